@@ -1,0 +1,53 @@
+"""Engines by name; which of them can take these points, and why the others cannot."""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from gpukmeans.engine_torch import Assignment, TorchEngine
+from gpukmeans.moments import Grid, Moments
+
+__all__ = ["ENGINES", "Assignment", "BoundEngine", "Engine", "choose"]
+
+
+@runtime_checkable
+class BoundEngine(Protocol):
+    """An engine at work on its points; it may keep state between calls."""
+
+    def assign(self, centers: Tensor) -> Assignment: ...
+
+    def measure(self, centers: Tensor, grid: Grid) -> Moments: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A way to find nearest centers. Its answers are those of the plain engine."""
+
+    @property
+    def name(self) -> str: ...
+
+    def obstacle(self, x: Tensor) -> str | None: ...
+
+    def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine: ...
+
+
+ENGINES: dict[str, Engine] = {"torch": TorchEngine()}
+
+
+def choose(engine: str | Engine, x: Tensor) -> Engine:
+    """The engine of that name, the engine itself, or for "auto" the first of `ENGINES` that has no obstacle.
+
+    ValueError for an unknown name, and for an engine that cannot take these points, with its reason; TypeError for what
+    is no engine.
+    """
+    if isinstance(engine, str):
+        if engine == "auto":
+            return next(candidate for candidate in ENGINES.values() if candidate.obstacle(x) is None)
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(['auto', *ENGINES])} or an engine, got {engine!r}")
+        engine = ENGINES[engine]
+    elif not isinstance(engine, Engine):
+        raise TypeError(f"engine must be a name or an engine, got {type(engine).__name__}")
+    if obstacle := engine.obstacle(x):
+        raise ValueError(f"engine {engine.name!r} cannot take these points: {obstacle}")
+    return engine

@@ -1,0 +1,108 @@
+"""`quantize`: an image of few colors, as a palette and an index for each pixel."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from gpukmeans.clustering import assign, kmeans
+from gpukmeans.colorspace import decode, encode, hide_invisible
+from gpukmeans.engines import Engine
+from gpukmeans.histogram import ColorHistogram, check_image, unique_colors
+from gpukmeans.seeding import Seeding
+
+
+class IndexedImage(NamedTuple):
+    """An image of at most 256 colors."""
+
+    palette: UInt8[Tensor, "k c"]
+    indices: UInt8[Tensor, "h w"]
+
+    def pixels(self) -> UInt8[Tensor, "h w c"]:
+        """The image itself, uint8 (H, W, C)."""
+        return self.palette[self.indices.int()]  # uint8 would index as a mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """The palette found for a histogram, and how it serves its colors."""
+
+    colors: UInt8[Tensor, "k c"]
+    """In lexicographic order, no two equal, each the nearest one of some color of the histogram."""
+    labels: UInt8[Tensor, " m"]
+    """For each color of the histogram the index of the palette's nearest, the lowest of equally near ones."""
+    mse: float
+    """Mean over the pixels of dR² + dG² + dB² (Celebi's measure); with alpha of the premultiplied colors, plus dA²."""
+    n_iter: int
+    converged: bool
+
+
+def quantize(
+    image: UInt8[Tensor, "h w c"],
+    n_colors: int,
+    *,
+    init: str | Seeding = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    engine: str | Engine = "auto",
+    generator: torch.Generator | None = None,
+) -> IndexedImage:
+    """A uint8 image (H, W, C) in at most `n_colors` colors, 1 to 256: a palette (K, C) and indices (H, W), both uint8.
+
+    C is 1 for grey, 3 for RGB, one more with alpha. The colors are clustered by `kmeans`, which the options are passed
+    to, with alpha premultiplied; see `fit_palette`. An image that has no more than `n_colors` colors comes back
+    lossless, except that pixels of alpha 0 become 0 in all channels. There are fewer than `n_colors` also where two
+    centers round to one color.
+
+    Raises TypeError or ValueError for input that is not as said here.
+    """
+    check_image(image)
+    image = hide_invisible(image)
+    histogram = unique_colors(image)
+    palette = fit_palette(
+        histogram, n_colors, init=init, n_init=n_init, max_iter=max_iter, tol=tol, engine=engine, generator=generator
+    )
+    return index_image(image, histogram, palette)
+
+
+def fit_palette(histogram: ColorHistogram, n_colors: int, **clustering: Any) -> Palette:
+    """The palette of at most `n_colors` colors, 1 to 256, that serves the pixels of a histogram with a small `mse`.
+
+    Without clustering if there are no more colors than that. Else the centers of `kmeans`, which `clustering` is passed
+    to, are rounded to 8 bits, equal ones merged, and the colors assigned anew to what is left.
+    """
+    if isinstance(n_colors, bool) or not isinstance(n_colors, int):
+        raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
+    if not 1 <= n_colors <= 256:
+        raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
+    if len(histogram.colors) <= n_colors:
+        labels = torch.arange(len(histogram.colors), device=histogram.colors.device).to(torch.uint8)
+        return Palette(colors=histogram.colors, labels=labels, mse=0.0, n_iter=0, converged=True)
+    x = encode(histogram.colors)
+    result = kmeans(x, n_colors, weights=histogram.counts, **clustering)
+    colors = torch.unique(decode(result.centers, histogram.colors.shape[1]), dim=0)
+    labels = assign(x, encode(colors), engine=clustering.get("engine", "auto")).labels
+    used, labels = torch.unique(labels, return_inverse=True)
+    colors = colors[used]
+    return Palette(
+        colors=colors,
+        labels=labels.to(torch.uint8),
+        mse=_mse(x, encode(colors)[labels], histogram.counts),
+        n_iter=int(result.n_iter),
+        converged=bool(result.converged),
+    )
+
+
+def index_image(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: Palette) -> IndexedImage:
+    """The image, whose colors are all in the histogram that the palette was fit to, in the colors of the palette."""
+    return IndexedImage(palette.colors, palette.labels[histogram.lookup(image)])
+
+
+def _mse(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"], counts: Int[Tensor, " m"]) -> float:
+    """Mean squared error of encoded colors, by exact integers."""
+    scale = 255 if x.shape[1] == 4 else 1
+    sqdist = (x - y).long().square().sum(dim=1)
+    return int((sqdist * counts).sum()) / int(counts.sum()) / scale**2

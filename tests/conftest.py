@@ -1,0 +1,42 @@
+"""Shapes and dtypes are checked while tests run: the annotations of the package become assertions."""
+
+import os
+
+import hypothesis
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("gpukmeans", "beartype.beartype")
+
+# Some inputs are the first to start the threads of torch, so no test is judged by its time. On CI a failure should say
+# something of the change and not of the dice.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def unchecked():
+    """As users run the package: a wrong argument gets as far as the error meant for it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def china():
+    """The photo of scikit-learn, 427 x 640 x 3."""
+    return _sample_image(0)
+
+
+@pytest.fixture(scope="session")
+def flower():
+    """The other photo of scikit-learn."""
+    return _sample_image(1)
+
+
+def _sample_image(index):
+    import torch
+    from sklearn.datasets import load_sample_images
+
+    return torch.from_numpy(load_sample_images().images[index].copy())
