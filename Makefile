@@ -13,7 +13,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python scripts/demo.py --colors $(COLORS) $(if $(IMAGE),'$(IMAGE)')
+	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),'$(IMAGE)')
 
 test: .venv/installed
 	$(BIN)/ruff format --check .

@@ -2,6 +2,9 @@
 
 import os
 
+# Tests that run beside other work should not wait for each other by spinning; see gpukmeans_cli.runtime.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import hypothesis
 import jaxtyping
 import pytest

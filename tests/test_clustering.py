@@ -158,6 +158,13 @@ def test_arguments_are_left_as_they_were():
         assert torch.equal(tensor, copy)
 
 
+def test_centers_that_stand_still_at_once_are_not_the_tensor_given():
+    start = torch.tensor([[1.0], [4.0]])
+    result = kmeans(torch.tensor([[1.0], [4.0]]), 2, init=start)
+    result.centers.zero_()
+    assert start.tolist() == [[1], [4]]
+
+
 def test_first_centers_may_be_a_tensor_far_outside_the_points():
     x = blobs()
     result = kmeans(x, 3, init=torch.tensor([[1e8, 0.0, 0.0], [0.0, -1e8, 0.0], [0.0, 0.0, 0.0]]))

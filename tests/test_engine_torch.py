@@ -59,6 +59,20 @@ def scores(x, centers):
     return squared_distance(x.T[:, :, None], centers.T[:, None])
 
 
+@given(width=st.integers(3, 20), dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 2**31))
+def test_the_score_decides_where_only_rounding_differs(width, dtype, seed):
+    # Equally far in exact arithmetic, and in another order of the channels not equally far in floating point.
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randn(15, width, generator=generator, dtype=dtype)
+    order = torch.stack([torch.randperm(width, generator=generator) for _ in range(9)])
+    x = torch.zeros(1, width, dtype=dtype)
+    for step in steps:
+        expected = scores(x, step[order]).min(dim=1)
+        labels, sqdist = assign(x, step[order])
+        assert torch.equal(sqdist, expected.values)
+        assert torch.equal(labels, expected.indices)
+
+
 @given(
     n=st.integers(1, 40),
     k=st.integers(1, 12),
@@ -104,6 +118,14 @@ def test_no_bit_depends_on_the_size_of_the_tile(tile, seed):
     tiled = TorchEngine(tile).bind(x, weights).measure(centers, grid)
     for name in NAMES:
         assert torch.equal(getattr(tiled, name), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize("tile", [4, 8, 1000])
+def test_of_equally_badly_served_points_the_lowest_row_is_the_worst_in_whatever_block(tile):
+    x = torch.tensor([[1.0], [5.0], [-5.0], [5.0], [-5.0]])
+    moments = TorchEngine(tile).bind(x, None).measure(torch.zeros(1, 1), survey(x, None).grid())
+    assert moments.worst_row.item() == 1
+    assert moments.worst_x.item() == 5
 
 
 def test_no_bit_depends_on_the_number_of_threads(china):

@@ -52,6 +52,21 @@ def test_centers_that_round_to_one_color_are_merged():
     assert palette.mse == 3 / 4
 
 
+def test_a_color_that_no_pixel_wears_is_not_in_the_palette():
+    # Two clusters are empty at first, and one round moves only one of them.
+    image = torch.tensor([[[0, 0, 0], [5, 0, 0], [0, 9, 0], [0, 0, 7]]], dtype=torch.uint8)
+    start = torch.tensor([[0.0, 0.0, 0.0], [900.0, 0.0, 0.0], [990.0, 0.0, 0.0]])
+    palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, max_iter=1)
+    assert not palette.converged
+    assert palette.colors.tolist() == [[0, 9, 0], [1, 2, 2]]
+    assert palette.labels.tolist() == [1, 1, 0, 1]
+
+
+def test_as_many_colors_as_asked_for_need_no_clustering():
+    palette = fit_palette(unique_colors(torch.tensor([[[3], [9]]], dtype=torch.uint8)), 2)
+    assert (palette.n_iter, palette.converged, palette.mse) == (0, True, 0)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("k", [1, 2, 20, 256])
 def test_the_palette_is_ordered_distinct_and_used(channels, k):

@@ -1,0 +1,153 @@
+"""What the project costs and what it gives, measured: python scripts/bench.py --help
+
+Figures drift with the machine, so what is compared is measured in turn, in one run, and medians are printed.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import sklearn.datasets
+import torch
+import typer
+from PIL import Image, features
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gpukmeans.histogram import unique_colors
+from gpukmeans.quantization import quantize
+from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.sample import draw_sample
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+COMPRESS = str(Path(__file__).with_name("compress.py"))
+# The most that each may be: mean squared error at K colors, seconds beside `import torch`, bytes at 18 megapixels.
+MSE_MARKS = {4: 990.0, 16: 214.0, 64: 56.8, 256: 18.8}
+SECONDS_MARK, MEMORY_MARK, HELP_MARK = 0.6, 1e9, 0.3
+
+
+@app.command()
+def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7) -> None:
+    """Whole processes: photos of 640 x 427 beside `import torch`, memory at 18 megapixels, the time of --help."""
+    _print_machine()
+    with tempfile.TemporaryDirectory() as folder:
+        photos = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
+        commands = {
+            "import torch": ["-c", "import torch"],
+            **{
+                f"compress {p.name}": [COMPRESS, str(p), "-k", "20", "-q", "-f", "-o", f"{folder}/o.png"]
+                for p in photos
+            },
+            "compress --help": [COMPRESS, "--help"],
+        }
+        taken = {name: [] for name in commands}
+        for _ in range(1 + runs):  # the first warms up
+            for name, arguments in commands.items():
+                taken[name].append(_run(arguments)[0])
+        seconds = {name: statistics.median(times[1:]) for name, times in taken.items()}
+        large = Path(folder) / "large.jpg"
+        # In a process of its own: a child starts with the peak memory of its parent.
+        subprocess.run([sys.executable, __file__, "draw", str(large), "5184", "3456"], check=True)
+        large_seconds, peak = _run([COMPRESS, str(large), "-k", "20", "-f", "-q"])
+    for name, value in seconds.items():
+        print(f"{name:30} {value:8.3f} s")
+    print(f"{'compress 5184 x 3456':30} {large_seconds:8.3f} s")
+    for photo in photos:
+        beyond = seconds[f"compress {photo.name}"] - seconds["import torch"]
+        _print_mark(f"{photo.name} beyond `import torch`", beyond, SECONDS_MARK, "s")
+    _print_mark("peak memory at 18 megapixels", peak, MEMORY_MARK, "bytes")
+    _print_mark("--help", seconds["compress --help"], HELP_MARK, "s")
+
+
+@app.command(hidden=True)
+def draw(path: Path, width: int, height: int) -> None:
+    """Write the sample picture as a JPEG of that size."""
+    Image.fromarray(draw_sample(width, height)).save(path, quality=92)
+
+
+@app.command()
+def quality(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 5,
+) -> None:
+    """Mean squared error (dR² + dG² + dB²) and seconds over the pictures of a folder, beside peers."""
+    _print_machine()
+    images = [torch.from_numpy(read_picture(path).pixels) for path in sorted(folder.iterdir())]
+    images = [image for image in images if image.shape[2] == 3]
+    print(f"{len(images)} RGB pictures, {seeds} seeds\n")
+    print(f"{'K':>4} {'gpukmeans':>22} {'scikit-learn, 1 start':>22} {'Pillow, kmeans=3':>22}   mark")
+    for n_colors, mark in MSE_MARKS.items():
+        ours = _mean([_timed(_by_us, image, n_colors, seed) for image in images for seed in range(seeds)])
+        peers = [_mean([_timed(by, image, n_colors, 0) for image in images]) for by in (_by_scikit_learn, _by_pillow)]
+        cells = "".join(f"{mse:14.2f} {seconds:6.2f} s" for mse, seconds in (ours, *peers))
+        print(f"{n_colors:4} {cells}   {mark} {'met' if ours[0] <= mark else 'MISSED'}", flush=True)
+
+
+def _by_us(image: torch.Tensor, n_colors: int, seed: int) -> torch.Tensor:
+    return quantize(image, n_colors, generator=torch.Generator().manual_seed(seed)).pixels()
+
+
+def _by_scikit_learn(image: torch.Tensor, n_colors: int, seed: int) -> torch.Tensor:
+    from sklearn.cluster import KMeans
+
+    histogram = unique_colors(image)
+    peer = KMeans(
+        n_colors,
+        n_init=1,  # pyright: ignore[reportArgumentType]
+        max_iter=100,
+        random_state=seed,
+    )
+    peer.fit(histogram.colors.float().numpy(), sample_weight=histogram.counts.numpy())
+    palette = torch.from_numpy(peer.cluster_centers_).round().to(torch.uint8)
+    return palette[torch.from_numpy(peer.labels_)[histogram.lookup(image)].long()]
+
+
+def _by_pillow(image: torch.Tensor, n_colors: int, seed: int) -> torch.Tensor:
+    indexed = Image.fromarray(image.numpy()).quantize(n_colors, kmeans=3, dither=Image.Dither.NONE)
+    return torch.from_numpy(np.array(indexed.convert("RGB")))
+
+
+def _timed(by: Callable[[torch.Tensor, int, int], torch.Tensor], image: torch.Tensor, n_colors: int, seed: int):
+    """Mean squared error and seconds."""
+    start = time.perf_counter()
+    result = by(image, n_colors, seed)
+    seconds = time.perf_counter() - start
+    assert len(unique_colors(result).colors) <= n_colors
+    return ((result.double() - image.double()) ** 2).sum(dim=2).mean().item(), seconds
+
+
+def _mean(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.mean(mse for mse, _ in rows), statistics.mean(seconds for _, seconds in rows)
+
+
+def _run(arguments: Sequence[str]) -> tuple[float, int]:
+    """Seconds and peak memory in bytes of Python with these arguments."""
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, f"{arguments} failed"
+    return seconds, usage.ru_maxrss * 1024
+
+
+def _print_machine() -> None:
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, Pillow {features.version('pil')}"
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, {versions}")
+
+
+def _print_mark(what: str, value: float, mark: float, unit: str) -> None:
+    print(f"{what:36} {value:14,.3f} {unit:5} at most {mark:,.1f}: {'met' if value <= mark else 'MISSED'}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,11 @@
+"""`gpukmeans compress` from a checkout that is not installed: python scripts/compress.py photo.jpg"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gpukmeans_cli.main import main
+
+if __name__ == "__main__":
+    main(["compress", *sys.argv[1:]])

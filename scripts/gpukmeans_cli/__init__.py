@@ -1,0 +1,1 @@
+"""The command `gpukmeans`: everything that touches files, devices and arguments."""

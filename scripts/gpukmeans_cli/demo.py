@@ -1,0 +1,74 @@
+"""`gpukmeans demo`: a sample picture or a photo compressed, with a sheet that shows what it cost."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpukmeans_cli.messages import say, warn
+from gpukmeans_cli.runtime import import_torch
+
+
+def demo(
+    image: Annotated[
+        Path | None, typer.Argument(help="A photo of yours. Default: a sample picture.", show_default=False)
+    ] = None,
+    colors: Annotated[
+        int, typer.Option("-k", "--colors", metavar="K", min=1, max=256, help="Most colors of the palette, 1 to 256.")
+    ] = 20,
+    folder: Annotated[Path, typer.Option("-d", "--folder", help="Where to put the pictures.")] = Path("demo"),
+) -> int:
+    """Compress a sample picture or a photo, and draw both beside each other with the palette below."""
+    from gpukmeans_cli.image_io import ImageError
+
+    try:
+        _make(folder)
+        source = image if image is not None else _write_sample(folder / "sample.png")
+        target = folder / f"{source.stem}-{colors}.png"
+        _compress_and_compare(source, target, folder / f"{target.stem}-comparison.png", colors)
+    except ImageError as error:
+        warn(str(error) if image is None else f"{image}: {error}")
+        return 1
+    return 0
+
+
+def _make(folder: Path) -> None:
+    from gpukmeans_cli.image_io import ImageError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _write_sample(path: Path) -> Path:
+    from PIL import Image
+
+    from gpukmeans_cli.image_io import write_png
+    from gpukmeans_cli.sample import draw_sample
+
+    write_png(path, Image.fromarray(draw_sample()))
+    return path
+
+
+def _compress_and_compare(source: Path, target: Path, sheet: Path, colors: int) -> None:
+    import_torch()
+    import torch
+
+    from gpukmeans.histogram import unique_colors
+    from gpukmeans_cli.comparison import draw_comparison
+    from gpukmeans_cli.device import pick_device
+    from gpukmeans_cli.image_io import read_picture, write_png
+    from gpukmeans_cli.pipeline import Settings, compress_picture, format_size
+
+    settings = Settings(n_colors=colors, device=pick_device("auto"), force=True)
+    report = compress_picture(source, target, settings).report
+    say(report.line())
+    before, after = read_picture(source).pixels, read_picture(target).pixels
+    palette = unique_colors(torch.from_numpy(after))
+    captions = (
+        f"{source.name}: {report.colors_in:,} colors, {format_size(report.bytes_in)}",
+        f"{target.name}: {report.colors_out} colors, {format_size(report.bytes_out)}",
+    )
+    write_png(sheet, draw_comparison(before, after, palette.colors.numpy(), palette.counts.numpy(), captions=captions))
+    say(f"{source}, {target} and the comparison {sheet} are there to look at")

@@ -1,0 +1,68 @@
+"""The console command and its subcommands. Imports nothing slow: help and version answer at once."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from gpukmeans_cli.compress import compress
+from gpukmeans_cli.demo import demo
+from gpukmeans_cli.messages import warn
+
+app = typer.Typer(
+    help="Pictures of few colors in much smaller files, by K-means on a GPU or CPU.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(compress)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gpukmeans {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gpukmeans")  # without importing torch
+    except PackageNotFoundError:  # a bare checkout
+        from gpukmeans import __version__
+
+        return __version__
+
+
+@app.callback()
+def _gpukmeans(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 all done, 1 a file failed, 2 nothing was done, 130 interrupted."""
+    try:
+        code = app(args, standalone_mode=False)
+    except typer.TyperException as error:
+        # One line in place of usage and a box, so that scripts can log it.
+        if message := error.format_message():  # none where help was printed in its place
+            warn(re.sub(r"\s*\n\s*", " ", message))
+        sys.exit(2)
+    except OSError as error:
+        # Files have errors of their own by now; this is stdout, perhaps a file on a full disk.
+        sys.stdout = None  # else Python would try to write the rest at exit, and complain
+        warn(f"cannot print ({error.strerror}); send the output elsewhere")
+        sys.exit(1)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

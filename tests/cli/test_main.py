@@ -1,0 +1,146 @@
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import gpukmeans
+from gpukmeans_cli.main import main
+
+COMMAND = Path(sys.executable).parent / "gpukmeans"
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit code, stdout and stderr of the command, without the colors a terminal would get."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        return caught.value.code, *(re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())
+
+    return run
+
+
+def start(*args, **options):
+    return subprocess.run(args, stderr=subprocess.PIPE, text=True, timeout=60, check=False, **options)
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+
+
+def test_the_version_is_known_without_an_installation(run, monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert run("--version") == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [[COMMAND], [sys.executable, "-m", "gpukmeans_cli.main"]], ids=["script", "module"])
+def test_the_command_is_installed(command):
+    answer = start(*command, "--version", stdout=subprocess.PIPE)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+
+
+def test_help_version_and_wrong_arguments_are_answered_without_torch(tmp_path):
+    # Only a new interpreter has not imported torch yet.
+    code = """
+import sys
+from gpukmeans_cli.main import main
+for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help"], [], ["compress"],
+             ["compress", "a.png", "-k", "0"], ["compress", "a.png", "-o", "b.jpg"], ["compress", "a.png", "a.jpg"],
+             ["compress", "a.png", "--tol", "nan"], ["compress", "a.png", "--device", "tpu"]):
+    try:
+        main(args)
+    except SystemExit as exit:
+        slow = sorted({"torch", "numpy", "PIL"} & sys.modules.keys())
+        print(exit.code, *slow, file=sys.stderr)
+"""
+    answer = start(sys.executable, "-c", code, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 7
+    assert answer.returncode == 0
+
+
+def test_help_names_both_commands(run):
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert re.search(r"^\W*compress\s+\w", out, re.MULTILINE)
+    assert re.search(r"^\W*demo\s+\w", out, re.MULTILINE)
+
+
+def test_no_arguments_at_all_get_the_help(run):
+    code, out, err = run()
+    assert code == 2
+    assert "compress" in out + err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("panel", "options"),
+    [
+        ("Output", {"--colors", "--output", "--force", "--max-pixels"}),
+        ("Clustering", {"--device", "--init", "--n-init", "--max-iter", "--tol", "--seed"}),
+        ("Messages", {"--json", "--quiet", "--verbose"}),
+    ],
+)
+def test_help_groups_the_options_in_panels(run, panel, options):
+    _, out, _ = run("compress", "--help")
+    inside = re.search(rf"^\W*{panel} ─.*?^╰", out, re.MULTILINE | re.DOTALL)
+    assert inside
+    assert set(re.findall(r"^│ (--[a-z-]+)", inside.group(), re.MULTILINE)) == options
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        pytest.param(["compres"], "No such command 'compres'. Did you mean 'compress'?", id="command"),
+        pytest.param(["photo.jpg"], "No such command 'photo.jpg'", id="photo without a command"),
+        pytest.param(["--fast"], "No such option: --fast", id="option"),
+        pytest.param(["compress", "a.png", "--colours", "3"], "--colors", id="option of compress"),
+        pytest.param(["demo", "--device", "cpu"], "No such option: --device", id="option of demo"),
+        pytest.param(["demo", "a.png", "b.png"], "b.png", id="two photos for the demo"),
+        pytest.param(["demo", "-k", "257"], "257", id="colors of the demo"),
+        pytest.param(["compress", "a.png", "-o"], "'-o' requires an argument", id="option without its value"),
+    ],
+)
+def test_a_wrong_command_or_option_is_one_line_and_exit_2(run, args, complaint):
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"gpukmeans: [^\n]+\n", err)
+    assert complaint in err
+
+
+def test_a_name_in_an_error_keeps_its_spaces(run):
+    _, _, err = run("compress", "a.png", "-o", "two  spaces.jpg")
+    assert "two  spaces.jpg" in err
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gpukmeans_cli.pipeline.compress_picture", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["compress", str(tmp_path / "a.png")])
+
+
+@pytest.mark.parametrize("args", [["--version"], ["compress", "--help"]], ids=" ".join)
+def test_a_reader_who_has_gone_gets_no_traceback(args):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        answer = start(COMMAND, *args, stdout=pipe)
+    assert (answer.returncode, answer.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_stdout_gets_no_traceback():
+    with open("/dev/full", "wb") as full:
+        answer = start(COMMAND, "--version", stdout=full)
+    assert answer.returncode == 1
+    assert re.fullmatch(r"gpukmeans: [^\n]+\n", answer.stderr)

@@ -1,0 +1,197 @@
+import inspect
+import math
+from dataclasses import MISSING, asdict, fields, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gpukmeans_cli import pipeline
+from gpukmeans_cli.compress import compress
+from gpukmeans_cli.image_io import ImageError
+from gpukmeans_cli.pipeline import Report, Settings, compress_picture, format_size
+
+CPU = torch.device("cpu")
+REPORT = Report(
+    input="photos/sea.jpg",
+    output="photos/sea-20.png",
+    width=640,
+    height=427,
+    mode="RGB",
+    colors_in=96615,
+    colors_out=20,
+    bytes_in=196653,
+    bytes_out=64400,
+    mse=281.25,
+    psnr=28.404,
+    iterations=32,
+    converged=True,
+    device="cuda:1",
+    seconds=0.476,
+)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture of 17 x 11 pixels that are all different."""
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 17, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_the_line_says_what_became_of_the_file():
+    assert REPORT.line() == (
+        "photos/sea.jpg -> photos/sea-20.png: 640 x 427, 96,615 -> 20 colors, 196.7 kB -> 64.4 kB (33%), "
+        "PSNR 28.40 dB, 32 iterations, cuda:1, 0.48 s"
+    )
+
+
+def test_the_line_calls_a_picture_without_error_lossless():
+    line = replace(REPORT, psnr=None, mse=0.0, colors_in=3, colors_out=3, iterations=0).line()
+    assert "3 -> 3 colors" in line
+    assert "(33%), lossless, 0 iterations," in line
+    assert "dB" not in line
+
+
+def test_the_line_tells_a_file_that_grew():
+    assert "100 bytes -> 250 bytes (250%)" in replace(REPORT, bytes_in=100, bytes_out=250).line()
+
+
+def test_the_line_survives_an_input_whose_size_is_not_known():
+    assert "640 x 427" in replace(REPORT, bytes_in=0).line()
+
+
+def test_the_json_has_these_keys_in_this_order():
+    keys = "input output width height mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
+    assert list(REPORT.as_json()) == [*keys.split(), "device", "seconds"]
+    assert REPORT.as_json()["psnr"] == 28.404
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (68, "68 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (12_345, "12.3 kB"),
+        (999_900, "999.9 kB"),
+        (999_999, "1.0 MB"),
+        (1_000_000, "1.0 MB"),
+        (4_460_000, "4.5 MB"),
+        (1_234_500_000, "1234.5 MB"),
+    ],
+)
+def test_sizes_are_for_people(n_bytes, text):
+    assert format_size(n_bytes) == text
+
+
+def test_settings_and_command_have_the_same_defaults():
+    options = inspect.signature(compress).parameters
+    defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+    assert defaults == {name: options[name].default for name in defaults}
+    assert defaults.keys() == {"force", "max_pixels", "init", "n_init", "max_iter", "tol", "seed"}
+
+
+def test_the_report_is_of_the_files_on_disk(photo, tmp_path):
+    target = tmp_path / "few.png"
+    report = compress_picture(photo, target, Settings(n_colors=4, device=CPU)).report
+    with Image.open(target) as image:
+        assert (report.width, report.height) == image.size == (17, 11)
+        assert report.colors_out == len(image.getcolors()) == 4
+    assert report.colors_in == 17 * 11
+    assert (report.input, report.output, report.mode, report.device) == (str(photo), str(target), "RGB", "cpu")
+    assert (report.bytes_in, report.bytes_out) == (photo.stat().st_size, target.stat().st_size)
+    assert report.psnr == pytest.approx(10 * math.log10(3 * 255**2 / report.mse), rel=1e-12)
+
+
+def test_the_stages_add_up_to_the_seconds_of_the_report(photo, tmp_path):
+    outcome = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    assert list(outcome.stages) == ["read", "count colors", "cluster", "map pixels", "write"]
+    assert min(outcome.stages.values()) > 0
+    assert outcome.report.seconds == pytest.approx(sum(outcome.stages.values()))
+    assert outcome.frames == 1
+    assert outcome.engine.startswith("torch")
+
+
+def test_a_seed_decides_everything_but_the_time(photo, tmp_path):
+    settings = Settings(n_colors=4, device=CPU, force=True, max_iter=2)
+    one, again, other = (
+        compress_picture(photo, tmp_path / "few.png", replace(settings, seed=seed)).report for seed in (0, 0, 1)
+    )
+    assert asdict(one) | {"seconds": 0} == asdict(again) | {"seconds": 0}
+    assert other.mse != one.mse
+
+
+def test_the_global_generator_of_torch_is_left_alone(photo, tmp_path):
+    before = torch.get_rng_state()
+    compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("n_colors", [187, 256])
+def test_a_picture_of_no_more_colors_than_asked_for_is_lossless(photo, tmp_path, n_colors):
+    report = compress_picture(photo, tmp_path / "all.png", Settings(n_colors=n_colors, device=CPU)).report
+    assert (report.psnr, report.mse, report.iterations, report.converged) == (None, 0, 0, True)
+    with Image.open(tmp_path / "all.png") as after, Image.open(photo) as before:
+        assert np.array_equal(after.convert("RGB"), before)
+
+
+def test_an_output_that_exists_is_an_error_before_the_input_is_read(tmp_path):
+    taken = tmp_path / "taken.png"
+    taken.write_bytes(b"mine")
+    with pytest.raises(ImageError, match=r"taken\.png already exists; use --force"):
+        compress_picture(tmp_path / "missing.png", taken, Settings(n_colors=4, device=CPU))
+    assert taken.read_bytes() == b"mine"
+
+
+def test_an_output_that_appears_meanwhile_is_kept(photo, tmp_path, monkeypatch):
+    def index_image(*args):
+        (tmp_path / "few.png").write_bytes(b"theirs")
+        return original(*args)
+
+    original = pipeline.index_image
+    monkeypatch.setattr(pipeline, "index_image", index_image)
+    with pytest.raises(ImageError, match=r"few\.png already exists; use --force"):
+        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    assert (tmp_path / "few.png").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), "cpu is out of memory; use --device"),
+        (MemoryError(), "out of memory; use a smaller picture"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory; use"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "out of memory; use"),
+    ],
+    ids=["gpu", "python", "linux", "windows"],
+)
+@pytest.mark.parametrize("stage", ["unique_colors", "fit_palette", "index_image"])
+def test_memory_that_runs_out_is_an_error_of_the_file(photo, tmp_path, monkeypatch, stage, error, sentence):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(pipeline, stage, fail)
+    with pytest.raises(ImageError, match=sentence):
+        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_any_other_error_of_torch_is_not_called_a_lack_of_memory(photo, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("expected scalar type Long")
+
+    monkeypatch.setattr(pipeline, "fit_palette", fail)
+    with pytest.raises(RuntimeError, match="scalar type"):
+        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+
+
+def test_a_cuda_device_is_waited_for_before_the_time_is_taken(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    clock = pipeline._Clock(torch.device("cuda:1"))
+    clock.lap("read")
+    assert waited == [torch.device("cuda:1")]
+    assert clock.stages["read"] > 0

@@ -1,0 +1,120 @@
+"""The picture of the house as a test: which module may import which, and what the tensor package never touches."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A: {B, C} means that A imports B and C, of the house's own modules.
+ARROWS = {
+    "gpukmeans": {
+        "__init__": {"clustering", "engines", "estimator", "histogram", "quantization", "seeding"},
+        "score": set(),
+        "moments": set(),
+        "engine_torch": {"moments", "score"},
+        "engines": {"engine_torch", "moments"},
+        "points": {"engines", "moments", "score"},
+        "seeding": {"points"},
+        "lloyd": {"moments", "points"},
+        "clustering": {"engines", "lloyd", "moments", "points", "seeding"},
+        "estimator": {"clustering", "engines", "seeding"},
+        "colorspace": set(),
+        "histogram": set(),
+        "quantization": {"clustering", "colorspace", "engines", "histogram", "seeding"},
+    },
+    "scripts/gpukmeans_cli": {
+        "__init__": set(),
+        "image_io": set(),
+        "device": set(),
+        "sample": set(),
+        "comparison": set(),
+        "main": {"compress", "demo", "messages", "gpukmeans"},
+        "messages": set(),
+        "runtime": set(),
+        "demo": {
+            "comparison",
+            "device",
+            "image_io",
+            "messages",
+            "pipeline",
+            "runtime",
+            "sample",
+            "gpukmeans.histogram",
+        },
+        "compress": {"device", "image_io", "messages", "pipeline", "runtime"},
+        "pipeline": {
+            "image_io",
+            "gpukmeans.colorspace",
+            "gpukmeans.engines",
+            "gpukmeans.histogram",
+            "gpukmeans.quantization",
+        },
+    },
+}
+FORBIDDEN = {"PIL", "argparse", "io", "numpy", "os", "pathlib", "rich", "subprocess", "sys", "tempfile", "typer"}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at its top or inside."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports name modules in full"
+            found.add(node.module)
+    return found
+
+
+def own_imports(package: str, path: Path) -> set[str]:
+    """The house's own modules that a file imports, without the package they share with it."""
+    name = Path(package).name
+    own = {module for module in imports(path) if module.split(".")[0] in ("gpukmeans", "gpukmeans_cli")}
+    return {module.removeprefix(f"{name}.") for module in own}
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_the_rooms_are_those_of_the_picture(package):
+    assert {path.stem for path in (ROOT / package).glob("*.py")} == set(ARROWS[package])
+
+
+@pytest.mark.parametrize(("package", "module"), [(p, m) for p, modules in ARROWS.items() for m in modules])
+def test_a_module_imports_what_the_picture_shows(package, module):
+    assert own_imports(package, ROOT / package / f"{module}.py") == ARROWS[package][module]
+
+
+def test_the_arrows_have_no_cycle():
+    arrows = dict(ARROWS["gpukmeans"])
+    while arrows:
+        leaves = {module for module, targets in arrows.items() if not targets & arrows.keys()}
+        assert leaves, f"a cycle among {sorted(arrows)}"
+        arrows = {module: targets for module, targets in arrows.items() if module not in leaves}
+
+
+@pytest.mark.parametrize("module", ARROWS["gpukmeans"])
+def test_the_tensor_package_touches_no_file_argument_or_device(module):
+    path = ROOT / "gpukmeans" / f"{module}.py"
+    assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    globals_touched = ("torch.manual_seed", "torch.cuda.", "torch.set_", "torch.backends", "open", "print", "input")
+    assert not [call for call in calls if call.startswith(globals_touched)]
+
+
+def test_only_what_reads_writes_or_draws_pictures_knows_pillow():
+    knowing = {
+        path.stem for path in (ROOT / "scripts").rglob("*.py") if any(n.startswith("PIL") for n in imports(path))
+    }
+    assert knowing <= {"image_io", "comparison", "bench", "demo"}
+
+
+@pytest.mark.parametrize("launcher", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_a_checkout_runs_its_own_package(launcher):
+    assert "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))" in launcher.read_text()
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests").rglob("test_*.py")}
+    modules = {module for modules in ARROWS.values() for module in modules} - {"__init__"}
+    assert modules <= tested, modules - tested
