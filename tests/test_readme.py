@@ -1,0 +1,54 @@
+"""The README does what it says: its Python runs, its commands print what stands there, its make targets exist."""
+
+import doctest
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sklearn.datasets
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def without_seconds(text):
+    return re.sub(r"\d+\.\d+ s$", "... s", text, flags=re.MULTILINE)
+
+
+def test_every_block_of_code_is_of_a_kind_that_is_tested():
+    assert set(re.findall(r"^```(\w+)$", README, flags=re.MULTILINE)) == {"console", "pycon", "sh"}
+
+
+def test_python_prints_what_the_readme_shows():
+    session = "\n".join(blocks("pycon"))
+    test = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
+    result = doctest.DocTestRunner(verbose=False).run(test)
+    assert result.attempted >= 10
+    assert result.failed == 0
+
+
+def test_commands_print_what_the_readme_shows(tmp_path):
+    shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", tmp_path / "photo.jpg")
+    sessions = re.findall(r"^\$ gpukmeans (.*)\n((?:[^$].*\n)*)", "".join(blocks("console")), flags=re.MULTILINE)
+    assert len(sessions) == 2
+    for arguments, expected in sessions:
+        command = [sys.executable, "-m", "gpukmeans_cli.main", *shlex.split(arguments)]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert without_seconds(run.stdout + run.stderr) == without_seconds(expected)
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "".join(blocks("sh")), flags=re.MULTILINE))
+def test_make_has_the_targets_the_readme_names(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_picture_is_there_and_small():
+    assert (ROOT / re.findall(r"!\[.*\]\((.*)\)", README)[0]).stat().st_size < 300_000
