@@ -1,12 +1,12 @@
 """The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. The meaning of every faster one."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gpukmeans.blocks import blocks
 from gpukmeans.moments import Grid, Moments, to_grid
 from gpukmeans.score import squared_distance
 
@@ -35,6 +35,8 @@ class TorchEngine:
 
     def obstacle(self, x: Tensor) -> str | None:
         """Why this engine cannot take these points, as a sentence; None if it can."""
+        if x.device.type == "mps":
+            return "its sums need float64 and int64, which MPS does not have"
         return None
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundTorchEngine":
@@ -54,7 +56,7 @@ class BoundTorchEngine:
         """Labels (N,) int64 and squared distances (N,) at centers (K, D), whose dtype is the one computed in."""
         labels = torch.empty(len(self.x), dtype=torch.int64, device=self.x.device)
         sqdist = torch.empty(len(self.x), dtype=centers.dtype, device=self.x.device)
-        for rows in self._blocks(len(centers)):
+        for rows in blocks(len(self.x), self._rows_at_a_time(len(centers))):
             labels[rows], sqdist[rows] = _nearest(self.x[rows].to(centers.dtype), centers, self.tile)
         return Assignment(labels, sqdist)
 
@@ -67,13 +69,14 @@ class BoundTorchEngine:
         inertia = torch.zeros((), dtype=torch.int64, device=device)
         worst_sqdist = torch.full((), -1.0, dtype=centers.dtype, device=device)
         worst_row = torch.zeros((), dtype=torch.int64, device=device)
-        for rows in self._blocks(n_clusters):
+        for rows in blocks(len(self.x), self._rows_at_a_time(n_clusters)):
             block = self.x[rows].to(centers.dtype)
             weights = 1.0 if self.weights is None else self.weights[rows].double()
             labels, sqdist = _nearest(block, centers, self.tile)
             # Channel-major: scatter_add_ along the rows of (D, N) is 7 times faster on a CPU than into (K, D).
-            for channels in _slices(width, max(1, self.tile // len(block))):
-                terms = to_grid(block[:, channels].T.double() * weights, grid.sum)
+            for channels in blocks(width, self.tile // len(block)):
+                above = block[:, channels].T.double() - grid.lowest[channels, None]
+                terms = to_grid(above * weights, grid.sum[channels, None])
                 sums[channels].scatter_add_(1, labels.expand_as(terms), terms)
             totals.scatter_add_(0, labels, to_grid(torch.ones_like(sqdist, dtype=torch.float64) * weights, grid.weight))
             inertia += to_grid(sqdist.double() * weights, grid.sqdist).sum()
@@ -91,15 +94,15 @@ class BoundTorchEngine:
             worst_x=self.x[worst_row].to(centers.dtype),
         )
 
-    def _blocks(self, n_clusters: int) -> Iterator[slice]:
-        """Slices of rows so that the distances of a block fit the tile, and the few copies of its points do."""
-        return _slices(len(self.x), max(1, self.tile // max(n_clusters, 4 * self.x.shape[1])))
+    def _rows_at_a_time(self, n_clusters: int) -> int:
+        """So many that their distances fit the tile, and the few copies of them do."""
+        return max(1, self.tile // max(n_clusters, 4 * self.x.shape[1]))
 
 
 def _nearest(x: Tensor, centers: Tensor, tile: int) -> Assignment:
     """The centers nearest to the points of a block by the one score, lowest index first."""
     best: Assignment | None = None
-    for columns in _slices(len(centers), max(1, tile // len(x))):
+    for columns in blocks(len(centers), tile // len(x)):
         labels, sqdist = _nearest_in_tile(x, centers[columns])
         if best is None:
             best = Assignment(labels, sqdist)
@@ -124,7 +127,10 @@ def _nearest_in_tile(x: Tensor, centers: Tensor) -> Assignment:
     contested = (runner_up <= limit).nonzero().squeeze(1)
     if len(contested):
         table[contested, labels[contested]] = proposed[contested]
-        labels[contested] = _decide(x[contested], centers, table[contested] <= limit[contested, None])
+        # By quarters of the block, since every entry of the table may turn out to be a candidate.
+        for part in blocks(len(contested), len(x) // 4):
+            rows = contested[part]
+            labels[rows] = _decide(x[rows], centers, table[rows] <= limit[rows, None])
     return Assignment(labels, squared_distance(x.T, centers.T[:, labels]))
 
 
@@ -133,12 +139,7 @@ def _decide(x: Tensor, centers: Tensor, candidates: Tensor) -> Tensor:
     score = torch.full(candidates.shape, torch.inf, dtype=x.dtype, device=x.device)
     rows, columns = candidates.nonzero(as_tuple=True)
     # A quarter of the table's size at a time, since each pair has D channels and there may be as many pairs as entries.
-    for pairs in _slices(len(rows), max(1, candidates.numel() // (4 * x.shape[1]))):
+    for pairs in blocks(len(rows), candidates.numel() // (4 * x.shape[1])):
         row, column = rows[pairs], columns[pairs]
         score[row, column] = squared_distance(x[row].T, centers[column].T)
     return score.min(dim=1).indices  # the first of equals
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))

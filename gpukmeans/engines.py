@@ -46,7 +46,7 @@ def choose(engine: str | Engine, x: Tensor) -> Engine:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(['auto', *ENGINES])} or an engine, got {engine!r}")
         engine = ENGINES[engine]
-    elif not isinstance(engine, Engine):
+    elif isinstance(engine, type) or not isinstance(engine, Engine):  # a class has the methods of its engines
         raise TypeError(f"engine must be a name or an engine, got {type(engine).__name__}")
     if obstacle := engine.obstacle(x):
         raise ValueError(f"engine {engine.name!r} cannot take these points: {obstacle}")

@@ -1,11 +1,12 @@
 """The distinct colors of an image and how many pixels wear each. Histograms add."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
+
+from gpukmeans.blocks import blocks
 
 # A table with an entry for each of the 2**24 colors costs 50 ms on a CPU before the first pixel, then little for each;
 # sorting and searching cost nothing before. Measured on two cores, the table counts faster from about 4 megapixels on
@@ -50,7 +51,7 @@ class ColorHistogram:
         known = _codes(self.colors)
         rows = torch.empty(len(pixels), dtype=torch.int32, device=image.device)
         table = _row_table(known, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
-        for block in _blocks(len(pixels)):
+        for block in blocks(len(pixels), _BLOCK):
             codes = _codes(pixels[block])
             if table is None:
                 found = torch.searchsorted(known, codes, out_int32=True).clamp_(max=len(known) - 1)
@@ -73,12 +74,12 @@ def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
     if _prefers_table(pixels, _COUNT_BY_TABLE_FROM):
         table = torch.zeros(1 << 8 * channels, dtype=torch.int64, device=image.device)
         one = torch.ones(1, dtype=torch.int64, device=image.device)
-        for block in _blocks(len(pixels)):
+        for block in blocks(len(pixels), _BLOCK):
             codes = _codes(pixels[block]).long()
             table.scatter_add_(0, codes, one.expand(len(codes)))
         codes = table.nonzero().squeeze(1)
         return ColorHistogram(colors=_colors(codes, channels), counts=table[codes])
-    parts = (_count_by_sorting(pixels[block]) for block in _blocks(len(pixels)))
+    parts = (_count_by_sorting(pixels[block]) for block in blocks(len(pixels), _BLOCK))
     total = next(parts)
     for part in parts:
         total = total + part
@@ -115,11 +116,6 @@ def _colors(codes: Tensor, channels: int) -> Tensor:
     """The colors (N, C) of these codes."""
     shifts = range(8 * (channels - 1), -1, -8)
     return torch.stack([(codes >> shift & 255).to(torch.uint8) for shift in shifts], dim=1)
-
-
-def _blocks(length: int) -> Iterator[slice]:
-    for start in range(0, length, _BLOCK):
-        yield slice(start, min(start + _BLOCK, length))
 
 
 def check_image(image: object) -> None:

@@ -1,5 +1,6 @@
 """Lloyd's loop (Lloyd 1982): points and first centers in, a Fit out. It never learns where the points live."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,13 @@ from torch import Tensor
 
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
+from gpukmeans.score import squared_distance
+
+# A grid for squared distances this much larger than the largest there is would lose bits that matter.
+_LOOSE = 2.0**20
+
+# Rounds without a new low of the inertia after which what is left to gain is rounding.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +31,23 @@ def lloyd(points: Points, centers: Tensor, *, max_iter: int, tol: float) -> Fit:
     """Centers moved to the means of their points, again and again.
 
     Converged when the centers stand still or the inertia falls by no more than `tol` of itself, but never while a
-    cluster is empty and some point is not at its center. `n_iter` counts the rounds, with the one that moved nothing.
+    cluster is empty and some point is not at its center, unless only rounding keeps it from there, which shows in an
+    inertia that finds no new low. `n_iter` counts the rounds, with the one that moved nothing.
     """
-    moments = points.measure(centers)
+    moments = _measure(points, centers, points.farthest(centers))
+    inertia = lowest = moments.weighted_sqdist()
+    stalled = 0
     for n_iter in range(1, max_iter + 1):
         moved = next_centers(centers, moments)
         if torch.equal(moved, centers):
             return Fit(centers=centers, moments=moments, n_iter=n_iter, converged=True)
-        before, centers, moments = moments, moved, points.measure(moved)
-        fall = int(before.inertia) - int(moments.inertia)
-        if fall <= tol * int(before.inertia) and not _misses_a_cluster(moments):
+        farthest = _farthest_after(centers, moved, moments)
+        centers, moments = moved, _measure(points, moved, farthest)
+        before, inertia = inertia, moments.weighted_sqdist()
+        stalled = 0 if inertia < lowest else stalled + 1
+        lowest = min(inertia, lowest)
+        settled = before - inertia <= tol * before
+        if stalled >= _PATIENCE or (settled and not _misses_a_cluster(moments)):
             return Fit(centers=centers, moments=moments, n_iter=n_iter, converged=True)
     return Fit(centers=centers, moments=moments, n_iter=max_iter, converged=False)
 
@@ -46,6 +61,20 @@ def next_centers(centers: Tensor, moments: Moments) -> Tensor:
     return moved
 
 
+def _measure(points: Points, centers: Tensor, farthest: float) -> Moments:
+    """Moments on a grid that suits the squared distances found, not only those that were possible."""
+    moments = points.measure(centers, farthest)
+    worst = float(moments.worst_sqdist)
+    return points.measure(centers, worst) if 0 < worst * _LOOSE < farthest else moments
+
+
+def _farthest_after(centers: Tensor, moved: Tensor, moments: Moments) -> float:
+    """No squared distance to the nearest center is larger after the move: no farther than the old one has gone."""
+    shifts = squared_distance(moved.T.double(), centers.T.double())
+    shift = float(shifts.where(moments.totals > 0, 0).max())
+    return (math.sqrt(float(moments.worst_sqdist)) + math.sqrt(shift)) ** 2
+
+
 def _misses_a_cluster(moments: Moments) -> bool:
     """Whether a cluster is empty that could serve some point better."""
-    return int(moments.inertia) > 0 and bool((moments.totals == 0).any())
+    return float(moments.worst_sqdist) > 0 and bool((moments.totals == 0).any())

@@ -1,5 +1,6 @@
 """What can hold points: the few questions that seeding and the loop ask, and their answer for a tensor."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,8 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gpukmeans.blocks import blocks
 from gpukmeans.engines import Assignment, BoundEngine
-from gpukmeans.moments import Grid, Moments, exponent, from_grid, to_grid
+from gpukmeans.moments import Grid, Moments, finest_scale, from_grid, to_grid
 from gpukmeans.score import squared_distance
 
 # Squared differences of coordinates that are held at a time while candidates are weighed.
@@ -20,8 +22,12 @@ _BLOCK = 1 << 18
 class Points(Protocol):
     """Weighted points, wherever they live. Squared distances that a method returns are for its own methods only."""
 
-    def measure(self, centers: Tensor) -> Moments:
-        """Moments at centers (K, D)."""
+    def farthest(self, centers: Tensor) -> float:
+        """The squared diagonal of a box around all points and centers (K, D)."""
+        ...
+
+    def measure(self, centers: Tensor, farthest: float) -> Moments:
+        """Moments at centers (K, D) of which no point's nearest is at a squared distance of more than `farthest`."""
         ...
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -45,41 +51,28 @@ class Points(Protocol):
         ...
 
     def potentials(self, sqdist: Tensor, candidates: Tensor) -> Tensor:
-        """For each candidate (L, D): the inertia, in steps of the grid, if it were one more center: (L,) int64."""
+        """For each candidate (L, D) the inertia if it were one more center: (L,) int64, in steps of equal size."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What one look at all points tells: how many they are, in which range, how heavy. Decides the grid."""
+    """What one look at all points tells: their range in each coordinate, and how heavy they are. Decides the grid."""
 
-    rows: int
-    width: int
-    lowest: float
-    highest: float
-    weight_exponent: int
+    lowest: Tensor
+    highest: Tensor
+    weight_scale: float
     total_weight: float
 
-    def check(self, dtype: torch.dtype) -> None:
-        """ValueError if squared distances would overflow the dtype, or totals a float64."""
-        spread = self.highest - self.lowest
-        most = torch.finfo(dtype).max
-        if not self.width * spread * spread < most:
-            raise ValueError(
-                f"squared distances must stay below {most:.3g} in {dtype}: "
-                f"scale x down, whose values go from {self.lowest:.3g} to {self.highest:.3g}"
-            )
-        if not self.total_weight * self.width * spread * spread < torch.finfo(torch.float64).max:
-            raise ValueError(f"weights are too large: scale them down, their sum is {self.total_weight:.3g}")
-
     def grid(self) -> Grid:
-        """The finest steps at which no total can overflow, for points and centers within the range."""
-        largest = max(abs(self.lowest), abs(self.highest))
-        spread = self.highest - self.lowest
+        """The finest steps at which no total can overflow. Its `sqdist` is for centers within the range."""
+        scales = [finest_scale(self.total_weight * spread) for spread in (self.highest - self.lowest).tolist()]
         return Grid(
-            weight=self.weight_exponent,
-            sum=exponent(self.total_weight * largest),
-            sqdist=exponent(self.total_weight * self.width * spread * spread),
+            weight=self.weight_scale,
+            sum=torch.tensor(scales, dtype=torch.float64, device=self.lowest.device),
+            sqdist=finest_scale(self.total_weight * largest_sqdist(self.lowest, self.highest)),
+            lowest=self.lowest,
+            highest=self.highest,
         )
 
 
@@ -100,28 +93,25 @@ class TensorPoints:
     def grid(self) -> Grid:
         return self.survey.grid()
 
-    def reaching(self, centers: Tensor) -> "TensorPoints":
-        """The same points on a grid that also holds for these centers, which may lie outside the points' range."""
-        low, high = (float(bound) for bound in torch.aminmax(centers))
-        survey = self.survey
-        survey = replace(survey, lowest=min(survey.lowest, low), highest=max(survey.highest, high))
-        survey.check(self.dtype)
-        return replace(self, survey=survey)
+    def farthest(self, centers: Tensor) -> float:
+        lowest, highest = torch.aminmax(centers.double(), dim=0)
+        return largest_sqdist(torch.minimum(lowest, self.survey.lowest), torch.maximum(highest, self.survey.highest))
 
-    def measure(self, centers: Tensor) -> Moments:
-        return self.engine.measure(centers, self.grid)
+    def measure(self, centers: Tensor, farthest: float) -> Moments:
+        return self.engine.measure(centers, replace(self.grid, sqdist=self._sqdist_scale(farthest)))
 
     def assign(self, centers: Tensor) -> Assignment:
         return self.engine.assign(centers)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._draw(n, generator, self._weighted(torch.ones(len(self.x), device=self.x.device)), self.grid.weight)
+        everywhere = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device)
+        return self._draw(n, generator, to_grid(self._weighted(everywhere), self.grid.weight))
 
     def draw_new(self, n: int, generator: torch.Generator, sqdist: Tensor) -> Tensor:
-        return self._draw(n, generator, self._weighted(sqdist > 0), self.grid.weight)
+        return self._draw(n, generator, to_grid(self._weighted(sqdist > 0), self.grid.weight))
 
     def draw_far(self, n: int, generator: torch.Generator, sqdist: Tensor) -> Tensor:
-        return self._draw(n, generator, self._weighted(sqdist), self.grid.sqdist)
+        return self._draw(n, generator, to_grid(self._weighted(sqdist), self._sqdist_scale(float(sqdist.max()))))
 
     def sqdist(self, centers: Tensor) -> Tensor:
         return self.assign(centers).sqdist
@@ -130,16 +120,18 @@ class TensorPoints:
         return torch.cat([part.squeeze(0) for _, part in self._candidate_sqdist(sqdist, center[None])])
 
     def potentials(self, sqdist: Tensor, candidates: Tensor) -> Tensor:
+        scale = self._sqdist_scale(float(sqdist.max()))
         totals = torch.zeros(len(candidates), dtype=torch.int64, device=self.x.device)
         for rows, part in self._candidate_sqdist(sqdist, candidates):
-            totals += to_grid(self._weighted(part, rows), self.grid.sqdist).sum(dim=1)
+            totals += to_grid(self._weighted(part, rows), scale).sum(dim=1)
         return totals
+
+    def _sqdist_scale(self, farthest: float) -> float:
+        return finest_scale(self.survey.total_weight * farthest)
 
     def _candidate_sqdist(self, sqdist: Tensor, candidates: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """By blocks of rows: squared distances (L, rows) if each of the candidates were one more center."""
-        step = max(1, _BLOCK // candidates.numel())
-        for start in range(0, len(self.x), step):
-            rows = slice(start, start + step)
+        for rows in blocks(len(self.x), _BLOCK // candidates.numel()):
             x = self.x[rows].to(self.dtype).T.contiguous()
             yield rows, torch.minimum(squared_distance(x[:, None], candidates.T[:, :, None]), sqdist[rows])
 
@@ -147,9 +139,9 @@ class TensorPoints:
         """Factors (..., rows) times the weights of these rows, as new float64."""
         return factors.double() * (1 if self.weights is None else self.weights[rows])
 
-    def _draw(self, n: int, generator: torch.Generator, terms: Tensor, exponent: int) -> Tensor:
-        """One integer below the total, in steps of the grid, decides each draw; exact prefix sums say whose it is."""
-        bounds = to_grid(terms, exponent).cumsum(0)
+    def _draw(self, n: int, generator: torch.Generator, masses: Tensor) -> Tensor:
+        """One integer below the total of the masses decides each draw; exact prefix sums say whose it is."""
+        bounds = masses.cumsum(0)
         total = int(bounds[-1])
         numbers = [_integer_below(total, generator) for _ in range(n if total else 0)]
         found = torch.searchsorted(bounds, torch.tensor(numbers, dtype=torch.int64, device=bounds.device), right=True)
@@ -157,24 +149,34 @@ class TensorPoints:
 
 
 def survey(x: Tensor, weights: Tensor | None) -> Survey:
-    """The survey of points (N, D) in one tensor. Their values must be finite, their weights positive."""
-    lowest, highest = (float(bound) for bound in torch.aminmax(x))
-    weight_exponent = 0
-    total_weight = float(len(x))
-    if weights is not None:
-        if weights.is_floating_point():
-            weight_exponent = exponent(len(x) * float(weights.max()))
-        # On the grid, so that the total has the same bits in whatever order it is summed.
-        total = to_grid(weights.double(), weight_exponent).sum()
-        total_weight = float(from_grid(total, weight_exponent))
-    return Survey(
-        rows=len(x),
-        width=x.shape[1],
-        lowest=lowest,
-        highest=highest,
-        weight_exponent=weight_exponent,
-        total_weight=total_weight,
-    )
+    """The survey of points (N, D) in one tensor. Their values must be finite, their weights positive and on a grid."""
+    lowest, highest = torch.aminmax(x, dim=0)
+    scale = weight_scale(weights)
+    # On the grid, so that the total has the same bits in whatever order it is summed.
+    total = len(x) if weights is None else from_grid(to_grid(weights.double(), scale).sum(), scale).item()
+    return Survey(lowest=lowest.double(), highest=highest.double(), weight_scale=scale, total_weight=float(total))
+
+
+def weight_scale(weights: Tensor | None) -> float:
+    """Steps in a unit of weight: 1 for integers, else the finest for which no total can overflow.
+
+    ValueError if the total of these weights, which are finite and not negative, would be too large.
+    """
+    most = 1.0 if weights is None else float(weights.max()) * len(weights)
+    if weights is None or not weights.is_floating_point():
+        if most >= 2**61 and weights is not None and float(weights.double().sum()) >= 2**61:
+            raise ValueError(f"integer weights must add up to less than 2**61, got {float(weights.double().sum()):.3g}")
+        return 1.0
+    if not math.isfinite(most):
+        raise ValueError(
+            f"weights must add up to a finite float64, got {len(weights)} of up to {float(weights.max()):.3g}"
+        )
+    return finest_scale(most)
+
+
+def largest_sqdist(lowest: Tensor, highest: Tensor) -> float:
+    """The squared diagonal of a box (D,), float64. Rounded once, so that every device agrees."""
+    return math.fsum(spread * spread for spread in (highest - lowest).tolist())
 
 
 def _integer_below(total: int, generator: torch.Generator) -> int:
@@ -184,6 +186,6 @@ def _integer_below(total: int, generator: torch.Generator) -> int:
     """
     bits = total.bit_length()
     while True:
-        number = int(torch.randint(1 << bits, (), generator=generator))
+        number = int(torch.randint(1 << bits, (), generator=generator, device="cpu"))
         if number < total:
             return number

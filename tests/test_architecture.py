@@ -11,17 +11,18 @@ ROOT = Path(__file__).parents[1]
 ARROWS = {
     "gpukmeans": {
         "__init__": {"clustering", "engines", "estimator", "histogram", "quantization", "seeding"},
+        "blocks": set(),
         "score": set(),
         "moments": set(),
-        "engine_torch": {"moments", "score"},
+        "engine_torch": {"blocks", "moments", "score"},
         "engines": {"engine_torch", "moments"},
-        "points": {"engines", "moments", "score"},
+        "points": {"blocks", "engines", "moments", "score"},
         "seeding": {"points"},
-        "lloyd": {"moments", "points"},
+        "lloyd": {"moments", "points", "score"},
         "clustering": {"engines", "lloyd", "moments", "points", "seeding"},
         "estimator": {"clustering", "engines", "seeding"},
         "colorspace": set(),
-        "histogram": set(),
+        "histogram": {"blocks"},
         "quantization": {"clustering", "colorspace", "engines", "histogram", "seeding"},
     },
     "scripts/gpukmeans_cli": {

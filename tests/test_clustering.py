@@ -48,7 +48,7 @@ def test_labels_totals_and_inertia_fit_the_centers_however_the_loop_ended(max_it
     totals = torch.zeros(7, dtype=torch.float64).scatter_add_(0, labels, weights.double())
     torch.testing.assert_close(result.totals, totals)
     torch.testing.assert_close(result.inertia, (sqdist.double() * weights).sum())
-    assert result.converged.item() == (max_iter == 100)
+    assert result.converged.item() or result.n_iter.item() == max_iter < 100
 
 
 @pytest.mark.parametrize("name", ["china", "flower"])
@@ -148,6 +148,19 @@ def test_of_several_runs_the_best_is_kept_and_more_runs_are_never_worse():
     assert inertia[0] > inertia[-1]
 
 
+def test_runs_whose_first_centers_lie_in_other_ranges_are_compared_by_their_inertia():
+    starts = iter([blobs()[:5], torch.randn(5, 3, generator=seeded()) * 1e6] * 2)
+    best = kmeans(blobs(), 5, init=lambda points, k, generator: next(starts), n_init=2, max_iter=1)
+    first = kmeans(blobs(), 5, init=blobs()[:5], max_iter=1)
+    assert best.inertia <= first.inertia
+
+
+def test_a_default_device_of_the_caller_changes_nothing():
+    with torch.device("meta"):
+        result = kmeans(X, 2)
+    assert_same(result, kmeans(X, 2))
+
+
 def test_arguments_are_left_as_they_were():
     x, weights = blobs(dtype=torch.float64), torch.rand(300, generator=seeded(), dtype=torch.float64)
     start = x[:6].clone()
@@ -170,6 +183,7 @@ def test_first_centers_may_be_a_tensor_far_outside_the_points():
     result = kmeans(x, 3, init=torch.tensor([[1e8, 0.0, 0.0], [0.0, -1e8, 0.0], [0.0, 0.0, 0.0]]))
     assert (result.totals > 0).all()
     assert result.centers.abs().max() <= x.abs().max()
+    torch.testing.assert_close(result.inertia, assign(x, result.centers).sqdist.double().sum(), rtol=1e-12, atol=0)
 
 
 def test_first_centers_may_come_from_a_function():
@@ -246,8 +260,8 @@ WRONG_CALLS = [
     ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\), .* got \(3,\)"),
     ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
     ((X.tolist(), 2), {}, TypeError, "x must be a tensor, got list"),
-    ((X > 0, 2), {}, TypeError, "x must be of a real dtype .* got torch.bool"),
-    ((X + 1j, 2), {}, TypeError, "got torch.complex64"),
+    ((X > 0, 2), {}, TypeError, "x must be of dtype float16, .* got bool"),
+    ((X + 1j, 2), {}, TypeError, "got complex64"),
     ((NAN, 1), {}, ValueError, "x must be finite"),
     ((-NAN.nan_to_num(1) / 0, 1), {}, ValueError, "x must be finite"),
     ((X, 0), {}, ValueError, "n_clusters must be at least 1, got 0"),
@@ -272,13 +286,18 @@ WRONG_CALLS = [
         r"weights must have shape \(6,\) on cpu, like x, got shape \(5,\)",
     ),
     ((X, 2), {"weights": [1.0] * 6}, TypeError, "weights must be a tensor, got list"),
-    ((X, 2), {"weights": X[:, 0] > 0}, TypeError, "weights must be of a real dtype"),
+    ((X, 2), {"weights": X[:, 0] > 0}, TypeError, "weights must be of dtype .* got bool"),
     ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
     ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
     ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
     ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points of weight, 1, got 2"),
     ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, torch"),
-    ((X * 1e30, 2), {}, ValueError, "scale x down"),
+    ((X * 1e30, 2), {}, ValueError, "scale them down"),
+    ((X * 1e-30, 2), {}, ValueError, "scale them up"),
+    ((X, 2), {"tol": "x"}, TypeError, "tol must be a number, got str"),
+    ((X, 2), {"generator": 0}, TypeError, "generator must be a torch.Generator, got int"),
+    ((X, 2), {"engine": TorchEngine}, TypeError, "a name or an engine, got type"),
+    ((X, 2), {"init": X[:2] * 1e30}, ValueError, "x and centers go from .* scale them down"),
 ]
 
 
@@ -294,6 +313,7 @@ def test_a_wrong_call_says_what_was_wanted_and_what_came(args, options, error, m
         (X, X[:, :2], r"centers must be points of 3 coordinates on cpu, like x, got shape \(6, 2\)"),
         (X, X[:0], r"centers must have shape"),
         (X, NAN.expand(2, 2), "centers must be finite"),
+        (X, X * 1e30, "x and centers go from .* scale them down"),
     ],
 )
 def test_centers_that_do_not_fit_the_points_are_refused(x, centers, message, unchecked):

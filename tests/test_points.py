@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.moments import from_grid
-from gpukmeans.points import TensorPoints, _integer_below, survey
+from gpukmeans.points import TensorPoints, _integer_below, survey, weight_scale
 
 
 def points_of(x, weights=None):
@@ -17,9 +16,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_survey_tells_size_range_and_weight():
+def test_a_survey_tells_the_range_of_each_coordinate_and_the_weight():
     found = survey(torch.tensor([[3.0, -2.0], [0.5, 1.0]]), torch.tensor([0.5, 0.25]))
-    assert (found.rows, found.width, found.lowest, found.highest, found.total_weight) == (2, 2, -2, 3, 0.75)
+    assert found.lowest.tolist() == [0.5, -2]
+    assert found.highest.tolist() == [3, 1]
+    assert found.total_weight == 0.75
 
 
 def test_points_without_weights_weigh_one_each():
@@ -27,7 +28,22 @@ def test_points_without_weights_weigh_one_each():
 
 
 def test_integer_weights_are_counted_in_ones():
-    assert survey(torch.rand(2, 2), torch.tensor([3, 2**40])).grid().weight == 0
+    assert weight_scale(torch.tensor([3, 2**40])) == 1
+    assert weight_scale(None) == 1
+    assert weight_scale(torch.tensor([3.0, 2**40])) > 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (torch.tensor([2**60, 2**60]), r"less than 2\*\*61, got 2.31e\+18"),
+        (torch.full((3,), 1e308, dtype=torch.float64), r"a finite float64, got 3 of up to 1e\+308"),
+    ],
+)
+def test_weights_whose_total_would_overflow_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        weight_scale(weights)
+    assert weight_scale(weights[:1] / 2) > 0
 
 
 @given(
@@ -40,34 +56,23 @@ def test_integer_weights_are_counted_in_ones():
 def test_no_total_overflows_at_the_limits_of_the_grid(n, dtype, offset, spread, seed):
     x = torch.rand(n, 2, generator=seeded(seed), dtype=dtype) * spread + offset
     weights = torch.rand(n, generator=seeded(seed + 1), dtype=dtype) + 1e-3
-    low, high = torch.aminmax(x)
+    points = points_of(x, weights)
     # The worst case: every point as far from its center as the range allows.
+    low, high = torch.aminmax(x, dim=0)
     far = torch.where(x > (low + high) / 2, low, high)[:1]
-    moments = points_of(x, weights).measure(far)
-    grid = moments.grid
-    expected = (weights.double()[:, None] * x.double()).sum(dim=0)
-    torch.testing.assert_close(from_grid(moments.sums, grid.sum)[0], expected, rtol=1e-9, atol=1e-9 * abs(offset) * n)
-    torch.testing.assert_close(from_grid(moments.totals, grid.weight)[0], weights.double().sum(), rtol=1e-9, atol=0)
-    assert moments.inertia >= 0
+    moments = points.measure(far, points.farthest(far))
+    total = weights.double().sum()
+    expected = (weights.double()[:, None] * x.double()).sum(dim=0) / total
+    torch.testing.assert_close(moments.means()[0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moments.weight_of_clusters()[0], total, rtol=1e-9, atol=0)
+    inertia = (points.sqdist(far).double() * weights).sum().item()
+    assert moments.weighted_sqdist() == pytest.approx(inertia, rel=1e-9)
 
 
-def test_centers_outside_the_range_of_the_points_widen_the_grid():
-    points = points_of(torch.tensor([[0.0], [1.0]]))
-    wide = points.reaching(torch.tensor([[-1000.0]]))
-    assert (wide.survey.lowest, wide.survey.highest) == (-1000, 1)
-    assert wide.grid.sqdist < points.grid.sqdist
-    assert points.reaching(torch.tensor([[0.5]])).grid == points.grid
-
-
-def test_squared_distances_that_would_overflow_are_refused():
-    with pytest.raises(ValueError, match=r"scale x down, whose values go from -1e\+25 to 1"):
-        points_of(torch.tensor([[0.0, 1.0]])).reaching(torch.tensor([[-1e25, 0.0]]))
-
-
-def test_weights_whose_totals_would_overflow_are_refused():
-    found = survey(torch.tensor([[0.0], [1e10]], dtype=torch.float64), torch.tensor([1e300, 1.0], dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"weights are too large: .* 1e\+300"):
-        found.check(torch.float64)
+def test_the_farthest_is_the_diagonal_of_the_box_around_points_and_centers():
+    points = points_of(torch.tensor([[0.0, 5.0], [1.0, 5.0]]))
+    assert points.farthest(torch.tensor([[0.5, 5.0]])) == 1
+    assert points.farthest(torch.tensor([[-3.0, 9.0]])) == 16 + 16
 
 
 def test_points_are_drawn_by_weight():
@@ -116,7 +121,7 @@ def test_potentials_are_the_inertia_with_one_more_center():
     points = points_of(x, torch.tensor([1, 2, 3]))
     sqdist = points.sqdist(torch.tensor([[0.0]]))
     potentials = points.potentials(sqdist, torch.tensor([[4.0], [1.0], [9.0]]))
-    assert from_grid(potentials, points.grid.sqdist).tolist() == [2, 27, 2 + 48]
+    assert (potentials / potentials[0] * 2).tolist() == [2, 27, 2 + 48]
 
 
 @given(st.integers(1, 20), st.integers(1, 12), st.integers(0, 2**31))

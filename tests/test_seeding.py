@@ -84,13 +84,13 @@ def test_of_the_candidates_the_one_of_lowest_inertia_is_taken():
     points = points_of(x, torch.tensor([2**40, 4, 1, 1, 1, 1, 1]))
     greedy = Counter(kmeans_plus_plus(points, 2, seeded(seed))[1].item() for seed in range(300))
     # Inertia 4·(10-8)² = 16 with a center at 8, 5·4 = 20 with one at 10; odds of 320 : 400 by one draw, two are made.
-    assert greedy[8.0] > 200
+    assert greedy[8.0] > 170  # 207 are expected, 133 of one draw
 
 
 def test_a_greedy_start_is_better_than_a_random_one(china):
     points = points_of(china.reshape(-1, 3)[::10])
     inertia = {
-        name: sum(int(points.measure(SEEDINGS[name](points, 20, seeded(seed))).inertia) for seed in range(5))
+        name: sum(points.sqdist(SEEDINGS[name](points, 20, seeded(seed))).sum().item() for seed in range(5))
         for name in SEEDINGS
     }
     assert inertia["k-means++"] < 0.9 * inertia["random"]
