@@ -1,5 +1,7 @@
 """`KMeans`: the clustering of `kmeans` with scikit-learn's names, as a module of torch."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
@@ -67,6 +69,18 @@ class KMeans(nn.Module):
     def forward(self, x: Num[Tensor, "n d"]) -> Int[Tensor, " n"]:
         """The same as `predict`."""
         return self.predict(x)
+
+    def transform(self, x: Num[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Distances, not squared, of each point to each center: N x K of them."""
+        dtype = torch.promote_types(x.dtype, self.cluster_centers_.dtype)
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(x.to(dtype), self.cluster_centers_.to(dtype), compute_mode=mode)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # A module that has not been fitted has no buffer yet to copy the saved centers into.
+        if isinstance(saved := state_dict.get(f"{prefix}centers"), Tensor):
+            self.centers = torch.empty_like(saved)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def cluster_centers_(self) -> Float[Tensor, "k d"]:

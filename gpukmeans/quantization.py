@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from gpukmeans.clustering import assign, kmeans
+from gpukmeans.clustering import assign, check_options, kmeans
 from gpukmeans.colorspace import decode, encode, hide_invisible
-from gpukmeans.engines import Engine
+from gpukmeans.engines import Engine, choose
 from gpukmeans.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.seeding import Seeding
 
@@ -60,6 +60,9 @@ def quantize(
     Raises TypeError or ValueError for input that is not as said here.
     """
     check_image(image)
+    _check_n_colors(n_colors)
+    check_options(init=init, n_init=n_init, max_iter=max_iter, tol=tol, generator=generator)
+    choose(engine, image)  # an error here also where no clustering is needed
     image = hide_invisible(image)
     histogram = unique_colors(image)
     palette = fit_palette(
@@ -74,10 +77,7 @@ def fit_palette(histogram: ColorHistogram, n_colors: int, **clustering: Any) -> 
     Without clustering if there are no more colors than that. Else the centers of `kmeans`, which `clustering` is passed
     to, are rounded to 8 bits, equal ones merged, and the colors assigned anew to what is left.
     """
-    if isinstance(n_colors, bool) or not isinstance(n_colors, int):
-        raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
-    if not 1 <= n_colors <= 256:
-        raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
+    _check_n_colors(n_colors)
     if len(histogram.colors) <= n_colors:
         labels = torch.arange(len(histogram.colors), device=histogram.colors.device).to(torch.uint8)
         return Palette(colors=histogram.colors, labels=labels, mse=0.0, n_iter=0, converged=True)
@@ -99,6 +99,13 @@ def fit_palette(histogram: ColorHistogram, n_colors: int, **clustering: Any) -> 
 def index_image(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: Palette) -> IndexedImage:
     """The image, whose colors are all in the histogram that the palette was fit to, in the colors of the palette."""
     return IndexedImage(palette.colors, palette.labels[histogram.lookup(image)])
+
+
+def _check_n_colors(n_colors: int) -> None:
+    if isinstance(n_colors, bool) or not isinstance(n_colors, int):
+        raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
+    if not 1 <= n_colors <= 256:
+        raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
 
 
 def _mse(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"], counts: Int[Tensor, " m"]) -> float:

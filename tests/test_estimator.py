@@ -34,6 +34,22 @@ def test_use_before_fit_says_so(use):
         use(KMeans(3))
 
 
+def test_transform_gives_distances_to_all_centers():
+    model = KMeans(2, init=torch.tensor([[0.0, 0.0], [9.0, 0.0]])).fit(torch.tensor([[0.0, 0.0], [9.0, 0.0]]))
+    assert model.transform(torch.tensor([[0.0, 4.0], [5.0, 3.0]]))[1].tolist() == pytest.approx([34**0.5, 5])
+    assert model.transform(torch.tensor([[0, 4]]))[0, 0] == 4
+
+
+def test_saved_centers_load_into_a_module_that_was_never_fitted():
+    fitted = KMeans(5).fit(blobs())
+    fresh = KMeans(5)
+    fresh.load_state_dict(fitted.state_dict())
+    assert torch.equal(fresh.predict(blobs()), fitted.labels_)
+    nested = torch.nn.Sequential(KMeans(5))
+    nested.load_state_dict(torch.nn.Sequential(fitted).state_dict())
+    assert torch.equal(nested(blobs()), fitted.labels_)
+
+
 def test_centers_move_and_are_saved_with_the_module():
     model = KMeans(5).fit(blobs())
     assert model.state_dict().keys() == {"centers"}

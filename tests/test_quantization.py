@@ -146,6 +146,15 @@ def test_a_wrong_number_of_colors_is_refused(n_colors, error, message, unchecked
         quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), n_colors)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"init": "bogus"}, "init must be"), ({"n_init": -3}, "n_init must"), ({"engine": "warp"}, "engine must")],
+)
+def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message):
+    with pytest.raises(ValueError, match=message):
+        quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), 2, **options)
+
+
 def test_what_is_no_image_is_refused(unchecked):
     with pytest.raises(TypeError, match=r"image must be uint8, got torch\.int64"):
         quantize(torch.zeros(1, 1, 4, dtype=torch.int64), 2)

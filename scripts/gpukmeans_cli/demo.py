@@ -16,7 +16,9 @@ def demo(
     colors: Annotated[
         int, typer.Option("-k", "--colors", metavar="K", min=1, max=256, help="Most colors of the palette, 1 to 256.")
     ] = 20,
-    folder: Annotated[Path, typer.Option("-d", "--folder", help="Where to put the pictures.")] = Path("demo"),
+    folder: Annotated[
+        Path, typer.Option("-d", "--folder", help="Where to put the pictures, over any of the same names.")
+    ] = Path("demo"),
 ) -> int:
     """Compress a sample picture or a photo, and draw both beside each other with the palette below."""
     from gpukmeans_cli.image_io import ImageError

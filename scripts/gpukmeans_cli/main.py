@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         # Files have errors of their own by now; this is stdout, perhaps a file on a full disk.
         sys.stdout = None  # else Python would try to write the rest at exit, and complain
-        warn(f"cannot print ({error.strerror}); send the output elsewhere")
+        warn(f"cannot go on ({error.strerror}); if it is the output that is full, send it elsewhere")
         sys.exit(1)
     sys.exit(code)
 

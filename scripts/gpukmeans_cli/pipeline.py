@@ -159,7 +159,7 @@ def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
 
 
 def _engine_and_why(colors: torch.Tensor) -> str:
-    """The engine that "auto" takes for these colors, and what kept it from those before it."""
+    """The engine that "auto" takes for these colors, and why not another."""
     chosen = choose("auto", colors).name
     passed_over = [
         f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(colors))
