@@ -162,16 +162,17 @@ def weight_scale(weights: Tensor | None) -> float:
 
     ValueError if the total of these weights, which are finite and not negative, would be too large.
     """
-    most = 1.0 if weights is None else float(weights.max()) * len(weights)
-    if weights is None or not weights.is_floating_point():
-        if most >= 2**61 and weights is not None and float(weights.double().sum()) >= 2**61:
-            raise ValueError(f"integer weights must add up to less than 2**61, got {float(weights.double().sum()):.3g}")
+    if weights is None:
         return 1.0
-    if not math.isfinite(most):
-        raise ValueError(
-            f"weights must add up to a finite float64, got {len(weights)} of up to {float(weights.max()):.3g}"
-        )
-    return finest_scale(most)
+    if not weights.is_floating_point():
+        total = float(weights.double().sum())
+        if total >= 2**61:
+            raise ValueError(f"integer weights must add up to less than 2**61, got {total:.3g}")
+        return 1.0
+    heaviest = float(weights.max())
+    if not math.isfinite(heaviest * len(weights)):
+        raise ValueError(f"weights must add up to a finite float64, got {len(weights)} of up to {heaviest:.3g}")
+    return finest_scale(heaviest * len(weights))
 
 
 def largest_sqdist(lowest: Tensor, highest: Tensor) -> float:
