@@ -1,61 +1,65 @@
-"""K-means of points in a tensor: `kmeans` finds centers, `assign` finds the nearest of given ones."""
+"""`kmeans`: centers of points in a tensor, or of each problem of a batch."""
 
-import functools
-import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from gpukmeans.engines import Assignment, Engine, choose
-from gpukmeans.lloyd import Fit, lloyd
-from gpukmeans.moments import from_grid, to_grid
-from gpukmeans.points import TensorPoints, survey, weight_scale
-from gpukmeans.seeding import SEEDINGS, Seeding
+from gpukmeans.checks import (
+    check_count,
+    check_directions,
+    check_init,
+    check_metric,
+    check_n_clusters,
+    check_options,
+    check_points,
+    check_values,
+    check_weights,
+    computed_in,
+)
+from gpukmeans.engines import Engine, choose
+from gpukmeans.lloyd import Fit, Watch, lloyd
+from gpukmeans.metrics import Metric
+from gpukmeans.points import TensorPoints, tensor_points
+from gpukmeans.refinement import refined
+from gpukmeans.seeding import SEEDINGS, Seeding, spawn
 
-# Integers of more bits than float32 holds exactly are computed in float64, like float64 itself.
-_COMPUTED_IN = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.uint8: torch.float32,
-    torch.int8: torch.float32,
-    torch.int16: torch.float32,
-    torch.int32: torch.float64,
-    torch.int64: torch.float64,
-}
+Callback = Callable[[int, Tensor, Tensor], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KMeansResult:
-    """Centers of K clusters, and what belongs to exactly these centers."""
+    """Centers of K clusters, and what belongs to exactly these centers; of a batch, of each of its problems."""
 
-    centers: Float[Tensor, "k d"]
-    labels: Int[Tensor, " n"]
+    centers: Float[Tensor, "*batch k d"]
+    labels: Int[Tensor, "*batch n"]
     """Index of the center nearest to each point; the lowest one of equally near ones."""
-    totals: Float[Tensor, " k"]
+    totals: Float[Tensor, "*batch k"]
     """Weight of the points of each cluster, float64. 0 where fewer than K points differ or `max_iter` came first."""
-    inertia: Float[Tensor, ""]
-    """Sum over the points of weight times squared distance to the nearest center, float64."""
-    n_iter: Int[Tensor, ""]
+    inertia: Float[Tensor, "*batch"]
+    """Sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
+    n_iter: Int[Tensor, "*batch"]
     """Rounds of Lloyd's loop."""
-    converged: Bool[Tensor, ""]
-    """Whether the loop ended by itself before `max_iter`."""
+    converged: Bool[Tensor, "*batch"]
+    """Whether the loop ended by itself, before `max_iter` and before the callback ended it."""
 
 
 @torch.no_grad()
 def kmeans(
-    x: Num[Tensor, "n d"],
+    x: Num[Tensor, "*batch n d"],
     n_clusters: int,
     *,
-    weights: Num[Tensor, " n"] | None = None,
-    init: str | Num[Tensor, "k d"] | Seeding = "k-means++",
+    weights: Num[Tensor, "*batch n"] | None = None,
+    init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
     n_init: int = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
+    metric: str | Metric = "euclidean",
+    refine: int = 0,
+    callback: Callback | None = None,
     engine: str | Engine = "auto",
     generator: torch.Generator | None = None,
 ) -> KMeansResult:
@@ -67,14 +71,25 @@ def kmeans(
     were absent. K is from 1 to the number of points of positive weight. In a cluster whose weight is less than about
     2**-30 of all, the mean loses digits.
 
-    `init` is a name of `SEEDINGS`, the first centers (K, D) themselves, or a function of (points, K, generator) that
-    returns them. Of `n_init` runs, each with draws of its own, the one of the lowest inertia is returned, the first of
-    equals. A run ends when the centers stand still, when the inertia falls by no more than `tol` of itself, or after
-    `max_iter` rounds; centers, labels, totals and inertia belong together however it ended.
+    More dimensions before (N, D) are a batch of problems, whose results are those that each would have alone, to the
+    bit. Problems of fewer points than others are filled up with any finite rows of weight 0.
+
+    `init` is a name of `SEEDINGS`, the first centers (K, D) or (..., K, D) themselves, or a function of (points, K,
+    generator) that returns them, given a `gpukmeans.points.Points`. Of `n_init` runs, each with draws of its own, the
+    one of the lowest inertia is returned, the first of equals. A run ends when the centers stand still, when the
+    inertia falls by no more than `tol` of itself, or after `max_iter` rounds; centers, labels, totals and inertia
+    belong together however it ended.
 
     The lowest index wins a tie between centers. An empty cluster moves to the worst-served point: the one of the
     largest squared distance, then of the lowest row. If fewer than K points differ, there are as many centers with
     points as points that differ, the others have a total of 0, and a warning says so.
+
+    `metric="cosine"` is spherical K-means (Dhillon & Modha 2001): of each point only its direction counts, centers are
+    unit vectors, and the inertia is the sum of w·(1 - cos). It holds a copy of `x`.
+
+    `callback` is called after each round with the number of rounds, the inertia and the farthest distance that a
+    center moved, tensors of the shape of the result's; of several runs they are those of the best one so far. It ends
+    the clustering by returning True.
 
     The same input and generator state give the same bits, for every block size and number of threads, because all sums
     are of integers (see `gpukmeans.moments.Grid`). `generator` is a CPU generator; without one, a new one seeded with 0
@@ -82,194 +97,128 @@ def kmeans(
 
     Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
     """
-    _check_points(x)
-    _check_range(x)
-    _check_count("n_clusters", n_clusters)
-    check_options(init=init, n_init=n_init, max_iter=max_iter, tol=tol, generator=generator)
-    weights = _check_weights(weights, x)
-    dtype = _COMPUTED_IN[x.dtype]
-    seeding = _seeding(init, n_init, (n_clusters, x.shape[1]), x, dtype)
+    check_points(x)
+    check_count("n_clusters", n_clusters)
+    check_options(
+        init=init,
+        n_init=n_init,
+        max_iter=max_iter,
+        tol=tol,
+        metric=metric,
+        refine=refine,
+        callback=callback,
+        generator=generator,
+    )
+    check_weights(weights, x)
+    if isinstance(init, Tensor):
+        check_init(init, x, n_clusters)
+    metric = check_metric(metric)
     chosen = choose(engine, x)
 
-    points = _present(x, weights, chosen, dtype)
-    if n_clusters > len(points.x):
-        raise ValueError(
-            f"n_clusters must be at most the number of points of weight, {len(points.x)}, got {n_clusters}"
-        )
-    fits = (_run(points, seeding, n_clusters, max_iter, tol, own) for own in _spawn(generator, n_init))
-    best = min(fits, key=lambda fit: fit.moments.weighted_sqdist())  # the first of equals
-    totals = best.moments.weight_of_clusters()
-    if best.converged and (n_empty := int((totals == 0).sum())):
-        found = f"{n_clusters - n_empty} distinct points, so {n_empty} of {n_clusters} clusters stay empty"
-        warnings.warn(f"x has only {found}", stacklevel=3)  # past no_grad, to the caller
+    points = _points(x, weights, metric, chosen)
+    check_n_clusters(n_clusters, x, points.weights)
+    parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
+    starts = [_start(points, x, n_clusters, init, metric, refine, own) for own in spawn(parent, n_init)]
+    batch, n_problems = x.shape[:-2], len(points.problems)
+    fits = lloyd(
+        points.select(torch.arange(n_problems, device="cpu").repeat(n_init)),
+        torch.cat(starts),
+        max_iter=max_iter,
+        tol=tol,
+        project=metric.project,
+        watch=None if callback is None else _watch(callback, n_init, batch, metric),
+    )
+    best, _ = _best(fits.inertia, n_init)
+    fit = fits.select(best)
+    _warn_of_empty_clusters(fit)
+    labels = points.assign(fit.centers).labels
     return KMeansResult(
-        centers=best.centers,
-        labels=chosen.bind(x, None).assign(best.centers).labels,
-        totals=totals,
-        inertia=from_grid(best.moments.inertia, best.moments.grid.sqdist),
-        n_iter=torch.tensor(best.n_iter, device=x.device),
-        converged=torch.tensor(best.converged, device=x.device),
+        centers=fit.centers.view(*batch, *fit.centers.shape[1:]),
+        labels=labels.view(x.shape[:-1]),
+        totals=fit.totals.view(*batch, n_clusters),
+        inertia=(fit.inertia * metric.factor).view(batch),
+        n_iter=fit.n_iter.view(batch),
+        converged=fit.converged.view(batch),
     )
 
 
-@torch.no_grad()
-def assign(x: Num[Tensor, "n d"], centers: Num[Tensor, "k d"], *, engine: str | Engine = "auto") -> Assignment:
-    """For each point (N, D) the index of its nearest center (K, D), int64, and the squared distance to it.
-
-    The lowest index wins a tie. Computed in float64 if `x` or `centers` is float64, int32 or int64, else in float32;
-    the squared distance is a sum of squares in that dtype (see `gpukmeans.score`), so never less than 0.
-
-    Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
-    """
-    _check_points(x)
-    _check_points(centers, "centers")
-    if centers.shape[1] != x.shape[1] or centers.device != x.device:
-        raise ValueError(
-            f"centers must be points of {x.shape[1]} coordinates on {x.device}, like x,"
-            f" got shape {tuple(centers.shape)} on {centers.device}"
-        )
-    _check_range(x, centers)
-    return choose(engine, x).bind(x, None).assign(centers.to(_computed_in(x, centers)))
-
-
-def check_options(
-    *,
-    init: str | Tensor | Seeding,
-    n_init: int,
-    max_iter: int,
-    tol: float,
-    generator: torch.Generator | None,
-) -> None:
-    """TypeError or ValueError for options of `kmeans` that are wrong whatever the points."""
-    _check_count("n_init", n_init)
-    _check_count("max_iter", max_iter)
-    if not isinstance(tol, (int, float)):
-        raise TypeError(f"tol must be a number, got {type(tol).__name__}")
-    if not tol >= 0:
-        raise ValueError(f"tol must be at least 0, got {tol}")
-    if isinstance(init, str) and init not in SEEDINGS:
-        names = ", ".join(SEEDINGS)
-        raise ValueError(f"init must be one of {names}, a tensor of centers or a function, got {init!r}")
-    if not isinstance(init, str) and not isinstance(init, Tensor) and not callable(init):
-        raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(init).__name__}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(f"generator must be on the CPU, so that every device sees equal draws, got {generator.device}")
-
-
-def _run(
-    points: TensorPoints, seeding: Seeding, n_clusters: int, max_iter: int, tol: float, generator: torch.Generator
-) -> Fit:
-    centers = seeding(points, n_clusters, generator)
-    wanted = (n_clusters, points.x.shape[1])
-    if not isinstance(centers, Tensor) or centers.shape != wanted:
-        came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
-        raise ValueError(f"init must return a tensor of shape {wanted}, got {came}")
-    centers = centers.to(points.x.device, points.dtype)
-    _check_points(centers, "first centers")
-    _check_range(points.x, centers)
-    return lloyd(points, centers, max_iter=max_iter, tol=tol)
-
-
-def _present(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torch.dtype) -> TensorPoints:
-    """The points of positive weight, bound to the engine."""
+def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> TensorPoints:
+    """The points of all problems side by side, as the metric sees them."""
+    dtype = computed_in(x)
+    prepared = metric.prepare(x.detach(), dtype)
+    check_values(prepared)
     if weights is not None:
-        scale = weight_scale(weights)
-        if weights.is_floating_point():
-            # Rounded once for all: a point that weighs less than a step weighs nothing.
-            weights = from_grid(to_grid(weights.double(), scale), scale)
-        present = weights > 0
-        if not present.all():
-            x, weights = x[present], weights[present]
-    return TensorPoints(x, weights, engine.bind(x, weights), dtype, survey(x, weights))
+        weights = weights.detach().reshape(-1, weights.shape[-1])
+    points = tensor_points(prepared.reshape(-1, *x.shape[-2:]), weights, engine, dtype)
+    if metric.directions:
+        present = None if points.weights is None else (points.weights > 0).view(x.shape[:-1])
+        check_directions(prepared, "x", present)
+    return points
 
 
-def _spawn(generator: torch.Generator | None, n: int) -> list[torch.Generator]:
-    """A generator for each run, so that what a run draws does not depend on the runs before it."""
-    parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-    seeds = torch.randint(1 << 62, (n,), generator=parent, device="cpu").tolist()
-    return [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
+def _start(
+    points: TensorPoints,
+    x: Tensor,
+    n_clusters: int,
+    init: str | Tensor | Seeding,
+    metric: Metric,
+    refine: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Where the loop starts (P, K, D) in one run of each problem."""
+    # Two, since how much a seeding draws may depend on other problems.
+    first, later = spawn(generator, 2)
+    centers = _first_centers(points, x, n_clusters, init, metric, first)
+    return refined(points, centers, refine, later, metric.project) if refine else centers
 
 
-def _seeding(
-    init: str | Tensor | Seeding, n_init: int, shape: tuple[int, int], x: Tensor, dtype: torch.dtype
-) -> Seeding:
-    """The function that gives the first centers, whatever `init` is."""
-    if isinstance(init, str):
-        return SEEDINGS[init]
-    if not isinstance(init, Tensor):
-        return init
-    if init.shape != shape or init.device != x.device:
-        came = f"shape {tuple(init.shape)} on {init.device}"
-        raise ValueError(f"init must have shape {shape} on {x.device}, got {came}")
-    if n_init != 1:
-        raise ValueError(
-            f"n_init must be 1 when init gives the first centers, as all runs would be equal, got {n_init}"
-        )
-    _check_points(init, "init")
-    centers = init.detach().to(dtype, copy=True)
-    return lambda points, n_clusters, generator: centers
+def _first_centers(
+    points: TensorPoints,
+    x: Tensor,
+    n_clusters: int,
+    init: str | Tensor | Seeding,
+    metric: Metric,
+    generator: torch.Generator,
+) -> Tensor:
+    """First centers (P, K, D) of one run of each problem, whatever `init` is."""
+    name, wanted = "init", (n_clusters, x.shape[-1])
+    if isinstance(init, Tensor):
+        centers = init.detach()
+    else:
+        seeding = SEEDINGS[init] if isinstance(init, str) else init
+        centers, name = seeding(points, n_clusters, generator), "first centers"
+        shapes = (wanted, (len(points.problems), *wanted))
+        if not isinstance(centers, Tensor) or centers.shape not in shapes:
+            came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
+            raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
+    centers = metric.prepare(centers.to(x.device, points.dtype), points.dtype)
+    check_values(points.x, centers, name)
+    if metric.directions:
+        check_directions(centers, name)
+    # A copy, since what is returned may be what was given.
+    return centers.reshape(-1, *wanted).expand(len(points.problems), -1, -1).clone()
 
 
-def _check_points(x: Tensor, name: str = "x") -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    _check_dtype(x, name)
-    if x.ndim != 2 or x.numel() == 0:
-        raise ValueError(f"{name} must have shape (N, D), N and D at least 1, got {tuple(x.shape)}")
-    if not all(math.isfinite(bound) for bound in _bounds(x)):
-        raise ValueError(f"{name} must be finite, got NaN or infinity among its {x.shape[0]} x {x.shape[1]} values")
+def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
+    """The best of the runs (n_init, P) of each problem, the first of equals, and its inertia: (P,) each."""
+    lowest = inertia.view(n_init, -1).min(dim=0)
+    n_problems = len(lowest.indices)
+    return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
 
 
-def _check_range(x: Tensor, centers: Tensor | None = None) -> None:
-    """ValueError if squared distances within the range of points and centers would overflow, or vanish."""
-    sets = [x] if centers is None else [x, centers]
-    low, high = min(_bounds(s)[0] for s in sets), max(_bounds(s)[1] for s in sets)
-    info = torch.finfo(_computed_in(*sets))
-    spread = high - low
-    values = f"the values of x{'' if centers is None else ' and centers'} go from {low:.3g} to {high:.3g}"
-    if not x.shape[1] * spread * spread < info.max:
-        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {values}: scale them down")
-    if spread > 0 and spread * spread < info.tiny:
-        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {values}: scale them up")
+def _watch(callback: Callback, n_init: int, batch: tuple[int, ...], metric: Metric) -> Watch:
+    def watch(n_iter: int, inertia: Tensor, shifts: Tensor) -> bool:
+        best, lowest = _best(inertia, n_init)
+        return bool(callback(n_iter, (lowest * metric.factor).view(batch), shifts[best].view(batch)))
+
+    return watch
 
 
-def _bounds(x: Tensor) -> tuple[float, float]:
-    low, high = torch.aminmax(x)
-    return float(low), float(high)
-
-
-def _computed_in(*tensors: Tensor) -> torch.dtype:
-    """The dtype that these are computed in together."""
-    return functools.reduce(torch.promote_types, [_COMPUTED_IN[tensor.dtype] for tensor in tensors])
-
-
-def _check_weights(weights: Tensor | None, x: Tensor) -> Tensor | None:
-    if weights is None:
-        return None
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
-    _check_dtype(weights, "weights")
-    if weights.shape != x.shape[:1] or weights.device != x.device:
-        raise ValueError(
-            f"weights must have shape ({len(x)},) on {x.device}, like x,"
-            f" got shape {tuple(weights.shape)} on {weights.device}"
-        )
-    low, high = _bounds(weights)
-    if not (low >= 0 and 0 < high < math.inf):
-        raise ValueError(f"weights must be finite, at least 0 and not all 0, got values from {low} to {high}")
-    return weights.detach()
-
-
-def _check_dtype(x: Tensor, name: str) -> None:
-    if x.dtype not in _COMPUTED_IN:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTED_IN)
-        raise TypeError(f"{name} must be of dtype {names}, got {str(x.dtype).removeprefix('torch.')}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+def _warn_of_empty_clusters(fit: Fit) -> None:
+    n_empty = (fit.totals == 0).sum(dim=1).where(fit.converged, 0)
+    if n_empty.any():
+        most, which = int(n_empty.max()), int(n_empty.argmax())
+        n_clusters = fit.totals.shape[1]
+        found = f"{n_clusters - most} distinct points, so {most} of {n_clusters} clusters stay empty"
+        where = f"problem {which} of x" if len(n_empty) > 1 else "x"
+        warnings.warn(f"{where} has only {found}", stacklevel=4)  # past kmeans and no_grad, to the caller

@@ -1,12 +1,13 @@
 """The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. The meaning of every faster one."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpukmeans.blocks import blocks
+from gpukmeans.blocks import blocks, of_runs, tiles
 from gpukmeans.moments import Grid, Moments, to_grid
 from gpukmeans.score import squared_distance
 
@@ -40,70 +41,95 @@ class TorchEngine:
         return None
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundTorchEngine":
-        """The engine at work on points (N, D) of any real dtype, with weights (N,) or all of weight 1."""
+        """The engine at work on P problems: points (P, N, D) of any real dtype, with weights (P, N) or all of weight 1.
+
+        A point of weight 0 is absent: it is assigned, and not measured.
+        """
         return BoundTorchEngine(x, weights, self.tile)
+
+
+class _Block(NamedTuple):
+    """Some runs and some of their points, few enough for one tile."""
+
+    runs: slice
+    rows: slice
+    x: Tensor
+    weights: Tensor | None
 
 
 @dataclass(frozen=True)
 class BoundTorchEngine:
-    """The plain engine at work. It keeps no state."""
+    """The plain engine at work. It keeps no state.
+
+    B sets of centers are served at a time; `problems`, B numbers below P, says whose points each is for.
+    """
 
     x: Tensor
     weights: Tensor | None
     tile: int
 
-    def assign(self, centers: Tensor) -> Assignment:
-        """Labels (N,) int64 and squared distances (N,) at centers (K, D), whose dtype is the one computed in."""
-        labels = torch.empty(len(self.x), dtype=torch.int64, device=self.x.device)
-        sqdist = torch.empty(len(self.x), dtype=centers.dtype, device=self.x.device)
-        for rows in blocks(len(self.x), self._rows_at_a_time(len(centers))):
-            labels[rows], sqdist[rows] = _nearest(self.x[rows].to(centers.dtype), centers, self.tile)
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
+        """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
+        labels = torch.empty(len(problems), self.x.shape[1], dtype=torch.int64, device=self.x.device)
+        sqdist = torch.empty(labels.shape, dtype=centers.dtype, device=self.x.device)
+        for block in self._blocks(centers, problems):
+            labels[block.runs, block.rows], sqdist[block.runs, block.rows] = _nearest(
+                block.x, centers[block.runs], self.tile
+            )
         return Assignment(labels, sqdist)
 
-    def measure(self, centers: Tensor, grid: Grid) -> Moments:
-        """Moments at centers (K, D), without labels for all points ever being held."""
-        n_clusters, width = centers.shape
+    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
+        """Moments at centers (B, K, D), without labels for all points ever being held."""
+        n_runs, n_clusters, width = centers.shape
         device = self.x.device
-        sums = torch.zeros(width, n_clusters, dtype=torch.int64, device=device)
-        totals = torch.zeros(n_clusters, dtype=torch.int64, device=device)
-        inertia = torch.zeros((), dtype=torch.int64, device=device)
-        worst_sqdist = torch.full((), -1.0, dtype=centers.dtype, device=device)
-        worst_row = torch.zeros((), dtype=torch.int64, device=device)
-        for rows in blocks(len(self.x), self._rows_at_a_time(n_clusters)):
-            block = self.x[rows].to(centers.dtype)
-            weights = 1.0 if self.weights is None else self.weights[rows].double()
-            labels, sqdist = _nearest(block, centers, self.tile)
+        sums = torch.zeros(n_runs, width, n_clusters, dtype=torch.int64, device=device)
+        totals = torch.zeros(n_runs, n_clusters, dtype=torch.int64, device=device)
+        inertia = torch.zeros(n_runs, dtype=torch.int64, device=device)
+        worst_sqdist = torch.full((n_runs,), -1.0, dtype=centers.dtype, device=device)
+        worst_row = torch.zeros(n_runs, dtype=torch.int64, device=device)
+        for runs, rows, x, weights in self._blocks(centers, problems):
+            steps = grid.select(runs)
+            labels, sqdist = _nearest(x, centers[runs], self.tile)
+            w = torch.ones(1, 1, dtype=torch.float64, device=device) if weights is None else weights
             # Channel-major: scatter_add_ along the rows of (D, N) is 7 times faster on a CPU than into (K, D).
-            for channels in blocks(width, self.tile // len(block)):
-                above = block[:, channels].T.double() - grid.lowest[channels, None]
-                terms = to_grid(above * weights, grid.sum[channels, None])
-                sums[channels].scatter_add_(1, labels.expand_as(terms), terms)
-            totals.scatter_add_(0, labels, to_grid(torch.ones_like(sqdist, dtype=torch.float64) * weights, grid.weight))
-            inertia += to_grid(sqdist.double() * weights, grid.sqdist).sum()
-            farthest, row = sqdist.max(dim=0)
-            further = farthest > worst_sqdist  # strictly, so that the lowest row wins a tie
-            worst_sqdist = torch.where(further, farthest, worst_sqdist)
-            worst_row = torch.where(further, row + rows.start, worst_row)
+            for channels in blocks(width, self.tile // labels.numel()):
+                above = x[..., channels].mT.double() - steps.lowest[:, channels, None]
+                terms = to_grid(above * w[:, None], steps.sum[:, channels, None])
+                sums[runs, channels].scatter_add_(2, labels[:, None].expand_as(terms), terms)
+            ones = torch.ones(labels.shape, dtype=torch.float64, device=device)
+            totals[runs].scatter_add_(1, labels, to_grid(ones * w, steps.weight[:, None]))
+            inertia[runs] += to_grid(sqdist.double() * w, steps.sqdist[:, None]).sum(dim=1)
+            if weights is not None:
+                sqdist = sqdist.masked_fill(weights == 0, -1.0)
+            farthest, row = sqdist.max(dim=1)
+            further = farthest > worst_sqdist[runs]  # strictly, so that the lowest row wins a tie
+            worst_sqdist[runs] = torch.where(further, farthest, worst_sqdist[runs])
+            worst_row[runs] = torch.where(further, row + rows.start, worst_row[runs])
         return Moments(
             grid=grid,
-            sums=sums.T,
+            sums=sums.mT,
             totals=totals,
             inertia=inertia,
             worst_sqdist=worst_sqdist,
             worst_row=worst_row,
-            worst_x=self.x[worst_row].to(centers.dtype),
+            worst_x=self.x[torch.tensor(problems, device=device), worst_row].to(centers.dtype),
         )
 
-    def _rows_at_a_time(self, n_clusters: int) -> int:
-        """So many that their distances fit the tile, and the few copies of them do."""
-        return max(1, self.tile // max(n_clusters, 4 * self.x.shape[1]))
+    def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
+        """Blocks of one run's points; of problems that are small, several runs at a time."""
+        # So many rows that their distances fit the tile, and the few copies of them do.
+        n_rows = self.tile // max(centers.shape[1], 4 * self.x.shape[2])
+        for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
+            whose = of_runs(problems[runs], self.x.device)
+            weights = None if self.weights is None else self.weights[whose, rows].double()
+            yield _Block(runs, rows, self.x[whose, rows].to(centers.dtype), weights)
 
 
 def _nearest(x: Tensor, centers: Tensor, tile: int) -> Assignment:
-    """The centers nearest to the points of a block by the one score, lowest index first."""
+    """The centers (B, K, D) nearest to the points (B, N, D) of a block by the one score, lowest index first."""
     best: Assignment | None = None
-    for columns in blocks(len(centers), tile // len(x)):
-        labels, sqdist = _nearest_in_tile(x, centers[columns])
+    for columns in blocks(centers.shape[1], tile // (x.shape[0] * x.shape[1])):
+        labels, sqdist = _nearest_in_tile(x, centers[:, columns])
         if best is None:
             best = Assignment(labels, sqdist)
         else:
@@ -117,29 +143,37 @@ def _nearest(x: Tensor, centers: Tensor, tile: int) -> Assignment:
 
 def _nearest_in_tile(x: Tensor, centers: Tensor) -> Assignment:
     """`cdist` + argmin proposes; the one score decides where the runner-up is closer than the rounding of `cdist`."""
-    table = torch.cdist(x, centers, compute_mode=_DIRECT)
+    n, (n_clusters, width) = x.shape[1], centers.shape[1:]
+    table = torch.cdist(x, centers, compute_mode=_DIRECT).flatten(0, 1)
     proposed, labels = table.min(dim=1)
     runner_up = table.scatter_(1, labels[:, None], torch.inf).amin(dim=1)
     # A sum of D squares and its root are off by less than (D/2 + 2) units of rounding, on either side of a comparison
     # with the score, which is off by D/2 + 1 in the root. Below the smallest normal number that rule has no meaning.
     info = torch.finfo(x.dtype)
-    limit = proposed * (1 + (x.shape[1] + 4) * info.eps) + (x.shape[1] * info.tiny) ** 0.5
+    limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
     contested = (runner_up <= limit).nonzero().squeeze(1)
     if len(contested):
         table[contested, labels[contested]] = proposed[contested]
+        points, choices = x.flatten(0, 1), centers.flatten(0, 1)
         # By quarters of the block, since every entry of the table may turn out to be a candidate.
-        for part in blocks(len(contested), len(x) // 4):
+        for part in blocks(len(contested), len(points) // 4):
             rows = contested[part]
-            labels[rows] = _decide(x[rows], centers, table[rows] <= limit[rows, None])
-    return Assignment(labels, squared_distance(x.T, centers.T[:, labels]))
+            first = rows // n * n_clusters  # where the centers of that row's run begin
+            labels[rows] = _decide(points[rows], choices, first, table[rows] <= limit[rows, None])
+    labels = labels.view(-1, n)
+    chosen = centers.permute(2, 0, 1).gather(2, labels.expand(width, -1, -1))
+    return Assignment(labels, squared_distance(x.permute(2, 0, 1), chosen))
 
 
-def _decide(x: Tensor, centers: Tensor, candidates: Tensor) -> Tensor:
-    """Of each row's candidates, a mask (N, K), the center of the lowest score, the lowest index first."""
+def _decide(x: Tensor, centers: Tensor, first: Tensor, candidates: Tensor) -> Tensor:
+    """Of each row's candidates, a mask (N, K), the center of the lowest score, the lowest index first.
+
+    The K centers of a row begin at its number in `first` (N,).
+    """
     score = torch.full(candidates.shape, torch.inf, dtype=x.dtype, device=x.device)
     rows, columns = candidates.nonzero(as_tuple=True)
     # A quarter of the table's size at a time, since each pair has D channels and there may be as many pairs as entries.
     for pairs in blocks(len(rows), candidates.numel() // (4 * x.shape[1])):
         row, column = rows[pairs], columns[pairs]
-        score[row, column] = squared_distance(x[row].T, centers[column].T)
+        score[row, column] = squared_distance(x[row].T, centers[first[row] + column].T)
     return score.min(dim=1).indices  # the first of equals

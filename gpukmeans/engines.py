@@ -1,5 +1,6 @@
 """Engines by name; which of them can take these points, and why the others cannot."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -12,11 +13,14 @@ __all__ = ["ENGINES", "Assignment", "BoundEngine", "Engine", "choose"]
 
 @runtime_checkable
 class BoundEngine(Protocol):
-    """An engine at work on its points; it may keep state between calls."""
+    """An engine at work on the points of P problems; it may keep state between calls.
 
-    def assign(self, centers: Tensor) -> Assignment: ...
+    It serves B sets of centers (B, K, D) at a time; `problems`, B numbers below P, says whose points each is for.
+    """
 
-    def measure(self, centers: Tensor, grid: Grid) -> Moments: ...
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment: ...
+
+    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments: ...
 
 
 @runtime_checkable

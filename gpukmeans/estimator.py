@@ -1,13 +1,18 @@
 """`KMeans`: the clustering of `kmeans` with scikit-learn's names, as a module of torch."""
 
+import inspect
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from gpukmeans.clustering import KMeansResult, assign, kmeans
+from gpukmeans.assignment import assign
+from gpukmeans.checks import check_centers, check_metric, check_points, check_weights, computed_in
+from gpukmeans.clustering import Callback, KMeansResult, kmeans
 from gpukmeans.engines import Engine
+from gpukmeans.metrics import Metric
+from gpukmeans.moments import exact_sum
 from gpukmeans.seeding import Seeding
 
 
@@ -15,7 +20,8 @@ class KMeans(nn.Module):
     """K-means that remembers its centers, a buffer: it moves with `.to()` and is saved by `state_dict()`.
 
     The options are those of `gpukmeans.kmeans`. After `fit` there are `cluster_centers_` (K, D), `labels_` (N,),
-    `inertia_` and `n_iter_`, as in scikit-learn, and `result_` with all that `kmeans` returned.
+    `inertia_` and `n_iter_`, as in scikit-learn, and `result_` with all that `kmeans` returned; fitted to a batch, all
+    of these have its dimensions in front. After `load_state_dict`, which needs no fit before, there are only centers.
     """
 
     centers: Tensor | None
@@ -24,10 +30,13 @@ class KMeans(nn.Module):
         self,
         n_clusters: int = 8,
         *,
-        init: str | Num[Tensor, "k d"] | Seeding = "k-means++",
+        init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
         n_init: int = 1,
         max_iter: int = 100,
         tol: float = 1e-4,
+        metric: str | Metric = "euclidean",
+        refine: int = 0,
+        callback: Callback | None = None,
         engine: str | Engine = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -37,70 +46,118 @@ class KMeans(nn.Module):
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
+        self.metric = metric
+        self.refine = refine
+        self.callback = callback
         self.engine = engine
         self.generator = generator
         self.result_: KMeansResult | None = None
         self.register_buffer("centers", None)
 
-    def fit(self, x: Num[Tensor, "n d"], weights: Num[Tensor, " n"] | None = None) -> "KMeans":
+    def fit(self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None) -> "KMeans":
         """Itself, with the centers of `kmeans(x, n_clusters, weights=weights, ...)`."""
-        self.result_ = kmeans(
-            x,
-            self.n_clusters,
-            weights=weights,
-            init=self.init,
-            n_init=self.n_init,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            engine=self.engine,
-            generator=self.generator,
-        )
+        self.result_ = kmeans(x, weights=weights, **self.get_params())
         self.centers = self.result_.centers
         return self
 
-    def predict(self, x: Num[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
         """For each point the index of its nearest center, the lowest of equally near ones."""
-        return assign(x, self.cluster_centers_, engine=self.engine).labels
+        return assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).labels
 
-    def fit_predict(self, x: Num[Tensor, "n d"], weights: Num[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
+    def fit_predict(
+        self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
+    ) -> Int[Tensor, "*batch n"]:
         """The labels of `fit(x, weights)`."""
         return self.fit(x, weights).labels_
 
-    def forward(self, x: Num[Tensor, "n d"]) -> Int[Tensor, " n"]:
+    def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
         """The same as `predict`."""
         return self.predict(x)
 
-    def transform(self, x: Num[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Distances, not squared, of each point to each center: N x K of them."""
-        dtype = torch.promote_types(x.dtype, self.cluster_centers_.dtype)
-        mode = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x.to(dtype), self.cluster_centers_.to(dtype), compute_mode=mode)
+    def transform(self, x: Num[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n k"]:
+        """Distances, not squared, of each point to each center, N x K of them; 1 - cos for the cosine metric.
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        They have gradients, to `x` and to the centers.
+        """
+        centers = self.cluster_centers_
+        check_points(x)
+        check_centers(x, centers)
+        metric, dtype = check_metric(self.metric), computed_in(x, centers)
+        x, centers = (metric.prepare(rows, dtype).to(dtype) for rows in (x, centers))
+        distances = torch.cdist(x, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.square() * metric.factor if metric.directions else distances
+
+    def score(
+        self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
+    ) -> float | Float[Tensor, "*batch"]:
+        """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better."""
+        sqdist = assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).sqdist.detach().double()
+        check_weights(weights, x)
+        return _number(-exact_sum(sqdist if weights is None else sqdist * weights))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The options by name. `deep` is there for scikit-learn and changes nothing."""
+        return {name: getattr(self, name) for name in _OPTIONS}
+
+    def set_params(self, **params: Any) -> "KMeans":
+        """Itself, with these options changed. ValueError for a name that is none of them."""
+        if unknown := params.keys() - set(_OPTIONS):
+            raise ValueError(f"options are {', '.join(_OPTIONS)}, got {', '.join(sorted(unknown))}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> "KMeans":
+        return type(self)(**self.get_params())
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         # A module that has not been fitted has no buffer yet to copy the saved centers into.
-        if isinstance(saved := state_dict.get(f"{prefix}centers"), Tensor):
+        saved = state_dict.get(f"{prefix}centers")
+        if self.centers is None and isinstance(saved, Tensor):
+            if saved.shape[-2] != self.n_clusters:
+                error_msgs.append(f"{prefix}centers must be {self.n_clusters}, as n_clusters is, got {saved.shape[-2]}")
             self.centers = torch.empty_like(saved)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.result_ = None  # it belongs to other centers
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     @property
-    def cluster_centers_(self) -> Float[Tensor, "k d"]:
+    def cluster_centers_(self) -> Float[Tensor, "*batch k d"]:
         if self.centers is None:
             raise RuntimeError("this KMeans has no centers yet: call fit(x) first")
         return self.centers
 
     @property
-    def labels_(self) -> Int[Tensor, " n"]:
+    def labels_(self) -> Int[Tensor, "*batch n"]:
         return self._fitted().labels
 
     @property
-    def inertia_(self) -> float:
-        return float(self._fitted().inertia)
+    def inertia_(self) -> float | Float[Tensor, "*batch"]:
+        return _number(self._fitted().inertia)
 
     @property
-    def n_iter_(self) -> int:
-        return int(self._fitted().n_iter)
+    def n_iter_(self) -> int | Int[Tensor, "*batch"]:
+        return _number(self._fitted().n_iter)
 
     def _fitted(self) -> KMeansResult:
         if self.result_ is None:
             raise RuntimeError("this KMeans has not been fitted yet: call fit(x) first")
         return self.result_
+
+
+_OPTIONS = [name for name in inspect.signature(KMeans.__init__).parameters if name != "self"]
+
+
+def _number(value: Tensor) -> Any:
+    """A number of Python where there is only one; of a batch the tensor."""
+    return value.item() if value.ndim == 0 else value

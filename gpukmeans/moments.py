@@ -1,7 +1,10 @@
-"""Moments: what one pass over weighted points leaves behind. Moments of disjoint points add."""
+"""Moments: what one pass over weighted points leaves behind. Moments of disjoint points add.
 
-import math
-from dataclasses import dataclass
+Every tensor has a leading dimension of runs: B times K centers over the same or over different points, side by side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -13,53 +16,74 @@ _TOTAL_BITS = 61
 _MOST_BITS = 1000
 
 
-def finest_scale(largest_total: float) -> float:
-    """Steps in a unit, a power of two, on the finest grid for terms whose magnitudes add up to at most this."""
-    if largest_total == 0:
-        return 1.0
-    _, bits = math.frexp(largest_total)
-    return 2.0 ** max(-_MOST_BITS, min(_MOST_BITS, _TOTAL_BITS - bits))
+def finest_scale(largest_total: Tensor) -> Tensor:
+    """Steps in a unit, a power of two, on the finest grid for terms whose magnitudes add up to at most this.
+
+    float64 of any shape in and out.
+    """
+    _, bits = torch.frexp(largest_total)
+    exponent = (_TOTAL_BITS - bits.long()).clamp(-_MOST_BITS, _MOST_BITS)
+    # The bits of the float64 2**exponent: `exp2` and `ldexp` do not promise to be exact on every device.
+    scale = ((exponent + 1023) << 52).view(torch.float64)
+    return torch.where(largest_total == 0, 1.0, scale)
 
 
-def to_grid(terms: Tensor, scale: float | Tensor) -> Tensor:
+def to_grid(terms: Tensor, scale: Tensor) -> Tensor:
     """float64 terms as int64 numbers of steps, each rounded once, ties to even."""
     return (terms * scale).round_().long()
 
 
-def from_grid(totals: Tensor, scale: float | Tensor) -> Tensor:
+def from_grid(totals: Tensor, scale: Tensor) -> Tensor:
     """int64 numbers of steps as float64, rounded once."""
     return totals.double() / scale
 
 
+def exact_sum(terms: Tensor) -> Tensor:
+    """Sums (...) of float64 terms (..., N), each rounded once to the finest grid; their order changes no bit."""
+    scale = finest_scale(terms.abs().amax(dim=-1) * terms.shape[-1])
+    return from_grid(to_grid(terms, scale[..., None]).sum(dim=-1), scale)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """The steps that terms are rounded to before they are added as integers.
+    """The steps that terms are rounded to before they are added as integers, for each run.
 
-    Integers have no order of summation, so block size, threads and devices cannot change a bit. `weight` is the scale
-    of w, `sum` (D,) that of w·(x - lowest) in each coordinate, `sqdist` that of w·d². `lowest` and `highest` (D,) are
-    the range of the points, float64: far from the origin it is the spread that counts. For integers, such as 8-bit
-    colors with counts, sums are exact as long as the total weight times the spread is below 2**53.
+    Integers have no order of summation, so block size, threads and devices cannot change a bit. `weight` (B,) is the
+    scale of w, `sum` (B, D) that of w·(x - lowest) in each coordinate, `sqdist` (B,) that of w·d². `lowest` and
+    `highest` (B, D) are the range of the points, float64: far from the origin it is the spread that counts. For
+    integers, such as 8-bit colors with counts, sums are exact as long as the total weight times the spread is below
+    2**53.
     """
 
-    weight: float
+    weight: Tensor
     sum: Tensor
-    sqdist: float
+    sqdist: Tensor
     lowest: Tensor
     highest: Tensor
 
     def equals(self, other: "Grid") -> bool:
         """Whether totals on both grids are of the same steps."""
-        same_scales = (self.weight, self.sqdist) == (other.weight, other.sqdist) and torch.equal(self.sum, other.sum)
-        return same_scales and torch.equal(self.lowest, other.lowest)
+        return all(
+            torch.equal(getattr(self, name), getattr(other, name)) for name in ("weight", "sum", "sqdist", "lowest")
+        )
+
+    def select(self, runs: Tensor | slice) -> "Grid":
+        """The grid of some of the runs."""
+        return Grid(**{field.name: getattr(self, field.name)[runs] for field in fields(self)})
+
+    @staticmethod
+    def joined(parts: "Sequence[Grid]") -> "Grid":
+        """The grids of all runs of several parts, one part after the other."""
+        return Grid(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Grid)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
     """What one pass over weighted points at K centers leaves: all that the next centers and the loop need.
 
-    `sums` (K, D), `totals` (K,) and `inertia` () are int64 numbers of steps of `grid`: per cluster the sum of
+    `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64 numbers of steps of `grid`: per cluster the sum of
     w·(x - lowest) and of w, and over all points the sum of w·d². The worst-served point, the one of the largest squared
-    distance and then of the lowest row, is given as `worst_sqdist` (), `worst_row` () and `worst_x` (D,).
+    distance and then of the lowest row, is given as `worst_sqdist` (B,), `worst_row` (B,) and `worst_x` (B, D).
     """
 
     grid: Grid
@@ -84,19 +108,32 @@ class Moments:
             inertia=self.inertia + other.inertia,
             worst_sqdist=torch.where(mine, self.worst_sqdist, other.worst_sqdist),
             worst_row=torch.where(mine, self.worst_row, other.worst_row),
-            worst_x=torch.where(mine, self.worst_x, other.worst_x),
+            worst_x=torch.where(mine[:, None], self.worst_x, other.worst_x),
         )
 
-    def weight_of_clusters(self) -> Tensor:
-        """Sum of w of each cluster (K,), float64."""
-        return from_grid(self.totals, self.grid.weight)
+    def select(self, runs: Tensor | slice) -> "Moments":
+        """The moments of some of the runs."""
+        tensors = {field.name: getattr(self, field.name)[runs] for field in fields(self) if field.name != "grid"}
+        return Moments(grid=self.grid.select(runs), **tensors)
 
-    def weighted_sqdist(self) -> float:
-        """Sum of w·d² over all points."""
-        return from_grid(self.inertia, self.grid.sqdist).item()
+    @staticmethod
+    def joined(parts: "Sequence[Moments]") -> "Moments":
+        """The moments of all runs of several parts, one part after the other."""
+        names = [field.name for field in fields(Moments) if field.name != "grid"]
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return Moments(grid=Grid.joined([part.grid for part in parts]), **tensors)
+
+    def weight_of_clusters(self) -> Tensor:
+        """Sum of w of each cluster (B, K), float64."""
+        return from_grid(self.totals, self.grid.weight[:, None])
+
+    def weighted_sqdist(self) -> Tensor:
+        """Sum of w·d² over all points (B,), float64."""
+        return from_grid(self.inertia, self.grid.sqdist)
 
     def means(self) -> Tensor:
-        """Weighted means (K, D), float64, within the range of the points. A cluster of no weight has none: NaN."""
-        means = from_grid(self.sums, self.grid.sum) / self.weight_of_clusters()[:, None] + self.grid.lowest
+        """Weighted means (B, K, D), float64, in the range of the points. A cluster of no weight has none: NaN."""
+        lowest, highest = self.grid.lowest[:, None], self.grid.highest[:, None]
+        means = from_grid(self.sums, self.grid.sum[:, None]) / self.weight_of_clusters()[:, :, None] + lowest
         # A weight of few steps is a coarse measure of its w·(x - lowest), which could lead out of the range.
-        return means.clamp(self.grid.lowest, self.grid.highest)
+        return means.clamp(lowest, highest)

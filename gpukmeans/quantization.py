@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from gpukmeans.clustering import assign, check_options, kmeans
+from gpukmeans.assignment import assign
+from gpukmeans.checks import check_options
+from gpukmeans.clustering import kmeans
 from gpukmeans.colorspace import decode, encode, hide_invisible
 from gpukmeans.engines import Engine, choose
 from gpukmeans.histogram import ColorHistogram, check_image, unique_colors

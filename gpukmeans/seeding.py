@@ -1,4 +1,8 @@
-"""First centers: points at random, or far apart by k-means++."""
+"""First centers: points at random, or far apart by k-means++ or k-means||.
+
+Each seeding is a function of points, K and a CPU generator, and returns centers (B, K, D) for B runs. Runs see the same
+random numbers, so that each gets what it would get alone.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,52 +10,117 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gpukmeans.engines import Assignment
 from gpukmeans.points import Points
 
 Seeding = Callable[[Points, int, torch.Generator], Tensor]
 
 
 def random(points: Points, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Points (K, D) drawn by weight, each among those that differ from all before it.
+    """Points (B, K, D) drawn by weight, each among those that differ from all before it.
 
-    If fewer than K points differ, the last rows repeat points drawn by weight.
+    If fewer than K points differ, the last rows repeat the first.
     """
-    centers = _without_repeats(points.draw(n_clusters, generator))
-    while len(centers) < n_clusters:
+    distinct = [_without_repeats(rows) for rows in points.draw(n_clusters, generator)]
+    ended = [len(rows) == n_clusters for rows in distinct]
+    while not all(ended):
+        centers = torch.stack([_repeated(rows, n_clusters) for rows in distinct])
         # Drawing many and dropping repeats has the odds of drawing one by one from what is left.
-        more = points.draw_new(n_clusters, generator, points.sqdist(centers))
-        if len(more) == 0:
-            return _filled(centers, points, n_clusters, generator)
-        centers = torch.cat([centers, _without_repeats(more)])
-    return centers[:n_clusters]
+        more = points.draw_new(n_clusters, generator, points.assign(centers))
+        for run in [run for run, end in enumerate(ended) if not end]:
+            grown = _without_repeats(torch.cat([distinct[run], more[run]]))[:n_clusters]
+            ended[run] = len(grown) in (n_clusters, len(distinct[run]))
+            distinct[run] = grown
+    return torch.stack([_repeated(rows, n_clusters) for rows in distinct])
 
 
 def kmeans_plus_plus(points: Points, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Points (K, D) by k-means++ (Arthur & Vassilvitskii 2007): each drawn by weight times *squared* distance.
+    """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007): each drawn by weight times *squared* distance.
 
     Greedy, as the authors suggest and scikit-learn does: of 2 + ln K candidates the one that leaves the lowest inertia
     is taken, the first drawn of equals. If fewer than K points differ, the last rows repeat points drawn by weight.
     """
+    first = points.draw(1, generator)
+    if n_clusters == 1:
+        return first
+    return extended(points, first, n_clusters, generator)
+
+
+def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+    """Centers (B, K, D): those given and, after them, more points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
-    centers = points.draw(1, generator)
-    sqdist = points.sqdist(centers)
-    while len(centers) < n_clusters:
-        candidates = points.draw_far(n_candidates, generator, sqdist)
-        if len(candidates) == 0:  # all that is left is nearer than a step of the grid can tell
-            candidates = points.draw_new(1, generator, sqdist)
-        if len(candidates) == 0:
-            return _filled(centers, points, n_clusters, generator)
-        center = candidates[points.potentials(sqdist, candidates).min(dim=0).indices]
-        centers = torch.cat([centers, center[None]])
-        sqdist = points.closer(sqdist, center)
+    near = points.assign(centers)
+    while centers.shape[1] < n_clusters:
+        candidates = points.draw_far(n_candidates, generator, near)
+        best = points.potentials(near, candidates).min(dim=1).indices  # the first of equals
+        center = candidates[torch.arange(len(best), device=best.device), best, None]
+        near = points.nearer(near, center, centers.shape[1])
+        centers = torch.cat([centers, center], dim=1)
     return centers
 
 
-SEEDINGS: dict[str, Seeding] = {"k-means++": kmeans_plus_plus, "random": random}
+def kmeans_parallel(
+    points: Points,
+    n_clusters: int,
+    generator: torch.Generator,
+    *,
+    oversampling: float = 1.0,
+    rounds: int = 5,
+) -> Tensor:
+    """Points (B, K, D) by k-means|| (Bahmani et al. 2012): few passes over the points, however large K is.
+
+    After a first point, each of `rounds` draws `oversampling` times K points at once by weight times *squared*
+    distance, with replacement. Those drawn, each of the weight of the points nearest to it, are clustered by
+    `kmeans_plus_plus`. Where so far fewer than K of them differ there are more rounds, as long as these find new ones.
+    If fewer than K points differ, the last rows repeat points.
+
+    Other values are passed by `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`.
+    """
+    if not (0 < oversampling < math.inf and isinstance(rounds, int) and rounds >= 1):
+        wanted = "oversampling must be a number above 0 and rounds an int of at least 1"
+        raise ValueError(f"{wanted}, got {oversampling} and {rounds}")
+    # Of its own, since other runs may need more rounds.
+    (last,) = spawn(generator, 1)
+    n_drawn = math.ceil(oversampling * n_clusters)
+    centers = points.draw(1, generator)
+    near = points.assign(centers)
+    for _ in range(rounds):
+        drawn = points.draw_far(n_drawn, generator, near)
+        centers, near = _joined(points, centers, near, drawn)
+    totals = points.totals(near, centers.shape[1])
+    found = (totals > 0).sum(dim=1)
+    enough = found >= n_clusters
+    while not enough.all():
+        drawn = points.draw_far(n_drawn, generator, near)
+        # A run that has enough gets what weighs nothing: a center that it has already.
+        drawn = torch.where(enough[:, None, None], centers[:, :1], drawn)
+        centers, near = _joined(points, centers, near, drawn)
+        totals = points.totals(near, centers.shape[1])
+        before, found = found, (totals > 0).sum(dim=1)
+        enough = enough | (found >= n_clusters) | (found == before)
+    return kmeans_plus_plus(points.gathered(centers, totals), n_clusters, last)
+
+
+SEEDINGS: dict[str, Seeding] = {"k-means++": kmeans_plus_plus, "k-means||": kmeans_parallel, "random": random}
+
+
+def spawn(generator: torch.Generator, n: int) -> list[torch.Generator]:
+    """Generators whose draws do not depend on how many the others make."""
+    seeds = torch.randint(1 << 62, (n,), generator=generator, device="cpu").tolist()
+    return [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
 
 
 def _n_candidates(n_clusters: int) -> int:
     return 2 + int(math.log(n_clusters))
+
+
+def _joined(points: Points, centers: Tensor, near: Assignment, more: Tensor) -> tuple[Tensor, Assignment]:
+    return torch.cat([centers, more], dim=1), points.nearer(near, more, centers.shape[1])
+
+
+def _repeated(rows: Tensor, n: int) -> Tensor:
+    """The first n of the rows, from the first one again where there are not so many."""
+    return rows[torch.arange(n, device=rows.device) % len(rows)]
 
 
 def _without_repeats(rows: Tensor) -> Tensor:
@@ -60,7 +129,3 @@ def _without_repeats(rows: Tensor) -> Tensor:
     order = torch.arange(len(rows), device=rows.device)
     first = torch.full((len(values),), len(rows), device=rows.device).scatter_reduce_(0, which, order, "amin")
     return rows[first.sort().values]
-
-
-def _filled(centers: Tensor, points: Points, n_clusters: int, generator: torch.Generator) -> Tensor:
-    return torch.cat([centers, points.draw(n_clusters - len(centers), generator)])

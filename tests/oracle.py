@@ -1,5 +1,7 @@
 """K-means by loops in float64, slow and plain. Shares no line with the package and none of its tricks."""
 
+import math
+
 
 def sqdist(point, center):
     """Squared distance of two sequences of numbers."""
@@ -16,24 +18,87 @@ def nearest(points, centers):
     return found
 
 
+def sums(points, weights, labels, k):
+    """Weight of each of k clusters, and the weighted sum of its points."""
+    members = [
+        [(float(weight), point) for point, weight, label in zip(points, weights, labels, strict=True) if label == j]
+        for j in range(k)
+    ]
+    totals = [math.fsum(weight for weight, _ in member) for member in members]
+    width = len(points[0])
+    return totals, [
+        [math.fsum(weight * float(point[axis]) for weight, point in member) for axis in range(width)]
+        for member in members
+    ]
+
+
+def means(points, weights, labels, k):
+    """Mean of each of k clusters; None for one of no weight."""
+    found = zip(*sums(points, weights, labels, k), strict=True)
+    return [[value / total for value in row] if total else None for total, row in found]
+
+
+def directions(points, weights, labels, k):
+    """Unit vector along the weighted sum of each of k clusters of unit vectors; None for one of no weight."""
+    found = zip(*sums(points, weights, labels, k), strict=True)
+    return [unit(row) if total else None for total, row in found]
+
+
+def unit(point):
+    """The point at length 1."""
+    length = math.hypot(*(float(value) for value in point))
+    return [float(value) / length for value in point]
+
+
+def move(points, weights, centers, middles=means):
+    """Centers after one round. The first empty cluster takes the worst-served point, other empty ones stay."""
+    found = nearest(points, centers)
+    moved = middles(points, weights, [label for label, _ in found], len(centers))
+    served = [distance if weight else -1 for (_, distance), weight in zip(found, weights, strict=True)]
+    if None in moved and max(served) > 0:
+        moved[moved.index(None)] = [float(value) for value in points[served.index(max(served))]]
+    return [center if middle is None else middle for middle, center in zip(moved, centers, strict=True)]
+
+
+def inertia(points, weights, centers):
+    """Sum of weight times squared distance to the nearest center."""
+    found = nearest(points, centers)
+    return math.fsum(float(weight) * distance for weight, (_, distance) in zip(weights, found, strict=True))
+
+
 def lloyd(points, weights, centers, rounds):
     """Centers after this many rounds, with labels and inertia there. An empty cluster takes the worst-served point."""
     centers = [[float(value) for value in center] for center in centers]
     for _ in range(rounds):
-        found = nearest(points, centers)
-        totals = [0.0] * len(centers)
-        sums = [[0.0] * len(center) for center in centers]
-        for point, weight, (label, _distance) in zip(points, weights, found, strict=True):
-            totals[label] += float(weight)
-            for axis, value in enumerate(point):
-                sums[label][axis] += float(weight) * float(value)
-        centers = [
-            [value / total for value in row] if total else center
-            for row, total, center in zip(sums, totals, centers, strict=True)
-        ]
-        served = [distance if weight else -1 for (_, distance), weight in zip(found, weights, strict=True)]
-        if 0.0 in totals and max(served) > 0:
-            centers[totals.index(0.0)] = [float(value) for value in points[served.index(max(served))]]
-    found = nearest(points, centers)
-    inertia = sum(float(weight) * distance for weight, (_, distance) in zip(weights, found, strict=True))
-    return centers, [label for label, _ in found], inertia
+        centers = move(points, weights, centers)
+    return centers, [label for label, _ in nearest(points, centers)], inertia(points, weights, centers)
+
+
+def spherical_lloyd(points, weights, centers, rounds):
+    """The same on the sphere: rows and centers of length 1, inertia the sum of weight times 1 - cosine."""
+    points, centers = [unit(point) for point in points], [unit(center) for center in centers]
+    for _ in range(rounds):
+        centers = move(points, weights, centers, directions)
+    # |u - c|² = 2 - 2 cos for vectors of length 1, and this is the way to it that does not cancel.
+    return centers, [label for label, _ in nearest(points, centers)], inertia(points, weights, centers) / 2
+
+
+def is_decided(points, weights, centers, gap, step):
+    """Whether no label of a point of weight, and no worst-served point that is needed, hangs on rounding.
+
+    Squared distances must differ by more than the share `gap` of the larger one and by more than `step` squared.
+    """
+
+    def differ(less, more):
+        return more - less > gap * more + step**2
+
+    present = [point for point, weight in zip(points, weights, strict=True) if weight]
+    served = set()
+    for point in present:
+        first, *others = sorted(sqdist(point, center) for center in centers)
+        if others and not differ(first, others[0]):
+            return False
+        served.add((first, tuple(point)))
+    labels = {label for label, _ in nearest(present, centers)}
+    less, more = sorted([0.0, *(distance for distance, _ in served)])[-2:]
+    return len(labels) == len(centers) or differ(less, more)

@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 from test_points import seeded
 
-from gpukmeans import assign, kmeans, unique_colors
+from gpukmeans import METRICS, SEEDINGS, assign, kmeans, unique_colors
 from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.points import TensorPoints
 
@@ -156,9 +159,11 @@ def test_runs_whose_first_centers_lie_in_other_ranges_are_compared_by_their_iner
 
 
 def test_a_default_device_of_the_caller_changes_nothing():
-    with torch.device("meta"):
-        result = kmeans(X, 2)
-    assert_same(result, kmeans(X, 2))
+    x = blobs(60)
+    for init in SEEDINGS:
+        with torch.device("meta"):
+            result = kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60, device="cpu"))
+        assert_same(result, kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60)))
 
 
 def test_arguments_are_left_as_they_were():
@@ -191,7 +196,7 @@ def test_first_centers_may_come_from_a_function():
 
     def first_rows(points, n_clusters, generator):
         assert isinstance(points, TensorPoints)
-        return points.x[:n_clusters]
+        return points.x[0, :n_clusters]
 
     assert_same(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
 
@@ -247,81 +252,175 @@ def test_many_equal_points_have_the_right_total_and_mean():
     assert result.centers.item() == torch.tensor(0.1).item()
 
 
-def test_assign_computes_in_the_wider_dtype():
-    x = torch.tensor([[1.0]])
-    assert assign(x, torch.tensor([[1 + 1e-12]], dtype=torch.float64)).sqdist.item() == pytest.approx(1e-24, rel=1e-3)
-    assert assign(x, torch.tensor([[2]])).sqdist.dtype == torch.float64
-    assert assign(x.half(), torch.tensor([[2]], dtype=torch.uint8)).sqdist.dtype == torch.float32
-
-
-X = torch.rand(6, 3)
-NAN = torch.tensor([[0.0, float("nan")]])
-WRONG_CALLS = [
-    ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\), .* got \(3,\)"),
-    ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
-    ((X.tolist(), 2), {}, TypeError, "x must be a tensor, got list"),
-    ((X > 0, 2), {}, TypeError, "x must be of dtype float16, .* got bool"),
-    ((X + 1j, 2), {}, TypeError, "got complex64"),
-    ((NAN, 1), {}, ValueError, "x must be finite"),
-    ((-NAN.nan_to_num(1) / 0, 1), {}, ValueError, "x must be finite"),
-    ((X, 0), {}, ValueError, "n_clusters must be at least 1, got 0"),
-    ((X, 7), {}, ValueError, "n_clusters must be at most the number of points of weight, 6, got 7"),
-    ((X, 2.0), {}, TypeError, "n_clusters must be an int, got float"),
-    ((X, True), {}, TypeError, "n_clusters must be an int, got bool"),
-    ((X, 2), {"n_init": 0}, ValueError, "n_init must be at least 1"),
-    ((X, 2), {"max_iter": 0}, ValueError, "max_iter must be at least 1"),
-    ((X, 2), {"tol": -1.0}, ValueError, "tol must be at least 0, got -1"),
-    ((X, 2), {"tol": float("nan")}, ValueError, "tol must be at least 0, got nan"),
-    ((X, 2), {"init": "kmeans"}, ValueError, "init must be one of k-means.., random, .* got 'kmeans'"),
-    ((X, 2), {"init": 3}, TypeError, "init must be a name, a tensor of centers or a function, got int"),
-    ((X, 2), {"init": X}, ValueError, r"init must have shape \(2, 3\) on cpu, got shape \(6, 3\)"),
-    ((X, 2), {"init": X[:2], "n_init": 2}, ValueError, "n_init must be 1"),
-    ((X, 2), {"init": X[:2] / 0}, ValueError, "init must be finite"),
-    ((X, 2), {"init": lambda points, k, generator: X}, ValueError, r"init must return a tensor of shape \(2, 3\)"),
-    ((X, 2), {"init": lambda points, k, generator: None}, ValueError, "init must return .* got NoneType"),
-    (
-        (X, 2),
-        {"weights": torch.ones(5)},
-        ValueError,
-        r"weights must have shape \(6,\) on cpu, like x, got shape \(5,\)",
-    ),
-    ((X, 2), {"weights": [1.0] * 6}, TypeError, "weights must be a tensor, got list"),
-    ((X, 2), {"weights": X[:, 0] > 0}, TypeError, "weights must be of dtype .* got bool"),
-    ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
-    ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
-    ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
-    ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points of weight, 1, got 2"),
-    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, torch"),
-    ((X * 1e30, 2), {}, ValueError, "scale them down"),
-    ((X * 1e-30, 2), {}, ValueError, "scale them up"),
-    ((X, 2), {"tol": "x"}, TypeError, "tol must be a number, got str"),
-    ((X, 2), {"generator": 0}, TypeError, "generator must be a torch.Generator, got int"),
-    ((X, 2), {"engine": TorchEngine}, TypeError, "a name or an engine, got type"),
-    ((X, 2), {"init": X[:2] * 1e30}, ValueError, "x and centers go from .* scale them down"),
-]
-
-
-@pytest.mark.parametrize(("args", "options", "error", "message"), WRONG_CALLS)
-def test_a_wrong_call_says_what_was_wanted_and_what_came(args, options, error, message, unchecked):
-    with pytest.raises(error, match=message):
-        kmeans(*args, **options)
-
-
-@pytest.mark.parametrize(
-    ("x", "centers", "message"),
-    [
-        (X, X[:, :2], r"centers must be points of 3 coordinates on cpu, like x, got shape \(6, 2\)"),
-        (X, X[:0], r"centers must have shape"),
-        (X, NAN.expand(2, 2), "centers must be finite"),
-        (X, X * 1e30, "x and centers go from .* scale them down"),
-    ],
+BATCH = torch.stack(
+    [blobs(60, seed=seed) * scale + offset for seed, scale, offset in [(1, 1, 0), (2, 1e3, 9), (3, 1, 1e4)]]
 )
-def test_centers_that_do_not_fit_the_points_are_refused(x, centers, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        assign(x, centers)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_generator_on_another_device_is_refused():
-    with pytest.raises(ValueError, match="generator must be on the CPU"):
-        kmeans(X, 2, generator=torch.Generator(device="cuda"))
+def problem(result, index):
+    return dataclasses.replace(result, **{name: getattr(result, name)[index] for name in FIELDS})
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("init", SEEDINGS)
+@pytest.mark.parametrize("n_init", [1, 3])
+def test_each_problem_of_a_batch_gets_what_it_gets_alone(init, n_init, metric):
+    weights = torch.rand(3, 60, generator=seeded())
+    together = kmeans(BATCH, 11, weights=weights, init=init, n_init=n_init, metric=metric)
+    for index in range(3):
+        alone = kmeans(BATCH[index], 11, weights=weights[index], init=init, n_init=n_init, metric=metric)
+        assert_same(problem(together, index), alone)
+
+
+def test_each_problem_of_a_batch_stops_by_itself():
+    n_iter = kmeans(BATCH, 11, init="random", tol=0.0).n_iter.tolist()
+    assert len(set(n_iter)) > 1
+    assert n_iter == [kmeans(x, 11, init="random", tol=0.0).n_iter.item() for x in BATCH]
+
+
+def test_a_batch_may_have_several_dimensions_or_one_problem():
+    x = torch.rand(2, 3, 40, 2, generator=seeded())
+    result = kmeans(x, 4)
+    shapes = [tuple(getattr(result, name).shape) for name in FIELDS]
+    assert shapes == [(2, 3, 4, 2), (2, 3, 40), (2, 3, 4), (2, 3), (2, 3), (2, 3)]
+    assert_same(problem(problem(result, 1), 2), kmeans(x[1, 2], 4))
+    assert_same(problem(kmeans(x[0, :1], 4), 0), kmeans(x[0, 0], 4))
+
+
+def test_problems_of_unequal_size_are_filled_up_with_rows_of_weight_zero():
+    x, weights = BATCH.clone(), torch.ones(3, 60)
+    x[0, 40:], weights[0, 40:] = 0, 0
+    x[2, 10:], weights[2, 10:] = -1e6, 0
+    together = kmeans(x, 5, weights=weights)
+    for index, n in enumerate([40, 60, 10]):
+        alone = kmeans(x[index, :n], 5)
+        for name in ("centers", "totals", "inertia", "n_iter", "converged"):
+            assert torch.equal(getattr(together, name)[index], getattr(alone, name)), name
+        assert torch.equal(together.labels[index, :n], alone.labels)
+
+
+@pytest.mark.parametrize("tile", [1, 50, 1000])
+def test_no_bit_of_a_batch_depends_on_the_size_of_blocks(tile):
+    options = {"weights": torch.rand(3, 60, generator=seeded()), "n_init": 2}
+    assert_same(kmeans(BATCH, 5, engine=TorchEngine(tile), **options), kmeans(BATCH, 5, **options))
+
+
+def test_first_centers_are_for_each_problem_or_for_all():
+    shared, own = BATCH[0, :5], BATCH[:, :5]
+    assert_same(problem(kmeans(BATCH, 5, init=shared), 2), kmeans(BATCH[2], 5, init=shared))
+    assert_same(problem(kmeans(BATCH, 5, init=own), 2), kmeans(BATCH[2], 5, init=own[2]))
+
+
+def test_a_problem_of_fewer_distinct_points_is_named_in_the_warning():
+    x = BATCH.clone()
+    x[1] = x[1, :1]
+    with pytest.warns(UserWarning, match="problem 1 of x has only 1 distinct points, so 3 of 4 clusters stay empty"):
+        result = kmeans(x, 4)
+    assert not result.centers.isnan().any()
+    assert_same(problem(result, 0), kmeans(x[0], 4))
+
+
+def test_a_seeding_may_be_given_as_the_thing_itself():
+    for init, seeding in SEEDINGS.items():
+        assert_same(kmeans(BATCH, 5, init=init), kmeans(BATCH, 5, init=seeding))
+    few = functools.partial(SEEDINGS["k-means||"], oversampling=0.5, rounds=2)
+    assert kmeans(BATCH, 5, init=few).converged.all()
+
+
+def test_a_metric_may_be_given_as_the_thing_itself():
+    assert_same(kmeans(BATCH, 5, metric=METRICS["cosine"]), kmeans(BATCH, 5, metric="cosine"))
+
+
+def test_the_callback_sees_every_round():
+    seen = []
+    result = kmeans(blobs(), 7, callback=lambda *state: seen.append(state))
+    assert [n_iter for n_iter, _, _ in seen] == list(range(1, result.n_iter + 1))
+    inertia = [value.item() for _, value, _ in seen]
+    assert inertia == sorted(inertia, reverse=True)
+    assert inertia[-1] == result.inertia
+    for n_iter, value, shift in seen:
+        before, after = (kmeans(blobs(), 7, max_iter=n, tol=0.0) for n in (max(1, n_iter - 1), n_iter))
+        assert value == after.inertia
+        if n_iter > 1:
+            moved = (after.centers - before.centers).double().square().sum(dim=1).max().sqrt()
+            assert shift.item() == pytest.approx(moved.item(), rel=1e-12)
+
+
+def test_the_callback_of_several_runs_of_a_batch_sees_the_best_of_each_problem():
+    seen = []
+    result = kmeans(BATCH, 5, n_init=4, callback=lambda *state: seen.append(state))
+    assert len(seen) >= result.n_iter.max()
+    assert torch.equal(seen[-1][1], result.inertia)
+    assert seen[-1][2].shape == (3,)
+
+
+def test_the_callback_ends_the_clustering_by_returning_true():
+    result = kmeans(blobs(), 7, init="random", callback=lambda n_iter, inertia, shift: n_iter == 2)
+    assert (result.n_iter.item(), result.converged.item()) == (2, False)
+    stopped = kmeans(blobs(), 7, init="random", max_iter=2)
+    assert_same(result, stopped)
+
+
+def test_an_error_of_the_callback_is_the_callers():
+    def fail(*state):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        kmeans(blobs(), 3, callback=fail)
+
+
+def test_spherical_clusters_are_of_directions_and_their_inertia_is_of_cosines():
+    angles = torch.tensor([0.0, 0.1, 0.2, 2.0, 2.1, 2.2])
+    lengths = torch.tensor([[1.0], [100.0], [0.01], [7.0], [1e-3], [1e6]])
+    x = torch.stack([angles.cos(), angles.sin()], dim=1) * lengths
+    result = kmeans(x, 2, metric="cosine")
+    found = torch.atan2(result.centers[:, 1], result.centers[:, 0]).sort().values
+    torch.testing.assert_close(found, torch.tensor([0.1, 2.1]))
+    torch.testing.assert_close(result.centers.norm(dim=1), torch.ones(2))
+    assert result.inertia.item() == pytest.approx(4 * (1 - np.cos(0.1)), rel=1e-5)
+    assert set(result.totals.tolist()) == {3}
+
+
+def test_spherical_rounds_are_those_written_out():
+    x = torch.randn(200, 4, generator=seeded(), dtype=torch.float64)
+    weights = torch.rand(200, generator=seeded(), dtype=torch.float64)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    centers = unit[:6]
+    result = kmeans(x, 6, weights=weights, init=x[:6], metric="cosine", max_iter=5, tol=0.0)
+    for _ in range(5):
+        labels = (unit @ centers.T).argmax(dim=1)
+        sums = torch.zeros(6, 4, dtype=torch.float64).index_add_(0, labels, unit * weights[:, None])
+        centers = torch.nn.functional.normalize(sums, dim=1)
+    torch.testing.assert_close(result.centers, centers)
+    cosines = (unit @ centers.T).max(dim=1).values
+    torch.testing.assert_close(result.inertia, (weights * (1 - cosines)).sum())
+
+
+def test_points_that_cancel_leave_a_spherical_center_where_it_was():
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    result = kmeans(x, 1, init=torch.tensor([[0.0, 3.0]]), metric="cosine")
+    assert result.centers.tolist() == [[0, 1]]
+    assert result.inertia == 2
+
+
+def test_a_zero_row_of_weight_zero_is_no_error_for_the_cosine_metric():
+    x = blobs(60)
+    filled = torch.cat([x, torch.zeros(5, 3)])
+    weights = torch.cat([torch.ones(60), torch.zeros(5)])
+    assert torch.equal(
+        kmeans(filled, 4, weights=weights, metric="cosine").centers, kmeans(x, 4, metric="cosine").centers
+    )
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad()])
+def test_a_mode_of_torch_changes_nothing(mode):
+    with mode:
+        result = kmeans(blobs(), 5)
+    assert_same(result, kmeans(blobs(), 5))
+
+
+def test_points_and_weights_that_require_gradients_are_points_like_others():
+    x, weights = blobs().requires_grad_(), torch.ones(300, requires_grad=True)
+    result = kmeans(x, 5, weights=weights, init=x[:5])
+    assert not result.centers.requires_grad
+    assert_same(result, kmeans(x.detach(), 5, weights=weights.detach(), init=x[:5].detach()))

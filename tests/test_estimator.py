@@ -1,11 +1,13 @@
 import copy
+import io
 
 import pytest
+import sklearn.base
 import torch
 from test_clustering import blobs
 from test_points import seeded
 
-from gpukmeans import KMeans, kmeans
+from gpukmeans import METRICS, KMeans, assign, kmeans
 
 
 def test_a_fit_has_the_results_of_kmeans_under_the_names_of_scikit_learn():
@@ -48,6 +50,87 @@ def test_saved_centers_load_into_a_module_that_was_never_fitted():
     nested = torch.nn.Sequential(KMeans(5))
     nested.load_state_dict(torch.nn.Sequential(fitted).state_dict())
     assert torch.equal(nested(blobs()), fitted.labels_)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_score_is_minus_the_inertia(metric):
+    x, weights = blobs(), torch.rand(300, generator=seeded())
+    model = KMeans(4, metric=metric).fit(x, weights)
+    assert model.score(x, weights) == pytest.approx(-model.inertia_, rel=1e-12)
+    assert model.score(x) == pytest.approx(-assign(x, model.centers, metric=metric).sqdist.double().sum().item())
+    assert isinstance(model.score(x), float)
+
+
+def test_a_transform_for_the_cosine_metric_gives_one_minus_the_cosine():
+    model = KMeans(4, metric="cosine").fit(blobs())
+    cosines = torch.nn.functional.cosine_similarity(blobs()[:, None], model.centers, dim=2)
+    torch.testing.assert_close(model.transform(blobs()), 1 - cosines, rtol=1e-4, atol=1e-6)
+
+
+def test_a_transform_has_gradients():
+    model = KMeans(4).fit(blobs())
+    x = blobs().requires_grad_()
+    assert torch.autograd.grad(model.transform(x).sum(), x)[0].abs().sum() > 0
+
+
+def test_a_batch_is_fitted_problem_by_problem():
+    x = torch.stack([blobs(seed=1), blobs(seed=2)])
+    model = KMeans(4).fit(x)
+    alone = KMeans(4).fit(x[1])
+    assert torch.equal(model.predict(x)[1], alone.labels_)
+    assert torch.equal(model.transform(x)[1], alone.transform(x[1]))
+    assert (model.inertia_[1].item(), model.n_iter_[1].item()) == (alone.inertia_, alone.n_iter_)
+    assert model.score(x)[1].item() == alone.score(x[1])
+
+
+def test_points_of_a_batch_are_labelled_by_shared_centers():
+    model = KMeans(4).fit(blobs())
+    assert torch.equal(model(blobs().reshape(10, 30, 3)), model.labels_.reshape(10, 30))
+
+
+def test_options_are_read_and_set_by_name():
+    model = KMeans(3, n_init=2)
+    assert model.get_params()["n_init"] == 2
+    assert KMeans(**model.get_params()).get_params() == model.get_params()
+    assert model.set_params(n_init=5, tol=0.0) is model
+    assert (model.n_init, model.tol) == (5, 0)
+    with pytest.raises(ValueError, match=r"options are n_clusters, init, .* got n_inits"):
+        model.set_params(n_inits=3)
+
+
+def test_a_clone_of_scikit_learn_has_the_options_and_no_centers():
+    model = KMeans(3, init=blobs()[:3], generator=seeded(4)).fit(blobs())
+    cloned = sklearn.base.clone(model)
+    assert cloned.get_params() == model.get_params()
+    assert cloned.centers is None
+
+
+def test_a_fitted_module_is_copied_and_saved_whole():
+    model = KMeans(5, generator=seeded(2)).fit(blobs())
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+        assert torch.equal(other(blobs()), model.labels_)
+        assert torch.equal(other.labels_, model.labels_)
+
+
+def test_centers_that_are_loaded_leave_no_result_of_others_behind():
+    model, other = KMeans(5).fit(blobs()), KMeans(5).fit(blobs(seed=1))
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.predict(blobs()), other.predict(blobs()))
+    with pytest.raises(RuntimeError, match=r"call fit\(x\) first"):
+        _ = model.inertia_
+
+
+def test_saved_centers_of_another_number_are_refused():
+    with pytest.raises(RuntimeError, match="centers must be 4, as n_clusters is, got 5"):
+        KMeans(4).load_state_dict(KMeans(5).fit(blobs()).state_dict())
+
+
+def test_an_unfitted_module_in_a_model_is_saved_and_loaded_without_centers():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4))
+    torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4)).load_state_dict(model.state_dict())
 
 
 def test_centers_move_and_are_saved_with_the_module():

@@ -6,6 +6,7 @@ import gpukmeans
 
 PUBLIC = {
     "ENGINES",
+    "METRICS",
     "SEEDINGS",
     "ColorHistogram",
     "IndexedImage",
@@ -23,7 +24,7 @@ def test_the_public_names_are_these_and_no_others():
     assert set(dir(gpukmeans)) >= PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - {"ENGINES", "SEEDINGS"}))
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"ENGINES", "METRICS", "SEEDINGS"}))
 def test_every_public_name_says_what_it_is(name):
     thing = getattr(gpukmeans, name)
     assert len(inspect.getdoc(thing) or "") > 20
@@ -56,6 +57,7 @@ def test_the_estimator_takes_the_options_of_kmeans():
 
 
 def test_a_choice_is_a_dict_of_names_and_the_things_themselves():
-    assert list(gpukmeans.SEEDINGS) == ["k-means++", "random"]
+    assert list(gpukmeans.SEEDINGS) == ["k-means++", "k-means||", "random"]
     assert all(callable(seeding) for seeding in gpukmeans.SEEDINGS.values())
+    assert list(gpukmeans.METRICS) == ["euclidean", "cosine"]
     assert list(gpukmeans.ENGINES) == ["torch"]

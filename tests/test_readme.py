@@ -30,7 +30,8 @@ def test_every_block_of_code_is_of_a_kind_that_is_tested():
     assert set(re.findall(r"^```(\w+)$", README, flags=re.MULTILINE)) == {"console", "pycon", "sh"}
 
 
-def test_python_prints_what_the_readme_shows():
+def test_python_prints_what_the_readme_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it saves a codebook
     session = "\n".join(blocks("pycon"))
     test = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
     result = doctest.DocTestRunner(verbose=False).run(test)

@@ -1,12 +1,24 @@
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_points import points_of, seeded
 
-from gpukmeans.seeding import SEEDINGS, kmeans_plus_plus, random
+from gpukmeans.histogram import unique_colors
+from gpukmeans.points import TensorPoints
+from gpukmeans.seeding import SEEDINGS, extended, kmeans_parallel, kmeans_plus_plus, random
+
+
+def chosen(seeding, points, k, seed=0):
+    """The centers (K, D) of one run, by a seeding or the one of that name."""
+    return SEEDINGS.get(seeding, seeding)(points, k, seeded(seed))[0]
+
+
+def inertia_after(seeding, points, k, seed):
+    return points.assign(chosen(seeding, points, k, seed)[None]).sqdist.sum().item()
 
 
 @pytest.mark.parametrize("name", SEEDINGS)
@@ -15,53 +27,93 @@ class TestEverySeeding:
     def test_centers_are_points_and_differ(self, name, k, seed):
         x = torch.randint(0, 4, (60, 2), generator=seeded(seed)).float()
         rows = {tuple(row) for row in x.tolist()}
-        centers = SEEDINGS[name](points_of(x), min(k, len(rows)), seeded(seed))
-        chosen = [tuple(row) for row in centers.tolist()]
-        assert set(chosen) <= rows
-        assert len(set(chosen)) == len(chosen) == min(k, len(rows))
+        found = [tuple(row) for row in chosen(name, points_of(x), min(k, len(rows)), seed).tolist()]
+        assert set(found) <= rows
+        assert len(set(found)) == len(found) == min(k, len(rows))
 
     def test_as_many_centers_as_points_are_all_of_them(self, name):
         x = torch.arange(30.0).reshape(10, 3)
-        assert sorted(SEEDINGS[name](points_of(x), 10, seeded()).tolist()) == x.tolist()
+        assert sorted(chosen(name, points_of(x), 10).tolist()) == x.tolist()
 
     def test_fewer_distinct_points_are_all_chosen_and_then_repeated(self, name):
         x = torch.tensor([[1.0], [2.0], [2.0], [1.0], [3.0]])
-        centers = SEEDINGS[name](points_of(x), 5, seeded()).squeeze(1).tolist()
+        centers = chosen(name, points_of(x), 5).squeeze(1).tolist()
         assert len(centers) == 5
         assert set(centers[:3]) == {1, 2, 3} == set(centers)
 
     def test_the_same_generator_gives_the_same_centers_and_another_one_others(self, name, china):
         points = points_of(china.reshape(-1, 3)[::100])
-        first, again, other = (SEEDINGS[name](points, 8, seeded(seed)) for seed in (1, 1, 2))
+        first, again, other = (chosen(name, points, 8, seed) for seed in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
     def test_a_weight_of_two_is_a_point_twice(self, name):
         x = torch.randn(20, 3, generator=seeded())
         weights = torch.randint(1, 4, (20,), generator=seeded())
-        once = SEEDINGS[name](points_of(x, weights), 6, seeded(5))
-        repeated = SEEDINGS[name](points_of(x.repeat_interleave(weights, dim=0)), 6, seeded(5))
+        once = chosen(name, points_of(x, weights), 6, 5)
+        repeated = chosen(name, points_of(x.repeat_interleave(weights, dim=0)), 6, 5)
         assert torch.equal(once, repeated)
 
     def test_the_global_random_state_is_neither_read_nor_written(self, name):
         points = points_of(torch.randn(50, 2, generator=seeded()))
         torch.manual_seed(1)
         before = torch.get_rng_state()
-        first = SEEDINGS[name](points, 5, seeded())
+        first = chosen(name, points, 5)
         assert torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(2)
-        assert torch.equal(SEEDINGS[name](points, 5, seeded()), first)
+        assert torch.equal(chosen(name, points, 5), first)
 
     def test_nearly_all_weight_on_one_point_does_not_hide_the_others(self, name):
         x = torch.tensor([[0.0], [1.0], [2.0]])
-        centers = SEEDINGS[name](points_of(x, torch.tensor([2**50, 1, 1])), 3, seeded())
+        centers = chosen(name, points_of(x, torch.tensor([2**50, 1, 1])), 3)
         assert sorted(centers.squeeze(1).tolist()) == [0, 1, 2]
+
+    def test_as_many_centers_as_points_of_extreme_weights_are_all_of_them(self, name):
+        x = torch.randn(20, 2, generator=seeded())
+        weights = 2.0 ** torch.linspace(0, -45, 20)[torch.randperm(20, generator=seeded())]
+        assert sorted(chosen(name, points_of(x, weights), 20).tolist()) == sorted(x.tolist())
+
+    @given(
+        whose=st.just([0, 0, 1]) | st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        k=st.integers(1, 12),
+        levels=st.sampled_from([2, 4, 100]),
+        weighted=st.booleans(),
+        seed=st.integers(0, 2**31),
+    )
+    @settings(max_examples=25)
+    def test_each_run_of_a_batch_gets_what_it_gets_alone(self, name, whose, k, levels, weighted, seed):
+        # Few levels, so that in some problems fewer than K points differ.
+        x = torch.randint(levels, (3, 15, 2), generator=seeded(seed)).float()
+        x[2] = x[2, :2].repeat_interleave(8, dim=0)[:15]
+        weights = torch.rand(3, 15, generator=seeded(seed)) if weighted else None
+        if weighted:
+            weights[:, 1:].mul_(torch.randint(2, (3, 14), generator=seeded(seed)))  # many of weight 0
+        centers = SEEDINGS[name](points_of(x, weights).select(torch.tensor(whose)), k, seeded(seed))
+        for run, problem in enumerate(whose):
+            own = points_of(x[problem], None if weights is None else weights[problem])
+            assert torch.equal(centers[run], chosen(name, own, k, seed))
+
+    @given(st.integers(1, 8), st.sampled_from([1.0, 1e10]), st.integers(0, 2**31))
+    @settings(max_examples=25)
+    def test_rows_of_weight_0_are_never_chosen_and_change_no_bit(self, name, k, out, seed):
+        x = torch.randint(-3, 4, (20, 2), generator=seeded(seed)).float()
+        weights = torch.rand(20, generator=seeded(seed + 1)) + 0.1
+        weights[5:15] *= torch.randint(2, (10,), generator=seeded(seed + 2))
+        present = weights > 0
+        x[~present] *= out
+        padded = chosen(name, points_of(x, weights), k, seed)
+        assert torch.equal(padded, chosen(name, points_of(x[present], weights[present]), k, seed))
+
+    def test_runs_over_the_same_points_get_the_same_centers(self, name):
+        x = torch.randn(20, 3, generator=seeded())
+        centers = SEEDINGS[name](points_of(x).select(torch.tensor([0, 0])), 6, seeded())
+        assert torch.equal(centers[0], centers[1])
 
 
 def test_random_pairs_come_with_the_odds_of_drawing_one_after_the_other():
     points = points_of(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([2, 1, 1]))
-    n = 3000
-    pairs = Counter(tuple(random(points, 2, seeded(seed)).squeeze(1).tolist()) for seed in range(n))
+    n = 2000
+    pairs = Counter(tuple(chosen(random, points, 2, seed).squeeze(1).tolist()) for seed in range(n))
     expected = {(0, 1): 1 / 4, (0, 2): 1 / 4, (1, 0): 1 / 6, (1, 2): 1 / 12, (2, 0): 1 / 6, (2, 1): 1 / 12}
     assert set(pairs) == set(expected)
     # Chi-squared with 5 degrees of freedom is below 20.5 in 999 of 1000 cases.
@@ -72,8 +124,8 @@ def test_the_second_center_is_drawn_by_squared_distance(monkeypatch):
     # One candidate at a time, so that the odds can be written down: 1 : 16 from 0, by distance it would be 1 : 4.
     monkeypatch.setattr("gpukmeans.seeding._n_candidates", lambda n_clusters: 1)
     points = points_of(torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([2**40, 1, 1]))
-    n = 3000
-    second = Counter(kmeans_plus_plus(points, 2, seeded(seed))[1].item() for seed in range(n))
+    n = 1200
+    second = Counter(chosen(kmeans_plus_plus, points, 2, seed)[1].item() for seed in range(n))
     assert set(second) == {1, 4}
     assert abs(second[1] - n / 17) < 4 * (n * 16 / 17**2) ** 0.5
 
@@ -82,15 +134,158 @@ def test_of_the_candidates_the_one_of_lowest_inertia_is_taken():
     # From 0, the lone point at 10 is the likeliest to be drawn, but the crowd at 8 leaves less inertia.
     x = torch.cat([torch.zeros(1, 1), torch.full((1, 1), 10.0), torch.full((5, 1), 8.0)])
     points = points_of(x, torch.tensor([2**40, 4, 1, 1, 1, 1, 1]))
-    greedy = Counter(kmeans_plus_plus(points, 2, seeded(seed))[1].item() for seed in range(300))
+    greedy = Counter(chosen(kmeans_plus_plus, points, 2, seed)[1].item() for seed in range(300))
     # Inertia 4·(10-8)² = 16 with a center at 8, 5·4 = 20 with one at 10; odds of 320 : 400 by one draw, two are made.
     assert greedy[8.0] > 170  # 207 are expected, 133 of one draw
 
 
 def test_a_greedy_start_is_better_than_a_random_one(china):
     points = points_of(china.reshape(-1, 3)[::10])
-    inertia = {
-        name: sum(points.sqdist(SEEDINGS[name](points, 20, seeded(seed))).sum().item() for seed in range(5))
-        for name in SEEDINGS
-    }
+    inertia = {name: sum(inertia_after(name, points, 20, seed) for seed in range(5)) for name in SEEDINGS}
     assert inertia["k-means++"] < 0.9 * inertia["random"]
+    assert inertia["k-means||"] < 0.9 * inertia["random"]
+
+
+def test_centers_are_extended_by_points_drawn_by_squared_distance_to_all_of_them():
+    x = torch.tensor([[0.0], [1.0], [4.0], [9.0]])
+    given_ones = torch.tensor([[[0.0], [9.0]], [[1.0], [4.0]]])
+    points = points_of(x).select(torch.tensor([0, 0]))
+    for seed in range(20):
+        centers = extended(points, given_ones, 4, seeded(seed))
+        assert torch.equal(centers[:, :2], given_ones)
+        assert centers.sort(dim=1).values.tolist() == [x.tolist()] * 2
+    assert torch.equal(extended(points, given_ones, 2, seeded()), given_ones)
+
+
+def one_draw_a_round(points, k, generator):
+    return kmeans_parallel(points, k, generator, oversampling=1 / k, rounds=1)
+
+
+def test_kmeans_parallel_draws_by_weight_times_squared_distance():
+    # A point at 0 and one more, of odds 4·1 : 1·16; by distance they would be 4·1 : 1·4.
+    points = points_of(torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([2**40, 4, 1]))
+    n = 500
+    other = Counter(chosen(one_draw_a_round, points, 2, seed).amax().item() for seed in range(n))
+    assert set(other) == {1, 4}
+    assert abs(other[1] - n / 5) < 4 * (n * 4 / 25) ** 0.5
+
+
+def test_kmeans_parallel_clusters_what_it_drew_by_the_weight_nearest_to_it():
+    # All points are drawn, so that the first center is drawn by weight: 3 of 4 times one of weight 3 of 4.
+    points = points_of(torch.tensor([[0.0], [1.0]]), torch.tensor([3, 1]))
+    n = 200
+    first = Counter(chosen(kmeans_parallel, points, 2, seed)[0].item() for seed in range(n))
+    assert abs(first[0.0] - n * 3 / 4) < 4 * (n * 3 / 16) ** 0.5
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was asked of points of at least 2000 rows: the name of each question and the shape of its answer."""
+    made = []
+
+    def counting(name):
+        plain = getattr(TensorPoints, name)
+
+        def asked(self, *args):
+            answer = plain(self, *args)
+            if self.x.shape[1] >= 2000:
+                made.append((name, tuple(answer.shape) if isinstance(answer, torch.Tensor) else None))
+            return answer
+
+        monkeypatch.setattr(TensorPoints, name, asked)
+
+    for name in ("assign", "nearer", "draw", "draw_new", "draw_far", "potentials", "totals"):
+        counting(name)
+    return made
+
+
+def test_kmeans_parallel_makes_few_passes_over_the_points_however_large_k_is(calls):
+    points = points_of(torch.randn(2000, 3, generator=seeded()))
+    kmeans_parallel(points, 200, seeded())
+    assert Counter(name for name, _ in calls) == {"draw": 1, "assign": 1, "draw_far": 5, "nearer": 5, "totals": 1}
+    calls.clear()
+    kmeans_plus_plus(points, 200, seeded())
+    assert Counter(name for name, _ in calls)["nearer"] == 199
+
+
+@pytest.mark.parametrize(
+    ("oversampling", "rounds", "n_drawn"), [(1.0, 1, 60), (2.0, 3, 120), (0.5, 8, 30), (0.501, 4, 31)]
+)
+def test_each_round_of_kmeans_parallel_draws_oversampling_times_k_points(oversampling, rounds, n_drawn, calls):
+    # More rows than are drawn, all different: after the rounds K are found.
+    points = points_of(torch.randn(5000, 3, generator=seeded()))
+    kmeans_parallel(points, 60, seeded(), oversampling=oversampling, rounds=rounds)
+    drawn = [shape for name, shape in calls if name == "draw_far"]
+    assert drawn[:rounds] == [(1, n_drawn, 3)] * rounds
+    assert len(drawn) <= rounds + 1  # one more if points came twice
+
+
+def test_more_draws_of_kmeans_parallel_are_better_than_few(china):
+    points = points_of(china.reshape(-1, 3)[::50])
+
+    def mean_inertia(oversampling, rounds):
+        few_or_many = partial(kmeans_parallel, oversampling=oversampling, rounds=rounds)
+        return sum(inertia_after(few_or_many, points, 20, seed) for seed in range(6)) / 6
+
+    few = mean_inertia(1.0, 1)
+    assert mean_inertia(4.0, 1) < 0.95 * few
+    assert mean_inertia(1.0, 4) < 0.95 * few
+
+
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_kmeans_parallel_is_as_good_a_start_as_kmeans_plus_plus(name, request):
+    colors = unique_colors(request.getfixturevalue(name)[::4, ::4])
+    points = points_of(colors.colors.float(), colors.counts)
+    means = {
+        seeding: sum(weighted_inertia(seeding, points, 32, seed) for seed in range(6)) / 6
+        for seeding in ("k-means++", "k-means||")
+    }
+    assert means["k-means||"] < 1.04 * means["k-means++"]
+
+
+def weighted_inertia(seeding, points, k, seed):
+    centers = chosen(seeding, points, k, seed)[None]
+    return points.measure(centers, points.farthest(centers)).weighted_sqdist().item()
+
+
+@pytest.mark.parametrize("oversampling", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_wrong_oversampling_is_refused(oversampling):
+    with pytest.raises(ValueError, match="oversampling must be a number above 0"):
+        kmeans_parallel(points_of(torch.rand(9, 2)), 3, seeded(), oversampling=oversampling)
+
+
+@pytest.mark.parametrize("rounds", [0, -1, 1.5])
+def test_a_wrong_number_of_rounds_is_refused(rounds, unchecked):
+    with pytest.raises(ValueError, match="rounds an int of at least 1"):
+        kmeans_parallel(points_of(torch.rand(9, 2)), 3, seeded(), rounds=rounds)
+
+
+@pytest.mark.parametrize("oversampling", [0.01, 0.3, 1.0, 7.0])
+def test_kmeans_parallel_goes_on_until_it_has_found_k_points_that_differ(oversampling):
+    x = torch.arange(12.0)[:, None].repeat(3, 1)
+    seeding = partial(kmeans_parallel, oversampling=oversampling, rounds=1)
+    for seed in range(5):
+        assert sorted(chosen(seeding, points_of(x), 12, seed).squeeze(1).tolist()) == [*range(12)]
+
+
+def test_a_run_that_needs_more_rounds_changes_no_bit_of_one_that_does_not():
+    # Two draws in each of two rounds: they find four points sooner where one point does not have nearly all weight.
+    x = torch.arange(8.0)[:, None].repeat(2, 1, 1)
+    weights = torch.ones(2, 8)
+    weights[1, 1:] = 1e-6
+    few = partial(kmeans_parallel, oversampling=0.5, rounds=2)
+    for seed in range(20):
+        centers = few(points_of(x, weights), 4, seeded(seed))
+        for run in range(2):
+            assert torch.equal(centers[run], chosen(few, points_of(x[run], weights[run]), 4, seed))
+
+
+@pytest.mark.parametrize("name", SEEDINGS)
+def test_runs_of_which_one_cannot_tell_its_points_apart_get_what_they_get_alone(name):
+    # In the first problem squared distances vanish, though its coordinates differ.
+    for seed in range(12):
+        x = torch.randn(2, 6, 1, generator=seeded(seed))
+        x[0] *= 1e-30
+        centers = SEEDINGS[name](points_of(x), 4, seeded(seed))
+        for run in range(2):
+            assert torch.equal(centers[run], chosen(name, points_of(x[run]), 4, seed))

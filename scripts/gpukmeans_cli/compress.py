@@ -59,7 +59,8 @@ def compress(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_CLUSTERING)] = "auto",
     init: Annotated[
-        Literal["k-means++", "random"], typer.Option(help="How first centers are chosen.", rich_help_panel=_CLUSTERING)
+        Literal["k-means++", "k-means||", "random"],
+        typer.Option(help="How first centers are chosen.", rich_help_panel=_CLUSTERING),
     ] = "k-means++",
     n_init: Annotated[
         int, typer.Option(min=1, help="Runs, of which the best is kept.", rich_help_panel=_CLUSTERING)

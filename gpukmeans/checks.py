@@ -1,0 +1,197 @@
+"""The public door: what is wrong with an argument, said once, with what was wanted and what came."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gpukmeans.metrics import METRICS, Metric
+from gpukmeans.seeding import SEEDINGS, Seeding
+
+# Integers of more bits than float32 holds exactly are computed in float64, like float64 itself.
+_COMPUTED_IN = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.uint8: torch.float32,
+    torch.int8: torch.float32,
+    torch.int16: torch.float32,
+    torch.int32: torch.float64,
+    torch.int64: torch.float64,
+}
+
+
+def computed_in(*tensors: Tensor) -> torch.dtype:
+    """The dtype that these are computed in together."""
+    return functools.reduce(torch.promote_types, [_COMPUTED_IN[tensor.dtype] for tensor in tensors])
+
+
+def check_options(
+    *,
+    init: str | Tensor | Seeding,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    metric: str | Metric = "euclidean",
+    refine: int = 0,
+    callback: Callable[..., object] | None = None,
+    generator: torch.Generator | None,
+) -> None:
+    """TypeError or ValueError for options of `kmeans` that are wrong whatever the points."""
+    check_count("n_init", n_init)
+    check_count("max_iter", max_iter)
+    if not isinstance(tol, (int, float)):
+        raise TypeError(f"tol must be a number, got {type(tol).__name__}")
+    if not tol >= 0:
+        raise ValueError(f"tol must be at least 0, got {tol}")
+    if isinstance(init, str) and init not in SEEDINGS:
+        names = ", ".join(SEEDINGS)
+        raise ValueError(f"init must be one of {names}, a tensor of centers or a function, got {init!r}")
+    if not isinstance(init, str) and not isinstance(init, Tensor) and not callable(init):
+        raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(init).__name__}")
+    if isinstance(init, Tensor) and n_init != 1:
+        raise ValueError(
+            f"n_init must be 1 when init gives the first centers, as all runs would be equal, got {n_init}"
+        )
+    check_metric(metric)
+    check_count("refine", refine, least=0)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, got {type(callback).__name__}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(f"generator must be on the CPU, so that every device sees equal draws, got {generator.device}")
+
+
+def check_metric(metric: str | Metric) -> Metric:
+    """The metric of that name, or the metric itself."""
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)} or a metric, got {metric!r}")
+        return METRICS[metric]
+    if not isinstance(metric, Metric):
+        raise TypeError(f"metric must be a name or a metric, got {type(metric).__name__}")
+    return metric
+
+
+def check_points(x: Tensor, name: str = "x") -> None:
+    """Whether this is a tensor of points at all: its dtype and its shape, not its values."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    _check_dtype(x, name)
+    if x.ndim < 2 or x.numel() == 0:
+        wanted = "(N, D) or (..., N, D), with all of them at least 1"
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
+
+
+def check_values(x: Tensor, centers: Tensor | None = None, name: str = "centers") -> None:
+    """ValueError for values that are not finite, and for squared distances that would overflow, or vanish."""
+    bounds = _finite_bounds(x, "x")
+    what = "x"
+    if centers is not None:
+        more = _finite_bounds(centers, name)
+        bounds, what = (min(bounds[0], more[0]), max(bounds[1], more[1])), f"x and {name}"
+    low, high = bounds
+    info = torch.finfo(computed_in(x) if centers is None else computed_in(x, centers))
+    spread = high - low
+    values = f"the values of {what} go from {low:.3g} to {high:.3g}"
+    if not x.shape[-1] * spread * spread < info.max:
+        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {values}: scale them down")
+    if spread > 0 and spread * spread < info.tiny:
+        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {values}: scale them up")
+
+
+def check_centers(x: Tensor, centers: Tensor) -> None:
+    """Whether these are centers for these points: on their device, of their width, for each batch or for all."""
+    check_points(centers, "centers")
+    same_batch = centers.ndim == 2 or centers.shape[:-2] == x.shape[:-2]
+    if not same_batch or centers.shape[-1] != x.shape[-1] or centers.device != x.device:
+        width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
+        wanted = f"(K, {width})" + (f" or ({batch}K, {width})" if batch else "")
+        raise ValueError(
+            f"centers must have shape {wanted} on {x.device}, like x,"
+            f" got shape {tuple(centers.shape)} on {centers.device}"
+        )
+
+
+def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
+    """Whether these are first centers for these points."""
+    alone = (n_clusters, x.shape[-1])
+    batched = (*x.shape[:-2], *alone)
+    if init.shape not in (alone, batched) or init.device != x.device:
+        wanted = f"{alone}" + (f" or {batched}" if batched != alone else "")
+        came = f"shape {tuple(init.shape)} on {init.device}"
+        raise ValueError(f"init must have shape {wanted} on {x.device}, got {came}")
+    _check_dtype(init, "init")
+
+
+def check_weights(weights: Tensor | None, x: Tensor) -> None:
+    """Whether these are weights for these points."""
+    if weights is None:
+        return
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
+    _check_dtype(weights, "weights")
+    if weights.shape != x.shape[:-1] or weights.device != x.device:
+        raise ValueError(
+            f"weights must have shape {tuple(x.shape[:-1])} on {x.device}, like x,"
+            f" got shape {tuple(weights.shape)} on {weights.device}"
+        )
+    low, high = _bounds(weights)
+    if not (low >= 0 and high < math.inf) or (weights.amax(dim=-1) == 0).any():
+        wanted = "finite, at least 0 and not all 0" + (" in any problem" if x.ndim > 2 else "")
+        raise ValueError(f"weights must be {wanted}, got values from {low} to {high}")
+
+
+def check_n_clusters(n_clusters: int, x: Tensor, weights: Tensor | None) -> None:
+    """Whether each problem has as many points of weight; weights are given as they count, (P, N)."""
+    if weights is None:
+        fewest, which = x.shape[-2], 0
+    else:
+        least = (weights > 0).sum(dim=-1).min(dim=0)
+        fewest, which = int(least.values), int(least.indices)
+    if n_clusters > fewest:
+        where = f" of problem {which}" if x.ndim > 2 and weights is not None else ""
+        raise ValueError(
+            f"n_clusters must be at most the number of points of weight, {fewest}{where}, got {n_clusters}"
+        )
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Whether this is a number of something."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> None:
+    """ValueError for rows (..., N, D) that are zero and so have no direction, unless they are not present (..., N)."""
+    zero = (x == 0).all(dim=-1)
+    if present is not None:
+        zero = zero & present
+    if zero.any():
+        row = zero.nonzero()[0].tolist()
+        where = f"row {row[-1]}" + (f" of problem {', '.join(map(str, row[:-1]))}" if len(row) > 1 else "")
+        raise ValueError(f"{name} must have no zero row for the cosine metric, as zero has no direction, got {where}")
+
+
+def _finite_bounds(x: Tensor, name: str) -> tuple[float, float]:
+    low, high = _bounds(x)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
+    return low, high
+
+
+def _bounds(x: Tensor) -> tuple[float, float]:
+    low, high = torch.aminmax(x)
+    return float(low), float(high)
+
+
+def _check_dtype(x: Tensor, name: str) -> None:
+    if x.dtype not in _COMPUTED_IN:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTED_IN)
+        raise TypeError(f"{name} must be of dtype {names}, got {str(x.dtype).removeprefix('torch.')}")

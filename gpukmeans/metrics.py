@@ -1,0 +1,51 @@
+"""Metrics: what points and means become before squared Euclidean distances are taken of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpukmeans.lloyd import Projection
+from gpukmeans.score import squared_distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A distance that is `factor` times the squared Euclidean distance of points (..., N, D) once these are `prepared`.
+
+    `prepare` also makes centers of any points; `project` makes centers (B, K, D) of means, in float64, and of the
+    centers before.
+    """
+
+    prepare: Callable[[Tensor, torch.dtype], Tensor]
+    project: Projection | None
+    factor: float
+    directions: bool
+
+
+def unit_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Points (..., D) divided by their Euclidean norms, computed in float64. Zero stays zero."""
+    x = x.double()
+    # So that no square overflows or vanishes. The result does not depend on it, so neither does the gradient.
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(largest == 0, 1.0, largest)
+    sqnorm = squared_distance(x.movedim(-1, 0), x.new_zeros(()))[..., None]
+    return (x / torch.where(sqnorm == 0, 1.0, sqnorm).sqrt()).to(dtype)
+
+
+def _as_they_are(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x
+
+
+def _unit_means(means: Tensor, centers: Tensor) -> Tensor:
+    """The mean directions. Where points cancel to zero every direction is as good: the one before stays."""
+    cancelled = (means == 0).all(dim=-1, keepdim=True)
+    return torch.where(cancelled, centers.double(), unit_rows(means, torch.float64))
+
+
+METRICS: dict[str, Metric] = {
+    "euclidean": Metric(prepare=_as_they_are, project=None, factor=1.0, directions=False),
+    # |u - v|² = 2 (1 - cos) of unit vectors: spherical K-means (Dhillon & Modha 2001).
+    "cosine": Metric(prepare=unit_rows, project=_unit_means, factor=0.5, directions=True),
+}

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from test_clustering import blobs
+from test_points import seeded
+
+from gpukmeans import METRICS, KMeans, assign
+from gpukmeans.engine_torch import TorchEngine
+
+
+def test_assign_computes_in_the_wider_dtype():
+    x = torch.tensor([[1.0]])
+    assert assign(x, torch.tensor([[1 + 1e-12]], dtype=torch.float64)).sqdist.item() == pytest.approx(1e-24, rel=1e-3)
+    assert assign(x, torch.tensor([[2]])).sqdist.dtype == torch.float64
+    assert assign(x.half(), torch.tensor([[2]], dtype=torch.uint8)).sqdist.dtype == torch.float32
+
+
+def test_points_of_a_batch_have_centers_of_their_own_or_shared_ones():
+    x, own = torch.rand(2, 3, 40, 2, generator=seeded()), torch.rand(2, 3, 5, 2, generator=seeded(1))
+    labels, sqdist = assign(x, own)
+    assert torch.equal(labels[1, 2], assign(x[1, 2], own[1, 2]).labels)
+    assert torch.equal(sqdist[1, 2], assign(x[1, 2], own[1, 2]).sqdist)
+    labels, sqdist = assign(x, own[0, 0])
+    assert torch.equal(labels[1, 2], assign(x[1, 2], own[0, 0]).labels)
+    assert labels.shape == sqdist.shape == (2, 3, 40)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_squared_distances_have_first_and_second_gradients(metric, batch):
+    x = torch.randn(*batch, 12, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    centers = torch.randn(*batch, 4, 3, generator=seeded(1), dtype=torch.float64, requires_grad=True)
+
+    def sqdist(x, centers):
+        return assign(x, centers, metric=metric).sqdist
+
+    assert torch.autograd.gradcheck(sqdist, (x, centers))
+    assert torch.autograd.gradgradcheck(sqdist, (x, centers))
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_the_squared_distance_has_the_same_bits_with_and_without_gradients(width):
+    x, centers = torch.randn(50, width, generator=seeded()), torch.randn(6, width, generator=seeded(1))
+    labels, sqdist = assign(x.requires_grad_(), centers)
+    assert sqdist.requires_grad
+    assert not labels.requires_grad
+    assert torch.equal(sqdist.detach(), assign(x.detach(), centers).sqdist)
+
+
+def test_the_cosine_distance_is_one_minus_the_cosine_of_the_nearest_direction():
+    x, centers = torch.randn(50, 4, generator=seeded()), torch.randn(6, 4, generator=seeded(1))
+    cosines = torch.nn.functional.cosine_similarity(x[:, None], centers, dim=2)
+    labels, distance = assign(x, centers, metric="cosine")
+    assert torch.equal(labels, cosines.argmax(dim=1))
+    torch.testing.assert_close(distance, 1 - cosines.amax(dim=1))
+
+
+def test_the_operation_keeps_the_contract_of_torch():
+    x, centers = torch.randn(2, 9, 3, generator=seeded()), torch.randn(4, 3, generator=seeded(1))
+    checked = torch.library.opcheck(torch.ops.gpukmeans.nearest.default, (x, centers, False, "auto"))
+    assert set(checked.values()) == {"SUCCESS"}
+
+
+# The whole of a model in one graph; what a backend makes of it is not ours.
+def test_a_model_with_the_module_inside_compiles_as_one_graph(unchecked):
+    x = blobs()
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(5).fit(x))
+    assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_loss_of_squared_distances_compiles_with_its_gradient(metric, unchecked):
+    x, centers = blobs().requires_grad_(), blobs()[:5].clone().requires_grad_()
+
+    def loss(x, centers):
+        return assign(x, centers, metric=metric).sqdist.mean()
+
+    expected = torch.autograd.grad(loss(x, centers), (x, centers))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(x, centers), (x, centers)), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_a_mode_of_torch_changes_no_bit(mode):
+    x, centers = blobs(), blobs()[:5]
+    with mode:
+        labels, sqdist = assign(x, centers)
+    assert torch.equal(labels, assign(x, centers).labels)
+    assert torch.equal(sqdist, assign(x, centers).sqdist)
+
+
+def test_an_engine_may_be_given_as_the_thing_itself_and_has_gradients():
+    x = blobs().requires_grad_()
+    labels, sqdist = assign(x, blobs()[:5], engine=TorchEngine(7))
+    assert torch.equal(labels, assign(x, blobs()[:5]).labels)
+    assert sqdist.requires_grad

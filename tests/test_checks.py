@@ -1,0 +1,128 @@
+import pytest
+import torch
+
+from gpukmeans import KMeans, assign, kmeans
+from gpukmeans.engine_torch import TorchEngine
+
+X = torch.rand(6, 3)
+NAN = torch.tensor([[0.0, float("nan")]])
+B = torch.rand(2, 6, 3)
+WRONG_CALLS = [
+    ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\) or .* got \(3,\)"),
+    ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
+    ((X.tolist(), 2), {}, TypeError, "x must be a tensor, got list"),
+    ((X > 0, 2), {}, TypeError, "x must be of dtype float16, .* got bool"),
+    ((X + 1j, 2), {}, TypeError, "got complex64"),
+    ((NAN, 1), {}, ValueError, "x must be finite"),
+    ((-NAN.nan_to_num(1) / 0, 1), {}, ValueError, "x must be finite"),
+    ((X, 0), {}, ValueError, "n_clusters must be at least 1, got 0"),
+    ((X, 7), {}, ValueError, "n_clusters must be at most the number of points of weight, 6, got 7"),
+    ((X, 2.0), {}, TypeError, "n_clusters must be an int, got float"),
+    ((X, True), {}, TypeError, "n_clusters must be an int, got bool"),
+    ((X, 2), {"n_init": 0}, ValueError, "n_init must be at least 1"),
+    ((X, 2), {"max_iter": 0}, ValueError, "max_iter must be at least 1"),
+    ((X, 2), {"tol": -1.0}, ValueError, "tol must be at least 0, got -1"),
+    ((X, 2), {"tol": float("nan")}, ValueError, "tol must be at least 0, got nan"),
+    ((X, 2), {"init": "kmeans"}, ValueError, "init must be one of k-means.., k-means.., random, .* got 'kmeans'"),
+    ((X, 2), {"init": 3}, TypeError, "init must be a name, a tensor of centers or a function, got int"),
+    ((X, 2), {"init": X}, ValueError, r"init must have shape \(2, 3\) on cpu, got shape \(6, 3\)"),
+    ((X, 2), {"init": X[:2], "n_init": 2}, ValueError, "n_init must be 1"),
+    ((X, 2), {"init": X[:2] / 0}, ValueError, "init must be finite"),
+    ((X, 2), {"init": lambda points, k, generator: X}, ValueError, r"init must return a tensor of shape \(2, 3\)"),
+    ((X, 2), {"init": lambda points, k, generator: None}, ValueError, "init must return .* got NoneType"),
+    (
+        (X, 2),
+        {"weights": torch.ones(5)},
+        ValueError,
+        r"weights must have shape \(6,\) on cpu, like x, got shape \(5,\)",
+    ),
+    ((X, 2), {"weights": [1.0] * 6}, TypeError, "weights must be a tensor, got list"),
+    ((X, 2), {"weights": X[:, 0] > 0}, TypeError, "weights must be of dtype .* got bool"),
+    ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
+    ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
+    ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
+    ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points of weight, 1, got 2"),
+    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, torch"),
+    ((X * 1e30, 2), {}, ValueError, "scale them down"),
+    ((X * 1e-30, 2), {}, ValueError, "scale them up"),
+    ((X, 2), {"tol": "x"}, TypeError, "tol must be a number, got str"),
+    ((X, 2), {"generator": 0}, TypeError, "generator must be a torch.Generator, got int"),
+    ((X, 2), {"engine": TorchEngine}, TypeError, "a name or an engine, got type"),
+    ((X, 2), {"init": X[:2] * 1e30}, ValueError, "x and init go from .* scale them down"),
+    ((B[:, :0], 2), {}, ValueError, r"x must have shape .* got \(2, 0, 3\)"),
+    ((B[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 6, 3\)"),
+    ((B, 2), {"weights": torch.ones(6)}, ValueError, r"weights must have shape \(2, 6\) on cpu, .* got shape \(6,\)"),
+    ((B, 2), {"weights": torch.eye(2)[:, [0] * 6]}, ValueError, "not all 0 in any problem, got values from 0.0 to 1.0"),
+    ((B, 2), {"weights": torch.eye(6)[:2] + 1e-30}, ValueError, "points of weight, 1 of problem 0, got 2"),
+    ((B, 2), {"init": B}, ValueError, r"init must have shape \(2, 3\) or \(2, 2, 3\) on cpu, got shape \(2, 6, 3\)"),
+    (
+        (B, 2),
+        {"init": lambda points, k, generator: B},
+        ValueError,
+        r"init must return a tensor of shape \(2, 3\) or \(2, 2, 3\)",
+    ),
+    ((X, 2), {"init": X[:2] > 0}, TypeError, "init must be of dtype .* got bool"),
+    (
+        (X, 2),
+        {"metric": "manhattan"},
+        ValueError,
+        "metric must be one of euclidean, cosine or a metric, got 'manhattan'",
+    ),
+    ((X, 2), {"metric": 2}, TypeError, "metric must be a name or a metric, got int"),
+    ((X * 0, 2), {"metric": "cosine"}, ValueError, "x must have no zero row for the cosine metric.* got row 0"),
+    ((B * torch.tensor([1, 0])[:, None, None], 2), {"metric": "cosine"}, ValueError, "got row 0 of problem 1"),
+    ((X, 2), {"metric": "cosine", "init": X[:2] * 0}, ValueError, "init must have no zero row"),
+    ((X / 0, 2), {"metric": "cosine"}, ValueError, "x must be finite"),
+    ((X, 2), {"callback": 3}, TypeError, "callback must be a function, got int"),
+    (
+        (X, 2),
+        {"weights": torch.full((6,), 1e308, dtype=torch.float64)},
+        ValueError,
+        "weights must add up to a finite float64",
+    ),
+    (
+        (X * 1e9, 2),
+        {"weights": torch.full((6,), 1e300, dtype=torch.float64)},
+        ValueError,
+        "weights times squared distances",
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "options", "error", "message"), WRONG_CALLS)
+def test_a_wrong_call_says_what_was_wanted_and_what_came(args, options, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        kmeans(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "centers", "message"),
+    [
+        (X, X[:, :2], r"centers must have shape \(K, 3\) on cpu, like x, got shape \(6, 2\)"),
+        (X, X[:0], r"centers must have shape"),
+        (X, X / 0, "centers must be finite"),
+        (X, X * 1e30, "x and centers go from .* scale them down"),
+        (B, B[:1], r"centers must have shape \(K, 3\) or \(2, K, 3\) on cpu, like x, got shape \(1, 6, 3\)"),
+    ],
+)
+def test_centers_that_do_not_fit_the_points_are_refused(x, centers, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        assign(x, centers)
+
+
+@pytest.mark.parametrize(("x", "centers"), [(X * 0, X), (X, X * 0)])
+def test_the_cosine_of_zero_is_refused(x, centers, unchecked):
+    with pytest.raises(ValueError, match="must have no zero row for the cosine metric"):
+        assign(x, centers, metric="cosine")
+
+
+@pytest.mark.parametrize("use", ["predict", "transform", "score"])
+def test_an_estimator_refuses_points_of_another_width(use, unchecked):
+    with pytest.raises(ValueError, match=r"centers must have shape \(K, 2\)"):
+        getattr(KMeans(2).fit(X), use)(X[:, :2])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_generator_on_another_device_is_refused():
+    with pytest.raises(ValueError, match="generator must be on the CPU"):
+        kmeans(X, 2, generator=torch.Generator(device="cuda"))

@@ -1,0 +1,124 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_clustering import BATCH, FIELDS, assert_same, blobs, problem
+from test_points import points_of, seeded
+
+from gpukmeans import METRICS, SEEDINGS, kmeans, unique_colors
+from gpukmeans.engine_torch import TorchEngine
+from gpukmeans.refinement import merge, refined
+
+
+def merged_by_hand(centers, totals, k):
+    """Always the cheapest of all pairs, all of them weighed anew each time."""
+    clusters = list(zip(totals, centers, strict=True))
+    while len(clusters) > k:
+        costs = {}
+        for (i, (a, x)), (j, (b, y)) in itertools.combinations(enumerate(clusters), 2):
+            costs[i, j] = a * b / (a + b) * sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) if a + b else 0.0
+        i, j = min(costs, key=lambda pair: costs[pair])
+        (a, x), (b, y) = clusters[i], clusters[j]
+        mean = [(a * p + b * q) / (a + b) if a + b else p for p, q in zip(x, y, strict=True)]
+        clusters[i] = (a + b, mean)
+        del clusters[j]
+    return torch.tensor([mean for _, mean in clusters], dtype=torch.float64)
+
+
+def test_the_pair_that_adds_least_to_the_inertia_is_merged_into_its_mean():
+    centers = torch.tensor([[[0.0], [3.0], [10.0], [14.0]]], dtype=torch.float64)
+    totals = torch.tensor([[100.0, 100.0, 1.0, 3.0]], dtype=torch.float64)
+    # 50·9 for the first two, 3/4·16 for the last two.
+    assert merge(centers, totals, 3).tolist() == [[[0], [3], [13]]]
+
+
+@given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 2**31))
+def test_merges_are_those_of_weighing_all_pairs_each_time(n, width, seed):
+    generator = seeded(seed)
+    centers = torch.randn(2, n, width, generator=generator, dtype=torch.float64)
+    totals = torch.rand(2, n, generator=generator, dtype=torch.float64)
+    k = int(torch.randint(1, n + 1, (), generator=generator))
+    merged = merge(centers, totals, k)
+    for run in range(2):
+        expected = merged_by_hand(centers[run].tolist(), totals[run].tolist(), k)
+        torch.testing.assert_close(merged[run], expected)
+        assert torch.equal(merge(centers[run, None], totals[run, None], k)[0], merged[run])
+
+
+def test_blocks_change_no_merge(monkeypatch):
+    centers, totals = torch.randn(2, 20, 3, generator=seeded()).double(), torch.rand(2, 20, generator=seeded()).double()
+    whole = merge(centers, totals, 5)
+    monkeypatch.setattr("gpukmeans.refinement._BLOCK", 7)
+    assert torch.equal(merge(centers, totals, 5), whole)
+
+
+def test_centers_without_weight_are_merged_first_and_without_nan():
+    centers = torch.tensor([[[0.0], [7.0], [8.0], [1.0]]], dtype=torch.float64)
+    totals = torch.tensor([[1.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert merge(centers, totals, 2).tolist() == [[[0], [1]]]
+    assert not merge(centers, torch.zeros_like(totals), 1).isnan().any()
+
+
+def test_arguments_of_a_merge_are_left_as_they_were():
+    centers, totals = torch.rand(1, 6, 2, generator=seeded()).double(), torch.rand(1, 6, generator=seeded()).double()
+    kept = centers.clone(), totals.clone()
+    merge(centers, totals, 2)
+    assert torch.equal(centers, kept[0])
+    assert torch.equal(totals, kept[1])
+
+
+@pytest.mark.parametrize(("k", "gain"), [(4, 0.0), (32, 0.005)])
+def test_refined_clusters_are_better_on_a_photo(china, k, gain):
+    histogram = unique_colors(china[::4, ::4])
+    inertia = {
+        refine: sum(
+            kmeans(histogram.colors, k, weights=histogram.counts, refine=refine, generator=seeded(seed)).inertia.item()
+            for seed in range(4)
+        )
+        for refine in (0, 4)
+    }
+    assert inertia[4] <= (1 - gain) * inertia[0]
+
+
+def test_refining_leads_from_the_worst_start_to_the_blobs():
+    x = blobs()
+    assert kmeans(x, 5, init=x[:1].expand(5, 3) + torch.arange(5.0)[:, None] * 1e-3).inertia > 1500
+    found = kmeans(x, 5, init=x[:1].expand(5, 3) + torch.arange(5.0)[:, None] * 1e-3, refine=4)
+    assert found.inertia < 1000
+
+
+def test_each_problem_of_a_batch_is_refined_as_it_is_alone():
+    weights = torch.rand(3, 60, generator=seeded())
+    weights[1, 20:] = 0
+    for metric in METRICS:
+        together = kmeans(BATCH, 7, weights=weights, refine=2, n_init=2, metric=metric)
+        for index in range(3):
+            alone = kmeans(BATCH[index], 7, weights=weights[index], refine=2, n_init=2, metric=metric)
+            assert_same(problem(together, index), alone)
+    without = kmeans(BATCH[1, :20], 7, weights=weights[1, :20], refine=2, n_init=2, metric="cosine")
+    for name in set(FIELDS) - {"labels"}:
+        assert torch.equal(getattr(without, name), getattr(together, name)[1]), name
+
+
+@pytest.mark.parametrize("init", SEEDINGS)
+def test_refined_clusters_are_repeatable_and_without_regard_to_blocks(init):
+    first, again = (kmeans(blobs(), 9, init=init, refine=3, engine=engine) for engine in ("torch", TorchEngine(100)))
+    assert_same(first, again)
+
+
+def test_fewer_distinct_points_than_clusters_can_be_refined():
+    x = torch.tensor([[1.0], [5.0], [5.0], [1.0]])
+    with pytest.warns(UserWarning, match="only 2 distinct points"):
+        result = kmeans(x, 4, refine=3)
+    assert not result.centers.isnan().any()
+    assert result.inertia == 0
+
+
+def test_refining_keeps_the_best_state_it_saw(china):
+    points = points_of(china.reshape(-1, 3)[::200])
+    start = points.draw(9, seeded())
+    sqdist = [points.assign(refined(points, start, n, seeded(1))).sqdist.double().sum().item() for n in range(6)]
+    assert sqdist == sorted(sqdist, reverse=True)
+    assert sqdist[-1] < sqdist[0]
