@@ -3,6 +3,8 @@
 Figures drift with the machine, so what is compared is measured in turn, in one run, and medians are printed.
 """
 
+import dataclasses
+import json
 import os
 import platform
 import statistics
@@ -15,13 +17,15 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import sklearn.datasets
 import torch
 import typer
 from PIL import Image, features
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import clustering as comparison
+from benchmarks import peers
+from benchmarks.table import table
 from gpukmeans.histogram import unique_colors
 from gpukmeans.quantization import quantize
 from gpukmeans_cli.image_io import read_picture
@@ -38,6 +42,8 @@ SECONDS_MARK, MEMORY_MARK, HELP_MARK = 0.6, 1e9, 0.3
 @app.command()
 def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7) -> None:
     """Whole processes: photos of 640 x 427 beside `import torch`, memory at 18 megapixels, the time of --help."""
+    import sklearn.datasets
+
     _print_machine()
     with tempfile.TemporaryDirectory() as folder:
         photos = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
@@ -90,6 +96,27 @@ def quality(
         peers = [_mean([_timed(by, image, n_colors, 0) for image in images]) for by in (_by_scikit_learn, _by_pillow)]
         cells = "".join(f"{mse:14.2f} {seconds:6.2f} s" for mse, seconds in (ours, *peers))
         print(f"{n_colors:4} {cells}   {mark} {'met' if ours[0] <= mark else 'MISSED'}", flush=True)
+
+
+@app.command()
+def clustering(
+    quick: Annotated[bool, typer.Option("--quick", help="Three small cases, to try it out.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file too.")] = None,
+) -> None:
+    """Seconds per iteration, peak memory and inertia on points of 3 to 128 coordinates, beside peers, on the CPU.
+
+    Seconds per iteration are the difference between runs of more and of fewer iterations. Linux only.
+    """
+    if missing := peers.missing():
+        print(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'", file=sys.stderr)
+        raise typer.Exit(2)
+    load = os.getloadavg()[0]
+    cells = comparison.compare(comparison.QUICK if quick else comparison.FULL)
+    if json_path is not None:
+        json_path.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=1), encoding="utf-8")
+    _print_machine()
+    versions = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
+    print(f"cpu, {os.cpu_count()} threads each, load of {load:.1f} at the start, {versions}\n\n{table(cells)}")
 
 
 def _by_us(image: torch.Tensor, n_colors: int, seed: int) -> torch.Tensor:

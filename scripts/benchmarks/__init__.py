@@ -1,0 +1,1 @@
+"""What `python scripts/bench.py clustering` measures: gpukmeans beside other K-means packages."""

@@ -1,0 +1,76 @@
+"""One peer at work on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
+
+Reads points.npy and first.npy in the folder. For each line of standard input, "check N" or "time N", one line of JSON
+comes out: `check` writes the centers after N iterations to PEER.npy and tells the peak of resident memory beyond what
+was held before the call, in bytes; `time` tells the seconds that N iterations take. What fails says so in `fails`, as
+does a call that would hold LIMIT bytes more than the process does at the start. Linux only.
+"""
+
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers import PEERS, Fit
+
+
+def main(peer: str, folder: str, limit: int) -> None:
+    """Answer until the input ends."""
+    x, first = np.load(f"{folder}/points.npy"), np.load(f"{folder}/first.npy")
+    fit = PEERS[peer]
+    warm = False
+    for line in sys.stdin:
+        what, n_iter = line.split()
+        try:
+            if not warm:  # loads the libraries and starts the threads
+                fit(x[:2048].copy(), first[:16].copy(), 1)
+                _limit_memory(limit)
+                warm = True
+            if what == "check":
+                centers, peak = _check(fit, x, first, int(n_iter))
+                np.save(f"{folder}/{peer}.npy", centers)
+                answer = {"peak_bytes": peak}
+            else:
+                answer = {"seconds": _time(fit, x, first, int(n_iter))}
+        except Exception as error:
+            answer = {"fails": _reason(error)}
+        print(json.dumps(answer), flush=True)
+
+
+def _check(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> tuple[np.ndarray, int]:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+    before = _memory("VmRSS")
+    centers = fit(x, first, n_iter)
+    return centers, _memory("VmHWM") - before
+
+
+def _time(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> float:
+    start = time.perf_counter()
+    fit(x, first, n_iter)
+    return time.perf_counter() - start
+
+
+def _limit_memory(limit: int) -> None:
+    """An allocation too many fails, rather than that the machine ends some process."""
+    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + limit, resource.RLIM_INFINITY))
+
+
+def _memory(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or re.search("not enough memory|can't allocate|bad_alloc", text):
+        return "out of memory"
+    return text.splitlines()[0]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
