@@ -24,8 +24,8 @@ def assign(
     (see `gpukmeans.score`), so never less than 0. With `metric="cosine"` it is 1 - cos, half the squared distance of
     the rows made unit vectors.
 
-    Squared distances have gradients, to `x` and to `centers`; labels have none. The operation also runs inside a model
-    that `torch.compile(fullgraph=True)` compiles, if `engine` is a name.
+    Squared distances have gradients of any order, to `x` and to `centers`, in reverse mode; labels have none. The
+    operation also runs inside a model that `torch.compile(fullgraph=True)` compiles, if `engine` is a name.
 
     Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
     """

@@ -52,7 +52,7 @@ def check_options(
         raise ValueError(f"init must be one of {names}, a tensor of centers or a function, got {init!r}")
     if not isinstance(init, str) and not isinstance(init, Tensor) and not callable(init):
         raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(init).__name__}")
-    if isinstance(init, Tensor) and n_init != 1:
+    if isinstance(init, Tensor) and n_init != 1 and not refine:
         raise ValueError(
             f"n_init must be 1 when init gives the first centers, as all runs would be equal, got {n_init}"
         )
@@ -88,19 +88,23 @@ def check_points(x: Tensor, name: str = "x") -> None:
 
 
 def check_values(x: Tensor, centers: Tensor | None = None, name: str = "centers") -> None:
-    """ValueError for values that are not finite, and for squared distances that would overflow, or vanish."""
-    bounds = _finite_bounds(x, "x")
+    """ValueError for values that are not finite, and for squared distances that would overflow, or vanish.
+
+    Points (..., N, D) and centers (K, D) or (..., K, D), as far as they are apart in each problem.
+    """
+    lowest, highest = _finite_range(x, "x")
     what = "x"
     if centers is not None:
-        more = _finite_bounds(centers, name)
-        bounds, what = (min(bounds[0], more[0]), max(bounds[1], more[1])), f"x and {name}"
-    low, high = bounds
+        low, high = _finite_range(centers, name)
+        lowest, highest, what = torch.minimum(lowest, low), torch.maximum(highest, high), f"x and {name}"
+    spread = (highest - lowest).amax(dim=-1)
+    widest, narrowest = float(spread.max()), float(spread.where(spread > 0, torch.inf).min())
     info = torch.finfo(computed_in(x) if centers is None else computed_in(x, centers))
-    spread = high - low
-    values = f"the values of {what} go from {low:.3g} to {high:.3g}"
-    if not x.shape[-1] * spread * spread < info.max:
+    if not x.shape[-1] * widest * widest < info.max:
+        values = f"the values of a coordinate of {what} spread over up to {widest:.3g}"
         raise ValueError(f"squared distances must stay below {info.max:.3g}, but {values}: scale them down")
-    if spread > 0 and spread * spread < info.tiny:
+    if narrowest * narrowest < info.tiny:
+        values = f"the values of the coordinates of {what} spread over no more than {narrowest:.3g}"
         raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {values}: scale them up")
 
 
@@ -179,11 +183,12 @@ def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> Non
         raise ValueError(f"{name} must have no zero row for the cosine metric, as zero has no direction, got {where}")
 
 
-def _finite_bounds(x: Tensor, name: str) -> tuple[float, float]:
-    low, high = _bounds(x)
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _finite_range(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each coordinate of each problem (..., D), float64."""
+    lowest, highest = torch.aminmax(x, dim=-2)
+    if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
-    return low, high
+    return lowest.double(), highest.double()
 
 
 def _bounds(x: Tensor) -> tuple[float, float]:
@@ -192,6 +197,9 @@ def _bounds(x: Tensor) -> tuple[float, float]:
 
 
 def _check_dtype(x: Tensor, name: str) -> None:
+    if x.layout is not torch.strided or x.is_nested or x.is_meta:
+        came = "a meta tensor" if x.is_meta else f"layout {str(x.layout).removeprefix('torch.')}"
+        raise TypeError(f"{name} must be a dense tensor with values, got {came}")
     if x.dtype not in _COMPUTED_IN:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTED_IN)
         raise TypeError(f"{name} must be of dtype {names}, got {str(x.dtype).removeprefix('torch.')}")

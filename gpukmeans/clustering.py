@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from gpukmeans.checks import (
+    check_centers,
     check_count,
     check_directions,
     check_init,
@@ -21,16 +22,16 @@ from gpukmeans.checks import (
     computed_in,
 )
 from gpukmeans.engines import Engine, choose
-from gpukmeans.lloyd import Fit, Watch, lloyd
+from gpukmeans.lloyd import Fit, Watch, lloyd, measured
 from gpukmeans.metrics import Metric
-from gpukmeans.points import TensorPoints, tensor_points
+from gpukmeans.points import TensorPoints, check_reach, tensor_points
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, Seeding, spawn
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansResult:
     """Centers of K clusters, and what belongs to exactly these centers; of a batch, of each of its problems."""
 
@@ -67,22 +68,22 @@ def kmeans(
 
     `x` holds N points of D coordinates, on any device, of any real dtype; float64, int32 and int64 are computed in
     float64, everything else in float32, which is also the dtype of the centers. `weights` are finite and not negative;
-    a point of weight 0, or of less than 2**-61 of the largest weight times N, gets a label but has no say, as if it
-    were absent. K is from 1 to the number of points of positive weight. In a cluster whose weight is less than about
-    2**-30 of all, the mean loses digits.
+    a point of weight 0 gets a label and is otherwise absent, to the bit. One of less than 2**-61 of the largest weight
+    times N has no say either. K is from 1 to the number of points of weight. In a cluster whose weight is less than
+    about 2**-30 of all, the mean loses digits.
 
     More dimensions before (N, D) are a batch of problems, whose results are those that each would have alone, to the
-    bit. Problems of fewer points than others are filled up with any finite rows of weight 0.
+    bit. Problems of fewer points than others are filled up with rows of weight 0, of zeros say.
 
     `init` is a name of `SEEDINGS`, the first centers (K, D) or (..., K, D) themselves, or a function of (points, K,
-    generator) that returns them, given a `gpukmeans.points.Points`. Of `n_init` runs, each with draws of its own, the
-    one of the lowest inertia is returned, the first of equals. A run ends when the centers stand still, when the
-    inertia falls by no more than `tol` of itself, or after `max_iter` rounds; centers, labels, totals and inertia
-    belong together however it ended.
+    generator) that returns them, of a batch for each problem, given a `gpukmeans.points.Points`. Of `n_init` runs, each
+    with draws of its own, the one of the lowest inertia is returned, the first of equals. A run ends when the centers
+    stand still, when the inertia falls by no more than `tol` of itself, or after `max_iter` rounds; centers, labels,
+    totals and inertia belong together however it ended.
 
     The lowest index wins a tie between centers. An empty cluster moves to the worst-served point: the one of the
-    largest squared distance, then of the lowest row. If fewer than K points differ, there are as many centers with
-    points as points that differ, the others have a total of 0, and a warning says so.
+    largest squared distance, then of the lowest row. If fewer than K points differ, as far as squared
+    distances can tell, there are as many centers with points, the others have a total of 0, and a warning says so.
 
     `metric="cosine"` is spherical K-means (Dhillon & Modha 2001): of each point only its direction counts, centers are
     unit vectors, and the inertia is the sum of w·(1 - cos). It holds a copy of `x`.
@@ -94,6 +95,8 @@ def kmeans(
     The same input and generator state give the same bits, for every block size and number of threads, because all sums
     are of integers (see `gpukmeans.moments.Grid`). `generator` is a CPU generator; without one, a new one seeded with 0
     is used, never the global one.
+
+    The loop runs on the host, so `kmeans` is to be called outside of what `torch.compile` compiles.
 
     Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
     """
@@ -140,6 +143,20 @@ def kmeans(
         n_iter=fit.n_iter.view(batch),
         converged=fit.converged.view(batch),
     )
+
+
+@torch.no_grad()
+def inertia_at(
+    x: Tensor, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine
+) -> Tensor:
+    """The inertia (...) of points (..., N, D) at centers (K, D) or (..., K, D), as `kmeans` would measure it."""
+    check_points(x)
+    check_centers(x, centers)
+    check_weights(weights, x)
+    metric = check_metric(metric)
+    points = _points(x, weights, metric, choose(engine, x))
+    first = _first_centers(points, x, centers.shape[-2], centers, metric, torch.Generator(device="cpu"))
+    return (measured(points, first).weighted_sqdist() * metric.factor).view(x.shape[:-2])
 
 
 def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> TensorPoints:
@@ -191,12 +208,14 @@ def _first_centers(
         if not isinstance(centers, Tensor) or centers.shape not in shapes:
             came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
             raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
-    centers = metric.prepare(centers.to(x.device, points.dtype), points.dtype)
+    centers = metric.prepare(centers.to(x.device, points.dtype), points.dtype).reshape(-1, *wanted)
     check_values(points.x, centers, name)
     if metric.directions:
         check_directions(centers, name)
     # A copy, since what is returned may be what was given.
-    return centers.reshape(-1, *wanted).expand(len(points.problems), -1, -1).clone()
+    centers = centers.expand(len(points.problems), -1, -1).clone()
+    check_reach(points.survey.total_weight, points.farthest(centers))
+    return centers
 
 
 def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. The meaning of every faster one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ class Assignment(NamedTuple):
     sqdist: Tensor
 
 
+Nearest = Callable[[Tensor, Tensor], Assignment]
+
+
 @dataclass(frozen=True)
 class TorchEngine:
     """Runs wherever torch does. `tile` is how many distances are held at a time; no bit depends on it."""
@@ -45,7 +49,7 @@ class TorchEngine:
 
         A point of weight 0 is absent: it is assigned, and not measured.
         """
-        return BoundTorchEngine(x, weights, self.tile)
+        return BoundTorchEngine(x, weights, self.tile, nearest_by_cdist)
 
 
 class _Block(NamedTuple):
@@ -67,15 +71,15 @@ class BoundTorchEngine:
     x: Tensor
     weights: Tensor | None
     tile: int
+    nearest: Nearest
+    """Of points (B, N, D) and centers (B, K, D) that fit a tile, the nearest by the one score, lowest index first."""
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
         labels = torch.empty(len(problems), self.x.shape[1], dtype=torch.int64, device=self.x.device)
         sqdist = torch.empty(labels.shape, dtype=centers.dtype, device=self.x.device)
         for block in self._blocks(centers, problems):
-            labels[block.runs, block.rows], sqdist[block.runs, block.rows] = _nearest(
-                block.x, centers[block.runs], self.tile
-            )
+            labels[block.runs, block.rows], sqdist[block.runs, block.rows] = self._nearest(block.x, centers[block.runs])
         return Assignment(labels, sqdist)
 
     def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
@@ -89,7 +93,7 @@ class BoundTorchEngine:
         worst_row = torch.zeros(n_runs, dtype=torch.int64, device=device)
         for runs, rows, x, weights in self._blocks(centers, problems):
             steps = grid.select(runs)
-            labels, sqdist = _nearest(x, centers[runs], self.tile)
+            labels, sqdist = self._nearest(x, centers[runs])
             w = torch.ones(1, 1, dtype=torch.float64, device=device) if weights is None else weights
             # Channel-major: scatter_add_ along the rows of (D, N) is 7 times faster on a CPU than into (K, D).
             for channels in blocks(width, self.tile // labels.numel()):
@@ -124,45 +128,66 @@ class BoundTorchEngine:
             weights = None if self.weights is None else self.weights[whose, rows].double()
             yield _Block(runs, rows, self.x[whose, rows].to(centers.dtype), weights)
 
+    def _nearest(self, x: Tensor, centers: Tensor) -> Assignment:
+        """The centers (B, K, D) nearest to the points (B, N, D) of a block, tile by tile."""
+        best: Assignment | None = None
+        for columns in blocks(centers.shape[1], self.tile // (x.shape[0] * x.shape[1])):
+            labels, sqdist = self.nearest(x, centers[:, columns])
+            if best is None:
+                best = Assignment(labels, sqdist)
+            else:
+                closer = sqdist < best.sqdist  # strictly, so that the lowest index wins a tie
+                best = Assignment(
+                    torch.where(closer, labels + columns.start, best.labels), torch.where(closer, sqdist, best.sqdist)
+                )
+        assert best is not None
+        return best
 
-def _nearest(x: Tensor, centers: Tensor, tile: int) -> Assignment:
-    """The centers (B, K, D) nearest to the points (B, N, D) of a block by the one score, lowest index first."""
-    best: Assignment | None = None
-    for columns in blocks(centers.shape[1], tile // (x.shape[0] * x.shape[1])):
-        labels, sqdist = _nearest_in_tile(x, centers[:, columns])
-        if best is None:
-            best = Assignment(labels, sqdist)
-        else:
-            closer = sqdist < best.sqdist  # strictly, so that the lowest index wins a tie
-            best = Assignment(
-                torch.where(closer, labels + columns.start, best.labels), torch.where(closer, sqdist, best.sqdist)
-            )
-    assert best is not None
-    return best
 
-
-def _nearest_in_tile(x: Tensor, centers: Tensor) -> Assignment:
+def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
     """`cdist` + argmin proposes; the one score decides where the runner-up is closer than the rounding of `cdist`."""
-    n, (n_clusters, width) = x.shape[1], centers.shape[1:]
-    table = torch.cdist(x, centers, compute_mode=_DIRECT).flatten(0, 1)
-    proposed, labels = table.min(dim=1)
-    runner_up = table.scatter_(1, labels[:, None], torch.inf).amin(dim=1)
+    width = x.shape[2]
+    table = torch.cdist(x, centers, compute_mode=_DIRECT)
     # A sum of D squares and its root are off by less than (D/2 + 2) units of rounding, on either side of a comparison
     # with the score, which is off by D/2 + 1 in the root. Below the smallest normal number that rule has no meaning.
     info = torch.finfo(x.dtype)
+    proposed, labels = table.min(dim=2)
     limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
-    contested = (runner_up <= limit).nonzero().squeeze(1)
-    if len(contested):
-        table[contested, labels[contested]] = proposed[contested]
+    return Proposal(table, proposed, labels, limit).decided(x, centers)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The nearest centers by a table (B, N, K) of distances, or of what grows with them, that is off by rounding.
+
+    `proposed` and `labels` (B, N) are its minima; what is above `limit` (B, N) cannot be nearest by the one score.
+    """
+
+    table: Tensor
+    proposed: Tensor
+    labels: Tensor
+    limit: Tensor
+
+    @cached_property
+    def contested(self) -> Tensor:
+        """The rows, numbered through all runs, in which more than the proposed center may be nearest."""
+        runner_up = self.table.scatter_(2, self.labels[..., None], torch.inf).amin(dim=2)
+        self.table.scatter_(2, self.labels[..., None], self.proposed[..., None])
+        return (runner_up <= self.limit).flatten().nonzero().squeeze(1)
+
+    def decided(self, x: Tensor, centers: Tensor) -> Assignment:
+        """The nearest by the one score, lowest index first, and their squared distances."""
+        n, (n_clusters, width) = x.shape[1], centers.shape[1:]
+        labels, limit, table = self.labels.flatten().clone(), self.limit.flatten(), self.table.flatten(0, 1)
         points, choices = x.flatten(0, 1), centers.flatten(0, 1)
         # By quarters of the block, since every entry of the table may turn out to be a candidate.
-        for part in blocks(len(contested), len(points) // 4):
-            rows = contested[part]
+        for part in blocks(len(self.contested), len(points) // 4):
+            rows = self.contested[part]
             first = rows // n * n_clusters  # where the centers of that row's run begin
             labels[rows] = _decide(points[rows], choices, first, table[rows] <= limit[rows, None])
-    labels = labels.view(-1, n)
-    chosen = centers.permute(2, 0, 1).gather(2, labels.expand(width, -1, -1))
-    return Assignment(labels, squared_distance(x.permute(2, 0, 1), chosen))
+        labels = labels.view(-1, n)
+        chosen = centers.permute(2, 0, 1).gather(2, labels.expand(width, -1, -1))
+        return Assignment(labels, squared_distance(x.permute(2, 0, 1), chosen))
 
 
 def _decide(x: Tensor, centers: Tensor, first: Tensor, candidates: Tensor) -> Tensor:

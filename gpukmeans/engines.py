@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from gpukmeans.engine_matmul import MatmulEngine
 from gpukmeans.engine_torch import Assignment, TorchEngine
 from gpukmeans.moments import Grid, Moments
 
@@ -35,18 +36,24 @@ class Engine(Protocol):
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine: ...
 
 
-ENGINES: dict[str, Engine] = {"torch": TorchEngine()}
+# In the order in which "auto" tries them.
+ENGINES: dict[str, Engine] = {"matmul": MatmulEngine(), "torch": TorchEngine()}
 
 
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the first of `ENGINES` that has no obstacle.
 
-    ValueError for an unknown name, and for an engine that cannot take these points, with its reason; TypeError for what
-    is no engine.
+    ValueError for an unknown name, and where the engine, or each of them, cannot take these points, with the reason;
+    TypeError for what is no engine.
     """
     if isinstance(engine, str):
         if engine == "auto":
-            return next(candidate for candidate in ENGINES.values() if candidate.obstacle(x) is None)
+            obstacles = {name: candidate.obstacle(x) for name, candidate in ENGINES.items()}
+            for name, obstacle in obstacles.items():
+                if obstacle is None:
+                    return ENGINES[name]
+            reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+            raise ValueError(f"no engine can take these points: {reasons}")
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(['auto', *ENGINES])} or an engine, got {engine!r}")
         engine = ENGINES[engine]

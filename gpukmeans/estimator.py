@@ -8,11 +8,10 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from gpukmeans.assignment import assign
-from gpukmeans.checks import check_centers, check_metric, check_points, check_weights, computed_in
-from gpukmeans.clustering import Callback, KMeansResult, kmeans
+from gpukmeans.checks import check_centers, check_metric, check_points, computed_in
+from gpukmeans.clustering import Callback, KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric
-from gpukmeans.moments import exact_sum
 from gpukmeans.seeding import Seeding
 
 
@@ -54,10 +53,17 @@ class KMeans(nn.Module):
         self.result_: KMeansResult | None = None
         self.register_buffer("centers", None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An option that is a parameter or a module does not become part of this one.
+        if name in _OPTIONS:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def fit(self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None) -> "KMeans":
         """Itself, with the centers of `kmeans(x, n_clusters, weights=weights, ...)`."""
         self.result_ = kmeans(x, weights=weights, **self.get_params())
-        self.centers = self.result_.centers
+        self.centers = self.result_.centers.clone()  # which may be loaded over, moved or trained
         return self
 
     def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
@@ -91,9 +97,7 @@ class KMeans(nn.Module):
         self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
     ) -> float | Float[Tensor, "*batch"]:
         """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better."""
-        sqdist = assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).sqdist.detach().double()
-        check_weights(weights, x)
-        return _number(-exact_sum(sqdist if weights is None else sqdist * weights))
+        return _number(-inertia_at(x, self.cluster_centers_, weights, self.metric, self.engine))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The options by name. `deep` is there for scikit-learn and changes nothing."""
@@ -120,13 +124,16 @@ class KMeans(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        # A module that has not been fitted has no buffer yet to copy the saved centers into.
         saved = state_dict.get(f"{prefix}centers")
-        if self.centers is None and isinstance(saved, Tensor):
-            if saved.shape[-2] != self.n_clusters:
-                error_msgs.append(f"{prefix}centers must be {self.n_clusters}, as n_clusters is, got {saved.shape[-2]}")
-            self.centers = torch.empty_like(saved)
-        self.result_ = None  # it belongs to other centers
+        if isinstance(saved, Tensor):
+            if saved.ndim < 2 or saved.shape[-2] != self.n_clusters or not saved.is_floating_point():
+                came = f"{str(saved.dtype).removeprefix('torch.')} of shape {tuple(saved.shape)}"
+                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {came}")
+                return
+            # A module that has not been fitted has no buffer yet to copy the saved centers into; one that was fitted
+            # to points of another width needs another.
+            self.centers = torch.empty_like(saved, device=None if self.centers is None else self.centers.device)
+            self.result_ = None  # it belongs to other centers
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

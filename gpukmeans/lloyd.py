@@ -23,7 +23,7 @@ Projection = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[int, Tensor, Tensor], bool]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
     """For B runs centers (B, K, D) and the moments measured at exactly these.
 
@@ -113,7 +113,7 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
     return torch.where(first[..., None], moments.worst_x[:, None], moved)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Running:
     """The runs that have not ended: which these are, where they stand, and how long they have found no new low."""
 
@@ -149,7 +149,7 @@ class _Running:
 
 
 def _begin(points: Points, centers: Tensor) -> _Running:
-    moments = _measure(points, centers, points.farthest(centers))
+    moments = measured(points, centers)
     which = torch.arange(len(centers), device=centers.device)
     return _Running(
         which=which,
@@ -171,6 +171,11 @@ def _advance(running: _Running, moved: Tensor, tol: float) -> tuple[_Running, Te
     misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals == 0).any(dim=1)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~misses_a_cluster)
     return replace(running, centers=moved, moments=moments, lowest=lowest, stalled=stalled), settled
+
+
+def measured(points: Points, centers: Tensor) -> Moments:
+    """Moments at centers (B, K, D), wherever these are."""
+    return _measure(points, centers, points.farthest(centers))
 
 
 def _measure(points: Points, centers: Tensor, farthest: Tensor) -> Moments:

@@ -25,13 +25,19 @@ class Metric:
 
 
 def unit_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Points (..., D) divided by their Euclidean norms, computed in float64. Zero stays zero."""
+    """Points (..., D) divided by their Euclidean norms, computed in float64. Zero stays zero, and what is a unit vector
+    but for rounding stays as it is, so that centers are what they were when they are used."""
+    eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
     x = x.double()
+    given = x.detach()
     # So that no square overflows or vanishes. The result does not depend on it, so neither does the gradient.
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(largest == 0, 1.0, largest)
     sqnorm = squared_distance(x.movedim(-1, 0), x.new_zeros(()))[..., None]
-    return (x / torch.where(sqnorm == 0, 1.0, sqnorm).sqrt()).to(dtype)
+    unit = x / torch.where(sqnorm == 0, 1.0, sqnorm).sqrt()
+    is_unit = (given.square().sum(dim=-1, keepdim=True) - 1).abs() <= 8 * eps
+    # Their value, and still the gradient of the division.
+    return torch.where(is_unit, unit + (given - unit).detach(), unit).to(dtype)
 
 
 def _as_they_are(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,12 +38,6 @@ def from_grid(totals: Tensor, scale: Tensor) -> Tensor:
     return totals.double() / scale
 
 
-def exact_sum(terms: Tensor) -> Tensor:
-    """Sums (...) of float64 terms (..., N), each rounded once to the finest grid; their order changes no bit."""
-    scale = finest_scale(terms.abs().amax(dim=-1) * terms.shape[-1])
-    return from_grid(to_grid(terms, scale[..., None]).sum(dim=-1), scale)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
     """The steps that terms are rounded to before they are added as integers, for each run.
@@ -77,7 +71,7 @@ class Grid:
         return Grid(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Grid)})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
     """What one pass over weighted points at K centers leaves: all that the next centers and the loop need.
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gpukmeans.blocks import blocks, of_runs, tiles
+from gpukmeans.blocks import of_runs, tiles
 from gpukmeans.engines import Assignment, BoundEngine, Engine
 from gpukmeans.moments import Grid, Moments, finest_scale, from_grid, to_grid
 from gpukmeans.score import squared_distance
@@ -18,8 +18,8 @@ from gpukmeans.score import squared_distance
 _BLOCK = 1 << 18
 # Random bits of a draw: the largest even number below those of an int64 and its sign.
 _DRAW_BITS = 62
-# Centers that a point is compared with at a time; more of them leave too few rows a block.
-_TOGETHER = 16
+# Binary exponent of what weights times squared distances may be: less than a grid has, as centers move apart.
+_REACH = 900
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ class Points(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Survey:
     """What one look at all points tells, for each problem: their range in each coordinate (P, D), and how heavy they
     are (P,). All float64. Decides the grid."""
@@ -100,7 +100,7 @@ class Survey:
         return Survey(**{field.name: getattr(self, field.name)[problems] for field in fields(self)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorPoints:
     """Points (P, N, D) in one tensor, with weights (P, N) on their grid or all of weight 1.
 
@@ -143,14 +143,12 @@ class TensorPoints:
         return self._bound.assign(centers, self.problems)
 
     def nearer(self, near: Assignment, centers: Tensor, first: int) -> Assignment:
-        labels, sqdist = near.labels.clone(), near.sqdist.clone()
-        for columns in blocks(centers.shape[1], _TOGETHER):
-            for runs, rows, scores in self._scores(centers[:, columns]):
-                found, which = scores.min(dim=1)
-                closer = found < sqdist[runs, rows]  # strictly, so that the lowest index wins a tie
-                labels[runs, rows] = torch.where(closer, which + (first + columns.start), labels[runs, rows])
-                sqdist[runs, rows] = torch.where(closer, found, sqdist[runs, rows])
-        return Assignment(labels, sqdist)
+        # For one center there is nothing to choose: its scores alone are up to five times faster.
+        found = self._scored(centers) if centers.shape[1] == 1 else self.assign(centers)
+        closer = found.sqdist < near.sqdist  # strictly, so that the lowest index wins a tie
+        return Assignment(
+            torch.where(closer, found.labels + first, near.labels), torch.where(closer, found.sqdist, near.sqdist)
+        )
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         if self.weights is None:  # all prefix sums are the rows' own numbers
@@ -192,6 +190,13 @@ class TensorPoints:
 
     def _sqdist_scale(self, farthest: Tensor) -> Tensor:
         return finest_scale(self.survey.total_weight[self._index] * farthest)
+
+    def _scored(self, center: Tensor) -> Assignment:
+        """What `assign` finds for one center (B, 1, D)."""
+        sqdist = torch.empty(len(self.problems), self.x.shape[1], dtype=self.dtype, device=self.x.device)
+        for runs, rows, scores in self._scores(center):
+            sqdist[runs, rows] = scores[:, 0]
+        return Assignment(torch.zeros((), dtype=torch.int64, device=self.x.device).expand(sqdist.shape), sqdist)
 
     def _scores(self, centers: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """By blocks of runs and rows: squared distances (runs, L, rows) to centers (B, L, D)."""
@@ -257,11 +262,7 @@ def survey(x: Tensor, weights: Tensor | None, scale: Tensor) -> Survey:
         # On the grid, so that the total has the same bits in whatever order it is summed.
         total = from_grid(to_grid(weights.double(), scale[:, None]).sum(dim=1), scale)
     lowest, highest = lowest.double(), highest.double()
-    largest = float((total * diagonal(lowest, highest)).max())
-    if not math.isfinite(largest):
-        raise ValueError(
-            f"weights times squared distances must stay finite, got up to {float(total.max()):.3g} of weight"
-        )
+    check_reach(total, diagonal(lowest, highest))
     return Survey(lowest=lowest, highest=highest, weight_scale=scale, total_weight=total)
 
 
@@ -278,12 +279,26 @@ def weight_scale(weights: Tensor | None, x: Tensor) -> Tensor:
         if total >= 2**61:
             raise ValueError(f"integer weights must add up to less than 2**61, got {total:.3g}")
         return ones
+    if not (weights.amax(dim=1).double() >= 2.0**-_REACH).all():
+        raise ValueError(
+            f"weights must not vanish below {2.0**-_REACH:.0e}, got {float(weights.amax(dim=1).min()):.3g}"
+        )
     # As many as there are, since a point of weight 0 must not change a bit.
     largest = weights.amax(dim=1).double() * (weights > 0).sum(dim=1)
     if not largest.isfinite().all():
         heaviest = float(weights.max())
         raise ValueError(f"weights must add up to a finite float64, got {weights.shape[1]} of up to {heaviest:.3g}")
     return finest_scale(largest)
+
+
+def check_reach(total_weight: Tensor, farthest: Tensor) -> None:
+    """ValueError if weights (P,) times squared distances (P,) leave what a grid of float64 can hold, with room."""
+    reach = total_weight * farthest
+    wrong = (farthest > 0) & ~((reach >= 2.0**-_REACH) & (reach < 2.0**_REACH))
+    if wrong.any():
+        came = f"{float(total_weight[wrong][0]):.3g} of weight and {float(farthest[wrong][0]):.3g} of squared distance"
+        wanted = f"from {2.0**-_REACH:.0e} to {2.0**_REACH:.0e}"
+        raise ValueError(f"weights times squared distances must be {wanted}, got {came}: scale them")
 
 
 def diagonal(lowest: Tensor, highest: Tensor) -> Tensor:

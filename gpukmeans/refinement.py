@@ -59,14 +59,14 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int) -> Tensor:
     """Centers (B, M, D) of these totals (B, M), both float64, merged to (B, K, D).
 
     Always the pair whose merge adds least to the inertia, a·b/(a+b)·|x - y|² of totals a and b (Ward 1963), becomes its
-    weighted mean; the lowest indices win a tie.
+    weighted mean.
     """
     centers, totals = centers.clone(), totals.clone()
     n_runs, n_left = centers.shape[:2]
-    alive = torch.ones(n_runs, n_left, dtype=torch.bool)
+    alive = torch.ones(n_runs, n_left, dtype=torch.bool, device=centers.device)
     runs, rows = alive.nonzero(as_tuple=True)
     cost, partner = (part.view(n_runs, n_left) for part in _cheapest(centers, totals, alive, runs, rows))
-    every = torch.arange(n_runs)
+    every = torch.arange(n_runs, device=centers.device)
     for _ in range(n_left - n_clusters):
         first = cost.min(dim=1).indices
         second = partner[every, first]
@@ -86,7 +86,7 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int) -> Tensor:
 
 def _cheapest(centers: Tensor, totals: Tensor, alive: Tensor, runs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """For these rows of these runs, (R,) each, the least cost of a merge with another, and with which."""
-    cost = torch.empty(len(rows), dtype=torch.float64)
+    cost = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     partner = torch.empty_like(rows)
     for part in blocks(len(rows), _BLOCK // (centers.shape[1] * centers.shape[2])):
         run, row = runs[part], rows[part]

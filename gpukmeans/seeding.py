@@ -76,7 +76,7 @@ def kmeans_parallel(
 
     Other values are passed by `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`.
     """
-    if not (0 < oversampling < math.inf and isinstance(rounds, int) and rounds >= 1):
+    if not (0 < oversampling < math.inf and isinstance(rounds, int) and not isinstance(rounds, bool) and rounds >= 1):
         wanted = "oversampling must be a number above 0 and rounds an int of at least 1"
         raise ValueError(f"{wanted}, got {oversampling} and {rounds}")
     # Of its own, since other runs may need more rounds.

@@ -24,10 +24,12 @@ from PIL import Image, features
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import clustering as comparison
+from benchmarks import optima as benchmark_optima
 from benchmarks import peers
 from benchmarks.table import table
 from gpukmeans.histogram import unique_colors
 from gpukmeans.quantization import quantize
+from gpukmeans.seeding import SEEDINGS
 from gpukmeans_cli.image_io import read_picture
 from gpukmeans_cli.sample import draw_sample
 
@@ -87,8 +89,7 @@ def quality(
 ) -> None:
     """Mean squared error (dR² + dG² + dB²) and seconds over the pictures of a folder, beside peers."""
     _print_machine()
-    images = [torch.from_numpy(read_picture(path).pixels) for path in sorted(folder.iterdir())]
-    images = [image for image in images if image.shape[2] == 3]
+    images = _rgb_pictures(folder)
     print(f"{len(images)} RGB pictures, {seeds} seeds\n")
     print(f"{'K':>4} {'gpukmeans':>22} {'scikit-learn, 1 start':>22} {'Pillow, kmeans=3':>22}   mark")
     for n_colors, mark in MSE_MARKS.items():
@@ -96,6 +97,41 @@ def quality(
         peers = [_mean([_timed(by, image, n_colors, 0) for image in images]) for by in (_by_scikit_learn, _by_pillow)]
         cells = "".join(f"{mse:14.2f} {seconds:6.2f} s" for mse, seconds in (ours, *peers))
         print(f"{n_colors:4} {cells}   {mark} {'met' if ours[0] <= mark else 'MISSED'}", flush=True)
+
+
+@app.command()
+def optima(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 1,
+    breaths: Annotated[int, typer.Option(min=1, help="The value of refine=.")] = 8,
+) -> None:
+    """One run and a refined one beside the best of ten: inertia and cost, on colors and on patches of pictures."""
+    _print_machine()
+    images = _rgb_pictures(folder)
+    print(f"{len(images)} RGB pictures, {seeds} seeds, refine={breaths}\n")
+    print(f"{'':>14} {'one run':>10} {'refined':>10} {'at worst':>10}   of the best of ten   {'cost':>6}   mark")
+    sets = {"colors": benchmark_optima.colors(images), "patches": benchmark_optima.patches(images)}
+    for name, k in [(name, k) for name in sets for k in MSE_MARKS]:
+        found = benchmark_optima.optima(sets[name], k, breaths, seeds)
+        mark, costly = (1.0, found.cost >= 4) if k >= 64 else (1.003, False)
+        met = found.refined < mark and not costly
+        cells = f"{found.one:10.4f} {found.refined:10.4f} {found.worst_refined:10.4f}{'':22}{found.cost:6.2f}x"
+        print(f"{name:>7} K={k:4} {cells}   < {mark} {'met' if met else 'MISSED'}", flush=True)
+
+
+@app.command()
+def seeding(
+    n: Annotated[int, typer.Option(min=1, help="Points.")] = 1_000_000,
+    d: Annotated[int, typer.Option(min=1, help="Coordinates.")] = 32,
+    k: Annotated[int, typer.Option(min=1, help="Clusters.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of Lloyd's loop after it.")] = 5,
+    only: Annotated[list[str] | None, typer.Option(help="These alone; may be given again.")] = None,
+) -> None:
+    """Seconds of each seeding, and the inertia a few rounds later. Takes many minutes."""
+    _print_machine()
+    print(f"{n:,} x {d}, K = {k}, {rounds} rounds\n")
+    for name, seconds, inertia in benchmark_optima.seedings(only or list(SEEDINGS), n, d, k, rounds):
+        print(f"{name:>10} {seconds:8.1f} s   inertia {inertia:16.1f}", flush=True)
 
 
 @app.command()
@@ -117,6 +153,11 @@ def clustering(
     _print_machine()
     versions = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
     print(f"cpu, {os.cpu_count()} threads each, load of {load:.1f} at the start, {versions}\n\n{table(cells)}")
+
+
+def _rgb_pictures(folder: Path) -> list[torch.Tensor]:
+    images = [torch.from_numpy(read_picture(path).pixels) for path in sorted(folder.iterdir())]
+    return [image for image in images if image.shape[2] == 3]
 
 
 def _by_us(image: torch.Tensor, n_colors: int, seed: int) -> torch.Tensor:

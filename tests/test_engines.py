@@ -17,14 +17,20 @@ class Picky(TorchEngine):
 
 
 def test_each_engine_is_listed_under_its_own_name():
-    assert {name: engine.name for name, engine in ENGINES.items()} == {"torch": "torch"}
+    assert {name: engine.name for name, engine in ENGINES.items()} == {"matmul": "matmul", "torch": "torch"}
 
 
 def test_auto_takes_the_first_engine_without_an_obstacle(monkeypatch):
-    assert choose("auto", X) is ENGINES["torch"]
+    assert choose("auto", X) is ENGINES["matmul"]
     plain = ENGINES["torch"]
     monkeypatch.setattr("gpukmeans.engines.ENGINES", {"picky": Picky(), "torch": plain})
     assert choose("auto", X) is plain
+
+
+def test_auto_says_why_where_no_engine_can(monkeypatch):
+    monkeypatch.setattr("gpukmeans.engines.ENGINES", {"picky": Picky()})
+    with pytest.raises(ValueError, match="no engine can take these points: picky: it only takes points of 7"):
+        choose("auto", X)
 
 
 def test_an_engine_may_be_given_by_name_or_as_itself():
@@ -39,7 +45,7 @@ def test_an_engine_with_an_obstacle_says_it():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of auto, torch or an engine, got 'cuda'"):
+    with pytest.raises(ValueError, match="one of auto, matmul, torch or an engine, got 'cuda'"):
         choose("cuda", X)
 
 

@@ -124,13 +124,54 @@ def test_centers_that_are_loaded_leave_no_result_of_others_behind():
 
 
 def test_saved_centers_of_another_number_are_refused():
-    with pytest.raises(RuntimeError, match="centers must be 4, as n_clusters is, got 5"):
+    with pytest.raises(
+        RuntimeError, match=r"centers must be floats of shape \(..., 4, D\), got float32 of shape \(5, 3\)"
+    ):
         KMeans(4).load_state_dict(KMeans(5).fit(blobs()).state_dict())
 
 
 def test_an_unfitted_module_in_a_model_is_saved_and_loaded_without_centers():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4))
     torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4)).load_state_dict(model.state_dict())
+
+
+def test_a_result_is_not_changed_by_what_is_loaded_later():
+    model, other = KMeans(5).fit(blobs()), KMeans(5).fit(blobs(seed=1))
+    result, kept = model.result_, model.centers.clone()
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(result.centers, kept)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2), torch.ones(2, 3, dtype=torch.complex64), torch.ones(3, 3)])
+def test_a_wrong_state_is_refused_and_leaves_the_module_as_it_was(wrong):
+    model = KMeans(2).fit(blobs())
+    kept = model.centers.clone()
+    with pytest.raises(RuntimeError, match="centers must be floats"):
+        model.load_state_dict({"centers": wrong})
+    assert torch.equal(model.centers, kept)
+    assert model.labels_ is not None
+
+
+def test_an_option_that_is_a_parameter_is_no_part_of_the_module():
+    model = KMeans(2, init=torch.nn.Parameter(blobs()[:2]))
+    assert not list(model.parameters())
+    assert model.set_params(init="random").init == "random"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_points_of_weight_zero_change_no_bit_of_a_score(metric):
+    x, weights = blobs(dtype=torch.float64), torch.rand(300, generator=seeded())
+    model = KMeans(4, metric=metric).fit(x, weights)
+    padded = torch.cat([x, torch.zeros(60, 3)]), torch.cat([weights, torch.zeros(60)])
+    assert model.score(*padded) == model.score(x, weights)
+
+
+def test_unit_centers_find_the_labels_of_the_fit_again():
+    generator = seeded(14)
+    directions = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    x = torch.cat([directions * length for length in (1, 3, 7, 0.1)])
+    model = KMeans(4, metric="cosine").fit(x)
+    assert torch.equal(model.predict(x), model.labels_)
 
 
 def test_centers_move_and_are_saved_with_the_module():

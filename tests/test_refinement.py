@@ -122,3 +122,10 @@ def test_refining_keeps_the_best_state_it_saw(china):
     sqdist = [points.assign(refined(points, start, n, seeded(1))).sqdist.double().sum().item() for n in range(6)]
     assert sqdist == sorted(sqdist, reverse=True)
     assert sqdist[-1] < sqdist[0]
+
+
+def test_first_centers_that_are_given_can_be_refined_more_than_once():
+    x = torch.rand(200, 2, generator=seeded())
+    inertia = [kmeans(x, 12, init=x[:12], n_init=n, refine=1).inertia.item() for n in (1, 2, 8)]
+    assert inertia == sorted(inertia, reverse=True)
+    assert inertia[-1] < inertia[0]

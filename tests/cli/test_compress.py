@@ -312,7 +312,7 @@ def test_verbose_prints_engine_iterations_and_the_time_of_each_stage_on_stderr(r
     code, out, err = run(photo, "-k", 9, "--max-iter", 1, "-v", "--json")
     assert code == 0
     assert json.loads(out)["iterations"] == 1
-    assert "engine torch" in err
+    assert "engine matmul" in err
     assert "stopped at --max-iter after 1 iterations" in err
     for stage in ("read", "count colors", "cluster", "map pixels", "write"):
         assert re.search(rf"\b{stage} \d+\.\d+ s", err)

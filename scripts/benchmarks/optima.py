@@ -1,0 +1,107 @@
+"""What refining and seedings give for what they cost, on colors of photos and on patches of them as embeddings."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpukmeans import kmeans, unique_colors
+from gpukmeans.seeding import SEEDINGS
+
+# Patches of so many pixels square, their variance mostly in so many directions.
+_PATCH, _WIDTH, _N_PATCHES = 8, 32, 40_000
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points (N, D) with weights (N,), and what to call them."""
+
+    name: str
+    x: Tensor
+    weights: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """Means over sets of points and seeds: inertia by that of the best of ten runs, and seconds by those of one."""
+
+    name: str
+    k: int
+    one: float
+    refined: float
+    worst_refined: float
+    cost: float
+
+
+def colors(images: Sequence[Tensor]) -> list[Points]:
+    """The distinct colors of each image (H, W, 3) with their counts."""
+    histograms = [unique_colors(image) for image in images]
+    return [Points("colors", histogram.colors, histogram.counts) for histogram in histograms]
+
+
+def patches(images: Sequence[Tensor]) -> list[Points]:
+    """Patches of the images at random places, less their means, along their 32 main directions: (40000, 32)."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for image in images:
+        height, width, _ = image.shape
+        n = _N_PATCHES // len(images)
+        top = torch.randint(height - _PATCH + 1, (n,), generator=generator)
+        left = torch.randint(width - _PATCH + 1, (n,), generator=generator)
+        windows = image.unfold(0, _PATCH, 1).unfold(1, _PATCH, 1)
+        rows.append(windows[top, left].reshape(n, -1).float())
+    x = torch.cat(rows)
+    x = x - x.mean(dim=1, keepdim=True)
+    _, directions = torch.linalg.eigh(x.T @ x)
+    return [Points("patches", x @ directions[:, -_WIDTH:], None)]
+
+
+def optima(sets: Sequence[Points], k: int, breaths: int, seeds: int) -> Optimum:
+    """One run, the best of ten and one refined, from the same seeds."""
+    ones, refineds, costs = [], [], []
+    for points in sets:
+        for seed in range(seeds):
+            one, seconds = _run(points, k, seed)
+            refined, refined_seconds = _run(points, k, seed, refine=breaths)
+            best, _ = _run(points, k, seed, n_init=10)
+            ones.append(one / best)
+            refineds.append(refined / best)
+            costs.append((seconds, refined_seconds))
+    seconds, refined_seconds = (sum(column) for column in zip(*costs, strict=True))
+    return Optimum(
+        name=sets[0].name,
+        k=k,
+        one=sum(ones) / len(ones),
+        refined=sum(refineds) / len(refineds),
+        worst_refined=max(refineds),
+        cost=refined_seconds / seconds,
+    )
+
+
+def _run(points: Points, k: int, seed: int, *, n_init: int = 1, refine: int = 0) -> tuple[float, float]:
+    """Inertia and seconds."""
+    generator = torch.Generator().manual_seed(seed)
+    start = time.perf_counter()
+    result = kmeans(points.x, k, weights=points.weights, n_init=n_init, refine=refine, generator=generator)
+    return result.inertia.item(), time.perf_counter() - start
+
+
+def seedings(names: Sequence[str], n: int, d: int, k: int, rounds: int) -> Iterator[tuple[str, float, float]]:
+    """Name, seconds of the seeding alone, and inertia after some rounds of Lloyd's loop, of these seedings."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(4 * k, d, generator=generator)
+    x = means[torch.randint(len(means), (n,), generator=generator)] + torch.randn(n, d, generator=generator) * 0.5
+    for name in names:
+        taken: list[float] = []
+        result = kmeans(x, k, init=functools.partial(_timed, SEEDINGS[name], taken), max_iter=rounds, tol=0.0)
+        yield name, taken[0], result.inertia.item()
+
+
+def _timed(seeding: Callable[..., Tensor], taken: list[float], *args: object) -> Tensor:
+    start = time.perf_counter()
+    centers = seeding(*args)
+    taken.append(time.perf_counter() - start)
+    return centers
