@@ -34,8 +34,9 @@ def assign(
     metric = check_metric(metric)
     dtype = computed_in(x, centers)
     x, centers = metric.prepare(x, dtype), metric.prepare(centers, dtype)
-    # A custom operation takes no objects, so an engine that has no name cannot be compiled.
-    nearest = _nearest if isinstance(engine, str) else _nearest_by
+    # The operation is for the compiler: its first call loads that, which takes longer than most clusterings. It takes
+    # no objects, so an engine that has no name cannot be compiled.
+    nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_by
     labels, sqdist = nearest(x.detach(), centers.detach(), metric.directions, engine)
     if torch.is_grad_enabled() and (x.requires_grad or centers.requires_grad):
         sqdist = _differentiable(x.to(dtype), centers.to(dtype), labels)
