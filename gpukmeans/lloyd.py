@@ -87,12 +87,13 @@ def lloyd(
     while len(running.which) and n_iter < max_iter and not stopped:
         n_iter += 1
         moved = next_centers(running.centers, running.moments, project)
-        shifts.zero_()[running.which] = _farthest_shift(moved, running.centers)
+        sqshifts = _sqshifts(moved, running.centers)
+        shifts.zero_()[running.which] = sqshifts.amax(dim=1).sqrt()
         standing = (moved == running.centers).flatten(1).all(dim=1)
         ended.append(running.ended(standing, n_iter))
-        running, moved = running.select(~standing), moved[~standing]
+        running, moved, sqshifts = running.select(~standing), moved[~standing], sqshifts[~standing]
         if len(running.which):
-            running, settled = _advance(running, moved, tol)
+            running, settled = _advance(running, moved, sqshifts, tol)
             inertia[running.which] = running.moments.weighted_sqdist()
             ended.append(running.ended(settled, n_iter))
             running = running.select(~settled)
@@ -161,9 +162,9 @@ def _begin(points: Points, centers: Tensor) -> _Running:
     )
 
 
-def _advance(running: _Running, moved: Tensor, tol: float) -> tuple[_Running, Tensor]:
-    """The runs at their moved centers, and of which of them (B,) that was enough."""
-    farthest = _farthest_after(running.centers, moved, running.moments)
+def _advance(running: _Running, moved: Tensor, sqshifts: Tensor, tol: float) -> tuple[_Running, Tensor]:
+    """The runs at their moved centers, which went so far (B, K), and of which of them (B,) that was enough."""
+    farthest = _farthest_after(running.moments, sqshifts)
     moments = _measure(running.points, moved, farthest)
     before, inertia = running.moments.weighted_sqdist(), moments.weighted_sqdist()
     stalled = torch.where(inertia < running.lowest, 0, running.stalled + 1)
@@ -186,16 +187,12 @@ def _measure(points: Points, centers: Tensor, farthest: Tensor) -> Moments:
     return points.measure(centers, torch.where(loose, worst, farthest)) if loose.any() else moments
 
 
-def _farthest_after(centers: Tensor, moved: Tensor, moments: Moments) -> Tensor:
+def _farthest_after(moments: Moments, sqshifts: Tensor) -> Tensor:
     """No squared distance to the nearest center is larger after the move: no farther than the old one has gone."""
-    shifts = _sqshift(moved, centers).where(moments.totals > 0, 0)
-    return (moments.worst_sqdist.double().sqrt() + shifts.amax(dim=1).sqrt()) ** 2
+    serving = sqshifts.where(moments.totals > 0, 0)
+    return (moments.worst_sqdist.double().sqrt() + serving.amax(dim=1).sqrt()) ** 2
 
 
-def _farthest_shift(moved: Tensor, centers: Tensor) -> Tensor:
-    """The distance (B,) that the center went which went farthest."""
-    return _sqshift(moved, centers).amax(dim=1).sqrt()
-
-
-def _sqshift(moved: Tensor, centers: Tensor) -> Tensor:
+def _sqshifts(moved: Tensor, centers: Tensor) -> Tensor:
+    """The squared distance (B, K) that each center went."""
     return squared_distance(moved.double().permute(2, 0, 1), centers.double().permute(2, 0, 1))
