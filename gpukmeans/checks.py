@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ _COMPUTED_IN = {
     torch.int32: torch.float64,
     torch.int64: torch.float64,
 }
+
+
+class Range(NamedTuple):
+    """Lowest and highest values."""
+
+    lowest: Tensor
+    highest: Tensor
 
 
 def computed_in(*tensors: Tensor) -> torch.dtype:
@@ -87,25 +95,42 @@ def check_points(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
 
 
-def check_values(x: Tensor, centers: Tensor | None = None, name: str = "centers") -> None:
+def check_values(x: Tensor, centers: Tensor) -> None:
     """ValueError for values that are not finite, and for squared distances that would overflow, or vanish.
 
     Points (..., N, D) and centers (K, D) or (..., K, D), as far as they are apart in each problem.
     """
-    lowest, highest = _finite_range(x, "x")
-    what = "x"
-    if centers is not None:
-        low, high = _finite_range(centers, name)
-        lowest, highest, what = torch.minimum(lowest, low), torch.maximum(highest, high), f"x and {name}"
-    spread = (highest - lowest).amax(dim=-1)
+    both = joined_range(finite_range(x, "x"), finite_range(centers, "centers"))
+    check_spread(both, computed_in(x, centers), "x and centers")
+
+
+def finite_range(x: Tensor, name: str) -> Range:
+    """Lowest and highest value of each coordinate of each problem, (..., D) of (..., N, D), float64.
+
+    ValueError if they are not finite.
+    """
+    lowest, highest = torch.aminmax(x, dim=-2)
+    if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
+    return Range(lowest.double(), highest.double())
+
+
+def joined_range(one: Range, other: Range) -> Range:
+    """The range of both."""
+    return Range(torch.minimum(one.lowest, other.lowest), torch.maximum(one.highest, other.highest))
+
+
+def check_spread(values: Range, dtype: torch.dtype, what: str) -> None:
+    """ValueError if squared distances within this range would overflow, or vanish, in that dtype."""
+    spread = (values.highest - values.lowest).amax(dim=-1)
     widest, narrowest = float(spread.max()), float(spread.where(spread > 0, torch.inf).min())
-    info = torch.finfo(computed_in(x) if centers is None else computed_in(x, centers))
-    if not x.shape[-1] * widest * widest < info.max:
-        values = f"the values of a coordinate of {what} spread over up to {widest:.3g}"
-        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {values}: scale them down")
+    info = torch.finfo(dtype)
+    if not values.lowest.shape[-1] * widest * widest < info.max:
+        came = f"the values of a coordinate of {what} spread over up to {widest:.3g}"
+        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {came}: scale them down")
     if narrowest * narrowest < info.tiny:
-        values = f"the values of the coordinates of {what} spread over no more than {narrowest:.3g}"
-        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {values}: scale them up")
+        came = f"the values of the coordinates of {what} spread over no more than {narrowest:.3g}"
+        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {came}: scale them up")
 
 
 def check_centers(x: Tensor, centers: Tensor) -> None:
@@ -181,14 +206,6 @@ def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> Non
         row = zero.nonzero()[0].tolist()
         where = f"row {row[-1]}" + (f" of problem {', '.join(map(str, row[:-1]))}" if len(row) > 1 else "")
         raise ValueError(f"{name} must have no zero row for the cosine metric, as zero has no direction, got {where}")
-
-
-def _finite_range(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value of each coordinate of each problem (..., D), float64."""
-    lowest, highest = torch.aminmax(x, dim=-2)
-    if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
-    return lowest.double(), highest.double()
 
 
 def _bounds(x: Tensor) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from gpukmeans.checks import (
+    Range,
     check_centers,
     check_count,
     check_directions,
@@ -17,9 +18,11 @@ from gpukmeans.checks import (
     check_n_clusters,
     check_options,
     check_points,
-    check_values,
+    check_spread,
     check_weights,
     computed_in,
+    finite_range,
+    joined_range,
 )
 from gpukmeans.engines import Engine, choose
 from gpukmeans.lloyd import Fit, Watch, lloyd, measured
@@ -123,10 +126,10 @@ def kmeans(
     metric = check_metric(metric)
     chosen = choose(engine, x)
 
-    points = _points(x, weights, metric, chosen)
+    points, values = _points(x, weights, metric, chosen)
     check_n_clusters(n_clusters, x, points.weights)
     parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-    starts = [_start(points, x, n_clusters, init, metric, refine, own) for own in spawn(parent, n_init)]
+    starts = [_start(points, values, n_clusters, init, metric, refine, own) for own in spawn(parent, n_init)]
     batch, n_problems = x.shape[:-2], len(points.problems)
     fits = lloyd(
         points.select(torch.arange(n_problems, device="cpu").repeat(n_init)),
@@ -159,28 +162,29 @@ def inertia_at(
     check_centers(x, centers)
     check_weights(weights, x)
     metric = check_metric(metric)
-    points = _points(x, weights, metric, choose(engine, x))
-    first = _first_centers(points, x, centers.shape[-2], centers, metric, torch.Generator(device="cpu"))
-    return (measured(points, first).weighted_sqdist() * metric.factor).view(x.shape[:-2])
+    points, values = _points(x, weights, metric, choose(engine, x))
+    prepared = _prepared(points, values, centers, metric, "centers")
+    return (measured(points, prepared).weighted_sqdist() * metric.factor).view(x.shape[:-2])
 
 
-def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> TensorPoints:
-    """The points of all problems side by side, as the metric sees them."""
+def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> tuple[TensorPoints, Range]:
+    """The points of all problems side by side, as the metric sees them, and the range of each (P, D)."""
     dtype = computed_in(x)
     prepared = metric.prepare(x.detach(), dtype)
-    check_values(prepared)
+    values = finite_range(prepared, "x")
+    check_spread(values, computed_in(prepared), "x")
     if weights is not None:
         weights = weights.detach().reshape(-1, weights.shape[-1])
     points = tensor_points(prepared.reshape(-1, *x.shape[-2:]), weights, engine, dtype)
     if metric.directions:
         present = None if points.weights is None else (points.weights > 0).view(x.shape[:-1])
         check_directions(prepared, "x", present)
-    return points
+    return points, Range(*(bound.reshape(-1, x.shape[-1]) for bound in values))
 
 
 def _start(
     points: TensorPoints,
-    x: Tensor,
+    values: Range,
     n_clusters: int,
     init: str | Tensor | Seeding,
     metric: Metric,
@@ -190,31 +194,30 @@ def _start(
     """Where the loop starts (P, K, D) in one run of each problem."""
     # Two, since how much a seeding draws may depend on other problems.
     first, later = spawn(generator, 2)
-    centers = _first_centers(points, x, n_clusters, init, metric, first)
+    if isinstance(init, Tensor):
+        centers = _prepared(points, values, init.detach(), metric, "init")
+    else:
+        drawn = _drawn(points, n_clusters, SEEDINGS[init] if isinstance(init, str) else init, first)
+        centers = _prepared(points, values, drawn, metric, "first centers")
     return refined(points, centers, refine, later, metric.project) if refine else centers
 
 
-def _first_centers(
-    points: TensorPoints,
-    x: Tensor,
-    n_clusters: int,
-    init: str | Tensor | Seeding,
-    metric: Metric,
-    generator: torch.Generator,
-) -> Tensor:
-    """First centers (P, K, D) of one run of each problem, whatever `init` is."""
-    name, wanted = "init", (n_clusters, x.shape[-1])
-    if isinstance(init, Tensor):
-        centers = init.detach()
-    else:
-        seeding = SEEDINGS[init] if isinstance(init, str) else init
-        centers, name = seeding(points, n_clusters, generator), "first centers"
-        shapes = (wanted, (len(points.problems), *wanted))
-        if not isinstance(centers, Tensor) or centers.shape not in shapes:
-            came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
-            raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
-    centers = metric.prepare(centers.to(x.device, points.dtype), points.dtype).reshape(-1, *wanted)
-    check_values(points.x, centers, name)
+def _drawn(points: TensorPoints, n_clusters: int, seeding: Seeding, generator: torch.Generator) -> Tensor:
+    """What a seeding returns, if these are centers (K, D) or (P, K, D)."""
+    centers = seeding(points, n_clusters, generator)
+    wanted = (n_clusters, points.x.shape[2])
+    shapes = (wanted, (len(points.problems), *wanted))
+    if not isinstance(centers, Tensor) or centers.shape not in shapes:
+        came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
+        raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
+    return centers
+
+
+def _prepared(points: TensorPoints, values: Range, centers: Tensor, metric: Metric, name: str) -> Tensor:
+    """Centers (K, D) or (..., K, D) for each problem (P, K, D), as the metric sees them, if they suit the points."""
+    centers = metric.prepare(centers.to(points.x.device, points.dtype), points.dtype)
+    centers = centers.reshape(-1, *centers.shape[-2:])
+    check_spread(joined_range(values, finite_range(centers, name)), points.dtype, f"x and {name}")
     if metric.directions:
         check_directions(centers, name)
     # A copy, since what is returned may be what was given.
