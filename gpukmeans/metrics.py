@@ -15,7 +15,7 @@ class Metric:
     """A distance that is `factor` times the squared Euclidean distance of points (..., N, D) once these are `prepared`.
 
     `prepare` also makes centers of any points; `project` makes centers (B, K, D) of means, in float64, and of the
-    centers before.
+    centers before. Where only `directions` count, a point of zeros is an error.
     """
 
     prepare: Callable[[Tensor, torch.dtype], Tensor]

@@ -132,7 +132,10 @@ def test_saved_centers_of_another_number_are_refused():
 
 def test_an_unfitted_module_in_a_model_is_saved_and_loaded_without_centers():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4))
-    torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4)).load_state_dict(model.state_dict())
+    fresh = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(4))
+    keys = fresh.load_state_dict(model.state_dict())
+    assert (keys.missing_keys, keys.unexpected_keys) == ([], [])
+    assert fresh[1].centers is None
 
 
 def test_a_result_is_not_changed_by_what_is_loaded_later():
