@@ -17,7 +17,16 @@ class Picky(TorchEngine):
 
 
 def test_each_engine_is_listed_under_its_own_name():
-    assert {name: engine.name for name, engine in ENGINES.items()} == {"matmul": "matmul", "torch": "torch"}
+    assert {name: engine.name for name, engine in ENGINES.items()} == {
+        name: name for name in ("cells", "matmul", "torch")
+    }
+
+
+def test_auto_takes_cells_for_many_points_of_few_coordinates():
+    assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
+    assert choose("auto", torch.rand(2, 16_384, 4)) is ENGINES["cells"]
+    assert choose("auto", torch.rand(16_383, 4)) is ENGINES["matmul"]
+    assert choose("auto", torch.rand(16_384, 5)) is ENGINES["matmul"]
 
 
 def test_auto_takes_the_first_engine_without_an_obstacle(monkeypatch):
@@ -45,7 +54,7 @@ def test_an_engine_with_an_obstacle_says_it():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of auto, matmul, torch or an engine, got 'cuda'"):
+    with pytest.raises(ValueError, match="one of auto, cells, matmul, torch or an engine, got 'cuda'"):
         choose("cuda", X)
 
 

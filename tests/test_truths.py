@@ -85,7 +85,12 @@ def obstacle(engine, device, dtype):
     return None
 
 
-CASES = [Case(*choices) for choices in itertools.product(ENGINES, DEVICES, DTYPES, [(), (2,)], [False, True])]
+# Half precision is tried with the plain engine alone: the others see the same values.
+CASES = [
+    case
+    for case in (Case(*choices) for choices in itertools.product(ENGINES, DEVICES, DTYPES, [(), (2,)], [False, True]))
+    if case.engine == "torch" or case.dtype not in (torch.float16, torch.bfloat16)
+]
 
 
 def given(request):

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_points import seeded
+
+from gpukmeans import candidates as module
+from gpukmeans.candidates import Group, candidates, chosen, lowest
+from gpukmeans.layout import cells
+from gpukmeans.score import squared_distance
+
+
+def lists(layout, centers, problems):
+    """For each cell of each run the centers that are listed, as a dict."""
+    found = {}
+    for runs, boxes, listed in candidates(layout, centers, problems):
+        for run, box, column in zip(runs.tolist(), boxes.tolist(), listed.T.tolist(), strict=True):
+            assert (run, box) not in found
+            found[run, box] = sorted(set(column))
+            assert column == sorted(column)
+    return found
+
+
+def check(x, centers, problems, size=8, fan=4):
+    """Each cell is there once, and lists every center that is nearest to one of its points, ties among them."""
+    layout = cells(x, centers.dtype, size, fan)
+    found = lists(layout, centers, problems)
+    assert set(found) == {(run, box) for run in range(len(problems)) for box in range(layout.small.count)}
+    for run, problem in enumerate(problems):
+        points = layout.x.view(x.shape[2], len(x), -1)[:, problem]
+        scores = squared_distance(points[:, :, None], centers[run].T[:, None])
+        best = scores == scores.amin(dim=1, keepdim=True)
+        for box in range(layout.small.count):
+            needed = best[box * size : (box + 1) * size].any(dim=0).nonzero().squeeze(1).tolist()
+            assert set(needed) <= set(found[run, box])
+
+
+@given(
+    n=st.integers(1, 150),
+    k=st.integers(1, 20),
+    width=st.integers(1, 8),
+    levels=st.integers(1, 6),
+    offset=st.sampled_from([0.0, 1e4, -1e6]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_no_center_that_is_nearest_to_some_point_is_left_out(n, k, width, levels, offset, dtype, seed):
+    # Few levels, so that points tie with several centers and cells are flat.
+    generator = seeded(seed)
+    x = (torch.randint(levels, (2, n, width), generator=generator) / 3 + offset).to(dtype)
+    centers = (torch.randint(levels, (3, k, width), generator=generator) / 3 + offset).to(dtype)
+    check(x, centers, [1, 0, 1])
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1e-30, 1e-20, 1.0, 1e15]), st.sampled_from([0.0, 1.0, 1e3]))
+def test_nor_where_scores_vanish_or_points_are_far_from_the_origin(seed, scale, offset):
+    generator = seeded(seed)
+    x = (torch.rand(1, 100, 3, generator=generator) + offset) * scale
+    centers = x[:, torch.randint(100, (30,), generator=generator)]
+    check(x, centers + torch.rand(30, 3, generator=generator) * scale * 1e-6, [0])
+
+
+@pytest.mark.parametrize("tile", [1, 100, 1000])
+def test_nor_where_only_few_pairs_are_looked_at_at_a_time(tile, monkeypatch):
+    monkeypatch.setattr(module, "_TILE", tile)
+    monkeypatch.setattr(module, "_WASTE", tile)
+    x = torch.rand(1, 600, 3, generator=seeded())
+    check(x, x[:, ::20].clone(), [0])
+
+
+def test_lists_of_colors_are_short(china):
+    x = china.flatten(0, 1).unique(dim=0).float()[None]
+    centers = x[:, torch.randperm(x.shape[1], generator=seeded())[:256]]
+    found = lists(cells(x, torch.float32, 32, 16), centers, [0])
+    assert sum(map(len, found.values())) / len(found) < 10
+
+
+def test_lists_are_filled_up_with_their_last_center():
+    layout = cells(torch.tensor([[[0.0], [1.0], [10.0], [11.0], [12.0], [13.0]]]), torch.float32, 2, 4)
+    (group,) = candidates(layout, torch.tensor([[[0.0], [10.0], [11.0], [12.5], [100.0]]]), [0])
+    lists = dict(zip(group.boxes.tolist(), group.listed.T.tolist(), strict=True))
+    assert lists == {0: [0, 0], 1: [1, 2], 2: [3, 3]}
+
+
+def test_parts_of_a_group_are_small_and_cover_it(monkeypatch):
+    monkeypatch.setattr(module, "_TILE", 40)
+    group = Group(torch.arange(10), torch.arange(10), torch.arange(20).view(2, 10))
+    parts = list(group.parts(8))
+    assert all(part.listed.numel() * 8 <= 40 for part in parts)
+    for whole, found in zip(group, zip(*parts, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(found, dim=-1))
+
+
+def test_centers_are_those_of_the_run():
+    centers = torch.arange(12.0).view(2, 3, 2)
+    found = chosen(centers, torch.tensor([1, 0]), torch.tensor([[2, 0], [0, 1]], dtype=torch.int32))
+    assert found.permute(1, 2, 0).tolist() == [[[10, 11], [0, 1]], [[6, 7], [2, 3]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_lowest_index_of_equal_scores_wins(dtype):
+    scores = torch.tensor([[3.0, 0.0, 1e-45], [1.0, 0.0, 0.0], [1.0, 5.0, 0.0], [2.0, torch.inf, 1e30]], dtype=dtype)
+    best, label = lowest(scores.clone(), torch.tensor([1, 4, 7, 9], dtype=torch.int32)[:, None])
+    assert torch.equal(best, scores.amin(dim=0))
+    assert label.tolist() == [4, 1, 4]
+
+
+def test_one_center_needs_no_choice():
+    best, label = lowest(torch.tensor([[3.0, 2.0]]), torch.tensor([[5]], dtype=torch.int32))
+    assert (best.tolist(), label.tolist()) == ([3, 2], [5, 5])
