@@ -8,6 +8,7 @@ from torch import Tensor
 from gpukmeans.engine_cells import CellsEngine
 from gpukmeans.engine_matmul import MatmulEngine
 from gpukmeans.engine_torch import Assignment, TorchEngine
+from gpukmeans.engine_triton import TritonEngine
 from gpukmeans.moments import Grid, Moments
 
 __all__ = ["ENGINES", "Assignment", "BoundEngine", "Engine", "choose"]
@@ -37,7 +38,12 @@ class Engine(Protocol):
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine: ...
 
 
-ENGINES: dict[str, Engine] = {"cells": CellsEngine(), "matmul": MatmulEngine(), "torch": TorchEngine()}
+ENGINES: dict[str, Engine] = {
+    "triton": TritonEngine(),
+    "cells": CellsEngine(),
+    "matmul": MatmulEngine(),
+    "torch": TorchEngine(),
+}
 
 # Where cells pay: measured on a CPU for K from 4 to 256, they are faster from about 20,000 points on, and the matrix
 # product for fewer, up to twice. From 5 coordinates on it depends on the points: cells are near to ever more centers.
@@ -47,8 +53,8 @@ _CELLS_UP_TO, _CELLS_FROM = 4, 1 << 14
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
 
-    That is "cells" for at least 16,384 points of at most 4 coordinates, else "matmul", else "torch", as far as they
-    have no obstacle.
+    That is "triton" for up to 8 coordinates on CUDA, else "cells" for up to 4 coordinates of at least 16,384 points,
+    else "matmul", else "torch", as far as they have no obstacle.
 
     ValueError for an unknown name, and where the engine, or each of them, cannot take these points, with the reason;
     TypeError for what is no engine.

@@ -8,6 +8,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import hypothesis
 import jaxtyping
 import pytest
+import torch
+
+# Without a GPU, kernels are interpreted: to be said before the first import of triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 jaxtyping.install_import_hook("gpukmeans", "beartype.beartype")
 
@@ -39,7 +44,6 @@ def flower():
 
 
 def _sample_image(index):
-    import torch
     from sklearn.datasets import load_sample_images
 
     return torch.from_numpy(load_sample_images().images[index].copy())

@@ -18,7 +18,7 @@ class Picky(TorchEngine):
 
 def test_each_engine_is_listed_under_its_own_name():
     assert {name: engine.name for name, engine in ENGINES.items()} == {
-        name: name for name in ("cells", "matmul", "torch")
+        name: name for name in ("triton", "cells", "matmul", "torch")
     }
 
 
@@ -54,7 +54,7 @@ def test_an_engine_with_an_obstacle_says_it():
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of auto, cells, matmul, torch or an engine, got 'cuda'"):
+    with pytest.raises(ValueError, match="one of auto, triton, cells, matmul, torch or an engine, got 'cuda'"):
         choose("cuda", X)
 
 

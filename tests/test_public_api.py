@@ -60,4 +60,4 @@ def test_a_choice_is_a_dict_of_names_and_the_things_themselves():
     assert list(gpukmeans.SEEDINGS) == ["k-means++", "k-means||", "random"]
     assert all(callable(seeding) for seeding in gpukmeans.SEEDINGS.values())
     assert list(gpukmeans.METRICS) == ["euclidean", "cosine"]
-    assert list(gpukmeans.ENGINES) == ["cells", "matmul", "torch"]
+    assert list(gpukmeans.ENGINES) == ["triton", "cells", "matmul", "torch"]
