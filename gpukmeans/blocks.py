@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -20,6 +19,6 @@ def tiles(n_runs: int, n_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield runs, rows
 
 
-def of_runs(problems: Sequence[int], device: torch.device) -> slice | Tensor:
-    """What selects these problems: an index, which copies what it selects, but for one problem alone a slice."""
-    return slice(problems[0], problems[0] + 1) if len(problems) == 1 else torch.tensor(problems, device=device)
+def of_runs(problems: Sequence[int], index: Tensor) -> slice | Tensor:
+    """What selects these problems, numbers that the index holds too: this one, which copies, but for one a slice."""
+    return slice(problems[0], problems[0] + 1) if len(problems) == 1 else index

@@ -126,12 +126,13 @@ class BoundCellsEngine:
         present = sqdist
         if self._absent is not None:
             present = sqdist.masked_fill(self._absent[list(problems)], -1.0)
+        whose = torch.tensor(problems, device=sqdist.device)
         for runs, rows in tiles(n_runs, n, _POINTS):
             terms = sqdist[runs, rows].double()
             if weights is not None:
-                terms = terms * weights[of_runs(problems[runs], sqdist.device), rows].double()
+                terms = terms * weights[of_runs(problems[runs], whose[runs]), rows].double()
             inertia[runs] += to_grid(terms, grid.sqdist[runs, None]).sum(dim=1)
         worst = present.amax(dim=1)
         run, place = (present == worst[:, None]).nonzero(as_tuple=True)
-        row = layout.rows[torch.tensor(problems, device=run.device)[run], place]
+        row = layout.rows[whose[run], place]
         return inertia, worst, torch.full_like(inertia, n).scatter_reduce_(0, run, row, "amin")

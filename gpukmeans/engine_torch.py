@@ -1,7 +1,7 @@
 """The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. The meaning of every faster one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ class _Block(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundTorchEngine:
-    """The plain engine at work. It keeps no state.
+    """The plain engine at work. It keeps no state but the last `problems` on the device.
 
     B sets of centers are served at a time; `problems`, B numbers below P, says whose points each is for.
     """
@@ -73,6 +73,7 @@ class BoundTorchEngine:
     tile: int
     nearest: Nearest
     """Of points (B, N, D) and centers (B, K, D) that fit a tile, the nearest by the one score, lowest index first."""
+    _kept: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
@@ -116,15 +117,26 @@ class BoundTorchEngine:
             inertia=inertia,
             worst_sqdist=worst_sqdist,
             worst_row=worst_row,
-            worst_x=self.x[torch.tensor(problems, device=device), worst_row].to(centers.dtype),
+            worst_x=self.x[self._index(problems), worst_row].to(centers.dtype),
         )
+
+    def _index(self, problems: Sequence[int]) -> Tensor:
+        """The problems on the device, kept, as a GPU is waited for when they are copied."""
+        key = tuple(problems)
+        index = self._kept.get(key)
+        if index is None:
+            index = torch.tensor(key, dtype=torch.int64, device=self.x.device)
+            self._kept.clear()
+            self._kept[key] = index
+        return index
 
     def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
         """Blocks of one run's points; of problems that are small, several runs at a time."""
         # So many rows that their distances fit the tile, and the few copies of them do.
         n_rows = self.tile // max(centers.shape[1], 4 * self.x.shape[2])
+        index = self._index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
-            whose = of_runs(problems[runs], self.x.device)
+            whose = of_runs(problems[runs], index[runs])
             weights = None if self.weights is None else self.weights[whose, rows].double()
             yield _Block(runs, rows, self.x[whose, rows].to(centers.dtype), weights)
 

@@ -1,7 +1,7 @@
 """Lloyd's loop (Lloyd 1982): points and first centers in, a Fit out. It never learns where the points live."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -73,32 +73,38 @@ def lloyd(
     tol: float,
     project: Projection | None = None,
     watch: Watch | None = None,
+    window: int | None = None,
 ) -> Fit:
     """Centers (B, K, D) moved to the means of their points, again and again; each run ends by itself.
 
     Converged when the centers stand still or the inertia falls by no more than `tol` of itself, but never while a
     cluster is empty and some point is not at its center, unless only rounding keeps it from there, which shows in an
     inertia that finds no new low. `n_iter` counts the rounds, with the one that moved nothing.
+
+    The host looks at what has ended after at most `window` rounds; by default after what suits the device. With a
+    `watch` that is each round. No bit depends on it.
     """
+    longest = 1 if watch is not None else window or _rounds_between_looks(centers.device)
     running = _begin(points, centers)
     inertia, shifts = running.lowest.clone(), torch.zeros_like(running.lowest)
     ended: list[tuple[Tensor, Fit]] = []
     n_iter, stopped = 0, False
     while len(running.which) and n_iter < max_iter and not stopped:
-        n_iter += 1
-        moved = next_centers(running.centers, running.moments, project)
-        sqshifts = _sqshifts(moved, running.centers)
-        shifts.zero_()[running.which] = sqshifts.amax(dim=1).sqrt()
-        standing = (moved == running.centers).flatten(1).all(dim=1)
-        ended.append(running.ended(standing, n_iter))
-        running, moved, sqshifts = running.select(~standing), moved[~standing], sqshifts[~standing]
+        # No more than there were and one, so that a run which ends soon is not measured long after.
+        rounds = min(longest, n_iter + 1, max_iter - n_iter)
+        n_iter += rounds
+        running = _aimed(running, project)
+        shifts.zero_()[running.which] = running.sqshifts.amax(dim=1).sqrt()
+        if longest == 1:  # a look costs less than to measure those that stand
+            gone, running = _parted(running, running.going.tolist())
+            ended += gone
         if len(running.which):
-            running, settled = _advance(running, moved, sqshifts, tol)
+            running, going = _through(running, rounds, tol, project)
             inertia[running.which] = running.moments.weighted_sqdist()
-            ended.append(running.ended(settled, n_iter))
-            running = running.select(~settled)
+            gone, running = _parted(running, going)
+            ended += gone
         stopped = watch is not None and watch(n_iter, inertia, shifts)
-    ended.append(running.ended(slice(None), n_iter, converged=False))
+    ended.append((running.which, running.fit()))
     order = torch.cat([which for which, _ in ended]).argsort()
     return Fit.joined([fit for _, fit in ended]).select(order)
 
@@ -116,75 +122,136 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Running:
-    """The runs that have not ended: which these are, where they stand, and how long they have found no new low."""
+    """Runs side by side: which these are, where they stand, and where they go next.
+
+    Those that are not `going` have ended and stay as they are. `n_iter` are the rounds of each, `stalled` those of them
+    since the inertia was at its `lowest`. `loose` says where a grid was found too coarse.
+    """
 
     which: Tensor
     points: Points
     centers: Tensor
     moments: Moments
+    goal: Tensor
+    sqshifts: Tensor
     lowest: Tensor
     stalled: Tensor
+    n_iter: Tensor
+    going: Tensor
+    loose: Tensor
 
-    def select(self, runs: Tensor) -> "_Running":
-        if runs.all():
-            return self
-        return _Running(
-            which=self.which[runs],
-            points=self.points.select(runs),
-            centers=self.centers[runs],
-            moments=self.moments.select(runs),
-            lowest=self.lowest[runs],
-            stalled=self.stalled[runs],
-        )
+    def select(self, runs: list[int]) -> "_Running":
+        index = torch.tensor(runs, dtype=torch.int64, device="cpu")
+        points, index = self.points.select(index), index.to(self.which.device)
+        others = [field.name for field in fields(self) if field.name not in ("points", "moments")]
+        tensors = {name: getattr(self, name)[index] for name in others}
+        return _Running(points=points, moments=self.moments.select(index), **tensors)
 
-    def ended(self, runs: Tensor | slice, n_iter: int, *, converged: bool = True) -> tuple[Tensor, Fit]:
-        """Which runs these are, and their fits after so many rounds."""
-        which = self.which[runs]
-        fit = Fit(
-            centers=self.centers[runs],
-            moments=self.moments.select(runs),
-            n_iter=torch.full_like(which, n_iter),
-            converged=torch.full_like(which, converged, dtype=torch.bool),
-        )
-        return which, fit
+    def fit(self) -> Fit:
+        return Fit(centers=self.centers, moments=self.moments, n_iter=self.n_iter, converged=~self.going)
+
+
+def _rounds_between_looks(device: torch.device) -> int:
+    """A look waits for a GPU, which then waits for the host; a CPU has nothing to wait for."""
+    return 8 if device.type == "cuda" else 1
 
 
 def _begin(points: Points, centers: Tensor) -> _Running:
     moments = measured(points, centers)
     which = torch.arange(len(centers), device=centers.device)
+    nothing = torch.zeros_like(which)
     return _Running(
         which=which,
         points=points,
         centers=centers,
         moments=moments,
+        goal=centers,
+        sqshifts=torch.zeros(centers.shape[:2], dtype=torch.float64, device=centers.device),
         lowest=moments.weighted_sqdist(),
-        stalled=torch.zeros_like(which),
+        stalled=nothing,
+        n_iter=nothing,
+        going=nothing == 0,
+        loose=nothing > 0,
     )
 
 
-def _advance(running: _Running, moved: Tensor, sqshifts: Tensor, tol: float) -> tuple[_Running, Tensor]:
-    """The runs at their moved centers, which went so far (B, K), and of which of them (B,) that was enough."""
-    farthest = _farthest_after(running.moments, sqshifts)
-    moments = _measure(running.points, moved, farthest)
+def _parted(running: _Running, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _Running]:
+    """Which runs have ended and their fits, unless none has, and the runs that are going."""
+    if all(going):
+        return [], running
+    gone = running.select([run for run, goes in enumerate(going) if not goes])
+    return [(gone.which, gone.fit())], running.select([run for run, goes in enumerate(going) if goes])
+
+
+def _aimed(running: _Running, project: Projection | None) -> _Running:
+    """The runs at the beginning of a round, those that stand no longer going."""
+    means = next_centers(running.centers, running.moments, project)
+    goal = torch.where(running.going[:, None, None], means, running.centers)
+    return replace(
+        running,
+        goal=goal,
+        sqshifts=_sqshifts(goal, running.centers),
+        n_iter=running.n_iter + running.going,
+        going=(goal != running.centers).flatten(1).any(dim=1),
+    )
+
+
+def _through(aimed: _Running, rounds: int, tol: float, project: Projection | None) -> tuple[_Running, list[bool]]:
+    """The runs after so many rounds, and which are still going. At these the host looks once, in the end."""
+    found = _rounds(aimed, rounds, tol, project, twice=False)
+    going, loose = torch.stack([found.going, found.loose]).tolist()
+    if any(loose):  # too rare to be asked each round
+        found = _rounds(aimed, rounds, tol, project, twice=True)
+        going = found.going.tolist()
+    return found, going
+
+
+def _rounds(aimed: _Running, rounds: int, tol: float, project: Projection | None, *, twice: bool) -> _Running:
+    """The runs after so many rounds, of which the first has begun. The host knows nothing of what it finds.
+
+    A run that ends stays as it is. Where a grid was too coarse, it is `loose`; measured `twice`, on a finer one.
+    """
+    running = _advanced(aimed, tol, twice)
+    for _ in range(rounds - 1):
+        running = _advanced(_aimed(running, project), tol, twice)
+    return running
+
+
+def _advanced(running: _Running, tol: float, twice: bool) -> _Running:
+    """The runs at their goals, those for which that was enough no longer going."""
+    farthest = _farthest_after(running.moments, running.sqshifts)
+    moments = running.points.measure(running.goal, farthest)
+    found = _farthest_found(moments, farthest)
+    if twice:
+        moments = running.points.measure(running.goal, found)
     before, inertia = running.moments.weighted_sqdist(), moments.weighted_sqdist()
     stalled = torch.where(inertia < running.lowest, 0, running.stalled + 1)
-    lowest = torch.minimum(inertia, running.lowest)
     misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals == 0).any(dim=1)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~misses_a_cluster)
-    return replace(running, centers=moved, moments=moments, lowest=lowest, stalled=stalled), settled
+    loose = running.loose if twice else running.loose | (running.going & (found < farthest))
+    return replace(
+        running,
+        centers=running.goal,
+        moments=moments.where(running.going, running.moments),
+        lowest=torch.minimum(inertia, running.lowest),
+        stalled=stalled,
+        going=running.going & ~settled,
+        loose=loose,
+    )
 
 
 def measured(points: Points, centers: Tensor) -> Moments:
-    """Moments at centers (B, K, D), wherever these are."""
-    return _measure(points, centers, points.farthest(centers))
-
-
-def _measure(points: Points, centers: Tensor, farthest: Tensor) -> Moments:
-    """Moments on a grid that suits the squared distances found, not only those that were possible."""
+    """Moments at centers (B, K, D), wherever these are, on a grid that suits the squared distances found."""
+    farthest = points.farthest(centers)
     moments = points.measure(centers, farthest)
+    found = _farthest_found(moments, farthest)
+    return points.measure(centers, found) if (found < farthest).any() else moments
+
+
+def _farthest_found(moments: Moments, farthest: Tensor) -> Tensor:
+    """The largest squared distance (B,), where it is so far below what was possible that the grid should know."""
     worst = moments.worst_sqdist.double()
-    loose = (worst > 0) & (worst * _LOOSE < farthest)
-    return points.measure(centers, torch.where(loose, worst, farthest)) if loose.any() else moments
+    return torch.where((worst > 0) & (worst * _LOOSE < farthest), worst, farthest)
 
 
 def _farthest_after(moments: Moments, sqshifts: Tensor) -> Tensor:

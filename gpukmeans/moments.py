@@ -65,6 +65,10 @@ class Grid:
         """The grid of some of the runs."""
         return Grid(**{field.name: getattr(self, field.name)[runs] for field in fields(self)})
 
+    def where(self, runs: Tensor, other: "Grid") -> "Grid":
+        """This grid for the runs of a mask (B,), another for those left."""
+        return Grid(**_where(runs, self, other, [field.name for field in fields(self)]))
+
     @staticmethod
     def joined(parts: "Sequence[Grid]") -> "Grid":
         """The grids of all runs of several parts, one part after the other."""
@@ -110,6 +114,11 @@ class Moments:
         tensors = {field.name: getattr(self, field.name)[runs] for field in fields(self) if field.name != "grid"}
         return Moments(grid=self.grid.select(runs), **tensors)
 
+    def where(self, runs: Tensor, other: "Moments") -> "Moments":
+        """These moments for the runs of a mask (B,), others for those left."""
+        names = [field.name for field in fields(self) if field.name != "grid"]
+        return Moments(grid=self.grid.where(runs, other.grid), **_where(runs, self, other, names))
+
     @staticmethod
     def joined(parts: "Sequence[Moments]") -> "Moments":
         """The moments of all runs of several parts, one part after the other."""
@@ -131,3 +140,13 @@ class Moments:
         means = from_grid(self.sums, self.grid.sum[:, None]) / self.weight_of_clusters()[:, :, None] + lowest
         # A weight of few steps is a coarse measure of its w·(x - lowest), which could lead out of the range.
         return means.clamp(lowest, highest)
+
+
+def _where(runs: Tensor, first: Grid | Moments, second: Grid | Moments, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of each of these tensors the runs of a mask (B,) from the first, and those left from the second."""
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
+    return {
+        # Most of a grid is the same tensor from round to round.
+        name: one if one is other else torch.where(runs.view(-1, *[1] * (one.ndim - 1)), one, other)
+        for name, (one, other) in pairs.items()
+    }

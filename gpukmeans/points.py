@@ -201,7 +201,7 @@ class TensorPoints:
     def _scores(self, centers: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """By blocks of runs and rows: squared distances (runs, L, rows) to centers (B, L, D)."""
         for runs, rows in tiles(len(self.problems), self.x.shape[1], _BLOCK // (centers.shape[1] * centers.shape[2])):
-            x = self.x[of_runs(self.problems[runs], self.x.device), rows].to(self.dtype)
+            x = self.x[of_runs(self.problems[runs], self._index[runs]), rows].to(self.dtype)
             x = x.permute(2, 0, 1).contiguous()
             yield runs, rows, squared_distance(x[:, :, None], centers[runs].permute(2, 0, 1)[..., None])
 
@@ -210,7 +210,7 @@ class TensorPoints:
         factors = factors.double()
         if self.weights is None:
             return factors
-        weights = self.weights[of_runs(self.problems[runs], self.x.device), rows]
+        weights = self.weights[of_runs(self.problems[runs], self._index[runs]), rows]
         return factors * weights.view(len(weights), *[1] * (factors.ndim - 2), -1)
 
     def _masses(self) -> Tensor:

@@ -289,3 +289,14 @@ def peaks():
 @pytest.mark.parametrize("name", PASSES)
 def test_one_pass_holds_at_most_64_mib_beside_its_outputs(name, peaks):
     assert peaks[name] <= 64
+
+
+def test_the_problems_last_asked_for_stay_on_the_device_and_others_take_their_place():
+    x = torch.arange(12.0).view(3, 4, 1)
+    bound = TorchEngine().bind(x, None)
+    first = bound._index(range(3))
+    assert bound._index([0, 1, 2]) is first
+    for problems in ([2, 0], [1, 1, 1], [0, 1, 2]):
+        assert bound._index(problems).tolist() == problems
+        assert bound.assign(x[problems][:, :1], problems).sqdist[:, 0].tolist() == [0] * len(problems)
+    assert len(bound._kept) == 1

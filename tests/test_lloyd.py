@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
 import oracle
@@ -6,8 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_points import points_of, seeded
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpukmeans.lloyd import Fit, lloyd, next_centers
+from gpukmeans import lloyd as module
+from gpukmeans.engine_torch import Assignment, BoundTorchEngine, TorchEngine
+from gpukmeans.lloyd import Fit, _aimed, _begin, _rounds, _rounds_between_looks, lloyd, next_centers
+from gpukmeans.points import tensor_points
+from gpukmeans.score import squared_distance
 
 FIELDS = ("centers", "totals", "inertia", "n_iter", "converged")
 
@@ -376,3 +384,246 @@ def test_each_round_ends_with_the_projection():
         alone = run_on(own, first, max_iter=2, tol=0.0, project=halfway)
         for name in FIELDS:
             assert torch.equal(getattr(fits, name)[i], getattr(alone, name)), name
+
+
+MOMENTS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
+
+
+def assert_same_bits(found, expected):
+    for name in FIELDS:
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in MOMENTS:
+        assert torch.equal(getattr(found.moments, name), getattr(expected.moments, name)), name
+    assert found.moments.grid.equals(expected.moments.grid)
+
+
+def halved(means, centers):
+    return (means + centers) / 2
+
+
+@pytest.mark.parametrize("window", [2, 3, 8])
+@pytest.mark.parametrize("max_iter", [2, 5, 100])
+@pytest.mark.parametrize("tol", [0.0, 1e-2])
+@pytest.mark.parametrize("project", [None, halved])
+def test_how_often_the_host_looks_changes_no_bit(project, tol, max_iter, window):
+    x, weights = problems()
+    whose = [1, 0, 2, 0, 2, 1, 0, 2]
+    centers = starts(x, whose, 5)
+    centers[0, 2:] = 1e3  # three empty clusters
+    centers[3] = run(x[0], centers[3], weights[0], max_iter=1000).centers  # stands from the beginning
+    points, options = points_of(x, weights).select(torch.tensor(whose)), {"max_iter": max_iter, "tol": tol}
+    expected = lloyd(points, centers, **options, project=project, window=1)
+    assert max_iter < 100 or len(expected.n_iter.unique()) > 3
+    assert_same_bits(lloyd(points, centers, **options, project=project, window=window), expected)
+
+
+@given(
+    k=st.integers(1, 6),
+    offset=st.sampled_from([0.0, 1e4]),
+    weighted=st.booleans(),
+    max_iter=st.integers(1, 20),
+    window=st.integers(2, 9),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40)
+def test_how_often_the_host_looks_changes_no_bit_whatever_the_points(k, offset, weighted, max_iter, window, seed):
+    x = torch.randint(9, (2, 30, 2), generator=seeded(seed)) + offset
+    weights = torch.randint(1, 4, (2, 30), generator=seeded(seed + 1)) if weighted else None
+    centers = torch.randint(-20, 20, (4, k, 2), generator=seeded(seed + 2)) + offset
+    points = points_of(x, weights).select(torch.tensor([0, 0, 1, 1]))
+    fits = [lloyd(points, centers, max_iter=max_iter, tol=0.0, window=n) for n in (window, 1)]
+    assert_same_bits(*fits)
+
+
+@pytest.mark.parametrize("window", [2, 8])
+def test_runs_that_only_rounding_keeps_going_end_inside_a_window_as_they_would_alone(window, monkeypatch):
+    x = torch.tensor([[0.0], [1e-20], [0.1], [1 / 3], [1.0]]).repeat(200, 1)
+    points = points_of(x).select(torch.tensor([0, 0]))
+    centers = torch.stack([torch.linspace(0, 1, 9), torch.linspace(-1, 3, 9)])[..., None]
+    expected, found = (lloyd(points, centers, max_iter=60, tol=0.0, window=n) for n in (1, window))
+    assert_same_bits(found, expected)
+    monkeypatch.setattr(module, "_PATIENCE", 1000)
+    assert (lloyd(points, centers, max_iter=60, tol=0.0).n_iter > expected.n_iter).any()
+
+
+def far_outliers():
+    """A run in which each of the first rounds finds its grid too coarse, beside one that has a fine one always."""
+    near = torch.rand(60, 1, generator=seeded())
+    x = torch.stack([torch.cat([near, torch.tensor([[1e6], [1e11], [1e16]])]), torch.cat([near, near[:3]])]).double()
+    centers = torch.tensor([[0.0, 0.3, -1e17, -1e17, -1e17], [0.0, 0.1, 0.4, 0.8, 0.9]], dtype=torch.float64)
+    return points_of(x), centers[..., None]
+
+
+def test_where_a_grid_was_too_coarse_the_rounds_of_that_window_are_measured_twice(monkeypatch):
+    asked, plain = [], _rounds
+
+    def recording(aimed, rounds, *args, twice):
+        asked.append((rounds, twice))
+        return plain(aimed, rounds, *args, twice=twice)
+
+    monkeypatch.setattr(module, "_rounds", recording)
+    points, centers = far_outliers()
+    fits = lloyd(points, centers, max_iter=100, tol=0.0, window=8)
+    # In each of the first three rounds one of the far points gets a center, and in the fourth another leaves it.
+    assert asked[:6] == [(1, False), (1, True), (2, False), (2, True), (4, False), (4, True)]
+    assert not any(twice for _, twice in asked[6:])
+    assert (fits.moments.totals > 0).all()
+    assert_same_bits(fits, lloyd(points, centers, max_iter=100, tol=0.0, window=1))
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("window", [2, 3, 8])
+def test_far_outliers_are_served_alike_however_often_the_host_looks(window, max_iter):
+    points, centers = far_outliers()
+    expected, found = (lloyd(points, centers, max_iter=max_iter, tol=0.0, window=n) for n in (1, window))
+    assert_same_bits(found, expected)
+
+
+def test_a_window_is_no_longer_than_all_rounds_before_it_and_one(monkeypatch):
+    x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+    points = points_of(x).select(torch.tensor([0, 0, 0]))
+    measured_runs, plain = [], type(points).measure
+
+    def counting(self, centers, farthest):
+        measured_runs.append(len(centers))
+        return plain(self, centers, farthest)
+
+    monkeypatch.setattr(type(points), "measure", counting)
+    centers = torch.tensor([[[0.0], [1.0]], [[0.5], [11.0]], [[1.0], [12.0]]])
+    lloyd(points, centers, max_iter=100, tol=0.0, window=8)
+    # The first centers, a round, two rounds for the runs that did not end in it.
+    assert measured_runs == [3, 3, 2, 2]
+
+
+def test_a_watch_is_told_of_every_round_whatever_the_window():
+    x, weights = problems()
+    points, centers = points_of(x, weights), starts(x, [0, 1, 2], 5)
+    watch = Recorder()
+    fits = lloyd(points, centers, max_iter=100, tol=0.0, watch=watch, window=8)
+    assert [n_iter for n_iter, _, _ in watch.told] == [*range(1, int(fits.n_iter.max()) + 1)]
+
+
+def test_the_host_looks_less_often_at_what_it_has_to_wait_for():
+    assert _rounds_between_looks(torch.device("cpu")) == 1
+    assert _rounds_between_looks(torch.device("cuda", 0)) > 1
+
+
+class WaitedError(Exception):
+    """The host would have waited for a GPU."""
+
+
+class _Operations(TorchDispatchMode):
+    """Refuses the operations whose results or shapes the host must know, and copies from it."""
+
+    refused = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique", "lift_fresh")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        masked = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+        if masked or name.startswith(self.refused):
+            raise WaitedError(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Methods(TorchFunctionMode):
+    """Refuses what reads a tensor of a CPU without any operation."""
+
+    refused = ("tolist", "numpy", "cpu", "__array__", "tensor", "as_tensor")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in self.refused:
+            raise WaitedError(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_waiting():
+    with _Operations(), _Methods():
+        yield
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: bool((x > 0).any()),
+        lambda x: x.sum().item(),
+        lambda x: float(x[0]),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x[x > 0],
+        lambda x: x.clone().index_put_((x > 0,), x[0]),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+        lambda x: torch.equal(x, x),
+        lambda x: x.unique(),
+        lambda x: x[torch.tensor([0, 1])],
+        lambda x: x[[0, 1]],
+    ],
+)
+def test_what_waits_for_a_gpu_is_noticed(look):
+    with pytest.raises(WaitedError), no_waiting():
+        look(torch.ones(3))
+
+
+class Unasked(TorchEngine):
+    """The plain engine without its search for near ties, for which the host must know how many there are."""
+
+    def bind(self, x, weights):
+        return BoundTorchEngine(x, weights, self.tile, self._nearest)
+
+    @staticmethod
+    def _nearest(x, centers):
+        table = squared_distance(x.permute(2, 0, 1)[..., None], centers.permute(2, 0, 1)[:, :, None])
+        sqdist, labels = table.min(dim=2)
+        return Assignment(labels, sqdist)
+
+
+@pytest.mark.parametrize("tile", [1 << 20, 40])
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("project", [None, halved])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_inside_a_window_the_host_never_waits_for_a_gpu(weighted, project, twice, tile):
+    x, weights = problems()
+    whose = [0, 1, 2, 0]
+    points = tensor_points(x, weights if weighted else None, Unasked(tile), torch.float32).select(torch.tensor(whose))
+    begun = _begin(points, starts(x, whose, 5))
+    with no_waiting():
+        after = _rounds(_aimed(begun, project), 8, 0.0, project, twice=twice)
+    assert after.n_iter.max() == 8 or not after.going.any()
+    assert after.n_iter.min() < after.n_iter.max()
+
+
+def without_values(thing):
+    """The same tensors on the device that holds shapes alone."""
+    if isinstance(thing, torch.Tensor):
+        return thing.to("meta")
+    if not is_dataclass(thing) or isinstance(thing, TorchEngine):
+        return thing
+    return replace(thing, **{field.name: without_values(getattr(thing, field.name)) for field in fields(thing)})
+
+
+def test_all_that_a_window_needs_is_on_the_device_of_the_points():
+    x, weights = problems()
+    whose = [0, 1, 2, 0]
+    points = tensor_points(x, weights, Unasked(), torch.float32).select(torch.tensor(whose))
+    begun = without_values(_begin(points, starts(x, whose, 5)))
+    after = _rounds(_aimed(begun, None), 8, 0.0, None, twice=True)
+    tensors = [*vars(after).values(), *vars(after.moments).values(), *vars(after.moments.grid).values()]
+    assert {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)} == {"meta"}
+    assert after.moments.sums.shape == (4, 5, 2)
+
+
+def test_eight_more_rounds_are_one_more_look(monkeypatch):
+    looks, plain = [], module._through
+
+    def counting(aimed, rounds, *args):
+        looks.append(rounds)
+        return plain(aimed, rounds, *args)
+
+    monkeypatch.setattr(module, "_through", counting)
+    x = torch.rand(3000, 2, generator=seeded())
+    for max_iter in (15, 23):
+        assert run_on(points_of(x), x[:30], max_iter=max_iter, tol=0.0, window=8).n_iter == max_iter
+    assert looks == [1, 2, 4, 8, 1, 2, 4, 8, 8]

@@ -232,3 +232,17 @@ def test_means_stay_within_the_range_however_little_a_cluster_weighs():
     x = float64([[0.0], [1.0]])
     moments = measure(x, float64([1.0, 2.5e-18]), x)
     assert (moments.means() <= 1).all()
+
+
+def test_moments_of_some_runs_stand_beside_others_of_those_left():
+    x = torch.randint(20, (3, 9, 2), generator=torch.Generator().manual_seed(0)).float()
+    bound, centers = TorchEngine().bind(x, None), x[:, :4]
+    first = bound.measure(centers, grid_of(x), [0, 1, 2])
+    second = bound.measure(centers + 1, dataclasses.replace(grid_of(x), sqdist=float64([2.0, 4.0, 8.0])), [0, 1, 2])
+    chosen = first.where(torch.tensor([True, False, True]), second)
+    for run, expected in enumerate([first, second, first]):
+        this = slice(run, run + 1)
+        for name in TOTALS:
+            assert torch.equal(getattr(chosen, name)[this], getattr(expected, name)[this]), name
+        assert chosen.grid.select(this).equals(expected.grid.select(this))
+    assert not torch.equal(first.inertia, second.inertia)
