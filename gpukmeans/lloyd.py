@@ -90,7 +90,7 @@ def lloyd(
     ended: list[tuple[Tensor, Fit]] = []
     n_iter, stopped = 0, False
     while len(running.which) and n_iter < max_iter and not stopped:
-        # No more than there were and one, so that a run which ends soon is not measured long after.
+        # At most one more than so far, so that a run which ends soon is not measured long after.
         rounds = min(longest, n_iter + 1, max_iter - n_iter)
         n_iter += rounds
         running = _aimed(running, project)
