@@ -1,13 +1,13 @@
 """The engine for few coordinates: cells of near points, and for each cell the few centers that can be nearest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gpukmeans.blocks import of_runs, tiles
-from gpukmeans.candidates import candidates, chosen, lowest
+from gpukmeans.candidates import Group, candidates, lowest
 from gpukmeans.engine_torch import Assignment
 from gpukmeans.layout import Cells, cells
 from gpukmeans.moments import Grid, Moments, to_grid
@@ -18,6 +18,9 @@ from gpukmeans.tally import Tally
 _SIZE, _FAN = 32, 16
 # Points of which something is held at a time.
 _POINTS = 1 << 16
+# Lists hold while centers move by about so many times what they moved last, but by no more than this part of the half
+# diagonal of a cell, as lists that are too long cost more than new ones.
+_LASTING, _LONGEST = 4.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,24 @@ class CellsEngine:
         return BoundCellsEngine(x, weights, self.size, self.fan)
 
 
-class BoundCellsEngine:
-    """The engine at work. It keeps the points in cells, and the labels of the last call with their totals.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lists:
+    """Lists for these problems that hold while no center of a run is farther than `slack` (B,) from where it was.
 
-    Totals follow the labels that have changed (see `gpukmeans.tally`); no bit depends on what came before.
+    That was at `since` (B, K, D); `last` is where the centers were at the last call.
+    """
+
+    problems: Sequence[int]
+    since: Tensor
+    last: Tensor
+    slack: Tensor
+    groups: list[Group]
+
+
+class BoundCellsEngine:
+    """The engine at work. It keeps the points in cells, and of the last call the lists, the labels and their totals.
+
+    Lists serve as long as they hold, totals follow the labels that changed; no bit depends on what came before.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None, size: int, fan: int) -> None:
@@ -56,6 +73,7 @@ class BoundCellsEngine:
         self._weights = weights
         self._shape = size, fan
         self._cells: Cells | None = None
+        self._lists: _Lists | None = None
         self._tally: Tally | None = None
         self._sorted_weights: Tensor | None = None
         self._absent: Tensor | None = None
@@ -94,7 +112,7 @@ class BoundCellsEngine:
     def _layout(self, dtype: torch.dtype) -> Cells:
         if self._cells is None or self._cells.x.dtype != dtype:
             self._cells = cells(self._x, dtype, *self._shape)
-            self._tally = self._sorted_weights = self._absent = None
+            self._lists = self._tally = self._sorted_weights = self._absent = None
             if self._weights is not None:
                 self._sorted_weights = self._weights.gather(1, self._cells.rows[:, : self._x.shape[1]])
                 absent = self._sorted_weights == 0
@@ -103,18 +121,39 @@ class BoundCellsEngine:
 
     def _nearest(self, layout: Cells, centers: Tensor, problems: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Labels (B, N) int32 and squared distances (B, N), in the order of the cells."""
+        n_runs, n_clusters, width = centers.shape
         n_cells, size = layout.small.count, layout.small.size
-        labels = torch.empty(len(problems) * n_cells, size, dtype=torch.int32, device=centers.device)
+        labels = torch.empty(n_runs * n_cells, size, dtype=torch.int32, device=centers.device)
         sqdist = torch.empty(labels.shape, dtype=centers.dtype, device=centers.device)
         whose = torch.tensor(problems, device=centers.device)
-        for runs, boxes, listed in candidates(layout, centers, problems):
-            x = layout.x.index_select(1, whose[runs] * n_cells + boxes)
-            scores = squared_distance(x[:, None], chosen(centers, runs, listed)[..., None])
-            places = runs * n_cells + boxes
-            for kept, new in zip((sqdist, labels), lowest(scores, listed[..., None]), strict=True):
-                kept.index_copy_(0, places, new)
-        n, n_runs = self._x.shape[1], len(problems)
+        choices = centers.permute(2, 0, 1).flatten(1)
+        for cells_of_runs, listed in self._lists_for(layout, centers, problems, whose):
+            numbers, chosen = cells_of_runs, listed
+            if n_runs > 1 or len(self._x) > 1:
+                run = cells_of_runs // n_cells
+                numbers, chosen = whose[run] * n_cells + cells_of_runs % n_cells, listed + run * n_clusters
+            near = choices.index_select(1, chosen.flatten()).view(width, *listed.shape, 1)
+            scores = squared_distance(layout.x.index_select(1, numbers)[:, None], near)
+            best, label = lowest(scores, listed[..., None])
+            sqdist.index_copy_(0, cells_of_runs, best)
+            labels.index_copy_(0, cells_of_runs, label)
+        n = self._x.shape[1]
         return labels.view(n_runs, -1)[:, :n], sqdist.view(n_runs, -1)[:, :n]
+
+    def _lists_for(self, layout: Cells, centers: Tensor, problems: Sequence[int], whose: Tensor) -> list[Group]:
+        """Lists that hold at these centers: the last ones, as long as they do."""
+        lists, slack = self._lists, torch.zeros(len(centers), dtype=centers.dtype, device=centers.device)
+        if lists is not None and lists.problems == problems and lists.since.shape == centers.shape:
+            moved = _moved(lists.last, centers)
+            if (_moved(lists.since, centers) <= lists.slack).all():
+                self._lists = replace(lists, last=centers)
+                return lists.groups
+            longest = _LONGEST * layout.small.half.square().sum(dim=0).sqrt().view(-1, layout.small.count).mean(dim=1)
+            longest = longest[whose]
+            slack = torch.where(moved <= longest, (_LASTING * moved).minimum(longest), 0)
+        groups = candidates(layout, centers, whose, slack)
+        self._lists = _Lists(problems=problems, since=centers, last=centers, slack=slack, groups=groups)
+        return groups
 
     def _served(
         self, layout: Cells, sqdist: Tensor, grid: Grid, problems: Sequence[int]
@@ -136,3 +175,10 @@ class BoundCellsEngine:
         run, place = (present == worst[:, None]).nonzero(as_tuple=True)
         row = layout.rows[whose[run], place]
         return inertia, worst, torch.full_like(inertia, n).scatter_reduce_(0, run, row, "amin")
+
+
+def _moved(before: Tensor, after: Tensor) -> Tensor:
+    """How far any center (B, K, D) of a run has moved (B,), at most."""
+    width, info = after.shape[2], torch.finfo(after.dtype)
+    sqdist = squared_distance(after.permute(2, 0, 1), before.permute(2, 0, 1)).amax(dim=1)
+    return sqdist.sqrt_() * (1 + (width + 8) * info.eps) + (width * info.tiny) ** 0.5

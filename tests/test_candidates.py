@@ -5,29 +5,35 @@ from hypothesis import strategies as st
 from test_points import seeded
 
 from gpukmeans import candidates as module
-from gpukmeans.candidates import Group, candidates, chosen, lowest
+from gpukmeans.candidates import Lists, candidates, lowest
 from gpukmeans.layout import cells
 from gpukmeans.score import squared_distance
 
 
-def lists(layout, centers, problems):
+def lists(layout, centers, problems, slack=0.0):
     """For each cell of each run the centers that are listed, as a dict."""
     found = {}
-    for runs, boxes, listed in candidates(layout, centers, problems):
-        for run, box, column in zip(runs.tolist(), boxes.tolist(), listed.T.tolist(), strict=True):
-            assert (run, box) not in found
-            found[run, box] = sorted(set(column))
+    slack = torch.full((len(centers),), slack, dtype=centers.dtype)
+    for boxes, listed in candidates(layout, centers, torch.tensor(problems), slack):
+        for box, column in zip(boxes.tolist(), listed.T.tolist(), strict=True):
+            where = divmod(box, layout.small.count)
+            assert where not in found
+            found[where] = sorted(set(column))
             assert column == sorted(column)
     return found
 
 
 def check(x, centers, problems, size=8, fan=4):
     """Each cell is there once, and lists every center that is nearest to one of its points, ties among them."""
-    layout = cells(x, centers.dtype, size, fan)
-    found = lists(layout, centers, problems)
+    check_lists(cells(x, centers.dtype, size, fan), centers, problems)
+
+
+def check_lists(layout, centers, problems, found=None):
+    found = lists(layout, centers, problems) if found is None else found
+    size, n_problems = layout.small.size, len(layout.rows)
     assert set(found) == {(run, box) for run in range(len(problems)) for box in range(layout.small.count)}
     for run, problem in enumerate(problems):
-        points = layout.x.view(x.shape[2], len(x), -1)[:, problem]
+        points = layout.x.view(len(layout.x), n_problems, -1)[:, problem]
         scores = squared_distance(points[:, :, None], centers[run].T[:, None])
         best = scores == scores.amin(dim=1, keepdim=True)
         for box in range(layout.small.count):
@@ -77,24 +83,43 @@ def test_lists_of_colors_are_short(china):
 
 def test_lists_are_filled_up_with_their_last_center():
     layout = cells(torch.tensor([[[0.0], [1.0], [10.0], [11.0], [12.0], [13.0]]]), torch.float32, 2, 4)
-    (group,) = candidates(layout, torch.tensor([[[0.0], [10.0], [11.0], [12.5], [100.0]]]), [0])
+    centers = torch.tensor([[[0.0], [10.0], [11.0], [12.5], [100.0]]])
+    (group,) = candidates(layout, centers, torch.tensor([0]), torch.zeros(1))
     lists = dict(zip(group.boxes.tolist(), group.listed.T.tolist(), strict=True))
     assert lists == {0: [0, 0], 1: [1, 2], 2: [3, 3]}
 
 
-def test_parts_of_a_group_are_small_and_cover_it(monkeypatch):
-    monkeypatch.setattr(module, "_TILE", 40)
-    group = Group(torch.arange(10), torch.arange(10), torch.arange(20).view(2, 10))
-    parts = list(group.parts(8))
-    assert all(part.listed.numel() * 8 <= 40 for part in parts)
-    for whole, found in zip(group, zip(*parts, strict=True), strict=True):
-        assert torch.equal(whole, torch.cat(found, dim=-1))
+@pytest.mark.parametrize("tile", [1, 40, 1000])
+@pytest.mark.parametrize("waste", [0, 50, 10_000])
+def test_groups_are_tiles_that_cover_all_lists(tile, waste, monkeypatch):
+    monkeypatch.setattr(module, "_TILE", tile)
+    monkeypatch.setattr(module, "_WASTE", waste)
+    counts = torch.randint(1, 6, (40,), generator=seeded())
+    found = {}
+    for boxes, listed in Lists(torch.arange(100, 140), counts, torch.arange(int(counts.sum())).int()).groups(8):
+        assert listed.numel() * 8 <= max(tile, len(listed) * 8)
+        found |= {box: sorted(set(column)) for box, column in zip(boxes.tolist(), listed.T.tolist(), strict=True)}
+    stops = counts.cumsum(0).tolist()
+    expected = [list(range(stop - count, stop)) for stop, count in zip(stops, counts.tolist(), strict=True)]
+    assert found == dict(zip(range(100, 140), expected, strict=True))
 
 
-def test_centers_are_those_of_the_run():
-    centers = torch.arange(12.0).view(2, 3, 2)
-    found = chosen(centers, torch.tensor([1, 0]), torch.tensor([[2, 0], [0, 1]], dtype=torch.int32))
-    assert found.permute(1, 2, 0).tolist() == [[[10, 11], [0, 1]], [[6, 7], [2, 3]]]
+@given(
+    slack=st.floats(0.0, 0.5),
+    width=st.integers(1, 4),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_lists_hold_wherever_centers_move_within_the_slack(slack, width, dtype, seed):
+    generator = seeded(seed)
+    x = torch.rand(1, 200, width, generator=generator, dtype=dtype)
+    centers = torch.rand(1, 15, width, generator=generator, dtype=dtype)
+    layout = cells(x, dtype, 8, 4)
+    found = lists(layout, centers, [0], slack)
+    for _ in range(3):
+        steps = torch.randn(1, 15, width, generator=generator, dtype=dtype)
+        steps *= 0.999 * slack / steps.square().sum(dim=2, keepdim=True).sqrt()
+        check_lists(layout, centers + steps, [0], found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,7 +16,7 @@ def check(x, centers, problems, weights=None, engine=None):
     """One engine, asked again and again, gives what the plain one does."""
     bound, plain = (e.bind(x, weights) for e in (engine or CellsEngine(4, 3), TorchEngine()))
     grid = grid_of(x, weights).select(torch.tensor(problems))
-    for moved in (centers, centers + 0.125, centers.flip(1)):
+    for moved in (centers, centers + 0.125, centers + 0.127, centers + 0.126, centers.flip(1)):
         for found, expected in zip(bound.assign(moved, problems), plain.assign(moved, problems), strict=True):
             assert torch.equal(found, expected)
         assert_same(bound.measure(moved, grid, problems), plain.measure(moved, grid, problems))
