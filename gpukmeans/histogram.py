@@ -14,6 +14,9 @@ from gpukmeans.blocks import blocks
 _COUNT_BY_TABLE_FROM = 1 << 22
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
+# A table of bytes is a quarter of that one, and takes 0.7 ms where the search takes 1.2 for 16,000 pixels.
+_SPREAD_BY_TABLE_FROM = 1 << 14
+
 # Pixels whose codes are held at a time.
 _BLOCK = 1 << 22
 
@@ -56,11 +59,26 @@ class ColorHistogram:
             if table is None:
                 found = torch.searchsorted(known, codes, out_int32=True).clamp_(max=len(known) - 1)
             else:
-                found = table[codes].clamp_(0, len(known) - 1)  # entries never written hold anything
-            if not torch.equal(known[found], codes):
+                found = table.index_select(0, codes).clamp_(0, len(known) - 1)  # entries never written hold anything
+            if not torch.equal(known.index_select(0, found), codes):
                 raise ValueError("image must have no other colors than the histogram")
             rows[block] = found
         return rows.reshape(image.shape[:2])
+
+    def spread(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
+        """For each pixel of an image (H, W, C) the value of its color: `values[self.lookup(image)]`, but sooner.
+
+        What a pixel gets whose color is not in this histogram is not defined. ValueError if the image has other
+        channels.
+        """
+        check_image(image)
+        pixels = image.flatten(0, 1)
+        if pixels.shape[1] != self.colors.shape[1] or not _prefers_table(pixels, _SPREAD_BY_TABLE_FROM):
+            return values.index_select(0, self.lookup(image).flatten()).reshape(image.shape[:2])
+        table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
+        table[_codes(self.colors)] = values
+        spread = [table.index_select(0, _codes(pixels[block])) for block in blocks(len(pixels), _BLOCK)]
+        return torch.cat(spread).reshape(image.shape[:2])
 
 
 def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:

@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import clustering as comparison
 from benchmarks import optima as benchmark_optima
 from benchmarks import peers
+from benchmarks import pngquant as palettes
+from benchmarks.pngquant import COMPRESS
+from benchmarks.processes import medians, run
 from benchmarks.table import table
 from gpukmeans.histogram import unique_colors
 from gpukmeans.quantization import quantize
@@ -35,10 +38,12 @@ from gpukmeans_cli.sample import draw_sample
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-COMPRESS = str(Path(__file__).with_name("compress.py"))
-# The most that each may be: mean squared error at K colors, seconds beside `import torch`, bytes at 18 megapixels.
+# The most that each may be: mean squared error at K colors of these photos of the Kodak set, seconds beside
+# `import torch`, bytes at 18 megapixels, and at K colors the time of a whole process by that of pngquant.
 MSE_MARKS = {4: 990.0, 16: 214.0, 64: 56.8, 256: 18.8}
+KODAK = {f"kodim{number:02}.png" for number in range(1, 9)}
 SECONDS_MARK, MEMORY_MARK, HELP_MARK = 0.6, 1e9, 0.3
+PNGQUANT_MARKS = {16: 1.0, 256: 2.0}
 
 
 @app.command()
@@ -47,32 +52,29 @@ def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.
     import sklearn.datasets
 
     _print_machine()
+    compress = [sys.executable, COMPRESS]
     with tempfile.TemporaryDirectory() as folder:
         photos = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
         commands = {
-            "import torch": ["-c", "import torch"],
+            "import torch": [sys.executable, "-c", "import torch"],
             **{
-                f"compress {p.name}": [COMPRESS, str(p), "-k", "20", "-q", "-f", "-o", f"{folder}/o.png"]
+                f"compress {p.name}": [*compress, str(p), "-k", "20", "-q", "-f", "-o", f"{folder}/o.png"]
                 for p in photos
             },
-            "compress --help": [COMPRESS, "--help"],
+            "compress --help": [*compress, "--help"],
         }
-        taken = {name: [] for name in commands}
-        for _ in range(1 + runs):  # the first warms up
-            for name, arguments in commands.items():
-                taken[name].append(_run(arguments)[0])
-        seconds = {name: statistics.median(times[1:]) for name, times in taken.items()}
+        seconds = {name: cost.seconds for name, cost in medians(commands, runs).items()}
         large = Path(folder) / "large.jpg"
         # In a process of its own: a child starts with the peak memory of its parent.
         subprocess.run([sys.executable, __file__, "draw", str(large), "5184", "3456"], check=True)
-        large_seconds, peak = _run([COMPRESS, str(large), "-k", "20", "-f", "-q"])
+        of_large = run([*compress, str(large), "-k", "20", "-f", "-q"])
     for name, value in seconds.items():
         print(f"{name:30} {value:8.3f} s")
-    print(f"{'compress 5184 x 3456':30} {large_seconds:8.3f} s")
+    print(f"{'compress 5184 x 3456':30} {of_large.seconds:8.3f} s")
     for photo in photos:
         beyond = seconds[f"compress {photo.name}"] - seconds["import torch"]
         _print_mark(f"{photo.name} beyond `import torch`", beyond, SECONDS_MARK, "s")
-    _print_mark("peak memory at 18 megapixels", peak, MEMORY_MARK, "bytes")
+    _print_mark("peak memory at 18 megapixels", of_large.peak_bytes, MEMORY_MARK, "bytes")
     _print_mark("--help", seconds["compress --help"], HELP_MARK, "s")
 
 
@@ -86,17 +88,69 @@ def draw(path: Path, width: int, height: int) -> None:
 def quality(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 5,
+    marks: Annotated[
+        bool | None,
+        typer.Option(
+            help="Print the marks, which are for the Kodak photos 1 to 8. Default: if these are the pictures.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Mean squared error (dR² + dG² + dB²) and seconds over the pictures of a folder, beside peers."""
+    if marks is None:
+        marks = {path.name for path in folder.iterdir()} == KODAK
     _print_machine()
     images = _rgb_pictures(folder)
     print(f"{len(images)} RGB pictures, {seeds} seeds\n")
-    print(f"{'K':>4} {'gpukmeans':>22} {'scikit-learn, 1 start':>22} {'Pillow, kmeans=3':>22}   mark")
+    print(f"{'K':>4} {'gpukmeans':>22} {'scikit-learn, 1 start':>22} {'Pillow, kmeans=3':>22}{'   mark' * marks}")
     for n_colors, mark in MSE_MARKS.items():
         ours = _mean([_timed(_by_us, image, n_colors, seed) for image in images for seed in range(seeds)])
         peers = [_mean([_timed(by, image, n_colors, 0) for image in images]) for by in (_by_scikit_learn, _by_pillow)]
         cells = "".join(f"{mse:14.2f} {seconds:6.2f} s" for mse, seconds in (ours, *peers))
-        print(f"{n_colors:4} {cells}   {mark} {'met' if ours[0] <= mark else 'MISSED'}", flush=True)
+        verdict = f"   {mark} {'met' if ours[0] <= mark else 'MISSED'}"
+        print(f"{n_colors:4} {cells}{verdict * marks}", flush=True)
+
+
+@app.command()
+def pngquant(
+    folder: Annotated[Path, typer.Argument(help="A folder of photos as PNG.")],
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file too.")] = None,
+) -> None:
+    """A whole process of `compress` less `import torch` beside one of pngquant for each photo: time, error, size."""
+    version = palettes.version()
+    if version is None:
+        print("pngquant is not installed; it is in the packages of most systems", file=sys.stderr)
+        raise typer.Exit(2)
+    photos = palettes.rgb_photos(folder)
+    if not photos:
+        print(f"{folder} holds no PNG of red, green and blue", file=sys.stderr)
+        raise typer.Exit(2)
+    load = os.getloadavg()[0]
+    found = palettes.compare(photos, list(PNGQUANT_MARKS), runs)
+    if json_path is not None:
+        json_path.write_text(json.dumps([dataclasses.asdict(each) for each in found], indent=1), encoding="utf-8")
+    _print_machine()
+    print(f"pngquant {version} {palettes.OPTIONS}, {len(photos)} photos, load of {load:.1f} at the start")
+    for each in found:
+        _print_photos(each)
+    for each in found:
+        mark = PNGQUANT_MARKS[each.n_colors]
+        _print_mark(f"time at K = {each.n_colors} by that of pngquant", each.ratio, mark, "")
+        print(f"{'in seconds of all cores':36} {each.cpu_ratio:14,.3f}")
+        _print_mark(f"photos worse at K = {each.n_colors}", len(each.worse), 0, "")
+
+
+def _print_photos(found: palettes.Comparison) -> None:
+    print(f"\nK = {found.n_colors:<10} {'MSE':>10} {'pngquant':>10} {'bytes':>12} {'pngquant':>12}")
+    for photo in found.photos:
+        errors = f"{photo.mse:10.2f} {photo.mse_of_pngquant:10.2f}"
+        print(f"{photo.name:14.14} {errors} {photo.bytes:12,} {photo.bytes_of_pngquant:12,}")
+    sizes = [sum(sizes) for sizes in zip(*((p.bytes, p.bytes_of_pngquant) for p in found.photos), strict=True)]
+    print(f"{'all':36} {sizes[0]:12,} {sizes[1]:12,}")
+    print(
+        f"{found.seconds:.3f} s beyond {found.seconds_of_import_torch:.3f}, pngquant {found.seconds_of_pngquant:.3f} s"
+    )
 
 
 @app.command()
@@ -195,17 +249,6 @@ def _timed(by: Callable[[torch.Tensor, int, int], torch.Tensor], image: torch.Te
 
 def _mean(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return statistics.mean(mse for mse, _ in rows), statistics.mean(seconds for _, seconds in rows)
-
-
-def _run(arguments: Sequence[str]) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of Python with these arguments."""
-    start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0, f"{arguments} failed"
-    return seconds, usage.ru_maxrss * 1024
 
 
 def _print_machine() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpukmeans_cli.main import main
+from gpukmeans_cli.main import run
 
 if __name__ == "__main__":
-    main(["compress", *sys.argv[1:]])
+    run(["compress", *sys.argv[1:]])

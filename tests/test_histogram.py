@@ -13,6 +13,7 @@ def way(request, monkeypatch):
     if request.param == "by table":
         monkeypatch.setattr("gpukmeans.histogram._COUNT_BY_TABLE_FROM", 0)
         monkeypatch.setattr("gpukmeans.histogram._LOOK_UP_BY_TABLE_FROM", 0)
+        monkeypatch.setattr("gpukmeans.histogram._SPREAD_BY_TABLE_FROM", 0)
     if request.param == "in blocks":
         monkeypatch.setattr("gpukmeans.histogram._BLOCK", 1000)
 
@@ -49,6 +50,22 @@ def test_every_number_of_channels_is_counted_and_looked_up(way, channels, levels
     assert np.array_equal(histogram.colors.numpy(), colors)
     assert np.array_equal(histogram.counts.numpy(), counts)
     assert torch.equal(histogram.colors[histogram.lookup(image)], image)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(40, 60), (300, 7), (1, 1)])
+def test_each_pixel_gets_the_value_of_its_color(way, channels, size):
+    image = random_image(*size, channels, 256, 0)
+    histogram = unique_colors(image)
+    values = random_image(1, len(histogram.colors), 1, 256, 1).flatten()
+    assert torch.equal(histogram.spread(values, image), values[histogram.lookup(image)])
+
+
+def test_values_of_some_colors_are_not_spread_over_an_image_of_other_channels(way):
+    histogram = unique_colors(random_image(2, 2, 3, 9, 0))
+    values = torch.zeros(len(histogram.colors), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="3 channels"):
+        histogram.spread(values, random_image(2, 2, 1, 9, 0))
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**31))

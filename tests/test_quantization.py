@@ -6,7 +6,8 @@ from test_histogram import random_image
 from test_points import seeded
 
 from gpukmeans import IndexedImage, quantize, unique_colors
-from gpukmeans.colorspace import hide_invisible
+from gpukmeans.colorspace import encode, hide_invisible
+from gpukmeans.engines import choose
 from gpukmeans.quantization import fit_palette
 
 
@@ -160,3 +161,10 @@ def test_what_is_no_image_is_refused(unchecked):
         quantize(torch.zeros(1, 1, 4, dtype=torch.int64), 2)
     with pytest.raises(TypeError, match="image must be a tensor, got list"):
         quantize([[0]], 2)
+
+
+def test_a_palette_knows_the_engine_that_found_it(china):
+    histogram = unique_colors(china[:20, :20])
+    assert fit_palette(histogram, 4).engine == choose("auto", encode(histogram.colors)).name
+    assert fit_palette(histogram, 4, engine="torch").engine == "torch"
+    assert fit_palette(unique_colors(china[:2, :2]), 4).engine is None

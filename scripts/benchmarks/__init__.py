@@ -1,1 +1,1 @@
-"""What `python scripts/bench.py clustering` measures: gpukmeans beside other K-means packages."""
+"""What `python scripts/bench.py` measures: gpukmeans beside other K-means packages and beside pngquant."""

@@ -136,7 +136,7 @@ def _pair_with_outputs(inputs: Sequence[Path], output: Path | None, colors: int)
 
 def _compress_one(source: Path, target: Path, settings: "Settings", as_json: bool, quiet: bool, verbose: bool) -> bool:
     """Whether the file was done; either way it has been reported."""
-    from gpukmeans_cli.image_io import ImageError
+    from gpukmeans_cli.files import ImageError
     from gpukmeans_cli.pipeline import compress_picture
 
     try:

@@ -21,7 +21,7 @@ def demo(
     ] = Path("demo"),
 ) -> int:
     """Compress a sample picture or a photo, and draw both beside each other with the palette below."""
-    from gpukmeans_cli.image_io import ImageError
+    from gpukmeans_cli.files import ImageError
 
     try:
         _make(folder)
@@ -35,7 +35,7 @@ def demo(
 
 
 def _make(folder: Path) -> None:
-    from gpukmeans_cli.image_io import ImageError
+    from gpukmeans_cli.files import ImageError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
 """One file through the whole line: read, count colors, cluster, write, report."""
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from gpukmeans.colorspace import hide_invisible
-from gpukmeans.engines import ENGINES, choose
-from gpukmeans.histogram import unique_colors
+from gpukmeans.colorspace import encode, hide_invisible
+from gpukmeans.engines import ENGINES
+from gpukmeans.histogram import ColorHistogram, unique_colors
 from gpukmeans.quantization import Palette, fit_palette, index_image
-from gpukmeans_cli.image_io import ImageError, read_picture, write_palette_png
+from gpukmeans_cli.files import ImageError, check_free
+from gpukmeans_cli.image_io import read_picture, write_palette_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,7 @@ def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
 
     ImageError if either file cannot be, or if memory runs out; `target` is then as it was before.
     """
-    if os.path.lexists(target) and not settings.force:
-        raise ImageError(f"{target} already exists; use --force to overwrite it")
+    check_free(target, overwrite=settings.force)
     try:
         return _compress(source, target, settings)
     except torch.OutOfMemoryError:
@@ -155,16 +154,18 @@ def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
         device=str(settings.device),
         seconds=sum(clock.stages.values()),
     )
-    return Outcome(report, picture.frames, _engine_and_why(histogram.colors), clock.stages)
+    return Outcome(report, picture.frames, _engine_and_why(palette, histogram), clock.stages)
 
 
-def _engine_and_why(colors: torch.Tensor) -> str:
-    """The engine that "auto" takes for these colors, and why not another."""
-    chosen = choose("auto", colors).name
+def _engine_and_why(palette: Palette, histogram: ColorHistogram) -> str:
+    """The engine that was at work, and why not another."""
+    if palette.engine is None:
+        return "none, since there are no more colors than asked for"
+    points = encode(histogram.colors)
     passed_over = [
-        f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(colors))
+        f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(points))
     ]
-    return f"{chosen}, the first that can take these colors{''.join(passed_over)}"
+    return f"{palette.engine}, the fastest for these colors{''.join(passed_over)}"
 
 
 def _psnr(palette: Palette, channels: int) -> float | None:

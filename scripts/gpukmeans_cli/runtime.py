@@ -1,8 +1,9 @@
-"""The process made ready for torch, which is imported here and not before there is work to do."""
+"""The process around torch, which is imported here and not before there is work to do, and never taken down."""
 
 import gc
 import os
 import sys
+from typing import NoReturn
 
 
 def import_torch() -> None:
@@ -25,3 +26,15 @@ def import_torch() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code as soon as what was printed is out. OSError if it cannot be.
+
+    Python would first free every object of torch, one by one, which takes 0.1 s. Files must be closed by now, and what
+    is registered with atexit is not called.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)

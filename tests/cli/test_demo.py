@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gpukmeans_cli.image_io import ImageError
+from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.main import main
 from gpukmeans_cli.sample import draw_sample
 

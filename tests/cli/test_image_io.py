@@ -1,9 +1,6 @@
-import contextlib
 import errno
 import io
 import os
-import resource
-import stat
 import struct
 import subprocess
 import sys
@@ -20,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gpukmeans_cli import image_io
-from gpukmeans_cli.image_io import ImageError, read_picture, write_palette_png
+from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.image_io import read_picture, write_palette_png
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, GREY_ALPHA, RGB, RGBA = 1, 2, 3, 4
@@ -533,6 +531,7 @@ def test_a_mistake_of_ours_is_not_called_a_broken_file(tmp_path, monkeypatch):
 def test_a_picture_beyond_the_memory_is_called_too_large(tmp_path, monkeypatch, where):
     path = tmp_path / "large.png"
     Image.new("RGB", (2, 2)).save(path)
+    monkeypatch.setattr(image_io, "STRIP_PIXELS", 2)
 
     def exhaust(*_: object) -> None:
         raise MemoryError
@@ -563,7 +562,8 @@ def test_pillow_logs_nothing_beside_the_sentence(tmp_path):
     path.write_bytes(data.replace(samples, struct.pack("<HHIHH", 277, 3, 1, 99, 0)))
     program = (
         "import sys, pathlib\n"
-        "from gpukmeans_cli.image_io import ImageError, read_picture\n"
+        "from gpukmeans_cli.files import ImageError\n"
+        "from gpukmeans_cli.image_io import read_picture\n"
         "try:\n    read_picture(pathlib.Path(sys.argv[1]))\n"
         "except ImageError:\n    print('refused')\n"
     )
@@ -744,6 +744,61 @@ def test_indices_that_are_not_contiguous_are_written_as_they_look(tmp_path):
     np.testing.assert_array_equal(read_picture(path).pixels, palette[indices])
 
 
+def steps(n_colors: int) -> np.ndarray:
+    """Runs of 1 to 9 pixels of a color."""
+    rng = np.random.default_rng(n_colors)
+    return np.repeat(rng.integers(0, n_colors, 40_000), rng.integers(1, 10, 40_000))[:160_000].reshape(400, 400)
+
+
+def hills(n_colors: int) -> np.ndarray:
+    """Random walks along the rows, of which each begins near the one above."""
+    rng = np.random.default_rng(n_colors)
+    height = rng.normal(size=(400, 400)).cumsum(axis=1) + rng.normal(size=(400, 1)).cumsum(axis=0)
+    return np.digitize(height, np.linspace(height.min(), height.max(), n_colors + 1)[1:-1])
+
+
+def tiles(n_colors: int) -> np.ndarray:
+    return np.tile(np.random.default_rng(n_colors).integers(0, n_colors, (40, 40)), (10, 10))
+
+
+def scattered(n_colors: int) -> np.ndarray:
+    return np.random.default_rng(n_colors).integers(0, n_colors, (400, 400))
+
+
+SEARCHED, SEARCHED_QUICKLY, RUNS_ALONE = 3, 1, 0  # as the header of a zlib stream tells it
+
+
+@pytest.mark.parametrize(
+    ("draw", "n_colors", "way"),
+    [
+        (hills, 2, RUNS_ALONE),
+        (hills, 16, RUNS_ALONE),
+        (steps, 16, SEARCHED),
+        (tiles, 16, SEARCHED),
+        (steps, 17, SEARCHED),
+        (steps, 256, SEARCHED),
+        (tiles, 256, SEARCHED_QUICKLY),
+        (scattered, 256, SEARCHED_QUICKLY),
+    ],
+)
+def test_repeats_are_looked_for_where_there_are_any_to_find(tmp_path, draw, n_colors, way):
+    path = tmp_path / "out.png"
+    write_palette_png(path, any_palette(n_colors, RGB), draw(n_colors).astype(np.uint8))
+    assert chunks_of(path)[b"IDAT"][1] >> 6 == way
+
+
+@pytest.mark.parametrize("draw", [steps, hills, tiles, scattered])
+@pytest.mark.parametrize("n_colors", [2, 4, 7, 16, 17, 64, 256])
+def test_no_picture_is_a_twentieth_larger_than_if_all_repeats_were_looked_for(tmp_path, draw, n_colors):
+    palette, indices = any_palette(n_colors, RGB), draw(n_colors).astype(np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    image.save(tmp_path / "searched.png", compress_level=image_io.LEVEL)
+    size = write_palette_png(tmp_path / "out.png", palette, indices)
+    assert size < 1.05 * (tmp_path / "searched.png").stat().st_size
+    np.testing.assert_array_equal(read_picture(tmp_path / "out.png").pixels, palette[indices])
+
+
 def test_equal_input_gives_equal_bytes(tmp_path):
     first, second = tmp_path / "first.png", tmp_path / "second.png"
     for path in (first, second):
@@ -794,202 +849,11 @@ def test_a_palette_and_indices_that_do_not_fit_are_a_value_error(tmp_path, palet
     assert list(tmp_path.iterdir()) == []
 
 
-# Writing: whole or not at all
-
-
-def write(path: Path, *, overwrite: bool = False, n_colors: int = 5) -> int:
-    return write_palette_png(path, any_palette(n_colors, RGB), any_indices(n_colors), overwrite=overwrite)
-
-
-def failure(path: Path, *, overwrite: bool = False) -> str:
-    with pytest.raises(ImageError) as caught:
-        write(path, overwrite=overwrite)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert sentence.startswith(f"{path} ")
-    return sentence.removeprefix(f"{path} ")
-
-
-def raising(error: BaseException):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-TAKEN = "already exists; use --force to overwrite it"
-NO_LINKS = OSError(errno.EPERM, "Operation not permitted")
-
-
-def test_a_file_that_exists_is_kept(tmp_path):
+def test_a_file_that_is_in_the_way_is_kept_unless_it_may_be_overwritten(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
-    assert failure(path) == TAKEN
+    with pytest.raises(ImageError, match="already exists; use --force"):
+        write_palette_png(path, any_palette(5, RGB), any_indices(5))
     assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["out.png"]
-
-
-def test_a_file_that_exists_is_replaced_when_asked(tmp_path):
-    path = tmp_path / "out.png"
-    path.write_bytes(b"old")
-    assert write(path, overwrite=True) == path.stat().st_size
+    assert write_palette_png(path, any_palette(5, RGB), any_indices(5), overwrite=True) == path.stat().st_size
     assert path.read_bytes().startswith(PNG_MAGIC)
-    assert names(tmp_path) == ["out.png"]
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
-    path = tmp_path / "out.png"
-    encode = image_io._encode
-
-    def encode_slowly(palette: np.ndarray, indices: np.ndarray) -> bytes:
-        path.write_bytes(b"someone else's")
-        return encode(palette, indices)
-
-    monkeypatch.setattr(image_io, "_encode", encode_slowly)
-    if not links:
-        monkeypatch.setattr(os, "link", raising(NO_LINKS))
-    assert failure(path) == TAKEN
-    assert path.read_bytes() == b"someone else's"
-    assert names(tmp_path) == ["out.png"]
-
-
-def test_a_disk_without_hard_links_gets_the_file_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", raising(NO_LINKS))
-    path = tmp_path / "out.png"
-    assert write(path) == path.stat().st_size > 0
-    assert names(tmp_path) == ["out.png"]
-    assert failure(path) == TAKEN
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int):
-    """The system itself stops every write of this process beyond so many bytes of a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_write_that_stops_half_way_leaves_the_folder_as_it_was(tmp_path, exists):
-    path = tmp_path / "out.png"
-    if exists:
-        path.write_bytes(b"old")
-    with files_of_at_most(40):
-        sentence = failure(path, overwrite=exists)
-    assert "File too large" in sentence
-    assert names(tmp_path) == (["out.png"] if exists else [])
-    assert not exists or path.read_bytes() == b"old"
-
-
-@pytest.mark.parametrize("step", ["replace", "link"])
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(), MemoryError()])
-def test_an_interruption_leaves_the_folder_as_it_was(tmp_path, monkeypatch, step, interruption):
-    path = tmp_path / "out.png"
-    if step == "replace":
-        path.write_bytes(b"old")
-    seen = []
-
-    def interrupt(source: Path, target: Path) -> None:
-        seen.extend(names(tmp_path))
-        raise interruption
-
-    monkeypatch.setattr(os, step, interrupt)
-    with pytest.raises(type(interruption)):
-        write(path, overwrite=step == "replace")
-    assert len(seen) == (2 if step == "replace" else 1), "the temporary file was in the same folder"
-    assert names(tmp_path) == (["out.png"] if step == "replace" else [])
-    assert step == "link" or path.read_bytes() == b"old"
-
-
-def test_an_interruption_without_hard_links_gives_the_name_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", raising(NO_LINKS))
-    monkeypatch.setattr(os, "replace", raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "out.png")
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_called_full(tmp_path, monkeypatch, code):
-    path = tmp_path / "out.png"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(os, "replace", raising(OSError(code, os.strerror(code))))
-    assert "disk is full" in failure(path, overwrite=True)
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["out.png"]
-
-
-@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_the_permissions_are_those_of_any_new_file(tmp_path, mask, overwrite):
-    path = tmp_path / "out.png"
-    before = os.umask(mask)
-    try:
-        write(path, overwrite=overwrite)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
-    assert path.stat().st_nlink == 1
-
-
-def test_overwriting_a_link_replaces_the_file_behind_it(tmp_path):
-    (tmp_path / "far").mkdir()
-    behind, link = tmp_path / "far" / "behind.png", tmp_path / "link.png"
-    behind.write_bytes(b"old")
-    link.symlink_to(behind)
-    write(link, overwrite=True)
-    assert link.is_symlink()
-    assert behind.read_bytes().startswith(PNG_MAGIC)
-    assert names(tmp_path / "far") == ["behind.png"]
-
-
-def test_a_link_is_taken_even_if_it_leads_nowhere(tmp_path):
-    link = tmp_path / "link.png"
-    link.symlink_to(tmp_path / "nowhere.png")
-    assert failure(link) == TAKEN
-    assert not (tmp_path / "nowhere.png").exists()
-    write(link, overwrite=True)
-    assert (tmp_path / "nowhere.png").read_bytes().startswith(PNG_MAGIC)
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_a_missing_folder_is_named_missing(tmp_path, overwrite):
-    assert "folder does not exist" in failure(tmp_path / "none" / "out.png", overwrite=overwrite)
-    (tmp_path / "file").write_bytes(b"x")
-    assert "folder does not exist" in failure(tmp_path / "file" / "out.png", overwrite=overwrite)
-
-
-def test_a_folder_that_may_not_be_changed_says_so(tmp_path, monkeypatch):
-    def deny(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", deny)
-    assert "may not be changed" in failure(tmp_path / "out.png")
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_a_folder_is_no_place_for_the_bytes(tmp_path, overwrite):
-    assert failure(tmp_path, overwrite=overwrite) == "is a folder; name a file in it"
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_a_pipe_is_not_replaced_by_a_file(tmp_path, overwrite):
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    assert "not a regular file" in failure(path, overwrite=overwrite)
-    assert path.is_fifo()
-
-
-def test_a_name_at_the_limit_of_the_system_can_be_written(tmp_path):
-    path = tmp_path / ("x" * 251 + ".png")
-    assert write(path) == path.stat().st_size
-    assert "File name too long" in failure(tmp_path / ("x" * 300))

@@ -6,9 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import gpukmeans
 from gpukmeans_cli.main import main
+from gpukmeans_cli.main import run as run_process
 
 COMMAND = Path(sys.executable).parent / "gpukmeans"
 
@@ -52,6 +54,7 @@ def test_help_version_and_wrong_arguments_are_answered_without_torch(tmp_path):
     code = """
 import sys
 from gpukmeans_cli.main import main
+from gpukmeans_cli.main import run as run_process
 for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help"], [], ["compress"],
              ["compress", "a.png", "-k", "0"], ["compress", "a.png", "-o", "b.jpg"], ["compress", "a.png", "a.jpg"],
              ["compress", "a.png", "--tol", "nan"], ["compress", "a.png", "--device", "tpu"]):
@@ -144,3 +147,29 @@ def test_a_full_disk_behind_stdout_gets_no_traceback():
         answer = start(COMMAND, "--version", stdout=full)
     assert answer.returncode == 1
     assert re.fullmatch(r"gpukmeans: [^\n]+\n", answer.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "ends"), [("few.png", 0, ""), ("none.png", 1, ""), ("few.jpg", 2, "slowly\n")]
+)
+def test_a_process_that_has_worked_says_all_and_ends_without_ceremony(tmp_path, name, code, ends):
+    Image.new("RGB", (2, 2)).save(tmp_path / "few.png")
+    program = (
+        "import atexit, sys; from gpukmeans_cli.main import run; "
+        "atexit.register(print, 'slowly', flush=True); run(['compress', *sys.argv[1:]])"
+    )
+    args = [tmp_path / name, "-o", tmp_path / f"out{Path(name).suffix}"]
+    answer = start(sys.executable, "-c", program, *args, stdout=subprocess.PIPE)
+    assert answer.returncode == code
+    assert answer.stdout == (f"{answer.stdout.splitlines()[0]}\n" if code == 0 else ends)
+    assert len(answer.stderr.splitlines()) == (0 if code == 0 else 1)
+
+
+def test_a_process_whose_last_words_cannot_be_written_ends_as_python_ends_it(monkeypatch):
+    def leave(code):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("gpukmeans_cli.main.leave", leave)
+    with pytest.raises(SystemExit) as caught:
+        run_process(["--version"])
+    assert caught.value.code == 0

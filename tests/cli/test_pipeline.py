@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from gpukmeans.engine_matmul import MatmulEngine
 from gpukmeans_cli import pipeline
 from gpukmeans_cli.compress import compress
-from gpukmeans_cli.image_io import ImageError
+from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.pipeline import Report, Settings, compress_picture, format_size
 
 CPU = torch.device("cpu")
@@ -144,6 +145,25 @@ def test_an_output_that_exists_is_an_error_before_the_input_is_read(tmp_path):
     with pytest.raises(ImageError, match=r"taken\.png already exists; use --force"):
         compress_picture(tmp_path / "missing.png", taken, Settings(n_colors=4, device=CPU))
     assert taken.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_output_that_cannot_become_a_file_is_an_error_before_the_input_is_read(tmp_path, force):
+    with pytest.raises(ImageError, match="is a folder; name a file in it"):
+        compress_picture(tmp_path / "missing.png", tmp_path, Settings(n_colors=4, device=CPU, force=force))
+
+
+def test_no_engine_is_named_where_nothing_had_to_be_clustered(photo, tmp_path):
+    outcome = compress_picture(photo, tmp_path / "all.png", Settings(n_colors=256, device=CPU))
+    assert outcome.engine.startswith("none, ")
+
+
+def test_the_engine_named_is_the_one_that_was_at_work(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        MatmulEngine, "obstacle", lambda self, x: "it is out of order" if x.is_floating_point() else None
+    )
+    outcome = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    assert outcome.engine == "torch, the fastest for these colors; matmul cannot: it is out of order"
 
 
 def test_an_output_that_appears_meanwhile_is_kept(photo, tmp_path, monkeypatch):

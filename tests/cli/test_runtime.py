@@ -30,3 +30,14 @@ def test_where_torch_is_there_already_nothing_changes():
     frozen = gc.get_freeze_count()
     import_torch()
     assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.parametrize(("last_words", "out"), [("sys.stdout.write('all')", "all"), ("sys.stdout = None", "")])
+def test_leaving_prints_what_is_left_and_takes_nothing_down(last_words, out, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = (
+        "import atexit, sys; from gpukmeans_cli.runtime import leave; atexit.register(print, 'slowly', flush=True); "
+        f"{last_words}; sys.stderr.write('said'); leave(3)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (3, out, "said")

@@ -1,0 +1,119 @@
+"""`gpukmeans compress` beside pngquant on the same photos: time of the whole process, error and size of each file."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.processes import Cost, medians
+from gpukmeans_cli.image_io import read_picture
+
+COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
+OPTIONS = "--speed 4 --nofs"
+# A process for each file, as its users start it.
+_LOOP = f'for file in "$@"; do pngquant --force {OPTIONS} --ext {{ext}} {{k}} "$file" || exit; done'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """What both made of one photo: mean over the pixels of dR² + dG² + dB², and the size of the file."""
+
+    name: str
+    mse: float
+    bytes: int
+    mse_of_pngquant: float
+    bytes_of_pngquant: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What all photos took at K colors. Ours are seconds beyond `import torch`, which `import_torch` says."""
+
+    n_colors: int
+    seconds: float
+    cpu_seconds: float
+    seconds_of_import_torch: float
+    seconds_of_pngquant: float
+    cpu_seconds_of_pngquant: float
+    photos: list[Photo]
+
+    @property
+    def ratio(self) -> float:
+        """Our time by theirs."""
+        return self.seconds / self.seconds_of_pngquant
+
+    @property
+    def cpu_ratio(self) -> float:
+        """The same in seconds of all cores, which other work on the machine changes less."""
+        return self.cpu_seconds / self.cpu_seconds_of_pngquant
+
+    @property
+    def worse(self) -> list[str]:
+        """Names of the photos in which our error is not the lower one."""
+        return [photo.name for photo in self.photos if not photo.mse < photo.mse_of_pngquant]
+
+
+def version() -> str | None:
+    """The version of pngquant; None where it is not installed."""
+    if shutil.which("pngquant") is None:
+        return None
+    return subprocess.run(["pngquant", "--version"], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def rgb_photos(folder: Path) -> list[Path]:
+    """The PNGs of a folder that have three channels: pngquant reads no other files, and alpha is weighed otherwise."""
+    return [path for path in sorted(folder.glob("*.png")) if read_picture(path).pixels.shape[2] == 3]
+
+
+def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[Comparison]:
+    """A comparison for each K of `n_colors`, all measured in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [Path(shutil.copyfile(photo, Path(folder) / photo.name)) for photo in photos]
+        names = [str(copy) for copy in copies]
+        commands = {"torch": [sys.executable, "-c", "import torch"]}
+        for k in n_colors:
+            commands[f"ours {k}"] = [sys.executable, COMPRESS, *names, "-k", str(k), "-f", "-q"]
+            commands[f"theirs {k}"] = ["sh", "-c", _LOOP.format(ext=_extension(k), k=k), "sh", *names]
+        costs = medians(commands, runs)
+        return [
+            _comparison(k, costs["torch"], costs[f"ours {k}"], costs[f"theirs {k}"], [_photo(c, k) for c in copies])
+            for k in n_colors
+        ]
+
+
+def _comparison(n_colors: int, torch: Cost, ours: Cost, theirs: Cost, photos: list[Photo]) -> Comparison:
+    return Comparison(
+        n_colors=n_colors,
+        seconds=ours.seconds - torch.seconds,
+        cpu_seconds=ours.cpu_seconds - torch.cpu_seconds,
+        seconds_of_import_torch=torch.seconds,
+        seconds_of_pngquant=theirs.seconds,
+        cpu_seconds_of_pngquant=theirs.cpu_seconds,
+        photos=photos,
+    )
+
+
+def _photo(source: Path, n_colors: int) -> Photo:
+    ours = source.with_name(f"{source.stem}-{n_colors}.png")
+    theirs = source.with_name(f"{source.stem}{_extension(n_colors)}")
+    return Photo(
+        name=source.name,
+        mse=_mse(source, ours),
+        bytes=ours.stat().st_size,
+        mse_of_pngquant=_mse(source, theirs),
+        bytes_of_pngquant=theirs.stat().st_size,
+    )
+
+
+def _extension(n_colors: int) -> str:
+    return f"-pngquant-{n_colors}.png"
+
+
+def _mse(before: Path, after: Path) -> float:
+    difference = read_picture(before).pixels.astype(np.int64) - read_picture(after).pixels
+    return float((difference * difference).sum(axis=2).mean())

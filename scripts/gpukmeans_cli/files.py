@@ -1,0 +1,84 @@
+"""Bytes that become a file: whole or not at all."""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+
+class ImageError(Exception):
+    """A picture that cannot be read or written: what is wrong and what to do, as a sentence to put after its path.
+
+    Where the trouble is with another file, the one to be written, the sentence begins with that path.
+    """
+
+
+def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Make `path` a file of these bytes, or raise ImageError with the path in front and leave all as it was.
+
+    The file appears whole or not at all, and with the permissions of any new file. With `overwrite` a symbolic link
+    is followed: the file it points to is replaced and the link stays.
+    """
+    check_free(path, overwrite=overwrite)
+    try:
+        _save(path, data, overwrite)
+    except OSError as error:
+        raise ImageError(f"{path} {_why_unwritten(error)}") from error
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """ImageError, with the path in front, if anything is there but, with `overwrite`, a file."""
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            # Replacing /dev/null or a pipe by a file is never meant, and root could.
+            raise ImageError(f"{path} is not a regular file; choose another path")
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError
+    except OSError as error:
+        raise ImageError(f"{path} {_why_unwritten(error)}") from error
+
+
+def _why_unwritten(error: OSError) -> str:
+    if isinstance(error, FileExistsError):
+        return "already exists; use --force to overwrite it"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return "cannot be written, its folder does not exist; create the folder or choose another"
+    if isinstance(error, PermissionError):
+        return "cannot be written, its folder may not be changed; choose another folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "cannot be written, the disk is full; free some space or choose another folder"
+    return f"cannot be written ({error.strerror or error}); choose another path"
+
+
+def _save(path: Path, data: bytes, overwrite: bool) -> None:
+    target = Path(os.path.realpath(path))
+    # Not by tempfile, which would leave the file readable by its owner only.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _move_to_free_name(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move_to_free_name(temporary: Path, target: Path) -> None:
+    """Give the file its name, or raise FileExistsError; a rename would replace a file that appeared meanwhile."""
+    try:
+        os.link(temporary, target)
+        return
+    except FileExistsError:
+        raise
+    except OSError:
+        pass  # no hard links on this disk (FAT, some network folders): take the name first, then fill it
+    target.open("xb").close()
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        target.unlink()
+        raise

@@ -1,0 +1,34 @@
+import torch
+
+from gpukmeans.coarsening import coarse
+from gpukmeans.colorspace import encode
+from gpukmeans.histogram import unique_colors
+
+
+def test_colors_that_agree_in_their_upper_bits_become_their_mean():
+    colors = torch.tensor([[0, 8], [7, 15], [8, 8], [255, 255]], dtype=torch.uint8).repeat_interleave(2, dim=0)
+    found = coarse(colors, colors.float(), torch.tensor([1, 0, 2, 1, 1, 1, 3, 4]), 0)
+    assert found.x.tolist() == [[5.25, 13.25], [8, 8], [255, 255]]
+    assert found.weights.tolist() == [4, 2, 7]
+
+
+def test_the_grid_is_as_coarse_as_leaves_enough_means(china):
+    histogram = unique_colors(china)
+    sizes = [len(coarse(histogram.colors, encode(histogram.colors), histogram.counts, n).x) for n in (4, 64, 256)]
+    assert sizes[0] == sizes[1] == len(torch.unique(histogram.colors >> 3, dim=0))
+    assert sizes[2] == len(torch.unique(histogram.colors >> 2, dim=0))
+
+
+def test_means_have_the_weight_and_the_sum_of_all_colors(china):
+    histogram = unique_colors(china)
+    found = coarse(histogram.colors, encode(histogram.colors), histogram.counts, 16)
+    assert found.weights.sum() == china[..., 0].numel()
+    expected = china.flatten(0, 1).double().mean(dim=0)
+    torch.testing.assert_close((found.x.T.double() * found.weights).sum(dim=1) / found.weights.sum(), expected)
+
+
+def test_few_colors_and_colors_far_apart_stay_what_they_are():
+    colors = torch.cartesian_prod(*[torch.arange(0, 256, 16)] * 3).to(torch.uint8)
+    counts = torch.ones(len(colors), dtype=torch.int64)
+    assert coarse(colors, colors.float(), counts, 4) is None
+    assert coarse(colors[:2], colors[:2].float(), counts[:2], 1) is None
