@@ -22,8 +22,8 @@ def refined(
     """First centers (B, K, D) for Lloyd's loop that lead to a lower optimum than those given.
 
     A breath adds centers, drawn by weight times squared distance, runs a few rounds of Lloyd's loop, and merges pairs
-    until K are left: each time the two whose merge adds least to the inertia (Ward 1963), which the moments tell
-    without a look at the points. A few rounds later the state of the lowest inertia so far is kept. The first breath
+    until K are left: those whose merge adds least to the inertia (Ward 1963), which the moments tell without a look at
+    the points. A few rounds later the state of the lowest inertia so far is kept. The first breath
     adds K centers, later ones fewer. After breathing k-means (Fritzke 2020), which adds and removes few centers at a
     time and so needs many more rounds.
     """
@@ -58,29 +58,40 @@ def _merged(full: Fit, n_clusters: int, project: Projection | None) -> Tensor:
 def merge(centers: Tensor, totals: Tensor, n_clusters: int) -> Tensor:
     """Centers (B, M, D) of these totals (B, M), both float64, merged to (B, K, D).
 
-    Always the pair whose merge adds least to the inertia, a·b/(a+b)·|x - y|² of totals a and b (Ward 1963), becomes its
-    weighted mean.
+    Pairs whose merge adds least to the inertia, a·b/(a+b)·|x - y|² of totals a and b, become their weighted means (Ward
+    1963). A pair that is cheapest for both is merged at that cost in whatever order (Murtagh 1983), so a quarter of
+    those needed are merged at a time. Almost always that leaves what the cheapest one at a time would.
     """
     centers, totals = centers.clone(), totals.clone()
     n_runs, n_left = centers.shape[:2]
     alive = torch.ones(n_runs, n_left, dtype=torch.bool, device=centers.device)
-    runs, rows = alive.nonzero(as_tuple=True)
-    cost, partner = (part.view(n_runs, n_left) for part in _cheapest(centers, totals, alive, runs, rows))
-    every = torch.arange(n_runs, device=centers.device)
-    for _ in range(n_left - n_clusters):
-        first = cost.min(dim=1).indices
-        second = partner[every, first]
-        one, other = totals[every, first], totals[every, second]
+    index = torch.arange(n_left, device=centers.device)
+    cost, partner = (
+        part.view(n_runs, n_left) for part in _cheapest(centers, totals, alive, *alive.nonzero().unbind(1))
+    )
+    needed = torch.full((n_runs,), n_left - n_clusters, device=centers.device)
+    while needed.any():
+        mutual = (partner.gather(1, partner) == index) & (index < partner) & alive
+        # Where a tie hides all of them, the cheapest one.
+        mutual |= ~mutual.any(dim=1, keepdim=True) & (index == cost.argmin(dim=1, keepdim=True))
+        n = mutual.sum(dim=1).minimum((needed + 3) // 4)
+        ranked = cost.masked_fill(~mutual, torch.inf).sort(dim=1, stable=True).indices
+        run, rank = (index < n[:, None]).nonzero(as_tuple=True)
+        first = ranked[run, rank]
+        second = partner[run, first]
+        one, other = totals[run, first], totals[run, second]
         share = torch.where(one + other > 0, other / (one + other), 0.0)[:, None]
-        centers[every, first] += share * (centers[every, second] - centers[every, first])
-        totals[every, first] += other
-        alive[every, second] = False
-        cost[every, second] = torch.inf
+        centers[run, first] += share * (centers[run, second] - centers[run, first])
+        totals[run, first] += other
+        alive[run, second] = False
+        cost[run, second] = torch.inf
+        needed -= n
         # Merging never makes a merge cheaper than it was with one of the two, so all other partners are still right.
-        stale = ((partner == first[:, None]) | (partner == second[:, None])) & alive
-        stale[every, first] = True
-        runs, rows = stale.nonzero(as_tuple=True)
-        cost[runs, rows], partner[runs, rows] = _cheapest(centers, totals, alive, runs, rows)
+        touched = torch.zeros_like(alive)
+        touched[run, first] = touched[run, second] = True
+        stale = (touched | touched.gather(1, partner)) & alive
+        run, row = stale.nonzero(as_tuple=True)
+        cost[run, row], partner[run, row] = _cheapest(centers, totals, alive, run, row)
     return centers[alive].view(n_runs, n_clusters, -1)
 
 

@@ -47,7 +47,7 @@ def test_centers_that_round_to_one_color_are_merged():
     # Black, and three colors whose mean of 1/3 in each channel is black too when rounded.
     image = torch.tensor([[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.3, 0.3]])
-    palette = fit_palette(unique_colors(image), 2, init=lambda points, k, generator: start)
+    palette = fit_palette(unique_colors(image), 2, init=lambda points, k, generator: start, refine=0)
     assert palette.colors.tolist() == [[0, 0, 0]]
     assert palette.labels.tolist() == [0, 0, 0, 0]
     assert palette.mse == 3 / 4
@@ -57,7 +57,7 @@ def test_a_color_that_no_pixel_wears_is_not_in_the_palette():
     # Two clusters are empty at first, and one round moves only one of them.
     image = torch.tensor([[[0, 0, 0], [5, 0, 0], [0, 9, 0], [0, 0, 7]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 0.0], [900.0, 0.0, 0.0], [990.0, 0.0, 0.0]])
-    palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, max_iter=1)
+    palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, refine=0, max_iter=1)
     assert not palette.converged
     assert palette.colors.tolist() == [[0, 9, 0], [1, 2, 2]]
     assert palette.labels.tolist() == [1, 1, 0, 1]

@@ -61,9 +61,12 @@ def compress(
     init: Annotated[
         Literal["k-means++", "k-means||", "random"],
         typer.Option(help="How first centers are chosen.", rich_help_panel=_CLUSTERING),
-    ] = "k-means++",
+    ] = "random",
     n_init: Annotated[
         int, typer.Option(min=1, help="Runs, of which the best is kept.", rich_help_panel=_CLUSTERING)
+    ] = 1,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Searches for better centers before a run.", rich_help_panel=_CLUSTERING)
     ] = 1,
     max_iter: Annotated[int, typer.Option(min=1, help="Most rounds of a run.", rich_help_panel=_CLUSTERING)] = 100,
     tol: Annotated[
@@ -110,6 +113,7 @@ def compress(
         max_pixels=max_pixels,
         init=init,
         n_init=n_init,
+        refine=refine,
         max_iter=max_iter,
         tol=tol,
         seed=seed,

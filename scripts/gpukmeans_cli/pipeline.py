@@ -23,8 +23,9 @@ class Settings:
     device: torch.device
     force: bool = False
     max_pixels: int | None = None
-    init: str = "k-means++"
+    init: str = "random"
     n_init: int = 1
+    refine: int = 1
     max_iter: int = 100
     tol: float = 1e-4
     seed: int = 0
@@ -127,6 +128,7 @@ def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
         settings.n_colors,
         init=settings.init,
         n_init=settings.n_init,
+        refine=settings.refine,
         max_iter=settings.max_iter,
         tol=settings.tol,
         generator=torch.Generator().manual_seed(settings.seed),

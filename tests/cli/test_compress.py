@@ -476,14 +476,30 @@ def clustering(monkeypatch):
 def test_the_defaults_are_those_promised(run, photo, clustering):
     run(photo)
     del clustering["generator"]
-    promised = {"n_colors": 20, "init": "k-means++", "n_init": 1, "max_iter": 100, "tol": 1e-4, "seed": 0}
+    promised = {"n_colors": 20, "init": "random", "n_init": 1, "refine": 1, "max_iter": 100, "tol": 1e-4, "seed": 0}
     assert clustering == promised
 
 
 def test_options_reach_the_clustering(run, photo, clustering):
-    run(photo, "-k", 5, "--init", "random", "--n-init", 3, "--max-iter", 7, "--tol", "0.5", "--seed", 2**63 - 1)
+    run(
+        photo,
+        "-k",
+        5,
+        "--init",
+        "k-means++",
+        "--n-init",
+        3,
+        "--refine",
+        2,
+        "--max-iter",
+        7,
+        "--tol",
+        "0.5",
+        "--seed",
+        2**63 - 1,
+    )
     del clustering["generator"]
-    given = {"n_colors": 5, "init": "random", "n_init": 3, "max_iter": 7, "tol": 0.5, "seed": 2**63 - 1}
+    given = {"n_colors": 5, "init": "k-means++", "n_init": 3, "refine": 2, "max_iter": 7, "tol": 0.5, "seed": 2**63 - 1}
     assert clustering == given
 
 
