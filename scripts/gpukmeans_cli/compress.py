@@ -109,6 +109,7 @@ def compress(
     settings = Settings(
         n_colors=colors,
         device=picked,
+        any_device=device == "auto",
         force=force,
         max_pixels=max_pixels,
         init=init,

@@ -15,12 +15,19 @@ from gpukmeans_cli.files import ImageError, check_free
 from gpukmeans_cli.image_io import read_picture, write_palette_png
 
 
+# Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the
+# 60 launches of a round. Chosen by that count and not by measuring, as no GPU was at hand.
+_FEW_PIXELS = 1 << 12
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What holds for every file of a run."""
 
     n_colors: int
     device: torch.device
+    any_device: bool = False
+    """Whether the CPU may do instead, where moving a picture to the device would cost more."""
     force: bool = False
     max_pixels: int | None = None
     init: str = "random"
@@ -120,7 +127,8 @@ def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
     picture = read_picture(source, max_pixels=settings.max_pixels)
     height, width, channels = picture.pixels.shape
     clock.lap("read")
-    image = hide_invisible(torch.from_numpy(picture.pixels).to(settings.device))
+    device = torch.device("cpu") if settings.any_device and height * width < _FEW_PIXELS else settings.device
+    image = hide_invisible(torch.from_numpy(picture.pixels).to(device))
     histogram = unique_colors(image)
     clock.lap("count colors")
     palette = fit_palette(
@@ -153,7 +161,7 @@ def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
         psnr=_psnr(palette, channels),
         iterations=palette.n_iter,
         converged=palette.converged,
-        device=str(settings.device),
+        device=str(device),
         seconds=sum(clock.stages.values()),
     )
     return Outcome(report, picture.frames, _engine_and_why(palette, histogram), clock.stages)

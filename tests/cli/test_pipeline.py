@@ -91,8 +91,9 @@ def test_sizes_are_for_people(n_bytes, text):
 def test_settings_and_command_have_the_same_defaults():
     options = inspect.signature(compress).parameters
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+    del defaults["any_device"]  # follows from --device
     assert defaults == {name: options[name].default for name in defaults}
-    assert defaults.keys() == {"force", "max_pixels", "init", "n_init", "max_iter", "tol", "seed"}
+    assert defaults.keys() == {"force", "max_pixels", "init", "n_init", "refine", "max_iter", "tol", "seed"}
 
 
 def test_the_report_is_of_the_files_on_disk(photo, tmp_path):
@@ -163,7 +164,19 @@ def test_the_engine_named_is_the_one_that_was_at_work(photo, tmp_path, monkeypat
         MatmulEngine, "obstacle", lambda self, x: "it is out of order" if x.is_floating_point() else None
     )
     outcome = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
-    assert outcome.engine == "torch, the fastest for these colors; matmul cannot: it is out of order"
+    assert outcome.engine.startswith("torch, the fastest for these colors; triton cannot: its kernels are for cuda")
+    assert outcome.engine.endswith("; matmul cannot: it is out of order")
+
+
+def test_a_tiny_picture_stays_on_the_cpu_unless_a_device_was_asked_for(photo, tmp_path, monkeypatch):
+    # "meta" computes nothing, so what is moved there cannot be clustered.
+    elsewhere = Settings(n_colors=4, device=torch.device("meta"), any_device=True, force=True)
+    assert compress_picture(photo, tmp_path / "few.png", elsewhere).report.device == "cpu"
+    with pytest.raises(NotImplementedError):
+        compress_picture(photo, tmp_path / "few.png", replace(elsewhere, any_device=False))
+    monkeypatch.setattr(pipeline, "_FEW_PIXELS", 17 * 11)
+    with pytest.raises(NotImplementedError):
+        compress_picture(photo, tmp_path / "few.png", elsewhere)
 
 
 def test_an_output_that_appears_meanwhile_is_kept(photo, tmp_path, monkeypatch):
