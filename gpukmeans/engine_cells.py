@@ -82,11 +82,14 @@ class BoundCellsEngine:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
         layout = self._layout(centers.dtype)
         labels, sqdist = self._nearest(layout, centers, problems)
-        rows = layout.rows[list(problems), : labels.shape[1]]
-        return Assignment(
-            torch.empty_like(labels, dtype=torch.int64).scatter_(1, rows, labels.long()),
-            torch.empty_like(sqdist).scatter_(1, rows, sqdist),
-        )
+        n_runs, n = labels.shape
+        found = Assignment(labels.new_empty(n_runs, n, dtype=torch.int64), sqdist.new_empty(n_runs, n))
+        whose = torch.tensor(problems, device=labels.device)
+        for runs, places in tiles(n_runs, n, _POINTS):
+            rows = layout.rows[of_runs(problems[runs], whose[runs]), places].long()
+            found.labels[runs].scatter_(1, rows, labels[runs, places].long())
+            found.sqdist[runs].scatter_(1, rows, sqdist[runs, places])
+        return found
 
     def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
         """Moments at centers (B, K, D)."""
@@ -114,7 +117,8 @@ class BoundCellsEngine:
             self._cells = cells(self._x, dtype, *self._shape)
             self._lists = self._tally = self._sorted_weights = self._absent = None
             if self._weights is not None:
-                self._sorted_weights = self._weights.gather(1, self._cells.rows[:, : self._x.shape[1]])
+                rows = self._cells.rows[:, : self._x.shape[1]].long()
+                self._sorted_weights = self._weights.gather(1, rows)
                 absent = self._sorted_weights == 0
                 self._absent = absent if absent.any() else None
         return self._cells
@@ -173,7 +177,7 @@ class BoundCellsEngine:
             inertia[runs] += to_grid(terms, grid.sqdist[runs, None]).sum(dim=1)
         worst = present.amax(dim=1)
         run, place = (present == worst[:, None]).nonzero(as_tuple=True)
-        row = layout.rows[whose[run], place]
+        row = layout.rows[whose[run], place].long()
         return inertia, worst, torch.full_like(inertia, n).scatter_reduce_(0, run, row, "amin")
 
 

@@ -35,7 +35,10 @@ class Cells:
     x: Tensor
     """(D, P·small.count, small.size), channel-major."""
     rows: Tensor
-    """Where each point of `x` came from, (P, small.count·small.size) int64; only the first N of a problem count."""
+    """Where each point of `x` came from, (P, small.count·small.size); only the first N of a problem count.
+
+    int32, or int64 where that is too small.
+    """
     small: Boxes
     large: Boxes
     fan: int
@@ -47,9 +50,12 @@ def cells(x: Tensor, dtype: torch.dtype, size: int, fan: int) -> Cells:
     rows = order(x)
     if short := -n % size:
         rows = torch.cat([rows, rows[:, -1:].expand(-1, short)], dim=1)
-    flat = (rows + n * torch.arange(n_problems, device=x.device)[:, None]).flatten()
-    channels = [x[..., channel].flatten().index_select(0, flat).to(dtype) for channel in range(width)]
-    sorted_x = torch.stack(channels).view(width, -1, size)
+    rows = rows.to(torch.int32 if n <= torch.iinfo(torch.int32).max else torch.int64)
+    sorted_x = torch.empty(width, n_problems, rows.shape[1], dtype=dtype, device=x.device)
+    for channel in range(width):
+        for problem in range(n_problems):
+            sorted_x[channel, problem] = x[problem, :, channel].contiguous().index_select(0, rows[problem])
+    sorted_x = sorted_x.view(width, -1, size)
     lowest, highest = sorted_x.amin(dim=2), sorted_x.amax(dim=2)
     count = rows.shape[1] // size
     n_large = -(-count // fan)

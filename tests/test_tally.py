@@ -19,7 +19,7 @@ def tally_of(found, weights=None, k=5):
     layout = cells(X, torch.float32, 8, 4)
     grid = grid_of(X, weights).select(torch.tensor(PROBLEMS))
     if weights is not None:
-        weights = weights.gather(1, layout.rows[:, :100])
+        weights = weights.gather(1, layout.rows[:, :100].long())
     return Tally.of(layout, weights, PROBLEMS, grid, found, k)
 
 

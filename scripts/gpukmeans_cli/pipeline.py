@@ -14,7 +14,6 @@ from gpukmeans.quantization import Palette, fit_palette, index_image
 from gpukmeans_cli.files import ImageError, check_free
 from gpukmeans_cli.image_io import read_picture, write_palette_png
 
-
 # Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the
 # 60 launches of a round. Chosen by that count and not by measuring, as no GPU was at hand.
 _FEW_PIXELS = 1 << 12
