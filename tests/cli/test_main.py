@@ -87,7 +87,7 @@ def test_no_arguments_at_all_get_the_help(run):
     ("panel", "options"),
     [
         ("Output", {"--colors", "--output", "--force", "--max-pixels"}),
-        ("Clustering", {"--device", "--init", "--n-init", "--max-iter", "--tol", "--seed"}),
+        ("Clustering", {"--device", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"}),
         ("Messages", {"--json", "--quiet", "--verbose"}),
     ],
 )
