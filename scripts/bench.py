@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from PIL import Image, features
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import clustering as comparison
+from benchmarks import colors as benchmark_colors
 from benchmarks import optima as benchmark_optima
 from benchmarks import peers
 from benchmarks import pngquant as palettes
@@ -33,6 +34,7 @@ from benchmarks.table import table
 from gpukmeans.histogram import unique_colors
 from gpukmeans.quantization import quantize
 from gpukmeans.seeding import SEEDINGS
+from gpukmeans_cli.device import DeviceError, pick_device
 from gpukmeans_cli.image_io import read_picture
 from gpukmeans_cli.sample import draw_sample
 
@@ -197,16 +199,59 @@ def clustering(
 
     Seconds per iteration are the difference between runs of more and of fewer iterations. Linux only.
     """
-    if missing := peers.missing():
-        print(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'", file=sys.stderr)
-        raise typer.Exit(2)
+    _need_peers()
     load = os.getloadavg()[0]
     cells = comparison.compare(comparison.QUICK if quick else comparison.FULL)
     if json_path is not None:
         json_path.write_text(json.dumps([dataclasses.asdict(cell) for cell in cells], indent=1), encoding="utf-8")
     _print_machine()
-    versions = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
-    print(f"cpu, {os.cpu_count()} threads each, load of {load:.1f} at the start, {versions}\n\n{table(cells)}")
+    print(f"cpu, {os.cpu_count()} threads each, load of {load:.1f} at the start, {_versions()}\n\n{table(cells)}")
+
+
+@app.command()
+def colors(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file too.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small cases, to try it out.")] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engines run.")] = "auto",
+) -> None:
+    """The engines on points of 3 coordinates: time and memory beside peers, and beside what the device can do.
+
+    Seconds per iteration are the difference between runs of more and of fewer iterations. The exit code is 1 if an
+    engine fails or is wrong. Linux only.
+    """
+    _need_peers()
+    try:
+        picked = pick_device(device).type
+    except DeviceError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    load = os.getloadavg()[0]
+    figures = benchmark_colors.measure(picked, benchmark_colors.QUICK if quick else benchmark_colors.FULL)
+    if json_path is not None:
+        json_path.write_text(json.dumps([dataclasses.asdict(each) for each in figures], indent=1), encoding="utf-8")
+    _print_machine()
+    name = torch.cuda.get_device_name() if picked == "cuda" else "cpu"
+    print(f"{name}, {os.cpu_count()} threads each, load of {load:.1f} at the start, {_versions()}")
+    for case in dict.fromkeys(each.case for each in figures):
+        print(f"\n{case}")
+        for each in figures:
+            if each.case == case:
+                _print_figure(each)
+    if picked == "cpu":
+        why = "--device cpu" if torch.cuda.is_available() else "no CUDA device"
+        print(f"\n{benchmark_colors.ON_CUDA} not measured: {why}")
+    if any(each.wrong for each in figures):
+        raise typer.Exit(1)
+
+
+def _need_peers() -> None:
+    if missing := peers.missing():
+        print(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version}" for name, version in peers.versions().items())
 
 
 def _rgb_pictures(folder: Path) -> list[torch.Tensor]:
@@ -257,7 +302,16 @@ def _print_machine() -> None:
 
 
 def _print_mark(what: str, value: float, mark: float, unit: str) -> None:
-    print(f"{what:36} {value:14,.3f} {unit:5} at most {mark:,.1f}: {'met' if value <= mark else 'MISSED'}")
+    print(f"{what:36} {value:14,.3f} {unit:5} at most {mark:,}: {'met' if value <= mark else 'MISSED'}")
+
+
+def _print_figure(figure: benchmark_colors.Figure) -> None:
+    if figure.value is None:
+        print(f"{figure.what:36} fails: {figure.fails}")
+    elif figure.mark is None:
+        print(f"{figure.what:36} {figure.value:14,.3f} {figure.unit}")
+    else:
+        _print_mark(figure.what, figure.value, figure.mark, figure.unit)
 
 
 if __name__ == "__main__":

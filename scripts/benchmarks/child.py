@@ -1,11 +1,13 @@
 """One peer at work on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
 
-Reads points.npy and first.npy in the folder. For each line of standard input, "check N" or "time N", one line of JSON
-comes out: `check` writes the centers after N iterations to PEER.npy and tells the peak of resident memory beyond what
-was held before the call, in bytes; `time` tells the seconds that N iterations take. What fails says so in `fails`, as
-does a call that would hold LIMIT bytes more than the process does at the start. Linux only.
+PEER is a name for `benchmarks.peers.find`. Reads points.npy, first.npy and, if there is one, weights.npy in the folder.
+For each line of standard input, "check N" or "time N", one line of JSON comes out: `check` writes the centers after N
+iterations to PEER.npy and tells the peak of resident memory beyond what was held before the call, in bytes; `time`
+tells the seconds that N iterations take. What fails says so in `fails`, as does a call that would hold LIMIT bytes more
+than the process does at the start. Linux only.
 """
 
+import functools
 import json
 import re
 import resource
@@ -15,19 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers import PEERS, Fit
+from benchmarks.peers import Fit, find
 
 
 def main(peer: str, folder: str, limit: int) -> None:
     """Answer until the input ends."""
     x, first = np.load(f"{folder}/points.npy"), np.load(f"{folder}/first.npy")
-    fit = PEERS[peer]
+    bare = fit = find(peer)
+    if Path(f"{folder}/weights.npy").exists():
+        fit = functools.partial(bare, weights=np.load(f"{folder}/weights.npy"))
     warm = False
     for line in sys.stdin:
         what, n_iter = line.split()
         try:
             if not warm:  # loads the libraries and starts the threads
-                fit(x[:2048].copy(), first[:16].copy(), 1)
+                bare(x[:2048].copy(), first[:16].copy(), 1)
                 _limit_memory(limit)
                 warm = True
             if what == "check":

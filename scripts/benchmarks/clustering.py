@@ -88,7 +88,7 @@ def _compare_on(case: Case) -> list[Cell]:
         np.save(f"{folder}/points.npy", x)
         np.save(f"{folder}/first.npy", first)
         for peer in PEERS:
-            child = stack.enter_context(_child(peer, folder))
+            child = stack.enter_context(child_of(peer, folder))
             try:
                 checked[peer] = _check(child, peer, Path(folder), x, reference)
                 children[peer] = child
@@ -96,7 +96,7 @@ def _compare_on(case: Case) -> list[Cell]:
                 if peer == OURS:
                     raise
                 fails[peer] = str(error)
-        seconds = _time_in_turn(children, fails)
+        seconds = time_in_turn(children, fails, (FEW, MANY))
     return [
         Cell(
             peer=peer,
@@ -107,7 +107,7 @@ def _compare_on(case: Case) -> list[Cell]:
             fails=fails.get(peer),
             inertia=checked[peer][0] if peer in checked else None,
             peak_bytes=checked[peer][1] if peer in checked else None,
-            seconds_per_iteration=seconds.get(peer),
+            seconds_per_iteration=slope(seconds[peer], (FEW, MANY)) if peer in seconds else None,
         )
         for peer in PEERS
     ]
@@ -124,20 +124,21 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return x, x[rng.choice(case.n, case.k, replace=False)]
 
 
-def inertia(x: np.ndarray, centers: np.ndarray) -> float:
-    """Sum of squared distances of points to their nearest center, in float64."""
+def inertia(x: np.ndarray, centers: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Sum of weighted squared distances of points to their nearest center, in float64."""
     centers = centers.astype(np.float64)
     total = 0.0
     for start in range(0, len(x), 8192):
         block = x[start : start + 8192].astype(np.float64)
         nearest = ((centers**2).sum(axis=1) - 2 * block @ centers.T).argmin(axis=1)
-        total += float(((block - centers[nearest]) ** 2).sum())
+        sqdist = ((block - centers[nearest]) ** 2).sum(axis=1)
+        total += float(sqdist.sum() if weights is None else sqdist @ weights[start : start + 8192])
     return total
 
 
 def _check(child: subprocess.Popen[str], peer: str, folder: Path, x: np.ndarray, reference: float) -> tuple[float, int]:
     """Inertia and peak memory of a peer whose centers are right."""
-    peak = int(_ask(child, "check", MANY)["peak_bytes"])
+    peak = int(ask(child, "check", MANY)["peak_bytes"])
     found = inertia(x, np.load(folder / f"{peer}.npy"))
     off = found / reference - 1
     if not abs(off) <= (TOLERANCE_OF_OURS if peer == OURS else TOLERANCE):  # NaN is wrong too
@@ -145,37 +146,42 @@ def _check(child: subprocess.Popen[str], peer: str, folder: Path, x: np.ndarray,
     return found, peak
 
 
-def _time_in_turn(children: Mapping[str, subprocess.Popen[str]], fails: dict[str, str]) -> dict[str, float]:
-    """Seconds per iteration of each peer; one that fails now goes to `fails`."""
-    taken: dict[str, list[tuple[float, float]]] = {peer: [] for peer in children}
+def time_in_turn(
+    children: Mapping[str, subprocess.Popen[str]], fails: dict[str, str], counts: Sequence[int]
+) -> dict[str, list[float]]:
+    """Of each peer the median seconds of each count of iterations; one that fails now goes to `fails`."""
+    taken: dict[str, list[list[float]]] = {peer: [] for peer in children}
     spent = dict.fromkeys(children, 0.0)
     for _ in range(ROUNDS):
         for peer, child in children.items():
             if peer in fails or spent[peer] >= PATIENCE:
                 continue
             try:
-                few, many = (_ask(child, "time", n_iter)["seconds"] for n_iter in (FEW, MANY))
+                seconds = [ask(child, "time", n_iter)["seconds"] for n_iter in counts]
             except FailedError as error:
                 fails[peer] = str(error)
                 continue
-            taken[peer].append((few, many))
-            spent[peer] += few + many
-    return {peer: _slope(pairs) for peer, pairs in taken.items() if peer not in fails}
+            taken[peer].append(seconds)
+            spent[peer] += sum(seconds)
+    return {
+        peer: [statistics.median(runs) for runs in zip(*rounds, strict=True)]
+        for peer, rounds in taken.items()
+        if peer not in fails
+    }
 
 
-def _slope(pairs: Sequence[tuple[float, float]]) -> float:
+def slope(seconds: Sequence[float], counts: Sequence[int]) -> float:
     """Seconds per iteration, of the seconds that few and many iterations took."""
-    few, many = (statistics.median(runs) for runs in zip(*pairs, strict=True))
-    return (many - few) / (MANY - FEW)
+    return (seconds[1] - seconds[0]) / (counts[1] - counts[0])
 
 
 @contextmanager
-def _child(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
+def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
     """The process of `benchmarks.child`, with as many threads as there are cores, ended at the end."""
     n = str(os.cpu_count())
-    # Threads that spin while they wait take the core from those they wait for as soon as anything else runs: measured
-    # on two cores beside other work, that made single calls 10 times slower and medians useless.
-    threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n, "OMP_WAIT_POLICY": "passive"}
+    # They wait as they do for users, by spinning. Beside other work that makes single calls 10 times slower and medians
+    # useless; without it (OMP_WAIT_POLICY=passive) a round of many short operations took 16 ms where it takes 9.6.
+    threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n}
     path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.child", peer, folder, str(MEMORY_LIMIT)],
@@ -192,7 +198,7 @@ def _child(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
-def _ask(child: subprocess.Popen[str], what: str, n_iter: int) -> dict[str, float]:
+def ask(child: subprocess.Popen[str], what: str, n_iter: int) -> dict[str, float]:
     """The answer of a child. FailedError if it fails, or is no more."""
     assert child.stdin is not None
     assert child.stdout is not None

@@ -4,26 +4,53 @@ Every one runs exactly so many iterations of Lloyd's loop on all points, in floa
 called, so that a process holds the one it measures and no other.
 """
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-Fit = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+if TYPE_CHECKING:
+    import torch
+
+# The first two take weights (N,) too.
+Fit = Callable[..., np.ndarray]
 
 
-def gpukmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """This package. Measures at the first centers too, and assigns labels once more at the end."""
+def gpukmeans(
+    x: np.ndarray,
+    first: np.ndarray,
+    n_iter: int,
+    weights: np.ndarray | None = None,
+    *,
+    engine: str = "auto",
+    device: str = "cpu",
+    n_drawn: int = 0,
+) -> np.ndarray:
+    """This package. Measures at the first centers too, and assigns labels once more at the end.
+
+    The best of `n_drawn` runs from centers of their own, if there are any, and not one run from those that are given.
+    """
     import torch
 
     from gpukmeans import kmeans
 
-    result = kmeans(torch.from_numpy(x), len(first), init=torch.from_numpy(first), max_iter=n_iter, tol=0.0)
+    result = kmeans(
+        torch.from_numpy(x).to(device),
+        len(first),
+        weights=None if weights is None else torch.from_numpy(weights).to(device),
+        init="random" if n_drawn else torch.from_numpy(first).to(device),
+        n_init=n_drawn or 1,
+        max_iter=n_iter,
+        tol=0.0,
+        engine=engine,
+    )
     _check_all_ran(int(result.n_iter), n_iter)
-    return result.centers.numpy()
+    return result.centers.cpu().numpy()
 
 
-def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
+def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int, weights: np.ndarray | None = None) -> np.ndarray:
     """Computes in the dtype of `x`. Assigns labels once more at the end."""
     from sklearn.cluster import KMeans
 
@@ -35,7 +62,7 @@ def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
         tol=0,
         algorithm="lloyd",
     )
-    peer.fit(x)
+    peer.fit(x, sample_weight=weights)
     _check_all_ran(peer.n_iter_, n_iter)
     return peer.cluster_centers_
 
@@ -74,6 +101,22 @@ def torch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
     return peer(torch.from_numpy(x)[None], centers=torch.from_numpy(first)[None]).centers[0].numpy()
 
 
+def flash_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
+    """On CUDA, with products in TF32. Its labels are those of the centers before the last."""
+    import torch
+
+    return flash_kmeans_of(torch.from_numpy(x).cuda(), torch.from_numpy(first).cuda(), n_iter).cpu().numpy()
+
+
+def flash_kmeans_of(x: "torch.Tensor", first: "torch.Tensor", n_iter: int) -> "torch.Tensor":
+    """The same of tensors. Takes batches, here one of a single set, and writes into the first centers it is given."""
+    from flash_kmeans import batch_kmeans_Euclid  # pyright: ignore[reportMissingImports]
+
+    # No move stays below a tolerance of 0.
+    found = batch_kmeans_Euclid(x[None], len(first), max_iters=n_iter, tol=0.0, init_centroids=first[None].clone())
+    return found[1][0]
+
+
 def _check_all_ran(ran: int, wanted: int) -> None:
     if ran != wanted:
         raise RuntimeError(f"stopped after {ran} of {wanted} iterations")
@@ -86,6 +129,18 @@ PEERS: dict[str, Fit] = {
     "fast-pytorch-kmeans": fast_pytorch_kmeans,
     "torch-kmeans": torch_kmeans,
 }
+
+FLASH = "flash-kmeans"
+
+
+def find(name: str) -> Fit:
+    """The peer of that name. "ENGINE DEVICE" is this package so, "ENGINE DEVICE N" the best of its N runs."""
+    others = {**PEERS, FLASH: flash_kmeans}
+    if name in others:
+        return others[name]
+    engine, device, *n_drawn = name.split()
+    return functools.partial(gpukmeans, engine=engine, device=device, n_drawn=int(n_drawn[0]) if n_drawn else 0)
+
 
 # fast-pytorch-kmeans needs psutil and does not say so.
 REQUIRED = (*(name for name in PEERS if name != "gpukmeans"), "psutil")
