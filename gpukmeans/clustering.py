@@ -94,7 +94,7 @@ def kmeans(
     `refine=n` looks for a better optimum in n breaths before the loop (see `gpukmeans.refinement.refined`). With 8 of
     them the inertia was 0.4 % below the best of ten runs at K = 64 and 1.9 % below it at K = 256 (mean over the colors
     of eight photos), 1.0 % at K = 256 of 40,000 x 32 patches of photos, and no more than 0.04 % above it at K = 4 and
-    16, for 1.6 to 2.6 times the time of one run, at K = 4 of colors 6 times; measured 2026-11-24 on two CPU cores.
+    16, for 1.5 to 2.8 times the time of one run, at K = 4 of colors 6.6 times; measured 2026-11-24 on two CPU cores.
 
     `callback` is called after each round with the number of rounds, the inertia and the farthest distance that a
     center moved, tensors of the shape of the result's; of several runs they are those of the best one so far. It ends
