@@ -150,13 +150,14 @@ class BoundCellsEngine:
         if lists is not None and lists.problems == problems and lists.since.shape == centers.shape:
             moved = _moved(lists.last, centers)
             if (_moved(lists.since, centers) <= lists.slack).all():
-                self._lists = replace(lists, last=centers)
+                self._lists = replace(lists, last=centers.clone())
                 return lists.groups
             longest = _LONGEST * layout.small.half.square().sum(dim=0).sqrt().view(-1, layout.small.count).mean(dim=1)
             longest = longest[whose]
             slack = torch.where(moved <= longest, (_LASTING * moved).minimum(longest), 0)
         groups = candidates(layout, centers, whose, slack)
-        self._lists = _Lists(problems=problems, since=centers, last=centers, slack=slack, groups=groups)
+        kept = centers.clone()  # whoever asks may change them
+        self._lists = _Lists(problems=problems, since=kept, last=kept, slack=slack, groups=groups)
         return groups
 
     def _served(

@@ -90,6 +90,14 @@ def test_a_clustering_of_colors_has_the_bits_of_the_plain_engine(china, n_init):
         assert torch.equal(*(getattr(result, name) for result in results)), name
 
 
+def test_centers_may_be_changed_in_place_between_calls():
+    x, centers = torch.rand(1, 500, 3, generator=seeded()), torch.rand(1, 40, 3, generator=seeded(1))
+    bound, plain = CellsEngine(4, 3).bind(x, None), TorchEngine().bind(x, None)
+    for step in (0.0, 1e-4, 2e-4, 0.3):
+        centers += step
+        assert torch.equal(bound.assign(centers, [0]).labels, plain.assign(centers, [0]).labels)
+
+
 def test_it_states_its_obstacle():
     assert CellsEngine().obstacle(torch.rand(5, 8)) is None
     assert "at most 8 coordinates, and these have 9" in CellsEngine().obstacle(torch.rand(5, 9))
