@@ -68,6 +68,17 @@ def test_of_equally_bad_points_the_first_row_is_the_worst_served():
         assert (moments.worst_row.item(), moments.worst_sqdist.item()) == (row, 25)
 
 
+def test_an_absent_point_is_not_the_worst_served_where_all_are_at_their_center():
+    x, weights = torch.zeros(1, 3, 1), torch.tensor([[0, 1, 1]])
+    moments = CellsEngine(2, 2).bind(x, weights).measure(torch.zeros(1, 1, 1), grid_of(x, weights), [0])
+    assert (moments.worst_row.item(), moments.worst_sqdist.item()) == (1, 0)
+
+
+def test_one_run_may_be_about_any_problem():
+    x = torch.rand(3, 100, 3, generator=seeded())
+    check(x, torch.rand(1, 9, 3, generator=seeded(1)), [2], torch.rand(3, 100, generator=seeded(2)))
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1e15])
 def test_nor_on_the_range_of_floats(scale):
     x = torch.rand(1, 200, 3, generator=seeded()) * scale
