@@ -20,6 +20,8 @@ from gpukmeans import ENGINES, assign, kmeans
 
 DTYPES = [torch.float32, torch.float64]
 ON_THE_CPU = [name for name, engine in ENGINES.items() if engine.obstacle(torch.zeros(2, 1)) is None]
+# The others are held to the plain engine in float64 by tests of their own.
+PAIRS = [(engine, dtype) for engine in ON_THE_CPU for dtype in DTYPES if engine == "torch" or dtype == torch.float32]
 ROUNDS = 4
 
 
@@ -134,8 +136,7 @@ def check_move(points, weights, centers, labels, moved, dtype):
             assert new == old
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("engine", ON_THE_CPU)
+@pytest.mark.parametrize(("engine", "dtype"), PAIRS)
 class TestEachRound:
     @given(problem=problems())
     def test_labels_totals_and_inertia_are_those_of_the_oracle_at_the_centers(self, engine, dtype, problem):
@@ -192,8 +193,7 @@ class TestAllRounds:
         assume(compared)  # hypothesis complains if that is seldom
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("engine", ON_THE_CPU)
+@pytest.mark.parametrize(("engine", "dtype"), PAIRS)
 @given(problem=problems())
 def test_assign_reaches_the_distances_of_the_oracle(engine, dtype, problem):
     found = assign(problem.x.to(dtype), problem.start.to(dtype), engine=engine)
@@ -219,8 +219,7 @@ ON_THE_SPHERE = problems(
 )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("engine", ON_THE_CPU)
+@pytest.mark.parametrize(("engine", "dtype"), PAIRS)
 class TestOnTheSphere:
     @given(problem=ON_THE_SPHERE)
     def test_each_round_is_that_of_the_oracle(self, engine, dtype, problem):
