@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +18,21 @@ def tiles(n_runs: int, n_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
     for runs in blocks(n_runs, size // n_rows):
         for rows in blocks(n_rows, size):
             yield runs, rows
+
+
+class Problems:
+    """Numbers of problems as an index on a device. The last ones are kept, as a GPU is waited for when it gets them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last: tuple[tuple[int, ...], Tensor] | None = None
+
+    def __call__(self, problems: Sequence[int]) -> Tensor:
+        """These problems (B,), int64."""
+        key = tuple(problems)
+        if self._last is None or self._last[0] != key:
+            self._last = key, torch.tensor(key, dtype=torch.int64, device=self._device)
+        return self._last[1]
 
 
 def of_runs(problems: Sequence[int], index: Tensor) -> slice | Tensor:

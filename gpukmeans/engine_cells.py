@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpukmeans.blocks import of_runs, tiles
+from gpukmeans.blocks import Problems, of_runs, tiles
 from gpukmeans.candidates import Group, candidates, lowest
 from gpukmeans.engine_torch import Assignment
 from gpukmeans.layout import Cells, cells
@@ -72,6 +72,7 @@ class BoundCellsEngine:
         self._x = x
         self._weights = weights
         self._shape = size, fan
+        self._whose = Problems(x.device)
         self._cells: Cells | None = None
         self._lists: _Lists | None = None
         self._tally: Tally | None = None
@@ -84,7 +85,7 @@ class BoundCellsEngine:
         labels, sqdist = self._nearest(layout, centers, problems)
         n_runs, n = labels.shape
         found = Assignment(labels.new_empty(n_runs, n, dtype=torch.int64), sqdist.new_empty(n_runs, n))
-        whose = torch.tensor(problems, device=labels.device)
+        whose = self._whose(problems)
         for runs, places in tiles(n_runs, n, _POINTS):
             rows = layout.rows[of_runs(problems[runs], whose[runs]), places].long()
             found.labels[runs].scatter_(1, rows, labels[runs, places].long())
@@ -109,7 +110,7 @@ class BoundCellsEngine:
             inertia=inertia,
             worst_sqdist=worst_sqdist,
             worst_row=worst_row,
-            worst_x=self._x[torch.tensor(problems, device=centers.device), worst_row].to(centers.dtype),
+            worst_x=self._x[self._whose(problems), worst_row].to(centers.dtype),
         )
 
     def _layout(self, dtype: torch.dtype) -> Cells:
@@ -129,9 +130,9 @@ class BoundCellsEngine:
         n_cells, size = layout.small.count, layout.small.size
         labels = torch.empty(n_runs * n_cells, size, dtype=torch.int32, device=centers.device)
         sqdist = torch.empty(labels.shape, dtype=centers.dtype, device=centers.device)
-        whose = torch.tensor(problems, device=centers.device)
+        whose = self._whose(problems)
         choices = centers.permute(2, 0, 1).flatten(1)
-        for cells_of_runs, listed in self._lists_for(layout, centers, problems, whose):
+        for cells_of_runs, listed in self._lists_for(layout, centers, problems):
             numbers, chosen = cells_of_runs, listed
             if n_runs > 1 or len(self._x) > 1:
                 run = cells_of_runs // n_cells
@@ -144,7 +145,7 @@ class BoundCellsEngine:
         n = self._x.shape[1]
         return labels.view(n_runs, -1)[:, :n], sqdist.view(n_runs, -1)[:, :n]
 
-    def _lists_for(self, layout: Cells, centers: Tensor, problems: Sequence[int], whose: Tensor) -> list[Group]:
+    def _lists_for(self, layout: Cells, centers: Tensor, problems: Sequence[int]) -> list[Group]:
         """Lists that hold at these centers: the last ones, as long as they do."""
         lists, slack = self._lists, torch.zeros(len(centers), dtype=centers.dtype, device=centers.device)
         if lists is not None and lists.problems == problems and lists.since.shape == centers.shape:
@@ -152,10 +153,9 @@ class BoundCellsEngine:
             if (_moved(lists.since, centers) <= lists.slack).all():
                 self._lists = replace(lists, last=centers.clone())
                 return lists.groups
-            longest = _LONGEST * layout.small.half.square().sum(dim=0).sqrt().view(-1, layout.small.count).mean(dim=1)
-            longest = longest[whose]
+            longest = _LONGEST * layout.reach[self._whose(problems)]
             slack = torch.where(moved <= longest, (_LASTING * moved).minimum(longest), 0)
-        groups = candidates(layout, centers, whose, slack)
+        groups = candidates(layout, centers, self._whose(problems), slack)
         kept = centers.clone()  # whoever asks may change them
         self._lists = _Lists(problems=problems, since=kept, last=kept, slack=slack, groups=groups)
         return groups
@@ -167,10 +167,9 @@ class BoundCellsEngine:
         n_runs, n = sqdist.shape
         inertia = torch.zeros(n_runs, dtype=torch.int64, device=sqdist.device)
         weights = self._sorted_weights
-        present = sqdist
+        present, whose = sqdist, self._whose(problems)
         if self._absent is not None:
-            present = sqdist.masked_fill(self._absent[list(problems)], -1.0)
-        whose = torch.tensor(problems, device=sqdist.device)
+            present = sqdist.masked_fill(self._absent[whose], -1.0)
         for runs, rows in tiles(n_runs, n, _POINTS):
             terms = sqdist[runs, rows].double()
             if weights is not None:

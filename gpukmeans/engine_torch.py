@@ -1,14 +1,14 @@
 """The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. The meaning of every faster one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpukmeans.blocks import blocks, of_runs, tiles
+from gpukmeans.blocks import Problems, blocks, of_runs, tiles
 from gpukmeans.moments import Grid, Moments, to_grid
 from gpukmeans.score import squared_distance
 
@@ -73,7 +73,6 @@ class BoundTorchEngine:
     tile: int
     nearest: Nearest
     """Of points (B, N, D) and centers (B, K, D) that fit a tile, the nearest by the one score, lowest index first."""
-    _kept: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
@@ -120,15 +119,9 @@ class BoundTorchEngine:
             worst_x=self.x[self._index(problems), worst_row].to(centers.dtype),
         )
 
-    def _index(self, problems: Sequence[int]) -> Tensor:
-        """The problems on the device, kept, as a GPU is waited for when they are copied."""
-        key = tuple(problems)
-        index = self._kept.get(key)
-        if index is None:
-            index = torch.tensor(key, dtype=torch.int64, device=self.x.device)
-            self._kept.clear()
-            self._kept[key] = index
-        return index
+    @cached_property
+    def _index(self) -> Problems:
+        return Problems(self.x.device)
 
     def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
         """Blocks of one run's points; of problems that are small, several runs at a time."""

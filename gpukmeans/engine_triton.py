@@ -4,9 +4,9 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from gpukmeans.blocks import Problems
 from gpukmeans.engine_torch import Assignment
 from gpukmeans.moments import Grid, Moments
 from gpukmeans.stored import in_place, sorted_copy
@@ -61,7 +61,7 @@ class BoundTritonEngine:
         self._x = x
         self._stored = in_place(x, weights)
         self._engine = engine
-        self._index: tuple[tuple[int, ...], Tensor] | None = None
+        self._whose = Problems(x.device)
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
@@ -87,10 +87,3 @@ class BoundTritonEngine:
             worst_row=found.worst_row,
             worst_x=self._x[whose, found.worst_row].to(centers.dtype),
         )
-
-    def _whose(self, problems: Sequence[int]) -> Tensor:
-        """The problems on the device, kept from call to call, as a copy from the host would be waited for."""
-        key = tuple(problems)
-        if self._index is None or self._index[0] != key:
-            self._index = key, torch.tensor(key, dtype=torch.int64, device=self._x.device)
-        return self._index[1]

@@ -1,7 +1,7 @@
 """Points in an order that puts near ones side by side, cut into cells: small boxes of equally many."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ class Cells:
     large: Boxes
     fan: int
 
+    @cached_property
+    def reach(self) -> Tensor:
+        """The half diagonal of a small box (P,), the mean of a problem."""
+        return self.small.half.square().sum(dim=0).sqrt().view(-1, self.small.count).mean(dim=1)
+
 
 def cells(x: Tensor, dtype: torch.dtype, size: int, fan: int) -> Cells:
     """The points (P, N, D) in small boxes of so many points and large ones of so many small ones, of this dtype."""
@@ -76,7 +81,7 @@ def cells(x: Tensor, dtype: torch.dtype, size: int, fan: int) -> Cells:
 
 
 def _boxes(lowest: Tensor, highest: Tensor, count: int, size: int) -> Boxes:
-    """Balls around boxes (D, P·count)."""
+    """Boxes from the lowest to the highest values (D, P·count)."""
     middle = lowest / 2 + highest / 2
     # A little wider, since the differences are rounded.
     half = torch.maximum(highest - middle, middle - lowest) * (1 + 4 * torch.finfo(middle.dtype).eps)
@@ -106,7 +111,7 @@ def order(x: Tensor) -> Tensor:
 
 @cache
 def _curve(width: int, bits: int) -> Tensor:
-    """For each place of a grid of 2**bits steps in each coordinate its number along a Hilbert curve, int64.
+    """For each place of a grid of 2**bits steps in each coordinate its number along a Hilbert curve, int32.
 
     A place is the number whose digits are its coordinates, the first one highest. The steps from coordinates to the
     number are those of Skilling (2004), "Programming the Hilbert curve".

@@ -23,9 +23,9 @@ def refined(
 
     A breath adds centers, drawn by weight times squared distance, runs a few rounds of Lloyd's loop, and merges pairs
     until K are left: those whose merge adds least to the inertia (Ward 1963), which the moments tell without a look at
-    the points. A few rounds later the state of the lowest inertia so far is kept. The first breath
-    adds K centers, later ones fewer. After breathing k-means (Fritzke 2020), which adds and removes few centers at a
-    time and so needs many more rounds.
+    the points. A few rounds later the state of the lowest inertia so far is kept. The first breath adds K centers, the
+    later ones fewer. After breathing k-means (Fritzke 2020), which adds and removes few centers at a time and so needs
+    many more rounds.
     """
     best = lloyd(points, centers, max_iter=_FIRST, tol=0.0, project=project)
     for breath in range(n_breaths):

@@ -1,7 +1,7 @@
 """Totals of clusters that follow the labels: what has not moved is not added up again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,14 +67,7 @@ class Tally:
             terms = self._terms(run, place)
             for cluster, moving in ((self.labels[run, place], -terms), (labels[run, place], terms)):
                 totals.scatter_add_(1, (cluster + run * n_clusters).expand_as(moving), moving)
-        return Tally(
-            cells=self.cells,
-            weights=self.weights,
-            problems=self.problems,
-            grid=self.grid,
-            labels=labels,
-            totals=totals.view_as(self.totals),
-        )
+        return replace(self, labels=labels, totals=totals.view_as(self.totals))
 
     def _terms(self, run: Tensor, place: Tensor) -> Tensor:
         """In steps w·(x - lowest) of each coordinate, and w, of the points at these places of runs: (D + 1, n)."""

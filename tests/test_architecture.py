@@ -31,7 +31,7 @@ ARROWS = {
         "engine_cells": {"blocks", "candidates", "engine_torch", "layout", "moments", "score", "tally"},
         "stored": {"layout"},
         "kernels": {"moments", "stored"},
-        "engine_triton": {"engine_torch", "kernels", "moments", "stored"},
+        "engine_triton": {"blocks", "engine_torch", "kernels", "moments", "stored"},
         "engines": {"engine_cells", "engine_matmul", "engine_torch", "engine_triton", "moments"},
         "points": {"blocks", "engines", "moments", "score"},
         "seeding": {"engines", "points"},

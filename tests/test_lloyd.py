@@ -248,16 +248,22 @@ def test_runs_end_each_by_itself_and_the_fits_are_in_the_order_of_the_runs():
     assert cut.converged.tolist() == [False, True, True, False]
 
 
-def test_only_the_runs_that_have_not_ended_are_measured(monkeypatch):
-    x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
-    points = points_of(x).select(torch.tensor([0, 0, 0]))
-    measured_runs, plain = [], type(points).measure
+def counted(monkeypatch, kind):
+    """A list that grows by the number of runs each time that points of this kind are measured."""
+    measured_runs, plain = [], kind.measure
 
     def counting(self, centers, farthest):
         measured_runs.append(len(centers))
         return plain(self, centers, farthest)
 
-    monkeypatch.setattr(type(points), "measure", counting)
+    monkeypatch.setattr(kind, "measure", counting)
+    return measured_runs
+
+
+def test_only_the_runs_that_have_not_ended_are_measured(monkeypatch):
+    x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+    points = points_of(x).select(torch.tensor([0, 0, 0]))
+    measured_runs = counted(monkeypatch, type(points))
     lloyd(points, torch.tensor([[[0.0], [1.0]], [[0.5], [11.0]], [[1.0], [12.0]]]), max_iter=100, tol=0.0)
     assert measured_runs == [3, 2, 1]
 
@@ -484,13 +490,7 @@ def test_far_outliers_are_served_alike_however_often_the_host_looks(window, max_
 def test_a_window_is_no_longer_than_all_rounds_before_it_and_one(monkeypatch):
     x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
     points = points_of(x).select(torch.tensor([0, 0, 0]))
-    measured_runs, plain = [], type(points).measure
-
-    def counting(self, centers, farthest):
-        measured_runs.append(len(centers))
-        return plain(self, centers, farthest)
-
-    monkeypatch.setattr(type(points), "measure", counting)
+    measured_runs = counted(monkeypatch, type(points))
     centers = torch.tensor([[[0.0], [1.0]], [[0.5], [11.0]], [[1.0], [12.0]]])
     lloyd(points, centers, max_iter=100, tol=0.0, window=8)
     # The first centers, a round, two rounds for the runs that did not end in it.
