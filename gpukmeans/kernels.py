@@ -195,6 +195,16 @@ def _add_totals(
         tl.atomic_add(cells + width, masses, mask=left < k, sem="relaxed")
 
 
+@triton.jit
+@no_type_check
+def _rows_at(rows, problem, at, n_stored):
+    """The rows of the points at these places: the places themselves where none are given."""
+    row = at
+    if rows is not None:
+        row = tl.load(rows + problem * n_stored + at, mask=at < n_stored, other=0).to(tl.int64)
+    return row
+
+
 @triton.jit(do_not_specialize=_PLAIN)
 @no_type_check
 def assign_kernel(
@@ -232,9 +242,7 @@ def assign_kernel(
         lowest, highest = _box(points, inside, width)
         count = _list_candidates(candidates, centers, k, lowest, highest, width, tile)
         best, label = _nearest(points, candidates, count, centers, block, width)
-        row = at
-        if rows is not None:
-            row = tl.load(rows + problem * n_stored + at, mask=at < n_stored, other=0).to(tl.int64)
+        row = _rows_at(rows, problem, at, n_stored)
         tl.store(labels + run * n + row, label.to(tl.int64), mask=inside)
         tl.store(sqdist + run * n + row, best, mask=inside)
 
@@ -320,9 +328,7 @@ def measure_kernel(
         served = tl.where(present, best, -1.0)
         most = tl.max(served, 0)
         if most >= farthest:
-            row = at
-            if rows is not None:
-                row = tl.load(rows + problem * n_stored + at, mask=at < n_stored, other=0).to(tl.int64)
+            row = _rows_at(rows, problem, at, n_stored)
             row = tl.min(tl.where(present & (served == most), row, 0x7FFFFFFFFFFFFFFF), 0)
             if (most > farthest) | (row < farthest_row):
                 farthest_row = row
