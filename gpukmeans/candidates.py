@@ -9,11 +9,12 @@ from torch import Tensor
 from gpukmeans.blocks import blocks
 from gpukmeans.layout import Boxes, Cells
 from gpukmeans.score import squared_distance
+from gpukmeans.scratch import Scratch
 
 # Pairs of boxes, or points, and centers that are looked at at a time.
-_TILE = 1 << 18
+_TILE = 1 << 19
 # Pairs that are looked at in vain before one more group pays.
-_WASTE = 1 << 16
+_WASTE = 1 << 17
 
 
 class Group(NamedTuple):
@@ -57,7 +58,7 @@ class Lists(NamedTuple):
                 start, wasted = stop, 0
 
 
-def candidates(cells: Cells, centers: Tensor, problems: Tensor, slack: Tensor) -> list[Group]:
+def candidates(cells: Cells, centers: Tensor, problems: Tensor, slack: Tensor, scratch: Scratch) -> list[Group]:
     """For the cells of B runs the centers (B, K, D) that may be nearest to one of their points, by the one score.
 
     That holds as long as no center of a run moves farther than its `slack` (B,). `problems` (B,), numbers below P, says
@@ -74,13 +75,22 @@ def candidates(cells: Cells, centers: Tensor, problems: Tensor, slack: Tensor) -
         listed=torch.arange(n_clusters, dtype=torch.int32, device=device).repeat(n_runs * n_boxes),
     )
     for boxes, within in ((cells.large, fan), (cells.small, cells.fan)):
-        parts = [_finer(group, n_boxes, boxes, within, centers, problems, slack) for group in lists.groups(within)]
+        parts = [
+            _finer(group, n_boxes, boxes, within, centers, problems, slack, scratch) for group in lists.groups(within)
+        ]
         lists, n_boxes = Lists(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), boxes.count
     return list(lists.groups(cells.small.size))
 
 
 def _finer(
-    group: Group, n_coarse: int, boxes: Boxes, fan: int, centers: Tensor, problems: Tensor, slack: Tensor
+    group: Group,
+    n_coarse: int,
+    boxes: Boxes,
+    fan: int,
+    centers: Tensor,
+    problems: Tensor,
+    slack: Tensor,
+    scratch: Scratch,
 ) -> Lists:
     """The lists of the boxes within those of a group, `fan` of them within each of the `n_coarse` of a run."""
     runs, coarse = group.boxes // n_coarse, group.boxes % n_coarse
@@ -88,7 +98,7 @@ def _finer(
     within = coarse * fan + torch.arange(fan, device=centers.device)[:, None]
     number = (problems[runs] * boxes.count + within.clamp(max=boxes.count - 1)).flatten()
     middle, half = (bound.index_select(1, number).view(-1, *within.shape) for bound in (boxes.middle, boxes.half))
-    near = _undominated(middle, half, group.listed + runs * centers.shape[1], centers, slack[runs])
+    near = _undominated(middle, half, group.listed + runs * centers.shape[1], centers, slack[runs], scratch)
     near.logical_and_(within < boxes.count)
     near[1:].logical_and_((group.listed[1:] != group.listed[:-1])[:, None])
     # By boxes, and of each in the order of its list.
@@ -102,7 +112,9 @@ def _finer(
     )
 
 
-def _undominated(middle: Tensor, half: Tensor, listed: Tensor, centers: Tensor, slack: Tensor) -> Tensor:
+def _undominated(
+    middle: Tensor, half: Tensor, listed: Tensor, centers: Tensor, slack: Tensor, scratch: Scratch
+) -> Tensor:
     """Whether centers may be nearest to a point of boxes (D, S, n), as a mask (L, S, n).
 
     They are those listed (L, n), counted through the centers (B, K, D) of all runs.
@@ -117,8 +129,10 @@ def _undominated(middle: Tensor, half: Tensor, listed: Tensor, centers: Tensor, 
     info = torch.finfo(middle.dtype)
     choices = centers.permute(2, 0, 1).flatten(1)
     others = choices.index_select(1, listed.flatten()).view(width, len(listed), 1, -1)
-    sqdist = squared_distance(middle[:, None], others)
-    best, nearest = lowest(sqdist, listed[:, None].int())
+    shape = len(listed), *middle.shape[1:]
+    sqdist, spare, apart = (scratch.table(name, shape, middle) for name in ("scores", "spare", "apart"))
+    squared_distance(middle[:, None], others, out=sqdist, spare=spare)
+    best, nearest = lowest(sqdist, listed[:, None].int(), spare)
     own = choices.index_select(1, nearest.flatten()).view(middle.shape)
     reach = half.square().sum(dim=0)
     # Two scores are compared, each off by less than (D/2 + 2) units of its own size, which in the box is no more than
@@ -126,26 +140,27 @@ def _undominated(middle: Tensor, half: Tensor, listed: Tensor, centers: Tensor, 
     rounding = (4 * width + 32) * info.eps
     limit = best + rounding * (best + reach) + width * info.tiny
     half = half * (2 + 2 * rounding)
-    apart = torch.zeros_like(sqdist)
+    apart.zero_()
     for channel in range(width):
-        apart += (others[channel] - own[channel]).abs_().mul_(half[channel])
+        apart.addcmul_(torch.sub(others[channel], own[channel], out=spare).abs_(), half[channel])
     if slack.any():
         slack = slack * (2 + 2 * rounding)
         limit += slack * (best.sqrt() + 2 * reach.sqrt())
-        apart += sqdist.sqrt().mul_(slack)
+        apart.addcmul_(torch.sqrt(sqdist, out=spare), slack)
     # Not "at most", since where something overflowed, nothing may be left out.
     return sqdist.mul_(1 - rounding).gt(apart.add_(limit)).logical_not_()
 
 
-def lowest(scores: Tensor, listed: Tensor) -> tuple[Tensor, Tensor]:
+def lowest(scores: Tensor, listed: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
     """Of scores (L, ...), not negative, the lowest and which of those listed, which broadcast to them, these are of.
 
-    Of equals the one that is listed with the lowest index, int32 and below 2**30.
+    Of equals the one that is listed with the lowest index, int32 and below 2**30. What `spare`, of the shape and dtype
+    of the scores, holds is lost.
     """
     if len(scores) == 1:
-        return scores[0], listed[0].expand(scores.shape[1:])
+        return scores[0].clone(), listed[0].expand(scores.shape[1:])
     best = scores.amin(dim=0)
     # Numbers that are not negative have the order of their bits, and a CPU compares integers much faster.
     bits = torch.int32 if scores.dtype == torch.float32 else torch.int64
-    above = (scores.view(bits) - best.view(bits)).clamp_(max=1).int()
-    return best, torch.add(listed, above, alpha=1 << 30).amin(dim=0)
+    marked = torch.sub(scores.view(bits), best.view(bits), out=spare.view(bits)).clamp_(max=1)
+    return best, torch.add(listed, marked, alpha=1 << 30, out=marked).amin(dim=0).int()

@@ -12,6 +12,7 @@ from gpukmeans.engine_torch import Assignment
 from gpukmeans.layout import Cells, cells
 from gpukmeans.moments import Grid, Moments, to_grid
 from gpukmeans.score import squared_distance
+from gpukmeans.scratch import Scratch
 from gpukmeans.tally import Tally
 
 # Points of a small box, and small boxes of a large one.
@@ -73,6 +74,7 @@ class BoundCellsEngine:
         self._weights = weights
         self._shape = size, fan
         self._whose = Problems(x.device)
+        self._scratch = Scratch()
         self._cells: Cells | None = None
         self._lists: _Lists | None = None
         self._tally: Tally | None = None
@@ -138,8 +140,10 @@ class BoundCellsEngine:
                 run = cells_of_runs // n_cells
                 numbers, chosen = whose[run] * n_cells + cells_of_runs % n_cells, listed + run * n_clusters
             near = choices.index_select(1, chosen.flatten()).view(width, *listed.shape, 1)
-            scores = squared_distance(layout.x.index_select(1, numbers)[:, None], near)
-            best, label = lowest(scores, listed[..., None])
+            shape = *listed.shape, size
+            scores, spare = (self._scratch.table(name, shape, centers) for name in ("scores", "spare"))
+            squared_distance(layout.x.index_select(1, numbers)[:, None], near, out=scores, spare=spare)
+            best, label = lowest(scores, listed[..., None], spare)
             sqdist.index_copy_(0, cells_of_runs, best)
             labels.index_copy_(0, cells_of_runs, label)
         n = self._x.shape[1]
@@ -155,7 +159,7 @@ class BoundCellsEngine:
                 return lists.groups
             longest = _LONGEST * layout.reach[self._whose(problems)]
             slack = torch.where(moved <= longest, (_LASTING * moved).minimum(longest), 0)
-        groups = candidates(layout, centers, self._whose(problems), slack)
+        groups = candidates(layout, centers, self._whose(problems), slack, self._scratch)
         kept = centers.clone()  # whoever asks may change them
         self._lists = _Lists(problems=problems, since=kept, last=kept, slack=slack, groups=groups)
         return groups

@@ -8,13 +8,14 @@ from gpukmeans import candidates as module
 from gpukmeans.candidates import Lists, candidates, lowest
 from gpukmeans.layout import cells
 from gpukmeans.score import squared_distance
+from gpukmeans.scratch import Scratch
 
 
 def lists(layout, centers, problems, slack=0.0):
     """For each cell of each run the centers that are listed, as a dict."""
     found = {}
     slack = torch.full((len(centers),), slack, dtype=centers.dtype)
-    for boxes, listed in candidates(layout, centers, torch.tensor(problems), slack):
+    for boxes, listed in candidates(layout, centers, torch.tensor(problems), slack, Scratch()):
         for box, column in zip(boxes.tolist(), listed.T.tolist(), strict=True):
             where = divmod(box, layout.small.count)
             assert where not in found
@@ -84,14 +85,16 @@ def test_lists_of_colors_are_short(china):
 def test_what_fills_up_the_list_of_a_large_box_is_not_handed_down(monkeypatch):
     monkeypatch.setattr(module, "_WASTE", 1 << 30)
     x = torch.rand(1, 600, 2, generator=seeded())
-    (group,) = candidates(cells(x, torch.float32, 8, 4), x[:, ::20].clone(), torch.tensor([0]), torch.zeros(1))
+    (group,) = candidates(
+        cells(x, torch.float32, 8, 4), x[:, ::20].clone(), torch.tensor([0]), torch.zeros(1), Scratch()
+    )
     assert len(group.listed) == max(len(set(column)) for column in group.listed.T.tolist())
 
 
 def test_lists_are_filled_up_with_their_last_center():
     layout = cells(torch.tensor([[[0.0], [1.0], [10.0], [11.0], [12.0], [13.0]]]), torch.float32, 2, 4)
     centers = torch.tensor([[[0.0], [10.0], [11.0], [12.5], [100.0]]])
-    (group,) = candidates(layout, centers, torch.tensor([0]), torch.zeros(1))
+    (group,) = candidates(layout, centers, torch.tensor([0]), torch.zeros(1), Scratch())
     lists = dict(zip(group.boxes.tolist(), group.listed.T.tolist(), strict=True))
     assert lists == {0: [0, 0], 1: [1, 2], 2: [3, 3]}
 
@@ -132,11 +135,13 @@ def test_lists_hold_wherever_centers_move_within_the_slack(slack, width, dtype, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_lowest_index_of_equal_scores_wins(dtype):
     scores = torch.tensor([[3.0, 0.0, 1e-45], [1.0, 0.0, 0.0], [1.0, 5.0, 0.0], [2.0, torch.inf, 1e30]], dtype=dtype)
-    best, label = lowest(scores.clone(), torch.tensor([1, 4, 7, 9], dtype=torch.int32)[:, None])
+    best, label = lowest(
+        scores.clone(), torch.tensor([1, 4, 7, 9], dtype=torch.int32)[:, None], torch.empty_like(scores)
+    )
     assert torch.equal(best, scores.amin(dim=0))
     assert label.tolist() == [4, 1, 4]
 
 
 def test_one_center_needs_no_choice():
-    best, label = lowest(torch.tensor([[3.0, 2.0]]), torch.tensor([[5]], dtype=torch.int32))
+    best, label = lowest(torch.tensor([[3.0, 2.0]]), torch.tensor([[5]], dtype=torch.int32), torch.empty(1, 2))
     assert (best.tolist(), label.tolist()) == ([3, 2], [5, 5])
