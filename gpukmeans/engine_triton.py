@@ -65,19 +65,19 @@ class BoundTritonEngine:
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D), whose dtype is the one computed in."""
-        import gpukmeans.kernels as kernels
+        import gpukmeans.fused as fused
 
-        return Assignment(*kernels.assign(self._stored, self._whose(problems), centers, self._engine.programs))
+        return Assignment(*fused.assign(self._stored, self._whose(problems), centers, self._engine.programs))
 
     def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
         """Moments at centers (B, K, D), without labels. Once there is a sorted copy, the device is never waited for."""
-        import gpukmeans.kernels as kernels
+        import gpukmeans.fused as fused
 
         n_clusters, width = centers.shape[1:]
         if self._stored.rows is None and n_clusters >= self._engine.sorts_from:
             self._stored = sorted_copy(self._x, self._stored.weights)
         whose = self._whose(problems)
-        found = kernels.measure(self._stored, whose, centers, grid, self._engine.programs)
+        found = fused.measure(self._stored, whose, centers, grid, self._engine.programs)
         return Moments(
             grid=grid,
             sums=found.totals[..., :width],
