@@ -10,8 +10,8 @@ from gpukmeans.blocks import blocks, tiles
 from gpukmeans.layout import Cells
 from gpukmeans.moments import Grid, to_grid
 
-# Points of which terms are held at a time.
-_POINTS = 1 << 16
+# Points that are looked at, and of which terms are held, at a time.
+_POINTS = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,12 +58,13 @@ class Tally:
     def moved_to(self, labels: Tensor) -> "Tally":
         """The totals by other labels (B, N)."""
         n_clusters = self.totals.shape[2]
-        changed = (labels != self.labels).flatten().nonzero().squeeze(1)
-        if 2 * len(changed) > labels.numel():  # each is added and taken away
+        changed = (labels != self.labels).flatten()
+        if 2 * changed.count_nonzero() > len(changed):  # each is added and taken away
             return Tally.of(self.cells, self.weights, self.problems, self.grid, labels, n_clusters)
         totals = self.totals.flatten(1).clone()
         for part in blocks(len(changed), _POINTS):
-            run, place = changed[part] // labels.shape[1], changed[part] % labels.shape[1]
+            moved = changed[part].nonzero().squeeze(1) + part.start
+            run, place = moved // labels.shape[1], moved % labels.shape[1]
             terms = self._terms(run, place)
             for cluster, moving in ((self.labels[run, place], -terms), (labels[run, place], terms)):
                 totals.scatter_add_(1, (cluster + run * n_clusters).expand_as(moving), moving)
