@@ -33,7 +33,8 @@ def unit_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     # So that no square overflows or vanishes. The result does not depend on it, so neither does the gradient.
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(largest == 0, 1.0, largest)
-    sqnorm = squared_distance(x.movedim(-1, 0), x.new_zeros(()))[..., None]
+    channels = x.movedim(-1, 0)
+    sqnorm = squared_distance(channels, x.new_zeros(()).expand_as(channels))[..., None]
     unit = x / torch.where(sqnorm == 0, 1.0, sqnorm).sqrt()
     is_unit = (given.square().sum(dim=-1, keepdim=True) - 1).abs() <= 8 * eps
     # Their value, and still the gradient of the division.
