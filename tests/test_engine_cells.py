@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine_torch import assert_same, grid_of
 from test_points import seeded
@@ -32,6 +32,7 @@ def check(x, centers, problems, weights=None, engine=None):
     weighted=st.booleans(),
     seed=st.integers(0, 2**31),
 )
+@settings(max_examples=50)
 def test_every_bit_is_that_of_the_plain_engine(n, k, width, levels, offset, dtype, weighted, seed):
     generator = seeded(seed)
     x = (torch.randint(levels, (2, n, width), generator=generator) / 3 + offset).to(dtype)

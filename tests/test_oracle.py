@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import oracle
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_points import seeded
 
@@ -23,6 +23,9 @@ ON_THE_CPU = [name for name, engine in ENGINES.items() if engine.obstacle(torch.
 # The others are held to the plain engine in float64 by tests of their own.
 PAIRS = [(engine, dtype) for engine in ON_THE_CPU for dtype in DTYPES if engine == "torch" or dtype == torch.float32]
 ROUNDS = 4
+
+# Each test is made for every engine, so that a kind of points is tried a few times as often as this by each of them.
+some = settings(max_examples=40)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ def check_move(points, weights, centers, labels, moved, dtype):
 
 @pytest.mark.parametrize(("engine", "dtype"), PAIRS)
 class TestEachRound:
+    @some
     @given(problem=problems())
     def test_labels_totals_and_inertia_are_those_of_the_oracle_at_the_centers(self, engine, dtype, problem):
         for max_iter in (1, ROUNDS):
@@ -151,6 +155,7 @@ class TestEachRound:
                 tolerance = slack(dtype, len(points[0])) + 24 * 12 * 24 * 2.0**-41
                 assert inertia == pytest.approx(oracle.inertia(points, weights, centers), rel=tolerance, abs=0)
 
+    @some
     @given(problem=problems())
     def test_centers_move_to_the_means_of_the_oracle(self, engine, dtype, problem):
         start = problem.start.to(dtype)
@@ -168,6 +173,7 @@ class TestEachRound:
 
 @pytest.mark.parametrize("engine", ON_THE_CPU)
 class TestAllRounds:
+    @some
     @given(
         problem=problems(
             kinds=("scattered", "collinear", "far from the origin", "one far outlier"),
@@ -194,6 +200,7 @@ class TestAllRounds:
 
 
 @pytest.mark.parametrize(("engine", "dtype"), PAIRS)
+@some
 @given(problem=problems())
 def test_assign_reaches_the_distances_of_the_oracle(engine, dtype, problem):
     found = assign(problem.x.to(dtype), problem.start.to(dtype), engine=engine)
@@ -206,6 +213,7 @@ def test_assign_reaches_the_distances_of_the_oracle(engine, dtype, problem):
 
 
 @pytest.mark.parametrize("engine", ON_THE_CPU)
+@some
 @given(problem=problems())
 def test_centers_for_a_whole_batch_are_those_for_each_of_its_problems(engine, problem):
     centers = problem.start.reshape(-1, *problem.start.shape[-2:])[0]
@@ -221,6 +229,7 @@ ON_THE_SPHERE = problems(
 
 @pytest.mark.parametrize(("engine", "dtype"), PAIRS)
 class TestOnTheSphere:
+    @some
     @given(problem=ON_THE_SPHERE)
     def test_each_round_is_that_of_the_oracle(self, engine, dtype, problem):
         eps = torch.finfo(dtype).eps
@@ -245,6 +254,7 @@ class TestOnTheSphere:
             before, labels = result.centers, result.labels
 
     # In a cone no sums cancel, and near the origin no angles are so small that rounding has a large share in them.
+    @some
     @given(problem=problems(kinds=("in a cone",), starts=("near points", "anywhere")), rounds=st.integers(1, 6))
     def test_all_rounds_are_those_of_the_oracle(self, engine, dtype, problem, rounds):
         result = problem.run(dtype, max_iter=rounds, metric="cosine", engine=engine)
