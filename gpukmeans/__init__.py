@@ -2,15 +2,20 @@
 
 from gpukmeans.assignment import assign
 from gpukmeans.clustering import KMeansResult, kmeans
+from gpukmeans.colorspace import COLOR_SPACES
+from gpukmeans.dithering import DITHERINGS
 from gpukmeans.engines import ENGINES
 from gpukmeans.estimator import KMeans
 from gpukmeans.histogram import ColorHistogram, unique_colors
 from gpukmeans.metrics import METRICS
-from gpukmeans.quantization import IndexedImage, quantize
+from gpukmeans.quantization import IndexedImage, apply_palette, quantize
 from gpukmeans.seeding import SEEDINGS
+from gpukmeans.transforms import QuantizeColors
 
 __version__ = "0.1.0"
 __all__ = [
+    "COLOR_SPACES",
+    "DITHERINGS",
     "ENGINES",
     "METRICS",
     "SEEDINGS",
@@ -18,6 +23,8 @@ __all__ = [
     "IndexedImage",
     "KMeans",
     "KMeansResult",
+    "QuantizeColors",
+    "apply_palette",
     "assign",
     "kmeans",
     "quantize",

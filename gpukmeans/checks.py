@@ -146,8 +146,23 @@ def check_centers(x: Tensor, centers: Tensor) -> None:
         )
 
 
+def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
+    """Whether these are centers that may stay where they are, (F, D) or (..., F, D), F at most `n_clusters`."""
+    if not isinstance(fixed, Tensor):
+        raise TypeError(f"fixed must be a tensor, got {type(fixed).__name__}")
+    _check_dtype(fixed, "fixed")
+    same_batch = fixed.ndim == 2 or (fixed.ndim > 2 and fixed.shape[:-2] == x.shape[:-2])
+    if not same_batch or fixed.shape[-1] != x.shape[-1] or fixed.device != x.device:
+        width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
+        wanted = f"(F, {width})" + (f" or ({batch}F, {width})" if batch else "")
+        came = f"shape {tuple(fixed.shape)} on {fixed.device}"
+        raise ValueError(f"fixed must have shape {wanted} on {x.device}, like x, got {came}")
+    if fixed.shape[-2] > n_clusters:
+        raise ValueError(f"fixed must have at most n_clusters = {n_clusters} centers, got {fixed.shape[-2]}")
+
+
 def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
-    """Whether these are first centers for these points."""
+    """Whether these are first centers for these points: all that are not fixed."""
     alone = (n_clusters, x.shape[-1])
     batched = (*x.shape[:-2], *alone)
     if init.shape not in (alone, batched) or init.device != x.device:
@@ -175,17 +190,19 @@ def check_weights(weights: Tensor | None, x: Tensor) -> None:
         raise ValueError(f"weights must be {wanted}, got values from {low} to {high}")
 
 
-def check_n_clusters(n_clusters: int, x: Tensor, weights: Tensor | None) -> None:
-    """Whether each problem has as many points of weight; weights are given as they count, (P, N)."""
+def check_n_clusters(n_clusters: int, x: Tensor, weights: Tensor | None, n_fixed: int = 0) -> None:
+    """Whether each problem has as many points of weight for those that are not fixed; weights are given as they count,
+    (P, N)."""
     if weights is None:
         fewest, which = x.shape[-2], 0
     else:
         least = (weights > 0).sum(dim=-1).min(dim=0)
         fewest, which = int(least.values), int(least.indices)
-    if n_clusters > fewest:
+    if n_clusters - n_fixed > fewest:
         where = f" of problem {which}" if x.ndim > 2 and weights is not None else ""
+        besides = f", and of fixed centers, {n_fixed}" if n_fixed else ""
         raise ValueError(
-            f"n_clusters must be at most the number of points of weight, {fewest}{where}, got {n_clusters}"
+            f"n_clusters must be at most the number of points of weight, {fewest}{where}{besides}, got {n_clusters}"
         )
 
 

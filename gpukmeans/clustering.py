@@ -13,6 +13,7 @@ from gpukmeans.checks import (
     check_centers,
     check_count,
     check_directions,
+    check_fixed,
     check_init,
     check_metric,
     check_n_clusters,
@@ -58,6 +59,7 @@ def kmeans(
     *,
     weights: Num[Tensor, "*batch n"] | None = None,
     init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
+    fixed: Num[Tensor, "*fixed f d"] | None = None,
     n_init: int = 1,
     max_iter: int = 100,
     tol: float = 1e-4,
@@ -83,6 +85,11 @@ def kmeans(
     with draws of its own, the one of the lowest inertia is returned, the first of equals. A run ends when the centers
     stand still, when the inertia falls by no more than `tol` of itself, or after `max_iter` rounds; centers, labels,
     totals and inertia belong together however it ended.
+
+    `fixed` are F <= K centers (F, D), or (..., F, D) for each problem, that stay where they are, as the dtype of the
+    centers holds them: the first F of the result, with or without points. Points nearest to one of them are its own.
+    The other K - F centers are clustered around these, and it is they that `init` is about; a function is also given
+    `fixed=` (P, F, D), for P problems side by side. K - F is at most the number of points of weight.
 
     The lowest index wins a tie between centers. An empty cluster moves to the worst-served point: the one of the
     largest squared distance, then of the lowest row. If fewer than K points differ, as far as squared
@@ -121,15 +128,21 @@ def kmeans(
         generator=generator,
     )
     check_weights(weights, x)
+    if fixed is not None:
+        check_fixed(fixed, x, n_clusters)
+        fixed = fixed.detach() if fixed.shape[-2] else None
+    n_fixed = 0 if fixed is None else fixed.shape[-2]
     if isinstance(init, Tensor):
-        check_init(init, x, n_clusters)
+        check_init(init, x, n_clusters - n_fixed)
     metric = check_metric(metric)
     chosen = choose(engine, x)
 
     points, values = _points(x, weights, metric, chosen)
-    check_n_clusters(n_clusters, x, points.weights)
+    check_n_clusters(n_clusters, x, points.weights, n_fixed)
+    if fixed is not None:
+        fixed = _prepared(points, values, fixed, metric, "fixed")
     parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-    starts = [_start(points, values, n_clusters, init, metric, refine, own) for own in spawn(parent, n_init)]
+    starts = [_start(points, values, n_clusters, init, fixed, metric, refine, own) for own in spawn(parent, n_init)]
     batch, n_problems = x.shape[:-2], len(points.problems)
     fits = lloyd(
         points.select(torch.arange(n_problems, device="cpu").repeat(n_init)),
@@ -138,10 +151,11 @@ def kmeans(
         tol=tol,
         project=metric.project,
         watch=None if callback is None else _watch(callback, n_init, batch, metric),
+        n_fixed=n_fixed,
     )
     best, _ = _best(fits.inertia, n_init)
     fit = fits.select(best)
-    _warn_of_empty_clusters(fit)
+    _warn_of_empty_clusters(fit, n_fixed)
     labels = points.assign(fit.centers).labels
     return KMeansResult(
         centers=fit.centers.view(*batch, *fit.centers.shape[1:]),
@@ -187,24 +201,34 @@ def _start(
     values: Range,
     n_clusters: int,
     init: str | Tensor | Seeding,
+    fixed: Tensor | None,
     metric: Metric,
     refine: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Where the loop starts (P, K, D) in one run of each problem."""
+    """Where the loop starts (P, K, D) in one run of each problem, the fixed centers (P, F, D) first."""
+    n_fixed = 0 if fixed is None else fixed.shape[1]
+    if fixed is not None and n_fixed == n_clusters:
+        return fixed
     # Two, since how much a seeding draws may depend on other problems.
     first, later = spawn(generator, 2)
     if isinstance(init, Tensor):
         centers = _prepared(points, values, init.detach(), metric, "init")
     else:
-        drawn = _drawn(points, n_clusters, SEEDINGS[init] if isinstance(init, str) else init, first)
+        seeding = SEEDINGS[init] if isinstance(init, str) else init
+        drawn = _drawn(points, n_clusters - n_fixed, seeding, fixed, first)
         centers = _prepared(points, values, drawn, metric, "first centers")
-    return refined(points, centers, refine, later, metric.project) if refine else centers
+    if fixed is not None:
+        centers = torch.cat([fixed, centers], dim=1)
+    return refined(points, centers, refine, later, metric.project, n_fixed) if refine else centers
 
 
-def _drawn(points: TensorPoints, n_clusters: int, seeding: Seeding, generator: torch.Generator) -> Tensor:
+def _drawn(
+    points: TensorPoints, n_clusters: int, seeding: Seeding, fixed: Tensor | None, generator: torch.Generator
+) -> Tensor:
     """What a seeding returns, if these are centers (K, D) or (P, K, D)."""
-    centers = seeding(points, n_clusters, generator)
+    options = {} if fixed is None else {"fixed": fixed}
+    centers = seeding(points, n_clusters, generator, **options)
     wanted = (n_clusters, points.x.shape[2])
     shapes = (wanted, (len(points.problems), *wanted))
     if not isinstance(centers, Tensor) or centers.shape not in shapes:
@@ -241,11 +265,13 @@ def _watch(callback: Callback, n_init: int, batch: tuple[int, ...], metric: Metr
     return watch
 
 
-def _warn_of_empty_clusters(fit: Fit) -> None:
-    n_empty = (fit.totals == 0).sum(dim=1).where(fit.converged, 0)
+def _warn_of_empty_clusters(fit: Fit, n_fixed: int) -> None:
+    totals = fit.totals[:, n_fixed:]
+    n_empty = (totals == 0).sum(dim=1).where(fit.converged, 0)
     if n_empty.any():
         most, which = int(n_empty.max()), int(n_empty.argmax())
-        n_clusters = fit.totals.shape[1]
-        found = f"{n_clusters - most} distinct points, so {most} of {n_clusters} clusters stay empty"
+        n_clusters = totals.shape[1]
+        which_points = "points that are at no fixed center" if n_fixed else "points"
+        found = f"{n_clusters - most} distinct {which_points}, so {most} of {n_clusters} clusters stay empty"
         where = f"problem {which} of x" if len(n_empty) > 1 else "x"
         warnings.warn(f"{where} has only {found}", stacklevel=4)  # past kmeans and no_grad, to the caller

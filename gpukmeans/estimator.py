@@ -30,6 +30,7 @@ class KMeans(nn.Module):
         n_clusters: int = 8,
         *,
         init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
+        fixed: Num[Tensor, "*fixed f d"] | None = None,
         n_init: int = 1,
         max_iter: int = 100,
         tol: float = 1e-4,
@@ -42,6 +43,7 @@ class KMeans(nn.Module):
         super().__init__()
         self.n_clusters = n_clusters
         self.init = init
+        self.fixed = fixed
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol

@@ -136,13 +136,15 @@ def _colors(codes: Tensor, channels: int) -> Tensor:
     return torch.stack([(codes >> shift & 255).to(torch.uint8) for shift in shifts], dim=1)
 
 
-def check_image(image: object) -> None:
-    """TypeError or ValueError unless this is a uint8 tensor (H, W, C), H and W at least 1, C from 1 to 4."""
+def check_image(image: object, *, batch: bool = False) -> None:
+    """TypeError or ValueError unless this is a uint8 tensor (H, W, C), H and W at least 1, C from 1 to 4.
+
+    Or with `batch` as well (B, H, W, C), B at least 1.
+    """
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.dtype != torch.uint8:
         raise TypeError(f"image must be uint8, got {image.dtype}")
-    if image.ndim != 3 or image.numel() == 0 or image.shape[2] > 4:
-        raise ValueError(
-            f"image must have shape (H, W, C), H and W at least 1, C from 1 to 4, got {tuple(image.shape)}"
-        )
+    if not (image.ndim == 3 or (batch and image.ndim == 4)) or image.numel() == 0 or image.shape[-1] > 4:
+        wanted = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
+        raise ValueError(f"image must have shape {wanted} and W at least 1, C from 1 to 4, got {tuple(image.shape)}")

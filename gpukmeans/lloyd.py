@@ -74,8 +74,11 @@ def lloyd(
     project: Projection | None = None,
     watch: Watch | None = None,
     window: int | None = None,
+    n_fixed: int = 0,
 ) -> Fit:
     """Centers (B, K, D) moved to the means of their points, again and again; each run ends by itself.
+
+    The first `n_fixed` centers stay where they are, and no one minds if their clusters are empty.
 
     Converged when the centers stand still or the inertia falls by no more than `tol` of itself, but never while a
     cluster is empty and some point is not at its center, unless only rounding keeps it from there, which shows in an
@@ -85,7 +88,7 @@ def lloyd(
     `watch` that is each round. No bit depends on it.
     """
     longest = 1 if watch is not None else window or _rounds_between_looks(centers.device)
-    running = _begin(points, centers)
+    running = _begin(points, centers, n_fixed)
     inertia, shifts = running.lowest.clone(), torch.zeros_like(running.lowest)
     ended: list[tuple[Tensor, Fit]] = []
     n_iter, stopped = 0, False
@@ -109,13 +112,18 @@ def lloyd(
     return Fit.joined([fit for _, fit in ended]).select(order)
 
 
-def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None) -> Tensor:
-    """The means of the clusters. Of the empty ones the first moves to the worst-served point, the others stay."""
+def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
+    """The means of the clusters. Of the empty ones the first moves to the worst-served point, the others stay.
+
+    So do the first `n_fixed` centers, whatever their clusters are.
+    """
     empty = moments.totals == 0
     means = moments.means()
     if project is not None:
         means = project(means, centers)
     moved = torch.where(empty[..., None], centers, means.to(centers.dtype))
+    moved[:, :n_fixed] = centers[:, :n_fixed]
+    empty[:, :n_fixed].zero_()
     first = empty & (empty.cumsum(dim=1) == 1) & (moments.worst_sqdist > 0)[:, None]
     return torch.where(first[..., None], moments.worst_x[:, None], moved)
 
@@ -125,7 +133,8 @@ class _Running:
     """Runs side by side: which these are, where they stand, and where they go next.
 
     Those that are not `going` have ended and stay as they are. `n_iter` are the rounds of each, `stalled` those of them
-    since the inertia was at its `lowest`. `loose` says where a grid was found too coarse.
+    since the inertia was at its `lowest`. `loose` says where a grid was found too coarse. The first `n_fixed` centers
+    never move.
     """
 
     which: Tensor
@@ -139,13 +148,14 @@ class _Running:
     n_iter: Tensor
     going: Tensor
     loose: Tensor
+    n_fixed: int
 
     def select(self, runs: list[int]) -> "_Running":
         index = torch.tensor(runs, dtype=torch.int64, device="cpu")
         points, index = self.points.select(index), index.to(self.which.device)
-        others = [field.name for field in fields(self) if field.name not in ("points", "moments")]
+        others = [field.name for field in fields(self) if field.name not in ("points", "moments", "n_fixed")]
         tensors = {name: getattr(self, name)[index] for name in others}
-        return _Running(points=points, moments=self.moments.select(index), **tensors)
+        return replace(self, points=points, moments=self.moments.select(index), **tensors)
 
     def fit(self) -> Fit:
         return Fit(centers=self.centers, moments=self.moments, n_iter=self.n_iter, converged=~self.going)
@@ -156,7 +166,7 @@ def _rounds_between_looks(device: torch.device) -> int:
     return 8 if device.type == "cuda" else 1
 
 
-def _begin(points: Points, centers: Tensor) -> _Running:
+def _begin(points: Points, centers: Tensor, n_fixed: int = 0) -> _Running:
     moments = measured(points, centers)
     which = torch.arange(len(centers), device=centers.device)
     nothing = torch.zeros_like(which)
@@ -172,6 +182,7 @@ def _begin(points: Points, centers: Tensor) -> _Running:
         n_iter=nothing,
         going=nothing == 0,
         loose=nothing > 0,
+        n_fixed=n_fixed,
     )
 
 
@@ -185,7 +196,7 @@ def _parted(running: _Running, going: list[bool]) -> tuple[list[tuple[Tensor, Fi
 
 def _aimed(running: _Running, project: Projection | None) -> _Running:
     """The runs at the beginning of a round, those that stand no longer going."""
-    means = next_centers(running.centers, running.moments, project)
+    means = next_centers(running.centers, running.moments, project, running.n_fixed)
     goal = torch.where(running.going[:, None, None], means, running.centers)
     return replace(
         running,
@@ -226,7 +237,7 @@ def _advanced(running: _Running, tol: float, twice: bool) -> _Running:
         moments = running.points.measure(running.goal, found)
     before, inertia = running.moments.weighted_sqdist(), moments.weighted_sqdist()
     stalled = torch.where(inertia < running.lowest, 0, running.stalled + 1)
-    misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals == 0).any(dim=1)
+    misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals[:, running.n_fixed :] == 0).any(dim=1)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~misses_a_cluster)
     loose = running.loose if twice else running.loose | (running.going & (found < farthest))
     return replace(

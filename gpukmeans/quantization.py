@@ -1,57 +1,66 @@
-"""`quantize`: an image of few colors, as a palette and an index for each pixel."""
+"""`quantize`: an image of few colors, as a palette and an index for each pixel. `apply_palette`: in given colors."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from gpukmeans.assignment import assign
-from gpukmeans.checks import check_options
-from gpukmeans.clustering import kmeans
-from gpukmeans.coarsening import coarse
-from gpukmeans.colorspace import decode, encode, hide_invisible
+from gpukmeans.checks import check_count, check_options
+from gpukmeans.colorspace import SRGB, ColorSpace, check_space, hide_invisible
+from gpukmeans.dithering import DITHERINGS
+from gpukmeans.dithering import dither as dithered
 from gpukmeans.engines import Engine, choose
 from gpukmeans.histogram import ColorHistogram, check_image, unique_colors
+from gpukmeans.palette import Palette, breaths, check_colors, check_n_colors, fit_palette
 from gpukmeans.seeding import Seeding
+
+# How many palettes are shown of a batch that has one for each image.
+_MOST_SHOWN = 8
 
 
 class IndexedImage(NamedTuple):
-    """An image of at most 256 colors."""
+    """An image of at most 256 colors, or a batch of them, of one palette (K, C) or with one for each (B, K, C)."""
 
-    palette: UInt8[Tensor, "k c"]
-    indices: UInt8[Tensor, "h w"]
+    palette: UInt8[Tensor, "*palettes k c"]
+    indices: UInt8[Tensor, "*batch h w"]
 
-    def pixels(self) -> UInt8[Tensor, "h w c"]:
-        """The image itself, uint8 (H, W, C)."""
-        return self.palette[self.indices.int()]  # uint8 would index as a mask
+    def pixels(self) -> UInt8[Tensor, "*batch h w c"]:
+        """The image itself, uint8 (H, W, C), or the images (B, H, W, C)."""
+        indices = self.indices.int()  # uint8 would index as a mask
+        if self.palette.ndim == 2:
+            return self.palette[indices]
+        which = torch.arange(len(indices), device=indices.device)
+        return self.palette[which[:, None, None], indices]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Palette:
-    """The palette found for a histogram, and how it serves its colors."""
-
-    colors: UInt8[Tensor, "k c"]
-    """In lexicographic order, no two equal, each the nearest one of some color of the histogram."""
-    labels: UInt8[Tensor, " m"]
-    """For each color of the histogram the index of the palette's nearest, the lowest of equally near ones."""
-    engine: str | None
-    """The name of the engine that found them; None where nothing had to be clustered."""
-    mse: float
-    """Mean over the pixels of dR² + dG² + dB² (Celebi's measure); with alpha of the premultiplied colors, plus dA²."""
-    n_iter: int
-    """Rounds of Lloyd's loop over all colors."""
-    converged: bool
+    def _repr_html_(self) -> str:
+        """The size and a swatch for each color, as a notebook shows it; of a batch the first palettes."""
+        height, width = self.indices.shape[-2:]
+        palettes = self.palette[None] if self.palette.ndim == 2 else self.palette
+        size = f"{width} x {height}, {palettes.shape[1]} colors"
+        if self.indices.ndim > 2:
+            size = f"{len(self.indices)} images of {size}" + (" each" if self.palette.ndim > 2 else "")
+        rows = [
+            f'<div style="line-height:0">{"".join(map(_swatch, colors))}</div>'
+            for colors in palettes[:_MOST_SHOWN].tolist()
+        ]
+        more = f"<div>and {len(palettes) - _MOST_SHOWN} more</div>" if len(palettes) > _MOST_SHOWN else ""
+        return f"<div><div>{size}</div>{''.join(rows)}{more}</div>"
 
 
 def quantize(
-    image: UInt8[Tensor, "h w c"],
+    image: UInt8[Tensor, "*batch h w c"],
     n_colors: int,
     *,
+    space: str | ColorSpace = "srgb",
+    dither: str = "none",
+    strength: float = 1.0,
+    fixed: UInt8[Tensor, "f c"] | None = None,
     init: str | Seeding = "random",
     n_init: int = 1,
-    refine: int = 1,
+    refine: int | None = None,
+    polish: int = 0,
     max_iter: int = 100,
     tol: float = 1e-4,
     engine: str | Engine = "auto",
@@ -59,80 +68,87 @@ def quantize(
 ) -> IndexedImage:
     """A uint8 image (H, W, C) in at most `n_colors` colors, 1 to 256: a palette (K, C) and indices (H, W), both uint8.
 
-    C is 1 for grey, 3 for RGB, one more with alpha. The colors are clustered by `kmeans`, which the options are passed
-    to, with alpha premultiplied; see `fit_palette`. An image that has no more than `n_colors` colors comes back
-    lossless, except that pixels of alpha 0 become 0 in all channels. There are fewer than `n_colors` also where two
-    centers round to one color.
+    C is 1 for grey, 3 for RGB, one more with alpha. The colors are clustered by `kmeans` in a `space`, with alpha
+    premultiplied; for the options see there and `fit_palette`. An image that has no more than `n_colors` colors comes
+    back lossless, except that pixels of alpha 0 become 0 in all channels; of any other there are exactly `n_colors`.
+
+    `fixed` colors (F, C), uint8, are the first of the palette, exactly and in their order, also where no pixel wears
+    them; the others are clustered around them. `dither`, a name of `gpukmeans.dithering.DITHERINGS`, with its
+    `strength` from 0 to 1, says how pixels find their colors once there is a palette.
+
+    Of a batch (B, H, W, C) each image has the palette and the indices that it would have alone, given the same state of
+    the generator: (B, K, C), K being `n_colors`, and (B, H, W). A palette of fewer colors is filled up with its last
+    one, which the indices do not need.
 
     Raises TypeError or ValueError for input that is not as said here.
     """
-    check_image(image)
-    _check_n_colors(n_colors)
+    check_image(image, batch=True)
+    check_n_colors(n_colors)
+    _check_dither(dither, strength)
+    check_space(space)
+    refine = breaths(refine, n_colors)
+    if fixed is not None:
+        check_colors(fixed, "fixed", image, n_colors)
     check_options(init=init, n_init=n_init, refine=refine, max_iter=max_iter, tol=tol, generator=generator)
+    check_count("polish", polish, least=0)
     choose(engine, image)  # an error here also where no clustering is needed
-    image = hide_invisible(image)
-    histogram = unique_colors(image)
-    palette = fit_palette(
-        histogram,
-        n_colors,
-        init=init,
-        n_init=n_init,
-        refine=refine,
-        max_iter=max_iter,
-        tol=tol,
-        engine=engine,
-        generator=generator,
-    )
-    return index_image(image, histogram, palette)
+    state = None if generator is None else generator.get_state()
+    found: list[IndexedImage] = []
+    for one in image if image.ndim == 4 else [image]:
+        if generator is not None and state is not None:
+            generator.set_state(state)
+        visible = hide_invisible(one)
+        histogram = unique_colors(visible)
+        palette = fit_palette(
+            histogram,
+            n_colors,
+            space=space,
+            fixed=fixed,
+            init=init,
+            n_init=n_init,
+            refine=refine,
+            polish=polish,
+            max_iter=max_iter,
+            tol=tol,
+            engine=engine,
+            generator=generator,
+        )
+        if dither == "none":
+            found.append(index_image(visible, histogram, palette))
+        else:
+            found.append(IndexedImage(palette.colors, dithered(visible, palette.colors, dither, strength=strength)))
+    return found[0] if image.ndim == 3 else _batched(found, n_colors)
 
 
-def fit_palette(
-    histogram: ColorHistogram,
-    n_colors: int,
+def apply_palette(
+    image: UInt8[Tensor, "*batch h w c"],
+    palette: UInt8[Tensor, "k c"],
     *,
-    init: str | Seeding = "random",
-    n_init: int = 1,
-    refine: int = 1,
-    engine: str | Engine = "auto",
-    **clustering: Any,
-) -> Palette:
-    """The palette of at most `n_colors` colors, 1 to 256, that serves the pixels of a histogram with a small `mse`.
+    dither: str = "none",
+    strength: float = 1.0,
+) -> IndexedImage:
+    """A uint8 image (H, W, C) or a batch (B, H, W, C) in the colors of a palette (K, C), K from 1 to 256.
 
-    Without clustering if there are no more colors than that. Else the centers of `kmeans`, which all options are passed
-    to, are rounded to 8 bits, equal ones merged, and the colors assigned anew to what is left.
+    Each pixel has the index of the color nearest to its own, the lowest of equally near ones, by the distance of
+    premultiplied colors in sRGB (see `gpukmeans.colorspace`); or with `dither` and `strength` as in `quantize`. The
+    palette is the one given, also of a batch, whose indices are (B, H, W).
 
-    Where there are many colors, first centers are found, restarts made and `refine` done among the means of those that
-    are alike, which costs a fraction (see `gpukmeans.coarsening.coarse`). Random centers with one breath of `refine`
-    lead to better optima than k-means++, and with many colors sooner: over eight photos in 16, 64 and 256 colors 207.5,
-    55.9 and 18.1 in 89, 149 and 387 ms, where k-means++ gave 209.4, 56.0 and 18.3 in 81, 199 and 504 ms; measured
-    2026-11-24 on two CPU cores.
+    Raises TypeError or ValueError for input that is not as said here.
     """
-    _check_n_colors(n_colors)
-    if len(histogram.colors) <= n_colors:
-        labels = torch.arange(len(histogram.colors), device=histogram.colors.device).to(torch.uint8)
-        return Palette(colors=histogram.colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
-    x = encode(histogram.colors)
-    chosen = choose(engine, x)
-    means = coarse(histogram.colors, x, histogram.counts, n_colors)
-    search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": refine}
-    if means is not None:
-        start = kmeans(means.x, n_colors, weights=means.weights, engine=engine, **search, **clustering)
-        search = {"init": start.centers}
-    result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
-    colors = torch.unique(decode(result.centers, histogram.colors.shape[1]), dim=0)
-    labels = assign(x, encode(colors), engine=chosen).labels
-    used = torch.bincount(labels, minlength=len(colors)) > 0
-    # Places in the palette that is left: the number of used colors before each.
-    labels = (used.cumsum(0) - 1).index_select(0, labels)
-    colors = colors[used]
-    return Palette(
-        colors=colors,
-        labels=labels.to(torch.uint8),
-        engine=chosen.name,
-        mse=_mse(x, encode(colors).index_select(0, labels), histogram.counts),
-        n_iter=int(result.n_iter),
-        converged=bool(result.converged),
-    )
+    check_image(image, batch=True)
+    check_colors(palette, "palette", image, 256)
+    if len(palette) == 0:
+        raise ValueError("palette must have at least 1 color, got 0")
+    _check_dither(dither, strength)
+    # Of all images side by side, since what is nearest is the same in each.
+    rows = hide_invisible(image.reshape(-1, *image.shape[-2:]))
+    if dither != "none":
+        images = rows.view(-1, *image.shape[-3:])
+        indices = torch.stack([dithered(one, palette, dither, strength=strength) for one in images])
+        return IndexedImage(palette, indices.view(image.shape[:-1]))
+    histogram = unique_colors(rows)
+    labels = assign(SRGB.encode(histogram.colors), SRGB.encode(palette)).labels.to(torch.uint8)
+    return IndexedImage(palette, histogram.spread(labels, rows).view(image.shape[:-1]))
 
 
 def index_image(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: Palette) -> IndexedImage:
@@ -140,15 +156,29 @@ def index_image(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palett
     return IndexedImage(palette.colors, histogram.spread(palette.labels, image))
 
 
-def _check_n_colors(n_colors: int) -> None:
-    if isinstance(n_colors, bool) or not isinstance(n_colors, int):
-        raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
-    if not 1 <= n_colors <= 256:
-        raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
+def _batched(images: list[IndexedImage], n_colors: int) -> IndexedImage:
+    """Images of one size side by side, each palette filled up to so many colors."""
+    place = torch.arange(n_colors, device=images[0].palette.device)
+    palettes = [one.palette[place.clamp(max=len(one.palette) - 1)] for one in images]
+    return IndexedImage(torch.stack(palettes), torch.stack([one.indices for one in images]))
 
 
-def _mse(x: Float[Tensor, "m d"], y: Float[Tensor, "m d"], counts: Int[Tensor, " m"]) -> float:
-    """Mean squared error of encoded colors, by exact integers."""
-    scale = 255 if x.shape[1] == 4 else 1
-    sqdist = (x - y).long().square().sum(dim=1)
-    return int((sqdist * counts).sum()) / int(counts.sum()) / scale**2
+def _swatch(color: list[int]) -> str:
+    """A box in HTML of this color, grey or RGB, behind it a checkerboard that alpha lets through."""
+    channels = [color[0]] * 3 if len(color) < 3 else color[:3]
+    alpha = color[-1] if len(color) in (2, 4) else 255
+    name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))
+    board = "repeating-conic-gradient(#ccc 0% 25%, #fff 0% 50%) 0 0/8px 8px"
+    style = f"display:inline-block;width:16px;height:16px;background:linear-gradient({name},{name}),{board}"
+    return f'<span title="{name}" style="{style}"></span>'
+
+
+def _check_dither(dither: str, strength: float) -> None:
+    if not isinstance(dither, str):
+        raise TypeError(f"dither must be a name, got {type(dither).__name__}")
+    if dither not in DITHERINGS:
+        raise ValueError(f"dither must be one of {', '.join(DITHERINGS)}, got {dither!r}")
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+        raise TypeError(f"strength must be a number, got {type(strength).__name__}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be from 0 to 1, got {strength}")

@@ -424,3 +424,130 @@ def test_points_and_weights_that_require_gradients_are_points_like_others():
     result = kmeans(x, 5, weights=weights, init=x[:5])
     assert not result.centers.requires_grad
     assert_same(result, kmeans(x.detach(), 5, weights=weights.detach(), init=x[:5].detach()))
+
+
+FIXED = torch.tensor([[1.5, -2.0, 0.25], [300.0, 0.0, 1.0], [1.5, -2.0, 0.25]])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("init", SEEDINGS)
+@pytest.mark.parametrize("refine", [0, 2])
+def test_fixed_centers_are_the_first_and_stay_where_they_are(init, metric, refine):
+    x = blobs()
+    result = kmeans(x, 9, fixed=FIXED, init=init, metric=metric, refine=refine, n_init=2, tol=0.0)
+    assert torch.equal(result.centers[:3], METRICS[metric].prepare(FIXED, torch.float32))
+    assert torch.equal(result.labels, assign(x, result.centers, metric=metric).labels)
+    assert result.totals[2] == 0  # it is the first once more
+    assert (result.totals[3:] > 0).all()
+    assert result.converged
+    # The others are means of what is nearer to them than to the fixed ones, and so stand still.
+    again = kmeans(x, 9, fixed=FIXED, init=result.centers[3:], metric=metric, tol=0.0)
+    assert torch.equal(again.centers, result.centers)
+    assert again.n_iter == 1
+
+
+def test_a_toy_with_a_fixed_center_by_hand():
+    x = torch.tensor([[0.0], [2.0], [9.0], [11.0], [30.0]])
+    result = kmeans(x, 3, fixed=torch.tensor([[3.0]]), init=torch.tensor([[8.0], [31.0]]))
+    assert result.centers.tolist() == [[3], [10], [30]]
+    assert result.labels.tolist() == [0, 0, 1, 1, 2]
+    assert result.totals.tolist() == [2, 2, 1]
+    assert result.inertia == 9 + 1 + 1 + 1
+
+
+def test_a_fixed_center_without_points_changes_no_other(china):
+    x = china.reshape(-1, 3)[::300]
+    start = x[:6].float()
+    far = torch.full((1, 3), -1e4)
+    alone, beside = kmeans(x, 6, init=start), kmeans(x, 7, init=start, fixed=far)
+    assert torch.equal(beside.centers, torch.cat([far, alone.centers]))
+    assert torch.equal(beside.labels, alone.labels + 1)
+    assert torch.equal(beside.n_iter, alone.n_iter)
+    assert beside.totals[0] == 0
+
+
+@pytest.mark.parametrize("n_init", [1, 3])
+@pytest.mark.parametrize("refine", [0, 2])
+def test_where_all_centers_are_fixed_nothing_moves(refine, n_init):
+    seen = []
+    x = blobs()
+    result = kmeans(x, 3, fixed=FIXED, refine=refine, n_init=n_init, callback=lambda *state: seen.append(state[2]))
+    assert torch.equal(result.centers, FIXED)
+    assert torch.equal(result.labels, assign(x, FIXED).labels)
+    torch.testing.assert_close(result.inertia, assign(x, FIXED).sqdist.double().sum())
+    assert (result.n_iter.item(), result.converged.item()) == (1, True)
+    assert [shift.item() for shift in seen] == [0]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("init", SEEDINGS)
+@pytest.mark.parametrize("refine", [0, 2])
+def test_each_problem_of_a_batch_gets_what_it_gets_alone_with_fixed_centers(init, metric, refine):
+    weights = torch.rand(3, 60, generator=seeded())
+    weights[1, 20:] = 0
+    fixed = torch.stack([FIXED, FIXED * 9, FIXED + 1e4])
+    options = {"init": init, "n_init": 2, "metric": metric, "refine": refine}
+    together = kmeans(BATCH, 11, weights=weights, fixed=fixed, **options)
+    for_all = kmeans(BATCH, 11, weights=weights, fixed=FIXED, **options)
+    for index in range(3):
+        alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=fixed[index], **options)
+        assert_same(problem(together, index), alone)
+        alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=FIXED, **options)
+        assert_same(problem(for_all, index), alone)
+
+
+@pytest.mark.parametrize("init", SEEDINGS)
+def test_no_bit_depends_on_the_size_of_blocks_with_fixed_centers(init):
+    options = {"fixed": FIXED, "init": init, "n_init": 2, "refine": 1}
+    whole, blocked = (kmeans(blobs(), 9, engine=engine, **options) for engine in ("torch", TorchEngine(100)))
+    assert_same(whole, blocked)
+    assert_same(whole, kmeans(blobs(), 9, **options))
+
+
+# Sums of the clusters of integers with nothing fixed, as they were before centers could be fixed.
+PINNED = {
+    "k-means++": [[104, 255], [365, 102], [52, 99], [510, 495]],
+    "k-means||": [[129, 278], [510, 495], [340, 79], [52, 99]],
+    "random": [[52, 99], [510, 495], [365, 102], [104, 255]],
+}
+
+
+@pytest.mark.parametrize("init", SEEDINGS)
+@pytest.mark.parametrize("none", [None, torch.zeros(0, 2)])
+def test_without_fixed_centers_results_are_what_they_were(init, none):
+    x = torch.randint(50, (40, 2), generator=seeded(5))
+    result = kmeans(x, 4, init=init, refine=1, n_init=2, fixed=none)
+    assert (result.centers * result.totals[:, None]).round().tolist() == PINNED[init]
+    assert_same(result, kmeans(x, 4, init=init, refine=1, n_init=2))
+
+
+def test_there_may_be_more_centers_than_points_if_enough_are_fixed():
+    x = torch.tensor([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    result = kmeans(x, 5, fixed=FIXED)
+    assert torch.equal(result.centers[:3], FIXED)
+    assert sorted(result.centers[3:].tolist()) == x.tolist()
+
+
+def test_a_warning_counts_the_points_that_are_at_no_fixed_center():
+    x = torch.tensor([[1.0], [5.0], [5.0], [1.0], [8.0]])
+    message = "only 1 distinct points that are at no fixed center, so 2 of 3 clusters stay empty"
+    with pytest.warns(UserWarning, match=message):
+        result = kmeans(x, 5, fixed=torch.tensor([[5.0], [1.0]]))
+    assert result.inertia == 0
+    assert result.centers[:2].tolist() == [[5], [1]]
+
+
+def test_first_centers_from_a_function_are_those_that_are_not_fixed():
+    def first_rows(points, n_clusters, generator, fixed):
+        assert torch.equal(fixed, FIXED[None])
+        return points.x[0, :n_clusters]
+
+    assert_same(kmeans(blobs(), 8, init=first_rows, fixed=FIXED), kmeans(blobs(), 8, init=blobs()[:5], fixed=FIXED))
+
+
+def test_fixed_centers_are_left_as_they_were_and_need_no_gradient():
+    fixed = FIXED.clone().requires_grad_()
+    result = kmeans(blobs(), 5, fixed=fixed)
+    assert not result.centers.requires_grad
+    result.centers.zero_()
+    assert torch.equal(fixed, FIXED)

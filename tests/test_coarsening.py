@@ -1,7 +1,7 @@
 import torch
 
 from gpukmeans.coarsening import coarse
-from gpukmeans.colorspace import encode
+from gpukmeans.colorspace import COLOR_SPACES
 from gpukmeans.histogram import unique_colors
 
 
@@ -14,7 +14,7 @@ def test_colors_in_the_same_step_of_all_channels_become_their_mean():
 
 def test_the_steps_are_as_few_as_leave_enough_means(china):
     histogram = unique_colors(china)
-    x = encode(histogram.colors)
+    x = COLOR_SPACES["srgb"].encode(histogram.colors)
     sizes = [len(coarse(histogram.colors, x, histogram.counts, n).x) for n in (4, 256, 512, 2000)]
     assert sizes[0] == sizes[1] == len(torch.unique(histogram.colors >> 3, dim=0))
     assert sizes[1] < 12 * 512 <= sizes[2] < 12 * 2000 <= sizes[3] == len(torch.unique(histogram.colors >> 2, dim=0))
@@ -22,7 +22,8 @@ def test_the_steps_are_as_few_as_leave_enough_means(china):
 
 def test_means_have_the_weight_and_the_sum_of_all_colors(china):
     histogram = unique_colors(china)
-    found = coarse(histogram.colors, encode(histogram.colors), histogram.counts, 16)
+    x = COLOR_SPACES["srgb"].encode(histogram.colors)
+    found = coarse(histogram.colors, x, histogram.counts, 16)
     assert found.weights.sum() == china[..., 0].numel()
     expected = china.flatten(0, 1).double().mean(dim=0)
     torch.testing.assert_close((found.x.T.double() * found.weights).sum(dim=1) / found.weights.sum(), expected)

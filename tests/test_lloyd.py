@@ -629,3 +629,77 @@ def test_eight_more_rounds_are_one_more_look(monkeypatch):
     for max_iter in (15, 23):
         assert run_on(points_of(x), x[:30], max_iter=max_iter, tol=0.0, window=8).n_iter == max_iter
     assert looks == [1, 2, 4, 8, 1, 2, 4, 8, 8]
+
+
+def test_a_fixed_center_stays_and_the_others_move():
+    x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
+    fit = run_on(points_of(x), torch.tensor([[0.0], [1.0]]), max_iter=100, tol=0.0, n_fixed=1)
+    # Round 1: {0} {1, 10, 12} -> 0, 7.67. Round 2: {0, 1} {10, 12} -> 0, 11. Round 3 moves nothing.
+    assert fit.centers.tolist() == [[0], [11]]
+    assert (fit.n_iter.item(), fit.converged.item()) == (3, True)
+    assert fit.totals.tolist() == [2, 2]
+    assert fit.inertia == 1 + 2
+
+
+def test_an_empty_fixed_center_neither_moves_nor_takes_the_turn_of_another():
+    x = torch.tensor([[0.0], [2.0], [100.0]])
+    centers = torch.tensor([[[-500.0], [1.0], [-600.0]]])
+    found = next_centers(centers, measured(points_of(x), centers), n_fixed=1)
+    assert found[0].tolist() == [[-500], [34], [100]]
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_an_empty_fixed_center_does_not_keep_the_loop_from_its_end(window):
+    x = torch.rand(200, 2, generator=seeded())
+    centers = torch.cat([torch.tensor([[9.0, 9.0]]), x[:7]])
+    fit = run_on(points_of(x), centers, max_iter=100, tol=1e-3, window=window, n_fixed=1)
+    without = run_on(points_of(x), x[:7], max_iter=100, tol=1e-3, window=window)
+    assert torch.equal(fit.centers, torch.cat([centers[:1], without.centers]))
+    assert fit.totals[0] == 0
+    assert fit.n_iter == without.n_iter > 1
+    assert fit.converged
+
+
+def test_a_loop_of_fixed_centers_alone_measures_once(monkeypatch):
+    calls, plain = [], BoundTorchEngine.measure
+    monkeypatch.setattr(BoundTorchEngine, "measure", lambda *args: calls.append(0) or plain(*args))
+    x = torch.rand(50, 2, generator=seeded())
+    seen = []
+    fit = run_on(
+        points_of(x), x[:3], max_iter=9, tol=0.0, n_fixed=3, watch=lambda *state: bool(seen.append(state[2].tolist()))
+    )
+    assert torch.equal(fit.centers, x[:3])
+    assert (fit.n_iter.item(), fit.converged.item(), len(calls)) == (1, True, 1)
+    assert seen == [[0]]
+
+
+@given(
+    k=st.integers(2, 8),
+    n_fixed=st.integers(1, 8),
+    rounds=st.integers(1, 5),
+    weighted=st.booleans(),
+    project=st.sampled_from([None, halved]),
+    seed=st.integers(0, 2**31),
+)
+def test_rounds_with_fixed_centers_are_those_written_out(k, n_fixed, rounds, weighted, project, seed):
+    x = torch.randint(20, (40, 2), generator=seeded(seed)).double()
+    weights = torch.randint(1, 4, (40,), generator=seeded(seed)) if weighted else torch.ones(40, dtype=torch.int64)
+    n_fixed = min(n_fixed, k)
+    start = x[:k] + torch.rand(k, 2, generator=seeded(seed), dtype=torch.float64)
+    fit = run_on(points_of(x, weights), start, max_iter=rounds, tol=0.0, project=project, n_fixed=n_fixed)
+    centers = start.clone()
+    for _ in range(fit.n_iter.item()):
+        sqdist = (x[:, None] - centers).square().sum(dim=2)
+        labels = sqdist.argmin(dim=1)
+        worst = x[sqdist.min(dim=1).values.argmax()]
+        before, waiting = centers.clone(), True
+        for j in range(n_fixed, k):
+            mine = weights * (labels == j)
+            if mine.sum() > 0:
+                centers[j] = (mine[:, None] * x).sum(dim=0) / mine.sum()
+                if project is not None:
+                    centers[j] = project(centers[j], before[j])
+            elif waiting and sqdist.min(dim=1).values.max() > 0:
+                centers[j], waiting = worst, False
+    assert torch.equal(fit.centers[:n_fixed], start[:n_fixed])
+    torch.testing.assert_close(fit.centers, centers)

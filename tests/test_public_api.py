@@ -5,6 +5,8 @@ import pytest
 import gpukmeans
 
 PUBLIC = {
+    "COLOR_SPACES",
+    "DITHERINGS",
     "ENGINES",
     "METRICS",
     "SEEDINGS",
@@ -12,6 +14,8 @@ PUBLIC = {
     "IndexedImage",
     "KMeans",
     "KMeansResult",
+    "QuantizeColors",
+    "apply_palette",
     "assign",
     "kmeans",
     "quantize",
@@ -24,7 +28,7 @@ def test_the_public_names_are_these_and_no_others():
     assert set(dir(gpukmeans)) >= PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - {"ENGINES", "METRICS", "SEEDINGS"}))
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"COLOR_SPACES", "DITHERINGS", "ENGINES", "METRICS", "SEEDINGS"}))
 def test_every_public_name_says_what_it_is(name):
     thing = getattr(gpukmeans, name)
     assert len(inspect.getdoc(thing) or "") > 20
@@ -38,7 +42,13 @@ def test_every_public_name_says_what_it_is(name):
 
 @pytest.mark.parametrize(
     ("function", "leading"),
-    [("kmeans", ["x", "n_clusters"]), ("assign", ["x", "centers"]), ("quantize", ["image", "n_colors"])],
+    [
+        ("kmeans", ["x", "n_clusters"]),
+        ("assign", ["x", "centers"]),
+        ("quantize", ["image", "n_colors"]),
+        ("apply_palette", ["image", "palette"]),
+        ("QuantizeColors", ["n_colors"]),
+    ],
 )
 def test_data_comes_first_and_options_by_name(function, leading):
     parameters = inspect.signature(getattr(gpukmeans, function)).parameters.values()

@@ -129,3 +129,30 @@ def test_first_centers_that_are_given_can_be_refined_more_than_once():
     inertia = [kmeans(x, 12, init=x[:12], n_init=n, refine=1).inertia.item() for n in (1, 2, 8)]
     assert inertia == sorted(inertia, reverse=True)
     assert inertia[-1] < inertia[0]
+
+
+def test_a_fixed_center_takes_what_is_merged_with_it_and_stays():
+    centers = torch.tensor([[[0.0], [1.0], [10.0], [14.0]]], dtype=torch.float64)
+    totals = torch.tensor([[1.0, 8.0, 3.0, 3.0]], dtype=torch.float64)
+    # 8·1 if the fixed one takes the second, 9/6·16 for the last two.
+    assert merge(centers, totals, 3, n_fixed=1).tolist() == [[[0], [10], [14]]]
+    assert merge(centers, totals, 2, n_fixed=1).tolist() == [[[0], [12]]]
+
+
+def test_fixed_centers_are_never_merged_with_each_other():
+    centers = torch.tensor([[[5.0], [5.0], [0.0], [1.0], [90.0]]], dtype=torch.float64)
+    totals = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    assert merge(centers, totals, 4, n_fixed=2).tolist() == [[[5], [5], [0.5], [90]]]
+    assert merge(centers, totals, 3, n_fixed=2).tolist() == [[[5], [5], [90]]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_refining_leaves_fixed_centers_where_they_are_and_is_worth_it(metric, china):
+    points = points_of(METRICS[metric].prepare(china.reshape(-1, 3)[::200] + 1.0, torch.float32))
+    start = points.draw(12, seeded())
+    project = METRICS[metric].project
+    found = [refined(points, start, n, seeded(1), project, n_fixed=4) for n in (0, 1, 4)]
+    assert all(torch.equal(centers[:, :4], start[:, :4]) for centers in found)
+    sqdist = [points.assign(centers).sqdist.double().sum().item() for centers in found]
+    assert sqdist == sorted(sqdist, reverse=True)
+    assert sqdist[-1] < sqdist[0]

@@ -124,7 +124,7 @@ def test_the_second_center_is_drawn_by_squared_distance(monkeypatch):
     # One candidate at a time, so that the odds can be written down: 1 : 16 from 0, by distance it would be 1 : 4.
     monkeypatch.setattr("gpukmeans.seeding._n_candidates", lambda n_clusters: 1)
     points = points_of(torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([2**40, 1, 1]))
-    n = 1200
+    n = 600
     second = Counter(chosen(kmeans_plus_plus, points, 2, seed)[1].item() for seed in range(n))
     assert set(second) == {1, 4}
     assert abs(second[1] - n / 17) < 4 * (n * 16 / 17**2) ** 0.5
@@ -164,7 +164,7 @@ def one_draw_a_round(points, k, generator):
 def test_kmeans_parallel_draws_by_weight_times_squared_distance():
     # A point at 0 and one more, of odds 4·1 : 1·16; by distance they would be 4·1 : 1·4.
     points = points_of(torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([2**40, 4, 1]))
-    n = 500
+    n = 250
     other = Counter(chosen(one_draw_a_round, points, 2, seed).amax().item() for seed in range(n))
     assert set(other) == {1, 4}
     assert abs(other[1] - n / 5) < 4 * (n * 4 / 25) ** 0.5
@@ -289,3 +289,53 @@ def test_runs_of_which_one_cannot_tell_its_points_apart_get_what_they_get_alone(
         centers = SEEDINGS[name](points_of(x), 4, seeded(seed))
         for run in range(2):
             assert torch.equal(centers[run], chosen(name, points_of(x[run]), 4, seed))
+
+
+@pytest.mark.parametrize("name", SEEDINGS)
+class TestAroundFixedCenters:
+    def test_no_point_at_a_fixed_center_is_chosen_while_others_are_left(self, name):
+        x = torch.tensor([[0.0], [0.0], [0.0], [0.0], [1.0], [5.0]])
+        for seed in range(20):
+            more = SEEDINGS[name](points_of(x), 2, seeded(seed), fixed=torch.zeros(1, 1, 1))
+            assert sorted(more[0].tolist()) == [[1], [5]]
+
+    def test_where_all_points_are_at_fixed_centers_some_are_repeated(self, name):
+        x = torch.tensor([[0.0], [3.0], [3.0]])
+        more = SEEDINGS[name](points_of(x), 2, seeded(), fixed=torch.tensor([[[0.0], [3.0]]]))
+        assert more.shape == (1, 2, 1)
+        assert set(more.flatten().tolist()) <= {0, 3}
+
+    @given(k=st.integers(1, 9), levels=st.sampled_from([2, 4, 100]), weighted=st.booleans(), seed=st.integers(0, 999))
+    @settings(max_examples=15)
+    def test_each_run_of_a_batch_gets_what_it_gets_alone(self, name, k, levels, weighted, seed):
+        x = torch.randint(levels, (3, 15, 2), generator=seeded(seed)).float()
+        x[2] = x[2, :1]
+        weights = torch.rand(3, 15, generator=seeded(seed)) if weighted else None
+        fixed = torch.randint(levels, (3, 4, 2), generator=seeded(seed + 1)).float()
+        fixed[2, 1] = x[2, 0]
+        together = SEEDINGS[name](points_of(x, weights), k, seeded(seed), fixed=fixed)
+        for run in range(3):
+            alone = points_of(x[run], None if weights is None else weights[run])
+            assert torch.equal(SEEDINGS[name](alone, k, seeded(seed), fixed=fixed[run, None])[0], together[run])
+
+
+def test_the_odds_of_k_means_plus_plus_are_those_of_distances_to_fixed_centers_too():
+    x = torch.tensor([[0.0], [1.0], [3.0], [50.0]])
+    fixed = torch.tensor([[[0.0], [50.0]]])
+    # One candidate, so that no best one of several is taken.
+    near = points_of(x).assign(fixed)
+    drawn = points_of(x).draw_far(4000, seeded(), near)[0].flatten()
+    assert (drawn == 3).double().mean().item() == pytest.approx(0.9, abs=0.02)
+    # Greedy: of candidates that are 1 or 3 the 3, whenever it is among them.
+    found = Counter(kmeans_plus_plus(points_of(x), 1, seeded(seed), fixed=fixed).item() for seed in range(50))
+    assert found[3.0] > 45
+
+
+def test_what_is_drawn_by_k_means_parallel_weighs_only_what_no_fixed_center_is_nearer_to():
+    # The heavy point lies beside a fixed center: what it weighs must not draw a center there.
+    x = torch.tensor([[0.1], [7.0], [9.0], [20.0]])
+    weights = torch.tensor([10.0, 1.0, 1.0, 1.0])
+    for seed in range(20):
+        more = kmeans_parallel(points_of(x, weights), 2, seeded(seed), fixed=torch.zeros(1, 1, 1))
+        assert 20 in more
+        assert 0.1 not in more.numpy().round(3)

@@ -46,7 +46,7 @@ def _make(folder: Path) -> None:
 def _write_sample(path: Path) -> Path:
     from PIL import Image
 
-    from gpukmeans_cli.image_io import write_png
+    from gpukmeans_cli.encoding import write_png
     from gpukmeans_cli.sample import draw_sample
 
     write_png(path, Image.fromarray(draw_sample()))
@@ -60,8 +60,10 @@ def _compress_and_compare(source: Path, target: Path, sheet: Path, colors: int) 
     from gpukmeans.histogram import unique_colors
     from gpukmeans_cli.comparison import draw_comparison
     from gpukmeans_cli.device import pick_device
-    from gpukmeans_cli.image_io import read_picture, write_png
-    from gpukmeans_cli.pipeline import Settings, compress_picture, format_size
+    from gpukmeans_cli.encoding import write_png
+    from gpukmeans_cli.image_io import read_picture
+    from gpukmeans_cli.pipeline import Settings, compress_picture
+    from gpukmeans_cli.report import format_size
 
     settings = Settings(n_colors=colors, device=pick_device("auto"), force=True)
     report = compress_picture(source, target, settings).report

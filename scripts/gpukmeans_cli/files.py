@@ -5,6 +5,9 @@ import os
 import secrets
 from pathlib import Path
 
+# The formats that a picture can be written in; said here, where nothing slow is imported.
+SUFFIXES = (".png", ".gif", ".webp")
+
 
 class ImageError(Exception):
     """A picture that cannot be read or written: what is wrong and what to do, as a sentence to put after its path.

@@ -1,4 +1,4 @@
-"""Picture files in and out: any file Pillow reads becomes a uint8 array; a palette with its indices becomes a PNG."""
+"""Picture files in: any file that Pillow reads becomes a uint8 array."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ import os
 import re
 import threading
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from gpukmeans_cli.files import ImageError, publish
+from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.metadata import Metadata, read_metadata
 
 # Pixels converted at a time: besides the decoded picture and the result only this much is held.
 STRIP_PIXELS = 1 << 20
-
-# How hard to look for repeats, measured with zlib-ng on eight Kodak photos. At 256 colors level 4 takes 11 ms, level 7
-# 19 ms, and both give the same size within 1 %, since there is little to find; at 32 colors 7 gives 5.7 % less. The
-# share of pixels that are like their left neighbor tells the two apart: below 35 % level 4 lost at most 1.6 %, above it
-# up to 9 % (photos, drawings, gradients, tiles and noise in 17 to 256 colors).
-LEVEL, QUICK_LEVEL = 7, 4
-SMOOTH = 0.35
 
 # Whatever else Pillow reads (YCbCr, CMYK, LAB, HSV, RGBX, ...) becomes RGB.
 _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
@@ -47,8 +40,10 @@ class Picture:
 
     pixels: np.ndarray  # uint8 (height, width, C), C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA
     mode: str  # the mode Pillow reports for the file as stored
+    format: str  # Pillow's name of the format: "PNG", "JPEG", ...
     frames: int  # frames in the file; only the first is read
     n_bytes: int  # size of the file
+    metadata: Metadata  # what the file says beside its pixels
 
 
 def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
@@ -64,39 +59,26 @@ def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
     Raises ImageError for a file that is missing, unreadable, no picture, damaged, without pixels, or of more than
     `max_pixels` pixels; by default those that Pillow refuses (twice `Image.MAX_IMAGE_PIXELS`).
     """
+    with opened(path, max_pixels) as file:
+        return _read(file)
+
+
+@contextlib.contextmanager
+def opened(path: Path, max_pixels: int | None) -> Iterator[io.BufferedReader]:
+    """The file, with Pillow to ourselves and at its limit of pixels; ImageError if it cannot be opened or held."""
     try:
         file = path.open("rb")
     except OSError as error:
-        raise ImageError(_why_unopened(error)) from error
+        raise ImageError(why_unopened(error)) from error
     with file, _pillow_to_ourselves(max_pixels):
         try:
-            return _read(file)
+            yield file
         except MemoryError as error:
             raise ImageError("is too large for the memory of this machine; make it smaller first") from error
 
 
-def write_palette_png(path: Path, palette: np.ndarray, indices: np.ndarray, *, overwrite: bool = False) -> int:
-    """The size in bytes of the PNG now at `path`: colors `palette` (K, C), placed by `indices` (height, width).
-
-    Both are uint8, K is 1..256 and C as in `Picture`. The file has color type 3, the fewest bits that hold K indices,
-    exactly K palette entries, and alpha only as far as the last entry that is not opaque.
-
-    Raises ImageError if the path is taken or cannot be written (see `gpukmeans_cli.files.publish`), ValueError if
-    palette and indices do not fit.
-    """
-    data = _encode(palette, indices)
-    publish(path, data, overwrite=overwrite)
-    return len(data)
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Make `path` the image as a PNG, whole or not at all, in place of what was there. ImageError if it cannot be."""
-    data = io.BytesIO()
-    image.save(data, "PNG", optimize=True)
-    publish(path, data.getvalue(), overwrite=True)
-
-
-def _why_unopened(error: OSError) -> str:
+def why_unopened(error: OSError) -> str:
+    """The end of a sentence that begins with the path."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "does not exist; check the path"
     if isinstance(error, IsADirectoryError):
@@ -128,26 +110,31 @@ def _pillow_to_ourselves(max_pixels: int | None) -> Iterator[None]:
 
 
 def _read(file: io.BufferedReader) -> Picture:
-    image, frames = _decode(file)
-    mode = image.mode
-    pixels = _pixels(image)
+    with decoding():
+        image = open_image(file)
+        frames = max(1, getattr(image, "n_frames", 1))
+        load(image)
+    mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
+    with decoding():
+        _turn_upright(image)
+    pixels = pixels_of(image)
     del image  # before the copy without alpha is made
     n_bytes = os.fstat(file.fileno()).st_size
-    return Picture(pixels=_without_opaque_alpha(pixels), mode=mode, frames=frames, n_bytes=n_bytes)
+    return Picture(
+        pixels=_without_opaque_alpha(pixels),
+        mode=mode,
+        format=kind,
+        frames=frames,
+        n_bytes=n_bytes,
+        metadata=metadata,
+    )
 
 
-def _decode(file: io.BufferedReader) -> tuple[ImageFile.ImageFile, int]:
-    """The first frame, decoded and upright, and how many frames the file has."""
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """Inside, whatever a decoder stumbles over becomes an ImageError; MemoryError stays what it is."""
     try:
-        if not file.peek(1):
-            raise ImageError("is empty (0 bytes); copy or export it again")
-        image = Image.open(file)
-        if 0 in image.size:
-            raise ImageError("has no pixels; export it again")
-        frames = max(1, getattr(image, "n_frames", 1))
-        _spread_transparent_grey(image)
-        image.load()
-        _turn_upright(image)
+        yield
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -156,17 +143,37 @@ def _decode(file: io.BufferedReader) -> tuple[ImageFile.ImageFile, int]:
         raise ImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
     except Exception as error:
         # Some forty decoders, each with its own ways to stumble over a broken file: OSError, SyntaxError, struct.error,
-        # IndexError, AssertionError, ... What is ours to get wrong runs after this, so as not to pass for a bad file.
+        # IndexError, AssertionError, ... What is ours to get wrong runs outside, so as not to pass for a bad file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"cannot be decoded ({reason}); if it is damaged, copy or export it again") from error
-    return image, frames
+
+
+def open_image(file: io.BufferedReader) -> ImageFile.ImageFile:
+    """The image in a file, of which only the head has been read. For use inside `decoding`."""
+    if not file.peek(1):
+        raise ImageError("is empty (0 bytes); copy or export it again")
+    image = Image.open(file)
+    if 0 in image.size:
+        raise ImageError("has no pixels; export it again")
+    return image
+
+
+def load(image: ImageFile.ImageFile) -> None:
+    """Decode the current frame. For use inside `decoding`."""
+    _spread_transparent_grey(image)
+    image.load()
 
 
 def _too_many_pixels(message: str) -> str:
     """The refusal, with the size from Pillow's own (the first number in it), for there is no image to ask yet."""
     size = re.search(r"\d+", message)
-    count = size.group() if size else "too many"
-    return f"has {count} pixels, the limit is {Image.MAX_IMAGE_PIXELS}; if you trust the file, raise it by --max-pixels"
+    return too_many_pixels(size.group() if size else "too many")
+
+
+def too_many_pixels(count: int | str, where: str = "") -> str:
+    """The refusal of a file of that many pixels, of an image or of what `where` says (" in 9 frames")."""
+    limit = f"the limit is {Image.MAX_IMAGE_PIXELS}; if you trust the file, raise it by --max-pixels"
+    return f"has {count} pixels{where}, {limit}"
 
 
 def _spread_transparent_grey(image: ImageFile.ImageFile) -> None:
@@ -187,7 +194,8 @@ def _turn_upright(image: ImageFile.ImageFile) -> None:
     ImageOps.exif_transpose(image, in_place=True)
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of a decoded image as in `Picture`, with alpha also where all are opaque."""
     if image.mode in _GREY:
         return _grey_pixels(image)
     target = _WITH_ALPHA.get(image.mode, "RGB")
@@ -246,46 +254,3 @@ def _without_opaque_alpha(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[2] in (2, 4) and pixels[..., -1].min() == 255:
         return pixels[..., :-1].copy()
     return pixels
-
-
-def _encode(palette: np.ndarray, indices: np.ndarray) -> bytes:
-    _check_fit(palette, indices)
-    channels = palette.shape[1]
-    colors = palette[:, :3] if channels >= 3 else palette[:, [0, 0, 0]]
-    image = Image.fromarray(indices)
-    image.putpalette(colors.tobytes())  # Pillow takes the bits from the number of colors
-    options = {}
-    if channels in (2, 4):
-        alpha = palette[:, -1]
-        seen_through = np.flatnonzero(alpha < 255)
-        if seen_through.size:
-            options["transparency"] = alpha[: seen_through[-1] + 1].tobytes()
-    if len(palette) <= 16:
-        return _compress_packed(image, options)
-    alike = np.count_nonzero(indices[:, 1:] == indices[:, :-1])
-    return _png(image, options, LEVEL if alike > SMOOTH * indices.size else QUICK_LEVEL)
-
-
-def _compress_packed(image: Image.Image, options: Mapping[str, object]) -> bytes:
-    """A PNG of 16 colors or fewer: with runs alone if that is smaller than a quick search for repeats.
-
-    With two and more pixels to a byte, what repeats in a photo seldom begins with a byte. Of eight Kodak photos in 2 to
-    16 colors runs alone were 1.4 to 3.2 % smaller than level 7, in a sixth of the time; of tiles 50 times as large.
-    """
-    runs = _png(image, options, LEVEL, strategy=zlib.Z_RLE)
-    return runs if len(runs) < len(_png(image, options, QUICK_LEVEL)) else _png(image, options, LEVEL)
-
-
-def _png(image: Image.Image, options: Mapping[str, object], level: int, *, strategy: int = -1) -> bytes:
-    data = io.BytesIO()
-    image.save(data, "PNG", compress_level=level, compress_type=strategy, **options)
-    return data.getvalue()
-
-
-def _check_fit(palette: np.ndarray, indices: np.ndarray) -> None:
-    if palette.dtype != np.uint8 or palette.ndim != 2 or not 1 <= len(palette) <= 256 or not 1 <= palette.shape[1] <= 4:
-        raise ValueError(f"palette must be uint8 (1..256, 1..4), got {palette.dtype} {palette.shape}")
-    if indices.dtype != np.uint8 or indices.ndim != 2 or indices.size == 0:
-        raise ValueError(f"indices must be uint8 (height, width), not empty, got {indices.dtype} {indices.shape}")
-    if indices.max() >= len(palette):
-        raise ValueError(f"indices must be below {len(palette)}, the colors of the palette, got {indices.max()}")

@@ -11,6 +11,7 @@ import typer
 from gpukmeans_cli.compress import compress
 from gpukmeans_cli.demo import demo
 from gpukmeans_cli.messages import warn
+from gpukmeans_cli.palette import palette
 from gpukmeans_cli.runtime import leave
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(compress)
 app.command()(demo)
+app.command()(palette)
 
 
 def _print_version(wanted: bool) -> None:

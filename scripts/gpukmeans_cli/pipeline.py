@@ -1,18 +1,33 @@
-"""One file through the whole line: read, count colors, cluster, write, report."""
+"""One file through the whole line: read, count colors, cluster, map the pixels, write, report."""
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from gpukmeans.colorspace import encode, hide_invisible
+from gpukmeans.colorspace import COLOR_SPACES, hide_invisible
+from gpukmeans.dithering import dither
 from gpukmeans.engines import ENGINES
 from gpukmeans.histogram import ColorHistogram, unique_colors
-from gpukmeans.quantization import Palette, fit_palette, index_image
-from gpukmeans_cli.files import ImageError, check_free
-from gpukmeans_cli.image_io import read_picture, write_palette_png
+from gpukmeans.palette import Palette, fit_palette, mean_squared_error
+from gpukmeans.quantization import apply_palette
+from gpukmeans_cli.animation import encode_animation
+from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channels
+from gpukmeans_cli.encoding import encode_still
+from gpukmeans_cli.files import ImageError, check_free, publish
+from gpukmeans_cli.goals import Goal
+from gpukmeans_cli.image_io import why_unopened
+from gpukmeans_cli.memory import within_memory
+from gpukmeans_cli.metadata import Metadata
+from gpukmeans_cli.report import Report
+from gpukmeans_cli.source import Source, read_source
 
 # Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the
 # 60 launches of a round. Chosen by that count and not by measuring, as no GPU was at hand.
@@ -24,55 +39,26 @@ class Settings:
     """What holds for every file of a run."""
 
     n_colors: int
+    """Of the palette, at most, where there is neither a goal nor a palette."""
     device: torch.device
     any_device: bool = False
     """Whether the CPU may do instead, where moving a picture to the device would cost more."""
+    goal: Goal | None = None
+    palette: np.ndarray | None = None
+    """Colors (K, C) to map to, in place of clustering."""
+    fixed: np.ndarray | None = None
+    """Colors (F, C) that the palette has in any case."""
+    space: str = "srgb"
+    dither: str = "none"
+    dither_strength: float = 1.0
     force: bool = False
+    strip: bool = False
+    optimize: bool = False
+    allow_larger: bool = False
     max_pixels: int | None = None
-    init: str = "random"
-    n_init: int = 1
-    refine: int = 1
-    max_iter: int = 100
-    tol: float = 1e-4
+    clustering: dict[str, Any] = field(default_factory=dict)
+    """Options of `fit_palette`."""
     seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What became of one file. The fields are the keys of the JSON report; sizes are in bytes, `psnr` in dB."""
-
-    input: str
-    output: str
-    width: int
-    height: int
-    mode: str
-    colors_in: int
-    colors_out: int
-    bytes_in: int
-    bytes_out: int
-    mse: float
-    psnr: float | None
-    """None where nothing was lost: infinity is not JSON."""
-    iterations: int
-    converged: bool
-    device: str
-    seconds: float
-
-    def line(self) -> str:
-        """The report as a person wants it."""
-        sizes = f"{format_size(self.bytes_in)} -> {format_size(self.bytes_out)}"
-        if self.bytes_in:  # a pipe has no size
-            sizes += f" ({self.bytes_out / self.bytes_in:.0%})"
-        quality = "lossless" if self.psnr is None else f"PSNR {self.psnr:.2f} dB"
-        return (
-            f"{self.input} -> {self.output}: {self.width} x {self.height}, "
-            f"{self.colors_in:,} -> {self.colors_out} colors, {sizes}, "
-            f"{quality}, {self.iterations} iterations, {self.device}, {self.seconds:.2f} s"
-        )
-
-    def as_json(self) -> dict[str, object]:
-        """The report as keys and values that JSON knows."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class Outcome:
     """A report, with what `--verbose` and a note to the user need beside it."""
 
     report: Report
-    frames: int
+    frames_left_out: int
     engine: str
     """Its name, and why it."""
     stages: dict[str, float]
@@ -98,96 +84,224 @@ class _Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
-        self.stages[stage] = now - self._last
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
         self._last = now
 
 
-def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
-    """What became of `source`, after `target` has been written as a PNG with a palette.
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """The picture in the colors of a palette: colors (K, C), and an index for each pixel of all frames (F, H, W)."""
 
-    ImageError if either file cannot be, or if memory runs out; `target` is then as it was before.
+    colors: np.ndarray
+    indices: np.ndarray
+    mse: float
+    psnr: float | None
+    data: bytes
+    """The file."""
+    fit: Palette | None
+    """None where colors were given."""
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.data)
+
+    @property
+    def n_colors(self) -> int:
+        """Those that some pixel wears."""
+        return int(np.count_nonzero(np.bincount(self.indices.ravel())))
+
+
+def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
+    """What became of `source`, after `target` has been written as a picture with a palette.
+
+    ImageError if either file cannot be, if a goal is out of reach, or if memory runs out; `target` is then as it was.
     """
     check_free(target, overwrite=settings.force)
-    try:
+    with within_memory(settings.device):
         return _compress(source, target, settings)
-    except torch.OutOfMemoryError:
-        raise ImageError(f"{settings.device} is out of memory; use --device cpu") from None
-    except MemoryError:
-        raise ImageError("out of memory; use a smaller picture") from None
-    except RuntimeError as error:
-        # torch has no class of its own for memory that the CPU does not have.
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise ImageError("out of memory; use a smaller picture") from None
-        raise
 
 
-def _compress(source: Path, target: Path, settings: Settings) -> Outcome:
+def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
+    """The palette (K, C) that serves the pixels of all these pictures; those that cannot be read are left out.
+
+    ImageError if none can be.
+    """
+    total: ColorHistogram | None = None
+    for path in sources:
+        with within_memory(settings.device):
+            try:
+                pixels = read_source(path, max_pixels=settings.max_pixels).pixels
+            except ImageError:
+                continue  # which is told when its turn comes to be written
+            image = hide_invisible(torch.from_numpy(pixels).to(settings.device))
+            part = unique_colors(image.flatten(0, 1))
+            total = part if total is None else add_histograms(total, part)
+    if total is None:
+        raise ImageError("none of the pictures can be read, so there is no palette to share")
+    with within_memory(settings.device):
+        return _fit(total, settings.n_colors, settings).colors.cpu().numpy()
+
+
+def _compress(path: Path, target: Path, settings: Settings) -> Outcome:
     clock = _Clock(settings.device)
-    picture = read_picture(source, max_pixels=settings.max_pixels)
-    height, width, channels = picture.pixels.shape
+    source = read_source(path, max_pixels=settings.max_pixels)
+    n_frames, height, width, _ = source.pixels.shape
     clock.lap("read")
-    device = torch.device("cpu") if settings.any_device and height * width < _FEW_PIXELS else settings.device
-    image = hide_invisible(torch.from_numpy(picture.pixels).to(device))
-    histogram = unique_colors(image)
+    few = source.pixels[..., 0].size < _FEW_PIXELS
+    device = torch.device("cpu") if settings.any_device and few else settings.device
+    image = hide_invisible(_with_channels_of(torch.from_numpy(source.pixels).to(device), settings))
+    histogram = unique_colors(image.flatten(0, 1))
     clock.lap("count colors")
-    palette = fit_palette(
-        histogram,
-        settings.n_colors,
-        init=settings.init,
-        n_init=settings.n_init,
-        refine=settings.refine,
-        max_iter=settings.max_iter,
-        tol=settings.tol,
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
-    clock.lap("cluster")
-    indexed = index_image(image, histogram, palette)
-    colors, indices = indexed.palette.cpu().numpy(), indexed.indices.cpu().numpy()
-    clock.lap("map pixels")
-    bytes_out = write_palette_png(target, colors, indices, overwrite=settings.force)
+
+    @cache
+    def picture_of(n_colors: int) -> _Picture:
+        return _picture(source, image, histogram, n_colors, target.suffix.lower(), settings, clock)
+
+    n_colors = settings.n_colors
+    if settings.goal is not None:
+        n_colors = settings.goal.search(min(256, len(histogram.colors)), picture_of)
+    found = picture_of(n_colors)
+    kept = _is_kept(source, found, target, settings)
+    publish(target, _bytes_of(path) if kept else found.data, overwrite=settings.force)
     clock.lap("write")
     report = Report(
-        input=str(source),
+        input=str(path),
         output=str(target),
         width=width,
         height=height,
-        mode=picture.mode,
+        frames=n_frames,
+        mode=source.mode,
         colors_in=len(histogram.colors),
-        colors_out=len(colors),
-        bytes_in=picture.n_bytes,
-        bytes_out=bytes_out,
-        mse=palette.mse,
-        psnr=_psnr(palette, channels),
-        iterations=palette.n_iter,
-        converged=palette.converged,
+        colors_out=len(histogram.colors) if kept else found.n_colors,
+        bytes_in=source.n_bytes,
+        bytes_out=source.n_bytes if kept else found.n_bytes,
+        mse=0.0 if kept else found.mse,
+        psnr=None if kept else found.psnr,
+        iterations=found.fit.n_iter if found.fit else 0,
+        converged=found.fit.converged if found.fit else True,
+        kept=kept,
         device=str(device),
         seconds=sum(clock.stages.values()),
     )
-    return Outcome(report, picture.frames, _engine_and_why(palette, histogram), clock.stages)
+    return Outcome(
+        report, source.frames_in_file - n_frames, _engine_and_why(found.fit, histogram, settings), clock.stages
+    )
 
 
-def _engine_and_why(palette: Palette, histogram: ColorHistogram) -> str:
+def _picture(
+    source: Source,
+    image: Tensor,
+    histogram: ColorHistogram,
+    n_colors: int,
+    suffix: str,
+    settings: Settings,
+    clock: _Clock,
+) -> _Picture:
+    """The image (F, H, W, C) in so many colors, or in those that were given."""
+    if settings.palette is None:
+        fit = _fit(histogram, n_colors, settings)
+        colors = fit.colors
+    else:
+        given = with_channels(torch.from_numpy(settings.palette), image.shape[-1]).to(image.device)
+        fit, colors = None, _with_invisible(given, histogram)
+    clock.lap("cluster")
+    if settings.dither != "none":
+        options: dict[str, Any] = {"strength": settings.dither_strength}
+        indices = torch.stack([dither(frame, colors, settings.dither, **options) for frame in image])
+    elif fit is not None:
+        indices = histogram.spread(fit.labels, image.flatten(0, 1)).view(image.shape[:3])
+    else:
+        indices = apply_palette(image.flatten(0, 1), colors).indices.view(image.shape[:3])
+    mse = fit.mse if fit is not None and settings.dither == "none" else mean_squared_error(image, colors, indices)
+    found = colors.cpu().numpy(), indices.cpu().numpy()
+    clock.lap("map pixels")
+    metadata = Metadata() if settings.strip else source.metadata
+    data = _encoded(source, *found, metadata, suffix, settings)
+    clock.lap("encode")
+    return _Picture(colors=found[0], indices=found[1], mse=mse, psnr=_psnr(mse, image.shape[-1]), data=data, fit=fit)
+
+
+def _encoded(
+    source: Source, colors: np.ndarray, indices: np.ndarray, metadata: Metadata, suffix: str, settings: Settings
+) -> bytes:
+    if source.animation is None:
+        return encode_still(
+            colors,
+            indices[0],
+            suffix,
+            metadata=metadata,
+            optimize=settings.optimize,
+            whole_palette=settings.fixed is not None,
+        )
+    if settings.optimize:
+        raise ImageError("is an animation, which --optimize cannot make smaller; leave it out")
+    return encode_animation(colors, indices, replace(source.animation, metadata=metadata), suffix)
+
+
+def _fit(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palette:
+    fixed = None
+    if settings.fixed is not None:
+        fixed = with_channels(torch.from_numpy(settings.fixed), histogram.colors.shape[1]).to(histogram.colors.device)
+        n_colors = max(n_colors, len(fixed))
+    return fit_palette(
+        histogram,
+        n_colors,
+        space=settings.space,
+        fixed=fixed,
+        generator=torch.Generator().manual_seed(settings.seed),
+        **settings.clustering,
+    )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(why_unopened(error)) from error
+
+
+def _with_invisible(colors: Tensor, histogram: ColorHistogram) -> Tensor:
+    """Given colors (K, C), and what is invisible if the histogram has that and they have not: it is to stay so."""
+    if colors.shape[1] in (1, 3) or len(colors) == 256:
+        return colors
+    if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
+        return colors
+    return torch.cat([colors, torch.zeros_like(colors[:1])])
+
+
+def _is_kept(source: Source, found: _Picture, target: Path, settings: Settings) -> bool:
+    """Whether the input, of the same format, is no larger, so that it may stand for a picture of fewer colors.
+
+    Not where colors were given, which the input need not have, nor where there is something to strip from it.
+    """
+    asked_for_more = settings.allow_larger or settings.palette is not None or settings.fixed is not None
+    to_strip = settings.strip and source.metadata != Metadata()
+    same_format = source.format.lower() == target.suffix.lower()[1:]
+    return same_format and not asked_for_more and not to_strip and 0 < source.n_bytes <= found.n_bytes
+
+
+def _with_channels_of(image: Tensor, settings: Settings) -> Tensor:
+    """The image in the channels that it and the colors given need."""
+    given = settings.palette if settings.palette is not None else settings.fixed
+    return image if given is None else with_channels(image, channels_of_both(image.shape[-1], given.shape[1]))
+
+
+def _engine_and_why(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
     """The engine that was at work, and why not another."""
-    if palette.engine is None:
+    if fit is None:
+        return "none, since the colors were given"
+    if fit.engine is None:
         return "none, since there are no more colors than asked for"
-    points = encode(histogram.colors)
+    points = COLOR_SPACES[settings.space].encode(histogram.colors)
     passed_over = [
         f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(points))
     ]
-    return f"{palette.engine}, the fastest for these colors{''.join(passed_over)}"
+    return f"{fit.engine}, the fastest for these colors{''.join(passed_over)}"
 
 
-def _psnr(palette: Palette, channels: int) -> float | None:
+def _psnr(mse: float, channels: int) -> float | None:
     """Peak signal to noise per channel, in dB: of R, G and B, and of alpha if there is one."""
-    if palette.mse == 0:
+    if mse == 0:
         return None
     compared = 4 if channels in (2, 4) else 3
-    return 10 * math.log10(255**2 * compared / palette.mse)
-
-
-def format_size(n_bytes: int) -> str:
-    """A number of bytes for people, in decimal units: 640 bytes, 12.3 kB, 4.5 MB."""
-    if n_bytes < 1000:
-        return f"{n_bytes} bytes"
-    thousands = round(n_bytes / 1000, 1)  # before the unit is chosen: 999,999 bytes are 1.0 MB
-    return f"{thousands:.1f} kB" if thousands < 1000 else f"{n_bytes / 1e6:.1f} MB"
+    return 10 * math.log10(255**2 * compared / mse)

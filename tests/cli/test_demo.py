@@ -160,7 +160,7 @@ def test_an_error_while_the_sheet_is_written_is_one_line(run, small_sample, tmp_
             raise ImageError(f"{path} cannot be written, the disk is full; free some space or choose another folder")
         image.save(path)
 
-    monkeypatch.setattr("gpukmeans_cli.image_io.write_png", fail)
+    monkeypatch.setattr("gpukmeans_cli.encoding.write_png", fail)
     code, _, err = run("-d", tmp_path)
     assert code == 1
     assert re.fullmatch(r"gpukmeans: [^\n]*the disk is full[^\n]*\n", err)

@@ -4,7 +4,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import zlib
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from gpukmeans_cli import image_io
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import read_picture, write_palette_png
+from gpukmeans_cli.image_io import read_picture
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, GREY_ALPHA, RGB, RGBA = 1, 2, 3, 4
@@ -669,191 +666,3 @@ def test_threads_with_different_limits_do_not_disturb_each_other(tmp_path):
         thread.join()
     assert surprises == []
     assert Image.MAX_IMAGE_PIXELS == 50
-
-
-# Writing: what is in the file
-
-
-def any_palette(n_colors: int, channels: int) -> np.ndarray:
-    return noise(n_colors, channels, seed=n_colors)
-
-
-def any_indices(n_colors: int, height: int = 19, width: int = 23) -> np.ndarray:
-    return (np.arange(height * width) % n_colors).astype(np.uint8).reshape(height, width)
-
-
-@pytest.mark.parametrize(
-    ("n_colors", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (16, 4), (17, 8), (255, 8), (256, 8)]
-)
-def test_the_png_has_the_fewest_bits_and_exactly_the_colors(tmp_path, n_colors, bits):
-    path = tmp_path / "out.png"
-    palette = any_palette(n_colors, RGB)
-    size = write_palette_png(path, palette, any_indices(n_colors))
-    chunks = chunks_of(path)
-    assert chunks[b"IHDR"] == struct.pack(">IIBBBBB", 23, 19, bits, 3, 0, 0, 0)
-    assert chunks[b"PLTE"] == palette.tobytes()
-    assert set(chunks) == {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-    assert size == path.stat().st_size
-
-
-def test_colors_that_no_pixel_uses_are_kept(tmp_path):
-    path = tmp_path / "out.png"
-    palette = any_palette(20, RGB)
-    write_palette_png(path, palette, np.zeros((2, 2), dtype=np.uint8))
-    assert chunks_of(path)[b"PLTE"] == palette.tobytes()
-    assert chunks_of(path)[b"IHDR"][8] == 8
-
-
-@pytest.mark.parametrize("channels", [GREY, GREY_ALPHA, RGB, RGBA])
-@pytest.mark.parametrize("n_colors", [1, 2, 3, 5, 17, 256])
-def test_pillow_reads_back_the_colors_of_the_indices(tmp_path, n_colors, channels):
-    path = tmp_path / "out.png"
-    palette, indices = any_palette(n_colors, channels), any_indices(n_colors)
-    write_palette_png(path, palette, indices)
-    with Image.open(path) as image:
-        shown = np.asarray(image.convert("RGBA"))
-    expected = palette[indices]
-    np.testing.assert_array_equal(shown[..., :3], expected[..., :3] if channels >= 3 else expected[..., [0, 0, 0]])
-    np.testing.assert_array_equal(shown[..., 3], expected[..., -1] if channels in (2, 4) else 255)
-
-
-@pytest.mark.parametrize(
-    ("alphas", "stored"),
-    [
-        ([255, 255, 255], None),
-        ([0, 255, 255], [0]),
-        ([255, 7, 255], [255, 7]),
-        ([255, 255, 0], [255, 255, 0]),
-        ([1, 2, 3], [1, 2, 3]),
-        ([255, 0, 0], [255, 0, 0]),
-    ],
-)
-@pytest.mark.parametrize("channels", [GREY_ALPHA, RGBA])
-def test_alpha_is_stored_up_to_the_last_entry_that_needs_it(tmp_path, alphas, stored, channels):
-    path = tmp_path / "out.png"
-    palette = any_palette(3, channels)
-    palette[:, -1] = alphas
-    write_palette_png(path, palette, any_indices(3))
-    assert chunks_of(path).get(b"tRNS") == (None if stored is None else bytes(stored))
-
-
-def test_indices_that_are_not_contiguous_are_written_as_they_look(tmp_path):
-    path = tmp_path / "out.png"
-    palette, indices = any_palette(7, RGB)[::-1], any_indices(7).T[::2]
-    write_palette_png(path, palette, indices)
-    np.testing.assert_array_equal(read_picture(path).pixels, palette[indices])
-
-
-def steps(n_colors: int) -> np.ndarray:
-    """Runs of 1 to 9 pixels of a color."""
-    rng = np.random.default_rng(n_colors)
-    return np.repeat(rng.integers(0, n_colors, 40_000), rng.integers(1, 10, 40_000))[:160_000].reshape(400, 400)
-
-
-def hills(n_colors: int) -> np.ndarray:
-    """Random walks along the rows, of which each begins near the one above."""
-    rng = np.random.default_rng(n_colors)
-    height = rng.normal(size=(400, 400)).cumsum(axis=1) + rng.normal(size=(400, 1)).cumsum(axis=0)
-    return np.digitize(height, np.linspace(height.min(), height.max(), n_colors + 1)[1:-1])
-
-
-def tiles(n_colors: int) -> np.ndarray:
-    return np.tile(np.random.default_rng(n_colors).integers(0, n_colors, (40, 40)), (10, 10))
-
-
-def scattered(n_colors: int) -> np.ndarray:
-    return np.random.default_rng(n_colors).integers(0, n_colors, (400, 400))
-
-
-SEARCHED, SEARCHED_QUICKLY, RUNS_ALONE = 3, 1, 0  # as the header of a zlib stream tells it
-
-
-@pytest.mark.parametrize(
-    ("draw", "n_colors", "way"),
-    [
-        (hills, 2, RUNS_ALONE),
-        (hills, 16, RUNS_ALONE),
-        (steps, 16, SEARCHED),
-        (tiles, 16, SEARCHED),
-        (steps, 17, SEARCHED),
-        (steps, 256, SEARCHED),
-        (tiles, 256, SEARCHED_QUICKLY),
-        (scattered, 256, SEARCHED_QUICKLY),
-    ],
-)
-def test_repeats_are_looked_for_where_there_are_any_to_find(tmp_path, draw, n_colors, way):
-    path = tmp_path / "out.png"
-    write_palette_png(path, any_palette(n_colors, RGB), draw(n_colors).astype(np.uint8))
-    assert chunks_of(path)[b"IDAT"][1] >> 6 == way
-
-
-@pytest.mark.parametrize("draw", [steps, hills, tiles, scattered])
-@pytest.mark.parametrize("n_colors", [2, 4, 7, 16, 17, 64, 256])
-def test_no_picture_is_a_twentieth_larger_than_if_all_repeats_were_looked_for(tmp_path, draw, n_colors):
-    palette, indices = any_palette(n_colors, RGB), draw(n_colors).astype(np.uint8)
-    image = Image.fromarray(indices)
-    image.putpalette(palette.tobytes())
-    image.save(tmp_path / "searched.png", compress_level=image_io.LEVEL)
-    size = write_palette_png(tmp_path / "out.png", palette, indices)
-    assert size < 1.05 * (tmp_path / "searched.png").stat().st_size
-    np.testing.assert_array_equal(read_picture(tmp_path / "out.png").pixels, palette[indices])
-
-
-def test_equal_input_gives_equal_bytes(tmp_path):
-    first, second = tmp_path / "first.png", tmp_path / "second.png"
-    for path in (first, second):
-        write_palette_png(path, any_palette(20, RGBA), any_indices(20))
-    assert first.read_bytes() == second.read_bytes()
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_what_is_written_is_read_again(data):
-    n_colors = data.draw(st.integers(1, 256), "n_colors")
-    channels = data.draw(st.sampled_from([GREY, GREY_ALPHA, RGB, RGBA]), "channels")
-    height, width = data.draw(st.integers(1, 9), "height"), data.draw(st.integers(1, 9), "width")
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), "seed"))
-    palette = rng.integers(0, 256, (n_colors, channels), dtype=np.uint8)
-    indices = rng.integers(0, n_colors, (height, width), dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "out.png"
-        size = write_palette_png(path, palette, indices)
-        assert size == path.stat().st_size
-        pixels = read_picture(path).pixels
-    expected = palette[indices]
-    if channels <= 2:
-        expected = expected[..., [0, 0, 0, 1][: channels + 2]]
-    if channels in (2, 4) and (expected[..., -1] == 255).all():
-        expected = expected[..., :-1]
-    np.testing.assert_array_equal(pixels, expected)
-
-
-@pytest.mark.parametrize(
-    ("palette", "indices", "complaint"),
-    [
-        (np.zeros((0, 3), np.uint8), any_indices(1), "palette must be"),
-        (np.zeros((257, 3), np.uint8), any_indices(1), "palette must be"),
-        (np.zeros((2, 5), np.uint8), any_indices(2), "palette must be"),
-        (np.zeros((2, 0), np.uint8), any_indices(2), "palette must be"),
-        (np.zeros(3, np.uint8), any_indices(1), "palette must be"),
-        (np.zeros((2, 3)), any_indices(2), "palette must be"),
-        (np.zeros((2, 3), np.uint8), any_indices(2).astype(np.int64), "indices must be"),
-        (np.zeros((2, 3), np.uint8), any_indices(2).ravel(), "indices must be"),
-        (np.zeros((2, 3), np.uint8), np.zeros((0, 4), np.uint8), "not empty"),
-        (np.zeros((2, 3), np.uint8), any_indices(3), "must be below 2"),
-    ],
-)
-def test_a_palette_and_indices_that_do_not_fit_are_a_value_error(tmp_path, palette, indices, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        write_palette_png(tmp_path / "out.png", palette, indices)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_is_in_the_way_is_kept_unless_it_may_be_overwritten(tmp_path):
-    path = tmp_path / "out.png"
-    path.write_bytes(b"old")
-    with pytest.raises(ImageError, match="already exists; use --force"):
-        write_palette_png(path, any_palette(5, RGB), any_indices(5))
-    assert path.read_bytes() == b"old"
-    assert write_palette_png(path, any_palette(5, RGB), any_indices(5), overwrite=True) == path.stat().st_size
-    assert path.read_bytes().startswith(PNG_MAGIC)

@@ -57,7 +57,8 @@ from gpukmeans_cli.main import main
 from gpukmeans_cli.main import run as run_process
 for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help"], [], ["compress"],
              ["compress", "a.png", "-k", "0"], ["compress", "a.png", "-o", "b.jpg"], ["compress", "a.png", "a.jpg"],
-             ["compress", "a.png", "--tol", "nan"], ["compress", "a.png", "--device", "tpu"]):
+             ["compress", "a.png", "--tol", "nan"], ["compress", "a.png", "--device", "tpu"],
+             ["compress", "a.png", "--max-bytes", "few"], ["palette"]):
     try:
         main(args)
     except SystemExit as exit:
@@ -65,15 +66,16 @@ for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help
         print(exit.code, *slow, file=sys.stderr)
 """
     answer = start(sys.executable, "-c", code, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 7
+    assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 9
     assert answer.returncode == 0
 
 
-def test_help_names_both_commands(run):
+def test_help_names_all_commands(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     assert re.search(r"^\W*compress\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*demo\s+\w", out, re.MULTILINE)
+    assert re.search(r"^\W*palette\s+\w", out, re.MULTILINE)
 
 
 def test_no_arguments_at_all_get_the_help(run):
@@ -86,8 +88,15 @@ def test_no_arguments_at_all_get_the_help(run):
 @pytest.mark.parametrize(
     ("panel", "options"),
     [
-        ("Output", {"--colors", "--output", "--force", "--max-pixels"}),
-        ("Clustering", {"--device", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"}),
+        (
+            "Colors",
+            {
+                *("--colors", "--min-psnr", "--max-bytes", "--fixed", "--palette", "--shared-palette"),
+                *("--space", "--dither", "--dither-strength"),
+            },
+        ),
+        ("Output", {"--output", "--force", "--allow-larger", "--optimize", "--strip", "--max-pixels"}),
+        ("Clustering", {"--device", "--best", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"}),
         ("Messages", {"--json", "--quiet", "--verbose"}),
     ],
 )
