@@ -4,7 +4,7 @@ COLORS ?= 20
 
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo picture test clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -14,6 +14,10 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),'$(IMAGE)')
+
+# docs/picture.png, which the README shows.
+picture: .venv/installed
+	$(BIN)/python scripts/readme_picture.py
 
 test: .venv/installed
 	$(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ called, so that a process holds the one it measures and no other.
 
 import functools
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,9 +146,9 @@ def find(name: str) -> Fit:
 REQUIRED = (*(name for name in PEERS if name != "gpukmeans"), "psutil")
 
 
-def missing() -> list[str]:
+def missing(required: Sequence[str] = REQUIRED) -> list[str]:
     """Names of the packages that the comparison needs and that are not installed."""
-    return [name for name in REQUIRED if not list(importlib.metadata.distributions(name=name))]
+    return [name for name in required if not list(importlib.metadata.distributions(name=name))]
 
 
 def versions() -> dict[str, str]:

@@ -3,9 +3,19 @@
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+
+class ProcessError(RuntimeError):
+    """A process failed. `last_line` is the last one it wrote on stderr, or says with which exit code it ended."""
+
+    def __init__(self, command: Sequence[str], exit_code: int, stderr: str) -> None:
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        self.last_line = lines[-1] if lines else f"exit code {exit_code}"
+        super().__init__(f"{command} failed with exit code {exit_code}: {self.last_line}")
 
 
 class Cost(NamedTuple):
@@ -17,14 +27,16 @@ class Cost(NamedTuple):
 
 
 def run(command: Sequence[str]) -> Cost:
-    """What the command costs; what it prints on stdout is dropped. RuntimeError if it fails. Not on Windows."""
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise RuntimeError(f"{command} failed with exit code {child.returncode}")
+    """What the command costs; what it prints is dropped. ProcessError if it fails. Not on Windows."""
+    with tempfile.TemporaryFile() as stderr:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            stderr.seek(0)
+            raise ProcessError(command, child.returncode, stderr.read().decode(errors="replace"))
     return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 

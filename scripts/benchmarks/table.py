@@ -23,6 +23,11 @@ def _block(cells: Sequence[Cell], show: Callable[[Cell], str], with_reference: b
         reference = [f"{of_case[next(iter(PEERS))].reference:.2f}"] if with_reference else []
         shown = [f"fails: {cell.fails[:40]}" if (cell := of_case[peer]).fails else show(cell) for peer in PEERS]
         lines.append([str(case), *reference, *shown])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells, each column as wide as its widest cell and flush right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
 
