@@ -4,6 +4,8 @@ import os
 
 # Tests that run beside other work should not wait for each other by spinning; see gpukmeans_cli.runtime.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes that share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import jaxtyping
