@@ -172,7 +172,7 @@ def pictures(
     """What is made of pictures, beside pngquant, Pillow and ImageMagick: four measures of error, bytes and seconds.
 
     Bytes are those of all files, everything else is the mean of them; seconds are a whole process for each. Takes about
-    ten minutes for eight photos of the Kodak set on two cores. Not on Windows.
+    twenty minutes for eight photos of the Kodak set on two cores. Not on Windows.
     """
     _need_peers(benchmark_pictures.REQUIRED)
     try:
