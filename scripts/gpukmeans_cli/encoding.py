@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -275,7 +276,7 @@ def _optimized(files: list[bytes]) -> bytes:
         raise ImageError(
             "cannot be optimized without oxipng; run pip install 'gpukmeans[optimize]' or leave out --optimize"
         ) from None
-    same = {"bit_depth_reduction": False, "color_type_reduction": False, "grayscale_reduction": False}
+    same: dict[str, Any] = {"bit_depth_reduction": False, "color_type_reduction": False, "grayscale_reduction": False}
     found = [oxipng.optimize_from_memory(png, level=4, palette_reduction=False, **same) for png in files]
     found.append(oxipng.optimize_from_memory(files[-1], level=4, **same))
     return min(found, key=len)
