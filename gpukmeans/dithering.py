@@ -52,7 +52,7 @@ def dither(
     check_image(image)
     _check_palette(palette, image)
     function = _check_dithering(dithering)
-    share = round(256 * _check_strength(strength))
+    share = round(256 * check_strength(strength))
     nearest = _nearest(image, palette)
     return function(image, palette, nearest, share) if share and len(palette) > 1 else nearest
 
@@ -363,7 +363,8 @@ def _check_dithering(dithering: str | Dithering) -> Dithering:
     return dithering
 
 
-def _check_strength(strength: object) -> float:
+def check_strength(strength: object) -> float:
+    """The strength itself, if it is a number from 0 to 1; else TypeError or ValueError."""
     if isinstance(strength, bool) or not isinstance(strength, (int, float)):
         raise TypeError(f"strength must be a number, got {type(strength).__name__}")
     if not 0 <= strength <= 1:

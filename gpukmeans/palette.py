@@ -88,7 +88,7 @@ def fit_palette(
     palette = _without_clustering(histogram, n_colors, fixed, space)
     if palette is not None:
         return palette
-    fixed = _with_invisible(fixed, histogram, n_colors)
+    fixed = with_invisible(fixed, histogram, n_colors - 1)
     x = space.encode(histogram.colors)
     chosen = choose(engine, x)
     clustering["fixed"] = space.encode(fixed) if len(fixed) else None
@@ -123,6 +123,18 @@ def mean_squared_error(
     return total / len(pixels) / _scale(colors) ** 2
 
 
+def with_invisible(colors: UInt8[Tensor, "k c"], histogram: ColorHistogram, most: int) -> UInt8[Tensor, "n c"]:
+    """The colors and, if the histogram has invisible pixels and they do not, what is invisible, up to `most` in all.
+
+    Else a mean with faint pixels would let all of them be seen a little, or an opaque color hide them.
+    """
+    if colors.shape[1] in (1, 3) or len(colors) >= most:
+        return colors
+    if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
+        return colors
+    return torch.cat([colors, colors.new_zeros(1, colors.shape[1])])
+
+
 def breaths(refine: int | None, n_colors: int) -> int:
     """The breaths asked for, or as many as pay: for more than 64 colors the second costs much and gains little."""
     return refine if refine is not None else (2 if n_colors <= _TWO_BREATHS_UP_TO else 1)
@@ -154,30 +166,16 @@ def _without_clustering(histogram: ColorHistogram, n_colors: int, fixed: Tensor,
     """Fixed colors (F, C) and after them all others of the histogram, unless these are too many."""
     if len(histogram.colors) > n_colors:
         return None
-    x = space.encode(histogram.colors)
-    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    labels = torch.zeros(len(histogram.colors), dtype=torch.int64, device=fixed.device)
     other = torch.ones_like(labels, dtype=torch.bool)
     if len(fixed) > 0:
-        near = assign(x, space.encode(fixed))
+        near = assign(space.encode(histogram.colors), space.encode(fixed))
         labels, other = near.labels, near.sqdist > 0
     if len(fixed) + int(other.sum()) > n_colors:
         return None
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
     colors = torch.cat([fixed, histogram.colors[other]])
     return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
-
-
-def _with_invisible(fixed: Tensor, histogram: ColorHistogram, n_colors: int) -> Tensor:
-    """The fixed colors and, if there are invisible pixels, the one that these wear, unless no other would be left.
-
-    A mean with faint pixels would let all of them be seen a little.
-    """
-    channels = histogram.colors.shape[1]
-    if channels not in (2, 4) or len(fixed) + 1 >= n_colors:
-        return fixed
-    if (fixed[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
-        return fixed
-    return torch.cat([fixed, fixed.new_zeros(1, channels)])
 
 
 def _complete(

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gpukmeans.assignment import assign
 from gpukmeans.checks import check_count, check_options
-from gpukmeans.colorspace import SRGB, ColorSpace, check_space, hide_invisible
-from gpukmeans.dithering import DITHERINGS
+from gpukmeans.colorspace import ColorSpace, check_space, hide_invisible
+from gpukmeans.dithering import DITHERINGS, check_strength
 from gpukmeans.dithering import dither as dithered
 from gpukmeans.engines import Engine, choose
 from gpukmeans.histogram import ColorHistogram, check_image, unique_colors
@@ -140,15 +139,11 @@ def apply_palette(
     if len(palette) == 0:
         raise ValueError("palette must have at least 1 color, got 0")
     _check_dither(dither, strength)
-    # Of all images side by side, since what is nearest is the same in each.
+    # Of all images side by side, where what is nearest is the same in each.
     rows = hide_invisible(image.reshape(-1, *image.shape[-2:]))
-    if dither != "none":
-        images = rows.view(-1, *image.shape[-3:])
-        indices = torch.stack([dithered(one, palette, dither, strength=strength) for one in images])
-        return IndexedImage(palette, indices.view(image.shape[:-1]))
-    histogram = unique_colors(rows)
-    labels = assign(SRGB.encode(histogram.colors), SRGB.encode(palette)).labels.to(torch.uint8)
-    return IndexedImage(palette, histogram.spread(labels, rows).view(image.shape[:-1]))
+    images = [rows] if dither == "none" else rows.view(-1, *image.shape[-3:])
+    indices = torch.cat([dithered(one, palette, dither, strength=strength) for one in images])
+    return IndexedImage(palette, indices.view(image.shape[:-1]))
 
 
 def index_image(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: Palette) -> IndexedImage:
@@ -178,7 +173,4 @@ def _check_dither(dither: str, strength: float) -> None:
         raise TypeError(f"dither must be a name, got {type(dither).__name__}")
     if dither not in DITHERINGS:
         raise ValueError(f"dither must be one of {', '.join(DITHERINGS)}, got {dither!r}")
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-        raise TypeError(f"strength must be a number, got {type(strength).__name__}")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength must be from 0 to 1, got {strength}")
+    check_strength(strength)

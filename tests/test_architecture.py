@@ -63,7 +63,6 @@ ARROWS = {
         },
         "dithering": {"assignment", "blocks", "colorspace", "histogram"},
         "quantization": {
-            "assignment",
             "checks",
             "colorspace",
             "dithering",
@@ -149,7 +148,6 @@ ARROWS = {
             "report",
             "source",
             "gpukmeans.colorspace",
-            "gpukmeans.dithering",
             "gpukmeans.engines",
             "gpukmeans.histogram",
             "gpukmeans.palette",

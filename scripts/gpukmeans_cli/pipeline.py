@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from gpukmeans.colorspace import COLOR_SPACES, hide_invisible
-from gpukmeans.dithering import dither
 from gpukmeans.engines import ENGINES
 from gpukmeans.histogram import ColorHistogram, unique_colors
-from gpukmeans.palette import Palette, fit_palette, mean_squared_error
+from gpukmeans.palette import Palette, fit_palette, mean_squared_error, with_invisible
 from gpukmeans.quantization import apply_palette
 from gpukmeans_cli.animation import encode_animation
 from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channels
@@ -203,16 +202,13 @@ def _picture(
         colors = fit.colors
     else:
         given = with_channels(torch.from_numpy(settings.palette), image.shape[-1]).to(image.device)
-        fit, colors = None, _with_invisible(given, histogram)
+        fit, colors = None, with_invisible(given, histogram, 256)
     clock.lap("cluster")
-    if settings.dither != "none":
-        options: dict[str, Any] = {"strength": settings.dither_strength}
-        indices = torch.stack([dither(frame, colors, settings.dither, **options) for frame in image])
-    elif fit is not None:
-        indices = histogram.spread(fit.labels, image.flatten(0, 1)).view(image.shape[:3])
+    if fit is not None and settings.dither == "none":
+        indices, mse = histogram.spread(fit.labels, image.flatten(0, 1)).view(image.shape[:3]), fit.mse
     else:
-        indices = apply_palette(image.flatten(0, 1), colors).indices.view(image.shape[:3])
-    mse = fit.mse if fit is not None and settings.dither == "none" else mean_squared_error(image, colors, indices)
+        indices = apply_palette(image, colors, dither=settings.dither, strength=settings.dither_strength).indices
+        mse = mean_squared_error(image, colors, indices)
     found = colors.cpu().numpy(), indices.cpu().numpy()
     clock.lap("map pixels")
     metadata = Metadata() if settings.strip else source.metadata
@@ -258,15 +254,6 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(why_unopened(error)) from error
-
-
-def _with_invisible(colors: Tensor, histogram: ColorHistogram) -> Tensor:
-    """Given colors (K, C), and what is invisible if the histogram has that and they have not: it is to stay so."""
-    if colors.shape[1] in (1, 3) or len(colors) == 256:
-        return colors
-    if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
-        return colors
-    return torch.cat([colors, torch.zeros_like(colors[:1])])
 
 
 def _is_kept(source: Source, found: _Picture, target: Path, settings: Settings) -> bool:
