@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import math
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageFile
 
+import gpukmeans_cli.png as png
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import decoding, load, open_image, opened, pixels_of, too_many_pixels, why_unopened
+from gpukmeans_cli.image_io import as_rgba, decoding, load, open_image, opened, pixels_of, too_many_pixels, why_unopened
 from gpukmeans_cli.metadata import Metadata, read_metadata, read_orientation
-
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 # What becomes of the place of a frame before the next is shown, in the numbers of APNG.
 _KEEP, _CLEAR, _RESTORE = 0, 1, 2
@@ -167,7 +167,7 @@ def _read_apng(data: bytes) -> _Stored | None:
 
     Pillow 13 mixes indices of palettes, and makes opaque pixels transparent, where a frame is laid over another.
     """
-    chunks = list(_chunks(data))
+    chunks = list(png.chunks(data))
     bodies = dict(reversed(chunks))  # the first of a kind
     width, height = struct.unpack_from(">II", bodies[b"IHDR"])
     n_frames, loop = struct.unpack_from(">II", bodies[b"acTL"])
@@ -188,21 +188,9 @@ def _read_apng(data: bytes) -> _Stored | None:
             canvas[place] = before
         elif control.disposal == _CLEAR:
             canvas[place] = 0
-    still = _decoded(_png(*[chunk for chunk in chunks if chunk[0] not in (b"acTL", b"fcTL", b"fdAT")]))
+    of_stills = [chunk for chunk in chunks if chunk[0] not in (b"acTL", b"fcTL", b"fdAT", b"IEND")]
+    still = _decoded(png.assembled(*itertools.starmap(png.chunk, of_stills)))
     return _Stored(frames, [control.duration() for control, _ in parts], loop, still)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at, kind = len(_PNG_MAGIC), b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body, check = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        if len(check) < 4:
-            raise SyntaxError("it is cut off")
-        if int.from_bytes(check, "big") != zlib.crc32(body, zlib.crc32(kind)):
-            raise SyntaxError("a chunk is broken")
-        yield kind, body
-        at += 12 + length
 
 
 def _frame_parts(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tuple[_Control, bytes]]:
@@ -227,8 +215,8 @@ def _frame_parts(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tuple
 
 def _part_as_png(bodies: Mapping[bytes, bytes], control: _Control, compressed: bytes) -> bytes:
     header = struct.pack(">II", control.width, control.height) + bodies[b"IHDR"][8:]
-    colors = [(kind, bodies[kind]) for kind in (b"PLTE", b"tRNS") if kind in bodies]
-    return _png((b"IHDR", header), *colors, (b"IDAT", compressed), (b"IEND", b""))
+    colors = [png.chunk(kind, bodies[kind]) for kind in (b"PLTE", b"tRNS") if kind in bodies]
+    return png.assembled(png.chunk(b"IHDR", header), *colors, png.chunk(b"IDAT", compressed))
 
 
 def _decoded(data: bytes) -> ImageFile.ImageFile:
@@ -238,17 +226,7 @@ def _decoded(data: bytes) -> ImageFile.ImageFile:
 
 
 def _rgba(data: bytes) -> np.ndarray:
-    return _as_rgba(pixels_of(_decoded(data)))
-
-
-def _as_rgba(colors: np.ndarray) -> np.ndarray:
-    """Colors (..., C) of 1..4 channels as RGBA."""
-    channels = colors.shape[-1]
-    rgba = np.full((*colors.shape[:-1], 4), 255, dtype=np.uint8)
-    rgba[..., :3] = colors[..., :3] if channels >= 3 else colors[..., :1]
-    if channels in (2, 4):
-        rgba[..., 3] = colors[..., -1]
-    return rgba
+    return as_rgba(pixels_of(_decoded(data)))
 
 
 def _laid_over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -277,7 +255,7 @@ def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animat
     if suffix.lower() not in _ENCODERS:
         raise ImageError(f"cannot become an animated {suffix or 'file without suffix'}; use {' or '.join(_ENCODERS)}")
     _check_fit(palette, indices, animation.durations)
-    return _ENCODERS[suffix.lower()](_as_rgba(palette), indices, animation)
+    return _ENCODERS[suffix.lower()](as_rgba(palette), indices, animation)
 
 
 def _check_fit(palette: np.ndarray, indices: np.ndarray, durations: tuple[float, ...]) -> None:
@@ -388,7 +366,7 @@ def _sub_blocks(data: bytes) -> bytes:
 
 def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes:
     height, width = indices.shape[1:]
-    bits = _bits(len(colors))
+    bits = png.depth_for(len(colors))
     spare = len(colors) < 1 << bits
     if spare:
         colors = np.concatenate([colors, np.zeros((1, 4), dtype=np.uint8)])
@@ -399,13 +377,14 @@ def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> byte
     skip = int(places[-1]) if spare else 0 if colors[0, 3] == 0 else None
     n_seen_through = np.count_nonzero(colors[:, 3] < 255)
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0)),
-        *_metadata_chunks(animation.metadata),
-        (b"acTL", struct.pack(">II", len(indices), 1 if animation.loop is None else animation.loop)),
-        (b"PLTE", colors[:, :3].tobytes()),
+        png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0)),
+        *png.before_palette(animation.metadata),
+        *png.before_pixels(animation.metadata),
+        png.chunk(b"acTL", struct.pack(">II", len(indices), 1 if animation.loop is None else animation.loop)),
+        png.chunk(b"PLTE", colors[:, :3].tobytes()),
     ]
     if n_seen_through:
-        chunks.append((b"tRNS", colors[:n_seen_through, 3].tobytes()))
+        chunks.append(png.chunk(b"tRNS", colors[:n_seen_through, 3].tobytes()))
     opaque = colors[:, 3] == 255
     shown, number = None, 0
     for frame, duration in zip(indices, animation.durations, strict=True):
@@ -426,42 +405,14 @@ def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> byte
             disposal=_KEEP,
             blending=blending,
         )
-        chunks.append((b"fcTL", _CONTROL.pack(*control)))
+        chunks.append(png.chunk(b"fcTL", _CONTROL.pack(*control)))
         if shown is None:
-            chunks.append((b"IDAT", data))
+            chunks.append(png.chunk(b"IDAT", data))
         else:
-            chunks.append((b"fdAT", struct.pack(">I", number + 1) + data))
+            chunks.append(png.chunk(b"fdAT", struct.pack(">I", number + 1) + data))
         number += 1 if shown is None else 2
         shown = frame
-    return _png(*chunks, (b"IEND", b""))
-
-
-def _png(*chunks: tuple[bytes, bytes]) -> bytes:
-    written = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
-        for kind, body in chunks
-    ]
-    return b"".join([_PNG_MAGIC, *written])
-
-
-def _metadata_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
-    if metadata.icc_profile:
-        yield b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9)
-    if metadata.dpi:
-        yield b"pHYs", struct.pack(">IIB", *(int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi), 1)
-    if metadata.exif:
-        yield b"eXIf", metadata.exif
-    if metadata.xmp:
-        yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp
-    texts = PngImagePlugin.PngInfo()
-    for keyword, text in metadata.text.items():
-        texts.add_text(keyword, text, zip=len(text) > 256)
-    for kind, body, *_ in texts.chunks:
-        yield kind, body
-
-
-def _bits(n_colors: int) -> int:
-    return next(bits for bits in (1, 2, 4, 8) if n_colors <= 1 << bits)
+    return png.assembled(*chunks)
 
 
 def _smaller_apng_part(part: np.ndarray, changed: np.ndarray, skip: int | None, bits: int) -> tuple[bytes, int]:
@@ -474,12 +425,7 @@ def _smaller_apng_part(part: np.ndarray, changed: np.ndarray, skip: int | None, 
 
 
 def _idat(part: np.ndarray, bits: int) -> bytes:
-    per_byte = 8 // bits
-    padded = np.pad(part, ((0, 0), (0, -part.shape[1] % per_byte)))
-    packed = np.zeros((len(part), padded.shape[1] // per_byte), dtype=np.uint8)
-    for pixel in range(per_byte):
-        packed |= padded[:, pixel::per_byte] << np.uint8(8 - bits * (pixel + 1))
-    return zlib.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes(), 9)  # a 0 before each row: no filter
+    return zlib.compress(png.rows_of(png.packed(part, bits), 0), 9)
 
 
 def _delay(duration: float) -> tuple[int, int]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import gpukmeans_cli.png as png
 from gpukmeans_cli.files import ImageError, publish
+from gpukmeans_cli.image_io import as_rgba
 from gpukmeans_cli.metadata import Metadata
 
 # How hard to look for repeats. Level 4 takes a third of the time of level 8 and is up to 17 % larger, so the longer
@@ -23,14 +24,7 @@ from gpukmeans_cli.metadata import Metadata
 LEVEL, QUICK_LEVEL = 8, 4
 NEAR, FULL_OF_REPEATS = 1.15, 0.3
 
-_MAGIC = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3  # color types of PNG
-
-_XMP = "XML:com.adobe.xmp"
-_KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
-
-# Readers refuse compressed texts that unpack to more.
-_LARGEST_PACKED_TEXT = 1 << 20
 
 
 def encode_still(
@@ -84,10 +78,7 @@ def _check_fit(palette: np.ndarray, indices: np.ndarray) -> None:
 def _colors_in_use(palette: np.ndarray, indices: np.ndarray, whole_palette: bool) -> tuple[np.ndarray, np.ndarray]:
     """The distinct RGBA that pixels wear, or all, (K, 4) in lexicographic order, and the indices that place them."""
     used = (np.bincount(indices.ravel(), minlength=len(palette)) > 0) | whole_palette
-    rgba = np.full((len(palette), 4), 255, dtype=np.uint8)
-    rgba[:, :3] = palette[:, :3] if palette.shape[1] >= 3 else palette[:, :1]
-    if palette.shape[1] in (2, 4):
-        rgba[:, 3] = palette[:, -1]
+    rgba = as_rgba(palette)
     invisible = np.flatnonzero(used & (rgba[:, 3] == 0))
     rgba[invisible] = rgba[invisible[:1]]
     colors, places = np.unique(rgba[used], axis=0, return_inverse=True)
@@ -140,7 +131,7 @@ def _grey_layout(colors: np.ndarray, indices: np.ndarray) -> _Layout | None:
     depths = (8,) if hidden.size else (1, 2, 4, 8)
     depth = next(bits for bits in depths if not (levels % (255 // (2**bits - 1))).any())
     levels //= 255 // (2**depth - 1)
-    key = _chunk(b"tRNS", struct.pack(">H", levels[hidden[0]])) if hidden.size else b""
+    key = png.chunk(b"tRNS", struct.pack(">H", levels[hidden[0]])) if hidden.size else b""
     return _Layout(_GREY, depth, levels[indices], key)
 
 
@@ -149,15 +140,11 @@ def _palette_layout(colors: np.ndarray, indices: np.ndarray, order: np.ndarray) 
     order = order[np.argsort(colors[order, 3] == 255, kind="stable")]
     ranks = np.empty(len(order), dtype=np.uint8)
     ranks[order] = np.arange(len(order))
-    chunks = _chunk(b"PLTE", colors[order, :3].tobytes())
+    chunks = png.chunk(b"PLTE", colors[order, :3].tobytes())
     alpha = colors[order, 3]
     if (alpha < 255).any():
-        chunks += _chunk(b"tRNS", alpha[alpha < 255].tobytes())
-    return _Layout(_PALETTE, _depth(len(colors)), ranks[indices], chunks)
-
-
-def _depth(n_colors: int) -> int:
-    return next(bits for bits in (1, 2, 4, 8) if n_colors <= 2**bits)
+        chunks += png.chunk(b"tRNS", alpha[alpha < 255].tobytes())
+    return _Layout(_PALETTE, png.depth_for(len(colors)), ranks[indices], chunks)
 
 
 def _stream(layout: _Layout) -> bytes:
@@ -166,7 +153,7 @@ def _stream(layout: _Layout) -> bytes:
     Eight Kodak photos in 16, 64 and 256 colors are 633, 1,113 and 1,736 kB so; Pillow's default makes 706, 1,203 and
     1,883 kB of them.
     """
-    rows = _rows(_packed(layout), 0)
+    rows = png.rows_of(png.packed(layout.samples, layout.depth), 0)
     found = [_filtered_stream(layout), _deflated(rows, 1, zlib.Z_RLE), _deflated(rows, QUICK_LEVEL)]
     near = NEAR if len(found[-1]) <= FULL_OF_REPEATS * len(rows) else 1
     if len(found[-1]) <= near * min(map(len, found)):
@@ -182,30 +169,15 @@ def _filtered_stream(layout: _Layout) -> bytes:
     like only in the row above, and often: of them runs alone are looked for.
     """
     if layout.depth < 8:
-        packed = _packed(layout)
+        packed = png.packed(layout.samples, layout.depth)
         above = np.zeros_like(packed)
         above[1:] = packed[:-1]
-        return _deflated(_rows(packed - above, 2), 1, zlib.Z_RLE)
+        return _deflated(png.rows_of(packed - above, 2), 1, zlib.Z_RLE)
     # Pillow picks the filter of each row, for grey pictures only, in 3 ms where numpy takes 20.
     data = io.BytesIO()
     image = Image.fromarray(layout.samples)
     image.save(data, "PNG", compress_level=QUICK_LEVEL, compress_type=zlib.Z_HUFFMAN_ONLY)
-    return b"".join(content for kind, content in _chunks(data.getvalue()) if kind == b"IDAT")
-
-
-def _packed(layout: _Layout) -> np.ndarray:
-    """The bytes of the rows: uint8 (height, ceil(width * depth / 8)), the left sample in the highest bits."""
-    per_byte = 8 // layout.depth
-    height, width = layout.samples.shape
-    packed = np.zeros((height, -(-width // per_byte)), dtype=np.uint8)
-    for place in range(per_byte):
-        part = layout.samples[:, place::per_byte]
-        packed[:, : part.shape[1]] |= part << (8 - layout.depth * (place + 1))
-    return packed
-
-
-def _rows(packed: np.ndarray, filter_type: int) -> bytes:
-    return np.pad(packed, ((0, 0), (1, 0)), constant_values=filter_type).tobytes()
+    return b"".join(content for kind, content in png.chunks(data.getvalue()) if kind == b"IDAT")
 
 
 def _deflated(rows: bytes, level: int, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
@@ -216,53 +188,8 @@ def _deflated(rows: bytes, level: int, strategy: int = zlib.Z_DEFAULT_STRATEGY) 
 def _assembled(layout: _Layout, stream: bytes, metadata: Metadata) -> bytes:
     height, width = layout.samples.shape
     header = struct.pack(">IIBBBBB", width, height, layout.depth, layout.color_type, 0, 0, 0)
-    parts = [_MAGIC, _chunk(b"IHDR", header), *_before_palette(metadata), layout.chunks, *_before_pixels(metadata)]
-    return b"".join([*parts, _chunk(b"IDAT", stream), _chunk(b"IEND", b"")])
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = len(_MAGIC)
-    while at < len(png):
-        (length,) = struct.unpack_from(">I", png, at)
-        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        at += 12 + length
-
-
-def _before_palette(metadata: Metadata) -> Iterator[bytes]:
-    if metadata.icc_profile is not None:
-        yield _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9))
-
-
-def _before_pixels(metadata: Metadata) -> Iterator[bytes]:
-    # A resolution of nothing, or beyond what a field holds, is none.
-    if metadata.dpi is not None and all(0.0127 <= dpi < 5e7 for dpi in metadata.dpi):
-        per_meter = [int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi]
-        yield _chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
-    if metadata.exif is not None:
-        yield _chunk(b"eXIf", metadata.exif)
-    if metadata.xmp is not None:
-        # Never packed: so the standard of XMP wants it, for programs that look for it in the bytes of any file.
-        yield _chunk(b"iTXt", _XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
-    for keyword, text in metadata.text.items():
-        if not (keyword == _XMP and metadata.xmp is not None) and _KEYWORD.fullmatch(keyword):
-            yield _text_chunk(keyword.encode("latin-1"), text)
-
-
-def _text_chunk(name: bytes, text: str) -> bytes:
-    """A text as PNG wants it: Latin-1 where that can say it, otherwise UTF-8; packed if that is smaller."""
-    try:
-        content, kind = text.encode("latin-1"), b"tEXt"
-    except UnicodeEncodeError:
-        content, kind = text.encode("utf-8", errors="replace"), b"iTXt"
-    packed = zlib.compress(content, 9)
-    smaller = len(packed) + 1 < len(content) <= _LARGEST_PACKED_TEXT
-    if kind == b"iTXt":
-        return _chunk(kind, name + (b"\0\1\0\0\0" + packed if smaller else b"\0\0\0\0\0" + content))
-    return _chunk(b"zTXt", name + b"\0\0" + packed) if smaller else _chunk(kind, name + b"\0" + content)
+    before = [png.chunk(b"IHDR", header), *png.before_palette(metadata), layout.chunks, *png.before_pixels(metadata)]
+    return png.assembled(*before, png.chunk(b"IDAT", stream))
 
 
 def _optimized(files: list[bytes]) -> bytes:

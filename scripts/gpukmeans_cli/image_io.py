@@ -208,6 +208,16 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     return pixels
 
 
+def as_rgba(colors: np.ndarray) -> np.ndarray:
+    """Colors (..., C) as in `Picture`, as RGBA (..., 4)."""
+    channels = colors.shape[-1]
+    rgba = np.full((*colors.shape[:-1], 4), 255, dtype=np.uint8)
+    rgba[..., :3] = colors[..., :3] if channels >= 3 else colors[..., :1]
+    if channels in (2, 4):
+        rgba[..., 3] = colors[..., -1]
+    return rgba
+
+
 def _grey_pixels(image: Image.Image) -> np.ndarray:
     if image.mode == "1":
         image = image.convert("L")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.image_io import as_rgba, read_picture
 
 # What an index of 8 bits can name.
 _MOST_COLORS = 256
@@ -170,11 +170,7 @@ def _gimp_colors(text: str) -> Iterator[tuple[int, ...]]:
 
 def _shown(pixels: np.ndarray) -> list[tuple[int, ...]]:
     """R, G, B and alpha of the distinct colors of a picture, those of alpha 0 as one, in order of first appearance."""
-    channels = pixels.shape[2]
-    pixels = pixels.reshape(-1, channels)
-    rgba = np.empty((len(pixels), 4), dtype=np.uint8)
-    rgba[:, :3] = pixels[:, :3] if channels >= 3 else pixels[:, :1]
-    rgba[:, 3] = pixels[:, -1] if channels in (2, 4) else 255
+    rgba = as_rgba(pixels.reshape(-1, pixels.shape[2]))
     rgba[rgba[:, 3] == 0] = 0
     _, first = np.unique(rgba.view(np.uint32), return_index=True)
     _check_number(len(first))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from gpukmeans_cli import encoding
+from gpukmeans_cli import png as png_module
 from gpukmeans_cli.encoding import encode_still, write_png
 from gpukmeans_cli.files import SUFFIXES, ImageError
 from gpukmeans_cli.metadata import Metadata
@@ -445,7 +446,7 @@ def test_a_text_is_read_again(text, kind):
 
 
 def test_a_text_too_long_for_readers_to_unpack_is_not_packed():
-    text = "a" * (encoding._LARGEST_PACKED_TEXT + 1)
+    text = "a" * (png_module._LARGEST_PACKED_TEXT + 1)
     assert reopened(".png", text={"Comment": text}).text == {"Comment": text}
 
 
