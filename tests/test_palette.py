@@ -11,10 +11,6 @@ from gpukmeans.engines import choose
 from gpukmeans.palette import BEST, fit_palette, mean_squared_error
 
 
-def nearest_by_hand(pixels, palette):
-    return ((pixels[:, None].int() - palette[None].int()) ** 2).sum(dim=2).argmin(dim=1)
-
-
 def test_centers_that_round_to_one_color_make_room_for_the_worst_served():
     # Black, and three colors whose mean of 1/3 in each channel is black too when rounded; blue is the most.
     image = torch.tensor([[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]], dtype=torch.uint8)
@@ -49,20 +45,6 @@ def test_a_color_that_is_added_may_take_all_from_another():
     palette = fit_palette(unique_colors(image), 4, init=lambda points, k, generator: start, refine=0, max_iter=1)
     assert len(palette.colors) == 4
     assert palette.labels.unique().tolist() == [0, 1, 2, 3]
-
-
-def _ramp(channels):
-    """257 colors that differ by little."""
-    digits = torch.arange(257)
-    image = torch.stack([digits % 7, digits // 7 % 7, digits // 49, digits * 0 + 200], dim=1)
-    return image[None, :, [0, 1, 2, 3][:channels]].to(torch.uint8)
-
-
-def _faint(channels):
-    """Many colors of hardly any alpha, and some of more."""
-    image = random_image(40, 40, channels, 256, 3)
-    image[:30, :, -1] = image[:30, :, -1] % 3
-    return hide_invisible(image)
 
 
 def test_invisible_colors_that_were_not_hidden_are_one_entry():
@@ -201,10 +183,6 @@ def test_colors_that_are_fixed_need_no_other_place(n_colors):
     assert torch.equal(result.pixels(), image)
     palette = fit_palette(unique_colors(image), n_colors, fixed=GREYS[:2])
     assert (palette.engine, palette.mse, palette.n_iter) == (None, 0, 0)
-
-
-def dithered_by_rows(image, palette, dithering, *, strength):
-    return (torch.arange(len(image))[:, None] % len(palette)).expand(image.shape[:2]).to(torch.uint8)
 
 
 def test_all_colors_are_clustered_from_the_free_centers_found_among_means(china, monkeypatch):

@@ -1,4 +1,5 @@
 import errno
+import functools
 import io
 import json
 import math
@@ -40,21 +41,13 @@ ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"
 ENV |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """Exit code, stdout and stderr of `gpukmeans compress`."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main(["compress", *map(str, args)])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "compress")
 
 
 @pytest.fixture

@@ -1,34 +1,25 @@
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn
-import torch
 from picture_files import assert_one_line, chunks, files, noise, rgba, save
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.dithering import DITHERINGS
-from gpukmeans_cli.main import main
 
 CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """Exit code, stdout and stderr of `gpukmeans compress`."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main(["compress", *map(str, args)])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "compress")
 
 
 @pytest.fixture

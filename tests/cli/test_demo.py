@@ -1,19 +1,15 @@
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.main import main
 from gpukmeans_cli.sample import draw_sample
 
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
@@ -31,15 +27,9 @@ def photo(tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """Exit code, stdout and stderr of `gpukmeans demo`."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main(["demo", *map(str, args)])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "demo")
 
 
 def names(folder):

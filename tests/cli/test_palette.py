@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from picture_files import assert_one_line, noise
 from PIL import Image
 
 from gpukmeans_cli import palette as command
@@ -18,21 +19,13 @@ from gpukmeans_cli.palettes import read_palette
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """Exit code, stdout and stderr of `gpukmeans palette`."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            main(["palette", *map(str, args)])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "palette")
 
 
 @pytest.fixture
@@ -42,10 +35,6 @@ def photo(tmp_path):
     return save(pixels.reshape(4, 4, 3), tmp_path / "photo.png")
 
 
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
 def save(pixels, path, **options):
     Image.fromarray(np.array(pixels, dtype=np.uint8)).save(path, **options)
     return path
@@ -53,12 +42,6 @@ def save(pixels, path, **options):
 
 def refuse(*args, **options):
     raise AssertionError("this should not have been called")
-
-
-def assert_one_line(err, *parts):
-    assert re.fullmatch(r"gpukmeans: [^\n]+\n", err)
-    for part in parts:
-        assert part in err
 
 
 # What is printed
