@@ -100,10 +100,9 @@ ARROWS = {
             "sample",
             "gpukmeans.histogram",
         },
-        "arguments": {"files", "goals", "palettes"},
+        "arguments": {"device", "files", "goals", "palettes"},
         "compress": {
             "arguments",
-            "device",
             "files",
             "messages",
             "pipeline",
@@ -128,7 +127,6 @@ ARROWS = {
         "palette": {
             "arguments",
             "channels",
-            "device",
             "files",
             "messages",
             "palettes",

@@ -1,11 +1,11 @@
-"""What the arguments of `gpukmeans compress` mean together, or a sentence on why they cannot be meant."""
+"""Arguments that commands share, what they mean together, or a sentence on why they cannot be meant."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,24 @@ from gpukmeans_cli.files import SUFFIXES, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from gpukmeans_cli.goals import Goal
+
+# Panels of the help.
+OUTPUT, CLUSTERING = "Output", "Clustering"
+
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite an existing output.", rich_help_panel=OUTPUT)]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Refuse pictures of more pixels. Default: Pillow's limit, about 179 million.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=CLUSTERING)]
 
 
 def check_one_of(options: dict[str, object]) -> None:
@@ -28,6 +44,16 @@ def check_device_name(name: str) -> None:
     """TyperException unless it may be the name of a device, whether that is there or not."""
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
         raise typer.TyperException(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+
+
+def device_called(name: str) -> "torch.device":
+    """The device of that name. TyperException if it is not there. Imports torch."""
+    from gpukmeans_cli.device import DeviceError, pick_device
+
+    try:
+        return pick_device(name)
+    except DeviceError as error:
+        raise typer.TyperException(str(error)) from None
 
 
 def goal_of(min_psnr: float | None, max_bytes: str | None) -> "Goal | None":

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gpukmeans_cli.arguments import check_device_name, check_one_of, given_colors, goal_of, pair_with_outputs
+from gpukmeans_cli.arguments import (
+    CLUSTERING,
+    OUTPUT,
+    DeviceName,
+    Force,
+    MaxPixels,
+    check_device_name,
+    check_one_of,
+    device_called,
+    given_colors,
+    goal_of,
+    pair_with_outputs,
+)
 from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.messages import say, warn
 from gpukmeans_cli.runtime import import_torch
@@ -15,7 +27,7 @@ from gpukmeans_cli.runtime import import_torch
 if TYPE_CHECKING:
     from gpukmeans_cli.pipeline import Outcome, Settings
 
-_COLORS, _OUTPUT, _CLUSTERING, _MESSAGES = "Colors", "Output", "Clustering", "Messages"
+_COLORS, _MESSAGES = "Colors", "Messages"
 
 # The dicts of these are in modules that import torch, which takes longer than to print the help.
 Init = Literal["k-means++", "k-means||", "random"]
@@ -95,49 +107,39 @@ def compress(
             "--output",
             help="Where to write, of one input: .png, .gif or .webp. Default: <stem>-<K>.png beside the input, or "
             "<stem>-palette.png where there is no K.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("-f", "--force", help="Overwrite an existing output.", rich_help_panel=_OUTPUT)
-    ] = False,
+    force: Force = False,
     allow_larger: Annotated[
         bool,
         typer.Option(
             "--allow-larger",
             help="Write also where the input, of the same format, is no larger, which else is kept.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     optimize: Annotated[
         bool,
-        typer.Option("--optimize", help="Make PNGs smaller by oxipng, which takes longer.", rich_help_panel=_OUTPUT),
+        typer.Option("--optimize", help="Make PNGs smaller by oxipng, which takes longer.", rich_help_panel=OUTPUT),
     ] = False,
     strip: Annotated[
         bool,
         typer.Option(
-            "--strip", help="Leave out color profile, resolution, EXIF, XMP and text.", rich_help_panel=_OUTPUT
+            "--strip", help="Leave out color profile, resolution, EXIF, XMP and text.", rich_help_panel=OUTPUT
         ),
     ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Refuse pictures of more pixels. Default: Pillow's limit, about 179 million.",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_CLUSTERING)] = "auto",
+    max_pixels: MaxPixels = None,
+    device: DeviceName = "auto",
     best: Annotated[
-        bool, typer.Option("--best", help="Search longer for a better palette.", rich_help_panel=_CLUSTERING)
+        bool, typer.Option("--best", help="Search longer for a better palette.", rich_help_panel=CLUSTERING)
     ] = False,
-    init: Annotated[Init, typer.Option(help="How first centers are chosen.", rich_help_panel=_CLUSTERING)] = "random",
+    init: Annotated[Init, typer.Option(help="How first centers are chosen.", rich_help_panel=CLUSTERING)] = "random",
     n_init: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Runs, of which the best is kept. Default: 1.", rich_help_panel=_CLUSTERING, show_default=False
+            min=1, help="Runs, of which the best is kept. Default: 1.", rich_help_panel=CLUSTERING, show_default=False
         ),
     ] = None,
     refine: Annotated[
@@ -145,23 +147,23 @@ def compress(
         typer.Option(
             min=0,
             help="Searches for better centers before a run. Default: 1.",
-            rich_help_panel=_CLUSTERING,
+            rich_help_panel=CLUSTERING,
             show_default=False,
         ),
     ] = None,
-    max_iter: Annotated[int, typer.Option(min=1, help="Most rounds of a run.", rich_help_panel=_CLUSTERING)] = 100,
+    max_iter: Annotated[int, typer.Option(min=1, help="Most rounds of a run.", rich_help_panel=CLUSTERING)] = 100,
     tol: Annotated[
         float | None,
         typer.Option(
             min=0,
             help="Stop when a round gains no more than this share. Default: 0.0001.",
-            rich_help_panel=_CLUSTERING,
+            rich_help_panel=CLUSTERING,
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes.", rich_help_panel=_CLUSTERING),
+        typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes.", rich_help_panel=CLUSTERING),
     ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line on stdout, for each file.", rich_help_panel=_MESSAGES)
@@ -204,18 +206,13 @@ def compress(
     # Only now, when there is work to do: importing torch takes longer than most pictures.
     import_torch()
     from gpukmeans.palette import BEST
-    from gpukmeans_cli.device import DeviceError, pick_device
     from gpukmeans_cli.pipeline import Settings
     from gpukmeans_cli.pipeline import shared_palette as fit_shared_palette
 
-    try:
-        picked = pick_device(device)
-    except DeviceError as error:
-        raise typer.TyperException(str(error)) from None
     asked = {"n_init": n_init, "refine": refine, "tol": tol}
     settings = Settings(
         n_colors=n_colors,
-        device=picked,
+        device=device_called(device),
         any_device=device == "auto",
         goal=goal,
         space=space,

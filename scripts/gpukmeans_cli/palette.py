@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpukmeans_cli.arguments import check_device_name
+from gpukmeans_cli.arguments import CLUSTERING, OUTPUT, DeviceName, Force, MaxPixels, check_device_name, device_called
 from gpukmeans_cli.messages import one_line, say, warn
 from gpukmeans_cli.runtime import import_torch
 from gpukmeans_cli.swatches import color_bits, swatch
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from gpukmeans.histogram import ColorHistogram
     from gpukmeans_cli.shares import Shares
-
-_OUTPUT, _CLUSTERING = "Output", "Clustering"
 
 
 def palette(
@@ -37,18 +35,18 @@ def palette(
             min=1,
             max=256,
             help="Most colors of a palette, 1 to 256.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = 8,
     shared: Annotated[
-        bool, typer.Option("--shared", help="One palette over all pictures.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--shared", help="One palette over all pictures.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="One JSON object a line on stdout, for each palette.", rich_help_panel=_OUTPUT),
+        typer.Option("--json", help="One JSON object a line on stdout, for each palette.", rich_help_panel=OUTPUT),
     ] = False,
     as_gpl: Annotated[
-        bool, typer.Option("--gpl", help="Print one palette as GIMP reads it.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--gpl", help="Print one palette as GIMP reads it.", rich_help_panel=OUTPUT)
     ] = False,
     output: Annotated[
         Path | None,
@@ -56,26 +54,16 @@ def palette(
             "-o",
             "--output",
             help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("-f", "--force", help="Overwrite an existing output.", rich_help_panel=_OUTPUT)
-    ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Refuse pictures of more pixels. Default: Pillow's limit, about 179 million.",
-            rich_help_panel=_OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_CLUSTERING)] = "auto",
+    force: Force = False,
+    max_pixels: MaxPixels = None,
+    device: DeviceName = "auto",
     seed: Annotated[
         int,
-        typer.Option(min=0, max=2**63 - 1, help="Same seed, same colors.", rich_help_panel=_CLUSTERING),
+        typer.Option(min=0, max=2**63 - 1, help="Same seed, same colors.", rich_help_panel=CLUSTERING),
     ] = 0,
 ) -> int:
     """Print the colors that stand for each picture, with the share of its pixels that each serves."""
@@ -86,15 +74,10 @@ def palette(
 
     # Only now, when there is work to do: importing torch takes longer than most pictures.
     import_torch()
-    from gpukmeans_cli.device import DeviceError, pick_device
 
-    try:
-        picked = pick_device(device)
-    except DeviceError as error:
-        raise typer.TyperException(str(error)) from None
     job = _Job(
         n_colors=colors,
-        device=picked,
+        device=device_called(device),
         max_pixels=max_pixels,
         seed=seed,
         shared=shared,
