@@ -146,7 +146,7 @@ def compress(
         int | None,
         typer.Option(
             min=0,
-            help="Searches for better centers before a run. Default: 1.",
+            help="Searches for better centers before a run. Default: 2, for more than 64 colors 1.",
             rich_help_panel=CLUSTERING,
             show_default=False,
         ),
