@@ -63,7 +63,7 @@ def _compress_and_compare(source: Path, target: Path, sheet: Path, colors: int) 
     from gpukmeans_cli.encoding import write_png
     from gpukmeans_cli.image_io import read_picture
     from gpukmeans_cli.pipeline import Settings, compress_picture
-    from gpukmeans_cli.report import format_size
+    from gpukmeans_cli.reports import format_size
 
     settings = Settings(n_colors=colors, device=pick_device("auto"), force=True)
     report = compress_picture(source, target, settings).report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.report import format_size
+from gpukmeans_cli.reports import format_size
 
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 

@@ -25,7 +25,7 @@ from gpukmeans_cli.goals import Goal
 from gpukmeans_cli.image_io import why_unopened
 from gpukmeans_cli.memory import within_memory
 from gpukmeans_cli.metadata import Metadata
-from gpukmeans_cli.report import Report
+from gpukmeans_cli.reports import Report
 from gpukmeans_cli.source import Source, read_source
 
 # Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the

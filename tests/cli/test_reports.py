@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpukmeans_cli.report import Report, format_size
+from gpukmeans_cli.reports import Report, format_size
 
 REPORT = Report(
     input="photos/sea.jpg",
