@@ -76,9 +76,8 @@ def fit_palette(
     Where there are many colors, first centers are found, restarts made and `refine` done among the means of those that
     are alike, which costs a fraction (see `gpukmeans.coarsening.coarse`); `polish` are breaths of the same kind among
     all colors after that. Random centers with one breath of `refine` lead to better optima than k-means++, and with
-    many colors sooner: over eight photos in 16, 64 and 256 colors 207.5, 55.9 and 18.1 in 89, 149 and 387 ms, where
-    k-means++ gave 209.4, 56.0 and 18.3 in 81, 199 and 504 ms; measured 2026-11-24 on two CPU cores. By default there
-    are two breaths, one for more than 64 colors. `BEST` are options for smaller errors.
+    many colors sooner (docs/performance.md). By default there are two breaths, one for more than 64 colors.
+    `BEST` are options for smaller errors.
     """
     check_n_colors(n_colors)
     space = check_space(space)

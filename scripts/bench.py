@@ -33,6 +33,7 @@ from benchmarks import pngquant as palettes
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import medians, run
 from benchmarks.table import table
+from gpukmeans.dithering import DITHERINGS, dither
 from gpukmeans.histogram import unique_colors
 from gpukmeans.palette import BEST
 from gpukmeans.quantization import quantize
@@ -49,6 +50,7 @@ MSE_MARKS = {4: 966.0, 16: 208.0, 64: 56.2, 256: 18.5}
 BEST_MARKS = {4: 962.5, 16: 206.4, 64: 55.7, 256: 18.2}
 KODAK = {f"kodim{number:02}.png" for number in range(1, 9)}
 SECONDS_MARK, MEMORY_MARK, HELP_MARK = 0.6, 1e9, 0.3
+DITHERING_MARK = 1.5
 PNGQUANT_MARKS = {16: 1.0, 256: 2.0}
 
 
@@ -199,6 +201,22 @@ def pictures(
     for k in n_colors:
         print(f"\nMarks at K = {k}")
         print(*benchmark_pictures.marks([row for row in rows if row.n_colors == k]), sep="\n")
+
+
+@app.command()
+def dithering(runs: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5) -> None:
+    """Seconds of each dithering on a picture of 4 megapixels in 256 colors, in one process."""
+    _print_machine()
+    image = torch.from_numpy(draw_sample(2400, 1667))
+    palette = quantize(image, 256).palette
+    seconds: dict[str, list[float]] = {name: [] for name in DITHERINGS}
+    for _ in range(runs + 1):
+        for name, times in seconds.items():
+            start = time.perf_counter()
+            dither(image, palette, name)
+            times.append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        _print_mark(name, statistics.median(times[1:]), DITHERING_MARK, "s")  # the first is to warm up
 
 
 @app.command()
