@@ -1,11 +1,11 @@
-"""Arguments that commands share, what they mean together, or a sentence on why they cannot be meant."""
+"""What arguments mean together, or a sentence on why they cannot be meant."""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from gpukmeans_cli.goals import Goal
-
-# Panels of the help.
-OUTPUT, CLUSTERING = "Output", "Clustering"
-
-Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite an existing output.", rich_help_panel=OUTPUT)]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Refuse pictures of more pixels. Default: Pillow's limit, about 179 million.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=CLUSTERING)]
 
 
 def check_one_of(options: dict[str, object]) -> None:

@@ -3,16 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
+import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import (
-    CLUSTERING,
-    OUTPUT,
-    DeviceName,
-    Force,
-    MaxPixels,
     check_device_name,
     check_one_of,
     device_called,
@@ -27,154 +23,35 @@ from gpukmeans_cli.runtime import import_torch
 if TYPE_CHECKING:
     from gpukmeans_cli.pipeline import Outcome, Settings
 
-_COLORS, _MESSAGES = "Colors", "Messages"
-
-# The dicts of these are in modules that import torch, which takes longer than to print the help.
-Init = Literal["k-means++", "k-means||", "random"]
-Space = Literal["srgb", "linear", "oklab"]
-Dither = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
-
 
 def compress(
-    inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUT...", help="Image files.", show_default=False)
-    ] = None,
-    colors: Annotated[
-        int | None,
-        typer.Option(
-            "-k",
-            "--colors",
-            metavar="K",
-            min=1,
-            max=256,
-            help="Most colors of the palette, 1 to 256. Default: 20.",
-            rich_help_panel=_COLORS,
-            show_default=False,
-        ),
-    ] = None,
-    min_psnr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DB",
-            help="Instead of K: the fewest colors that reach this PSNR.",
-            rich_help_panel=_COLORS,
-            show_default=False,
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Instead of K: the most colors that fit a file of this size, such as 40k.",
-            rich_help_panel=_COLORS,
-            show_default=False,
-        ),
-    ] = None,
-    fixed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLORS",
-            help="Colors that the palette has in any case, such as '#ff0000,#fff'.",
-            rich_help_panel=_COLORS,
-            show_default=False,
-        ),
-    ] = None,
-    palette: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Only map to these colors: an image, a GIMP palette or a list in hex.",
-            rich_help_panel=_COLORS,
-            show_default=False,
-        ),
-    ] = None,
-    shared_palette: Annotated[
-        bool, typer.Option("--shared-palette", help="One palette for all inputs.", rich_help_panel=_COLORS)
-    ] = False,
-    space: Annotated[
-        Space, typer.Option(help="Where colors are near to each other or far.", rich_help_panel=_COLORS)
-    ] = "srgb",
-    dither: Annotated[
-        Dither, typer.Option(help="How pixels share what their color is off.", rich_help_panel=_COLORS)
-    ] = "none",
-    dither_strength: Annotated[
-        float, typer.Option(metavar="S", min=0, max=1, help="How much of it, 0 to 1.", rich_help_panel=_COLORS)
-    ] = 1.0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Where to write, of one input: .png, .gif or .webp. Default: <stem>-<K>.png beside the input, or "
-            "<stem>-palette.png where there is no K.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    force: Force = False,
-    allow_larger: Annotated[
-        bool,
-        typer.Option(
-            "--allow-larger",
-            help="Write also where the input, of the same format, is no larger, which else is kept.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
-    optimize: Annotated[
-        bool,
-        typer.Option("--optimize", help="Make PNGs smaller by oxipng, which takes longer.", rich_help_panel=OUTPUT),
-    ] = False,
-    strip: Annotated[
-        bool,
-        typer.Option(
-            "--strip", help="Leave out color profile, resolution, EXIF, XMP and text.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    max_pixels: MaxPixels = None,
-    device: DeviceName = "auto",
-    best: Annotated[
-        bool, typer.Option("--best", help="Search longer for a better palette.", rich_help_panel=CLUSTERING)
-    ] = False,
-    init: Annotated[Init, typer.Option(help="How first centers are chosen.", rich_help_panel=CLUSTERING)] = "random",
-    n_init: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Runs, of which the best is kept. Default: 1.", rich_help_panel=CLUSTERING, show_default=False
-        ),
-    ] = None,
-    refine: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Searches for better centers before a run. Default: 2, for more than 64 colors 1.",
-            rich_help_panel=CLUSTERING,
-            show_default=False,
-        ),
-    ] = None,
-    max_iter: Annotated[int, typer.Option(min=1, help="Most rounds of a run.", rich_help_panel=CLUSTERING)] = 100,
-    tol: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Stop when a round gains no more than this share. Default: 0.0001.",
-            rich_help_panel=CLUSTERING,
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes.", rich_help_panel=CLUSTERING),
-    ] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line on stdout, for each file.", rich_help_panel=_MESSAGES)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print nothing but errors.", rich_help_panel=_MESSAGES)
-    ] = False,
-    verbose: Annotated[
-        bool,
-        typer.Option("-v", "--verbose", help="Also print engine, convergence and timings.", rich_help_panel=_MESSAGES),
-    ] = False,
+    inputs: options.Inputs = None,
+    colors: options.Colors = None,
+    min_psnr: options.MinPsnr = None,
+    max_bytes: options.MaxBytes = None,
+    fixed: options.Fixed = None,
+    palette: options.PaletteFile = None,
+    shared_palette: options.SharedPalette = False,
+    space: options.SpaceName = "srgb",
+    dither: options.DitherName = "none",
+    dither_strength: options.DitherStrength = 1.0,
+    output: options.Output = None,
+    force: options.Force = False,
+    allow_larger: options.AllowLarger = False,
+    optimize: options.Optimize = False,
+    strip: options.Strip = False,
+    max_pixels: options.MaxPixels = None,
+    device: options.DeviceName = "auto",
+    best: options.Best = False,
+    init: options.InitName = "random",
+    n_init: options.Restarts = None,
+    refine: options.Refine = None,
+    max_iter: options.MaxIter = 100,
+    tol: options.Tol = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> int:
     """Write each picture with a palette of few colors."""
     if not inputs:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpukmeans_cli.arguments import CLUSTERING, OUTPUT, DeviceName, Force, MaxPixels, check_device_name, device_called
+import gpukmeans_cli.options as options
+from gpukmeans_cli.arguments import check_device_name, device_called
 from gpukmeans_cli.messages import one_line, say, warn
 from gpukmeans_cli.runtime import import_torch
 from gpukmeans_cli.swatches import color_bits, swatch
@@ -35,18 +36,20 @@ def palette(
             min=1,
             max=256,
             help="Most colors of a palette, 1 to 256.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = 8,
     shared: Annotated[
-        bool, typer.Option("--shared", help="One palette over all pictures.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--shared", help="One palette over all pictures.", rich_help_panel=options.OUTPUT)
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="One JSON object a line on stdout, for each palette.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--json", help="One JSON object a line on stdout, for each palette.", rich_help_panel=options.OUTPUT
+        ),
     ] = False,
     as_gpl: Annotated[
-        bool, typer.Option("--gpl", help="Print one palette as GIMP reads it.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--gpl", help="Print one palette as GIMP reads it.", rich_help_panel=options.OUTPUT)
     ] = False,
     output: Annotated[
         Path | None,
@@ -54,16 +57,16 @@ def palette(
             "-o",
             "--output",
             help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000.",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
     ] = None,
-    force: Force = False,
-    max_pixels: MaxPixels = None,
-    device: DeviceName = "auto",
+    force: options.Force = False,
+    max_pixels: options.MaxPixels = None,
+    device: options.DeviceName = "auto",
     seed: Annotated[
         int,
-        typer.Option(min=0, max=2**63 - 1, help="Same seed, same colors.", rich_help_panel=CLUSTERING),
+        typer.Option(min=0, max=2**63 - 1, help="Same seed, same colors.", rich_help_panel=options.CLUSTERING),
     ] = 0,
 ) -> int:
     """Print the colors that stand for each picture, with the share of its pixels that each serves."""

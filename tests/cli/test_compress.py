@@ -15,7 +15,6 @@ import sysconfig
 import threading
 import time
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -27,7 +26,6 @@ from PIL import Image
 import gpukmeans
 from gpukmeans.palette import BEST
 from gpukmeans_cli import pipeline
-from gpukmeans_cli.compress import compress
 from gpukmeans_cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -472,13 +470,6 @@ def test_options_reach_the_clustering(run, photo, clustering):
 def test_best_searches_longer_but_for_what_is_asked_for_otherwise(run, photo, clustering):
     run(photo, "--best", "--n-init", 3)
     assert {name: clustering[name] for name in BEST} == BEST | {"n_init": 3}
-
-
-def test_the_names_of_options_are_those_of_the_package():
-    hints = get_type_hints(compress)
-    assert set(get_args(hints["init"])) == set(gpukmeans.SEEDINGS)
-    assert set(get_args(hints["space"])) == set(gpukmeans.COLOR_SPACES)
-    assert set(get_args(hints["dither"])) == set(gpukmeans.DITHERINGS)
 
 
 @pytest.mark.parametrize("name", gpukmeans.SEEDINGS)
