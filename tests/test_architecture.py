@@ -117,7 +117,7 @@ ARROWS = {
         "goals": {"files", "reports"},
         "memory": {"files"},
         "channels": {"gpukmeans.histogram"},
-        "source": {"animation", "image_io", "metadata"},
+        "source": {"animation", "files", "image_io", "metadata"},
         "shares": {
             "channels",
             "image_io",
@@ -144,7 +144,6 @@ ARROWS = {
             "encoding",
             "files",
             "goals",
-            "image_io",
             "memory",
             "metadata",
             "reports",

@@ -6,22 +6,20 @@ import dataclasses
 import io
 import itertools
 import math
-import os
-import stat
 import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
 
 import gpukmeans_cli.png as png
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import as_rgba, decoding, load, open_image, opened, pixels_of, too_many_pixels, why_unopened
+from gpukmeans_cli.image_io import as_rgba, decoding, load, open_image, opened, pixels_of, size_of, too_many_pixels
 from gpukmeans_cli.metadata import Metadata, read_metadata, read_orientation
 
 # What becomes of the place of a frame before the next is shown, in the numbers of APNG.
@@ -60,22 +58,17 @@ def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | 
     """The animation in a GIF, PNG or WebP file; None for a still or another format.
 
     Frames are whole: what a frame leaves of those before is filled in, and disposed of as the file says. The default
-    image of an APNG that is no frame is left out. What lies outside the canvas of a GIF is cut off. None also for what
-    is no regular file, as a pipe can be read only once. Profiles for grey are dropped, since the frames are RGBA.
+    image of an APNG that is no frame is left out. What lies outside the canvas of a GIF is cut off. Profiles for grey
+    are dropped, since the frames are RGBA.
 
     Raises ImageError as `read_picture` does; `max_pixels` is for all frames together.
     """
-    try:
-        kind = path.stat().st_mode
-    except OSError as error:
-        raise ImageError(why_unopened(error)) from error
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-        return None
     with opened(path, max_pixels) as file:
-        return _read(file)
+        return animation_in(file)
 
 
-def _read(file: io.BufferedReader) -> Animation | None:
+def animation_in(file: BinaryIO) -> Animation | None:
+    """What `read_animation` returns, of an open file (`opened`) at its beginning."""
     with decoding():
         image = open_image(file)
         if image.format not in ("GIF", "PNG", "WEBP") or not getattr(image, "is_animated", False):
@@ -101,7 +94,7 @@ def _read(file: io.BufferedReader) -> Animation | None:
         loop=stored.loop,
         mode=mode,
         format=kind,
-        n_bytes=os.fstat(file.fileno()).st_size,
+        n_bytes=size_of(file),
         metadata=metadata,
     )
 

@@ -7,17 +7,22 @@ import io
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.metadata import Metadata, read_metadata
+
+STDIN = Path("-")
+"""What stands for standard input where a path is asked for."""
 
 # Pixels converted at a time: besides the decoded picture and the result only this much is held.
 STRIP_PIXELS = 1 << 20
@@ -26,9 +31,6 @@ STRIP_PIXELS = 1 << 20
 _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-
-# Pillow's limit and the warning filters belong to the whole process, so readers take turns.
-_PILLOW = threading.Lock()
 
 # What Pillow logs while it fails would stand on stderr beside our one sentence.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -60,21 +62,33 @@ def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
     `max_pixels` pixels; by default those that Pillow refuses (twice `Image.MAX_IMAGE_PIXELS`).
     """
     with opened(path, max_pixels) as file:
-        return _read(file)
+        return picture_in(file)
 
 
 @contextlib.contextmanager
-def opened(path: Path, max_pixels: int | None) -> Iterator[io.BufferedReader]:
-    """The file, with Pillow to ourselves and at its limit of pixels; ImageError if it cannot be opened or held."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise ImageError(why_unopened(error)) from error
-    with file, _pillow_to_ourselves(max_pixels):
+def opened(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
+    """The file, which can be read more than once, and Pillow at that limit of pixels; `STDIN` is standard input.
+
+    ImageError if it cannot be opened or held.
+    """
+    with _open(path) as file, _PILLOW.within(max_pixels):
         try:
             yield file
         except MemoryError as error:
             raise ImageError("is too large for the memory of this machine; make it smaller first") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if path == STDIN:
+            return io.BytesIO(sys.stdin.buffer.read())
+        file = path.open("rb")
+        if file.seekable():
+            return file
+        with file:  # a pipe
+            return io.BytesIO(file.read())
+    except OSError as error:
+        raise ImageError(why_unopened(error)) from error
 
 
 def why_unopened(error: OSError) -> str:
@@ -88,28 +102,56 @@ def why_unopened(error: OSError) -> str:
     return f"cannot be opened ({error.strerror}); check the path"
 
 
-@contextlib.contextmanager
-def _pillow_to_ourselves(max_pixels: int | None) -> Iterator[None]:
-    """Inside, Pillow warns of nothing and raises, before it takes memory, for more pixels than the limit.
+class _Pillow:
+    """Pillow's limit of pixels and the filters of warnings, which belong to the whole process, set while readers work.
+
+    Readers of one limit work at the same time; those of another wait until all are done.
 
     Pillow raises only at twice MAX_IMAGE_PIXELS and warns before; with the warning made an error, MAX_IMAGE_PIXELS is
     the limit itself, also for the pictures that some formats keep inside (ICO, TIFF tiles).
     """
-    with _PILLOW, warnings.catch_warnings():
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = 0
+        self._asked: int | None = None
+        self._restored = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def within(self, max_pixels: int | None) -> Iterator[None]:
+        """Inside, Pillow warns of nothing and raises, before it takes memory, for more pixels than the limit."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._readers or self._asked == max_pixels)
+            if not self._readers:
+                self._set(max_pixels)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                if not self._readers:
+                    self._restored.close()
+                    self._changed.notify_all()
+
+    def _set(self, max_pixels: int | None) -> None:
+        self._asked = max_pixels
+        self._restored.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS
+        self._restored.callback(setattr, Image, "MAX_IMAGE_PIXELS", before)
         if max_pixels is not None:
             Image.MAX_IMAGE_PIXELS = max_pixels
         elif before is not None:
             Image.MAX_IMAGE_PIXELS = 2 * before
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
-def _read(file: io.BufferedReader) -> Picture:
+_PILLOW = _Pillow()
+
+
+def picture_in(file: BinaryIO) -> Picture:
+    """What `read_picture` returns, of an open file (`opened`) at its beginning."""
     with decoding():
         image = open_image(file)
         frames = max(1, getattr(image, "n_frames", 1))
@@ -119,15 +161,19 @@ def _read(file: io.BufferedReader) -> Picture:
         _turn_upright(image)
     pixels = pixels_of(image)
     del image  # before the copy without alpha is made
-    n_bytes = os.fstat(file.fileno()).st_size
     return Picture(
         pixels=_without_opaque_alpha(pixels),
         mode=mode,
         format=kind,
         frames=frames,
-        n_bytes=n_bytes,
+        n_bytes=size_of(file),
         metadata=metadata,
     )
+
+
+def size_of(file: BinaryIO) -> int:
+    """The bytes of an open file, at whose end it then is."""
+    return file.seek(0, os.SEEK_END)
 
 
 @contextlib.contextmanager
@@ -148,10 +194,11 @@ def decoding() -> Iterator[None]:
         raise ImageError(f"cannot be decoded ({reason}); if it is damaged, copy or export it again") from error
 
 
-def open_image(file: io.BufferedReader) -> ImageFile.ImageFile:
-    """The image in a file, of which only the head has been read. For use inside `decoding`."""
-    if not file.peek(1):
+def open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    """The image in a file at its beginning, of which only the head has been read. For use inside `decoding`."""
+    if not file.read(1):
         raise ImageError("is empty (0 bytes); copy or export it again")
+    file.seek(0)
     image = Image.open(file)
     if 0 in image.size:
         raise ImageError("has no pixels; export it again")

@@ -22,7 +22,6 @@ from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channe
 from gpukmeans_cli.encoding import encode_still
 from gpukmeans_cli.files import ImageError, check_free, publish
 from gpukmeans_cli.goals import Goal
-from gpukmeans_cli.image_io import why_unopened
 from gpukmeans_cli.memory import within_memory
 from gpukmeans_cli.metadata import Metadata
 from gpukmeans_cli.reports import Report
@@ -161,7 +160,7 @@ def _compress(path: Path, target: Path, settings: Settings) -> Outcome:
         n_colors = settings.goal.search(min(256, len(histogram.colors)), picture_of)
     found = picture_of(n_colors)
     kept = _is_kept(source, found, target, settings)
-    publish(target, _bytes_of(path) if kept else found.data, overwrite=settings.force)
+    publish(target, source.original() if kept else found.data, overwrite=settings.force)
     clock.lap("write")
     report = Report(
         input=str(path),
@@ -249,13 +248,6 @@ def _fit(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palett
     )
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(why_unopened(error)) from error
-
-
 def _is_kept(source: Source, found: _Picture, target: Path, settings: Settings) -> bool:
     """Whether the input, of the same format, is no larger, so that it may stand for a picture of fewer colors.
 
@@ -264,7 +256,7 @@ def _is_kept(source: Source, found: _Picture, target: Path, settings: Settings) 
     asked_for_more = settings.allow_larger or settings.palette is not None or settings.fixed is not None
     to_strip = settings.strip and source.metadata != Metadata()
     same_format = source.format.lower() == target.suffix.lower()[1:]
-    return same_format and not asked_for_more and not to_strip and 0 < source.n_bytes <= found.n_bytes
+    return same_format and not asked_for_more and not to_strip and source.n_bytes <= found.n_bytes
 
 
 def _with_channels_of(image: Tensor, settings: Settings) -> Tensor:

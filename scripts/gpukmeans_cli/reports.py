@@ -32,8 +32,7 @@ class Report:
         """The report as a person wants it."""
         frames = f"{self.frames} frames of " if self.frames > 1 else ""
         sizes = f"{format_size(self.bytes_in)} -> {format_size(self.bytes_out)}"
-        if self.bytes_in:  # a pipe has no size
-            sizes += f" ({self.bytes_out / self.bytes_in:.0%}{', larger' if self.bytes_out > self.bytes_in else ''})"
+        sizes += f" ({self.bytes_out / self.bytes_in:.0%}{', larger' if self.bytes_out > self.bytes_in else ''})"
         if self.kept:
             sizes = f"{format_size(self.bytes_in)}, kept as it is: few colors would make it no smaller"
         quality = "lossless" if self.psnr is None else f"PSNR {self.psnr:.2f} dB"

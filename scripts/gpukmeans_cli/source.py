@@ -1,12 +1,16 @@
 """What a picture file holds, of one frame or of many."""
 
-from dataclasses import dataclass
+import io
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from gpukmeans_cli.animation import Animation, read_animation
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.animation import Animation, animation_in
+from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.image_io import opened, picture_in, why_unopened
 from gpukmeans_cli.metadata import Metadata
 
 
@@ -14,6 +18,7 @@ from gpukmeans_cli.metadata import Metadata
 class Source:
     """The pixels (F, H, W, C) of a file, uint8, and what is to be kept of it beside them."""
 
+    path: Path
     pixels: np.ndarray
     mode: str
     """The mode that Pillow reports for the file as stored."""
@@ -24,20 +29,45 @@ class Source:
     """More than F where only the first is taken."""
     metadata: Metadata
     animation: Animation | None
+    _held: "bytes | _Stamp" = field(repr=False)
+    """The bytes of what can be read only once, or what shows whether a file is still the same."""
+
+    def original(self) -> bytes:
+        """The bytes of the file as they were when it was read. ImageError if it has changed since, or is gone."""
+        if isinstance(self._held, bytes):
+            return self._held
+        try:
+            with self.path.open("rb") as file:
+                before, data, after = _stamp(file), file.read(), _stamp(file)
+        except OSError as error:
+            raise ImageError(why_unopened(error)) from error
+        if not before == after == self._held:
+            raise ImageError("has changed while it was worked on; try again")
+        return data
+
+
+_Stamp = tuple[int, int, int, int]
 
 
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
-    """The pixels of a picture file: all frames of an animation, or the first. ImageError if it cannot be read."""
-    animation = read_animation(path, max_pixels=max_pixels)
-    if animation is None:
-        picture = read_picture(path, max_pixels=max_pixels)
-        pixels, frames_in_file = picture.pixels[None], picture.frames
-    else:
-        picture = animation
-        opaque = animation.frames[..., 3].min() == 255
-        pixels = animation.frames[..., :3].copy() if opaque else animation.frames
-        frames_in_file = len(pixels)
+    """The pixels of a picture file: all frames of an animation, or the first. ImageError if it cannot be read.
+
+    The path is that of a file or a pipe, which is opened once, or `STDIN`.
+    """
+    with opened(path, max_pixels) as file:
+        held = file.getvalue() if isinstance(file, io.BytesIO) else _stamp(file)
+        animation = animation_in(file)
+        if animation is None:
+            file.seek(0)
+            picture = picture_in(file)
+            pixels, frames_in_file = picture.pixels[None], picture.frames
+        else:
+            picture = animation
+            opaque = animation.frames[..., 3].min() == 255
+            pixels = animation.frames[..., :3].copy() if opaque else animation.frames
+            frames_in_file = len(pixels)
     return Source(
+        path=path,
         pixels=pixels,
         mode=picture.mode,
         format=picture.format,
@@ -45,4 +75,11 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         frames_in_file=frames_in_file,
         metadata=picture.metadata,
         animation=animation,
+        _held=held,
     )
+
+
+def _stamp(file: BinaryIO) -> _Stamp:
+    """What is different when another file, or another content, has taken its place."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

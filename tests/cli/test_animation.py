@@ -1,5 +1,4 @@
 import io
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -271,11 +270,6 @@ def test_a_still_is_no_animation(tmp_path, suffix):
 
 def test_pages_of_a_tiff_are_no_animation(tmp_path):
     assert read_animation(save(tmp_path / "a.tif", moving_square())) is None
-
-
-def test_a_pipe_is_left_to_be_read_as_a_still(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    assert read_animation(tmp_path / "pipe") is None
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])

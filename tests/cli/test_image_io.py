@@ -15,7 +15,7 @@ from PIL import Image
 
 from gpukmeans_cli import image_io
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.image_io import opened, read_picture
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, GREY_ALPHA, RGB, RGBA = 1, 2, 3, 4
@@ -641,6 +641,21 @@ def test_pillows_own_limit_is_left_as_it_was(tmp_path):
     assert Image.MAX_IMAGE_PIXELS == 50
     refusal(path, max_pixels=1)
     assert Image.MAX_IMAGE_PIXELS == 50
+
+
+def test_readers_of_one_limit_work_at_the_same_time(tmp_path):
+    path, together = blank(tmp_path / "p.png", 20, 20), threading.Barrier(3)
+
+    def read() -> None:
+        with opened(path, 400):
+            together.wait(timeout=10)  # which raises if the others are kept out
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    together.wait(timeout=10)
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.usefixtures("_low_limit")

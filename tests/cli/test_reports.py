@@ -43,10 +43,6 @@ def test_the_line_tells_a_file_that_grew():
     assert "100 bytes -> 250 bytes (250%, larger)" in replace(REPORT, bytes_in=100, bytes_out=250).line()
 
 
-def test_the_line_survives_an_input_whose_size_is_not_known():
-    assert "640 x 427" in replace(REPORT, bytes_in=0).line()
-
-
 def test_the_json_has_these_keys_in_this_order():
     keys = "input output width height frames mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
     assert list(REPORT.as_json()) == [*keys.split(), "kept", "device", "seconds"]

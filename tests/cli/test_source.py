@@ -1,8 +1,14 @@
+import io
+import os
+import sys
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.image_io import STDIN
 from gpukmeans_cli.source import read_source
 
 
@@ -40,3 +46,68 @@ def test_of_pages_that_are_no_animation_only_the_first_is_taken(tmp_path):
 def test_what_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(ImageError, match="does not exist"):
         read_source(tmp_path / "missing.png")
+
+
+def moving(path):
+    first, *others = (Image.fromarray(frame) for frame in frames(4, 3))
+    first.save(path, save_all=True, append_images=others, duration=70)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
+def test_a_pipe_is_read_like_a_file_also_if_it_moves(tmp_path):
+    data = moving(tmp_path / "moving.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[data], daemon=True)
+    writer.start()
+    source = read_source(tmp_path / "pipe")
+    writer.join(timeout=10)
+    assert np.array_equal(source.pixels, frames(4, 3))
+    assert (source.n_bytes, source.original()) == (len(data), data)
+
+
+def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
+    data = moving(tmp_path / "moving.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    source = read_source(STDIN)
+    assert np.array_equal(source.pixels, frames(4, 3))
+    assert (source.n_bytes, source.original()) == (len(data), data)
+
+
+def test_the_bytes_of_a_file_can_be_had_again(tmp_path):
+    path = moving(tmp_path / "moving.png")
+    assert read_source(path).original() == path.read_bytes()
+
+
+def longer(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def replaced(path):
+    data = path.read_bytes()
+    path.unlink()
+    path.with_name("other").write_bytes(data)
+    path.with_name("other").rename(path)
+
+
+def touched(path):
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [longer, replaced, touched])
+def test_a_file_that_has_changed_is_not_taken_for_what_was_read(tmp_path, change):
+    path = moving(tmp_path / "moving.png")
+    keeper = path.open("rb")  # so that its number is not given to another file
+    source = read_source(path)
+    change(path)
+    with pytest.raises(ImageError, match="has changed while it was worked on; try again"):
+        source.original()
+    keeper.close()
+
+
+def test_a_file_that_has_gone_is_an_error(tmp_path):
+    source = read_source(moving(tmp_path / "moving.png"))
+    source.path.unlink()
+    with pytest.raises(ImageError, match="does not exist"):
+        source.original()
