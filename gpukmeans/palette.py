@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpukmeans.assignment import assign
 from gpukmeans.blocks import blocks
-from gpukmeans.clustering import kmeans
+from gpukmeans.clustering import Callback, kmeans
 from gpukmeans.coarsening import coarse
 from gpukmeans.colorspace import SRGB, ColorSpace, check_space
 from gpukmeans.engines import Engine, choose
@@ -56,6 +56,7 @@ def fit_palette(
     n_init: int = 1,
     refine: int | None = None,
     polish: int = 0,
+    callback: Callback | None = None,
     engine: str | Engine = "auto",
     **clustering: Any,
 ) -> Palette:
@@ -71,13 +72,17 @@ def fit_palette(
 
     `fixed` colors (F, C), F <= `n_colors`, come first, as they are and whether used or not. Those of the histogram that
     are among them count for nothing else, so there is no clustering if no more than `n_colors` - F are left. Pixels of
-    alpha 0 keep an entry of their own, 0 in all channels, unless it would be the only one.
+    alpha 0 keep an entry of their own, 0 in all channels, unless it would be the only one. A color most of whose pixels
+    are opaque is opaque.
 
     Where there are many colors, first centers are found, restarts made and `refine` done among the means of those that
     are alike, which costs a fraction (see `gpukmeans.coarsening.coarse`); `polish` are breaths of the same kind among
     all colors after that. Random centers with one breath of `refine` lead to better optima than k-means++, and with
     many colors sooner (docs/performance.md). By default there are two breaths, one for more than 64 colors.
     `BEST` are options for smaller errors.
+
+    `callback` is that of the `kmeans` over all colors, whose rounds `n_iter` counts: it is called after each of them,
+    but not while first centers are found. The last inertia is that of the centers before they are rounded to 8 bits.
     """
     check_n_colors(n_colors)
     space = check_space(space)
@@ -97,8 +102,10 @@ def fit_palette(
     if means is not None:
         start = kmeans(means.x, n_colors, weights=means.weights, engine=engine, **search, **clustering)
         search = {"init": start.centers[len(fixed) :], "refine": polish}
+    search["callback"] = callback
     result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
     found = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
+    found = _solid(found, result.labels.long() - len(fixed), histogram)
     colors, labels = _complete(fixed, found, histogram, x, space, chosen)
     return Palette(
         colors=colors,
@@ -175,6 +182,21 @@ def _without_clustering(histogram: ColorHistogram, n_colors: int, fixed: Tensor,
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
     colors = torch.cat([fixed, histogram.colors[other]])
     return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
+
+
+def _solid(found: Tensor, labels: Tensor, histogram: ColorHistogram) -> Tensor:
+    """The colors (K, C), opaque where most pixels of the cluster (labels (M,), below 0 of none) are.
+
+    A mean with a few pixels of an edge would let something shine through all those that are opaque.
+    """
+    if found.shape[1] in (1, 3):
+        return found
+    inside = labels >= 0
+    opaque = torch.where(histogram.colors[:, -1] == 255, histogram.counts, -histogram.counts)
+    balance = torch.zeros(len(found), dtype=torch.int64, device=found.device)
+    balance.scatter_add_(0, labels[inside].long(), opaque[inside])
+    alpha = torch.where(balance > 0, 255, found[:, -1])
+    return torch.cat([found[:, :-1], alpha[:, None].to(torch.uint8)], dim=1)
 
 
 def _complete(

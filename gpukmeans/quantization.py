@@ -112,7 +112,7 @@ def quantize(
             engine=engine,
             generator=generator,
         )
-        if dither == "none":
+        if dither == "none" or not strength:
             found.append(index_image(visible, histogram, palette))
         else:
             found.append(IndexedImage(palette.colors, dithered(visible, palette.colors, dither, strength=strength)))

@@ -102,6 +102,7 @@ def _rounded(image: Tensor) -> Tensor:
     if image.numel() > 0:
         lowest, highest = torch.aminmax(image)
         if not (lowest >= 0 and highest <= 1):
-            came = f"{float(lowest):.3g} to {float(highest):.3g}"
+            # Digits enough that float32 just above 1 is not said to be 1.
+            came = f"{float(lowest):.8g} to {float(highest):.8g}"
             raise ValueError(f"image must be uint8 or of floats from 0 to 1, got floats from {came}")
     return (image.float() * 255).round().to(torch.uint8)

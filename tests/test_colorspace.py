@@ -130,6 +130,19 @@ def test_decode_rounds_and_does_not_truncate():
     assert SRGB.decode(torch.tensor([[9.7, 9.7, 9.7]]), 1).tolist() == [[10]]
 
 
+def test_decode_from_oklab_rounds_the_8_bit_value():
+    # Of a grey that lies between 100 and 101, L is the cube root of its light.
+    signal = (torch.tensor([[100.45], [100.55]], dtype=torch.float64) / 255 + 0.055) / 1.055
+    lightness = OKLAB.steps * signal ** (2.4 / 3)
+    points = torch.cat([lightness, torch.zeros(2, 2)], dim=1).float()
+    assert OKLAB.decode(points, 1).tolist() == [[100], [101]]
+
+
+def test_the_lower_of_two_values_wins_a_tie_in_linear_light():
+    points = LINEAR.encode(torch.arange(256, dtype=torch.uint8)[:, None])
+    assert torch.equal(LINEAR.decode((points[:-1] + points[1:]) / 2, 1)[:, 0], torch.arange(255, dtype=torch.uint8))
+
+
 def test_decode_stays_within_8_bits():
     # Alpha 0.6 rounds to 1, and premultiplied 300 would then be a color of 300.
     assert SRGB.decode(torch.tensor([[300.0, -1.0, 20.0, 0.6 * 255]]), 4).tolist() == [[255, 0, 20, 1]]

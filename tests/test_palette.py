@@ -121,6 +121,32 @@ def test_the_best_options_make_errors_smaller(china):
     assert fit_palette(histogram, 64, **BEST).mse < fit_palette(histogram, 64).mse
 
 
+def test_the_callback_sees_each_round_over_all_colors_and_changes_no_bit(china, monkeypatch):
+    found, seen = [], []
+
+    def spy(x, n_clusters, **options):
+        found.append(kmeans(x, n_clusters, **options))
+        return found[-1]
+
+    monkeypatch.setattr(palette_module, "kmeans", spy)
+    histogram = unique_colors(china)
+    palette = fit_palette(histogram, 16, callback=lambda n_iter, inertia, shift: seen.append((n_iter, inertia.item())))
+    assert [n_iter for n_iter, _ in seen] == list(range(1, palette.n_iter + 1))
+    assert len(found) == 2  # among means, which nobody watched, and among all colors
+    assert seen[-1][1] == found[-1].inertia.item() == min(inertia for _, inertia in seen)
+    assert seen[-1][1] / histogram.counts.sum().item() == pytest.approx(palette.mse, rel=0.005)  # but for the rounding
+    plain = fit_palette(histogram, 16)
+    assert torch.equal(plain.colors, palette.colors)
+    assert (plain.mse, plain.n_iter) == (palette.mse, palette.n_iter)
+
+
+def test_a_callback_may_end_the_clustering_and_is_not_called_without_one(china):
+    palette = fit_palette(unique_colors(china), 16, callback=lambda n_iter, inertia, shift: n_iter == 2)
+    assert (palette.n_iter, palette.converged) == (2, False)
+    few = torch.tensor([[[3], [9]]], dtype=torch.uint8)
+    assert fit_palette(unique_colors(few), 2, callback=lambda *round: pytest.fail("nothing to cluster")).n_iter == 0
+
+
 def test_as_many_colors_as_asked_for_need_no_clustering():
     palette = fit_palette(unique_colors(torch.tensor([[[3], [9]]], dtype=torch.uint8)), 2)
     assert (palette.n_iter, palette.converged, palette.mse) == (0, True, 0)
@@ -223,3 +249,16 @@ def test_invisible_pixels_stay_invisible_and_are_one_entry(channels, space):
         assert palette.labels[0] == 0
     fixed = torch.tensor([[9] * channels, [7] * (channels - 1) + [0]], dtype=torch.uint8)
     assert (fit_palette(histogram, 5, fixed=fixed).colors[:, -1] == 0).sum() == 1
+
+
+def test_a_soft_edge_lets_nothing_shine_through_what_is_opaque():
+    # A disc of colors that all differ a little, with an edge of a few pixels, over nothing.
+    y, x = torch.meshgrid(torch.arange(80) - 40, torch.arange(80) - 40, indexing="ij")
+    alpha = ((32 - (x * x + y * y).float().sqrt()) * 80).clamp(0, 255)
+    image = torch.stack([128 + x, 128 + y, 128 - x, alpha], dim=2).to(torch.uint8)
+    image[alpha.to(torch.uint8) == 0] = 0
+    for n_colors in (4, 8, 32):
+        palette = fit_palette(unique_colors(image), n_colors)
+        shown = palette.colors[unique_colors(image).spread(palette.labels, image).long()]
+        assert (shown[image[..., 3] == 255][:, 3] == 255).all()
+        assert len(palette.colors) == n_colors

@@ -254,6 +254,13 @@ def test_a_dithering_chooses_the_indices_of_a_palette_that_is_the_same_without(c
     assert torch.equal(apply_palette(image, result.palette, dither="rows").pixels(), result.pixels())
 
 
+@pytest.mark.parametrize("space", list(COLOR_SPACES))
+def test_a_strength_of_zero_is_no_dithering_in_any_space(china, space):
+    image = china[:64, :64].contiguous()
+    plain, dithered = (quantize(image, 8, space=space, dither=name, strength=0.0) for name in ("none", "bayer"))
+    assert torch.equal(plain.indices, dithered.indices)
+
+
 def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
     image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
     shown = quantize(image, 3)._repr_html_()

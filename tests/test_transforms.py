@@ -146,6 +146,7 @@ def test_it_shows_what_is_not_the_default():
         (torch.zeros(3, 0, 2), ValueError, r"H and W at least 1, got \(3, 0, 2\)"),
         (torch.full((3, 2, 2), 1.01), ValueError, "floats from 0 to 1, got floats from 1.01 to 1.01"),
         (torch.full((3, 2, 2), -0.5), ValueError, "got floats from -0.5 to -0.5"),
+        (torch.full((3, 2, 2), 1 + 2**-23), ValueError, r"got floats from 1\.0000001 to 1\.0000001"),
         (torch.full((3, 2, 2), float("nan")), ValueError, "got floats from nan to nan"),
     ],
 )

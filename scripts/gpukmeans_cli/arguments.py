@@ -1,18 +1,18 @@
 """What arguments mean together, or a sentence on why they cannot be meant."""
 
-import os
+import math
 import re
-from collections import Counter
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gpukmeans_cli.files import SUFFIXES, ImageError
+from gpukmeans_cli.files import STDIO, ImageError
+from gpukmeans_cli.jobs import Job, PlanError, plan
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from gpukmeans_cli.goals import Goal
@@ -31,6 +31,17 @@ def check_device_name(name: str) -> None:
         raise typer.TyperException(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
 
 
+def check_strength(dither: str, strength: float | None) -> float:
+    """The strength of the dithering, by default 1. TyperException if it is given for nothing, or is no number."""
+    if strength is None:
+        return 1.0
+    if dither == "none":
+        raise typer.TyperException("--dither-strength needs --dither")
+    if math.isnan(strength):
+        raise typer.TyperException("--dither-strength must be a number from 0 to 1, got nan")
+    return strength
+
+
 def device_called(name: str) -> "torch.device":
     """The device of that name. TyperException if it is not there. Imports torch."""
     from gpukmeans_cli.device import DeviceError, pick_device
@@ -39,6 +50,15 @@ def device_called(name: str) -> "torch.device":
         return pick_device(name)
     except DeviceError as error:
         raise typer.TyperException(str(error)) from None
+
+
+def numbers_of_colors(text: str) -> list[int]:
+    """The numbers of a text such as "4, 16,256", each once, ascending; TyperException unless all are 1 to 256."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 256 for part in parts):
+        wanted = "numbers from 1 to 256 with commas between them, such as 4,16,64"
+        raise typer.TyperException(f"--colors must be {wanted}, got {text!r}")
+    return sorted({int(part) for part in parts})
 
 
 def goal_of(min_psnr: float | None, max_bytes: str | None) -> "Goal | None":
@@ -57,7 +77,7 @@ def goal_of(min_psnr: float | None, max_bytes: str | None) -> "Goal | None":
     return None
 
 
-def given_colors(fixed: str | None, palette: Path | None) -> "dict[str, np.ndarray]":
+def given_colors(fixed: str | None, palette: Path | None) -> dict[str, Any]:
     """The colors that one of these options names, as settings of `gpukmeans_cli.pipeline`."""
     if fixed is None and palette is None:
         return {}
@@ -72,17 +92,25 @@ def given_colors(fixed: str | None, palette: Path | None) -> "dict[str, np.ndarr
         raise typer.TyperException(f"{option}: {error}") from None
 
 
-def pair_with_outputs(inputs: Sequence[Path], output: Path | None, name: str) -> list[tuple[Path, Path]]:
-    """Each input with the file to write, or an error if two would write the same."""
-    if output is not None and len(inputs) > 1:
-        raise typer.TyperException(f"--output takes one input, got {len(inputs)}; leave it out to write beside each")
-    if output is not None and output.suffix.lower() not in SUFFIXES:
-        raise typer.TyperException(f"--output must end in one of {', '.join(SUFFIXES)}, got {output}")
-    jobs = [(source, output or source.parent / f"{source.stem}-{name}.png") for source in inputs]
-    target, times = Counter(os.path.realpath(target) for _, target in jobs).most_common(1)[0]
-    if times > 1:
-        raise typer.TyperException(f"{times} inputs would write {target}; compress them one by one with --output")
-    sources = {os.path.realpath(source) for source in inputs}
-    if len(jobs) > 1 and (both := [target for _, target in jobs if os.path.realpath(target) in sources]):
-        raise typer.TyperException(f"{both[0]} is both an input and an output; compress them one by one")
+def planned(
+    inputs: Sequence[Path], *, name: str, output: Path | None, folder: Path | None, recursive: bool
+) -> list[Job]:
+    """What is to be done, as `gpukmeans_cli.jobs.plan` finds it, or TyperException with its sentence."""
+    try:
+        jobs = plan(inputs, name=name, output=output, folder=folder, recursive=recursive)
+    except PlanError as error:
+        raise typer.TyperException(str(error)) from None
+    if not jobs:
+        raise typer.TyperException(f"there is no picture to compress in {', '.join(map(str, inputs))}")
     return jobs
+
+
+def check_standard_streams(jobs: Sequence[Job], as_json: bool) -> None:
+    """TyperException if a picture is to come from a terminal or to go where it does not belong."""
+    if any(job.source == STDIO for job in jobs) and sys.stdin is not None and sys.stdin.isatty():
+        raise typer.TyperException("- reads a picture from standard input, which is a terminal; send one in by < or |")
+    if any(job.target == STDIO for job in jobs):
+        if as_json:
+            raise typer.TyperException("--json and a picture cannot both go to standard output; add --output")
+        if sys.stdout is not None and sys.stdout.isatty():
+            raise typer.TyperException("the picture would go to a terminal; send it elsewhere by > or add --output")

@@ -1,4 +1,4 @@
-"""The comparison sheet: a picture before and after side by side, and the palette below with the share of each color."""
+"""The comparison sheet: two pictures side by side, and a palette below with the share of each color."""
 
 from typing import NamedTuple
 
@@ -31,23 +31,25 @@ class _Swatches(NamedTuple):
 def draw_comparison(
     before: Pixels,
     after: Pixels,
-    palette: Pixels,
-    shares: NDArray[np.floating] | NDArray[np.integer],
+    palette: Pixels | None = None,
+    shares: NDArray[np.floating] | NDArray[np.integer] | None = None,
     *,
     width: int = 1200,
     captions: tuple[str, str],
 ) -> Image.Image:
-    """An RGB sheet of that width: both pictures with a caption each, below them the palette in its order.
+    """An RGB sheet of that width: both pictures with a caption each, below them the palette, if given, in its order.
 
     Pictures are (H, W, C) of the same H and W, palette (K, C), each C from 1 to 4: grey, grey + alpha, RGB, RGBA. What
     is transparent shows a checkerboard. Pictures shrink to fit beside each other and to be no taller than `width`; they
     never grow. The bar below a swatch is its share relative to the largest of `shares` (K,), which need not sum to 1.
-    ValueError if the pictures differ in size, if shares and palette differ in length, or below `MIN_WIDTH`.
+    ValueError if the pictures differ in size, if shares and palette differ in length or only one is given, or below
+    `MIN_WIDTH`.
     """
     if before.shape[:2] != after.shape[:2]:
         raise ValueError(f"pictures must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
-    if len(palette) != len(shares):
-        raise ValueError(f"each color needs a share, got {len(palette)} colors and {len(shares)} shares")
+    n_colors, n_shares = (0 if given is None else len(given) for given in (palette, shares))
+    if n_colors != n_shares:
+        raise ValueError(f"each color needs a share, got {n_colors} colors and {n_shares} shares")
     if width < MIN_WIDTH:
         raise ValueError(f"width must be at least {MIN_WIDTH}, got {width}")
     column = (width - 2 * MARGIN - GUTTER) // 2
@@ -56,11 +58,13 @@ def draw_comparison(
         _stacked(_shrunk(picture, column, width), _line(caption, column, font))
         for picture, caption in zip((before, after), captions, strict=True)
     )
-    strip = _palette_strip(palette, shares, width - 2 * MARGIN)
-    sheet = Image.new("RGB", (width, MARGIN + left.height + strip.height + MARGIN), "white")
+    strips = [] if palette is None or shares is None else [_palette_strip(palette, shares, width - 2 * MARGIN)]
+    height = MARGIN + left.height + sum(strip.height for strip in strips) + MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
     sheet.paste(left, (MARGIN, MARGIN))
     sheet.paste(right, (MARGIN + column + GUTTER, MARGIN))
-    sheet.paste(strip, (MARGIN, MARGIN + left.height))
+    for strip in strips:
+        sheet.paste(strip, (MARGIN, MARGIN + left.height))
     return sheet
 
 

@@ -1,9 +1,6 @@
 """`gpukmeans compress`: arguments in, a picture with a palette and a line of report for each file out."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,17 +8,17 @@ import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import (
     check_device_name,
     check_one_of,
+    check_standard_streams,
+    check_strength,
     device_called,
     given_colors,
     goal_of,
-    pair_with_outputs,
+    planned,
 )
-from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.messages import say, warn
+from gpukmeans_cli.files import STDIO, ImageError
+from gpukmeans_cli.messages import warn
 from gpukmeans_cli.runtime import import_torch
-
-if TYPE_CHECKING:
-    from gpukmeans_cli.pipeline import Outcome, Settings
+from gpukmeans_cli.voice import Voice
 
 
 def compress(
@@ -34,8 +31,14 @@ def compress(
     shared_palette: options.SharedPalette = False,
     space: options.SpaceName = "srgb",
     dither: options.DitherName = "none",
-    dither_strength: options.DitherStrength = 1.0,
+    dither_strength: options.DitherStrength = None,
+    recursive: options.Recursive = False,
+    jobs: options.Jobs = None,
+    skip_existing: options.SkipExisting = False,
+    fail_fast: options.FailFast = False,
+    dry_run: options.DryRun = False,
     output: options.Output = None,
+    output_folder: options.OutputFolder = None,
     force: options.Force = False,
     allow_larger: options.AllowLarger = False,
     optimize: options.Optimize = False,
@@ -66,7 +69,10 @@ def compress(
             "--palette": palette,
         }
     )
-    check_one_of({"--fixed": fixed, "--palette": palette})
+    check_one_of({"--palette": palette, "--fixed": fixed, "--best": best or None})
+    if palette is not None and space != "srgb":
+        raise typer.TyperException(f"--palette maps to the nearest colors in srgb; leave --space {space} out")
+    strength = check_strength(dither, dither_strength)
     goal = goal_of(min_psnr, max_bytes)
     n_colors = colors or 20
     given = given_colors(fixed, palette)
@@ -75,7 +81,11 @@ def compress(
             f"--fixed names {len(given['fixed'])} colors, more than the {n_colors} of the palette"
         )
     name = "palette" if goal is not None or palette is not None else str(n_colors)
-    jobs = pair_with_outputs(inputs, output, name)
+    check_one_of({"--output": output, "--output-folder": output_folder})
+    check_one_of({"--skip-existing": skip_existing or None, "--force": force or None})
+    todo = planned(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+    aside = any(job.target == STDIO for job in todo)
+    check_standard_streams(todo, as_json)
     if tol is not None and not tol < float("inf"):
         raise typer.TyperException(f"--tol must be a number, at least 0, got {tol}")
     check_device_name(device)
@@ -83,6 +93,7 @@ def compress(
     # Only now, when there is work to do: importing torch takes longer than most pictures.
     import_torch()
     from gpukmeans.palette import BEST
+    from gpukmeans_cli.batch import compress_all
     from gpukmeans_cli.pipeline import Settings
     from gpukmeans_cli.pipeline import shared_palette as fit_shared_palette
 
@@ -94,7 +105,7 @@ def compress(
         goal=goal,
         space=space,
         dither=dither,
-        dither_strength=dither_strength,
+        dither_strength=strength,
         force=force,
         strip=strip,
         optimize=optimize,
@@ -107,46 +118,16 @@ def compress(
             **{option: value for option, value in asked.items() if value is not None},
         },
         seed=seed,
+        root=output_folder,
+        dry_run=dry_run,
         **given,
     )
+    voice = Voice(as_json=as_json, quiet=quiet, verbose=verbose, aside=aside)
     if shared_palette:
         try:
-            settings = replace(settings, palette=fit_shared_palette(inputs, settings))
+            settings = replace(settings, palette=fit_shared_palette([job.source for job in todo], settings))
         except ImageError as error:
             warn(str(error))
             return 1
-    done = [_compress_one(source, target, settings, as_json, quiet, verbose) for source, target in jobs]
-    return 0 if all(done) else 1
-
-
-def _compress_one(source: Path, target: Path, settings: "Settings", as_json: bool, quiet: bool, verbose: bool) -> bool:
-    """Whether the file was done; either way it has been reported."""
-    from gpukmeans_cli.pipeline import compress_picture
-
-    try:
-        outcome = compress_picture(source, target, settings)
-    except ImageError as error:
-        warn(f"{source}: {error}")
-        if as_json:
-            typer.echo(json.dumps({"input": str(source), "error": str(error)}))
-        return False
-    if not quiet:
-        _tell(outcome, verbose)
-    if as_json:
-        typer.echo(json.dumps(outcome.report.as_json()))
-    elif not quiet:
-        say(outcome.report.line())
-    return True
-
-
-def _tell(outcome: "Outcome", verbose: bool) -> None:
-    """What is worth knowing beside the report, on stderr."""
-    name = outcome.report.input
-    if outcome.frames_left_out:
-        warn(f"{name}: took the first of {outcome.frames_left_out + 1} frames")
-    if verbose:
-        ended = "converged" if outcome.report.converged else "stopped at --max-iter"
-        stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in outcome.stages.items())
-        warn(f"{name}: engine {outcome.engine}")
-        warn(f"{name}: {ended} after {outcome.report.iterations} iterations")
-        warn(f"{name}: {stages}")
+    sound = compress_all(todo, settings, voice, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast)
+    return 0 if sound else 1

@@ -21,10 +21,10 @@ def demo(
     ] = Path("demo"),
 ) -> int:
     """Compress a sample picture or a photo, and draw both beside each other with the palette below."""
-    from gpukmeans_cli.files import ImageError
+    from gpukmeans_cli.files import ImageError, make_folder
 
     try:
-        _make(folder)
+        make_folder(folder)
         source = image if image is not None else _write_sample(folder / "sample.png")
         target = folder / f"{source.stem}-{colors}.png"
         _compress_and_compare(source, target, folder / f"{target.stem}-comparison.png", colors)
@@ -34,22 +34,13 @@ def demo(
     return 0
 
 
-def _make(folder: Path) -> None:
-    from gpukmeans_cli.files import ImageError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
-
-
 def _write_sample(path: Path) -> Path:
     from PIL import Image
 
     from gpukmeans_cli.encoding import write_png
     from gpukmeans_cli.sample import draw_sample
 
-    write_png(path, Image.fromarray(draw_sample()))
+    write_png(path, Image.fromarray(draw_sample()), overwrite=True)
     return path
 
 
@@ -74,5 +65,6 @@ def _compress_and_compare(source: Path, target: Path, sheet: Path, colors: int) 
         f"{source.name}: {report.colors_in:,} colors, {format_size(report.bytes_in)}",
         f"{target.name}: {report.colors_out} colors, {format_size(report.bytes_out)}",
     )
-    write_png(sheet, draw_comparison(before, after, palette.colors.numpy(), palette.counts.numpy(), captions=captions))
+    drawn = draw_comparison(before, after, palette.colors.numpy(), palette.counts.numpy(), captions=captions)
+    write_png(sheet, drawn, overwrite=True)
     say(f"{source}, {target} and the comparison {sheet} are there to look at")

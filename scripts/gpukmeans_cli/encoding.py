@@ -26,6 +26,8 @@ NEAR, FULL_OF_REPEATS = 1.15, 0.3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
 
+_LONGEST_SIDE = {"GIF": 65535, "WEBP": 16383}
+
 
 def encode_still(
     palette: np.ndarray,
@@ -46,7 +48,7 @@ def encode_still(
     PNG has a palette, or is grey where that is smaller; GIF keeps no partial alpha; WebP is lossless. Of the metadata
     each format keeps what it has a place for: PNG all, WebP profile, EXIF and XMP, GIF the text "Comment".
     Left out is what PNG cannot say: a keyword that is not 1..79 characters of Latin-1, a resolution that is not
-    positive.
+    positive, a profile above 1 MiB, for which Pillow would refuse the whole file.
     `optimize` spends a second on a few percent of a PNG, by the package `pyoxipng`; the others stay as they are.
 
     Raises ImageError for a suffix not in `gpukmeans_cli.files.SUFFIXES`, a picture that the format cannot hold, and
@@ -59,11 +61,31 @@ def encode_still(
     return encode(*_colors_in_use(palette, indices, whole_palette), metadata, optimize)
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Make `path` the image as a PNG, whole or not at all, in place of what was there. ImageError if it cannot be."""
+def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
+    """A file of just these pixels (height, width, C), as browsers show it, and its suffix.
+
+    uint8, C as in `encode_still`. Lossless WebP, or PNG where a side is longer than WebP can hold. Of the metadata only
+    the color profile is kept, without which they would look different.
+    """
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    suffix = ".png" if max(image.size) > _LONGEST_SIDE["WEBP"] else ".webp"
+    options: dict[str, Any] = {} if metadata.icc_profile is None else {"icc_profile": metadata.icc_profile}
+    data = io.BytesIO()
+    if suffix == ".png":
+        image.save(data, "PNG", **options)
+    else:
+        image.save(data, "WEBP", lossless=True, exact=True, **options)
+    return data.getvalue(), suffix
+
+
+def write_png(path: Path, image: Image.Image, *, overwrite: bool) -> None:
+    """Make `path` the image as a PNG, whole or not at all; with `overwrite` in place of a file that was there.
+
+    ImageError if it cannot be.
+    """
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
-    publish(path, data.getvalue(), overwrite=True)
+    publish(path, data.getvalue(), overwrite=overwrite)
 
 
 def _check_fit(palette: np.ndarray, indices: np.ndarray) -> None:
@@ -315,7 +337,7 @@ def _encode_webp(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, op
 
 def _saved(image: Image.Image, name: str, **options: object) -> bytes:
     data = io.BytesIO()
-    most = {"GIF": 65535, "WEBP": 16383}[name]
+    most = _LONGEST_SIDE[name]
     if max(image.size) > most:
         size = f"{image.width} x {image.height}"
         raise ImageError(f"is {size} pixels, and {name} holds at most {most} a side; write .png instead")

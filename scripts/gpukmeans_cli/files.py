@@ -3,10 +3,14 @@
 import errno
 import os
 import secrets
+import sys
 from pathlib import Path
 
 # The formats that a picture can be written in; said here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
+
+STDIO = Path("-")
+"""What stands for standard input where a file to read is asked for, and for standard output where one to write is."""
 
 
 class ImageError(Exception):
@@ -19,9 +23,15 @@ class ImageError(Exception):
 def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Make `path` a file of these bytes, or raise ImageError with the path in front and leave all as it was.
 
+    Bytes for `STDIO` go to standard output; an OSError if that cannot take them is raised as it is.
+
     The file appears whole or not at all, and with the permissions of any new file. With `overwrite` a symbolic link
     is followed: the file it points to is replaced and the link stays.
     """
+    if path == STDIO:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
     check_free(path, overwrite=overwrite)
     try:
         _save(path, data, overwrite)
@@ -30,7 +40,9 @@ def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """ImageError, with the path in front, if anything is there but, with `overwrite`, a file."""
+    """ImageError, with the path in front, if anything is there but, with `overwrite`, a file. `STDIO` is free."""
+    if path == STDIO:
+        return
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder; name a file in it")
@@ -41,6 +53,29 @@ def check_free(path: Path, *, overwrite: bool) -> None:
             raise FileExistsError
     except OSError as error:
         raise ImageError(f"{path} {_why_unwritten(error)}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder and those that it lies in, unless they are there. ImageError, with the path in front, if not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (
+            "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        )
+        raise ImageError(f"{path} cannot be made ({reason}); choose another folder") from error
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """ImageError, with the path in front, if a symbolic link in it leads out of the folder that it begins with."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise ImageError(f"{path} leads out of {folder} by a symbolic link; remove the link")
+
+
+def check_folder(path: Path) -> None:
+    """ImageError, as `publish` would raise it after all the work, if there is no folder to write `path` in."""
+    if not path.parent.is_dir():
+        raise ImageError(f"{path} {_why_unwritten(FileNotFoundError())}")
 
 
 def _why_unwritten(error: OSError) -> str:

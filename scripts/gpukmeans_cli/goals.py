@@ -50,6 +50,8 @@ class MaxBytes:
 
     def search(self, most: int, picture_of: Callable[[int], Candidate]) -> int:
         """The number of colors, from 1 to `most`, or ImageError. One color more has been tried and does not fit."""
+        if picture_of(most).n_bytes <= self.limit:
+            return most
         found = _first(lambda n_colors: picture_of(n_colors).n_bytes > self.limit, most) - 1
         if found < 1:
             smallest = format_size(picture_of(1).n_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -18,11 +19,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.metadata import Metadata, read_metadata
-
-STDIN = Path("-")
-"""What stands for standard input where a path is asked for."""
+from gpukmeans_cli.files import STDIO, ImageError
+from gpukmeans_cli.metadata import Metadata, read_metadata, read_orientation
 
 # Pixels converted at a time: besides the decoded picture and the result only this much is held.
 STRIP_PIXELS = 1 << 20
@@ -35,6 +33,13 @@ _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # What Pillow logs while it fails would stand on stderr beside our one sentence.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
+# ... and so would what libtiff prints by itself, also of files that it can read after all. Where it is built into
+# Pillow out of reach it goes on printing.
+with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -45,6 +50,7 @@ class Picture:
     format: str  # Pillow's name of the format: "PNG", "JPEG", ...
     frames: int  # frames in the file; only the first is read
     n_bytes: int  # size of the file
+    upright: bool  # whether it is known to lie so in the file: of a TIFF it never is, as Pillow turns it by itself
     metadata: Metadata  # what the file says beside its pixels
 
 
@@ -67,7 +73,7 @@ def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
 
 @contextlib.contextmanager
 def opened(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
-    """The file, which can be read more than once, and Pillow at that limit of pixels; `STDIN` is standard input.
+    """The file, which can be read more than once, and Pillow at that limit of pixels; `STDIO` is standard input.
 
     ImageError if it cannot be opened or held.
     """
@@ -80,7 +86,7 @@ def opened(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
 
 def _open(path: Path) -> BinaryIO:
     try:
-        if path == STDIN:
+        if path == STDIO:
             return io.BytesIO(sys.stdin.buffer.read())
         file = path.open("rb")
         if file.seekable():
@@ -157,6 +163,7 @@ def picture_in(file: BinaryIO) -> Picture:
         frames = max(1, getattr(image, "n_frames", 1))
         load(image)
     mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
+    upright = kind != "TIFF" and read_orientation(image) == 1
     with decoding():
         _turn_upright(image)
     pixels = pixels_of(image)
@@ -167,6 +174,7 @@ def picture_in(file: BinaryIO) -> Picture:
         format=kind,
         frames=frames,
         n_bytes=size_of(file),
+        upright=upright,
         metadata=metadata,
     )
 
@@ -202,13 +210,24 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     image = Image.open(file)
     if 0 in image.size:
         raise ImageError("has no pixels; export it again")
+    _check_tiles(image)
     return image
+
+
+def _check_tiles(image: ImageFile.ImageFile) -> None:
+    """ImageError if a tile of a TIFF, which is decoded as a whole, has more pixels than the limit, as no image may."""
+    tags = getattr(image, "tag_v2", {})
+    n_pixels = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
+    if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(too_many_pixels(n_pixels, " in a tile"))
 
 
 def load(image: ImageFile.ImageFile) -> None:
     """Decode the current frame. For use inside `decoding`."""
     _spread_transparent_grey(image)
     image.load()
+    if image.mode == "P" and image.palette is None:
+        raise SyntaxError("it has no palette")
 
 
 def _too_many_pixels(message: str) -> str:

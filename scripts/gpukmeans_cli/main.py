@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from gpukmeans_cli.compare import compare
 from gpukmeans_cli.compress import compress
 from gpukmeans_cli.demo import demo
 from gpukmeans_cli.messages import warn
 from gpukmeans_cli.palette import palette
+from gpukmeans_cli.report import report
 from gpukmeans_cli.runtime import leave
 
 app = typer.Typer(
@@ -23,6 +25,8 @@ app = typer.Typer(
 app.command()(compress)
 app.command()(demo)
 app.command()(palette)
+app.command()(compare)
+app.command()(report)
 
 
 def _print_version(wanted: bool) -> None:

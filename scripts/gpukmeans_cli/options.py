@@ -13,7 +13,40 @@ Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
 Dither = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
 
-Inputs = Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Image files.", show_default=False)]
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="INPUT...",
+        help="Image files, folders with -r, patterns, or - for standard input.",
+        show_default=False,
+        readable=False,  # else one file that cannot be read would keep all others from being tried
+    ),
+]
+
+# Files
+
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Take the pictures in folders, at any depth.", rich_help_panel=FILES)
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--jobs",
+        metavar="N",
+        min=1,
+        help="Files worked on at a time. Default: as many as there are cores, 16 at most beside a GPU.",
+        rich_help_panel=FILES,
+        show_default=False,
+    ),
+]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Pass over files whose output is there.", rich_help_panel=FILES)
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no file after one failed.", rich_help_panel=FILES)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Do all but write: say what there would be.", rich_help_panel=FILES)
+]
 
 # Colors
 
@@ -72,7 +105,15 @@ SharedPalette = Annotated[
 SpaceName = Annotated[Space, typer.Option(help="Where colors are near to each other or far.", rich_help_panel=COLORS)]
 DitherName = Annotated[Dither, typer.Option(help="How pixels share what their color is off.", rich_help_panel=COLORS)]
 DitherStrength = Annotated[
-    float, typer.Option(metavar="S", min=0, max=1, help="How much of it, 0 to 1.", rich_help_panel=COLORS)
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        max=1,
+        help="How much of it, 0 to 1. Default: 1.",
+        rich_help_panel=COLORS,
+        show_default=False,
+    ),
 ]
 
 # Output
@@ -82,8 +123,18 @@ Output = Annotated[
     typer.Option(
         "-o",
         "--output",
-        help="Where to write, of one input: .png, .gif or .webp. Default: <stem>-<K>.png beside the input, or "
-        "<stem>-palette.png where there is no K.",
+        help="Where to write, of one input: .png, .gif or .webp, or - for standard output. Default: <stem>-<K>.png "
+        "beside the input, or <stem>-palette.png where there is no K.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "-d",
+        "--output-folder",
+        help="Where to write, made if it is missing; pictures of folders keep their place.",
         rich_help_panel=OUTPUT,
         show_default=False,
     ),

@@ -13,6 +13,7 @@ import typer
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_device_name, device_called
 from gpukmeans_cli.messages import one_line, say, warn
+from gpukmeans_cli.reports import format_share
 from gpukmeans_cli.runtime import import_torch
 from gpukmeans_cli.swatches import color_bits, swatch
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def palette(
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False)
+        list[Path] | None, typer.Argument(metavar="PHOTO...", help="Image files.", show_default=False, readable=False)
     ] = None,
     colors: Annotated[
         int,
@@ -204,17 +205,12 @@ def _lines(found: "Shares", bits: int) -> list[str]:
 
     colors = found.colors.tolist()
     names = [hex_of(color) for color in colors]
-    percents = [_percent(share) for share in found.shares]
+    percents = [format_share(share) for share in found.shares]
     left, right = max(map(len, names)), max(map(len, percents))
     return [
         f"{swatch(color, bits)}{name:{left}}  {percent:>{right}}"
         for color, name, percent in zip(colors, names, percents, strict=True)
     ]
-
-
-def _percent(share: float) -> str:
-    # What serves some pixels is never said to serve none.
-    return f"{share:.1%}".replace("%", " %") if share >= 0.0005 else "< 0.1 %"
 
 
 def _as_json(found: "Shares") -> list[dict[str, object]]:

@@ -1,10 +1,11 @@
 """One file through the whole line: read, count colors, cluster, map the pixels, write, report."""
 
-import math
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from gpukmeans.palette import Palette, fit_palette, mean_squared_error, with_inv
 from gpukmeans.quantization import apply_palette
 from gpukmeans_cli.animation import encode_animation
 from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channels
+from gpukmeans_cli.crew import Event
 from gpukmeans_cli.encoding import encode_still
-from gpukmeans_cli.files import ImageError, check_free, publish
+from gpukmeans_cli.files import STDIO, ImageError, check_free, check_inside, make_folder, publish
 from gpukmeans_cli.goals import Goal
 from gpukmeans_cli.memory import within_memory
 from gpukmeans_cli.metadata import Metadata
 from gpukmeans_cli.reports import Report
+from gpukmeans_cli.similarity import peak_signal_to_noise
 from gpukmeans_cli.source import Source, read_source
 
 # Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the
@@ -57,6 +60,18 @@ class Settings:
     clustering: dict[str, Any] = field(default_factory=dict)
     """Options of `fit_palette`."""
     seed: int = 0
+    root: Path | None = None
+    """The folder that outputs may not leave, and that folders are made in for them."""
+    dry_run: bool = False
+    """Whether all is done but to write."""
+    turn: AbstractContextManager[Any] | None = None
+    """What a file waits for before it is clustered, where several are worked on and one at a time fits the device."""
+    stop: Event = field(default_factory=threading.Event)
+    """Set when work should end before anything more is written."""
+
+
+class StoppedError(Exception):
+    """Work that was given up because it was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -72,32 +87,42 @@ class Outcome:
 
 
 @dataclass
-class _Clock:
+class Clock:
+    """Seconds of the stages of one file."""
+
     device: torch.device
+    stop: Event = field(default_factory=threading.Event)
+    """Set when the stage at work should be the last one."""
     stages: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
     def lap(self, stage: str) -> None:
-        """Ascribe the time since the last lap to a stage."""
+        """Ascribe the time since the last lap to a stage. StoppedError if it was the last one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
         self._last = now
+        if self.stop.is_set():
+            raise StoppedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Picture:
+class Picture:
     """The picture in the colors of a palette: colors (K, C), and an index for each pixel of all frames (F, H, W)."""
 
     colors: np.ndarray
     indices: np.ndarray
     mse: float
     psnr: float | None
-    data: bytes
-    """The file."""
     fit: Palette | None
     """None where colors were given."""
+    encode: Callable[[], bytes]
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file, made when it is first asked for, since not every goal asks."""
+        return self.encode()
 
     @property
     def n_bytes(self) -> int:
@@ -114,6 +139,8 @@ def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
 
     ImageError if either file cannot be, if a goal is out of reach, or if memory runs out; `target` is then as it was.
     """
+    if settings.root is not None:
+        check_inside(target, settings.root)
     check_free(target, overwrite=settings.force)
     with within_memory(settings.device):
         return _compress(source, target, settings)
@@ -141,27 +168,29 @@ def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
 
 
 def _compress(path: Path, target: Path, settings: Settings) -> Outcome:
-    clock = _Clock(settings.device)
+    clock = Clock(settings.device, settings.stop)
     source = read_source(path, max_pixels=settings.max_pixels)
-    n_frames, height, width, _ = source.pixels.shape
+    suffix = ".png" if target == STDIO else target.suffix.lower()
     clock.lap("read")
-    few = source.pixels[..., 0].size < _FEW_PIXELS
-    device = torch.device("cpu") if settings.any_device and few else settings.device
-    image = hide_invisible(_with_channels_of(torch.from_numpy(source.pixels).to(device), settings))
-    histogram = unique_colors(image.flatten(0, 1))
-    clock.lap("count colors")
+    with settings.turn or nullcontext():
+        if settings.turn is not None:
+            clock.lap("wait")
+        image, histogram = colors_of(source, settings)
+        clock.lap("count colors")
 
-    @cache
-    def picture_of(n_colors: int) -> _Picture:
-        return _picture(source, image, histogram, n_colors, target.suffix.lower(), settings, clock)
+        @cache
+        def picture_of(n_colors: int) -> Picture:
+            return picture_in_colors(source, image, histogram, n_colors, suffix, settings, clock)
 
-    n_colors = settings.n_colors
-    if settings.goal is not None:
-        n_colors = settings.goal.search(min(256, len(histogram.colors)), picture_of)
-    found = picture_of(n_colors)
-    kept = _is_kept(source, found, target, settings)
-    publish(target, source.original() if kept else found.data, overwrite=settings.force)
+        n_colors = settings.n_colors
+        if settings.goal is not None:
+            n_colors = settings.goal.search(min(256, len(histogram.colors)), picture_of)
+        found = picture_of(n_colors)
+    kept = is_kept(source, found, suffix, settings)
+    if not settings.dry_run:
+        _deliver(target, source.original() if kept else found.data, settings)
     clock.lap("write")
+    n_frames, height, width, _ = source.pixels.shape
     report = Report(
         input=str(path),
         output=str(target),
@@ -178,23 +207,38 @@ def _compress(path: Path, target: Path, settings: Settings) -> Outcome:
         iterations=found.fit.n_iter if found.fit else 0,
         converged=found.fit.converged if found.fit else True,
         kept=kept,
-        device=str(device),
+        written=not settings.dry_run,
+        device=str(image.device),
         seconds=sum(clock.stages.values()),
     )
-    return Outcome(
-        report, source.frames_in_file - n_frames, _engine_and_why(found.fit, histogram, settings), clock.stages
-    )
+    engine = _engine_and_why(found.fit, histogram, settings)
+    return Outcome(report, source.frames_in_file - n_frames, engine, clock.stages)
 
 
-def _picture(
+def _deliver(target: Path, data: bytes, settings: Settings) -> None:
+    if settings.root is not None:
+        check_inside(target, settings.root)
+        make_folder(target.parent)
+    publish(target, data, overwrite=settings.force)
+
+
+def colors_of(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
+    """The image (F, H, W, C) of all frames on the device that is to work on it, and its histogram."""
+    few = source.pixels[..., 0].size < _FEW_PIXELS
+    device = torch.device("cpu") if settings.any_device and few else settings.device
+    image = hide_invisible(_with_channels_of(torch.from_numpy(source.pixels).to(device), settings))
+    return image, unique_colors(image.flatten(0, 1))
+
+
+def picture_in_colors(
     source: Source,
     image: Tensor,
     histogram: ColorHistogram,
     n_colors: int,
     suffix: str,
     settings: Settings,
-    clock: _Clock,
-) -> _Picture:
+    clock: Clock,
+) -> Picture:
     """The image (F, H, W, C) in so many colors, or in those that were given."""
     if settings.palette is None:
         fit = _fit(histogram, n_colors, settings)
@@ -203,22 +247,25 @@ def _picture(
         given = with_channels(torch.from_numpy(settings.palette), image.shape[-1]).to(image.device)
         fit, colors = None, with_invisible(given, histogram, 256)
     clock.lap("cluster")
-    if fit is not None and settings.dither == "none":
+    if fit is not None and (settings.dither == "none" or not settings.dither_strength):
         indices, mse = histogram.spread(fit.labels, image.flatten(0, 1)).view(image.shape[:3]), fit.mse
     else:
         indices = apply_palette(image, colors, dither=settings.dither, strength=settings.dither_strength).indices
         mse = mean_squared_error(image, colors, indices)
     found = colors.cpu().numpy(), indices.cpu().numpy()
     clock.lap("map pixels")
+    psnr = peak_signal_to_noise(mse, image.shape[-1])
+
+    def encode() -> bytes:
+        data = _encoded(source, *found, suffix, settings)
+        clock.lap("encode")
+        return data
+
+    return Picture(colors=found[0], indices=found[1], mse=mse, psnr=psnr, fit=fit, encode=encode)
+
+
+def _encoded(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
     metadata = Metadata() if settings.strip else source.metadata
-    data = _encoded(source, *found, metadata, suffix, settings)
-    clock.lap("encode")
-    return _Picture(colors=found[0], indices=found[1], mse=mse, psnr=_psnr(mse, image.shape[-1]), data=data, fit=fit)
-
-
-def _encoded(
-    source: Source, colors: np.ndarray, indices: np.ndarray, metadata: Metadata, suffix: str, settings: Settings
-) -> bytes:
     if source.animation is None:
         return encode_still(
             colors,
@@ -238,24 +285,33 @@ def _fit(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palett
     if settings.fixed is not None:
         fixed = with_channels(torch.from_numpy(settings.fixed), histogram.colors.shape[1]).to(histogram.colors.device)
         n_colors = max(n_colors, len(fixed))
+    options = dict(settings.clustering)
+    if histogram.colors.device.type == "cpu":
+        # On a GPU, whose rounds are short, to be asked each round would be to wait for each.
+        options.setdefault("callback", _asked_to(settings.stop))
     return fit_palette(
         histogram,
         n_colors,
         space=settings.space,
         fixed=fixed,
         generator=torch.Generator().manual_seed(settings.seed),
-        **settings.clustering,
+        **options,
     )
 
 
-def _is_kept(source: Source, found: _Picture, target: Path, settings: Settings) -> bool:
-    """Whether the input, of the same format, is no larger, so that it may stand for a picture of fewer colors.
+def _asked_to(stop: Event) -> Callable[..., bool]:
+    """What ends the rounds of `kmeans` when it is time to stop."""
+    return lambda n_iter, inertia, shift: stop.is_set()
+
+
+def is_kept(source: Source, found: Picture, suffix: str, settings: Settings) -> bool:
+    """Whether the input, of the format of this suffix, is no larger, so that it may stand for one of fewer colors.
 
     Not where colors were given, which the input need not have, nor where there is something to strip from it.
     """
     asked_for_more = settings.allow_larger or settings.palette is not None or settings.fixed is not None
     to_strip = settings.strip and source.metadata != Metadata()
-    same_format = source.format.lower() == target.suffix.lower()[1:]
+    same_format = source.format.lower() == suffix.lower()[1:]
     return same_format and not asked_for_more and not to_strip and source.n_bytes <= found.n_bytes
 
 
@@ -276,11 +332,3 @@ def _engine_and_why(fit: Palette | None, histogram: ColorHistogram, settings: Se
         f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(points))
     ]
     return f"{fit.engine}, the fastest for these colors{''.join(passed_over)}"
-
-
-def _psnr(mse: float, channels: int) -> float | None:
-    """Peak signal to noise per channel, in dB: of R, G and B, and of alpha if there is one."""
-    if mse == 0:
-        return None
-    compared = 4 if channels in (2, 4) else 3
-    return 10 * math.log10(255**2 * compared / mse)

@@ -14,8 +14,8 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
-# Readers refuse compressed texts that unpack to more.
-_LARGEST_PACKED_TEXT = 1 << 20
+# Pillow refuses a whole file for a packed text or profile that unpacks to more.
+_LARGEST_PACKED = 1 << 20
 
 
 def assembled(*parts: bytes) -> bytes:
@@ -67,8 +67,8 @@ def rows_of(bytes_of_rows: np.ndarray, filter_type: int) -> bytes:
 
 
 def before_palette(metadata: Metadata) -> Iterator[bytes]:
-    """The chunks of metadata that have to come before PLTE."""
-    if metadata.icc_profile is not None:
+    """The chunks of metadata that have to come before PLTE; no profile that readers would refuse."""
+    if metadata.icc_profile is not None and len(metadata.icc_profile) <= _LARGEST_PACKED:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9))
 
 
@@ -95,7 +95,7 @@ def _text_chunk(name: bytes, text: str) -> bytes:
     except UnicodeEncodeError:
         content, kind = text.encode("utf-8", errors="replace"), b"iTXt"
     packed = zlib.compress(content, 9)
-    smaller = len(packed) + 1 < len(content) <= _LARGEST_PACKED_TEXT
+    smaller = len(packed) + 1 < len(content) <= _LARGEST_PACKED
     if kind == b"iTXt":
         return chunk(kind, name + (b"\0\1\0\0\0" + packed if smaller else b"\0\0\0\0\0" + content))
     return chunk(b"zTXt", name + b"\0\0" + packed) if smaller else chunk(kind, name + b"\0" + content)

@@ -1,8 +1,12 @@
 """The process around torch, which is imported here and not before there is work to do, and never taken down."""
 
+import contextlib
 import gc
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 
@@ -15,6 +19,8 @@ def import_torch() -> None:
     The threads of GNU OpenMP, which torch brings, spin for a long time while they wait for each other. Two commands at
     once on two cores then took 45 s for a picture of 18 megapixels each, and 2.9 s with fewer spins; one alone takes
     1.8 s in either case.
+
+    KeyboardInterrupt where Ctrl-C was pressed meanwhile, but only when the import is over.
     """
     if "torch" in sys.modules:
         return
@@ -22,10 +28,31 @@ def import_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.disable()
     try:
-        import torch  # noqa: F401
+        with _interruption_held():
+            import torch  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def _interruption_held() -> Iterator[None]:
+    """Inside, Ctrl-C only counts; KeyboardInterrupt comes afterwards.
+
+    torch takes numpy for missing where its import is interrupted, and goes on until it stumbles over the half of it.
+    """
+    usual = threading.current_thread() is threading.main_thread()
+    if not usual or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def leave(code: int) -> NoReturn:

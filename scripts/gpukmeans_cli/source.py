@@ -10,7 +10,7 @@ import numpy as np
 
 from gpukmeans_cli.animation import Animation, animation_in
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import opened, picture_in, why_unopened
+from gpukmeans_cli.image_io import Picture, opened, picture_in, why_unopened
 from gpukmeans_cli.metadata import Metadata
 
 
@@ -27,6 +27,8 @@ class Source:
     n_bytes: int
     frames_in_file: int
     """More than F where only the first is taken."""
+    upright: bool
+    """Whether a still is known to lie so in the file, as in `Picture`."""
     metadata: Metadata
     animation: Animation | None
     _held: "bytes | _Stamp" = field(repr=False)
@@ -52,31 +54,52 @@ _Stamp = tuple[int, int, int, int]
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
     """The pixels of a picture file: all frames of an animation, or the first. ImageError if it cannot be read.
 
-    The path is that of a file or a pipe, which is opened once, or `STDIN`.
+    The path is that of a file or a pipe, which is opened once, or `STDIO`.
     """
     with opened(path, max_pixels) as file:
-        held = file.getvalue() if isinstance(file, io.BytesIO) else _stamp(file)
+        held = _held(file)
         animation = animation_in(file)
         if animation is None:
             file.seek(0)
-            picture = picture_in(file)
-            pixels, frames_in_file = picture.pixels[None], picture.frames
-        else:
-            picture = animation
-            opaque = animation.frames[..., 3].min() == 255
-            pixels = animation.frames[..., :3].copy() if opaque else animation.frames
-            frames_in_file = len(pixels)
+            return _still(path, held, picture_in(file))
+    opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
-        pixels=pixels,
-        mode=picture.mode,
-        format=picture.format,
-        n_bytes=picture.n_bytes,
-        frames_in_file=frames_in_file,
-        metadata=picture.metadata,
+        pixels=animation.frames[..., :3].copy() if opaque else animation.frames,
+        mode=animation.mode,
+        format=animation.format,
+        n_bytes=animation.n_bytes,
+        frames_in_file=len(animation.frames),
+        upright=False,
+        metadata=animation.metadata,
         animation=animation,
         _held=held,
     )
+
+
+def read_still(path: Path, *, max_pixels: int | None = None) -> Source:
+    """The same of the first frame, whatever follows it in the file."""
+    with opened(path, max_pixels) as file:
+        return _still(path, _held(file), picture_in(file))
+
+
+def _still(path: Path, held: bytes | _Stamp, picture: Picture) -> Source:
+    return Source(
+        path=path,
+        pixels=picture.pixels[None],
+        mode=picture.mode,
+        format=picture.format,
+        n_bytes=picture.n_bytes,
+        frames_in_file=picture.frames,
+        upright=picture.upright,
+        metadata=picture.metadata,
+        animation=None,
+        _held=held,
+    )
+
+
+def _held(file: BinaryIO) -> bytes | _Stamp:
+    return file.getvalue() if isinstance(file, io.BytesIO) else _stamp(file)
 
 
 def _stamp(file: BinaryIO) -> _Stamp:

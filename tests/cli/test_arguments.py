@@ -1,9 +1,24 @@
+import io
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import typer
 
-from gpukmeans_cli.arguments import check_device_name, check_one_of, given_colors, goal_of, pair_with_outputs
+from gpukmeans_cli.arguments import (
+    check_device_name,
+    check_one_of,
+    check_standard_streams,
+    given_colors,
+    goal_of,
+    numbers_of_colors,
+    planned,
+)
+from gpukmeans_cli.files import STDIO
 from gpukmeans_cli.goals import MaxBytes, MinPsnr
+from gpukmeans_cli.jobs import Job
 
 
 @pytest.mark.parametrize("options", [{}, {"-a": None}, {"-a": None, "-b": 0}, {"-a": False, "-b": None}])
@@ -49,10 +64,47 @@ def test_a_device_name_says_nothing_of_whether_it_is_there():
         check_device_name("cuda:007")
 
 
-def test_outputs_are_named_after_the_number_of_colors_or_the_palette(tmp_path):
-    inputs = [tmp_path / "a.jpg", tmp_path / "b.c.png"]
-    assert [target.name for _, target in pair_with_outputs(inputs, None, "16")] == ["a-16.png", "b.c-16.png"]
-    assert [target.name for _, target in pair_with_outputs(inputs, None, "palette")] == [
-        "a-palette.png",
-        "b.c-palette.png",
-    ]
+def test_what_does_not_fit_together_is_an_error_of_the_arguments(tmp_path):
+    with pytest.raises(typer.TyperException, match="--output takes one input, got 2"):
+        planned([tmp_path / "a", tmp_path / "b"], name="4", output=tmp_path / "c.png", folder=None, recursive=False)
+
+
+def test_a_folder_without_pictures_is_an_error_of_the_arguments(tmp_path):
+    with pytest.raises(typer.TyperException, match="there is no picture to compress in "):
+        planned([tmp_path], name="4", output=None, folder=None, recursive=True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_picture_does_not_come_from_a_terminal_nor_go_to_one(monkeypatch):
+    out, back = Job(source=Path("a.png"), target=STDIO), Job(source=STDIO, target=Path("a.png"))
+    check_standard_streams([out, back], False)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    check_standard_streams([out], False)
+    with pytest.raises(typer.TyperException, match="from standard input, which is a terminal"):
+        check_standard_streams([back], False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    check_standard_streams([Job(source=Path("a"), target=Path("b"))], True)
+    with pytest.raises(typer.TyperException, match="would go to a terminal"):
+        check_standard_streams([out], False)
+
+
+def test_a_picture_and_json_do_not_go_to_one_place():
+    with pytest.raises(typer.TyperException, match="--json and a picture cannot both go to standard output"):
+        check_standard_streams([Job(source=Path("a.png"), target=STDIO)], True)
+
+
+def test_numbers_of_colors_are_sorted_and_each_is_there_once():
+    assert numbers_of_colors("16") == [16]
+    assert numbers_of_colors(" 256,1, 16,256,016") == [1, 16, 256]
+
+
+@pytest.mark.parametrize("text", ["", ",", "4,", "0", "257", "1000", "-1", "+1", "1.5", "four", "4 8", "²"])
+def test_what_is_no_list_of_numbers_of_colors_is_named(text):
+    with pytest.raises(
+        typer.TyperException, match=f"--colors must be numbers from 1 to 256 .*, got {re.escape(repr(text))}"
+    ):
+        numbers_of_colors(text)

@@ -226,6 +226,21 @@ def test_pictures_of_different_size_are_refused():
         sheet_of(noise(4, 5), noise(5, 4))
 
 
+def test_without_a_palette_the_sheet_ends_below_the_captions():
+    before, after = noise(30, 40, seed=1), noise(30, 40, seed=2)
+    sheet = np.asarray(draw_comparison(before, after, width=600, captions=_CAPTIONS))
+    with_palette = sheet_of(before, after)
+    end = len(sheet) - MARGIN
+    assert np.array_equal(sheet[:end], with_palette[:end])
+    assert (sheet[end:] == 255).all()
+    assert len(with_palette) > len(sheet) > MARGIN + 30 + MARGIN
+
+
+def test_a_palette_without_shares_is_refused():
+    with pytest.raises(ValueError, match="1 colors and 0 shares"):
+        draw_comparison(noise(4, 5), noise(4, 5), _PALETTE, captions=_CAPTIONS)
+
+
 def test_a_color_without_a_share_is_refused():
     with pytest.raises(ValueError, match="3 colors and 2 shares"):
         sheet_with(distinct_palette(3), np.ones(2))

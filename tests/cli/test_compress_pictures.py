@@ -153,6 +153,10 @@ def test_colors_that_no_pixel_wears_do_not_count(report, crop, tmp_path):
         (["--min-psnr", "nan"], "--min-psnr"),
         (["--shared-palette", "--max-bytes", "3k"], "exclude each other"),
         (["--dither-strength", 2], "--dither-strength"),
+        (["--dither-strength", 0.5], "--dither-strength needs --dither"),
+        (["--dither", "bayer", "--dither-strength", "nan"], "--dither-strength must be a number from 0 to 1, got nan"),
+        (["--palette", "two.hex", "--space", "oklab"], "leave --space oklab out"),
+        (["--palette", "two.hex", "--best"], "exclude each other"),
         (["--dither", "riemersma"], "--dither"),
         (["--space", "lab"], "--space"),
         (["-o", "out.jpg"], ".webp"),
@@ -160,10 +164,11 @@ def test_colors_that_no_pixel_wears_do_not_count(report, crop, tmp_path):
 )
 def test_a_wrong_argument_is_one_line_before_any_work(run, crop, tmp_path, monkeypatch, args, part):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.hex").write_text("#000000\n#ffffff\n")
     code, out, err = run(crop, *args)
     assert (code, out) == (2, "")
     assert_one_line(err, part)
-    assert files(tmp_path) == {}
+    assert files(tmp_path).keys() == {tmp_path / "two.hex"}
 
 
 # One palette over many pictures

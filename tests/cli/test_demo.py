@@ -145,7 +145,7 @@ def test_an_interruption_gets_no_traceback(run, small_sample, tmp_path, monkeypa
 
 
 def test_an_error_while_the_sheet_is_written_is_one_line(run, small_sample, tmp_path, monkeypatch):
-    def fail(path, image):
+    def fail(path, image, **options):
         if "comparison" in path.name:
             raise ImageError(f"{path} cannot be written, the disk is full; free some space or choose another folder")
         image.save(path)

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from gpukmeans_cli import encoding
 from gpukmeans_cli import png as png_module
-from gpukmeans_cli.encoding import encode_still, write_png
+from gpukmeans_cli.encoding import encode_pixels, encode_still, write_png
 from gpukmeans_cli.files import SUFFIXES, ImageError
 from gpukmeans_cli.metadata import Metadata
 
@@ -446,8 +446,16 @@ def test_a_text_is_read_again(text, kind):
 
 
 def test_a_text_too_long_for_readers_to_unpack_is_not_packed():
-    text = "a" * (png_module._LARGEST_PACKED_TEXT + 1)
+    text = "a" * (png_module._LARGEST_PACKED + 1)
     assert reopened(".png", text={"Comment": text}).text == {"Comment": text}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_profile_too_long_for_readers_to_unpack_is_left_out_of_a_png(suffix, beyond):
+    profile = PROFILE.ljust(png_module._LARGEST_PACKED + beyond, b"\0")
+    kept = reopened(suffix, icc_profile=profile).info.get("icc_profile")
+    assert kept == (None if beyond and suffix == ".png" else profile)
 
 
 @pytest.mark.parametrize("keyword", ["", "a" * 80, "色", "a\0b"])
@@ -486,14 +494,22 @@ def test_a_profile_for_grey_goes_with_grey_even_where_a_palette_is_smaller():
 def test_an_image_of_many_colors_becomes_a_png_over_what_was_there(tmp_path):
     path = tmp_path / "sheet.png"
     path.write_bytes(b"old")
-    write_png(path, Image.fromarray(noise(9, 8, 3)))
+    write_png(path, Image.fromarray(noise(9, 8, 3)), overwrite=True)
     assert depth_and_color_type(path.read_bytes()) == (8, IN_COLOR)
     np.testing.assert_array_equal(shown(path.read_bytes())[..., :3], noise(9, 8, 3))
 
 
+def test_an_image_does_not_become_a_png_over_what_was_there_unless_asked_to(tmp_path):
+    path = tmp_path / "sheet.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ImageError, match="already exists"):
+        write_png(path, Image.new("RGB", (1, 1)), overwrite=False)
+    assert path.read_bytes() == b"old"
+
+
 def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(ImageError, match="its folder does not exist"):
-        write_png(tmp_path / "none" / "sheet.png", Image.new("RGB", (1, 1)))
+        write_png(tmp_path / "none" / "sheet.png", Image.new("RGB", (1, 1)), overwrite=True)
 
 
 def test_colors_that_no_pixel_wears_are_stored_only_where_the_whole_palette_is_wanted():
@@ -504,3 +520,29 @@ def test_colors_that_no_pixel_wears_are_stored_only_where_the_whole_palette_is_w
         assert (b"\xff\x00\x00" in data) == whole
         with Image.open(io.BytesIO(data)) as image:
             assert np.array_equal(np.asarray(image.convert("RGB")), palette[indices])
+
+
+def test_an_invisible_grey_beside_black_and_white_is_read_by_others_as_it_was():
+    palette = np.array([[0, 255], [255, 255], [85, 0]], dtype=np.uint8)
+    indices = np.array([[0, 1, 2, 0]], dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_still(palette, indices, ".png"))) as image:
+        assert np.array_equal(np.asarray(image.convert("RGBA")), rgba(palette)[indices])
+
+
+@pytest.mark.parametrize("channels", [GREY, GREY_ALPHA, RGB, RGBA])
+def test_pixels_are_encoded_without_loss_and_with_their_profile(channels):
+    pixels = noise(9, 8, channels)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data, suffix = encode_pixels(pixels, Metadata(icc_profile=profile, exif=b"MM\0*"))
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, suffix, image.info["icc_profile"]) == ("WEBP", ".webp", profile)
+    assert "exif" not in image.info
+    mode = {GREY: "L", GREY_ALPHA: "LA", RGB: "RGB", RGBA: "RGBA"}[channels]
+    assert np.array_equal(np.asarray(image.convert(mode)).reshape(pixels.shape), pixels)
+
+
+def test_pixels_too_long_for_webp_are_a_png():
+    pixels = noise(1, 16384, RGB)
+    data, suffix = encode_pixels(pixels, Metadata())
+    assert (data[:8], suffix) == (PNG_MAGIC, ".png")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)

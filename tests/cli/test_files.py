@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpukmeans_cli.files import ImageError, check_free, publish
+from gpukmeans_cli.files import ImageError, check_folder, check_free, publish
 
 NEW = b"a new file, long enough to be cut off on its way to the disk"
 TAKEN = "already exists; use --force to overwrite it"
@@ -228,3 +228,15 @@ def test_a_folder_and_a_pipe_are_never_free(tmp_path, overwrite):
         check_free(tmp_path, overwrite=overwrite)
     with pytest.raises(ImageError, match="is not a regular file"):
         check_free(tmp_path / "pipe", overwrite=overwrite)
+
+
+def test_a_missing_folder_is_known_before_there_is_anything_to_write(tmp_path):
+    check_folder(tmp_path / "new.png")
+    (tmp_path / "file").write_bytes(b"")
+    for folder in ("none", "file"):
+        path = tmp_path / folder / "new.png"
+        with pytest.raises(ImageError) as caught:
+            check_folder(path)
+        with pytest.raises(ImageError) as later:
+            publish(path, b"", overwrite=False)
+        assert str(caught.value) == str(later.value)

@@ -36,6 +36,12 @@ def test_the_most_colors_that_fit_are_found(most):
     assert MaxBytes(10**9).search(most, Drawn) == most
 
 
+def test_where_all_colors_fit_nothing_else_is_tried():
+    tried = []
+    assert MaxBytes(10**9).search(256, lambda n: tried.append(n) or Drawn(n)) == 256
+    assert tried == [256]
+
+
 def test_what_is_lossless_reaches_any_quality():
     assert MinPsnr(99).search(256, lambda n: Drawn(n, lossless_from=17)) == 17
 

@@ -339,6 +339,7 @@ def test_a_rotated_photo_is_turned_upright(tmp_path, orientation, suffix):
     pixels = read_picture(path).pixels
 
     assert pixels[..., 0].tolist() == UPRIGHT[orientation]
+    assert read_picture(path).upright == (orientation == 1 and suffix != ".tif")
     np.testing.assert_array_equal(pixels[..., 3], 10 * pixels[..., 0])
     assert pixels.flags.c_contiguous
 

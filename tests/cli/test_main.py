@@ -58,7 +58,7 @@ from gpukmeans_cli.main import run as run_process
 for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help"], [], ["compress"],
              ["compress", "a.png", "-k", "0"], ["compress", "a.png", "-o", "b.jpg"], ["compress", "a.png", "a.jpg"],
              ["compress", "a.png", "--tol", "nan"], ["compress", "a.png", "--device", "tpu"],
-             ["compress", "a.png", "--max-bytes", "few"], ["palette"]):
+             ["compress", "a.png", "--max-bytes", "few"], ["palette"], ["compare"]):
     try:
         main(args)
     except SystemExit as exit:
@@ -66,7 +66,7 @@ for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help
         print(exit.code, *slow, file=sys.stderr)
 """
     answer = start(sys.executable, "-c", code, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 9
+    assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 10
     assert answer.returncode == 0
 
 
@@ -76,6 +76,8 @@ def test_help_names_all_commands(run):
     assert re.search(r"^\W*compress\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*demo\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*palette\s+\w", out, re.MULTILINE)
+    assert re.search(r"^\W*compare\s+\w", out, re.MULTILINE)
+    assert re.search(r"^\W*report\s+\w", out, re.MULTILINE)
 
 
 def test_no_arguments_at_all_get_the_help(run):
@@ -95,7 +97,14 @@ def test_no_arguments_at_all_get_the_help(run):
                 *("--space", "--dither", "--dither-strength"),
             },
         ),
-        ("Output", {"--output", "--force", "--allow-larger", "--optimize", "--strip", "--max-pixels"}),
+        (
+            "Output",
+            {
+                *("--output", "--output-folder", "--force", "--allow-larger", "--optimize", "--strip"),
+                "--max-pixels",
+            },
+        ),
+        ("Files", {"--recursive", "--jobs", "--skip-existing", "--fail-fast", "--dry-run"}),
         ("Clustering", {"--device", "--best", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"}),
         ("Messages", {"--json", "--quiet", "--verbose"}),
     ],
@@ -110,7 +119,7 @@ def test_help_groups_the_options_in_panels(run, panel, options):
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        pytest.param(["compres"], "No such command 'compres'. Did you mean 'compress'?", id="command"),
+        pytest.param(["compres"], "No such command 'compres'. Did you mean 'compress'", id="command"),
         pytest.param(["photo.jpg"], "No such command 'photo.jpg'", id="photo without a command"),
         pytest.param(["--fast"], "No such option: --fast", id="option"),
         pytest.param(["compress", "a.png", "--colours", "3"], "--colors", id="option of compress"),
@@ -136,7 +145,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpukmeans_cli.pipeline.compress_picture", fail)
+    monkeypatch.setattr("gpukmeans_cli.batch.compress_picture", fail)
     with pytest.raises(ZeroDivisionError):
         main(["compress", str(tmp_path / "a.png")])
 

@@ -139,6 +139,10 @@ def test_paint_net_writes_alpha_first(read, comment):
     ]
 
 
+def test_paint_net_writes_alpha_first_also_of_one_digit(read):
+    assert read("; paint.net Palette File\n8123\n", "palette.txt") == [[0x11, 0x22, 0x33, 0x88]]
+
+
 def test_alpha_is_last_where_paint_net_is_not_named(read):
     assert read("; Colors: 1\nFF010203\n") == [[255, 1, 2, 3]]
 
@@ -162,6 +166,13 @@ def test_a_broken_text_is_named_with_the_line(read, text, complaint):
     with pytest.raises(PaletteError) as caught:
         read(text)
     assert complaint in str(caught.value)
+
+
+def test_a_text_may_have_a_mebibyte_and_no_more(read):
+    text = "#fff\n;".ljust(1 << 20, "x")
+    assert read(text) == [[255, 255, 255]]
+    with pytest.raises(PaletteError, match="more than 1 MiB"):
+        read(text + "x")
 
 
 def test_the_same_color_ten_thousand_times_is_one_color(read):

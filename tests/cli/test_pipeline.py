@@ -1,5 +1,6 @@
 import inspect
 import math
+import threading
 from dataclasses import MISSING, asdict, fields, replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from gpukmeans.engine_matmul import MatmulEngine
 from gpukmeans_cli import pipeline
 from gpukmeans_cli.compress import compress
 from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.pipeline import Settings, compress_picture
+from gpukmeans_cli.goals import MinPsnr
+from gpukmeans_cli.pipeline import Settings, StoppedError, compress_picture
 
 CPU = torch.device("cpu")
 
@@ -27,7 +29,7 @@ def photo(tmp_path):
 def test_settings_and_command_have_the_same_defaults():
     options = inspect.signature(compress).parameters
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
-    for name in ("any_device", "goal"):  # follow from other options
+    for name in ("any_device", "goal", "root", "turn", "dither_strength"):  # follow from other options
         del defaults[name]
     assert defaults == {name: options[name].default for name in defaults}
 
@@ -160,7 +162,73 @@ def test_any_other_error_of_torch_is_not_called_a_lack_of_memory(photo, tmp_path
 def test_a_cuda_device_is_waited_for_before_the_time_is_taken(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    clock = pipeline._Clock(torch.device("cuda:1"))
+    clock = pipeline.Clock(torch.device("cuda:1"))
     clock.lap("read")
     assert waited == [torch.device("cuda:1")]
     assert clock.stages["read"] > 0
+
+
+def test_work_that_is_to_stop_ends_before_it_writes(photo, tmp_path, monkeypatch):
+    def encode_still(*args, **options):
+        settings.stop.set()
+        return original(*args, **options)
+
+    original, settings = pipeline.encode_still, Settings(n_colors=4, device=CPU)
+    monkeypatch.setattr(pipeline, "encode_still", encode_still)
+    with pytest.raises(StoppedError):
+        compress_picture(photo, tmp_path / "few.png", settings)
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_a_dry_run_does_all_but_write(photo, tmp_path):
+    settings = Settings(n_colors=4, device=CPU)
+    dry = compress_picture(photo, tmp_path / "few.png", replace(settings, dry_run=True)).report
+    assert list(tmp_path.iterdir()) == [photo]
+    wet = compress_picture(photo, tmp_path / "few.png", settings).report
+    assert asdict(dry) | {"seconds": 0} == asdict(wet) | {"seconds": 0, "written": False}
+
+
+def test_what_is_clustered_waits_for_its_turn_and_what_is_read_and_encoded_does_not(photo, tmp_path, monkeypatch):
+    held = {}
+
+    def watch(stage):
+        original = getattr(pipeline, stage)
+
+        def watched(*args, **options):
+            held[stage] = turn.locked()
+            return original(*args, **options)
+
+        monkeypatch.setattr(pipeline, stage, watched)
+
+    for stage in ("read_source", "unique_colors", "fit_palette", "encode_still", "publish"):
+        watch(stage)
+    turn = threading.Lock()
+    outcome = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU, turn=turn))
+    outside, inside = ("read_source", "encode_still", "publish"), ("unique_colors", "fit_palette")
+    assert held == dict.fromkeys(outside, False) | dict.fromkeys(inside, True)
+    assert "wait" in outcome.stages
+
+
+def test_a_quality_is_sought_without_encoding_what_is_only_tried(photo, tmp_path, monkeypatch):
+    def encode_still(*args, **options):
+        encoded.append(len(args[0]))
+        return original(*args, **options)
+
+    original, encoded = pipeline.encode_still, []
+    monkeypatch.setattr(pipeline, "encode_still", encode_still)
+    settings = Settings(n_colors=4, device=CPU, goal=MinPsnr(20))
+    report = compress_picture(photo, tmp_path / "few.png", settings).report
+    assert encoded == [report.colors_out]
+
+
+def test_folders_are_made_in_the_folder_for_outputs_and_links_do_not_lead_out_of_it(photo, tmp_path):
+    settings = Settings(n_colors=4, device=CPU, root=tmp_path / "out", force=True)
+    compress_picture(photo, tmp_path / "out" / "a" / "b" / "few.png", settings)
+    assert (tmp_path / "out" / "a" / "b" / "few.png").is_file()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "away").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "few.png").symlink_to(tmp_path / "elsewhere" / "few.png")
+    for target in (tmp_path / "out" / "away" / "few.png", tmp_path / "out" / "few.png"):
+        with pytest.raises(ImageError, match=r"few\.png leads out of .*out by a symbolic link; remove the link"):
+            compress_picture(photo, target, settings)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -1,28 +1,9 @@
 from dataclasses import replace
 
 import pytest
+from example_report import REPORT
 
-from gpukmeans_cli.reports import Report, format_size
-
-REPORT = Report(
-    input="photos/sea.jpg",
-    output="photos/sea-20.png",
-    width=640,
-    height=427,
-    frames=1,
-    mode="RGB",
-    colors_in=96615,
-    colors_out=20,
-    bytes_in=196653,
-    bytes_out=64400,
-    mse=281.25,
-    psnr=28.404,
-    iterations=32,
-    converged=True,
-    kept=False,
-    device="cuda:1",
-    seconds=0.476,
-)
+from gpukmeans_cli.reports import format_quality, format_share, format_size, format_sizes
 
 
 def test_the_line_says_what_became_of_the_file():
@@ -45,7 +26,7 @@ def test_the_line_tells_a_file_that_grew():
 
 def test_the_json_has_these_keys_in_this_order():
     keys = "input output width height frames mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
-    assert list(REPORT.as_json()) == [*keys.split(), "kept", "device", "seconds"]
+    assert list(REPORT.as_json()) == [*keys.split(), "kept", "written", "device", "seconds"]
     assert REPORT.as_json()["psnr"] == 28.404
 
 
@@ -75,3 +56,27 @@ def test_the_line_says_that_a_file_was_kept():
 )
 def test_sizes_are_for_people(n_bytes, text):
     assert format_size(n_bytes) == text
+
+
+def test_the_line_says_that_nothing_was_written():
+    assert REPORT.line().endswith(" s")
+    assert replace(REPORT, written=False).line().endswith(" s, not written")
+
+
+def test_sizes_are_compared():
+    assert format_sizes(196_653, 66_200) == "196.7 kB -> 66.2 kB (34%)"
+    assert format_sizes(100, 100) == "100 bytes -> 100 bytes (100%)"
+    assert format_sizes(100, 101) == "100 bytes -> 101 bytes (101%, larger)"
+
+
+def test_a_quality_is_in_decibels_or_a_word():
+    assert format_quality(28.376, "lossless") == "PSNR 28.38 dB"
+    assert format_quality(0.0, "lossless") == "PSNR 0.00 dB"
+    assert format_quality(None, "lossless") == "lossless"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1, "100.0 %"), (0.3124, "31.2 %"), (0.0005, "0.1 %"), (0.0004, "< 0.1 %"), (1.5, "150.0 %")]
+)
+def test_a_share_is_a_percentage_and_never_nothing(share, text):
+    assert format_share(share) == text

@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,26 @@ def test_torch_is_there_the_collector_runs_on_and_the_choices_of_the_user_stand(
         monkeypatch.setenv(name, value)
     run = subprocess.run([sys.executable, "-c", PRINT_SETTING], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "True", "True", spins]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+@pytest.mark.parametrize("pressed", [True, False])
+def test_ctrl_c_waits_until_torch_is_there_as_a_whole(pressed, tmp_path, monkeypatch):
+    press = "os.kill(os.getpid(), signal.SIGINT)" if pressed else ""
+    # In place of torch, which takes an interruption for a numpy that is missing.
+    (tmp_path / "torch.py").write_text(
+        f"import os, signal\ntry: {press or 'pass'}\nexcept BaseException: numpy = None\nelse: numpy = 'whole'\n"
+    )
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); ended = 'done'\n"
+        "from gpukmeans_cli.runtime import import_torch\n"
+        "try: import_torch()\n"
+        "except KeyboardInterrupt: ended = 'interrupted'\n"
+        "print(ended, sys.modules['torch'].numpy, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["interrupted" if pressed else "done", "whole", "True"]
 
 
 def test_where_torch_is_there_already_nothing_changes():

@@ -46,6 +46,14 @@ def test_grey_becomes_three_channels_and_alpha_stays():
     assert find_shares(histogram([[[5, 7], [6, 8], [6, 8]]]), 2).colors.tolist() == [[6, 6, 6, 8], [5, 5, 5, 7]]
 
 
+def test_the_limit_of_pixels_is_heeded(tmp_path):
+    Image.fromarray(noise(5, 7, 3)).save(tmp_path / "in.png")
+    counted, _ = count_picture(tmp_path / "in.png", CPU, max_pixels=35)
+    assert counted.counts.sum() == 35
+    with pytest.raises(ImageError, match="has 35 pixels, the limit is 34"):
+        count_picture(tmp_path / "in.png", CPU, max_pixels=34)
+
+
 def test_the_seed_decides_where_there_is_something_to_decide():
     pixels = histogram(noise(40, 40, 3))
     one, again, other = (find_shares(pixels, 9, seed=seed) for seed in (1, 1, 2))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import STDIN
-from gpukmeans_cli.source import read_source
+from gpukmeans_cli.files import STDIO, ImageError
+from gpukmeans_cli.source import read_source, read_still
 
 
 def frames(n_frames, channels):
@@ -43,6 +42,24 @@ def test_of_pages_that_are_no_animation_only_the_first_is_taken(tmp_path):
     assert (len(source.pixels), source.frames_in_file, source.animation) == (1, 3, None)
 
 
+def test_one_pixel_that_can_be_seen_through_keeps_the_alpha_of_all_frames(tmp_path):
+    pixels = frames(2, 4)
+    pixels[..., 3] = 255
+    pixels[1, 4, 6, 3] = 100
+    Image.fromarray(pixels[0]).save(tmp_path / "in.png", save_all=True, append_images=[Image.fromarray(pixels[1])])
+    assert np.array_equal(read_source(tmp_path / "in.png").pixels, pixels)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2])
+def test_the_limit_of_pixels_is_for_all_frames(tmp_path, n_frames):
+    first, *others = (Image.fromarray(frame) for frame in frames(n_frames, 3))
+    first.save(tmp_path / "in.png", save_all=True, append_images=others)
+    n_pixels = n_frames * 5 * 7
+    assert read_source(tmp_path / "in.png", max_pixels=n_pixels).pixels[..., 0].size == n_pixels
+    with pytest.raises(ImageError, match=f"has {n_pixels} pixels.* the limit is {n_pixels - 1}"):
+        read_source(tmp_path / "in.png", max_pixels=n_pixels - 1)
+
+
 def test_what_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(ImageError, match="does not exist"):
         read_source(tmp_path / "missing.png")
@@ -69,7 +86,7 @@ def test_a_pipe_is_read_like_a_file_also_if_it_moves(tmp_path):
 def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
     data = moving(tmp_path / "moving.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    source = read_source(STDIN)
+    source = read_source(STDIO)
     assert np.array_equal(source.pixels, frames(4, 3))
     assert (source.n_bytes, source.original()) == (len(data), data)
 
@@ -111,3 +128,12 @@ def test_a_file_that_has_gone_is_an_error(tmp_path):
     source.path.unlink()
     with pytest.raises(ImageError, match="does not exist"):
         source.original()
+
+
+def test_a_picture_is_a_source_of_one_frame_whatever_follows(tmp_path):
+    pixels = frames(3, 3)
+    first, *others = (Image.fromarray(frame) for frame in pixels)
+    first.save(tmp_path / "moving.png", save_all=True, append_images=others)
+    source = read_still(tmp_path / "moving.png")
+    assert np.array_equal(source.pixels, pixels[:1])
+    assert (source.frames_in_file, source.animation, source.format) == (3, None, "PNG")

@@ -1,0 +1,131 @@
+"""Many files through the pipeline, several at a time, and what became of each told in their order."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from gpukmeans_cli.crew import Alone, Crew, Processes, Threads, in_order
+from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.jobs import Job
+from gpukmeans_cli.messages import warn
+from gpukmeans_cli.pipeline import Outcome, Settings, compress_picture
+from gpukmeans_cli.progress import Step, shown
+from gpukmeans_cli.summary import Summary
+from gpukmeans_cli.voice import Voice
+
+# Threads beside a GPU, which one of them feeds while the others decode and encode.
+_MOST_BESIDE_A_GPU = 16
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """A file whose output is there, or that was not begun."""
+
+    told: bool
+
+
+def compress_all(
+    jobs: Sequence[Job],
+    settings: Settings,
+    voice: Voice,
+    *,
+    n_workers: int | None = None,
+    skip_existing: bool = False,
+    fail_fast: bool = False,
+) -> bool:
+    """Whether no file failed; each has been told of, and more than one are summed up on stderr.
+
+    By default as many files are worked on at a time as there are cores, on CUDA up to 16, where one after the other
+    is clustered. With `fail_fast` no file is begun after one failed. An interruption ends what is under way before it
+    is written, and is raised.
+    """
+    crew = crew_for(settings.device, min(n_workers or default_workers(settings.device), len(jobs)))
+    stop, failure = crew.event(), crew.event()
+    turn = threading.Lock() if settings.device.type == "cuda" else None
+    settings = replace(settings, stop=stop, turn=turn)
+    summary = Summary(planned=len(jobs))
+    start = time.perf_counter()
+
+    def work(job: Job) -> Outcome | ImageError | _Skipped:
+        if fail_fast and failure.is_set():
+            return _Skipped(told=False)
+        result = _do(job, settings, skip_existing)
+        if isinstance(result, ImageError):
+            failure.set()
+        return result
+
+    def lost(job: Job) -> ImageError:
+        failure.set()
+        return ImageError("the process that worked on it was killed, perhaps for its memory; try fewer --jobs")
+
+    try:
+        with shown(len(jobs), quiet=voice.quiet) as step:
+            found = in_order(crew, work, jobs, stop=stop, seen=lambda result: step(_step(result)), lost=lost)
+            with closing(found) as results:
+                for job, result in zip(jobs, results, strict=True):
+                    _tell(job, result, voice, summary)
+    except KeyboardInterrupt:
+        if len(jobs) > 1 and not voice.quiet:
+            warn("interrupted; --skip-existing goes on where this ended")
+        raise
+    finally:
+        if len(jobs) > 1 and not voice.quiet:
+            for line in summary.lines(time.perf_counter() - start):
+                warn(line)
+    return not failure.is_set()
+
+
+def default_workers(device: torch.device) -> int:
+    """How many files are worked on at a time on that device unless it is said."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_BESIDE_A_GPU) if device.type == "cuda" else cores
+
+
+def crew_for(device: torch.device, n_workers: int) -> Crew:
+    """Who works on so many files at a time."""
+    if n_workers <= 1:
+        return Alone()
+    # Beside those of ours, threads of torch would only wait for each other.
+    n_threads = max(1, torch.get_num_threads() // n_workers)
+    if device.type == "cpu" and Processes.obstacle() is None:
+        # Rounds of the clustering are many short operations, between which threads would wait for Python's lock.
+        return Processes(n_workers, partial(torch.set_num_threads, n_threads))
+    torch.set_num_threads(n_threads)
+    return Threads(n_workers)
+
+
+def _do(job: Job, settings: Settings, skip_existing: bool) -> Outcome | ImageError | _Skipped:
+    if job.problem is not None:
+        return ImageError(job.problem)
+    if skip_existing and os.path.lexists(job.target):
+        return _Skipped(told=True)
+    try:
+        return compress_picture(job.source, job.target, settings)
+    except ImageError as error:
+        return error
+
+
+def _step(result: Outcome | ImageError | _Skipped) -> Step:
+    if not isinstance(result, Outcome):
+        return Step(pixels=0, bytes_in=0, bytes_out=0, failed=isinstance(result, ImageError))
+    report = result.report
+    pixels = report.width * report.height * report.frames
+    return Step(pixels=pixels, bytes_in=report.bytes_in, bytes_out=report.bytes_out)
+
+
+def _tell(job: Job, result: Outcome | ImageError | _Skipped, voice: Voice, summary: Summary) -> None:
+    if isinstance(result, Outcome):
+        summary.add(result.report, result.stages)
+        voice.done(result)
+    elif isinstance(result, ImageError):
+        summary.failures.append((str(job.source), str(result)))
+        voice.failed(job, result)
+    elif result.told:
+        summary.skipped += 1
+        voice.skipped(job)

@@ -1,0 +1,69 @@
+"""Writes docs/report.html of the sample picture, and how a browser shows it: python scripts/readme_report.py"""
+
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from PIL import Image
+from selenium import webdriver  # pyright: ignore[reportMissingImports]  # of the extra dev
+
+from gpukmeans.quantization import quantize
+from gpukmeans_cli.encoding import encode_still, write_png
+from gpukmeans_cli.page import render_page
+from gpukmeans_cli.pipeline import Settings
+from gpukmeans_cli.sample import draw_sample
+from gpukmeans_cli.trials import try_colors
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+NUMBERS = (4, 8, 16, 32, 64, 128, 256)
+SHOWN = 16
+WIDTH, SCALE = 1080, 1.25
+MAX_PAGE, MAX_PICTURE = 1_000_000, 300_000
+
+
+def page() -> bytes:
+    """The report on the sample picture, at half its usual size."""
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "sample.png"
+        write_png(photo, Image.fromarray(draw_sample(640, 432)), overwrite=False)
+        trials = try_colors(photo, NUMBERS, Settings(n_colors=NUMBERS[-1], device=torch.device("cpu")))
+        return render_page(photo.name, trials).encode()
+
+
+def picture(path: Path) -> bytes:
+    """The page down to its clouds, as Chromium shows it, in 256 colors."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--force-color-profile=srgb"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        size = {"width": WIDTH, "height": 1000, "deviceScaleFactor": SCALE, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.get(path.as_uri())
+        driver.execute_script(f"document.getElementById('k-{SHOWN}').click()")
+        end = driver.execute_script("return document.querySelector('.clouds').getBoundingClientRect().bottom")
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**size, "height": round(end) + 24})
+        image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    finally:
+        driver.quit()
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    found = quantize(pixels, 256)
+    return encode_still(found.palette.numpy(), found.indices.numpy(), ".png")
+
+
+def write(path: Path, data: bytes, most: int) -> None:
+    """ValueError if these are more bytes than the README should carry."""
+    if len(data) > most:
+        raise ValueError(f"{path.name} must be at most {most:,} bytes, got {len(data):,}")
+    path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    write(DOCS / "report.html", page(), MAX_PAGE)
+    write(DOCS / "report.png", picture(DOCS / "report.html"), MAX_PICTURE)

@@ -1,0 +1,179 @@
+import multiprocessing
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from picture_files import files, noise, save
+
+from gpukmeans_cli import batch
+from gpukmeans_cli.batch import compress_all, crew_for, default_workers
+from gpukmeans_cli.crew import Alone, Processes, Threads, in_order
+from gpukmeans_cli.jobs import plan
+from gpukmeans_cli.pipeline import Settings
+from gpukmeans_cli.voice import Voice
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve pictures of different sizes, and one file that is none."""
+    for number in range(12):
+        save(noise(5 + number, 7, 3), tmp_path / f"{number:02}.png")
+    (tmp_path / "05.png").write_text("no picture")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_torch():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(folder, *, settings=None, voice=None, **options):
+    jobs = plan([folder], name="4", recursive=True, folder=folder / "out")
+    settings = replace(settings or Settings(n_colors=4, device=CPU), root=folder / "out")
+    return compress_all(jobs, settings, voice or Voice(), **options)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 5, 99])
+def test_files_are_told_of_in_their_order_whatever_the_number_of_threads(photos, capsys, n_workers):
+    assert not run(photos, n_workers=n_workers)
+    out, err = capsys.readouterr()
+    done = [f"{number:02}" for number in range(12) if number != 5]
+    assert [os.path.basename(line.split(" -> ")[0]) for line in out.splitlines()] == [f"{name}.png" for name in done]
+    assert files(photos / "out").keys() == {photos / "out" / f"{name}-4.png" for name in done}
+    failure, summary, again = err.splitlines()
+    assert "05.png: is not an image" in failure
+    assert summary.startswith("gpukmeans: 11 of 12 files done, 1 failed, ")
+    assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
+
+
+def test_the_number_of_threads_does_not_change_a_byte(photos):
+    run(photos, n_workers=1, voice=Voice(quiet=True))
+    alone = files(photos / "out")
+    run(photos, n_workers=3, voice=Voice(quiet=True), settings=Settings(n_colors=4, device=CPU, force=True))
+    assert files(photos / "out") == alone
+
+
+def test_a_second_run_goes_on_where_the_first_ended(photos, capsys):
+    run(photos)
+    (photos / "out" / "03-4.png").unlink()
+    kept = files(photos / "out")
+    capsys.readouterr()
+    run(photos, skip_existing=True)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "1 of 12 files done, 10 skipped, 1 failed, " in err
+    assert files(photos / "out").items() >= kept.items()
+    assert (photos / "out" / "03-4.png").is_file()
+
+
+def test_after_a_failure_no_file_is_begun_if_so_asked(photos, capsys):
+    assert not run(photos, n_workers=1, fail_fast=True)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5
+    assert "5 of 12 files done, 1 failed, 6 not begun or given up, " in err
+
+
+def test_a_single_file_needs_no_summary(photos, capsys):
+    jobs = plan([photos / "01.png"], name="4")
+    assert compress_all(jobs, Settings(n_colors=4, device=CPU), Voice())
+    assert capsys.readouterr().err == ""
+
+
+def test_quiet_leaves_errors_alone(photos, capsys):
+    run(photos, voice=Voice(quiet=True))
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_a_mistake_of_ours_in_a_thread_is_not_hidden(photos, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(batch, "compress_picture", fail)
+    with pytest.raises(ZeroDivisionError):
+        run(photos, n_workers=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+def test_an_interruption_ends_what_is_under_way_and_leaves_nothing_half_done(photos, capsys, monkeypatch):
+    def tell(*args):
+        original(*args)
+        signal.raise_signal(signal.SIGINT)
+
+    original = batch._tell
+    monkeypatch.setattr(batch, "_tell", tell)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, n_workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    monkeypatch.setattr(batch, "_tell", original)
+    assert "interrupted; --skip-existing goes on where this ended" in capsys.readouterr().err
+    written = files(photos / "out")
+    assert written
+    assert all(path.name.endswith("-4.png") for path in written)
+    run(photos, skip_existing=True, voice=Voice(quiet=True))
+    assert len(files(photos / "out")) == 11
+    assert multiprocessing.active_children() == []
+
+
+def test_who_works_depends_on_the_device_and_threads_of_torch_make_room(monkeypatch):
+    torch.set_num_threads(4)
+    assert isinstance(crew_for(CPU, 1), Alone)
+    assert torch.get_num_threads() == 4
+    if sys.platform == "linux":
+        crew = crew_for(CPU, 2)
+        assert isinstance(crew, Processes)
+        assert list(in_order(crew, lambda _: torch.get_num_threads(), [0], stop=crew.event(), lost=str)) == [2]
+        assert torch.get_num_threads() == 4
+    assert isinstance(crew_for(torch.device("cuda"), 2), Threads)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(4)
+    monkeypatch.setattr(Processes, "obstacle", staticmethod(lambda: "none here"))
+    assert isinstance(crew_for(CPU, 8), Threads)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_a_file_whose_process_is_killed_fails_alone(photos, capsys, monkeypatch):
+    def compress_picture(source, target, settings):
+        if source.name == "03.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(source, target, settings)
+
+    original = batch.compress_picture
+    monkeypatch.setattr(batch, "compress_picture", compress_picture)
+    assert not run(photos, n_workers=2)
+    err = capsys.readouterr().err
+    assert "03.png: the process that worked on it was killed, perhaps for its memory; try fewer --jobs" in err
+    assert "10 of 12 files done, 2 failed, " in err
+
+
+def test_beside_a_gpu_there_are_at_most_sixteen(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(40), raising=False)
+    assert (default_workers(CPU), default_workers(torch.device("cuda"))) == (40, 16)
+
+
+def test_pixels_and_bytes_of_each_file_are_counted(photos, monkeypatch):
+    steps = []
+
+    @contextmanager
+    def shown(total, *, quiet):
+        yield steps.append
+
+    monkeypatch.setattr(batch, "shown", shown)
+    run(photos, voice=Voice(quiet=True))
+    pixels = {7 * (5 + number) for number in range(12) if number != 5}
+    assert {step.pixels for step in steps} == pixels | {0}
+    assert [step.failed for step in steps].count(True) == 1
+    assert np.all([step.bytes_in >= step.bytes_out > 0 for step in steps if not step.failed])

@@ -1,0 +1,431 @@
+"""Files, names, folders and signals that mean harm, or look like it: the command as a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_files import assert_one_line, files, noise, rgba, save
+from PIL import Image
+
+import gpukmeans
+import gpukmeans_cli
+import gpukmeans_cli.png as png
+from gpukmeans_cli.main import main
+
+ROOTS = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
+COMMAND = (sys.executable, "-m", "gpukmeans_cli.main", "compress", "--device", "cpu")
+
+# The code under test, wherever it lies, and whatever else is installed.
+ENV = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS), "OMP_NUM_THREADS": "1"}
+
+# Most that a child has held at once; a child of this process would count what this one holds.
+MEASURED = """
+import json, resource, subprocess, sys
+run = subprocess.run(sys.argv[1:], capture_output=True)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps([run.returncode, run.stdout.decode(), run.stderr.decode(), peak]))
+"""
+GIGABYTE = 1 << 30
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux allows")
+
+
+def before_the_summary(err):
+    """The lines of stderr that tell of one file each."""
+    lines = err.splitlines()
+    summary = "files done" if isinstance(err, str) else b"files done"
+    return lines[: next(index for index, line in enumerate(lines) if summary in line)]
+
+
+def start(*args, cwd, **options):
+    return subprocess.run(
+        args, cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False, **options
+    )
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return save(noise(11, 17, 3), tmp_path / "photo.png")
+
+
+def test_children_run_the_code_under_test(tmp_path):
+    program = "import importlib.util as u; print(u.find_spec('gpukmeans').origin, u.find_spec('gpukmeans_cli').origin)"
+    said = start(sys.executable, "-c", program, cwd=tmp_path).stdout.decode().split()
+    assert said == [gpukmeans.__file__, gpukmeans_cli.__file__]
+
+
+# Bombs: a few bytes that unpack to more than there is
+
+
+HALF_A_GIGABYTE = 1 << 29
+
+
+def flood(n_bytes):
+    """So many zeros, packed a thousand times smaller."""
+    packer = zlib.compressobj(9)
+    parts = [packer.compress(bytes(1 << 20)) for _ in range(n_bytes >> 20)]
+    return b"".join([*parts, packer.flush()])
+
+
+def png_of(width, height, *chunks):
+    return png.assembled(png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *chunks)
+
+
+def frame_control(number, width, height):
+    return png.chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, 0, 0, 1, 10, 0, 0))
+
+
+def apng_of(width, height, n_frames, control, first, second):
+    count = png.chunk(b"acTL", struct.pack(">II", n_frames, 0))
+    frames = png.chunk(b"IDAT", first), frame_control(1, *control), png.chunk(b"fdAT", struct.pack(">I", 2) + second)
+    return png_of(width, height, count, frame_control(0, *control), *frames)
+
+
+def gif_of(width, height, *frames):
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    parts = [b"\x21\xf9\x04\0\1\0\0\0," + struct.pack("<HHHHB", *place, 0) + b"\2\2\x44\1\0" for place in frames]
+    return b"".join([head, *parts, b";"])
+
+
+def webp_of(width, height, n_frames, folder):
+    """A canvas of that size, of which each frame draws one pixel."""
+    with_head = save(noise(1, 1, 3), folder / "one.webp", lossless=True)
+    pixel = with_head.read_bytes()[12:]
+    with_head.unlink()
+
+    def chunk(kind, body):
+        return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+    canvas = b"\x02\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frames = chunk(b"ANMF", bytes(12) + b"\x0a\0\0\0" + pixel) * n_frames
+    body = b"WEBP" + chunk(b"VP8X", canvas) + chunk(b"ANIM", bytes(6)) + frames
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def tiff_of(side, tile, data):
+    """A grey TIFF in tiles of that side, packed by deflate."""
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 0, 325: len(data)}
+    tags[324] = 8 + 2 + 12 * len(tags) + 4
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
+
+
+@linux
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
+    pixel, bomb = zlib.compress(b"\0\1\2\3"), flood(HALF_A_GIGABYTE)
+    text = [png.chunk(b"zTXt", b"k%d\0\0" % number + flood(1 << 20)) for number in range(200)]
+    too_many, too_large = "pixels", "too large"
+    bombs = {
+        "huge.png": (png_of(60_000, 60_000, png.chunk(b"IDAT", bomb)), too_many),
+        "text.png": (png_of(1, 1, png.chunk(b"zTXt", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)), too_large),
+        "texts.png": (png_of(1, 1, *text, png.chunk(b"IDAT", pixel)), "Too much memory used in text"),
+        "profile.png": (png_of(1, 1, png.chunk(b"iCCP", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)), too_large),
+        "canvas.png": (apng_of(12_000, 12_000, 2, (1, 1), pixel, pixel), "288000000 pixels in 2 frames"),
+        "count.png": (apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel), "2 of 2000000000 frames are there"),
+        "screen.gif": (gif_of(65_535, 65_535, (0, 0, 1, 1)), too_many),
+        "frame.gif": (gif_of(1, 1, (0, 0, 65_535, 65_535)), too_many),
+        "later.gif": (gif_of(1, 1, (0, 0, 1, 1), (0, 0, 65_535, 65_535)), too_many),
+        "corner.gif": (gif_of(1, 1, (0, 0, 1, 1), (65_535, 65_535, 1, 1)), too_many),
+        "canvas.gif": (gif_of(12_000, 12_000, *[(0, 0, 1, 1)] * 3), "432000000 pixels in 3 frames"),
+        "screen.webp": (webp_of(16_384, 16_384, 2, tmp_path), too_many),
+        "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
+    }
+    # Pixels of one pixel each are all that is unpacked of these.
+    duds = {"pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)), "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb)}
+    for name, (data, _) in bombs.items():
+        (tmp_path / name).write_bytes(data)
+    for name, data in duds.items():
+        (tmp_path / name).write_bytes(data)
+    before = files(tmp_path)
+    # PNG and GIF of one stem would be written to one file.
+    names = [*bombs, *duds]
+    for name in names:
+        (tmp_path / name).rename(tmp_path / name.replace(".", "-"))
+    names = [name.replace(".", "-") for name in names]
+    answer = start(sys.executable, "-c", MEASURED, *COMMAND, *names, cwd=tmp_path)
+    code, out, err, peak = json.loads(answer.stdout)
+    assert code == 1
+    assert [line.split(" -> ")[0] for line in out.splitlines()] == names[len(bombs) :]
+    complaints = before_the_summary(err)
+    assert len(complaints) == len(bombs), err
+    for name, (_, part), complaint in zip(names, bombs.values(), complaints, strict=False):
+        assert complaint.startswith(f"gpukmeans: {name}: ")
+        assert part in complaint
+    assert peak < GIGABYTE
+    assert len(files(tmp_path)) == len(before) + len(duds)
+
+
+@linux
+def test_a_tile_larger_than_any_picture_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "tile.tif").write_bytes(tiff_of(64, 40_000, flood(100 << 20)))
+    code, out, err, peak = json.loads(start(sys.executable, "-c", MEASURED, *COMMAND, "tile.tif", cwd=tmp_path).stdout)
+    assert (code, out) == (1, "")
+    assert_one_line(err, "tile.tif", "1600000000 pixels in a tile")
+    assert peak < GIGABYTE
+
+
+# Damaged files
+
+
+def test_damaged_files_are_one_line_each_beside_those_that_are_well(tmp_path):
+    pixels = noise(24, 24, 3)
+    for suffix in ("png", "gif", "webp", "jpg", "bmp", "ppm"):
+        path = save(pixels, tmp_path / f"{suffix}.{suffix}")
+        path.write_bytes(path.read_bytes()[: -path.stat().st_size // 2])
+    save(pixels, tmp_path / "z.png")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    answer = start(*COMMAND, *names, cwd=tmp_path)
+    assert answer.returncode == 1
+    assert [line.split(b" -> ")[0] for line in answer.stdout.splitlines()] == [b"z.png"]
+    assert b"Traceback" not in answer.stderr
+    assert [line.split(b": ")[1].decode() for line in before_the_summary(answer.stderr)] == names[:-1]
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "z-20.png"}
+
+
+def test_indices_without_a_palette_are_refused(command, tmp_path):
+    header = png.chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0))
+    path = tmp_path / "bare.png"
+    path.write_bytes(png.assembled(header, png.chunk(b"IDAT", zlib.compress(b"\0\0\1"))))
+    code, out, err = command("compress", path)
+    assert (code, out) == (1, "")
+    assert_one_line(err, "bare.png", "no palette")
+
+
+@pytest.mark.parametrize("compression", ["group4", "tiff_lzw", "tiff_adobe_deflate"])
+def test_libtiff_says_nothing_beside_our_line(compression, capfd, tmp_path):
+    mode = "1" if compression == "group4" else "L"
+    path = tmp_path / "photo.tif"
+    Image.fromarray(noise(24, 24)).convert(mode).save(path, compression=compression)
+    data = bytearray(path.read_bytes())
+    # The pixels come first or after the tags: so much is broken in either case, and no tag.
+    with Image.open(path) as image:
+        at = image.tag_v2[273][0]
+    data[at + 4 : at + 12] = b"\xff\x55\0\xff\x12\xff\0\x80"
+    path.write_bytes(data)
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", str(path)])
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == ended.value.code, lines
+
+
+# Names
+
+
+STRANGE = [
+    "%s%n.png",
+    "[bold]red[_bold].png",
+    "\N{BALLOON}.png",
+    "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe.png",
+    "\x1b[31mred\x1b[0m.png",
+    "a\tb\\n.png",
+    "$(touch hacked) & `x` 'y' \"z\".png",
+    "{0}{name}.png",
+    "m" * 240 + ".png",
+    ".png",
+    "~.png",
+]
+
+
+@linux
+def test_strange_names_are_one_printable_line_each_in_reports_and_errors(tmp_path):
+    for name in STRANGE:
+        save(noise(4, 4, 3), tmp_path / name, format="PNG")
+    answer = start(*COMMAND, "-k", "2", "--", *STRANGE, cwd=tmp_path, umask=0o077)
+    assert (answer.returncode, before_the_summary(answer.stderr)) == (0, [])
+    assert "[bold]red[_bold].png -> [bold]red[_bold]-2.png: " in answer.stdout.decode()
+    written = set(tmp_path.iterdir()) - {tmp_path / name for name in STRANGE}
+    assert len(written) == len(STRANGE)
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
+    again = start(*COMMAND, "-q", "-k", "2", "--", *STRANGE, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (1, b"")
+    for lines in (answer.stdout, again.stderr):
+        lines = lines.decode().split("\n")
+        assert len(lines) == len(STRANGE) + 1
+        assert all(line.isprintable() for line in lines)
+
+
+# Inputs that are no files
+
+
+@linux
+def test_an_input_that_is_no_picture_file_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sentences = {
+        "folder": "is a folder",
+        ".": "is a folder",
+        "": "is a folder",
+        "missing.png": "does not exist",
+        "dangling.png": "does not exist",
+        "empty.png/below.png": "does not exist",
+        "empty.png": "is empty",
+        "loop.png": "cannot be opened",
+        "socket": "cannot be opened",
+        "pipe": "is empty",
+        "/dev/null": "is empty",
+        "/dev/zero": "is not an image",
+        "/proc/self/mem": "cannot be decoded",
+        "x" * 300 + ".png": "cannot be opened",
+    }
+    Path("folder").mkdir()
+    Path("empty.png").touch()
+    Path("dangling.png").symlink_to("nowhere")
+    Path("loop.png").symlink_to("loop.png")
+    os.mkfifo("pipe")
+    before = files(tmp_path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        for name, sentence in sentences.items():
+            if name == "pipe":  # of which someone writes nothing
+                threading.Thread(target=Path("pipe").write_bytes, args=[b""], daemon=True).start()
+            code, out, err = command("compress", "-o", "few.png", name)
+            assert (code, out) == (1, ""), name
+            assert_one_line(err, sentence)
+    assert files(tmp_path) == before
+
+
+# Outputs that are links
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_an_output_that_links_to_a_folder_is_one_line(command, photo, tmp_path, force):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "few.png").symlink_to("folder")
+    code, out, err = command("compress", photo, "-o", tmp_path / "few.png", *force)
+    assert (code, out) == (1, "")
+    assert_one_line(err, "few.png is a folder")
+    assert list((tmp_path / "folder").iterdir()) == []
+    assert (tmp_path / "few.png").is_symlink()
+
+
+@pytest.mark.parametrize("leads_to", ["few.png", "nowhere.png", "photo.png"])
+def test_an_output_that_links_anywhere_is_taken_unless_forced(command, photo, tmp_path, leads_to):
+    target = tmp_path / "few.png"
+    target.symlink_to(leads_to)
+    before = photo.read_bytes()
+    code, out, err = command("compress", photo, "-k", "2", "-o", target)
+    assert (code, out) == (1, "")
+    assert_one_line(err, "few.png already exists; use --force")
+    assert (os.readlink(target), photo.read_bytes()) == (leads_to, before)
+    assert command("compress", photo, "-k", "2", "-o", target, "--force")[0] == 0
+    # A ring leads to no file that could be replaced: the link itself is.
+    assert target.is_symlink() == (leads_to != "few.png")
+    assert len(np.unique(rgba(target).reshape(-1, 4), axis=0)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"few.png", "photo.png", leads_to})
+
+
+# Folders and disks that cannot be written
+
+
+def without_power():
+    """What to put before a command so that permissions hold for it, or why that cannot be."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("permissions do not hold for root, and there is no setpriv")
+    powers = "-dac_override,-dac_read_search"
+    prefix = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("permissions do not hold for root, who may not give that up here")
+    return prefix
+
+
+def lines_of(tmp_path, modes, *names):
+    """What the command says of these inputs, a line each, while the modes hold; it must have written nothing."""
+    before = files(tmp_path)
+    prefix = without_power()
+    for name, mode in modes.items():
+        (tmp_path / name).chmod(mode)
+    try:
+        answer = start(*prefix, *COMMAND, "-q", *names, cwd=tmp_path)
+    finally:
+        for name in modes:
+            (tmp_path / name).chmod(0o755)
+    lines = answer.stderr.decode().splitlines()
+    assert (answer.returncode, answer.stdout, len(lines)) == (1, b"", len(names)), lines
+    assert files(tmp_path) == before
+    return lines
+
+
+@linux
+def test_folders_without_permissions_are_one_line_each(tmp_path):
+    modes = {"closed": 0, "unlisted": 0o111, "fixed": 0o555}
+    for name in modes:
+        (tmp_path / name).mkdir()
+        save(noise(4, 4, 3), tmp_path / name / "photo.png")
+    (tmp_path / "unlisted" / "photo.png").unlink()
+    closed, unlisted, fixed = lines_of(tmp_path, modes, *(f"{name}/photo.png" for name in modes))
+    assert closed.endswith(
+        "closed/photo-20.png cannot be written, its folder may not be changed; choose another folder"
+    )
+    assert unlisted.endswith("unlisted/photo.png: does not exist; check the path")
+    assert fixed.endswith("fixed/photo-20.png cannot be written, its folder may not be changed; choose another folder")
+
+
+@linux
+def test_a_file_that_may_not_be_read_does_not_keep_the_others_from_being_tried(tmp_path):
+    save(noise(4, 4, 3), tmp_path / "closed.png")
+    closed, missing = lines_of(tmp_path, {"closed.png": 0}, "closed.png", "missing.png")
+    assert closed == "gpukmeans: closed.png: may not be read; check its permissions"
+    assert missing == "gpukmeans: missing.png: does not exist; check the path"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 16 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)]
+    with contextlib.suppress(FileNotFoundError):
+        if os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+            yield folder
+            subprocess.run(["umount", str(folder)], check=True)
+            return
+    pytest.skip("needs the right to mount a disk")
+
+
+@linux
+def test_a_disk_that_is_full_is_one_line_and_gets_no_file(command, small_disk, tmp_path):
+    photo = save(noise(200, 200, 3), tmp_path / "photo.png")
+    args = ("compress", photo, "-k", "256", "--max-iter", "1", "-o", small_disk / "few.png")
+    code, out, err = command(*args)
+    assert (code, out) == (1, "")
+    assert_one_line(err, "few.png cannot be written, the disk is full")
+    assert list(small_disk.iterdir()) == []
+    (small_disk / "few.png").write_bytes(b"old")
+    assert command(*args, "--force")[0] == 1
+    assert files(small_disk) == {small_disk / "few.png": b"old"}
+    assert command("compress", photo, "-k", "2", "-o", small_disk / "two.png")[0] == 0
+
+
+# Signals
+
+
+@linux
+@pytest.mark.parametrize(("step", "force"), [("link", []), ("replace", ["--force"])])
+def test_a_process_killed_before_the_file_has_its_name_leaves_what_was_there(photo, tmp_path, step, force):
+    target = tmp_path / "photo-2.png"
+    if force:
+        target.write_bytes(b"old")
+    program = (
+        "import os, signal, sys; from gpukmeans_cli.main import main; "
+        f"os.{step} = lambda *paths: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
+    )
+    answer = start(sys.executable, "-c", program, "compress", "photo.png", "-k", "2", *force, cwd=tmp_path)
+    assert answer.returncode == -signal.SIGKILL
+    assert target.exists() == bool(force)
+    assert not force or target.read_bytes() == b"old"
+    # What nobody could take away cannot be taken for a picture, nor found by a pattern such as *.png.
+    (left,) = set(tmp_path.iterdir()) - {photo, target}
+    assert left.name.startswith(".")
+    assert left.suffix == ".tmp"
