@@ -124,7 +124,7 @@ def _target(found: _Found, name: str, folder: Path | None) -> Path:
     if found.source == STDIO:
         return STDIO
     file = f"{found.source.stem}-{name}.png"
-    return found.source.with_name(file) if folder is None else folder / found.place.with_name(file)
+    return found.source.parent / file if folder is None else folder / found.place.parent / file
 
 
 def _check_apart(jobs: Sequence[Job]) -> None:

@@ -67,6 +67,13 @@ def test_a_folder_needs_to_be_asked_for(tree):
     assert (job.source, job.problem) == (tree, "is a folder; add -r to take the pictures in it")
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+@pytest.mark.parametrize("folder", [None, Path("out")])
+def test_a_folder_without_a_name_is_one_too(name, folder):
+    (job,) = plan([Path(name)], name="4", folder=folder)
+    assert job.problem == "is a folder; add -r to take the pictures in it"
+
+
 def test_outputs_of_an_earlier_run_are_passed_over(tree):
     before = pairs([tree], tree, recursive=True)
     for _, target in before:
