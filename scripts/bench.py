@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import clustering as comparison
 from benchmarks import colors as benchmark_colors
+from benchmarks import folder as benchmark_folder
 from benchmarks import optima as benchmark_optima
 from benchmarks import peers
 from benchmarks import pictures as benchmark_pictures
@@ -52,6 +53,9 @@ KODAK = {f"kodim{number:02}.png" for number in range(1, 9)}
 SECONDS_MARK, MEMORY_MARK, HELP_MARK = 0.6, 1e9, 0.3
 DITHERING_MARK = 1.5
 PNGQUANT_MARKS = {16: 1.0, 256: 2.0}
+# The least that each may be: photos a second by those of pngquant on all cores, and on a GPU by those that are only
+# decoded and encoded. The most that a process may grow while it compresses many files, in MB.
+THROUGHPUT_MARK, CODECS_MARK, GROWTH_MARK = 1.0, 0.85, 50
 
 
 @app.command()
@@ -162,6 +166,76 @@ def _print_photos(found: palettes.Comparison) -> None:
     print(
         f"{found.seconds:.3f} s beyond {found.seconds_of_import_torch:.3f}, pngquant {found.seconds_of_pngquant:.3f} s"
     )
+
+
+@app.command()
+def folder(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of photos; those of red, green and blue are taken.", exists=True, file_okay=False
+        ),
+    ],
+    photos: Annotated[int, typer.Option(min=1, help="Photos to make of them, no two the same.")] = 200,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 3,
+    soak: Annotated[int, typer.Option(min=benchmark_folder.EARLY + 1, help="Small files for one process.")] = 2000,
+) -> None:
+    """`compress` on a folder: photos a second beside pngquant on all cores, and how memory grows over many files.
+
+    Whole processes, at K = 16. The photos are those of FOLDER, also flipped and with their channels exchanged; small
+    files are cut from them. Linux only.
+    """
+    version = palettes.version()
+    if version is None:
+        print("pngquant is not installed; it is in the packages of most systems", file=sys.stderr)
+        raise typer.Exit(2)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            paths = benchmark_folder.write_photos(benchmark_pictures.rgb_pictures(folder), photos, Path(made, "photos"))
+        except benchmark_folder.PhotosError as error:
+            print(f"{folder} {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        _print_machine()
+        print(
+            f"pngquant {version} {palettes.OPTIONS}, K = {benchmark_folder.N_COLORS}, load of {load:.1f} at the start"
+        )
+        _print_throughputs(paths, runs, Path(made))
+        _print_soak(paths, soak, Path(made))
+
+
+def _print_throughputs(photos: Sequence[Path], runs: int, folder: Path) -> None:
+    megapixels, n_bytes = benchmark_folder.megapixels(photos), sum(photo.stat().st_size for photo in photos)
+    print(f"{len(photos)} photos of {megapixels:.1f} megapixels in {n_bytes:,} bytes\n")
+    found = benchmark_folder.throughputs(photos, runs, folder)
+    print(f"{'':26} {'photos/s':>9} {'MP/s':>9} {'bytes':>13} {'seconds':>9} {'of all cores':>13}")
+    for each in found:
+        seconds, cpu_seconds, _ = each.cost
+        rates = f"{len(photos) / seconds:9.2f} {megapixels / seconds:9.2f}"
+        print(f"{each.name:26} {rates} {each.n_bytes:13,} {seconds:9.2f} {cpu_seconds:13.2f}")
+    print()
+    ours, _, theirs = found
+    ratio = theirs.cost.seconds / ours.cost.seconds
+    _print_mark("photos/s by those of pngquant", ratio, THROUGHPUT_MARK, "", at_least=True)
+    if not torch.cuda.is_available():
+        print("photos/s on a GPU by those only decoded and encoded: not measured: no CUDA device")
+        return
+    photos_in, ours_in, again = (folder / name for name in ("photos", "ours", "again"))
+    all_of_it, codecs = benchmark_folder.seconds_beside_codecs(photos_in, ours_in, again, runs, "cuda")
+    rates = f"{len(photos) / all_of_it:.2f} photos/s, only decoded and encoded {len(photos) / codecs:.2f}"
+    print(f"{torch.cuda.get_device_name()}, in a warm process: {rates}")
+    _print_mark("photos/s by those of the codecs", codecs / all_of_it, CODECS_MARK, "", at_least=True)
+
+
+def _print_soak(photos: Sequence[Path], n: int, folder: Path) -> None:
+    small = folder / "small"
+    benchmark_folder.write_crops(photos, n, small)
+    side, early = benchmark_folder.SMALL, benchmark_folder.EARLY
+    print(f"\n{n:,} files of {side} x {side}, resident memory after {early} of them and after all")
+    for what, n_workers in {"one worker": 1, "the parent of the default workers": None}.items():
+        held = benchmark_folder.memory_held(small, folder / f"small {n_workers}", n_workers)
+        print(f"{what:36} {held.early / 1e6:14,.1f} MB {held.late / 1e6:10,.1f} MB")
+        _print_mark("growth", (held.late - held.early) / 1e6, GROWTH_MARK, "MB")
 
 
 @app.command()
@@ -366,8 +440,10 @@ def _print_machine() -> None:
     print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, {versions}")
 
 
-def _print_mark(what: str, value: float, mark: float, unit: str) -> None:
-    print(f"{what:36} {value:14,.3f} {unit:5} at most {mark:,}: {'met' if value <= mark else 'MISSED'}")
+def _print_mark(what: str, value: float, mark: float, unit: str, *, at_least: bool = False) -> None:
+    """The value and whether it is at most the mark, or with `at_least` no less than it."""
+    bound, met = ("at least", value >= mark) if at_least else ("at most", value <= mark)
+    print(f"{what:36} {value:14,.3f} {unit:5} {bound} {mark:,}: {'met' if met else 'MISSED'}")
 
 
 def _print_figure(figure: benchmark_colors.Figure) -> None:

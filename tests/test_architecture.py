@@ -249,7 +249,7 @@ def test_only_what_reads_writes_or_draws_pictures_knows_pillow():
     }
     assert knowing <= {
         *("image_io", "metadata", "animation", "encoding", "palettes"),
-        *("comparison", "demo", "bench", "pictures", "readme_sheet", "readme_report"),
+        *("comparison", "demo", "bench", "folder", "pictures", "readme_sheet", "readme_report"),
     }
 
 

@@ -1,0 +1,115 @@
+"""One process that compresses a folder: python -m benchmarks.folder_child WHAT PHOTOS ...
+
+`memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors and tells the resident
+memory of this process after EARLY files and after all, in bytes; 0 workers are as many as by default. Linux only.
+
+`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` tells two medians of seconds: of compressing PHOTOS so, and of only
+decoding them and encoding, from ready indices, what became of them, which lies in COMPRESSED. The first time is not
+counted.
+
+One line of JSON comes out; the exit code is 1 if a file fails.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpukmeans_cli.runtime import import_torch
+
+import_torch()  # before all that imports it, as the command does
+
+import numpy as np
+import torch
+
+from gpukmeans.histogram import unique_colors
+from gpukmeans_cli.batch import compress_all
+from gpukmeans_cli.device import pick_device
+from gpukmeans_cli.encoding import encode_still
+from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.jobs import plan
+from gpukmeans_cli.pipeline import Outcome, Settings
+from gpukmeans_cli.source import read_source
+from gpukmeans_cli.voice import Voice
+
+N_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watch(Voice):
+    """Says nothing, but notes the resident memory whenever it is told of a file."""
+
+    held: list[int] = field(default_factory=list)
+
+    def done(self, outcome: Outcome) -> None:
+        self.held.append(_resident())
+
+
+def memory(photos: str, target: str, n_workers: str, early: str, n_colors: str) -> dict[str, int]:
+    """Resident memory after so many files and after all."""
+    watch = _Watch(quiet=True)
+    _compress(photos, target, int(n_colors), "auto", watch, int(n_workers) or None)
+    return {"early": watch.held[int(early) - 1], "late": watch.held[-1]}
+
+
+def codecs(photos: str, compressed: str, target: str, runs: str, device: str, n_colors: str) -> dict[str, float]:
+    """Median seconds of compressing, and of decoding and encoding alone."""
+    ready = [
+        (path, *_indexed(Path(compressed) / f"{path.stem}-{n_colors}.png")) for path in sorted(Path(photos).iterdir())
+    ]
+
+    def decode_and_encode(picture: tuple[Path, np.ndarray, np.ndarray]) -> int:
+        path, colors, indices = picture
+        return len(encode_still(colors, indices, ".png", metadata=read_source(path).metadata))
+
+    def only() -> None:
+        with ThreadPoolExecutor(N_THREADS) as pool:
+            list(pool.map(decode_and_encode, ready))
+
+    def all_of_it() -> None:
+        _compress(photos, target, int(n_colors), device, Voice(quiet=True), None)
+
+    taken = [(_seconds(all_of_it), _seconds(only)) for _ in range(1 + int(runs))][1:]
+    return {"compress": statistics.median(a for a, _ in taken), "codecs": statistics.median(b for _, b in taken)}
+
+
+def _compress(photos: str, target: str, n_colors: int, device: str, voice: Voice, n_workers: int | None) -> None:
+    """What `gpukmeans compress PHOTOS -r -d TARGET -k K -f` does. SystemExit if a file fails."""
+    jobs = plan([Path(photos)], name=str(n_colors), folder=Path(target), recursive=True)
+    settings = Settings(
+        n_colors=n_colors,
+        device=pick_device(device),
+        any_device=device == "auto",
+        force=True,
+        clustering={"init": "random", "max_iter": 100},
+        root=Path(target),
+    )
+    if not compress_all(jobs, settings, voice, n_workers=n_workers):
+        sys.exit(1)
+
+
+def _indexed(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Colors (K, C) and indices (H, W), uint8, of a picture of at most 256 colors."""
+    image = torch.from_numpy(read_picture(path).pixels)
+    histogram = unique_colors(image)
+    return histogram.colors.numpy(), histogram.lookup(image).to(torch.uint8).numpy()
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    print(json.dumps({"memory": memory, "codecs": codecs}[what](*arguments)))
