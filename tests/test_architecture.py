@@ -75,6 +75,7 @@ ARROWS = {
     },
     "scripts/gpukmeans_cli": {
         "__init__": set(),
+        "__main__": {"main"},
         "files": set(),
         "metadata": set(),
         "png": {"metadata"},

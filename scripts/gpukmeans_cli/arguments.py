@@ -106,11 +106,18 @@ def planned(
 
 
 def check_standard_streams(jobs: Sequence[Job], as_json: bool) -> None:
-    """TyperException if a picture is to come from a terminal or to go where it does not belong."""
-    if any(job.source == STDIO for job in jobs) and sys.stdin is not None and sys.stdin.isatty():
-        raise typer.TyperException("- reads a picture from standard input, which is a terminal; send one in by < or |")
+    """TyperException if a picture is to come from a terminal, to go where it does not belong, or has no stream."""
+    if any(job.source == STDIO for job in jobs):
+        if sys.stdin is None:
+            raise typer.TyperException("- reads a picture from standard input, which is closed; send one in by < or |")
+        if sys.stdin.isatty():
+            raise typer.TyperException(
+                "- reads a picture from standard input, which is a terminal; send one in by < or |"
+            )
     if any(job.target == STDIO for job in jobs):
         if as_json:
             raise typer.TyperException("--json and a picture cannot both go to standard output; add --output")
-        if sys.stdout is not None and sys.stdout.isatty():
+        if sys.stdout is None:
+            raise typer.TyperException("the picture would go to standard output, which is closed; add --output")
+        if sys.stdout.isatty():
             raise typer.TyperException("the picture would go to a terminal; send it elsewhere by > or add --output")

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from gpukmeans_cli.crew import Alone, Crew, Processes, Threads, in_order
-from gpukmeans_cli.files import ImageError
+from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import Job
 from gpukmeans_cli.messages import warn
 from gpukmeans_cli.pipeline import Outcome, Settings, compress_picture
@@ -103,7 +103,7 @@ def crew_for(device: torch.device, n_workers: int) -> Crew:
 def _do(job: Job, settings: Settings, skip_existing: bool) -> Outcome | ImageError | _Skipped:
     if job.problem is not None:
         return ImageError(job.problem)
-    if skip_existing and os.path.lexists(job.target):
+    if skip_existing and job.target != STDIO and os.path.lexists(job.target):
         return _Skipped(told=True)
     try:
         return compress_picture(job.source, job.target, settings)

@@ -1,5 +1,6 @@
 """Work on many things at a time whose results come in the order of the things."""
 
+import mmap
 import multiprocessing
 import os
 import signal
@@ -36,7 +37,7 @@ class Crew(Protocol):
     n_workers: int
 
     def event(self) -> Event:
-        """One that the workers see when it is set."""
+        """One that the workers see when it is set, and when the process that made it is no more."""
         ...
 
     def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
@@ -149,7 +150,8 @@ class Threads:
 class Processes:
     """Copies of this process, which do not wait for each other as threads of Python do, and may die alone.
 
-    Before they are made, no thread may be at work, nor a GPU in use. Ctrl-C is for this process alone.
+    Before they are made, no thread may be at work, nor a GPU in use. Ctrl-C, SIGTERM and SIGHUP are for this process
+    alone; without it they end as soon as they can.
     """
 
     def __init__(self, n_workers: int, prepare: Callable[[], object] = lambda: None) -> None:
@@ -165,7 +167,7 @@ class Processes:
         return None if sys.platform == "linux" else "processes cannot be copied here"
 
     def event(self) -> Event:
-        return self._context.Event()
+        return _SharedFlag()
 
     def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
         self._work, self._lost = work, lost
@@ -179,7 +181,7 @@ class Processes:
 
     def give(self, place: int, thing: Any) -> None:
         worker = self._idle.pop()
-        with suppress(BrokenPipeError):  # it is dead, as will be seen when the result is waited for
+        with suppress(ConnectionError):  # it is dead, as will be seen when the result is waited for
             worker.pipe.send(thing)
         self._busy[worker.pipe] = worker, place, thing
 
@@ -224,6 +226,23 @@ class Processes:
         return _Worker(process, ours)  # pyright: ignore[reportArgumentType] # of Windows
 
 
+class _SharedFlag:
+    """An event for this process and copies of it that are made later; in a copy it is set, too, if this one is no more.
+
+    It has no lock, as that of multiprocessing has, which a process that is killed could hold for ever.
+    """
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)  # which copies share
+        self._maker = os.getpid()
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+    def is_set(self) -> bool:
+        return self._byte[0] == 1 or self._maker not in (os.getpid(), os.getppid())
+
+
 class _Worker:
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.process = process
@@ -234,11 +253,13 @@ def _serve(
     pipe: Connection, of_others: Sequence[Connection], work: Callable[[Any], Any], prepare: Callable[[], object]
 ) -> None:
     """Work on what comes through the pipe until its other end is closed, also by the death of the process there."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whole groups get them. When the process there dies of one, this ends, too, but first takes away a half of a file.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for other in of_others:
         other.close()
     prepare()
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):  # a reset, if an answer was not read any more
         while True:
             thing = pipe.recv()
             try:

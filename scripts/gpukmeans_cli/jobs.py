@@ -66,9 +66,9 @@ def plan(
         (each, Job(source=each.source, target=output or _target(each, name, folder), problem=each.problem))
         for each in found
     ]
-    targets = {os.path.realpath(job.target) for _, job in jobs}
+    targets = {os.path.realpath(job.target) for _, job in jobs if job.problem is None}
     kept = [job for each, job in jobs if not (each.sought and os.path.realpath(job.source) in targets)]
-    _check_apart(kept)
+    _check_apart([job for job in kept if job.problem is None])  # the others write nothing
     return kept
 
 

@@ -4,7 +4,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,6 @@ from gpukmeans_cli.runtime import leave
 
 app = typer.Typer(
     help="Pictures of few colors in much smaller files, by K-means on a GPU or CPU.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -55,10 +54,20 @@ def _gpukmeans(
     pass
 
 
+def _command() -> Any:
+    """The app, in whose help the options of typer for the completion of shells do not stand before our own."""
+    command = typer.main.get_command(app)
+    for option in command.params:
+        if option.name in ("install_completion", "show_completion"):
+            option.hidden = True  # pyright: ignore[reportAttributeAccessIssue] # of options, which these are
+    return command
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 all done, 1 a file failed, 2 nothing was done, 130 interrupted."""
     try:
-        code = app(args, standalone_mode=False)
+        # By its name even where it is run as a module, whose name no shell would complete.
+        code = _command()(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
         # One line in place of usage and a box, so that scripts can log it.
         if message := error.format_message():  # none where help was printed in its place

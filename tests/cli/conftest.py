@@ -1,3 +1,7 @@
+import contextlib
+import os
+import subprocess
+
 import pytest
 import torch
 
@@ -20,3 +24,17 @@ def command(capsys):
         return caught.value.code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 16 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)]
+    with contextlib.suppress(FileNotFoundError):
+        if os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+            yield folder
+            subprocess.run(["umount", str(folder)], check=True)
+            return
+    pytest.skip("needs the right to mount a disk")

@@ -92,6 +92,19 @@ def test_a_picture_does_not_come_from_a_terminal_nor_go_to_one(monkeypatch):
         check_standard_streams([out], False)
 
 
+def test_a_picture_needs_a_stream_that_is_open(monkeypatch):
+    out, back = Job(source=Path("a.png"), target=STDIO), Job(source=STDIO, target=Path("a.png"))
+    monkeypatch.setattr(sys, "stdin", None)
+    check_standard_streams([out], False)
+    with pytest.raises(typer.TyperException, match="from standard input, which is closed"):
+        check_standard_streams([back], False)
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stdout", None)
+    check_standard_streams([back], True)
+    with pytest.raises(typer.TyperException, match="to standard output, which is closed; add --output"):
+        check_standard_streams([out], False)
+
+
 def test_a_picture_and_json_do_not_go_to_one_place():
     with pytest.raises(typer.TyperException, match="--json and a picture cannot both go to standard output"):
         check_standard_streams([Job(source=Path("a.png"), target=STDIO)], True)

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -172,12 +173,54 @@ def at_work(process):
 
 
 @linux
-def test_ctrl_c_is_for_the_first_process_alone():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_all_is_for_the_first_process_alone(number):
     def work(_):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         return "unharmed"
 
     assert list(results_of(Processes(2), work, range(4))) == ["unharmed"] * 4
+
+
+@linux
+def test_work_is_asked_to_stop_when_nobody_is_left_to_hear_of_it():
+    hearing, speaking = multiprocessing.get_context("fork").Pipe()
+
+    def work(stop, _):
+        speaking.send("begun")
+        for _ in range(20_000):
+            if stop.is_set():
+                speaking.send("stopped")
+                return
+            time.sleep(0.001)
+
+    def make():
+        crew = Processes(1)
+        stop = crew.event()
+        list(results_of(crew, partial(work, stop), [0], stop))
+
+    process = multiprocessing.get_context("fork").Process(target=make)
+    process.start()
+    assert hearing.poll(20)
+    assert hearing.recv() == "begun"
+    assert not hearing.poll(0.1)
+    process.kill()
+    process.join()
+    assert hearing.poll(20)
+    assert hearing.recv() == "stopped"
+
+
+@linux
+def test_an_answer_that_nobody_reads_any_more_is_no_error(capfd):
+    def work(number):
+        time.sleep(0.1 * number)
+        return number
+
+    results = results_of(Processes(2), work, range(2))
+    assert next(results) == 0
+    time.sleep(0.3)  # the other answer is in the pipe now
+    results.close()
+    assert capfd.readouterr().err == ""
 
 
 @linux

@@ -1,6 +1,5 @@
 """Files, names, folders and signals that mean harm, or look like it: the command as a process of its own."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -378,20 +377,6 @@ def test_a_file_that_may_not_be_read_does_not_keep_the_others_from_being_tried(t
     closed, missing = lines_of(tmp_path, {"closed.png": 0}, "closed.png", "missing.png")
     assert closed == "gpukmeans: closed.png: may not be read; check its permissions"
     assert missing == "gpukmeans: missing.png: does not exist; check the path"
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder that is a disk of 16 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)]
-    with contextlib.suppress(FileNotFoundError):
-        if os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
-            yield folder
-            subprocess.run(["umount", str(folder)], check=True)
-            return
-    pytest.skip("needs the right to mount a disk")
 
 
 @linux

@@ -150,6 +150,14 @@ def test_two_that_would_write_one_file_are_an_error(tree, tmp_path):
         plan([tree / "sub" / "a.png", tree / "a.PNG"], name="4", folder=tmp_path / "out")
 
 
+def test_what_cannot_even_be_tried_stands_in_nobody_s_way(tree, tmp_path):
+    (tmp_path / "other" / "sub").mkdir(parents=True)
+    inputs = [tree / "x*.jpg", tree / "sub" / "x*.jpg", tree / "sub", tmp_path / "other" / "sub", tree / "b.jpg"]
+    jobs = plan(inputs, name="4", folder=tmp_path / "out")
+    assert [job.source for job in jobs] == inputs
+    assert [job.problem is None for job in jobs] == [False] * 4 + [True]
+
+
 def test_an_output_is_for_one_input_and_of_a_format_that_can_be_written(tree):
     with pytest.raises(PlanError, match="--output takes one input, got 4"):
         plan([tree], name="4", output=Path("a.png"), recursive=True)

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import gpukmeans
+import gpukmeans_cli
 from gpukmeans_cli.main import main
 from gpukmeans_cli.main import run as run_process
 
@@ -78,6 +80,56 @@ def test_help_names_all_commands(run):
     assert re.search(r"^\W*palette\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*compare\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*report\s+\w", out, re.MULTILINE)
+
+
+def test_help_is_of_our_own_options_and_says_how_the_command_is_called(run):
+    out = run("--help")[1]
+    assert "Usage: gpukmeans [OPTIONS] COMMAND" in out
+    assert set(re.findall(r"^│ (--[a-z-]+)", out, re.MULTILINE)) == {"--version", "--help"}
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """The lines that a script of bash prints, for which this code is `gpukmeans`."""
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    roots = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
+    program = tmp_path / "gpukmeans"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gpukmeans_cli "$@"\n')
+    program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+
+    def bash(script):
+        env = os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(roots), "SHELL": "bash"}
+        answer = start("bash", "--norc", "-c", script, stdout=subprocess.PIPE, cwd=tmp_path, env=env)
+        assert (answer.returncode, answer.stderr) == (0, "")
+        return answer.stdout.splitlines()
+
+    return bash
+
+
+def test_a_script_for_bash_completes_commands_options_and_their_values(bash):
+    script = """
+completion=$(gpukmeans --show-completion bash)
+eval "$completion"
+complete -p gpukmeans
+complete_words() {
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    _gpukmeans_completion gpukmeans
+    echo "${COMPREPLY[@]}"
+}
+complete_words gpukmeans co
+complete_words gpukmeans compress --dither-
+complete_words gpukmeans compress --space o
+complete_words gpukmeans compress ph
+"""
+    assert bash(script) == [
+        "complete -o default -F _gpukmeans_completion gpukmeans",
+        "compress compare",
+        "--dither-strength",
+        "oklab",
+        "",  # names of files are up to bash
+    ]
 
 
 def test_no_arguments_at_all_get_the_help(run):
