@@ -32,10 +32,8 @@ _VARIANTS = list(itertools.product((1, -1), (1, -1), (1, -1), itertools.permutat
 _Variant = tuple[int, int, int, tuple[int, ...]]
 
 _MADE_BY_PNGQUANT = "-pngquant.png"
-# A process for each file, as many at a time as there are cores; threads of each would only be in each other's way.
-_XARGS = (
-    f'OMP_NUM_THREADS=1 xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_MADE_BY_PNGQUANT} {N_COLORS} < "$2"'
-)
+# A process for each file, as many at a time as there are cores. Each has as many threads again unless told otherwise.
+_XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_MADE_BY_PNGQUANT} {N_COLORS} < "$2"'
 
 
 class PhotosError(Exception):
@@ -104,7 +102,7 @@ def megapixels(photos: Sequence[Path]) -> float:
 
 
 def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Throughput]:
-    """What ours, ours with one worker and pngquant take for all photos: medians of so many runs in turn.
+    """What all photos take ours, ours with one worker, and pngquant in two ways: medians of runs in turn.
 
     The photos lie in a folder of their own. What is written stays in `folder`, ours in `folder / "ours"`.
     """
@@ -119,10 +117,12 @@ def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Through
         "gpukmeans compress": [*compress, "-d", str(ours)],
         "gpukmeans compress -j 1": [*compress, "-d", str(alone), "-j", "1"],
         f"pngquant by xargs -P{cores}": ["sh", "-c", _XARGS, "sh", str(cores), str(names)],
+        "the same, a thread each": ["sh", "-c", f"OMP_NUM_THREADS=1 {_XARGS}", "sh", str(cores), str(names)],
     }
     costs = medians(commands, runs)
-    written = [list(ours.iterdir()), list(alone.iterdir()), list(theirs.glob(f"*{_MADE_BY_PNGQUANT}"))]
-    assert [len(paths) for paths in written] == [len(photos)] * 3
+    by_pngquant = list(theirs.glob(f"*{_MADE_BY_PNGQUANT}"))
+    written = [list(ours.iterdir()), list(alone.iterdir()), by_pngquant, by_pngquant]
+    assert [len(paths) for paths in written] == [len(photos)] * 4
     return [
         Throughput(name=name, cost=costs[name], n_bytes=sum(path.stat().st_size for path in paths))
         for name, paths in zip(commands, written, strict=True)
