@@ -104,7 +104,7 @@ ARROWS = {
         "options": set(),
         "arguments": {"device", "files", "goals", "jobs", "palettes"},
         "jobs": {"files"},
-        "crew": set(),
+        "crew": {"runtime"},
         "progress": {"messages", "reports"},
         "summary": {"reports"},
         "voice": {"files", "jobs", "messages", "pipeline", "reports"},

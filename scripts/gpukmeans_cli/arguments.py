@@ -105,9 +105,16 @@ def planned(
     return jobs
 
 
-def check_standard_streams(jobs: Sequence[Job], as_json: bool) -> None:
-    """TyperException if a picture is to come from a terminal, to go where it does not belong, or has no stream."""
+def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, twice: bool = False) -> None:
+    """TyperException if a picture is to come from a terminal, to go where it does not belong, or has no stream.
+
+    And, if each picture is to be read `twice`, for one that cannot be.
+    """
     if any(job.source == STDIO for job in jobs):
+        if twice:
+            raise typer.TyperException(
+                "--shared-palette reads pictures twice, and standard input can be read only once"
+            )
         if sys.stdin is None:
             raise typer.TyperException("- reads a picture from standard input, which is closed; send one in by < or |")
         if sys.stdin.isatty():

@@ -7,20 +7,25 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from gpukmeans_cli.crew import Alone, Crew, Processes, Threads, in_order
 from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import Job
 from gpukmeans_cli.messages import warn
-from gpukmeans_cli.pipeline import Outcome, Settings, compress_picture
+from gpukmeans_cli.pipeline import Outcome, Settings, compress_picture, shared_palette
 from gpukmeans_cli.progress import Step, shown
 from gpukmeans_cli.summary import Summary
 from gpukmeans_cli.voice import Voice
 
 # Threads beside a GPU, which one of them feeds while the others decode and encode.
 _MOST_BESIDE_A_GPU = 16
+
+
+_KILLED = "the process that worked on it was killed, perhaps for its memory"
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,50 @@ def compress_all(
 
     def lost(job: Job) -> ImageError:
         failure.set()
-        return ImageError("the process that worked on it was killed, perhaps for its memory; try fewer --jobs")
+        return ImageError(f"{_KILLED}; try fewer --jobs")
 
+    untold: dict[int, Outcome | ImageError | _Skipped] = {}
     try:
         with shown(len(jobs), quiet=voice.quiet) as step:
-            found = in_order(crew, work, jobs, stop=stop, seen=lambda result: step(_step(result)), lost=lost)
-            with closing(found) as results:
-                for job, result in zip(jobs, results, strict=True):
-                    _tell(job, result, voice, summary)
+
+            def seen(place: int, result: Outcome | ImageError | _Skipped) -> None:
+                untold[place] = result
+                step(_step(result))
+
+            with closing(in_order(crew, work, jobs, stop=stop, seen=seen, lost=lost)) as results:
+                for place, result in enumerate(results):
+                    del untold[place]
+                    _tell(jobs[place], result, voice, summary)
     except KeyboardInterrupt:
         if len(jobs) > 1 and not voice.quiet:
             warn("interrupted; --skip-existing goes on where this ended")
+        for place in sorted(untold):  # which wait for the turn of one that was given up
+            _tell(jobs[place], untold[place], voice, summary)
         raise
     finally:
         if len(jobs) > 1 and not voice.quiet:
             for line in summary.lines(time.perf_counter() - start):
                 warn(line)
     return not failure.is_set()
+
+
+def palette_for_all(jobs: Sequence[Job], settings: Settings) -> np.ndarray:
+    """The colors (K, C) that `shared_palette` finds for these pictures. ImageError as it says.
+
+    On the CPU it is found in a process of its own: copies of one in which threads of torch have been at work, as
+    `compress_all` makes, would wait for ever for threads that they do not have.
+    """
+    crew = Processes(1) if settings.device.type == "cpu" and Processes.obstacle() is None else Alone()
+    stop = crew.event()
+
+    def work(sources: Sequence[Path]) -> np.ndarray:
+        return shared_palette(sources, replace(settings, stop=stop))
+
+    def lost(sources: Sequence[Path]) -> np.ndarray:
+        raise ImageError(f"no palette to share was found, {_KILLED}")
+
+    with closing(in_order(crew, work, [[job.source for job in jobs]], stop=stop, lost=lost)) as found:
+        return next(found)
 
 
 def default_workers(device: torch.device) -> int:

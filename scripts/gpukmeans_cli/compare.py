@@ -10,7 +10,7 @@ import typer
 
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_one_of
-from gpukmeans_cli.files import ImageError, check_free
+from gpukmeans_cli.files import STDIO, ImageError, check_free
 from gpukmeans_cli.messages import one_line, say, warn
 from gpukmeans_cli.reports import format_quality, format_size, format_sizes
 from gpukmeans_cli.runtime import import_torch
@@ -50,6 +50,10 @@ def compare(
     if a is None or b is None:
         raise typer.TyperException("Please specify two images, for example: gpukmeans compare photo.jpg photo-20.png")
     check_one_of({"--no-sheet": no_sheet or None, "--output": output})
+    if a == b == STDIO:
+        raise typer.TyperException("standard input can be read only once; name a file for A or for B")
+    if STDIO in (a, b) and output is None and not no_sheet:
+        raise typer.TyperException("standard input has no name to write beside; add --output or --no-sheet")
     target = None if no_sheet else output or b.parent / f"{a.stem}-{b.stem}-comparison.png"
     if target is not None:
         _check_target(target, a, b)

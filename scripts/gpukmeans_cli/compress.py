@@ -85,7 +85,7 @@ def compress(
     check_one_of({"--skip-existing": skip_existing or None, "--force": force or None})
     todo = planned(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
     aside = any(job.target == STDIO for job in todo)
-    check_standard_streams(todo, as_json)
+    check_standard_streams(todo, as_json, twice=shared_palette)
     if tol is not None and not tol < float("inf"):
         raise typer.TyperException(f"--tol must be a number, at least 0, got {tol}")
     check_device_name(device)
@@ -93,9 +93,8 @@ def compress(
     # Only now, when there is work to do: importing torch takes longer than most pictures.
     import_torch()
     from gpukmeans.palette import BEST
-    from gpukmeans_cli.batch import compress_all
+    from gpukmeans_cli.batch import compress_all, palette_for_all
     from gpukmeans_cli.pipeline import Settings
-    from gpukmeans_cli.pipeline import shared_palette as fit_shared_palette
 
     asked = {"n_init": n_init, "refine": refine, "tol": tol}
     settings = Settings(
@@ -125,7 +124,7 @@ def compress(
     voice = Voice(as_json=as_json, quiet=quiet, verbose=verbose, aside=aside)
     if shared_palette:
         try:
-            settings = replace(settings, palette=fit_shared_palette([job.source for job in todo], settings))
+            settings = replace(settings, palette=palette_for_all(todo, settings))
         except ImageError as error:
             warn(str(error))
             return 1

@@ -16,6 +16,8 @@ from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
+from gpukmeans_cli.runtime import interruption_held
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,7 +26,7 @@ _AHEAD = 16
 
 
 class Event(Protocol):
-    """What `threading.Event` and that of multiprocessing have in common."""
+    """What `threading.Event` and `SharedEvent` have in common."""
 
     def set(self) -> None: ...
 
@@ -65,18 +67,18 @@ def in_order(
     things: Sequence[T],
     *,
     stop: Event,
-    seen: Callable[[R], object] = lambda result: None,
+    seen: Callable[[int, R], object] = lambda place, result: None,
     lost: Callable[[T], R],
 ) -> Generator[R, None, None]:
-    """The results of `work` in the order of the things; `seen` is told of each as soon as it is there.
+    """The results of `work` in the order of the things; `seen` is told of each, and its place, as soon as it is there.
 
     What `work` raises is raised. However the generator is left, no further thing is begun, `stop` is set for `work` to
     see, and it is left only when no worker is at work any more.
     """
     results: dict[int, R] = {}
     begun = 0
-    crew.start(work, lost)
     try:
+        crew.start(work, lost)
         for place in range(len(things)):
             while place not in results:
                 while begun < min(len(things), place + _AHEAD * crew.n_workers) and crew.is_free():
@@ -84,7 +86,7 @@ def in_order(
                     begun += 1
                 for ended, result in crew.ended():
                     results[ended] = result
-                    seen(result)
+                    seen(ended, result)
             yield results.pop(place)
     finally:
         stop.set()
@@ -124,14 +126,14 @@ class Threads:
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="crew")
+        self._given: dict[Future[Any], int] = {}
 
     def event(self) -> Event:
         return threading.Event()
 
     def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
         self._work = work
-        self._pool = ThreadPoolExecutor(self.n_workers, thread_name_prefix="crew")
-        self._given: dict[Future[Any], int] = {}
 
     def is_free(self) -> bool:
         return len(self._given) < 2 * self.n_workers  # one waits for each, which so never waits for us
@@ -147,6 +149,23 @@ class Threads:
         self._pool.shutdown(cancel_futures=True)
 
 
+class SharedEvent:
+    """An event for this process and copies of it that are made later; in a copy it is set, too, if this one is no more.
+
+    It has no lock, unlike that of multiprocessing: one that is killed while it holds that would stop all others.
+    """
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)  # which copies share
+        self._maker = os.getpid()
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+    def is_set(self) -> bool:
+        return self._byte[0] == 1 or self._maker not in (os.getpid(), os.getppid())
+
+
 class Processes:
     """Copies of this process, which do not wait for each other as threads of Python do, and may die alone.
 
@@ -159,6 +178,8 @@ class Processes:
         self.n_workers = n_workers
         self._prepare = prepare
         self._context = multiprocessing.get_context("fork")
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, tuple[_Worker, int, Any]] = {}
 
     @staticmethod
     def obstacle() -> str | None:
@@ -167,14 +188,12 @@ class Processes:
         return None if sys.platform == "linux" else "processes cannot be copied here"
 
     def event(self) -> Event:
-        return _SharedFlag()
+        return SharedEvent()
 
     def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
         self._work, self._lost = work, lost
-        self._idle: list[_Worker] = []
-        self._busy: dict[Connection, tuple[_Worker, int, Any]] = {}
         for _ in range(self.n_workers):
-            self._idle.append(self._new_worker())
+            self._add_worker()
 
     def is_free(self) -> bool:
         return bool(self._idle)
@@ -202,13 +221,18 @@ class Processes:
         except (EOFError, ConnectionResetError):
             worker.process.join()
             pipe.close()
-            self._idle.append(self._new_worker())
+            self._add_worker()
             return place, self._lost(thing)
         self._idle.append(worker)
         if failure is not None:
             error, where = failure
             raise error from RuntimeError(where)  # a traceback does not go through a pipe
         return place, result
+
+    def _add_worker(self) -> None:
+        # Ctrl-C just now would end the worker before it can ignore that, or leave one behind that nobody knows of.
+        with interruption_held():
+            self._idle.append(self._new_worker())
 
     def _new_worker(self) -> "_Worker":
         ours, theirs = self._context.Pipe()
@@ -224,23 +248,6 @@ class Processes:
             process.start()
         theirs.close()
         return _Worker(process, ours)  # pyright: ignore[reportArgumentType] # of Windows
-
-
-class _SharedFlag:
-    """An event for this process and copies of it that are made later; in a copy it is set, too, if this one is no more.
-
-    It has no lock, as that of multiprocessing has, which a process that is killed could hold for ever.
-    """
-
-    def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)  # which copies share
-        self._maker = os.getpid()
-
-    def set(self) -> None:
-        self._byte[0] = 1
-
-    def is_set(self) -> bool:
-        return self._byte[0] == 1 or self._maker not in (os.getpid(), os.getppid())
 
 
 class _Worker:

@@ -87,6 +87,8 @@ def opened(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
 def _open(path: Path) -> BinaryIO:
     try:
         if path == STDIO:
+            if sys.stdin is None:
+                raise ImageError("cannot be read, since standard input is closed; send a picture in by < or |")
             return io.BytesIO(sys.stdin.buffer.read())
         file = path.open("rb")
         if file.seekable():

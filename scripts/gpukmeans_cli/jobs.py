@@ -43,7 +43,7 @@ def plan(
 
     An input is a file, `STDIO`, a folder if `recursive`, or, if there is no file of that name, a pattern as of `glob`,
     with ** for any folders. In folders, those that begin with a dot are passed over, links to folders and the output
-    folder are not entered, and files count by their suffix.
+    folder are not entered, and files count by their suffix. One that cannot be read is a job with a problem.
 
     The output is `output`, else `<stem>-<name>.png` beside the input or, if there is a `folder`, at the place in it
     that the input has in its own: below the folder or the part of a pattern before its first wildcard. `STDIO` is
@@ -100,13 +100,17 @@ def _found(path: Path, recursive: bool, folder: Path | None) -> Iterator[_Found]
 def _below(folder: Path, passed_over: Path | None) -> Iterator[_Found]:
     skipped = None if passed_over is None else os.path.realpath(passed_over)
     paths: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+    unread: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         folders[:] = [
             name for name in folders if name[0] != "." and os.path.realpath(os.path.join(parent, name)) != skipped
         ]
         paths += [Path(parent, name) for name in names if name[0] != "." and Path(name).suffix.lower() in _PICTURES]
     for path in sorted(paths):
         yield _Found(source=path, place=path.relative_to(folder), sought=True)
+    for error in unread:
+        path = Path(error.filename)
+        yield _Found(source=path, place=Path(path.name), problem=f"is a folder that cannot be read ({error.strerror})")
 
 
 def _matching(pattern: Path) -> Iterator[_Found]:

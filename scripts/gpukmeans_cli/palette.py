@@ -12,6 +12,7 @@ import typer
 
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_device_name, device_called
+from gpukmeans_cli.files import STDIO
 from gpukmeans_cli.messages import one_line, say, warn
 from gpukmeans_cli.reports import format_share
 from gpukmeans_cli.runtime import import_torch
@@ -74,6 +75,8 @@ def palette(
     if not inputs:
         raise typer.TyperException("Please specify an image, for example: gpukmeans palette photo.jpg")
     _check_form(1 if shared else len(inputs), as_json, as_gpl, output)
+    if inputs.count(STDIO) > 1:
+        raise typer.TyperException("standard input can be read only once; name - once")
     check_device_name(device)
 
     # Only now, when there is work to do: importing torch takes longer than most pictures.

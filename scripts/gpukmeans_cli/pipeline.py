@@ -149,10 +149,12 @@ def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
 def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
     """The palette (K, C) that serves the pixels of all these pictures; those that cannot be read are left out.
 
-    ImageError if none can be.
+    ImageError if none can be, StoppedError if asked to stop.
     """
     total: ColorHistogram | None = None
     for path in sources:
+        if settings.stop.is_set():
+            raise StoppedError
         with within_memory(settings.device):
             try:
                 pixels = read_source(path, max_pixels=settings.max_pixels).pixels

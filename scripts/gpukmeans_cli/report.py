@@ -8,7 +8,7 @@ import typer
 
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_device_name, check_strength, device_called, numbers_of_colors
-from gpukmeans_cli.files import ImageError, check_folder, check_free, publish
+from gpukmeans_cli.files import STDIO, ImageError, check_folder, check_free, publish
 from gpukmeans_cli.messages import say, warn
 from gpukmeans_cli.runtime import import_torch
 
@@ -53,6 +53,8 @@ def report(
     strength = check_strength(dither, dither_strength)
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise typer.TyperException(f"--output must end in .html, got {output}")
+    if photo == STDIO and output is None:
+        raise typer.TyperException("standard input has no name to write beside; add --output")
     check_device_name(device)
 
     # Only now, when there is work to do: importing torch takes longer than most pictures.

@@ -28,7 +28,7 @@ def import_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.disable()
     try:
-        with _interruption_held():
+        with interruption_held():
             import torch  # noqa: F401
     finally:
         gc.freeze()
@@ -36,7 +36,7 @@ def import_torch() -> None:
 
 
 @contextlib.contextmanager
-def _interruption_held() -> Iterator[None]:
+def interruption_held() -> Iterator[None]:
     """Inside, Ctrl-C only counts; KeyboardInterrupt comes afterwards.
 
     torch takes numpy for missing where its import is interrupted, and goes on until it stumbles over the half of it.

@@ -105,6 +105,12 @@ def test_a_picture_needs_a_stream_that_is_open(monkeypatch):
         check_standard_streams([out], False)
 
 
+def test_standard_input_is_not_read_twice():
+    check_standard_streams([Job(source=Path("a"), target=Path("b"))], False, twice=True)
+    with pytest.raises(typer.TyperException, match="standard input can be read only once"):
+        check_standard_streams([Job(source=STDIO, target=Path("b"))], False, twice=True)
+
+
 def test_a_picture_and_json_do_not_go_to_one_place():
     with pytest.raises(typer.TyperException, match="--json and a picture cannot both go to standard output"):
         check_standard_streams([Job(source=Path("a.png"), target=STDIO)], True)

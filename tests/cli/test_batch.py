@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,10 +12,11 @@ import torch
 from picture_files import files, noise, save
 
 from gpukmeans_cli import batch
-from gpukmeans_cli.batch import compress_all, crew_for, default_workers
+from gpukmeans_cli.batch import compress_all, crew_for, default_workers, palette_for_all
 from gpukmeans_cli.crew import Alone, Processes, Threads, in_order
+from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import plan
-from gpukmeans_cli.pipeline import Settings
+from gpukmeans_cli.pipeline import Settings, StoppedError, shared_palette
 from gpukmeans_cli.voice import Voice
 
 CPU = torch.device("cpu")
@@ -127,6 +129,37 @@ def test_an_interruption_ends_what_is_under_way_and_leaves_nothing_half_done(pho
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_what_was_written_before_an_interruption_is_told_of_though_one_before_it_was_not_done(
+    photos, capsys, monkeypatch
+):
+    def compress_picture(source, target, settings):
+        if source.name == "00.png":
+            while not settings.stop.is_set():
+                time.sleep(0.001)
+            raise StoppedError
+        return original(source, target, settings)
+
+    def step(result):
+        steps.append(result)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return original_step(result)
+
+    steps, original, original_step = [], batch.compress_picture, batch._step
+    monkeypatch.setattr(batch, "compress_picture", compress_picture)
+    monkeypatch.setattr(batch, "_step", step)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, n_workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    out, err = capsys.readouterr()
+    assert [line.split(" -> ")[0][-6:] for line in out.splitlines()] == [f"0{n}.png" for n in (1, 2, 3, 4)]
+    assert "4 of 12 files done, 8 not begun or given up, " in err
+
+
 def test_who_works_depends_on_the_device_and_threads_of_torch_make_room(monkeypatch):
     torch.set_num_threads(4)
     assert isinstance(crew_for(CPU, 1), Alone)
@@ -157,6 +190,35 @@ def test_a_file_whose_process_is_killed_fails_alone(photos, capsys, monkeypatch)
     err = capsys.readouterr().err
     assert "03.png: the process that worked on it was killed, perhaps for its memory; try fewer --jobs" in err
     assert "10 of 12 files done, 2 failed, " in err
+
+
+def test_a_palette_for_all_is_the_one_that_is_shared(photos):
+    jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
+    expected = shared_palette([job.source for job in jobs], settings)
+    assert np.array_equal(palette_for_all(jobs, settings), expected)
+    with pytest.raises(ImageError, match="none of the pictures can be read"):
+        palette_for_all([job for job in jobs if job.source.name == "05.png"], settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_threads_that_found_a_palette_are_not_missed_by_copies_of_this_process(photos, monkeypatch):
+    monkeypatch.setattr(batch, "shared_palette", lambda sources, settings: np.array([[os.getpid()]]))
+    assert palette_for_all(plan([photos / "01.png"], name="4"), Settings(n_colors=4, device=CPU)) != os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_memory_that_ends_while_a_palette_is_found_is_an_error(photos, monkeypatch):
+    monkeypatch.setattr(batch, "shared_palette", lambda sources, settings: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ImageError, match="no palette to share was found, the process that worked on it was killed"):
+        palette_for_all(plan([photos / "01.png"], name="4"), Settings(n_colors=4, device=CPU))
+
+
+def test_a_file_called_as_standard_output_is_not_what_is_there_already(photos, monkeypatch, capsysbinary):
+    monkeypatch.chdir(photos)
+    (photos / "-").touch()
+    jobs = plan([photos / "01.png"], name="4", output=STDIO)
+    assert compress_all(jobs, Settings(n_colors=4, device=CPU), Voice(quiet=True), skip_existing=True)
+    assert capsysbinary.readouterr().out.startswith(b"\x89PNG")
 
 
 def test_beside_a_gpu_there_are_at_most_sixteen(monkeypatch):

@@ -291,6 +291,8 @@ WRONG = [
     pytest.param(["a.png", "b.png", "-o", "./b.png"], "--output must be a new picture, got b.png", id="over B"),
     pytest.param(["a.png", "b.png", "-f", "-o", "a.png"], "--output must be a new picture, got a.png", id="over A"),
     pytest.param(["a.png", "b.png", "--no-sheet", "-o", "c.png"], "--no-sheet and --output", id="no sheet and where"),
+    pytest.param(["-", "-", "--no-sheet"], "standard input can be read only once", id="one stream twice"),
+    pytest.param(["a.png", "-"], "standard input has no name to write beside", id="no name"),
     pytest.param(["a.png", "b.png", "--max-pixels", "0"], "--max-pixels", id="no pixels"),
     pytest.param(["a.png", "b.png", "--colors", "3"], "--colors", id="unknown option"),
 ]

@@ -197,6 +197,12 @@ def test_a_picture_that_cannot_be_read_does_not_spoil_the_shared_palette(run, cr
     assert len(colors_of(tmp_path / "good-4.png")) == 4
 
 
+def test_a_picture_that_can_be_read_only_once_shares_no_palette(run):
+    code, out, err = run("-", "--shared-palette")
+    assert (code, out) == (2, "")
+    assert_one_line(err, "--shared-palette reads pictures twice")
+
+
 # Never larger
 
 

@@ -62,13 +62,17 @@ def test_each_result_is_seen_as_soon_as_it_is_there(crew):
     seen, crew = [], crew()
 
     def work(number):
-        time.sleep(0.2 * (number == 0))
+        time.sleep(0.2 * (number == 10))
         return number
 
-    results = in_order(crew, work, range(8), stop=crew.event(), seen=seen.append, lost=lost)
-    assert next(results) == 0
+    def see(place, number):
+        assert place == number - 10
+        seen.append(place)
+
+    results = in_order(crew, work, range(10, 18), stop=crew.event(), seen=see, lost=lost)
+    assert next(results) == 10
     assert seen == ([0] if isinstance(crew, Alone) else [*seen[:-1], 0])
-    assert list(results) == list(range(1, 8))
+    assert list(results) == list(range(11, 18))
     assert sorted(seen) == list(range(8))
 
 
@@ -77,7 +81,7 @@ def test_what_is_far_ahead_of_the_results_waits(crew):
     seen, crew = [], crew()
     release = multiprocessing.get_context("fork").Event()
 
-    def see(number):
+    def see(place, number):
         seen.append(number)
         if len(seen) == 31:
             release.set()
@@ -141,6 +145,60 @@ def test_a_process_that_dies_loses_one_thing_and_another_takes_its_place():
 
     expected = [f"lost {n}" if n in (3, 4, 9) else n for n in range(12)]
     assert list(results_of(Processes(2), work, range(12))) == expected
+
+
+@linux
+def test_a_process_that_dies_while_it_looks_whether_to_stop_does_not_keep_the_others_from_it():
+    crew = Processes(2)
+    stop = crew.event()
+
+    def work(number):
+        if number < 8:
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            while not stop.is_set():
+                pass
+        return stop.is_set()
+
+    watch = threading.Timer(60, os.kill, (os.getpid(), signal.SIGINT))  # where it hangs
+    watch.start()
+    assert list(results_of(crew, work, range(10), stop)) == [f"lost {n}" for n in range(8)] + [False, False]
+    watch.cancel()
+
+
+@linux
+@pytest.mark.parametrize("n_workers", [3, 2], ids=["at first", "a successor"])
+def test_ctrl_c_while_processes_are_made_leaves_none(monkeypatch, n_workers):
+    crew, made = Processes(n_workers), []
+    new_worker = crew._new_worker
+
+    def interrupted():
+        made.append(new_worker())
+        if len(made) == 5 - n_workers:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return made[-1]
+
+    monkeypatch.setattr(crew, "_new_worker", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(results_of(crew, lambda number: os.kill(os.getpid(), signal.SIGKILL), range(9)))
+    assert 2 <= len(made) <= 3
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("crew", CREWS)
+def test_a_crew_that_cannot_start_leaves_nothing_behind(monkeypatch, crew):
+    crew, stop = crew(), threading.Event()
+    usual = crew.start
+
+    def start(work, lost):
+        usual(work, lost)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(crew, "start", start)
+    with pytest.raises(OSError, match="no more processes"):
+        list(results_of(crew, str, range(3), stop))
+    assert stop.is_set()
+    assert multiprocessing.active_children() == []
 
 
 @linux

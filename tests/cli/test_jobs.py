@@ -74,6 +74,27 @@ def test_a_folder_without_a_name_is_one_too(name, folder):
     assert job.problem == "is a folder; add -r to take the pictures in it"
 
 
+def test_what_cannot_be_tried_is_in_no_other_s_way(tree):
+    (tree / "sub.jpg").touch()
+    folder, picture = plan([tree / "sub", tree / "sub.jpg"], name="4")
+    assert folder.problem
+    assert picture.target == tree / "sub-4.png"
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(tree, monkeypatch):
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    usual = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    *others, last = plan([tree], name="4", recursive=True)
+    assert [job.source.name for job in others] == ["a.PNG", "b.jpg", "a.png"]
+    assert last.source == tree / "sub" / "deep"
+    assert last.problem == "is a folder that cannot be read (Permission denied)"
+
+
 def test_outputs_of_an_earlier_run_are_passed_over(tree):
     before = pairs([tree], tree, recursive=True)
     for _, target in before:

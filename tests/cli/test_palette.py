@@ -364,6 +364,7 @@ WRONG = [
         ["a.png", "b.png", "--gpl"], "--gpl takes one palette, got 2 pictures; add --shared", id="two for GIMP"
     ),
     pytest.param(["a.png", "b.png", "-o", "a.hex"], "--output takes one palette", id="two for one file"),
+    pytest.param(["-", "a.png", "-"], "standard input can be read only once", id="one stream twice"),
     pytest.param(["a.png", "--dither"], "--dither", id="unknown option"),
 ]
 

@@ -98,6 +98,7 @@ def test_what_is_no_list_of_numbers_is_refused_before_any_work(run, photo, given
 def test_other_mistakes_are_one_line_and_exit_2(run, photo, tmp_path):
     for args, complaint in (
         ([], "Please specify an image"),
+        (["-"], "standard input has no name to write beside; add --output"),
         ([photo, "-o", tmp_path / "page.png"], "--output must end in .html, got"),
         ([photo, photo], "photo.png"),
         ([photo, "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N"),

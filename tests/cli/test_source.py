@@ -91,6 +91,12 @@ def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
     assert (source.n_bytes, source.original()) == (len(data), data)
 
 
+def test_standard_input_that_is_closed_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ImageError, match="standard input is closed; send a picture in"):
+        read_source(STDIO)
+
+
 def test_the_bytes_of_a_file_can_be_had_again(tmp_path):
     path = moving(tmp_path / "moving.png")
     assert read_source(path).original() == path.read_bytes()
