@@ -42,8 +42,9 @@ def plan(
     """A job for each picture, in the order of the inputs, those of a folder by their paths.
 
     An input is a file, `STDIO`, a folder if `recursive`, or, if there is no file of that name, a pattern as of `glob`,
-    with ** for any folders. In folders, those that begin with a dot are passed over, links to folders and the output
-    folder are not entered, and files count by their suffix. One that cannot be read is a job with a problem.
+    with ** for any folders. In folders, those that begin with a dot are passed over, links to folders are not
+    entered, and files count by their suffix. One that cannot be read is a job with a problem.
+    What lies in an output folder in the folder that is searched, also by a pattern, is passed over.
 
     The output is `output`, else `<stem>-<name>.png` beside the input or, if there is a `folder`, at the place in it
     that the input has in its own: below the folder or the part of a pattern before its first wildcard. `STDIO` is
@@ -92,7 +93,7 @@ def _found(path: Path, recursive: bool, folder: Path | None) -> Iterator[_Found]
         else:
             yield _Found(source=path, place=Path(path.name), problem="is a folder; add -r to take the pictures in it")
     elif glob.has_magic(str(path)) and not os.path.lexists(path):
-        yield from _matching(path)
+        yield from _matching(path, folder)
     else:
         yield named
 
@@ -113,11 +114,16 @@ def _below(folder: Path, passed_over: Path | None) -> Iterator[_Found]:
         yield _Found(source=path, place=Path(path.name), problem=f"is a folder that cannot be read ({error.strerror})")
 
 
-def _matching(pattern: Path) -> Iterator[_Found]:
+def _matching(pattern: Path, passed_over: Path | None) -> Iterator[_Found]:
     first = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:first])
     paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
-    files = [path for path in paths if not os.path.isdir(path)]
+    # ** follows links to folders, by which one file has many paths.
+    by_place = {(os.path.realpath(path.parent), path.name): path for path in reversed(paths)}
+    files = [path for path in reversed(by_place.values()) if not os.path.isdir(path)]
+    if passed_over is not None and os.path.realpath(root) in map(str, Path(os.path.realpath(passed_over)).parents):
+        skipped = os.path.realpath(passed_over)
+        files = [path for path in files if not Path(os.path.realpath(path.parent)).is_relative_to(skipped)]
     if not files:
         yield _Found(source=pattern, place=Path(pattern.name), problem="matches no file; check the pattern")
     for path in files:

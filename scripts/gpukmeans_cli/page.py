@@ -79,8 +79,13 @@ def _shown(name: str, trial: Trial, photo: Trials, options: Sequence[str]) -> di
         "swatches": list(zip(map(hex_of, trial.colors.tolist()), trial.counts.tolist(), trial.shares, strict=True)),
         "inertia": charts.chart_inertia(trial.inertia) if trial.inertia else None,
         "fell": trial.inertia[-1] / trial.inertia[0] if trial.inertia and trial.inertia[0] > 0 else None,
-        "command": shlex.join(["gpukmeans", "compress", name, "-k", str(trial.n_colors), *options]),
+        "command": shlex.join(["gpukmeans", "compress", _as_argument(name), "-k", str(trial.n_colors), *options]),
     }
+
+
+def _as_argument(name: str) -> str:
+    # Else it would be taken for an option; - alone is standard input.
+    return f"./{name}" if name.startswith("-") and name != "-" else name
 
 
 def _cloud(photo: Trials) -> dict[str, Any]:

@@ -118,6 +118,17 @@ def test_the_output_folder_is_not_searched(tree):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_the_output_folder_is_not_searched_by_patterns_unless_they_begin_in_it(tree):
+    out = tree / "out"
+    (out / "sub").mkdir(parents=True)
+    (out / "a-8.png").touch()
+    (out / "sub" / "a-8.png").touch()
+    found = pairs([tree / "**" / "a*.png"], tree, folder=out)
+    assert found == [("sub/a.png", "out/sub/a-4.png")]
+    assert pairs([out / "*.png"], tree, folder=out) == [("out/a-8.png", "out/a-8-4.png")]
+    assert pairs([out / "sub" / "*.png"], tree, folder=out) == [("out/sub/a-8.png", "out/a-8-4.png")]
+
+
 def test_links_to_folders_are_not_entered_and_links_to_files_are_taken(tree, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "far.png").touch()
@@ -132,6 +143,12 @@ def test_links_to_folders_are_not_entered_and_links_to_files_are_taken(tree, tmp
 def test_a_pattern_keeps_the_tree_below_its_first_wildcard(tree, tmp_path):
     found = pairs([tree / "sub" / "**" / "*"], tmp_path, folder=tmp_path / "out")
     assert found == [("in/sub/a.png", "out/a-4.png"), ("in/sub/deep/c.webp", "out/deep/c-4.png")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_back_does_not_lead_a_pattern_around(tree):
+    (tree / "sub" / "back").symlink_to(tree)
+    assert [source for source, _ in pairs([tree / "**" / "*.*g"], tree)] == ["b.jpg", "sub/a.png"]
 
 
 def test_a_pattern_that_matches_nothing_is_a_file_that_fails(tree):

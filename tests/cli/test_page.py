@@ -195,6 +195,12 @@ def test_the_command_is_one_that_a_shell_takes():
     assert command == "gpukmeans compress &#39;my photo.jpg&#39; -k 2 --dither bayer"
 
 
+def test_a_name_is_no_option_of_the_command():
+    for name, argument in (("-k.png", "./-k.png"), ("-", "-")):
+        page_html = render_page(name, trials(trial(2)))
+        assert re.findall("gpukmeans compress ([^<]*) -k 2<", page_html) == [argument]
+
+
 def test_colors_that_are_not_opaque_are_shown_so():
     colors = np.array([[255, 0, 0, 128], [0, 0, 0, 0]], dtype=np.uint8)
     html = render_page("photo.png", trials(trial(colors=colors)))
