@@ -15,6 +15,14 @@ CREWS = [Alone, lambda: Threads(2), pytest.param(lambda: Processes(2), marks=lin
 SEVERAL = CREWS[1:]
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    # What a shell starts in the background ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def lost(thing):
     return f"lost {thing}"
 
