@@ -1,11 +1,18 @@
 import contextlib
+import json
 import os
+import re
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from gpukmeans_cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -24,6 +31,36 @@ def command(capsys):
         return caught.value.code, *capsys.readouterr()
 
     return command
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, here and in processes that are started, as what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def codes_without_torch(tmp_path):
+    """The exit codes of `gpukmeans` with each of these arguments, in a new interpreter, which must not import torch."""
+    program = """
+import json, sys
+from gpukmeans_cli.main import main
+for args in json.loads(sys.argv[1]):
+    try:
+        main(args)
+    except SystemExit as exit:
+        print(exit.code, *sorted({"torch", "numpy", "PIL"} & sys.modules.keys()), file=sys.stderr)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
+
+    def codes_without_torch(calls):
+        args = [sys.executable, "-c", program, json.dumps(calls)]
+        answer = subprocess.run(args, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60, check=False)
+        return [line for line in answer.stderr.splitlines() if re.match(r"\d", line)]
+
+    return codes_without_torch
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def test_a_mistake_of_ours_in_a_thread_is_not_hidden(photos, monkeypatch):
         run(photos, n_workers=2)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 def test_an_interruption_ends_what_is_under_way_and_leaves_nothing_half_done(photos, capsys, monkeypatch):
     def tell(*args):
@@ -113,12 +114,8 @@ def test_an_interruption_ends_what_is_under_way_and_leaves_nothing_half_done(pho
 
     original = batch._tell
     monkeypatch.setattr(batch, "_tell", tell)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(photos, n_workers=2)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, n_workers=2)
     monkeypatch.setattr(batch, "_tell", original)
     assert "interrupted; --skip-existing goes on where this ended" in capsys.readouterr().err
     written = files(photos / "out")
@@ -129,6 +126,7 @@ def test_an_interruption_ends_what_is_under_way_and_leaves_nothing_half_done(pho
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
 def test_what_was_written_before_an_interruption_is_told_of_though_one_before_it_was_not_done(
     photos, capsys, monkeypatch
@@ -149,12 +147,8 @@ def test_what_was_written_before_an_interruption_is_told_of_though_one_before_it
     steps, original, original_step = [], batch.compress_picture, batch._step
     monkeypatch.setattr(batch, "compress_picture", compress_picture)
     monkeypatch.setattr(batch, "_step", step)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(photos, n_workers=2)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, n_workers=2)
     out, err = capsys.readouterr()
     assert [line.split(" -> ")[0][-6:] for line in out.splitlines()] == [f"0{n}.png" for n in (1, 2, 3, 4)]
     assert "4 of 12 files done, 8 not begun or given up, " in err

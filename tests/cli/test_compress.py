@@ -759,18 +759,13 @@ def test_an_interruption_in_any_stage_leaves_nothing(run, photo, tmp_path, monke
     assert files(tmp_path).keys() == {photo}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_of_what_is_not(tmp_path):
     small = save(noise(4, 4, 3), tmp_path / "small.png")
     large = save(noise(1200, 1200, 3), tmp_path / "large.png", compress_level=1)
-    # A command started in the background of a shell would ignore the signal, and so would what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        args = (COMMAND, "compress", small, large, "-k", "256", "--tol", "0")
-        process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
+    args = (COMMAND, "compress", small, large, "-k", "256", "--tol", "0")
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, text=True) as process:
         assert process.stdout.readline().startswith(str(small))
         time.sleep(0.5)  # it is at work on the large one now
         process.send_signal(signal.SIGINT)

@@ -15,12 +15,7 @@ CREWS = [Alone, lambda: Threads(2), pytest.param(lambda: Processes(2), marks=lin
 SEVERAL = CREWS[1:]
 
 
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard():
-    # What a shell starts in the background ignores it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 def lost(thing):

@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-m", "gpukmeans_cli.main", "compress", "--device", "
 # The code under test, wherever it lies, and whatever else is installed.
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
+pytestmark = pytest.mark.usefixtures("no_gpu", "ctrl_c")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs processes that are copied, and /proc")
 
 
@@ -471,13 +471,8 @@ def wait_until(true, seconds=60):
 @contextmanager
 def at_work(here, *args):
     """The command in a session of its own, by two workers; none of it is left afterwards."""
-    # A command started in the background of a shell would ignore the signal, and so would what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    try:
-        process = subprocess.Popen([*COMMAND, *args], cwd=here, env=ENV, text=True, start_new_session=True, **pipes)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = subprocess.Popen([*COMMAND, *args], cwd=here, env=ENV, text=True, start_new_session=True, **pipes)
     try:
         yield process
     finally:

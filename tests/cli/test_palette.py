@@ -385,23 +385,9 @@ def test_a_gpu_that_is_not_there_is_one_line(run, photo):
     assert_one_line(err, "use --device cpu or auto")
 
 
-def test_help_and_wrong_arguments_are_answered_without_torch(tmp_path):
-    # Only a new interpreter has not imported torch yet.
-    program = """
-import json, sys
-from gpukmeans_cli.main import main
-for args in json.loads(sys.argv[1]):
-    try:
-        main(["palette", *args])
-    except SystemExit as exit:
-        print(exit.code, *sorted({"torch", "numpy", "PIL"} & sys.modules.keys()), file=sys.stderr)
-"""
-    calls = [["--help"], *(wrong.values[0] for wrong in WRONG)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
-    args = [sys.executable, "-c", program, json.dumps(calls)]
-    answer = subprocess.run(args, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60, check=False)
-    codes = [line for line in answer.stderr.splitlines() if re.match(r"\d", line)]
-    assert codes == ["0"] + ["2"] * len(WRONG)
+def test_help_and_wrong_arguments_are_answered_without_torch(codes_without_torch):
+    calls = [["palette", "--help"], *(["palette", *wrong.values[0]] for wrong in WRONG)]
+    assert codes_without_torch(calls) == ["0"] + ["2"] * len(WRONG)
 
 
 def test_the_help_of_the_command_names_it(capsys):
