@@ -100,6 +100,11 @@ def hide_invisible(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, "*batch c"
     return image if alpha is None else torch.where(alpha > 0, image, 0)
 
 
+def steps_of_a_level(channels: int) -> int:
+    """How many steps of its points in `SRGB` make one of the 255 of a color with so many channels."""
+    return SRGB.steps if channels in (2, 4) else 1
+
+
 def _split(colors: Tensor) -> tuple[Tensor, Tensor | None]:
     """The color channels (..., 1 or 3) and alpha (..., 1), if there is one."""
     return (colors[..., :-1], colors[..., -1:]) if colors.shape[-1] in (2, 4) else (colors, None)

@@ -11,7 +11,7 @@ from gpukmeans.assignment import assign
 from gpukmeans.blocks import blocks
 from gpukmeans.clustering import Callback, kmeans
 from gpukmeans.coarsening import coarse
-from gpukmeans.colorspace import SRGB, ColorSpace, check_space
+from gpukmeans.colorspace import SRGB, ColorSpace, check_space, steps_of_a_level
 from gpukmeans.engines import Engine, choose
 from gpukmeans.histogram import ColorHistogram
 from gpukmeans.score import squared_distance
@@ -126,7 +126,7 @@ def mean_squared_error(
     for block in blocks(len(pixels), _BLOCK):
         off = SRGB.encode(pixels[block]) - colors.index_select(0, places[block].int())
         total += int(off.long().square().sum())
-    return total / len(pixels) / _scale(colors) ** 2
+    return total / len(pixels) / steps_of_a_level(pixels.shape[1]) ** 2
 
 
 def with_invisible(colors: UInt8[Tensor, "k c"], histogram: ColorHistogram, most: int) -> UInt8[Tensor, "n c"]:
@@ -248,9 +248,4 @@ def _mse(histogram: ColorHistogram, colors: Tensor, labels: Tensor) -> float:
     """Mean squared error of the pixels in these colors (K, C), by exact integers."""
     off = SRGB.encode(histogram.colors) - SRGB.encode(colors).index_select(0, labels)
     total = (off.long().square().sum(dim=1) * histogram.counts).sum()
-    return int(total) / int(histogram.counts.sum()) / _scale(off) ** 2
-
-
-def _scale(points: Tensor) -> int:
-    """How many steps of points in sRGB are one of 8 bits."""
-    return SRGB.steps if points.shape[1] == 4 else 1
+    return int(total) / int(histogram.counts.sum()) / steps_of_a_level(histogram.colors.shape[1]) ** 2

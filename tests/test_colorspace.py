@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpukmeans.colorspace import COLOR_SPACES, check_space, hide_invisible
+from gpukmeans.colorspace import COLOR_SPACES, check_space, hide_invisible, steps_of_a_level
 
 SRGB, LINEAR, OKLAB = COLOR_SPACES.values()
 
@@ -187,3 +187,12 @@ def test_invisible_pixels_lose_their_color_and_others_keep_it():
     image = colors([[5, 6, 7, 0], [5, 6, 7, 1]])
     assert hide_invisible(image).tolist() == [[[0, 0, 0, 0], [5, 6, 7, 1]]]
     assert image[0, 0].tolist() == [5, 6, 7, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_level_of_a_color_is_so_many_steps_of_its_points(channels):
+    lower, higher = torch.full((1, channels), 100), torch.full((1, channels), 101)
+    if channels in (2, 4):
+        lower[:, -1] = higher[:, -1] = 255
+    off = SRGB.encode(higher.to(torch.uint8)) - SRGB.encode(lower.to(torch.uint8))
+    assert off.abs().max() == steps_of_a_level(channels)

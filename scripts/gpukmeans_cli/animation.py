@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 import gpukmeans_cli.png as png
+from gpukmeans_cli.encoding import check_fit
 from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.image_io import as_rgba, decoding, load, open_image, opened, pixels_of, size_of, too_many_pixels
 from gpukmeans_cli.metadata import Metadata, read_metadata, read_orientation
@@ -247,19 +249,14 @@ def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animat
     """
     if suffix.lower() not in _ENCODERS:
         raise ImageError(f"cannot become an animated {suffix or 'file without suffix'}; use {' or '.join(_ENCODERS)}")
-    _check_fit(palette, indices, animation.durations)
+    check_fit(palette, indices, "F, height, width")
+    _check_durations(animation.durations, len(indices))
     return _ENCODERS[suffix.lower()](as_rgba(palette), indices, animation)
 
 
-def _check_fit(palette: np.ndarray, indices: np.ndarray, durations: tuple[float, ...]) -> None:
-    if palette.dtype != np.uint8 or palette.ndim != 2 or not 1 <= len(palette) <= 256 or not 1 <= palette.shape[1] <= 4:
-        raise ValueError(f"palette must be uint8 (1..256, 1..4), got {palette.dtype} {palette.shape}")
-    if indices.dtype != np.uint8 or indices.ndim != 3 or indices.size == 0:
-        raise ValueError(f"indices must be uint8 (F, height, width), not empty, got {indices.dtype} {indices.shape}")
-    if indices.max() >= len(palette):
-        raise ValueError(f"indices must be below {len(palette)}, the colors of the palette, got {indices.max()}")
-    if len(indices) != len(durations):
-        raise ValueError(f"indices must have {len(durations)} frames, one for each duration, got {len(indices)}")
+def _check_durations(durations: tuple[float, ...], n_frames: int) -> None:
+    if n_frames != len(durations):
+        raise ValueError(f"indices must have {len(durations)} frames, one for each duration, got {n_frames}")
     if not all(math.isfinite(duration) and duration >= 0 for duration in durations):
         raise ValueError("durations must be finite and not negative")
 
@@ -285,7 +282,7 @@ def _gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes
             erased = (frame != clear) & (indices[number + 1] == clear)
         changed = np.ones(frame.shape, dtype=bool) if shown is None else frame != shown
         place = _rectangle(changed | erased)
-        drawn, skips = _smaller_gif_part(frame[place], changed[place], skip, max(2, bits))
+        drawn, skips = _smaller_part(frame[place], changed[place], skip, partial(_gif_data, bits=max(2, bits)))
         # GIF clears no more than a frame's own rectangle, so it also takes in what the next has to find transparent.
         disposal = 2 if erased.any() else 1
         flags = disposal << 2 | (skips or clear is not None)
@@ -338,12 +335,14 @@ def _rectangle(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _smaller_gif_part(part: np.ndarray, changed: np.ndarray, skip: int | None, bits: int) -> tuple[bytes, bool]:
+def _smaller_part(
+    part: np.ndarray, changed: np.ndarray, skip: int | None, encode: Callable[[np.ndarray], bytes]
+) -> tuple[bytes, bool]:
     """The pixels of a rectangle, compressed, and whether those that do not change are skipped, which may be smaller."""
-    plain = _gif_data(part, bits)
+    plain = encode(part)
     if skip is None or changed.all():
         return plain, False
-    skipping = _gif_data(np.where(changed, part, np.uint8(skip)), bits)
+    skipping = encode(np.where(changed, part, np.uint8(skip)))
     return (skipping, True) if len(skipping) < len(plain) else (plain, False)
 
 
@@ -385,7 +384,8 @@ def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> byte
         place = _rectangle(changed)
         # What is laid over mixes where it is half-transparent, and cannot make anything transparent.
         may_skip = skip is not None and bool(opaque[frame[changed]].all())
-        data, blending = _smaller_apng_part(frame[place], changed[place], skip if may_skip else None, bits)
+        part, over = frame[place], skip if may_skip else None
+        data, skips = _smaller_part(part, changed[place], over, partial(_idat, bits=bits))
         delay, delay_unit = _delay(duration)
         control = _Control(
             number=number,
@@ -396,7 +396,7 @@ def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> byte
             delay=delay,
             delay_unit=delay_unit,
             disposal=_KEEP,
-            blending=blending,
+            blending=_OVER if skips else _REPLACE,  # over those before, with those alike left out, or in their place
         )
         chunks.append(png.chunk(b"fcTL", _CONTROL.pack(*control)))
         if shown is None:
@@ -406,15 +406,6 @@ def _apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> byte
         number += 1 if shown is None else 2
         shown = frame
     return png.assembled(*chunks)
-
-
-def _smaller_apng_part(part: np.ndarray, changed: np.ndarray, skip: int | None, bits: int) -> tuple[bytes, int]:
-    """The pixels of a rectangle, compressed: in place of those before, or over them with those alike left out."""
-    plain = _idat(part, bits)
-    if skip is None or changed.all():
-        return plain, _REPLACE
-    skipping = _idat(np.where(changed, part, np.uint8(skip)), bits)
-    return (skipping, _OVER) if len(skipping) < len(plain) else (plain, _REPLACE)
 
 
 def _idat(part: np.ndarray, bits: int) -> bytes:

@@ -24,7 +24,6 @@ from gpukmeans_cli.voice import Voice
 # Threads beside a GPU, which one of them feeds while the others decode and encode.
 _MOST_BESIDE_A_GPU = 16
 
-
 _KILLED = "the process that worked on it was killed, perhaps for its memory"
 
 
@@ -91,7 +90,7 @@ def compress_all(
         if len(jobs) > 1 and not voice.quiet:
             for line in summary.lines(time.perf_counter() - start):
                 warn(line)
-    return not failure.is_set()
+    return not summary.failures
 
 
 def palette_for_all(jobs: Sequence[Job], settings: Settings) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Colors of different channels side by side: 1 is grey, 3 is R, G, B, and one more is alpha."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,11 @@ def with_channels(colors: Tensor, channels: int) -> Tensor:
     if channels > 2:
         color = color.expand(*color.shape[:-1], 3)
     return torch.cat([color, alpha], dim=-1) if channels in (2, 4) else color.contiguous()
+
+
+def with_color(colors: Tensor) -> np.ndarray:
+    """Colors (K, C) with R, G and B, and with alpha if they have it: (K, 3) or (K, 4)."""
+    return with_channels(colors, channels_of_both(colors.shape[-1], 3)).cpu().numpy()
 
 
 def add_histograms(one: ColorHistogram, other: ColorHistogram) -> ColorHistogram:

@@ -11,7 +11,7 @@ import typer
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_one_of
 from gpukmeans_cli.files import STDIO, ImageError, check_free
-from gpukmeans_cli.messages import one_line, say, warn
+from gpukmeans_cli.messages import one_line, say, warn, warn_of_frames
 from gpukmeans_cli.reports import format_quality, format_size, format_sizes
 from gpukmeans_cli.runtime import import_torch
 
@@ -152,8 +152,7 @@ def _read(path: Path, max_pixels: int | None) -> "Picture":
         picture = read_picture(path, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    if picture.frames > 1:
-        warn(f"{path}: took the first of {picture.frames} frames")
+    warn_of_frames(path, picture.frames)
     return picture
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gpukmeans_cli.runtime import interruption_held
 
@@ -250,10 +250,9 @@ class Processes:
         return _Worker(process, ours)  # pyright: ignore[reportArgumentType] # of Windows
 
 
-class _Worker:
-    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
-        self.process = process
-        self.pipe = pipe
+class _Worker(NamedTuple):
+    process: BaseProcess
+    pipe: Connection
 
 
 def _serve(

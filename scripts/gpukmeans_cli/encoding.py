@@ -57,7 +57,7 @@ def encode_still(
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
         raise ImageError(f"cannot be written as {suffix or 'a file without suffix'}; use one of {', '.join(_ENCODERS)}")
-    _check_fit(palette, indices)
+    check_fit(palette, indices, "height, width")
     return encode(*_colors_in_use(palette, indices, whole_palette), metadata, optimize)
 
 
@@ -88,11 +88,12 @@ def write_png(path: Path, image: Image.Image, *, overwrite: bool) -> None:
     publish(path, data.getvalue(), overwrite=overwrite)
 
 
-def _check_fit(palette: np.ndarray, indices: np.ndarray) -> None:
+def check_fit(palette: np.ndarray, indices: np.ndarray, axes: str) -> None:
+    """ValueError unless these are a palette (1..256, 1..4) and indices of its colors along these axes, all uint8."""
     if palette.dtype != np.uint8 or palette.ndim != 2 or not 1 <= len(palette) <= 256 or not 1 <= palette.shape[1] <= 4:
         raise ValueError(f"palette must be uint8 (1..256, 1..4), got {palette.dtype} {palette.shape}")
-    if indices.dtype != np.uint8 or indices.ndim != 2 or indices.size == 0:
-        raise ValueError(f"indices must be uint8 (height, width), not empty, got {indices.dtype} {indices.shape}")
+    if indices.dtype != np.uint8 or indices.ndim != len(axes.split(", ")) or indices.size == 0:
+        raise ValueError(f"indices must be uint8 ({axes}), not empty, got {indices.dtype} {indices.shape}")
     if indices.max() >= len(palette):
         raise ValueError(f"indices must be below {len(palette)}, the colors of the palette, got {indices.max()}")
 

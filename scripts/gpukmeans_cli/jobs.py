@@ -4,7 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpukmeans_cli.files import STDIO, SUFFIXES
@@ -91,7 +91,7 @@ def _found(path: Path, recursive: bool, folder: Path | None) -> Iterator[_Found]
         if recursive:
             yield from _below(path, folder)
         else:
-            yield _Found(source=path, place=Path(path.name), problem="is a folder; add -r to take the pictures in it")
+            yield replace(named, problem="is a folder; add -r to take the pictures in it")
     elif glob.has_magic(str(path)) and not os.path.lexists(path):
         yield from _matching(path, folder)
     else:

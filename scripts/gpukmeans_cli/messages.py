@@ -16,6 +16,12 @@ def warn(text: str) -> None:
     typer.echo(f"gpukmeans: {one_line(text, _encoding(sys.stderr))}", err=True)
 
 
+def warn_of_frames(name: object, n_frames: int) -> None:
+    """Print on stderr that the first of so many frames was taken, if there are others."""
+    if n_frames > 1:
+        warn(f"{name}: took the first of {n_frames} frames")
+
+
 def one_line(text: str, encoding: str = "utf-8") -> str:
     """The text with what would break the line, the terminal or the encoding escaped."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

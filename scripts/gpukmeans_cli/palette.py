@@ -13,7 +13,7 @@ import typer
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_device_name, device_called
 from gpukmeans_cli.files import STDIO
-from gpukmeans_cli.messages import one_line, say, warn
+from gpukmeans_cli.messages import one_line, say, warn, warn_of_frames
 from gpukmeans_cli.reports import format_share
 from gpukmeans_cli.runtime import import_torch
 from gpukmeans_cli.swatches import color_bits, swatch
@@ -169,8 +169,7 @@ def _count(source: Path, job: _Job) -> "ColorHistogram | None":
         if job.as_json:
             typer.echo(json.dumps({"input": str(source), "error": str(error)}))
         return None
-    if frames > 1:
-        warn(f"{source}: took the first of {frames} frames")
+    warn_of_frames(source, frames)
     return histogram
 
 

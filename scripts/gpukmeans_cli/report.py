@@ -9,7 +9,8 @@ import typer
 import gpukmeans_cli.options as options
 from gpukmeans_cli.arguments import check_device_name, check_strength, device_called, numbers_of_colors
 from gpukmeans_cli.files import STDIO, ImageError, check_folder, check_free, publish
-from gpukmeans_cli.messages import say, warn
+from gpukmeans_cli.messages import say, warn, warn_of_frames
+from gpukmeans_cli.reports import counted, format_size
 from gpukmeans_cli.runtime import import_torch
 
 if TYPE_CHECKING:
@@ -82,14 +83,12 @@ def report(
 
 def _report(photo: Path, target: Path, numbers: Sequence[int], settings: "Settings") -> None:
     from gpukmeans_cli.page import render_page
-    from gpukmeans_cli.reports import format_size
     from gpukmeans_cli.trials import try_colors
 
     check_free(target, overwrite=settings.force)
     check_folder(target)
     trials = try_colors(photo, numbers, settings)
-    if trials.frames_left_out:
-        warn(f"{photo}: took the first of {trials.frames_left_out + 1} frames")
+    warn_of_frames(photo, trials.frames_left_out + 1)
     data = render_page(photo.name, trials, _options(settings)).encode()
     publish(target, data, overwrite=settings.force)
     say(f"{photo} -> {target}: {_palettes(numbers)}, {format_size(len(data))}")
@@ -108,6 +107,5 @@ def _options(settings: "Settings") -> list[str]:
 
 
 def _palettes(numbers: Sequence[int]) -> str:
-    if len(numbers) > 1:
-        return f"{len(numbers)} palettes of {numbers[0]} to {numbers[-1]} colors"
-    return f"1 palette of {numbers[0]} color{'s' if numbers[0] != 1 else ''}"
+    several = f"{numbers[0]} to " if len(numbers) > 1 else ""
+    return f"{counted(len(numbers), 'palette')} of {several}{counted(numbers[-1], 'color')}"

@@ -9,7 +9,7 @@ import torch
 from gpukmeans.colorspace import hide_invisible
 from gpukmeans.histogram import ColorHistogram, unique_colors
 from gpukmeans.palette import fit_palette
-from gpukmeans_cli.channels import channels_of_both, with_channels
+from gpukmeans_cli.channels import with_color
 from gpukmeans_cli.image_io import read_picture
 from gpukmeans_cli.memory import within_memory
 
@@ -39,6 +39,12 @@ def count_picture(path: Path, device: torch.device, *, max_pixels: int | None = 
         return unique_colors(hide_invisible(torch.from_numpy(picture.pixels).to(device))), picture.frames
 
 
+def most_first(colors: np.ndarray, counts: np.ndarray) -> Shares:
+    """Colors (K, C) in lexicographic order, and how many pixels each serves (K,), without those that serve none."""
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    return Shares(colors=colors[order], counts=counts[order])
+
+
 def find_shares(histogram: ColorHistogram, n_colors: int, *, seed: int = 0) -> Shares:
     """The palette of at most `n_colors` that `fit_palette` finds, with its counts. ImageError if memory runs out."""
     device = histogram.colors.device
@@ -46,8 +52,4 @@ def find_shares(histogram: ColorHistogram, n_colors: int, *, seed: int = 0) -> S
         palette = fit_palette(histogram, n_colors, generator=torch.Generator().manual_seed(seed))
         counts = torch.zeros(len(palette.colors), dtype=torch.int64, device=device)
         counts.scatter_add_(0, palette.labels.long(), histogram.counts)
-        # Entries that serve no pixel, if there are such, stand for nothing.
-        order = torch.argsort(counts, descending=True, stable=True)[: int((counts > 0).sum())]
-        channels = channels_of_both(palette.colors.shape[1], 3)
-        colors = with_channels(palette.colors, channels)[order]
-        return Shares(colors=colors.cpu().numpy(), counts=counts[order].cpu().numpy())
+        return most_first(with_color(palette.colors), counts.cpu().numpy())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gpukmeans.blocks import blocks
-from gpukmeans.colorspace import SRGB
+from gpukmeans.colorspace import SRGB, steps_of_a_level
 from gpukmeans_cli.channels import channels_of_both, with_channels
 
 # Pixels whose squared differences are summed at a time.
@@ -55,7 +55,7 @@ def mean_squared_error(one: Tensor, other: Tensor) -> float:
     for block in blocks(len(pixels), _BLOCK):
         off = SRGB.encode(pixels[block]) - SRGB.encode(others[block])
         total += int(off.long().square().sum())
-    return total / len(pixels) / _scale(one.shape[-1]) ** 2
+    return total / len(pixels) / steps_of_a_level(one.shape[-1]) ** 2
 
 
 def peak_signal_to_noise(mse: float, channels: int) -> float | None:
@@ -85,7 +85,7 @@ def _similarities(one: Tensor, other: Tensor, window: list[float]) -> Iterator[T
     """SSIM of each window, of tile after tile and in it of channel after channel: (rows, columns)."""
     around = len(window) - 1
     # In steps of the points, which cancel.
-    peak = 255 * _scale(one.shape[-1])
+    peak = 255 * steps_of_a_level(one.shape[-1])
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
     for rows in blocks(one.shape[0] - around, _TILE[0]):
         for columns in blocks(one.shape[1] - around, _TILE[1]):
@@ -130,8 +130,3 @@ def _gaussian(size: int) -> list[float]:
     """Weights that sum to 1."""
     weights = [math.exp(-((place - size // 2) ** 2) / (2 * _SIGMA**2)) for place in range(size)]
     return [weight / math.fsum(weights) for weight in weights]
-
-
-def _scale(channels: int) -> int:
-    """How many steps of points in sRGB are one of 8 bits."""
-    return SRGB.steps if channels in (2, 4) else 1

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from gpukmeans.histogram import ColorHistogram
-from gpukmeans_cli.channels import channels_of_both, with_channels
+from gpukmeans_cli.channels import with_color
 from gpukmeans_cli.cloud import Plane, drawn_rows, fit_plane
 from gpukmeans_cli.encoding import encode_pixels
 from gpukmeans_cli.memory import within_memory
 from gpukmeans_cli.pipeline import Clock, Settings, colors_of, is_kept, picture_in_colors
+from gpukmeans_cli.shares import Shares, most_first
 from gpukmeans_cli.source import Source, read_still
 
 # Of points that are drawn: so many still show the shape of a cloud, and take a browser no time.
@@ -24,8 +25,8 @@ _SHOWN_ALIKE = ("1", "L", "LA", "P", "RGB", "RGBA")  # CMYK, say, each program t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """The photo in so many colors."""
+class Trial(Shares):
+    """The photo in so many colors, of which those that no pixel wears are left out."""
 
     n_colors: int
     """Asked for."""
@@ -33,10 +34,6 @@ class Trial:
     """The PNG that `compress --allow-larger` writes."""
     kept: bool
     """Whether `compress` would rather keep the photo's file as it is, which is a PNG and no larger."""
-    colors: np.ndarray
-    """uint8 (K, 3), or (K, 4) with alpha: those that some pixel wears, the most worn first."""
-    counts: np.ndarray
-    """How many pixels wear each (K,)."""
     psnr: float | None
     """In dB; None where nothing was lost."""
     inertia: tuple[float, ...]
@@ -51,11 +48,6 @@ class Trial:
     @property
     def n_iter(self) -> int:
         return len(self.inertia)
-
-    @property
-    def shares(self) -> list[float]:
-        """Of all pixels, those that wear each color: from 0 to 1."""
-        return (self.counts / self.counts.sum()).tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +101,7 @@ def try_colors(path: Path, numbers: Sequence[int], settings: Settings) -> Trials
             frames_left_out=source.frames_in_file - 1,
             original=original,
             original_suffix=suffix,
-            cloud=Cloud(points=plane.place(colors), colors=_rgb(colors), times=times, share=plane.share),
+            cloud=Cloud(points=plane.place(colors), colors=with_color(colors), times=times, share=plane.share),
             trials=tuple(_trial(source, image, histogram, n, plane, chosen, settings) for n in numbers),
         )
 
@@ -139,28 +131,17 @@ def _trial(
     watched = replace(settings, clustering={**settings.clustering, "callback": watch})
     found = picture_in_colors(source, image, histogram, n_colors, ".png", watched, Clock(image.device))
     assert found.fit is not None  # as no colors were given
-    colors, counts = _worn(_rgb(torch.from_numpy(found.colors)), found.indices)
+    counts = np.bincount(found.indices.ravel(), minlength=len(found.colors))
+    worn = most_first(with_color(torch.from_numpy(found.colors)), counts)
     return Trial(
         n_colors=n_colors,
         data=found.data,
         kept=is_kept(source, found, ".png", settings),
-        colors=colors,
-        counts=counts,
+        colors=worn.colors,
+        counts=worn.counts,
         psnr=found.psnr,
         inertia=tuple(inertia),
         centers=plane.place(found.fit.colors),
-        center_colors=_rgb(found.fit.colors),
+        center_colors=with_color(found.fit.colors),
         labels=found.fit.labels[chosen].cpu().numpy(),
     )
-
-
-def _worn(palette: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colors that pixels wear and how many do: most first, of equally many the one that comes first."""
-    counts = np.bincount(indices.ravel(), minlength=len(palette))
-    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-    return palette[order], counts[order]
-
-
-def _rgb(colors: Tensor) -> np.ndarray:
-    """Colors with R, G and B, and with alpha if they have it."""
-    return with_channels(colors, channels_of_both(colors.shape[1], 3)).cpu().numpy()

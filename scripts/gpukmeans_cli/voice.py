@@ -8,7 +8,7 @@ import typer
 
 from gpukmeans_cli.files import ImageError
 from gpukmeans_cli.jobs import Job
-from gpukmeans_cli.messages import say, warn
+from gpukmeans_cli.messages import say, warn, warn_of_frames
 from gpukmeans_cli.reports import counted
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class Voice:
     def _note(self, outcome: "Outcome") -> None:
         """What is worth knowing beside the report, on stderr."""
         name = outcome.report.input
-        if outcome.frames_left_out:
-            warn(f"{name}: took the first of {outcome.frames_left_out + 1} frames")
+        warn_of_frames(name, outcome.frames_left_out + 1)
         if self.verbose:
             ended = "converged" if outcome.report.converged else "stopped at --max-iter"
             stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in outcome.stages.items())

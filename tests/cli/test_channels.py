@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gpukmeans.histogram import unique_colors
-from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channels
+from gpukmeans_cli.channels import add_histograms, channels_of_both, with_channels, with_color
 
 COLORS = {
     1: [[7]],
@@ -53,3 +53,8 @@ def test_histograms_of_any_channels_add_to_that_of_both_pictures(first, second):
     expected = unique_colors(torch.from_numpy(np.concatenate([widened(one), widened(other)])))
     assert torch.equal(total.colors, expected.colors)
     assert torch.equal(total.counts, expected.counts)
+
+
+@pytest.mark.parametrize(("colors", "shown"), [([7], [7, 7, 7]), ([7, 9], [7, 7, 7, 9]), ([1, 2, 3], [1, 2, 3])])
+def test_colors_get_red_green_and_blue_and_keep_alpha(colors, shown):
+    assert with_color(torch.tensor([colors], dtype=torch.uint8)).tolist() == [shown]

@@ -1,6 +1,6 @@
 import pytest
 
-from gpukmeans_cli.messages import one_line, say, warn
+from gpukmeans_cli.messages import one_line, say, warn, warn_of_frames
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,10 @@ def test_lines_go_to_stdout_and_warnings_to_stderr(capsys):
     say("done\n")
     warn("not\ndone")
     assert capsys.readouterr() == ("done\\n\n", "gpukmeans: not\\ndone\n")
+
+
+def test_only_of_several_frames_it_is_said_that_the_first_was_taken(capsys):
+    warn_of_frames("a.gif", 1)
+    assert capsys.readouterr().err == ""
+    warn_of_frames("a.gif", 4)
+    assert capsys.readouterr().err == "gpukmeans: a.gif: took the first of 4 frames\n"
