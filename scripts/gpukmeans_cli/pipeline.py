@@ -151,17 +151,18 @@ def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
 
     ImageError if none can be, StoppedError if asked to stop.
     """
+    # On one device, where histograms can be added.
+    settings = replace(settings, any_device=False)
     total: ColorHistogram | None = None
     for path in sources:
         if settings.stop.is_set():
             raise StoppedError
         with within_memory(settings.device):
             try:
-                pixels = read_source(path, max_pixels=settings.max_pixels).pixels
+                source = read_source(path, max_pixels=settings.max_pixels)
             except ImageError:
                 continue  # which is told when its turn comes to be written
-            image = hide_invisible(torch.from_numpy(pixels).to(settings.device))
-            part = unique_colors(image.flatten(0, 1))
+            _, part = colors_of(source, settings)
             total = part if total is None else add_histograms(total, part)
     if total is None:
         raise ImageError("none of the pictures can be read, so there is no palette to share")

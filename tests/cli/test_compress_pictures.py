@@ -174,6 +174,15 @@ def test_a_wrong_argument_is_one_line_before_any_work(run, crop, tmp_path, monke
 # One palette over many pictures
 
 
+def test_a_shared_palette_of_grey_pictures_has_the_fixed_colors_too(run, tmp_path):
+    sources = [save(noise(9, 9, seed=seed), tmp_path / f"{seed}.png") for seed in (0, 1)]
+    code, _, err = run(*sources, "--shared-palette", "-k", 4, "--fixed", "#ff0000", "--allow-larger", "-q")
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "0-4.png") as one, Image.open(tmp_path / "1-4.png") as other:
+        assert (255, 0, 0) in one.palette.colors
+        assert (255, 0, 0) in other.palette.colors
+
+
 def test_a_shared_palette_serves_all_pictures(run, crop, tmp_path):
     red, grey = np.zeros((9, 9, 3), dtype=np.uint8), np.full((9, 9), 77, dtype=np.uint8)
     red[..., 0] = 250
