@@ -88,6 +88,7 @@ ARROWS = {
         "main": {"compare", "compress", "demo", "messages", "palette", "report", "runtime", "gpukmeans"},
         "messages": set(),
         "runtime": set(),
+        "ranks": set(),
         "demo": {
             "comparison",
             "device",
