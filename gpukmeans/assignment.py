@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from gpukmeans.checks import check_centers, check_directions, check_metric, check_points, check_values, computed_in
+from gpukmeans.checks import check_centers, check_metric, check_points, check_values, computed_in
 from gpukmeans.engines import Assignment, Engine, choose
 from gpukmeans.metrics import Metric
 from gpukmeans.score import squared_distance
+from gpukmeans.values import check_directions
 
 
 def assign(

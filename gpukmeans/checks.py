@@ -1,15 +1,14 @@
 """The public door: what is wrong with an argument, said once, with what was wanted and what came."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpukmeans.metrics import METRICS, Metric
 from gpukmeans.seeding import SEEDINGS, Seeding
+from gpukmeans.values import check_spread, finite_range, joined_range
 
 # Integers of more bits than float32 holds exactly are computed in float64, like float64 itself.
 _COMPUTED_IN = {
@@ -23,13 +22,6 @@ _COMPUTED_IN = {
     torch.int32: torch.float64,
     torch.int64: torch.float64,
 }
-
-
-class Range(NamedTuple):
-    """Lowest and highest values."""
-
-    lowest: Tensor
-    highest: Tensor
 
 
 def computed_in(*tensors: Tensor) -> torch.dtype:
@@ -104,35 +96,6 @@ def check_values(x: Tensor, centers: Tensor) -> None:
     check_spread(both, computed_in(x, centers), "x and centers")
 
 
-def finite_range(x: Tensor, name: str) -> Range:
-    """Lowest and highest value of each coordinate of each problem, (..., D) of (..., N, D), float64.
-
-    ValueError if they are not finite.
-    """
-    lowest, highest = torch.aminmax(x, dim=-2)
-    if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
-    return Range(lowest.double(), highest.double())
-
-
-def joined_range(one: Range, other: Range) -> Range:
-    """The range of both."""
-    return Range(torch.minimum(one.lowest, other.lowest), torch.maximum(one.highest, other.highest))
-
-
-def check_spread(values: Range, dtype: torch.dtype, what: str) -> None:
-    """ValueError if squared distances within this range would overflow, or vanish, in that dtype."""
-    spread = (values.highest - values.lowest).amax(dim=-1)
-    widest, narrowest = float(spread.max()), float(spread.where(spread > 0, torch.inf).min())
-    info = torch.finfo(dtype)
-    if not values.lowest.shape[-1] * widest * widest < info.max:
-        came = f"the values of a coordinate of {what} spread over up to {widest:.3g}"
-        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {came}: scale them down")
-    if narrowest * narrowest < info.tiny:
-        came = f"the values of the coordinates of {what} spread over no more than {narrowest:.3g}"
-        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {came}: scale them up")
-
-
 def check_centers(x: Tensor, centers: Tensor) -> None:
     """Whether these are centers for these points: on their device, of their width, for each batch or for all."""
     check_points(centers, "centers")
@@ -173,7 +136,7 @@ def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
 
 
 def check_weights(weights: Tensor | None, x: Tensor) -> None:
-    """Whether these are weights for these points."""
+    """Whether these may be weights of these points: their shape, dtype and device, not their values."""
     if weights is None:
         return
     if not isinstance(weights, Tensor):
@@ -184,22 +147,13 @@ def check_weights(weights: Tensor | None, x: Tensor) -> None:
             f"weights must have shape {tuple(x.shape[:-1])} on {x.device}, like x,"
             f" got shape {tuple(weights.shape)} on {weights.device}"
         )
-    low, high = _bounds(weights)
-    if not (low >= 0 and high < math.inf) or (weights.amax(dim=-1) == 0).any():
-        wanted = "finite, at least 0 and not all 0" + (" in any problem" if x.ndim > 2 else "")
-        raise ValueError(f"weights must be {wanted}, got values from {low} to {high}")
 
 
-def check_n_clusters(n_clusters: int, x: Tensor, weights: Tensor | None, n_fixed: int = 0) -> None:
-    """Whether each problem has as many points of weight for those that are not fixed; weights are given as they count,
-    (P, N)."""
-    if weights is None:
-        fewest, which = x.shape[-2], 0
-    else:
-        least = (weights > 0).sum(dim=-1).min(dim=0)
-        fewest, which = int(least.values), int(least.indices)
+def check_n_clusters(n_clusters: int, n_present: Tensor, n_fixed: int = 0) -> None:
+    """Whether each problem has as many points of weight for those that are not fixed; there are `n_present` (P,)."""
+    fewest, which = int(n_present.min()), int(n_present.argmin())
     if n_clusters - n_fixed > fewest:
-        where = f" of problem {which}" if x.ndim > 2 and weights is not None else ""
+        where = f" of problem {which}" if len(n_present) > 1 else ""
         besides = f", and of fixed centers, {n_fixed}" if n_fixed else ""
         raise ValueError(
             f"n_clusters must be at most the number of points of weight, {fewest}{where}{besides}, got {n_clusters}"
@@ -212,22 +166,6 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> None:
-    """ValueError for rows (..., N, D) that are zero and so have no direction, unless they are not present (..., N)."""
-    zero = (x == 0).all(dim=-1)
-    if present is not None:
-        zero = zero & present
-    if zero.any():
-        row = zero.nonzero()[0].tolist()
-        where = f"row {row[-1]}" + (f" of problem {', '.join(map(str, row[:-1]))}" if len(row) > 1 else "")
-        raise ValueError(f"{name} must have no zero row for the cosine metric, as zero has no direction, got {where}")
-
-
-def _bounds(x: Tensor) -> tuple[float, float]:
-    low, high = torch.aminmax(x)
-    return float(low), float(high)
 
 
 def _check_dtype(x: Tensor, name: str) -> None:

@@ -9,28 +9,25 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from gpukmeans.checks import (
-    Range,
     check_centers,
     check_count,
-    check_directions,
     check_fixed,
     check_init,
     check_metric,
     check_n_clusters,
     check_options,
     check_points,
-    check_spread,
     check_weights,
     computed_in,
-    finite_range,
-    joined_range,
 )
 from gpukmeans.engines import Engine, choose
 from gpukmeans.lloyd import Fit, Watch, lloyd, measured
 from gpukmeans.metrics import Metric
-from gpukmeans.points import TensorPoints, check_reach, tensor_points
+from gpukmeans.points import Points, surveyed
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, Seeding, spawn
+from gpukmeans.tensor_part import TensorPart
+from gpukmeans.values import check_directions, check_reach, check_spread, finite_range, joined_range
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -40,7 +37,7 @@ class KMeansResult:
     """Centers of K clusters, and what belongs to exactly these centers; of a batch, of each of its problems."""
 
     centers: Float[Tensor, "*batch k d"]
-    labels: Int[Tensor, "*batch n"]
+    labels: Int[Tensor, "*batch n"] | None
     """Index of the center nearest to each point; the lowest one of equally near ones."""
     totals: Float[Tensor, "*batch k"]
     """Weight of the points of each cluster, float64. 0 where fewer than K points differ or `max_iter` came first."""
@@ -137,12 +134,12 @@ def kmeans(
     metric = check_metric(metric)
     chosen = choose(engine, x)
 
-    points, values = _points(x, weights, metric, chosen)
-    check_n_clusters(n_clusters, x, points.weights, n_fixed)
+    points = _points(x, weights, metric, chosen)
+    check_n_clusters(n_clusters, points.survey.n_present, n_fixed)
     if fixed is not None:
-        fixed = _prepared(points, values, fixed, metric, "fixed")
+        fixed = _prepared(points, fixed, metric, "fixed")
     parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-    starts = [_start(points, values, n_clusters, init, fixed, metric, refine, own) for own in spawn(parent, n_init)]
+    starts = [_start(points, n_clusters, init, fixed, metric, refine, own) for own in spawn(parent, n_init)]
     batch, n_problems = x.shape[:-2], len(points.problems)
     fits = lloyd(
         points.select(torch.arange(n_problems, device="cpu").repeat(n_init)),
@@ -156,10 +153,10 @@ def kmeans(
     best, _ = _best(fits.inertia, n_init)
     fit = fits.select(best)
     _warn_of_empty_clusters(fit, n_fixed)
-    labels = points.assign(fit.centers).labels
+    labels = points.labels(fit.centers)
     return KMeansResult(
         centers=fit.centers.view(*batch, *fit.centers.shape[1:]),
-        labels=labels.view(x.shape[:-1]),
+        labels=None if labels is None else labels.view(x.shape[:-1]),
         totals=fit.totals.view(*batch, n_clusters),
         inertia=(fit.inertia * metric.factor).view(batch),
         n_iter=fit.n_iter.view(batch),
@@ -176,29 +173,24 @@ def inertia_at(
     check_centers(x, centers)
     check_weights(weights, x)
     metric = check_metric(metric)
-    points, values = _points(x, weights, metric, choose(engine, x))
-    prepared = _prepared(points, values, centers, metric, "centers")
+    points = _points(x, weights, metric, choose(engine, x))
+    prepared = _prepared(points, centers, metric, "centers")
     return (measured(points, prepared).weighted_sqdist() * metric.factor).view(x.shape[:-2])
 
 
-def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> tuple[TensorPoints, Range]:
-    """The points of all problems side by side, as the metric sees them, and the range of each (P, D)."""
+def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> Points:
+    """The points of all problems side by side, as the metric sees them."""
     dtype = computed_in(x)
-    prepared = metric.prepare(x.detach(), dtype)
-    values = finite_range(prepared, "x")
-    check_spread(values, computed_in(prepared), "x")
+    rows = metric.prepare(x.detach(), dtype).reshape(-1, *x.shape[-2:])
     if weights is not None:
         weights = weights.detach().reshape(-1, weights.shape[-1])
-    points = tensor_points(prepared.reshape(-1, *x.shape[-2:]), weights, engine, dtype)
-    if metric.directions:
-        present = None if points.weights is None else (points.weights > 0).view(x.shape[:-1])
-        check_directions(prepared, "x", present)
-    return points, Range(*(bound.reshape(-1, x.shape[-1]) for bound in values))
+    points = surveyed(TensorPart(rows, weights, engine, dtype, metric.directions))
+    check_spread(points.survey.values, dtype, "x")
+    return points
 
 
 def _start(
-    points: TensorPoints,
-    values: Range,
+    points: Points,
     n_clusters: int,
     init: str | Tensor | Seeding,
     fixed: Tensor | None,
@@ -213,23 +205,23 @@ def _start(
     # Two, since how much a seeding draws may depend on other problems.
     first, later = spawn(generator, 2)
     if isinstance(init, Tensor):
-        centers = _prepared(points, values, init.detach(), metric, "init")
+        centers = _prepared(points, init.detach(), metric, "init")
     else:
         seeding = SEEDINGS[init] if isinstance(init, str) else init
         drawn = _drawn(points, n_clusters - n_fixed, seeding, fixed, first)
-        centers = _prepared(points, values, drawn, metric, "first centers")
+        centers = _prepared(points, drawn, metric, "first centers")
     if fixed is not None:
         centers = torch.cat([fixed, centers], dim=1)
     return refined(points, centers, refine, later, metric.project, n_fixed) if refine else centers
 
 
 def _drawn(
-    points: TensorPoints, n_clusters: int, seeding: Seeding, fixed: Tensor | None, generator: torch.Generator
+    points: Points, n_clusters: int, seeding: Seeding, fixed: Tensor | None, generator: torch.Generator
 ) -> Tensor:
     """What a seeding returns, if these are centers (K, D) or (P, K, D)."""
     options = {} if fixed is None else {"fixed": fixed}
     centers = seeding(points, n_clusters, generator, **options)
-    wanted = (n_clusters, points.x.shape[2])
+    wanted = (n_clusters, points.width)
     shapes = (wanted, (len(points.problems), *wanted))
     if not isinstance(centers, Tensor) or centers.shape not in shapes:
         came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
@@ -237,11 +229,11 @@ def _drawn(
     return centers
 
 
-def _prepared(points: TensorPoints, values: Range, centers: Tensor, metric: Metric, name: str) -> Tensor:
+def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
     """Centers (K, D) or (..., K, D) for each problem (P, K, D), as the metric sees them, if they suit the points."""
-    centers = metric.prepare(centers.to(points.x.device, points.dtype), points.dtype)
+    centers = metric.prepare(centers.to(points.device, points.dtype), points.dtype)
     centers = centers.reshape(-1, *centers.shape[-2:])
-    check_spread(joined_range(values, finite_range(centers, name)), points.dtype, f"x and {name}")
+    check_spread(joined_range(points.survey.values, finite_range(centers, name)), points.dtype, f"x and {name}")
     if metric.directions:
         check_directions(centers, name)
     # A copy, since what is returned may be what was given.

@@ -148,7 +148,10 @@ class KMeans(nn.Module):
 
     @property
     def labels_(self) -> Int[Tensor, "*batch n"]:
-        return self._fitted().labels
+        labels = self._fitted().labels
+        if labels is None:
+            raise RuntimeError("a stream has no labels_: call predict(batch) for each of its batches")
+        return labels
 
     @property
     def inertia_(self) -> float | Float[Tensor, "*batch"]:

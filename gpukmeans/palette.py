@@ -105,6 +105,7 @@ def fit_palette(
     search["callback"] = callback
     result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
     found = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
+    assert result.labels is not None  # as the colors are in one tensor
     found = _solid(found, result.labels.long() - len(fixed), histogram)
     colors, labels = _complete(fixed, found, histogram, x, space, chosen)
     return Palette(

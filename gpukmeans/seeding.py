@@ -11,8 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpukmeans.engines import Assignment
-from gpukmeans.points import Points
+from gpukmeans.points import Near, Points
 
 # Where there are fixed centers, they are passed as `fixed=`.
 Seeding = Callable[..., Tensor]
@@ -135,7 +134,7 @@ def _n_candidates(n_clusters: int) -> int:
     return 2 + int(math.log(n_clusters))
 
 
-def _joined(points: Points, centers: Tensor, near: Assignment, more: Tensor) -> tuple[Tensor, Assignment]:
+def _joined(points: Points, centers: Tensor, near: Near, more: Tensor) -> tuple[Tensor, Near]:
     return torch.cat([centers, more], dim=1), points.nearer(near, more, centers.shape[1])
 
 

@@ -11,7 +11,7 @@ from test_points import seeded
 
 from gpukmeans import METRICS, SEEDINGS, assign, kmeans, unique_colors
 from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.points import TensorPoints
+from gpukmeans.points import Points
 
 FIELDS = ("centers", "labels", "totals", "inertia", "n_iter", "converged")
 
@@ -195,8 +195,8 @@ def test_first_centers_may_come_from_a_function():
     x = blobs()
 
     def first_rows(points, n_clusters, generator):
-        assert isinstance(points, TensorPoints)
-        return points.x[0, :n_clusters]
+        assert isinstance(points, Points)
+        return points.part.x[0, :n_clusters]
 
     assert_same(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
 
@@ -540,7 +540,7 @@ def test_a_warning_counts_the_points_that_are_at_no_fixed_center():
 def test_first_centers_from_a_function_are_those_that_are_not_fixed():
     def first_rows(points, n_clusters, generator, fixed):
         assert torch.equal(fixed, FIXED[None])
-        return points.x[0, :n_clusters]
+        return points.part.x[0, :n_clusters]
 
     assert_same(kmeans(blobs(), 8, init=first_rows, fixed=FIXED), kmeans(blobs(), 8, init=blobs()[:5], fixed=FIXED))
 

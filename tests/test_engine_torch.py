@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans.engine_torch import Assignment, TorchEngine
-from gpukmeans.points import survey, weight_scale
 from gpukmeans.score import squared_distance
+from gpukmeans.tensor_part import tensor_points
 
 NAMES = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
 
@@ -24,7 +24,7 @@ def assign(x, centers, tile=1 << 20):
 
 def grid_of(x, weights=None):
     """The grid of problems (P, N, D)."""
-    return survey(x, weights, weight_scale(weights, x)).grid()
+    return tensor_points(x, weights, TorchEngine(), torch.float64).grid
 
 
 def assert_same(moments, expected):
@@ -240,7 +240,7 @@ MEASURE_PEAKS = r"""
 import json, os, re, sys, torch
 from pathlib import Path
 from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.points import survey, weight_scale
+from gpukmeans.tensor_part import tensor_points
 def memory(name): return int(re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 def peak(problems, runs, n, k, d, levels, dtype, weighted):
     x = torch.randint(levels, (problems, n, d)).to(getattr(torch, dtype))
@@ -248,7 +248,7 @@ def peak(problems, runs, n, k, d, levels, dtype, weighted):
     centers = torch.randint(levels, (runs, k, d)).to(x.dtype)
     whose = [run % problems for run in range(runs)]
     bound = TorchEngine().bind(x, weights)
-    grid = survey(x, weights, weight_scale(weights, x)).grid().select(torch.tensor(whose))
+    grid = tensor_points(x, weights, TorchEngine(), torch.float64).grid.select(torch.tensor(whose))
     small = TorchEngine().bind(x[:1, :100, :1].contiguous(), None)  # loads the libraries and starts the threads
     small.measure(centers[:1, :2, :1].contiguous(), grid.select(torch.tensor([0])), [0])
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now

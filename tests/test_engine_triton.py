@@ -11,7 +11,7 @@ from test_points import seeded
 from gpukmeans import assign, kmeans
 from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.engine_triton import TritonEngine
-from gpukmeans.points import tensor_points
+from gpukmeans.tensor_part import tensor_points
 
 pytest.importorskip("triton")
 

@@ -8,8 +8,8 @@ import torch
 from test_points import seeded
 
 from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.points import tensor_points
 from gpukmeans.stored import Stored, in_place, sorted_copy
+from gpukmeans.tensor_part import tensor_points
 
 fused = pytest.importorskip("gpukmeans.fused")
 
@@ -97,7 +97,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from gpukmeans import fused, kernels
 from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.points import tensor_points
+from gpukmeans.tensor_part import tensor_points
 from gpukmeans.stored import in_place, sorted_copy
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

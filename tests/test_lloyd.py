@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gpukmeans import lloyd as module
 from gpukmeans.engine_torch import Assignment, BoundTorchEngine, TorchEngine
 from gpukmeans.lloyd import Fit, _aimed, _begin, _rounds, _rounds_between_looks, lloyd, next_centers
-from gpukmeans.points import tensor_points
 from gpukmeans.score import squared_distance
+from gpukmeans.tensor_part import tensor_points
 
 FIELDS = ("centers", "totals", "inertia", "n_iter", "converged")
 

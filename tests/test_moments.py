@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.moments import Moments, finest_scale, from_grid, to_grid
-from gpukmeans.points import survey, weight_scale
+from gpukmeans.tensor_part import tensor_points
 
 TOTALS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
 SCALES = ("weight", "sum", "sqdist", "lowest", "highest")
@@ -84,7 +84,7 @@ def grid_of(x, weights=None):
     """The grid of one problem (N, D), or of several (P, N, D)."""
     if x.ndim == 2:
         x, weights = x[None], None if weights is None else weights[None]
-    return survey(x, weights, weight_scale(weights, x)).grid()
+    return tensor_points(x, weights, TorchEngine(), torch.float64).grid
 
 
 def measure(x, weights, centers):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans.engine_torch import Assignment, TorchEngine
-from gpukmeans.points import _share, survey, tensor_points, weight_scale
+from gpukmeans.points import share
+from gpukmeans.tensor_part import tensor_points
 
 
 def points_of(x, weights=None):
@@ -19,50 +20,9 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def survey_of(x, weights=None):
-    """The survey of one problem (N, D), or of several (P, N, D)."""
-    points = points_of(x, weights)
-    return survey(points.x, points.weights, weight_scale(points.weights, points.x))
-
-
 def shares(drawn, values):
     """Of the draws (n, 1) of one run, which part was each of these values."""
     return (drawn == torch.tensor(values, dtype=drawn.dtype)).double().mean(dim=0)
-
-
-def test_a_survey_tells_the_range_of_each_coordinate_and_the_weight():
-    found = survey_of(torch.tensor([[3.0, -2.0], [0.5, 1.0]]), torch.tensor([0.5, 0.25]))
-    assert found.lowest.tolist() == [[0.5, -2]]
-    assert found.highest.tolist() == [[3, 1]]
-    assert found.total_weight.tolist() == [0.75]
-
-
-def test_points_without_weights_weigh_one_each():
-    assert survey_of(torch.rand(2, 7, 2)).total_weight.tolist() == [7, 7]
-
-
-def test_integer_weights_are_counted_in_ones():
-    x = torch.rand(1, 2, 1)
-    assert weight_scale(torch.tensor([[3, 2**40]]), x).tolist() == [1]
-    assert weight_scale(None, x).tolist() == [1]
-    assert weight_scale(torch.tensor([[3.0, 2**40]]), x) > 1
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (torch.tensor([2**60, 2**60]), r"less than 2\*\*61, got 2.31e\+18"),
-        (torch.full((3,), 1e308, dtype=torch.float64), r"a finite float64, got 3 of up to 1e\+308"),
-    ],
-)
-def test_weights_whose_total_would_overflow_are_refused(weights, message):
-    x = torch.rand(2, len(weights), 1)
-    with pytest.raises(ValueError, match=message):
-        weight_scale(weights[None], x[:1])
-    with pytest.raises(ValueError, match=message):  # though those of the other problem would not
-        weight_scale(torch.stack([torch.ones_like(weights), weights]), x)
-    assert weight_scale(weights[None, :1] / 2, x[:1, :1]) > 0
-    assert weight_scale((weights / 2)[None].where(torch.arange(len(weights)) == 0, 0), x[:1]) > 0
 
 
 @given(
@@ -185,7 +145,7 @@ def test_gathered_centers_are_points_of_these_totals():
     points = points_of(torch.rand(2, 5, 1))
     centers = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
     gathered = points.gathered(centers, torch.tensor([[5, 0], [1, 4]]))
-    assert torch.equal(gathered.x, centers)
+    assert torch.equal(gathered.part.x, centers)
     assert gathered.grid.lowest.tolist() == [[1], [3]]
     assert gathered.grid.highest.tolist() == [[1], [4]]  # not of what weighs nothing
     assert gathered.draw(50, seeded())[0].unique().tolist() == [1]
@@ -218,7 +178,7 @@ def test_blocks_of_rows_change_no_draw_and_no_potential(monkeypatch, china):
 
     whole = found()
     for size in (60, 3 * 4 * 2500):
-        monkeypatch.setattr("gpukmeans.points._BLOCK", size)
+        monkeypatch.setattr("gpukmeans.tensor_part._BLOCK", size)
         assert all(map(torch.equal, found(), whole))
 
 
@@ -228,7 +188,7 @@ RANDOM = st.integers(0, 2**62 - 1) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2*
 
 @given(st.lists(RANDOM, min_size=1, max_size=4), st.lists(TOTALS, min_size=1, max_size=4))
 def test_a_share_is_the_floor_of_random_times_total_exactly(random, totals):
-    found = _share(torch.tensor(random), torch.tensor(totals)[:, None])
+    found = share(torch.tensor(random), torch.tensor(totals)[:, None])
     assert found.tolist() == [[number * total // 2**62 for number in random] for total in totals]
     assert all(0 <= share < total for row, total in zip(found.tolist(), totals, strict=True) for share in row)
 
@@ -238,11 +198,11 @@ def test_each_integer_below_the_total_is_the_share_of_equally_many_random_number
     which = data.draw(st.integers(0, total - 1))
     # The first random number whose share is this integer, and the first whose share is a larger one.
     first, after = (-(-number * 2**62 // total) for number in (which, which + 1))
-    found = _share(torch.tensor([first, after - 1]), torch.tensor([[total]]))
+    found = share(torch.tensor([first, after - 1]), torch.tensor([[total]]))
     assert found.tolist() == [[which, which]]
     assert after - first in (2**62 // total, 2**62 // total + 1)
     if which:
-        assert _share(torch.tensor([first - 1]), torch.tensor([[total]])).item() == which - 1
+        assert share(torch.tensor([first - 1]), torch.tensor([[total]])).item() == which - 1
 
 
 def test_draws_are_uniform_for_a_total_that_no_power_of_two_divides():
@@ -377,7 +337,7 @@ def test_a_row_of_weight_0_is_never_drawn_nor_the_worst_and_does_not_widen_the_r
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 @pytest.mark.parametrize("size", [1, 7, 1 << 18])
 def test_the_range_is_that_of_the_rows_of_weight_in_whatever_blocks(size, dtype, monkeypatch):
-    monkeypatch.setattr("gpukmeans.points._BLOCK", size)
+    monkeypatch.setattr("gpukmeans.tensor_part._BLOCK", size)
     x = torch.randint(256, (3, 11, 2), generator=seeded()).to(dtype)
     weights = torch.randint(2, (3, 11), generator=seeded())
     points = points_of(x, weights)
