@@ -1,6 +1,8 @@
 """K-means on torch tensors, exact and repeatable to the bit, and images of few colors made by it."""
 
 from gpukmeans.assignment import assign
+from gpukmeans.batches import Batches
+from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, kmeans
 from gpukmeans.colorspace import COLOR_SPACES
 from gpukmeans.dithering import DITHERINGS
@@ -19,6 +21,8 @@ __all__ = [
     "ENGINES",
     "METRICS",
     "SEEDINGS",
+    "Batches",
+    "Checkpoint",
     "ColorHistogram",
     "IndexedImage",
     "KMeans",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.metrics import METRICS, Metric
 from gpukmeans.seeding import SEEDINGS, Seeding
 from gpukmeans.values import check_spread, finite_range, joined_range
@@ -39,6 +40,7 @@ def check_options(
     refine: int = 0,
     callback: Callable[..., object] | None = None,
     generator: torch.Generator | None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """TypeError or ValueError for options of `kmeans` that are wrong whatever the points."""
     check_count("n_init", n_init)
@@ -47,8 +49,8 @@ def check_options(
         raise TypeError(f"tol must be a number, got {type(tol).__name__}")
     if not tol >= 0:
         raise ValueError(f"tol must be at least 0, got {tol}")
-    if isinstance(init, str) and init not in SEEDINGS:
-        names = ", ".join(SEEDINGS)
+    if isinstance(init, str) and init not in ("auto", *SEEDINGS):
+        names = ", ".join(["auto", *SEEDINGS])
         raise ValueError(f"init must be one of {names}, a tensor of centers or a function, got {init!r}")
     if not isinstance(init, str) and not isinstance(init, Tensor) and not callable(init):
         raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(init).__name__}")
@@ -64,6 +66,13 @@ def check_options(
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"generator must be on the CPU, so that every device sees equal draws, got {generator.device}")
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint must be a Checkpoint, got {type(checkpoint).__name__}")
+    if not callable(checkpoint.save):
+        raise TypeError(f"checkpoint.save must be a function, got {type(checkpoint.save).__name__}")
+    check_count("checkpoint.every", checkpoint.every)
 
 
 def check_metric(metric: str | Metric) -> Metric:
@@ -77,13 +86,14 @@ def check_metric(metric: str | Metric) -> Metric:
     return metric
 
 
-def check_points(x: Tensor, name: str = "x") -> None:
-    """Whether this is a tensor of points at all: its dtype and its shape, not its values."""
+def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
+    """Whether this is a tensor of points at all, of at least so many rows: its dtype and shape, not its values."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     _check_dtype(x, name)
-    if x.ndim < 2 or x.numel() == 0:
-        wanted = "(N, D) or (..., N, D), with all of them at least 1"
+    if x.ndim < 2 or x.shape[-2] < least or 0 in (*x.shape[:-2], x.shape[-1]):
+        but = "" if least else " but N"
+        wanted = f"(N, D) or (..., N, D), with all of them{but} at least 1"
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
 
 
@@ -135,16 +145,16 @@ def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
     _check_dtype(init, "init")
 
 
-def check_weights(weights: Tensor | None, x: Tensor) -> None:
+def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> None:
     """Whether these may be weights of these points: their shape, dtype and device, not their values."""
     if weights is None:
         return
     if not isinstance(weights, Tensor):
-        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
-    _check_dtype(weights, "weights")
+        raise TypeError(f"{name} must be a tensor, got {type(weights).__name__}")
+    _check_dtype(weights, name)
     if weights.shape != x.shape[:-1] or weights.device != x.device:
         raise ValueError(
-            f"weights must have shape {tuple(x.shape[:-1])} on {x.device}, like x,"
+            f"{name} must have shape {tuple(x.shape[:-1])} on {x.device}, like x,"
             f" got shape {tuple(weights.shape)} on {weights.device}"
         )
 

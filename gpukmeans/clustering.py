@@ -1,13 +1,16 @@
 """`kmeans`: centers of points in a tensor, or of each problem of a batch."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from gpukmeans.checkpoints import Checkpoint, State, of_the_same
 from gpukmeans.checks import (
     check_centers,
     check_count,
@@ -16,17 +19,15 @@ from gpukmeans.checks import (
     check_metric,
     check_n_clusters,
     check_options,
-    check_points,
-    check_weights,
-    computed_in,
 )
-from gpukmeans.engines import Engine, choose
+from gpukmeans.engines import Engine
 from gpukmeans.lloyd import Fit, Watch, lloyd, measured
 from gpukmeans.metrics import Metric
-from gpukmeans.points import Points, surveyed
+from gpukmeans.points import Points
+from gpukmeans.ranks import Company, company_of, on_device
 from gpukmeans.refinement import refined
-from gpukmeans.seeding import SEEDINGS, Seeding, spawn
-from gpukmeans.tensor_part import TensorPart
+from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
+from gpukmeans.sources import Request, Source, agreed, points_of, source_of
 from gpukmeans.values import check_directions, check_reach, check_spread, finite_range, joined_range
 
 Callback = Callable[[int, Tensor, Tensor], object]
@@ -38,7 +39,8 @@ class KMeansResult:
 
     centers: Float[Tensor, "*batch k d"]
     labels: Int[Tensor, "*batch n"] | None
-    """Index of the center nearest to each point; the lowest one of equally near ones."""
+    """Index of the center nearest to each point; the lowest one of equally near ones. On ranks each has those of its
+    own points. None of a stream: `assign(batch, result.centers)` has those of a batch."""
     totals: Float[Tensor, "*batch k"]
     """Weight of the points of each cluster, float64. 0 where fewer than K points differ or `max_iter` came first."""
     inertia: Float[Tensor, "*batch"]
@@ -51,11 +53,11 @@ class KMeansResult:
 
 @torch.no_grad()
 def kmeans(
-    x: Num[Tensor, "*batch n d"],
+    x: Num[Tensor, "*batch n d"] | Iterable[Any],
     n_clusters: int,
     *,
     weights: Num[Tensor, "*batch n"] | None = None,
-    init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
+    init: str | Num[Tensor, "*centers k d"] | Seeding = "auto",
     fixed: Num[Tensor, "*fixed f d"] | None = None,
     n_init: int = 1,
     max_iter: int = 100,
@@ -65,6 +67,8 @@ def kmeans(
     callback: Callback | None = None,
     engine: str | Engine = "auto",
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> KMeansResult:
     """Centers that make the sum of weighted squared distances of points to their nearest center small.
 
@@ -74,14 +78,29 @@ def kmeans(
     times N has no say either. K is from 1 to the number of points of weight. In a cluster whose weight is less than
     about 2**-30 of all, the mean loses digits.
 
+    `x` may also be a stream: anything that can be iterated again and again and gives batches (N, D), or pairs of these
+    and their weights (N,), as tensors or arrays, such as a list or a `DataLoader`; or what has rows side by side, like
+    a memory-mapped array or a `torch.utils.data.Dataset` (see `gpukmeans.Batches`, which also puts batches on a
+    device). Each round reads it once, the next batch while one is computed, and no more than two are held. The bits are
+    those of one tensor of its rows, whatever the sizes of the batches; there are no labels.
+
+    With a `group` of `torch.distributed`, all of whose ranks must call this, each gives its own rows, a tensor or a
+    stream, possibly none, and all get the same result, but for labels: to the bit that of one tensor of all rows in the
+    order of the ranks, up to 4 coordinates, and with more wherever no two centers are equally near but for rounding. A
+    round costs one sum over the ranks of K·(D + 1) + 2 int64 and one maximum. Options must be the same on all, but for
+    `engine` and `callback`; of generators and functions that of rank 0 counts. What is wrong on one rank is the same
+    error on all, with the number of the rank; a rank that ends or does not come within the timeout of the group is a
+    RuntimeError of the others that says at which collective.
+
     More dimensions before (N, D) are a batch of problems, whose results are those that each would have alone, to the
     bit. Problems of fewer points than others are filled up with rows of weight 0, of zeros say.
 
-    `init` is a name of `SEEDINGS`, the first centers (K, D) or (..., K, D) themselves, or a function of (points, K,
-    generator) that returns them, of a batch for each problem, given a `gpukmeans.points.Points`. Of `n_init` runs, each
-    with draws of its own, the one of the lowest inertia is returned, the first of equals. A run ends when the centers
-    stand still, when the inertia falls by no more than `tol` of itself, or after `max_iter` rounds; centers, labels,
-    totals and inertia belong together however it ended.
+    `init` is "auto", a name of `SEEDINGS`, the first centers (K, D) or (..., K, D) themselves, or a function of
+    (points, K, generator) that returns them, of a batch for each problem, given a `gpukmeans.points.Points`. "auto" is
+    k-means++, and for a stream k-means||, as k-means++ would read it four times for each center; asked for by name, it
+    does. Of `n_init` runs, each with draws of its own, the one of the lowest inertia is returned, the first of equals.
+    A run ends when the centers stand still, when the inertia falls by no more than `tol` of itself, or after `max_iter`
+    rounds; centers, labels, totals and inertia belong together however it ended.
 
     `fixed` are F <= K centers (F, D), or (..., F, D) for each problem, that stay where they are, as the dtype of the
     centers holds them: the first F of the result, with or without points. Points nearest to one of them are its own.
@@ -104,6 +123,9 @@ def kmeans(
     center moved, tensors of the shape of the result's; of several runs they are those of the best one so far. It ends
     the clustering by returning True.
 
+    `checkpoint` keeps what the run is in the middle of, and goes on from there (see `gpukmeans.Checkpoint`). On ranks
+    it is saved by each, all the same, so that one may write; the state of rank 0 is the one gone on from.
+
     The same input and generator state give the same bits, for every block size and number of threads, because all sums
     are of integers (see `gpukmeans.moments.Grid`). `generator` is a CPU generator; without one, a new one seeded with 0
     is used, never the global one.
@@ -112,43 +134,77 @@ def kmeans(
 
     Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
     """
-    check_points(x)
-    check_count("n_clusters", n_clusters)
-    check_options(
-        init=init,
-        n_init=n_init,
-        max_iter=max_iter,
-        tol=tol,
-        metric=metric,
-        refine=refine,
-        callback=callback,
-        generator=generator,
-    )
-    check_weights(weights, x)
+    company = company_of(group)
+    source: Source | None = None
+
+    def look() -> Request:
+        nonlocal source
+        check_count("n_clusters", n_clusters)
+        check_options(
+            init=init,
+            n_init=n_init,
+            max_iter=max_iter,
+            tol=tol,
+            metric=metric,
+            refine=refine,
+            callback=callback,
+            generator=generator,
+            checkpoint=checkpoint,
+        )
+        source = source_of(x, weights, engine, least=1 if group is None else 0)
+        options = {
+            "n_clusters": n_clusters,
+            "init": init if isinstance(init, (str, Tensor)) else "a function",
+            "fixed": fixed,
+            "n_init": n_init,
+            "max_iter": max_iter,
+            "tol": float(tol),
+            "metric": metric if isinstance(metric, str) else "a metric",
+            "refine": refine,
+            "checkpoint": None if checkpoint is None else (checkpoint.every, checkpoint.state is not None),
+        }
+        return Request.of(source, options, listens=callback is not None)
+
+    request = agreed(company.gather("the arguments", look))
+    assert source is not None
+    form, batch = request.form(source.form), request.batch
+    like = torch.empty(*batch, 0, form.width, dtype=form.dtype, device=form.device)
     if fixed is not None:
-        check_fixed(fixed, x, n_clusters)
+        check_fixed(fixed, like, n_clusters)
         fixed = fixed.detach() if fixed.shape[-2] else None
     n_fixed = 0 if fixed is None else fixed.shape[-2]
     if isinstance(init, Tensor):
-        check_init(init, x, n_clusters - n_fixed)
+        check_init(init, like, n_clusters - n_fixed)
+    elif init == "auto":
+        init = "k-means||" if request.streams else "k-means++"
     metric = check_metric(metric)
-    chosen = choose(engine, x)
 
-    points = _points(x, weights, metric, chosen)
+    points = points_of(source, form, metric, engine, company)
     check_n_clusters(n_clusters, points.survey.n_present, n_fixed)
     if fixed is not None:
         fixed = _prepared(points, fixed, metric, "fixed")
     parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-    starts = [_start(points, n_clusters, init, fixed, metric, refine, own) for own in spawn(parent, n_init)]
-    batch, n_problems = x.shape[:-2], len(points.problems)
+    seeds = company.gather("the seeds", lambda: draw_seeds(parent, n_init))[0]
+    known = _known(points, n_clusters, n_fixed, n_init, tol, metric)
+    start: Tensor | State
+    if checkpoint is not None and checkpoint.state is not None:
+        state = checkpoint.state
+        start = on_device(company.gather("the checkpoint", lambda: of_the_same(state, known))[0], form.device)
+    else:
+        start = torch.cat([_start(points, n_clusters, init, fixed, metric, refine, seeded(seed)) for seed in seeds])
+        if not isinstance(init, (str, Tensor)):  # a function, which may have found something else on each rank
+            drawn = start
+            start = on_device(company.gather("the first centers", lambda: drawn)[0], form.device)
     fits = lloyd(
-        points.select(torch.arange(n_problems, device="cpu").repeat(n_init)),
-        torch.cat(starts),
+        points.select(torch.arange(len(points.problems), device="cpu").repeat(n_init)),
+        start,
         max_iter=max_iter,
         tol=tol,
         project=metric.project,
-        watch=None if callback is None else _watch(callback, n_init, batch, metric),
+        watch=_watch(callback, n_init, batch, metric, company) if request.listens else None,
         n_fixed=n_fixed,
+        keep=None if checkpoint is None else _keep(checkpoint, known, company),
+        every=1 if checkpoint is None else checkpoint.every,
     )
     best, _ = _best(fits.inertia, n_init)
     fit = fits.select(best)
@@ -156,7 +212,7 @@ def kmeans(
     labels = points.labels(fit.centers)
     return KMeansResult(
         centers=fit.centers.view(*batch, *fit.centers.shape[1:]),
-        labels=None if labels is None else labels.view(x.shape[:-1]),
+        labels=None if labels is None else labels.view(*batch, labels.shape[1]),
         totals=fit.totals.view(*batch, n_clusters),
         inertia=(fit.inertia * metric.factor).view(batch),
         n_iter=fit.n_iter.view(batch),
@@ -165,28 +221,39 @@ def kmeans(
 
 
 @torch.no_grad()
-def inertia_at(
-    x: Tensor, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine
-) -> Tensor:
-    """The inertia (...) of points (..., N, D) at centers (K, D) or (..., K, D), as `kmeans` would measure it."""
-    check_points(x)
-    check_centers(x, centers)
-    check_weights(weights, x)
+def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine) -> Tensor:
+    """The inertia (...) of points (..., N, D), or of a stream of them, at centers (K, D) or (..., K, D), as `kmeans`
+    would measure it."""
+    source = source_of(x, weights, engine)
+    form = Request.of(source, {}).form(source.form)
+    check_centers(torch.empty(*source.batch, 0, form.width, dtype=form.dtype, device=form.device), centers)
     metric = check_metric(metric)
-    points = _points(x, weights, metric, choose(engine, x))
+    points = points_of(source, form, metric, engine)
     prepared = _prepared(points, centers, metric, "centers")
-    return (measured(points, prepared).weighted_sqdist() * metric.factor).view(x.shape[:-2])
+    return (measured(points, prepared).weighted_sqdist() * metric.factor).view(source.batch)
 
 
-def _points(x: Tensor, weights: Tensor | None, metric: Metric, engine: Engine) -> Points:
-    """The points of all problems side by side, as the metric sees them."""
-    dtype = computed_in(x)
-    rows = metric.prepare(x.detach(), dtype).reshape(-1, *x.shape[-2:])
-    if weights is not None:
-        weights = weights.detach().reshape(-1, weights.shape[-1])
-    points = surveyed(TensorPart(rows, weights, engine, dtype, metric.directions))
-    check_spread(points.survey.values, dtype, "x")
-    return points
+def _known(points: Points, n_clusters: int, n_fixed: int, n_init: int, tol: float, metric: Metric) -> State:
+    """What says whether a checkpoint is of these points and options, by what each is."""
+    survey = points.survey
+    numbers = {"n_clusters": n_clusters, "fixed": n_fixed, "n_init": n_init, "tol": tol, "metric": metric.factor}
+    return {
+        "the range of x": torch.stack([survey.lowest, survey.highest]),
+        "the number of points": survey.n_present,
+        "the total weight": survey.total_weight,
+        "the dtype computed in": torch.zeros(0, dtype=points.dtype),
+        **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
+    }
+
+
+def _keep(checkpoint: Checkpoint, known: State, company: Company) -> Callable[[State], object]:
+    def keep(state: State) -> None:
+        def save() -> None:
+            checkpoint.save({**known, **state})
+
+        company.gather("the checkpoint", save)
+
+    return keep
 
 
 def _start(
@@ -249,10 +316,16 @@ def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
     return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
 
 
-def _watch(callback: Callback, n_init: int, batch: tuple[int, ...], metric: Metric) -> Watch:
+def _watch(callback: Callback | None, n_init: int, batch: tuple[int, ...], metric: Metric, company: Company) -> Watch:
     def watch(n_iter: int, inertia: Tensor, shifts: Tensor) -> bool:
         best, lowest = _best(inertia, n_init)
-        return bool(callback(n_iter, (lowest * metric.factor).view(batch), shifts[best].view(batch)))
+
+        def ask() -> bool:
+            if callback is None:  # as only others have one
+                return False
+            return bool(callback(n_iter, (lowest * metric.factor).view(batch), shifts[best].view(batch)))
+
+        return any(company.gather("the callback", ask))
 
     return watch
 

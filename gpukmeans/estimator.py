@@ -1,13 +1,16 @@
 """`KMeans`: the clustering of `kmeans` with scikit-learn's names, as a module of torch."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from gpukmeans.assignment import assign
+from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.checks import check_centers, check_metric, check_points, computed_in
 from gpukmeans.clustering import Callback, KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine
@@ -20,7 +23,8 @@ class KMeans(nn.Module):
 
     The options are those of `gpukmeans.kmeans`. After `fit` there are `cluster_centers_` (K, D), `labels_` (N,),
     `inertia_` and `n_iter_`, as in scikit-learn, and `result_` with all that `kmeans` returned; fitted to a batch, all
-    of these have its dimensions in front. After `load_state_dict`, which needs no fit before, there are only centers.
+    of these have its dimensions in front; fitted to a stream, there are no labels. After `load_state_dict`, which needs
+    no fit before, there are only centers.
     """
 
     centers: Tensor | None
@@ -29,7 +33,7 @@ class KMeans(nn.Module):
         self,
         n_clusters: int = 8,
         *,
-        init: str | Num[Tensor, "*centers k d"] | Seeding = "k-means++",
+        init: str | Num[Tensor, "*centers k d"] | Seeding = "auto",
         fixed: Num[Tensor, "*fixed f d"] | None = None,
         n_init: int = 1,
         max_iter: int = 100,
@@ -39,6 +43,8 @@ class KMeans(nn.Module):
         callback: Callback | None = None,
         engine: str | Engine = "auto",
         generator: torch.Generator | None = None,
+        group: ProcessGroup | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         super().__init__()
         self.n_clusters = n_clusters
@@ -52,6 +58,8 @@ class KMeans(nn.Module):
         self.callback = callback
         self.engine = engine
         self.generator = generator
+        self.group = group
+        self.checkpoint = checkpoint
         self.result_: KMeansResult | None = None
         self.register_buffer("centers", None)
 
@@ -62,7 +70,9 @@ class KMeans(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def fit(self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None) -> "KMeans":
+    def fit(
+        self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
+    ) -> "KMeans":
         """Itself, with the centers of `kmeans(x, n_clusters, weights=weights, ...)`."""
         self.result_ = kmeans(x, weights=weights, **self.get_params())
         self.centers = self.result_.centers.clone()  # which may be loaded over, moved or trained
@@ -96,7 +106,7 @@ class KMeans(nn.Module):
         return distances.square() * metric.factor if metric.directions else distances
 
     def score(
-        self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
+        self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
     ) -> float | Float[Tensor, "*batch"]:
         """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better."""
         return _number(-inertia_at(x, self.cluster_centers_, weights, self.metric, self.engine))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from gpukmeans.checkpoints import State, packed, unpacked
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
 from gpukmeans.score import squared_distance
@@ -67,7 +68,7 @@ class Fit:
 
 def lloyd(
     points: Points,
-    centers: Tensor,
+    start: Tensor | State,
     *,
     max_iter: int,
     tol: float,
@@ -75,8 +76,13 @@ def lloyd(
     watch: Watch | None = None,
     window: int | None = None,
     n_fixed: int = 0,
+    keep: Callable[[State], object] | None = None,
+    every: int = 1,
 ) -> Fit:
     """Centers (B, K, D) moved to the means of their points, again and again; each run ends by itself.
+
+    They start where they are, or go on from a state that `keep` was given, which it is before the first round and after
+    each `every` of them, as long as a run is left.
 
     The first `n_fixed` centers stay where they are, and no one minds if their clusters are empty.
 
@@ -87,14 +93,22 @@ def lloyd(
     The host looks at what has ended after at most `window` rounds; by default after what suits the device. With a
     `watch` that is each round. No bit depends on it.
     """
-    longest = 1 if watch is not None else window or _rounds_between_looks(centers.device)
-    running = _begin(points, centers, n_fixed)
-    inertia, shifts = running.lowest.clone(), torch.zeros_like(running.lowest)
-    ended: list[tuple[Tensor, Fit]] = []
-    n_iter, stopped = 0, False
+    longest = 1 if watch is not None else window or _rounds_between_looks(points.device)
+    if isinstance(start, Tensor):
+        running, ended = _begin(points, start, n_fixed), []
+        inertia, shifts, n_iter = running.lowest.clone(), torch.zeros_like(running.lowest), 0
+    else:
+        kept = unpacked(_Kept, start, "loop")
+        running, ended = kept.running.resumed(points, n_fixed), [(kept.ended, kept.fits)]
+        inertia, shifts, n_iter = kept.inertia.clone(), kept.shifts.clone(), int(kept.n_iter)
+    stopped = False
     while len(running.which) and n_iter < max_iter and not stopped:
         # At most one more than so far, so that a run which ends soon is not measured long after.
         rounds = min(longest, n_iter + 1, max_iter - n_iter)
+        if keep is not None:
+            if n_iter % every == 0:
+                keep(packed(_Kept.of(running, ended, inertia, shifts, n_iter), "loop"))
+            rounds = min(rounds, every - n_iter % every)
         n_iter += rounds
         running = _aimed(running, project)
         shifts.zero_()[running.which] = running.sqshifts.amax(dim=1).sqrt()
@@ -159,6 +173,57 @@ class _Running:
 
     def fit(self) -> Fit:
         return Fit(centers=self.centers, moments=self.moments, n_iter=self.n_iter, converged=~self.going)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Standing:
+    """What there is to runs between two rounds, at a look of the host."""
+
+    which: Tensor
+    centers: Tensor
+    moments: Moments
+    lowest: Tensor
+    stalled: Tensor
+    n_iter: Tensor
+
+    def resumed(self, points: Points, n_fixed: int) -> _Running:
+        """These runs, all going, of the points of all runs."""
+        return _Running(
+            **{each.name: getattr(self, each.name) for each in fields(self)},
+            points=points.select(self.which),
+            goal=self.centers,
+            sqshifts=torch.zeros(self.centers.shape[:2], dtype=torch.float64, device=self.centers.device),
+            going=torch.ones_like(self.which) > 0,
+            loose=torch.zeros_like(self.which) > 0,
+            n_fixed=n_fixed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """All there is to a loop between two rounds: `n_iter` () of them so far, the runs that are going, and the fits of
+    those that have `ended`, by their numbers."""
+
+    n_iter: Tensor
+    inertia: Tensor
+    shifts: Tensor
+    running: _Standing
+    ended: Tensor
+    fits: Fit
+
+    @staticmethod
+    def of(
+        running: _Running, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
+    ) -> "_Kept":
+        gone = [*ended, (running.which[:0], running.fit().select(running.which[:0]))]  # so that there is a last one
+        return _Kept(
+            n_iter=torch.tensor(n_iter),
+            inertia=inertia.clone(),  # which the loop writes to
+            shifts=shifts.clone(),
+            running=_Standing(**{each.name: getattr(running, each.name) for each in fields(_Standing)}),
+            ended=torch.cat([which for which, _ in gone]),
+            fits=Fit.joined([fit for _, fit in gone]),
+        )
 
 
 def _rounds_between_looks(device: torch.device) -> int:

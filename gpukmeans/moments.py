@@ -57,7 +57,7 @@ class Grid:
 
     def equals(self, other: "Grid") -> bool:
         """Whether totals on both grids are of the same steps."""
-        return all(
+        return self is other or all(  # most often it is the same one, and to compare waits for a GPU
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("weight", "sum", "sqdist", "lowest")
         )
 
@@ -91,6 +91,21 @@ class Moments:
     worst_sqdist: Tensor
     worst_row: Tensor
     worst_x: Tensor
+
+    @staticmethod
+    def nothing(centers: Tensor, grid: Grid) -> "Moments":
+        """Those of no points at centers (B, K, D). The worst-served point is nearer than any."""
+        n_runs, n_clusters, width = centers.shape
+        none = torch.zeros(n_runs, dtype=torch.int64, device=centers.device)
+        return Moments(
+            grid=grid,
+            sums=none.new_zeros(centers.shape),
+            totals=none.new_zeros(n_runs, n_clusters),
+            inertia=none,
+            worst_sqdist=centers.new_full((n_runs,), -1.0),
+            worst_row=none,
+            worst_x=centers.new_zeros(n_runs, width),
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of two disjoint sets of points, on the same grid and at the same centers."""

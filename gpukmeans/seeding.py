@@ -126,8 +126,17 @@ SEEDINGS: dict[str, Seeding] = {"k-means++": kmeans_plus_plus, "k-means||": kmea
 
 def spawn(generator: torch.Generator, n: int) -> list[torch.Generator]:
     """Generators whose draws do not depend on how many the others make."""
-    seeds = torch.randint(1 << 62, (n,), generator=generator, device="cpu").tolist()
-    return [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
+    return [seeded(seed) for seed in draw_seeds(generator, n)]
+
+
+def draw_seeds(generator: torch.Generator, n: int) -> list[int]:
+    """What `spawn` seeds its generators with."""
+    return torch.randint(1 << 62, (n,), generator=generator, device="cpu").tolist()
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A new CPU generator of that seed."""
+    return torch.Generator(device="cpu").manual_seed(seed)
 
 
 def _n_candidates(n_clusters: int) -> int:

@@ -1,5 +1,6 @@
 """What two looks at all points tell, before anything is measured. What they tell of disjoint points adds."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,15 @@ class Census:
     n_weighted: Tensor
     total: Tensor
 
+    @staticmethod
+    def nothing(shape: tuple[int, int], device: torch.device) -> "Census":
+        """That of no points, of P problems and D coordinates."""
+        some = torch.full(shape, math.inf, dtype=torch.float64, device=device)
+        none = torch.zeros(shape[0], dtype=torch.float64, device=device)
+        return Census(
+            values=Range(some, -some), lightest=none + math.inf, heaviest=none, n_weighted=none.long(), total=none
+        )
+
     def __add__(self, other: "Census") -> "Census":
         return Census(
             values=joined_range(self.values, other.values),
@@ -38,8 +48,10 @@ class Census:
         """Steps in a unit of weight (P,) of that dtype: 1 for integers, or None for none, else the finest that cannot
         overflow.
 
-        ValueError unless weights are finite, at least 0 and not all 0, and of a total that is not too large.
+        ValueError unless there are points, and weights are finite, at least 0, not all 0 and of a total that fits.
         """
+        if (self.values.lowest > self.values.highest).any():
+            raise ValueError("x must have at least one row, got none")
         ones = torch.ones_like(self.total)
         if weights is None:
             return ones
@@ -74,6 +86,13 @@ class Spread:
     highest: Tensor
     total: Tensor
     n_present: Tensor
+
+    @staticmethod
+    def nothing(shape: tuple[int, int], device: torch.device) -> "Spread":
+        """That of no points, of P problems and D coordinates."""
+        some = torch.full(shape, math.inf, dtype=torch.float64, device=device)
+        none = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        return Spread(lowest=some, highest=-some, total=none, n_present=none)
 
     def __add__(self, other: "Spread") -> "Spread":
         return Spread(

@@ -10,7 +10,7 @@ B = torch.rand(2, 6, 3)
 WRONG_CALLS = [
     ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\) or .* got \(3,\)"),
     ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
-    ((X.tolist(), 2), {}, TypeError, "x must be a tensor, got list"),
+    ((X.tolist(), 2), {}, TypeError, "batch 0 of x must be points, or a pair of points and weights, got 3 things"),
     ((X.to_sparse(), 2), {}, TypeError, "x must be a dense tensor with values, got layout sparse_coo"),
     ((X.to("meta"), 2), {}, TypeError, "x must be a dense tensor with values, got a meta tensor"),
     ((X, 2), {"weights": torch.ones(6).to_sparse()}, TypeError, "weights must be a dense tensor"),
@@ -37,7 +37,7 @@ WRONG_CALLS = [
     ((X, 2), {"max_iter": 0}, ValueError, "max_iter must be at least 1"),
     ((X, 2), {"tol": -1.0}, ValueError, "tol must be at least 0, got -1"),
     ((X, 2), {"tol": float("nan")}, ValueError, "tol must be at least 0, got nan"),
-    ((X, 2), {"init": "kmeans"}, ValueError, "init must be one of k-means.., k-means.., random, .* got 'kmeans'"),
+    ((X, 2), {"init": "kmeans"}, ValueError, "init must be one of auto, k-means.., k-means.., random, .* got 'kmeans'"),
     ((X, 2), {"init": 3}, TypeError, "init must be a name, a tensor of centers or a function, got int"),
     ((X, 2), {"init": X}, ValueError, r"init must have shape \(2, 3\) on cpu, got shape \(6, 3\)"),
     ((X, 2), {"init": X[:2], "n_init": 2}, ValueError, "n_init must be 1"),

@@ -10,6 +10,8 @@ PUBLIC = {
     "ENGINES",
     "METRICS",
     "SEEDINGS",
+    "Batches",
+    "Checkpoint",
     "ColorHistogram",
     "IndexedImage",
     "KMeans",

@@ -1,0 +1,260 @@
+"""Points in a stream of batches, too many to be held: every question is a pass over all, and a sum over its batches."""
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from gpukmeans.batches import Batch, Batches
+from gpukmeans.checks import check_points, check_weights
+from gpukmeans.engines import Engine
+from gpukmeans.metrics import Metric
+from gpukmeans.moments import Grid, Moments
+from gpukmeans.points import Masses, Urn
+from gpukmeans.survey import Census, Spread
+from gpukmeans.tensor_part import TensorPart
+
+T = TypeVar("T")
+
+
+class Form(NamedTuple):
+    """What all batches have in common; `weights` is the dtype of theirs, None where all are 1."""
+
+    width: int
+    dtype: torch.dtype
+    device: torch.device
+    weights: torch.dtype | None
+
+    def __str__(self) -> str:
+        weights = "without weights" if self.weights is None else f"with weights of {_short(self.weights)}"
+        return f"(N, {self.width}) of {_short(self.dtype)} on {self.device} {weights}"
+
+    @staticmethod
+    def of(batch: Batch) -> "Form":
+        weights = None if batch.weights is None else batch.weights.dtype
+        return Form(batch.x.shape[-1], batch.x.dtype, batch.x.device, weights)
+
+
+@dataclass(eq=False)
+class _Seen:
+    """What the first pass saw, which every other must see again: how many rows each batch has, and the first row."""
+
+    rows: list[int] = field(default_factory=list)
+    first: Tensor | None = None
+
+
+@dataclass(eq=False)
+class _Near:
+    """The centers so far (B, M, D), as nothing is kept for each point, and what a pass has found out."""
+
+    centers: Tensor
+    farthest: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StreamPart:
+    """Points in batches of this form, or in none. They are one problem, unless there are none.
+
+    What it holds for each batch is how many rows it has. Each pass must read the same rows in the same order.
+    """
+
+    batches: Batches | None
+    form: Form
+    engine: Engine
+    dtype: torch.dtype
+    metric: Metric
+    n_problems: int = 1
+    scale: Tensor | None = None
+    seen: _Seen = field(default_factory=_Seen)
+
+    @property
+    def weights_dtype(self) -> torch.dtype | None:
+        return self.form.weights
+
+    def census(self) -> Census:
+        shape = self.n_problems, self.form.width
+        return _sum(self.answers(lambda part, _: part.census()), Census.nothing(shape, self.form.device))
+
+    def weighed(self, scale: Tensor) -> "StreamPart":
+        return replace(self, scale=scale)
+
+    def spread(self, scale: Tensor) -> Spread:
+        shape = self.n_problems, self.form.width
+        return _sum(self.answers(lambda part, _: part.spread(scale)), Spread.nothing(shape, self.form.device))
+
+    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
+        def answer(part: TensorPart, start: int) -> Moments:
+            moments = part.measure(centers, grid, problems)
+            return replace(moments, worst_row=moments.worst_row + start)
+
+        return _sum(self.answers(answer), Moments.nothing(centers, grid))
+
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> _Near:
+        return _Near(centers)
+
+    def nearer(self, near: _Near, centers: Tensor, first: int, problems: Sequence[int]) -> _Near:
+        return _Near(torch.cat([near.centers, centers], dim=1))
+
+    def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
+        if self.batches is None:
+            return torch.empty(len(problems), 0, dtype=torch.int64, device=self.form.device)
+        return None
+
+    def farthest(self, near: _Near, problems: Sequence[int]) -> Tensor:
+        if near.farthest is None:  # which is asked twice, and costs a pass
+            nothing = torch.zeros(len(problems), dtype=torch.float64, device=self.form.device)
+            answers = self.answers(lambda part, _: part.farthest(part.assign(near.centers, problems), problems))
+            near.farthest = functools.reduce(torch.maximum, answers, nothing)
+        return near.farthest
+
+    def urn(self, masses: Masses, near: _Near | None, scale: Tensor, problems: Sequence[int]) -> "StreamUrn":
+        def urn_of(part: TensorPart) -> Urn:
+            known = None if near is None else part.assign(near.centers, problems)
+            return part.urn(masses, known, scale, problems)
+
+        if masses is Masses.WEIGHT and self.form.weights is None:  # which the first pass has counted
+            totals = torch.tensor([self.seen.rows], dtype=torch.int64, device=self.form.device)
+        else:
+            nothing = torch.empty(len(problems), 0, dtype=torch.int64, device=self.form.device)
+            totals = torch.cat([nothing, *self.answers(lambda part, _: urn_of(part).totals)], dim=1)
+        return StreamUrn(self, urn_of, totals, len(problems))
+
+    def potentials(self, near: _Near, candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
+        nothing = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=self.form.device)
+        return _sum(
+            self.answers(
+                lambda part, _: part.potentials(part.assign(near.centers, problems), candidates, scale, problems)
+            ),
+            nothing,
+        )
+
+    def totals(self, near: _Near, n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
+        nothing = torch.zeros(len(problems), n_centers, dtype=torch.int64, device=self.form.device)
+        return _sum(
+            self.answers(lambda part, _: part.totals(part.assign(near.centers, problems), n_centers, scale, problems)),
+            nothing,
+        )
+
+    def gathered(self, centers: Tensor, totals: Tensor) -> TensorPart:
+        return TensorPart(centers, totals, self.engine, self.dtype)
+
+    def parts(self) -> Iterator[TensorPart]:
+        """The batches that have rows, each as points of its own; one pass. ValueError if it reads other rows than the
+        first pass, TypeError or ValueError for a batch of another form."""
+        if self.batches is None:
+            return
+        first_pass = self.seen.first is None
+        n_seen, numbers = 0, itertools.count()
+        for batch in self.batches.read():  # not by `enumerate`, which would keep the last one
+            number = next(numbers)
+            check_batch(batch, self.form, number)
+            if n_rows := len(batch.x):
+                if n_seen == 0:
+                    self._check_first(batch.x[0])
+                if first_pass:
+                    self.seen.rows.append(n_rows)
+                elif self.seen.rows[n_seen : n_seen + 1] != [n_rows]:
+                    raise ValueError(f"{_CHANGED}, got {n_rows} rows in batch {number}, which was another before")
+                n_seen += 1
+                part = self._part(batch, number)
+                del batch  # as no batch may be held while the next but one is read
+                yield part
+                del part
+        if n_seen < len(self.seen.rows):
+            raise ValueError(f"{_CHANGED}, got {n_seen} batches where there were {len(self.seen.rows)}")
+
+    def answers(self, ask: Callable[[TensorPart, int], T]) -> Iterator[T]:
+        """What each batch answers, given itself and the number of its first row. One pass."""
+        start = 0
+
+        def answer(part: TensorPart) -> tuple[int, T]:
+            return part.x.shape[1], ask(part, start)
+
+        # By `map`, which lets go of a batch before it asks for the next.
+        for n_rows, answered in map(answer, self.parts()):
+            start += n_rows
+            yield answered
+
+    def _part(self, batch: Batch, number: int) -> TensorPart:
+        x = self.metric.prepare(batch.x.detach(), self.dtype)[None]
+        weights = None if batch.weights is None else batch.weights.detach()[None]
+        name = f"batch {number} of x"
+        part = TensorPart(x, weights, self.engine, self.dtype, self.metric.directions, name)
+        return part if self.scale is None else part.weighed(self.scale)
+
+    def _check_first(self, row: Tensor) -> None:
+        if self.seen.first is None:
+            self.seen.first = row.detach().clone()
+        elif not torch.equal(self.seen.first.nan_to_num(), row.nan_to_num()):
+            raise ValueError(f"{_CHANGED}, got another first row: is it shuffled?")
+
+
+_CHANGED = "x must give the same rows in the same order each time it is read"
+
+
+@dataclass(frozen=True, eq=False)
+class StreamUrn:
+    """The points of a stream that B runs draw from. `parts` (B or 1, batches) are the totals of each batch."""
+
+    stream: StreamPart
+    urn_of: Callable[[TensorPart], Urn]
+    parts: Tensor
+    n_runs: int
+
+    @property
+    def totals(self) -> Tensor:
+        return self.parts.sum(dim=1, keepdim=True)
+
+    def take(self, positions: Tensor) -> Tensor:
+        positions = positions.expand(self.n_runs, -1)
+        ends = self.parts.cumsum(1)
+        starts, numbers = ends - self.parts, itertools.count()
+
+        shape = *positions.shape, self.stream.form.width
+        taken = torch.zeros(shape, dtype=self.stream.dtype, device=positions.device)
+
+        def answer(part: TensorPart, _: int) -> None:
+            number = next(numbers)
+            within = positions - starts[:, number, None]
+            here = (within >= 0) & (within < self.parts[:, number, None])
+            if here.any():
+                taken[here] = self.urn_of(part).take(within.where(here, 0))[here]
+
+        for _ in self.stream.answers(answer):
+            pass
+        return taken
+
+
+def first_batch(batches: Batches) -> Batch | None:
+    """The first batch that has rows, else the last one; None where there is none. TypeError or ValueError for what is
+    no batch."""
+    batch = None
+    for number, batch in enumerate(batches.read()):
+        check_batch(batch, None, number)
+        if len(batch.x):
+            break
+    return batch
+
+
+def check_batch(batch: Batch, form: Form | None, number: int) -> None:
+    """TypeError or ValueError unless these are points with their weights, of this form if it is known."""
+    name = f"batch {number} of x"
+    check_points(batch.x, name, least=0)
+    if batch.x.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}")
+    check_weights(batch.weights, batch.x, f"the weights of {name}")
+    if form is not None and Form.of(batch) != form:
+        raise ValueError(f"{name} must be like the first, {form}, got {Form.of(batch)}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sum(terms: Iterable[Any], nothing: Any) -> Any:
+    return functools.reduce(operator.add, terms, nothing)

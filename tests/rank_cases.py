@@ -1,0 +1,187 @@
+"""What ranks do in tests. Here and not beside the tests, since other processes import it."""
+
+import itertools
+import os
+import signal
+import time
+
+import torch
+import torch.distributed as dist
+
+from gpukmeans import Checkpoint, kmeans
+from gpukmeans.ranks import Company, Ranks
+
+
+def points(n, width, kind, seed=0):
+    """N points in clusters that overlap, with weights of that kind."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(7, width, generator=generator) * 4
+    x = means[torch.randint(7, (n,), generator=generator)] + torch.randn(n, width, generator=generator)
+    weights = torch.rand(n, generator=generator).mul_(torch.arange(n) % 5 > 0)
+    return x, {"none": None, "integers": weights.mul(9).ceil().long(), "floats": weights}[kind]
+
+
+def told(result):
+    """A result without tensors, which processes can send."""
+    return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
+
+
+def fit(group, bounds, form, options):
+    """This rank's share of the points, the rows between its bounds, clustered with those of the others."""
+    x, weights = points(*form)
+    rows = slice(*bounds[group.rank() : group.rank() + 2])
+    return told(kmeans(x[rows], weights=None if weights is None else weights[rows], group=group, **options))
+
+
+def meet(group):
+    ranks = Ranks(group)
+    rank = ranks.rank
+    return {
+        "rank": rank,
+        "company": isinstance(ranks, Company),
+        "gathered": [int(value) for value in ranks.gather("a test", lambda: torch.tensor(rank))],
+        "total": ranks.total("a test", torch.zeros(2), lambda: torch.tensor([rank, 10 * rank])).tolist(),
+        "largest": ranks.largest("a test", torch.tensor([float(rank), -float(rank)])).tolist(),
+    }
+
+
+def fail(group, call):
+    ranks = Ranks(group)
+
+    def work():
+        if ranks.rank:
+            raise ValueError(f"{ranks.rank} is wrong")
+        return torch.zeros(1)
+
+    return ranks.gather("a test", work) if call == "gather" else ranks.total("a test", torch.zeros(1), work)
+
+
+def fail_oddly(group):
+    ranks = Ranks(group)
+    return ranks.gather("a test", lambda: {0: "here"}[ranks.rank])
+
+
+def die(group):
+    ranks = Ranks(group)
+    ranks.gather("a first test", lambda: None)
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ranks.total("the sum of tests", torch.zeros(1), lambda: torch.zeros(1))
+
+
+def dawdle(group):
+    ranks = Ranks(group)
+    if ranks.rank:
+        time.sleep(3)
+        return None
+    return ranks.gather("a late test", lambda: None)
+
+
+def stream(group, bounds, form, size, options):
+    """The same as `fit` of a stream of this rank's rows, by so many at a time; the last rank holds a tensor."""
+    x, weights = points(*form)
+    rows = slice(*bounds[group.rank() : group.rank() + 2])
+    x, weights = x[rows], None if weights is None else weights[rows]
+    if group.rank() < group.size() - 1:
+        starts = range(0, len(x), size)
+        parts = [
+            x[at : at + size] if weights is None else (x[at : at + size], weights[at : at + size]) for at in starts
+        ]
+        return told(kmeans(parts, group=group, **options))
+    return told(kmeans(x, weights=weights, group=group, **options))
+
+
+def fit_wrongly(group, what):
+    """A call that is wrong on rank 1 only."""
+    x, _ = points(40, 3, "none")
+    options = {"n_clusters": 3}
+    if group.rank() == 1:
+        change = {
+            "nan": lambda: x.fill_(torch.nan),
+            "n_clusters": lambda: options.update(n_clusters=4),
+            "init": lambda: options.update(init="random"),
+            "type": lambda: options.update(n_clusters=2.5),
+            "iterator": lambda: None,
+            "later": lambda: None,
+        }
+        if what in change:
+            change[what]()
+        x = {"width": x[:, :2], "dtype": x.double(), "iterator": iter([x]), "batch": x[None]}.get(what, x)
+    if what == "weights" and group.rank() == 1:
+        options["weights"] = torch.ones(40)
+    if what == "later":
+        x = Failing(x, group.rank() == 1)
+    return told(kmeans(x, group=group, **options))
+
+
+class Failing:
+    """A stream that cannot be read for the 30th time, if it is to fail."""
+
+    def __init__(self, x, fails):
+        self.x, self.fails, self.n_read = x, fails, 0
+
+    def __iter__(self):
+        self.n_read += 1
+        if self.fails and self.n_read == 22:
+            raise OSError("the disk is gone")
+        return iter(self.x.split(10))
+
+
+def listen(group, listening, stops):
+    """Whose callback hears the rounds, and may end them after the second."""
+    x, _ = points(300, 3, "none")
+    heard = []
+
+    def callback(n_iter, inertia, shift):
+        heard.append((n_iter, float(inertia), float(shift)))
+        return group.rank() in stops and n_iter == 2
+
+    rows = slice(150 * group.rank(), 150 * (group.rank() + 1))
+    result = kmeans(x[rows], 5, group=group, callback=callback if group.rank() in listening else None)
+    return told(result), heard
+
+
+def start_apart(group):
+    """First centers by a function that finds others on each rank."""
+    x, _ = points(300, 3, "none")
+    rank = group.rank()
+    rows = slice(150 * rank, 150 * (rank + 1))
+    return told(kmeans(x[rows], 4, group=group, init=lambda points, k, generator: x[rank : rank + k]))
+
+
+def draw_apart(group):
+    """Draws by a generator that has another seed on each rank."""
+    x, _ = points(300, 3, "none")
+    rank = group.rank()
+    rows = slice(150 * rank, 150 * (rank + 1))
+    return told(kmeans(x[rows], 4, group=group, generator=torch.Generator().manual_seed(5 + rank)))
+
+
+def count_collectives(group, options):
+    """How often each collective is called between two rounds."""
+    x, _ = points(300, 3, "none")
+    calls, rounds = [], []
+    for name in ("all_reduce", "all_gather_object"):
+        plain = getattr(dist, name)
+
+        def counted(*args, name=name, plain=plain, **more):
+            op = more.get("op")
+            calls.append((name, str(op), args[0].numel() if isinstance(args[0], torch.Tensor) else None))
+            return plain(*args, **more)
+
+        setattr(dist, name, counted)
+    rows = slice(150 * group.rank(), 150 * (group.rank() + 1))
+
+    def keep(state):
+        rounds.append(len(calls))
+
+    kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(keep, 1), **options)
+    return [calls[before:after] for before, after in itertools.pairwise(rounds)]
+
+
+def save_and_resume(group, folder):
+    """A run that goes on from a checkpoint which one process alone kept."""
+    x, _ = points(300, 3, "none")
+    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else torch.load(f"{folder}/other.pt")
+    rows = slice(100 * group.rank(), 100 * group.rank() + (100 if group.rank() < 2 else 300))
+    return told(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import rank_cases
+import torch
+from rank_crew import on_ranks
+
+from gpukmeans import kmeans
+
+# Even, uneven, some without rows, all rows on one.
+BOUNDS = [[0, 301], [0, 150, 301], [0, 0, 301], [0, 10, 290, 301], [0, 75, 150, 225, 301], [0, 0, 301, 301, 301]]
+FAR_OFF = torch.full((4, 3), 1e3) * torch.arange(4)[:, None]
+
+
+def alone(form, **options):
+    x, weights = rank_cases.points(*form)
+    return rank_cases.told(kmeans(x, weights=weights, **options))
+
+
+def assert_same(found, expected):
+    """The same bits on every rank, and their labels, if they have some, side by side."""
+    for answer in found:
+        if isinstance(answer, Exception):
+            raise answer
+        for name in ("centers", "totals", "inertia", "n_iter", "converged"):
+            assert np.array_equal(answer[name], expected[name]), name
+    if all(answer["labels"] is not None for answer in found):
+        assert np.array_equal(np.concatenate([answer["labels"] for answer in found]), expected["labels"])
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ((301, 3, "none"), {"n_clusters": 7}),
+        ((301, 2, "floats"), {"n_clusters": 7, "init": "k-means||", "refine": 1}),
+        ((301, 4, "integers"), {"n_clusters": 5, "init": "random", "n_init": 3}),
+        ((301, 20, "floats"), {"n_clusters": 6, "metric": "cosine", "max_iter": 5}),
+        ((301, 3, "none"), {"n_clusters": 4, "init": FAR_OFF}),  # all but one of the clusters begin empty
+        ((301, 1, "none"), {"n_clusters": 5, "fixed": torch.zeros(2, 1)}),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_one_rank_and_several_have_the_same_bits(form, options, bounds):
+    found = on_ranks(len(bounds) - 1, rank_cases.fit, bounds, form, options)
+    assert_same(found, alone(form, **options))
+
+
+@pytest.mark.parametrize("bounds", [[0, 150, 301], [0, 0, 100, 301], [0, 301, 301]], ids=str)
+@pytest.mark.parametrize("kind", ["none", "floats"])
+def test_a_rank_may_hold_a_stream_and_another_a_tensor(kind, bounds):
+    form = (301, 3, kind)
+    found = on_ranks(len(bounds) - 1, rank_cases.stream, bounds, form, 40, {"n_clusters": 5})
+    assert_same(found, alone(form, n_clusters=5, init="k-means||"))
+    assert found[-1]["labels"].shape == (bounds[-1] - bounds[-2],)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("nan", ValueError, r"rank 1: x must be finite, got NaN or infinity among its \(40, 3\) values"),
+        ("type", TypeError, "rank 1: n_clusters must be an int, got float"),
+        ("iterator", TypeError, "rank 1: x must be batches that can be read again and again"),
+        ("n_clusters", ValueError, "n_clusters must be the same on every rank, got 3 on rank 0, 4 on rank 1"),
+        ("init", ValueError, "init must be the same on every rank, got auto on rank 0, random on rank 1"),
+        ("width", ValueError, "the number of coordinates of x must be the same on every rank, got 3 on rank 0, 2"),
+        ("dtype", ValueError, "the dtype of x must be the same on every rank, got float32 on rank 0, float64"),
+        ("weights", ValueError, "the dtype of weights must be the same on every rank, got none on rank 0, float32"),
+        ("batch", ValueError, r"the shape of x before \(N, D\) must be the same on every rank"),
+        ("later", OSError, "rank 1: the disk is gone"),
+    ],
+)
+def test_what_is_wrong_on_one_rank_is_the_same_error_on_each(what, error, message):
+    found = on_ranks(3, rank_cases.fit_wrongly, what)
+    assert {(type(raised), str(raised)) for raised in found} == {(error, str(found[0]))}
+    with pytest.raises(error, match=message):
+        raise found[0]
+
+
+def test_ranks_that_have_no_rows_at_all_say_so():
+    for raised in on_ranks(2, rank_cases.stream, [0, 0, 0], (5, 3, "none"), 2, {"n_clusters": 1}):
+        assert str(raised) == "x must have at least one row, got none"
+
+
+@pytest.mark.parametrize(("listening", "stops"), [([0], []), ([1], [1]), ([0, 1], [0])], ids=str)
+def test_a_callback_of_any_rank_hears_all_rounds_and_may_end_them_for_all(listening, stops):
+    expected = alone((300, 3, "none"), n_clusters=5, **({"max_iter": 2} if stops else {}))
+    found = on_ranks(2, rank_cases.listen, listening, stops)
+    for rank, (result, heard) in enumerate(found):
+        assert np.array_equal(result["centers"], expected["centers"])
+        assert [n_iter for n_iter, _, _ in heard] == list(range(1, expected["n_iter"] + 1)) * (rank in listening)
+    if listening == [0, 1]:
+        assert found[0][1] == found[1][1]
+
+
+def test_first_centers_by_a_function_are_those_of_the_first_rank():
+    x, _ = rank_cases.points(300, 3, "none")
+    assert_same(on_ranks(2, rank_cases.start_apart), rank_cases.told(kmeans(x, 4, init=x[:4])))
+
+
+def test_draws_are_those_of_the_generator_of_the_first_rank():
+    expected = alone((300, 3, "none"), n_clusters=4, generator=torch.Generator().manual_seed(5))
+    assert_same(on_ranks(2, rank_cases.draw_apart), expected)
+
+
+def test_a_round_costs_one_sum_of_sums_totals_and_inertia_and_one_maximum():
+    for rounds in on_ranks(2, rank_cases.count_collectives, {"init": "k-means++"}):
+        saved = ("all_gather_object", "None", None)
+        flag = 1  # says whether all went well
+        summed = ("all_reduce", "RedOpType.SUM", 5 * 3 + 5 + 1 + flag)
+        assert len(rounds) > 3
+        assert all(calls == [saved, summed, ("all_reduce", "RedOpType.MAX", 1)] for calls in rounds)
+
+
+def test_ranks_go_on_from_a_checkpoint_that_one_process_kept(tmp_path):
+    x, _ = rank_cases.points(300, 3, "none")
+    from gpukmeans import Checkpoint
+
+    kept = []
+    expected = kmeans(x, 5, checkpoint=Checkpoint(kept.append, 2))
+    torch.save(kept[2], tmp_path / "state.pt")
+    torch.save(kept[1], tmp_path / "other.pt")  # that of the first rank counts
+    assert_same(on_ranks(3, rank_cases.save_and_resume, str(tmp_path)), rank_cases.told(expected))
