@@ -11,6 +11,7 @@ import typer
 
 from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import Job, PlanError, plan
+from gpukmeans_cli.ranks import Place, RankError, place
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +104,20 @@ def planned(
     if not jobs:
         raise typer.TyperException(f"there is no picture to compress in {', '.join(map(str, inputs))}")
     return jobs
+
+
+def place_of_rank(*paths: Path | None) -> Place:
+    """The place of this process. TyperException if it is none, or for a standard stream where there are several ranks.
+
+    `paths` are all that are to be read and written, as far as they are named.
+    """
+    try:
+        here = place()
+    except RankError as error:
+        raise typer.TyperException(str(error)) from None
+    if here.size > 1 and STDIO in paths:
+        raise typer.TyperException(f"- is a picture for one process, and there are {here.size} ranks; name files")
+    return here
 
 
 def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, twice: bool = False) -> None:

@@ -3,26 +3,34 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from gpukmeans.histogram import ColorHistogram
 from gpukmeans_cli.crew import Alone, Crew, Processes, Threads, in_order
 from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import Job
+from gpukmeans_cli.meeting import Meeting
 from gpukmeans_cli.messages import warn
-from gpukmeans_cli.pipeline import Outcome, Settings, compress_picture, shared_palette
+from gpukmeans_cli.pipeline import Outcome, Settings, colors_of_all, compress_picture, palette_of, shared_palette
 from gpukmeans_cli.progress import Step, shown
+from gpukmeans_cli.ranks import Place
 from gpukmeans_cli.summary import Summary
 from gpukmeans_cli.voice import Voice
 
 # Threads beside a GPU, which one of them feeds while the others decode and encode.
 _MOST_BESIDE_A_GPU = 16
+
+R = TypeVar("R")
+
+_ALONE = Meeting(Place())
 
 _KILLED = "the process that worked on it was killed, perhaps for its memory"
 
@@ -42,14 +50,20 @@ def compress_all(
     n_workers: int | None = None,
     skip_existing: bool = False,
     fail_fast: bool = False,
+    ranks: Meeting = _ALONE,
 ) -> bool:
     """Whether no file failed; each has been told of, and more than one are summed up on stderr.
 
     By default as many files are worked on at a time as there are cores, on CUDA up to 16, where one after the other
     is clustered. With `fail_fast` no file is begun after one failed. An interruption ends what is under way before it
     is written, and is raised.
+
+    Of several ranks, each is given its own files, which share the cores of its machine; that which leads tells how far
+    it is, and sums up the files of all when they are done. RankError if they cannot meet.
     """
-    crew = crew_for(settings.device, min(n_workers or default_workers(settings.device), len(jobs)))
+    here = ranks.place
+    usual = default_workers(settings.device, here.local_size)
+    crew = crew_for(settings.device, min(n_workers or usual, len(jobs)))
     stop, failure = crew.event(), crew.event()
     turn = threading.Lock() if settings.device.type == "cuda" else None
     settings = replace(settings, stop=stop, turn=turn)
@@ -69,8 +83,10 @@ def compress_all(
         return ImageError(f"{_KILLED}; try fewer --jobs")
 
     untold: dict[int, Outcome | ImageError | _Skipped] = {}
+    # Until those of all are known, each rank can only speak for itself.
+    total, prefix = summary, here.prefix
     try:
-        with shown(len(jobs), quiet=voice.quiet) as step:
+        with shown(len(jobs), quiet=voice.quiet or not here.leads, prefix=here.prefix) as step:
 
             def seen(place: int, result: Outcome | ImageError | _Skipped) -> None:
                 untold[place] = result
@@ -80,41 +96,85 @@ def compress_all(
                 for place, result in enumerate(results):
                     del untold[place]
                     _tell(jobs[place], result, voice, summary)
+        total, prefix = Summary.of(ranks.gather(summary) or []), ""
     except KeyboardInterrupt:
-        if len(jobs) > 1 and not voice.quiet:
+        if len(jobs) > 1 and here.leads and not voice.quiet:
             warn("interrupted; --skip-existing goes on where this ended")
         for place in sorted(untold):  # which wait for the turn of one that was given up
             _tell(jobs[place], untold[place], voice, summary)
         raise
     finally:
-        if len(jobs) > 1 and not voice.quiet:
-            for line in summary.lines(time.perf_counter() - start):
-                warn(line)
+        if total.planned > 1 and not voice.quiet:
+            for line in total.lines(time.perf_counter() - start):
+                warn(prefix + line)
     return not summary.failures
 
 
-def palette_for_all(jobs: Sequence[Job], settings: Settings) -> np.ndarray:
+def palette_for_all(jobs: Sequence[Job], settings: Settings, ranks: Meeting = _ALONE) -> np.ndarray:
     """The colors (K, C) that `shared_palette` finds for these pictures. ImageError as it says.
 
-    On the CPU it is found in a process of its own: copies of one in which threads of torch have been at work, as
+    Of several ranks, each counts the colors of its own pictures, and that which leads finds the palette that one
+    process would find for all of them; each gets it, or the error.
+    """
+    sources = [job.source for job in jobs]
+    if ranks.place.size == 1:
+        return _apart(partial(shared_palette, sources), settings)
+    parts = ranks.gather(_or_error(lambda: _apart(partial(_counted, sources), settings)))
+    found = ranks.share(None if parts is None else _or_error(lambda: _palette_of_ranks(parts, settings)))
+    if isinstance(found, ImageError):
+        raise found
+    return found
+
+
+# Colors (M, C) and counts (M,), or None where there is no picture.
+_Counted = tuple[np.ndarray, np.ndarray] | None
+
+
+def _counted(sources: Sequence[Path], settings: Settings) -> _Counted:
+    histogram = colors_of_all(sources, settings)
+    return None if histogram is None else (histogram.colors.cpu().numpy(), histogram.counts.cpu().numpy())
+
+
+def _palette_of_ranks(parts: Sequence[_Counted | ImageError], settings: Settings) -> np.ndarray:
+    for rank, part in enumerate(parts):
+        if isinstance(part, ImageError):
+            raise ImageError(f"rank {rank}: {part}")
+
+    def find(settings: Settings) -> np.ndarray:
+        tensors = (map(torch.from_numpy, part) for part in parts if isinstance(part, tuple))
+        moved = ([tensor.to(settings.device) for tensor in pair] for pair in tensors)
+        return palette_of((ColorHistogram(colors=colors, counts=counts) for colors, counts in moved), settings)
+
+    return _apart(find, settings)
+
+
+def _or_error(work: Callable[[], R]) -> R | ImageError:
+    try:
+        return work()
+    except ImageError as error:
+        return error
+
+
+def _apart(work: Callable[[Settings], R], settings: Settings) -> R:
+    """What `work` gives. ImageError if that takes all memory.
+
+    On the CPU it is done in a process of its own: copies of one in which threads of torch have been at work, as
     `compress_all` makes, would wait for ever for threads that they do not have.
     """
     crew = Processes(1) if settings.device.type == "cpu" and Processes.obstacle() is None else Alone()
     stop = crew.event()
 
-    def work(sources: Sequence[Path]) -> np.ndarray:
-        return shared_palette(sources, replace(settings, stop=stop))
-
-    def lost(sources: Sequence[Path]) -> np.ndarray:
+    def lost(_: None) -> R:
         raise ImageError(f"no palette to share was found, {_KILLED}")
 
-    with closing(in_order(crew, work, [[job.source for job in jobs]], stop=stop, lost=lost)) as found:
-        return next(found)
+    with closing(in_order(crew, lambda _: work(replace(settings, stop=stop)), [None], stop=stop, lost=lost)) as results:
+        return next(results)
 
 
-def default_workers(device: torch.device) -> int:
-    """How many files are worked on at a time on that device unless it is said."""
+def default_workers(device: torch.device, sharing: int = 1) -> int:
+    """How many files are worked on at a time on that device unless it is said, where so many share the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // sharing)
     return min(cores, _MOST_BESIDE_A_GPU) if device.type == "cuda" else cores
 
 

@@ -13,10 +13,14 @@ from gpukmeans_cli.arguments import (
     device_called,
     given_colors,
     goal_of,
+    place_of_rank,
     planned,
 )
 from gpukmeans_cli.files import STDIO, ImageError
+from gpukmeans_cli.jobs import Job
+from gpukmeans_cli.meeting import agreed, meeting
 from gpukmeans_cli.messages import warn
+from gpukmeans_cli.ranks import device_name
 from gpukmeans_cli.runtime import import_torch
 from gpukmeans_cli.voice import Voice
 
@@ -75,58 +79,70 @@ def compress(
     strength = check_strength(dither, dither_strength)
     goal = goal_of(min_psnr, max_bytes)
     n_colors = colors or 20
-    given = given_colors(fixed, palette)
-    if fixed is not None and goal is None and len(given["fixed"]) > n_colors:
-        raise typer.TyperException(
-            f"--fixed names {len(given['fixed'])} colors, more than the {n_colors} of the palette"
-        )
     name = "palette" if goal is not None or palette is not None else str(n_colors)
     check_one_of({"--output": output, "--output-folder": output_folder})
     check_one_of({"--skip-existing": skip_existing or None, "--force": force or None})
-    todo = planned(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
-    aside = any(job.target == STDIO for job in todo)
-    check_standard_streams(todo, as_json, twice=shared_palette)
     if tol is not None and not tol < float("inf"):
         raise typer.TyperException(f"--tol must be a number, at least 0, got {tol}")
     check_device_name(device)
+    here = place_of_rank(*inputs, output)
 
-    # Only now, when there is work to do: importing torch takes longer than most pictures.
-    import_torch()
-    from gpukmeans.palette import BEST
-    from gpukmeans_cli.batch import compress_all, palette_for_all
-    from gpukmeans_cli.pipeline import Settings
+    with meeting(here) as ranks:
+        with agreed(ranks):
+            given = given_colors(fixed, palette)
+            if fixed is not None and goal is None and len(given["fixed"]) > n_colors:
+                raise typer.TyperException(
+                    f"--fixed names {len(given['fixed'])} colors, more than the {n_colors} of the palette"
+                )
+            todo: list[Job] = []
+            if here.leads:  # files may come and go meanwhile, and all should share the same ones
+                todo = planned(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+            check_standard_streams(todo, as_json, twice=shared_palette)
 
-    asked = {"n_init": n_init, "refine": refine, "tol": tol}
-    settings = Settings(
-        n_colors=n_colors,
-        device=device_called(device),
-        any_device=device == "auto",
-        goal=goal,
-        space=space,
-        dither=dither,
-        dither_strength=strength,
-        force=force,
-        strip=strip,
-        optimize=optimize,
-        allow_larger=allow_larger,
-        max_pixels=max_pixels,
-        clustering={
-            "init": init,
-            "max_iter": max_iter,
-            **(BEST if best else {}),
-            **{option: value for option, value in asked.items() if value is not None},
-        },
-        seed=seed,
-        root=output_folder,
-        dry_run=dry_run,
-        **given,
-    )
-    voice = Voice(as_json=as_json, quiet=quiet, verbose=verbose, aside=aside)
-    if shared_palette:
-        try:
-            settings = replace(settings, palette=palette_for_all(todo, settings))
-        except ImageError as error:
-            warn(str(error))
-            return 1
-    sound = compress_all(todo, settings, voice, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast)
-    return 0 if sound else 1
+            # Only now, when there is work to do: importing torch takes longer than most pictures.
+            import_torch()
+            chosen = device_called(device_name(device, here))
+        todo = ranks.share(todo)[here.rank :: here.size]
+
+        from gpukmeans.palette import BEST
+        from gpukmeans_cli.batch import compress_all, palette_for_all
+        from gpukmeans_cli.pipeline import Settings
+
+        asked = {"n_init": n_init, "refine": refine, "tol": tol}
+        settings = Settings(
+            n_colors=n_colors,
+            device=chosen,
+            any_device=device == "auto",
+            goal=goal,
+            space=space,
+            dither=dither,
+            dither_strength=strength,
+            force=force,
+            strip=strip,
+            optimize=optimize,
+            allow_larger=allow_larger,
+            max_pixels=max_pixels,
+            clustering={
+                "init": init,
+                "max_iter": max_iter,
+                **(BEST if best else {}),
+                **{option: value for option, value in asked.items() if value is not None},
+            },
+            seed=seed,
+            root=output_folder,
+            dry_run=dry_run,
+            **given,
+        )
+        if shared_palette:
+            try:
+                settings = replace(settings, palette=palette_for_all(todo, settings, ranks))
+            except ImageError as error:
+                if here.leads:
+                    warn(str(error))
+                return 1
+        aside = any(job.target == STDIO for job in todo)
+        voice = Voice(as_json=as_json, quiet=quiet, verbose=verbose, aside=aside)
+        sound = compress_all(
+            todo, settings, voice, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
+        )
+        return 0 if sound else 1

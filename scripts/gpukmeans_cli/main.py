@@ -11,8 +11,10 @@ import typer
 from gpukmeans_cli.compare import compare
 from gpukmeans_cli.compress import compress
 from gpukmeans_cli.demo import demo
+from gpukmeans_cli.meeting import warn_once
 from gpukmeans_cli.messages import warn
 from gpukmeans_cli.palette import palette
+from gpukmeans_cli.ranks import RankError
 from gpukmeans_cli.report import report
 from gpukmeans_cli.runtime import leave
 
@@ -71,8 +73,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except typer.TyperException as error:
         # One line in place of usage and a box, so that scripts can log it.
         if message := error.format_message():  # none where help was printed in its place
-            warn(re.sub(r"\s*\n\s*", " ", message))
+            warn_once(re.sub(r"\s*\n\s*", " ", message))
         sys.exit(2)
+    except RankError as error:
+        warn(str(error))
+        sys.exit(1)
     except OSError as error:
         # Files have errors of their own by now; this is stdout, perhaps a file on a full disk.
         sys.stdout = None  # else Python would try to write the rest at exit, and complain

@@ -35,7 +35,8 @@ Jobs = Annotated[
         "--jobs",
         metavar="N",
         min=1,
-        help="Files worked on at a time. Default: as many as there are cores, 16 at most beside a GPU.",
+        help="Files worked on at a time. Default: as many as there are cores, 16 at most beside a GPU; ranks of "
+        "torchrun share the cores.",
         rich_help_panel=FILES,
         show_default=False,
     ),
@@ -43,7 +44,14 @@ Jobs = Annotated[
 SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Pass over files whose output is there.", rich_help_panel=FILES)
 ]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no file after one failed.", rich_help_panel=FILES)]
+FailFast = Annotated[
+    bool,
+    typer.Option(
+        "--fail-fast",
+        help="Begin no file after one failed; each rank of torchrun heeds its own.",
+        rich_help_panel=FILES,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Do all but write: say what there would be.", rich_help_panel=FILES)
 ]

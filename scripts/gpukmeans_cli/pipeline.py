@@ -151,6 +151,15 @@ def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
 
     ImageError if none can be, StoppedError if asked to stop.
     """
+    total = colors_of_all(sources, settings)
+    return palette_of([] if total is None else [total], settings)
+
+
+def colors_of_all(sources: Iterable[Path], settings: Settings) -> ColorHistogram | None:
+    """The colors of all these pictures, on the device; those that cannot be read are left out, None if none can be.
+
+    StoppedError if asked to stop.
+    """
     # On one device, where histograms can be added.
     settings = replace(settings, any_device=False)
     total: ColorHistogram | None = None
@@ -164,9 +173,17 @@ def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
                 continue  # which is told when its turn comes to be written
             _, part = colors_of(source, settings)
             total = part if total is None else add_histograms(total, part)
-    if total is None:
-        raise ImageError("none of the pictures can be read, so there is no palette to share")
+    return total
+
+
+def palette_of(parts: Iterable[ColorHistogram], settings: Settings) -> np.ndarray:
+    """The palette (K, C) that serves all these histograms together. ImageError if there are none."""
+    total: ColorHistogram | None = None
     with within_memory(settings.device):
+        for part in parts:
+            total = part if total is None else add_histograms(total, part)
+        if total is None:
+            raise ImageError("none of the pictures can be read, so there is no palette to share")
         return _fit(total, settings.n_colors, settings).colors.cpu().numpy()
 
 

@@ -32,7 +32,12 @@ class Step:
 
 @contextmanager
 def shown(
-    total: int, *, quiet: bool = False, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    total: int,
+    *,
+    quiet: bool = False,
+    prefix: str = "",
+    every: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[Step], None]]:
     """While files are worked on: yields what is to be called, from any thread, when one of `total` files is done.
 
@@ -41,16 +46,17 @@ def shown(
     line appears when it is complete. Any other stdout stays what it was.
 
     Where stderr is no terminal, or one that cannot move its cursor, a file that is done writes a line if the start and
-    the last line are `every` seconds ago, by a clock that counts seconds; the last of the files writes none. With
+    the last line are `every` seconds ago, by a clock that counts seconds; the last of the files writes none. So it is
+    with a `prefix`, which then begins each line: where that is needed, others may write to the same terminal. With
     `quiet`, and for fewer than two files, nothing is written.
     """
     if quiet or total < 2:
         yield lambda step: None
-    elif _can_hold_a_bar(sys.stderr):
+    elif not prefix and _can_hold_a_bar(sys.stderr):
         with _bar(total, clock) as done:
             yield done
     else:
-        yield _lines(total, every, clock)
+        yield _lines(total, prefix, every, clock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,7 @@ def _can_hold_a_bar(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
-def _lines(total: int, every: float, clock: Callable[[], float]) -> Callable[[Step], None]:
+def _lines(total: int, prefix: str, every: float, clock: Callable[[], float]) -> Callable[[Step], None]:
     """What counts steps and writes lines."""
     lock = threading.Lock()
     tally = _Tally()
@@ -112,7 +118,7 @@ def _lines(total: int, every: float, clock: Callable[[], float]) -> Callable[[St
             tally = tally.plus(step, now - start)
             if now - last >= every and tally.files < total:
                 last = now
-                warn(tally.words(total, now - start))
+                warn(prefix + tally.words(total, now - start))
 
     return done
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RankError(Exception):
-    """An environment that names no rank, though it seems to; its text is one sentence."""
+    """An environment that names no rank, though it seems to, or others out of reach; its text is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +23,34 @@ class Place:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    """How many are on its machine."""
 
     @property
     def leads(self) -> bool:
         """Whether this is the rank that speaks for all."""
         return self.rank == 0
 
+    @property
+    def prefix(self) -> str:
+        """What to put before a line that holds for this rank only; nothing where there is no other."""
+        return "" if self.size == 1 else f"rank {self.rank} of {self.size}: "
+
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
     """The place that `torchrun` gave this process, or that of one alone. RankError for one that cannot be."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not any(name in environment for name in names[:2]):
         return Place()
     came = ", ".join(f"{name}={environment.get(name, 'missing')}" for name in names)
     try:
-        rank, size, local_rank = (int(environment[name]) for name in names)
+        rank, size, local_rank = (int(environment[name]) for name in names[:3])
+        local_size = int(environment.get(names[3], 1))
     except (KeyError, ValueError):
-        rank, size, local_rank = -1, 0, -1
-    if not (0 <= rank < size and 0 <= local_rank <= rank):
+        rank, size, local_rank, local_size = -1, 0, -1, 0
+    if not (0 <= rank < size and 0 <= local_rank <= rank and 1 <= local_size <= size):
         raise RankError(f"a rank below WORLD_SIZE and a LOCAL_RANK are wanted, as torchrun sets them, got {came}")
-    return Place(rank=rank, size=size, local_rank=local_rank)
+    return Place(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
 
 def device_name(name: str, place: Place) -> str:

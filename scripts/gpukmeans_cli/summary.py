@@ -1,5 +1,6 @@
 """What became of many files together."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gpukmeans_cli.reports import Report, format_sizes
@@ -26,8 +27,7 @@ class Summary:
         self.done += 1
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
-        for stage, seconds in stages.items():
-            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+        self._add_stages(stages)
 
     def lines(self, seconds: float) -> list[str]:
         """What became of the files in as many seconds, then each that failed."""
@@ -41,3 +41,21 @@ class Summary:
         by_stage = f" ({stages})" if stages else ""
         failed = [f"failed: {name}: {why}" for name, why in self.failures]
         return [f"{self.done:,} of {self.planned:,} files done{counts}{sizes}, {seconds:.2f} s{by_stage}", *failed]
+
+    @staticmethod
+    def of(parts: "Iterable[Summary]") -> "Summary":
+        """What became of the files of all these, one after the other."""
+        total = Summary(planned=0)
+        for part in parts:
+            total.planned += part.planned
+            total.done += part.done
+            total.skipped += part.skipped
+            total.failures += part.failures
+            total.bytes_in += part.bytes_in
+            total.bytes_out += part.bytes_out
+            total._add_stages(part.stages)
+        return total
+
+    def _add_stages(self, stages: dict[str, float]) -> None:
+        for stage, seconds in stages.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + seconds

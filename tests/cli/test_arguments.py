@@ -14,11 +14,13 @@ from gpukmeans_cli.arguments import (
     given_colors,
     goal_of,
     numbers_of_colors,
+    place_of_rank,
     planned,
 )
 from gpukmeans_cli.files import STDIO
 from gpukmeans_cli.goals import MaxBytes, MinPsnr
 from gpukmeans_cli.jobs import Job
+from gpukmeans_cli.ranks import Place
 
 
 @pytest.mark.parametrize("options", [{}, {"-a": None}, {"-a": None, "-b": 0}, {"-a": False, "-b": None}])
@@ -127,3 +129,18 @@ def test_what_is_no_list_of_numbers_of_colors_is_named(text):
         typer.TyperException, match=f"--colors must be numbers from 1 to 256 .*, got {re.escape(repr(text))}"
     ):
         numbers_of_colors(text)
+
+
+def test_standard_streams_are_for_one_process(monkeypatch):
+    assert place_of_rank(Path("a.png"), STDIO, None) == Place()
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert place_of_rank(Path("a.png"), None) == Place(rank=1, size=2, local_rank=1)
+    with pytest.raises(typer.TyperException, match="- is a picture for one process, and there are 2 ranks; name files"):
+        place_of_rank(Path("a.png"), STDIO)
+
+
+def test_an_environment_that_names_no_rank_is_an_error(monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(typer.TyperException, match="WORLD_SIZE=missing"):
+        place_of_rank()

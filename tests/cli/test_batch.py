@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +17,10 @@ from gpukmeans_cli.batch import compress_all, crew_for, default_workers, palette
 from gpukmeans_cli.crew import Alone, Processes, Threads, in_order
 from gpukmeans_cli.files import STDIO, ImageError
 from gpukmeans_cli.jobs import plan
+from gpukmeans_cli.meeting import Meeting
+from gpukmeans_cli.memory import within_memory
 from gpukmeans_cli.pipeline import Settings, StoppedError, shared_palette
+from gpukmeans_cli.ranks import Place, RankError
 from gpukmeans_cli.voice import Voice
 
 CPU = torch.device("cpu")
@@ -188,6 +192,7 @@ def test_a_file_whose_process_is_killed_fails_alone(photos, capsys, monkeypatch)
 
 def test_a_palette_for_all_is_the_one_that_is_shared(photos):
     jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
+    torch.set_num_threads(1)  # a copy of this process has no others
     expected = shared_palette([job.source for job in jobs], settings)
     assert np.array_equal(palette_for_all(jobs, settings), expected)
     with pytest.raises(ImageError, match="none of the pictures can be read"):
@@ -207,6 +212,77 @@ def test_memory_that_ends_while_a_palette_is_found_is_an_error(photos, monkeypat
         palette_for_all(plan([photos / "01.png"], name="4"), Settings(n_colors=4, device=CPU))
 
 
+@pytest.fixture
+def of_ranks(monkeypatch):
+    """What `work` gives, or the error it raises, for the files of each of so many ranks, which are threads here."""
+
+    def of_ranks(jobs, size, work):
+        def one(rank):
+            try:
+                return work(jobs[rank::size], Meeting(Place(rank=rank, size=size), store))
+            except ImageError as error:
+                return str(error)
+
+        store = torch.distributed.HashStore()
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(one, range(size), timeout=60))
+
+    monkeypatch.setattr(Processes, "obstacle", staticmethod(lambda: "threads are not to be copied"))
+    return of_ranks
+
+
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_ranks_find_the_palette_that_one_process_finds(photos, of_ranks, size):
+    save(noise(9, 9), photos / "grey.png")
+    save(noise(9, 9, 4), photos / "alpha.png")
+    jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
+    expected = shared_palette([job.source for job in jobs], settings)
+    for found in of_ranks(jobs, size, lambda part, ranks: palette_for_all(part, settings, ranks)):
+        assert np.array_equal(found, expected)
+
+
+def test_pictures_that_no_rank_can_read_share_no_palette(photos, of_ranks):
+    jobs, settings = plan([photos / "05.png", photos / "missing.png"], name="4"), Settings(n_colors=4, device=CPU)
+    errors = of_ranks(jobs, 2, lambda part, ranks: palette_for_all(part, settings, ranks))
+    assert errors == ["none of the pictures can be read, so there is no palette to share"] * 2
+
+
+def test_a_rank_that_cannot_count_is_an_error_on_all(photos, of_ranks, monkeypatch):
+    def colors_of_all(sources, settings):
+        if photos / "01.png" in sources:
+            raise MemoryError
+        return original(sources, settings)
+
+    original = batch.colors_of_all
+    monkeypatch.setattr(batch, "colors_of_all", within_memory(CPU)(colors_of_all))
+    jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
+    errors = of_ranks(jobs, 3, lambda part, ranks: palette_for_all(part, settings, ranks))
+    assert errors == ["rank 1: out of memory; use a smaller picture"] * 3
+
+
+def test_the_first_rank_sums_up_the_files_of_all(photos, of_ranks, capsys):
+    jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
+    sound = of_ranks(jobs, 2, lambda part, ranks: compress_all(part, settings, Voice(), n_workers=1, ranks=ranks))
+    out, err = capsys.readouterr()
+    assert sound == [True, False]
+    assert len(out.splitlines()) == 11
+    failure, summary, again = err.splitlines()
+    assert "05.png: is not an image" in failure
+    assert summary.startswith("gpukmeans: 11 of 12 files done, 1 failed, ")
+    assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
+
+
+def test_a_rank_that_does_not_hear_of_the_others_speaks_for_itself(photos, capsys):
+    class Alone(Meeting):
+        def gather(self, thing):
+            raise RankError("the others are gone")
+
+    jobs, settings = plan([photos / "01.png", photos / "02.png"], name="4"), Settings(n_colors=4, device=CPU)
+    with pytest.raises(RankError):
+        compress_all(jobs, settings, Voice(), n_workers=1, ranks=Alone(Place(rank=1, size=2)))
+    assert capsys.readouterr().err.startswith("gpukmeans: rank 1 of 2: 2 of 2 files done, ")
+
+
 def test_a_file_called_as_standard_output_is_not_what_is_there_already(photos, monkeypatch, capsysbinary):
     monkeypatch.chdir(photos)
     (photos / "-").touch()
@@ -220,11 +296,17 @@ def test_beside_a_gpu_there_are_at_most_sixteen(monkeypatch):
     assert (default_workers(CPU), default_workers(torch.device("cuda"))) == (40, 16)
 
 
+def test_ranks_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(40), raising=False)
+    assert [default_workers(CPU, sharing) for sharing in (2, 3, 40, 50)] == [20, 13, 1, 1]
+    assert [default_workers(torch.device("cuda"), sharing) for sharing in (2, 8)] == [16, 5]
+
+
 def test_pixels_and_bytes_of_each_file_are_counted(photos, monkeypatch):
     steps = []
 
     @contextmanager
-    def shown(total, *, quiet):
+    def shown(total, *, quiet, prefix):
         yield steps.append
 
     monkeypatch.setattr(batch, "shown", shown)

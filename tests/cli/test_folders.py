@@ -8,20 +8,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from picture_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
 import gpukmeans
 import gpukmeans_cli
+from gpukmeans_cli import arguments, compress, meeting
+from gpukmeans_cli.crew import Processes
 from gpukmeans_cli.main import main
+from gpukmeans_cli.ranks import Place
 
 ROOTS = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
 COMMAND = (sys.executable, "-m", "gpukmeans_cli.main", "compress", "--device", "cpu")
+
+LAUNCHER = Path(gpukmeans_cli.__file__).parents[1] / "compress.py"
 
 # The code under test, wherever it lies, and whatever else is installed.
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
@@ -258,6 +266,118 @@ def test_a_disk_that_gets_full_has_whole_files_and_those_that_did_not_fit_are_na
     assert {"tree/1.png", "tree/3.png"} <= set(failed)
     assert [line.split(": ")[1] for line in err.splitlines() if "is full" in line and "failed: " not in line] == failed
     assert {rgba(small_disk / "out" / name).shape[0] for name in written} <= {30, 31, 32}  # whole
+
+
+# Ranks
+
+
+@pytest.fixture
+def ranks(capsys, monkeypatch):
+    """Exit codes, stdout and stderr of so many ranks with these arguments, which are threads here."""
+
+    def ranks(size, *args):
+        def one(rank):
+            mine.place = Place(rank=rank, size=size, local_rank=rank, local_size=size)
+            mine.ranks = meeting.Meeting(mine.place, store)
+            with pytest.raises(SystemExit) as caught:
+                main(["compress", *map(str, args), "-j", "1"])
+            return caught.value.code
+
+        store = torch.distributed.HashStore()
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(one, range(size), timeout=60)), *capsys.readouterr()
+
+    mine = threading.local()
+    for room in (arguments, meeting):
+        monkeypatch.setattr(room, "place", lambda: mine.place)
+    monkeypatch.setattr(meeting, "_all_ranks", lambda place: mine.ranks)
+    monkeypatch.setattr(Processes, "obstacle", staticmethod(lambda: "threads are not to be copied"))
+    return ranks
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_ranks_share_the_files_that_the_first_of_them_finds(ranks, tree, here, size):
+    codes, out, err = ranks(size, "tree", "-r", "-d", "out", "-k", 4)
+    assert codes == [0] * size
+    assert sorted(inputs_of(out)) == [f"tree/{name}" for name in PLACES]
+    assert names(here / "out") == set(PLACES.values())
+    assert_one_line(err, "4 of 4 files done, ")
+
+
+def test_only_one_rank_looks_for_files_which_may_come_and_go_meanwhile(ranks, tree, monkeypatch):
+    def planned(*args, **options):
+        plans.append(original(*args, **options))
+        save(noise(3, 3, 3), tree / "late.png")
+        return plans[-1]
+
+    plans, original = [], compress.planned
+    monkeypatch.setattr(compress, "planned", planned)
+    before = names(tree)
+    assert ranks(2, tree, "-r", "-k", 4)[0] == [0, 0]
+    assert len(plans) == 1
+    assert names(tree) == before | set(PLACES.values()) | {"late.png"}
+
+
+def test_a_file_that_fails_is_of_one_rank_and_all_others_are_done(ranks, tree, here):
+    (tree / "b.png").write_text("no picture")
+    codes, out, err = ranks(2, "tree", "-r", "-d", "out", "-k", 4, "--json", "--shared-palette")
+    assert codes == [0, 1]
+    assert sorted(json.loads(line)["input"] for line in out.splitlines()) == [f"tree/{name}" for name in PLACES]
+    assert names(here / "out") == set(PLACES.values()) - {"b-4.png"}
+    failure, summary, again = err.splitlines()
+    assert "tree/b.png: is not an image" in failure
+    assert "3 of 4 files done, 1 failed, " in summary
+    assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
+
+
+def test_pictures_that_share_no_palette_are_one_line_of_all_ranks(ranks, here):
+    for name in ("a.png", "b.png"):
+        (here / name).write_text("no picture")
+    codes, out, err = ranks(2, "a.png", "b.png", "-k", 4, "--shared-palette")
+    assert (codes, out) == ([1, 1], "")
+    assert_one_line(err, "none of the pictures can be read")
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["tree", "-r", "-k", "0"], "'--colors': 0 is not in the range"),
+        (["tree", "-r", "--tol", "nan"], "--tol must be a number"),
+        (["tree/sub", "tree/a.PNG", "-r", "-d", "out"], "2 inputs would write"),
+        (["tree", "-r", "--palette", "missing.hex"], "missing.hex"),
+        (["tree", "-r", "--device", "cuda"], "use --device cpu or auto"),
+        (["-"], "- is a picture for one process, and there are 3 ranks"),
+        (["tree/b.png", "-o", "-"], "- is a picture for one process"),
+    ],
+)
+def test_ranks_say_once_what_is_wrong_with_their_arguments(ranks, tree, here, args, complaint):
+    before = files(here)
+    codes, out, err = ranks(3, *args)
+    assert (codes, out) == ([2, 2, 2], "")
+    assert_one_line(err, complaint)
+    assert files(here) == before
+
+
+def test_processes_started_by_torchrun_write_the_bytes_of_one(command, tree, here):
+    """Also where one of them has a file that fails, which must not stop the others."""
+    (tree / "sub" / "broken.png").write_text("no picture")
+    args = ("tree", "-r", "-k", "8", "-j", "1", "--shared-palette", "--device", "cpu")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", LAUNCHER)
+    answer = subprocess.run(
+        [*launch, *args, "-d", "two"], capture_output=True, text=True, env=ENV, timeout=120, check=False
+    )
+    assert answer.returncode == 1
+    assert command("compress", *args, "-d", "one")[0] == 1
+    one, two = (
+        {path.relative_to(here / name): data for path, data in files(here / name).items()} for name in ("one", "two")
+    )
+    assert len(one) == 4
+    assert two == one
+    assert sorted(inputs_of(answer.stdout)) == [f"tree/{name}" for name in PLACES]
+    failure, summary, again = [line for line in answer.stderr.splitlines() if line.startswith("gpukmeans: ")]
+    assert "tree/sub/broken.png: is not an image" in failure
+    assert "4 of 5 files done, 1 failed, " in summary
+    assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
 
 
 # Pipes

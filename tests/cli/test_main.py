@@ -202,6 +202,15 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
         main(["compress", str(tmp_path / "a.png")])
 
 
+def test_ranks_that_cannot_meet_are_one_line_and_exit_1(run, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run("compress", "a.png")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"gpukmeans: the ranks cannot meet [^\n]+; start them by torchrun\n", err)
+
+
 @pytest.mark.parametrize("args", [["--version"], ["compress", "--help"]], ids=" ".join)
 def test_a_reader_who_has_gone_gets_no_traceback(args):
     read, write = os.pipe()

@@ -84,6 +84,12 @@ def test_a_clock_that_stands_still_harms_nothing(capsys):
     ]
 
 
+def test_a_line_says_of_whom_it_is_where_others_work_too(capsys):
+    assert plain(capsys, (10, FAILED), (1, FAILED), total=3, prefix="rank 0 of 2: ") == [
+        "gpukmeans: rank 0 of 2: 1 of 3 files, 0.0 megapixels/s, 0 bytes saved, 0:00:20 left, 1 failed"
+    ]
+
+
 @pytest.mark.parametrize(("total", "options"), [(9, {"quiet": True}), (1, {}), (0, {})])
 def test_quiet_or_few_files_write_nothing(capsys, total, options):
     assert plain(capsys, (99, SMALLER), (99, SMALLER), total=total, **options) == []
@@ -257,6 +263,14 @@ with shown(2, clock=lambda: now) as done:
     )
     assert code == 0
     assert " 2 of 2 files, 0.4 megapixels/s, 800.0 kB saved, 0:00:00 left" in terminal.written
+
+
+@on_a_terminal
+def test_where_others_may_write_to_the_terminal_there_is_no_bar():
+    code, _, terminal = child("with shown(3, prefix='rank 0 of 2: ', every=0) as done:\n  done(FAILED)")
+    assert code == 0
+    assert "\x1b" not in terminal.written
+    assert [line[:37] for line in terminal.screen()] == ["gpukmeans: rank 0 of 2: 1 of 3 files,"]
 
 
 @on_a_terminal

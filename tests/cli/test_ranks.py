@@ -13,6 +13,13 @@ def test_torchrun_says_which_rank_a_process_is():
     found = place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert found == Place(rank=5, size=8, local_rank=1)
     assert not found.leads
+    shared = place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    assert shared == Place(rank=5, size=8, local_rank=1, local_size=4)
+
+
+def test_a_line_of_one_rank_says_whose_it_is_where_there_are_others():
+    assert Place(rank=1, size=3, local_rank=1).prefix == "rank 1 of 3: "
+    assert Place().prefix == ""
 
 
 @pytest.mark.parametrize(
@@ -23,6 +30,7 @@ def test_torchrun_says_which_rank_a_process_is():
         {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
         {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"},
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "0"},
     ],
 )
 def test_an_environment_that_names_no_rank_is_an_error_with_what_came(environment):

@@ -25,5 +25,19 @@ def test_what_was_not_done_is_counted_and_failures_are_named_again():
     ]
 
 
+def test_what_became_of_files_in_several_places_adds_up():
+    one = Summary(planned=3, failures=[("a.png", "is empty")])
+    one.add(report(1000, 300), {"read": 0.5, "encode": 1.0})
+    other = Summary(planned=4, skipped=2, failures=[("b.png", "is a folder")])
+    other.add(report(3000, 700), {"read": 0.25})
+    assert Summary.of([one, other]).lines(2) == [
+        "2 of 7 files done, 2 skipped, 2 failed, 1 not begun or given up, "
+        "4.0 kB -> 1.0 kB (25%), 2.00 s (read 0.75, encode 1.00)",
+        "failed: a.png: is empty",
+        "failed: b.png: is a folder",
+    ]
+    assert one.lines(2)[0].startswith("1 of 3 files done")
+
+
 def test_nothing_done_has_no_sizes():
     assert Summary(planned=3, skipped=3).lines(0) == ["0 of 3 files done, 3 skipped, 0.00 s"]
