@@ -11,12 +11,13 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
+import type_checks
 
 # Without a GPU, kernels are interpreted: to be said before the first import of triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-jaxtyping.install_import_hook("gpukmeans", "beartype.beartype")
+type_checks.install("gpukmeans", "beartype.beartype")
 
 # Some inputs are the first to start the threads of torch, so no test is judged by its time. On CI a failure should say
 # something of the change and not of the dice.

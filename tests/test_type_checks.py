@@ -1,0 +1,83 @@
+import dataclasses
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float, TypeCheckError
+from torch import Tensor
+
+from gpukmeans import kmeans
+from gpukmeans.blocks import blocks
+from gpukmeans.engine_torch import TorchEngine
+from gpukmeans.engine_triton import TritonEngine
+
+
+@pytest.fixture
+def checked():
+    """What stands above each function and class of the package while tests run."""
+    return jaxtyping.jaxtyped(typechecker=beartype)
+
+
+def test_axes_of_one_name_agree(checked):
+    @checked
+    def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> Float[Tensor, "n k"] | None:
+        return torch.cdist(x, y)[: len(x) if len(y) != 3 else 1]
+
+    assert distances(torch.rand(5, 2), torch.rand(4, 2)).shape == (5, 4)
+    with pytest.raises(TypeCheckError, match="y"):
+        distances(torch.rand(5, 2), torch.rand(4, 1))
+    with pytest.raises(TypeCheckError, match="return"):
+        distances(torch.rand(5, 2), torch.rand(3, 2))
+
+
+def test_arguments_and_what_is_returned_are_of_the_types_that_are_annotated(checked):
+    @checked
+    def half(n: int) -> int:
+        return n // 2 if n else "none"
+
+    assert half(5) == 2
+    with pytest.raises(BeartypeCallHintViolation, match="n="):
+        half("5")
+    with pytest.raises(BeartypeCallHintViolation, match="return"):
+        half(0)
+
+
+def test_fields_of_dataclasses_are_of_their_types(checked):
+    @checked
+    @dataclasses.dataclass(frozen=True)
+    class Fit:
+        n: int
+
+    assert Fit(3).n == 3
+    with pytest.raises(BeartypeCallHintViolation):
+        Fit("3")
+
+
+def test_all_of_it_can_be_turned_off(checked, unchecked):
+    @checked
+    def same(n: int, x: Float[Tensor, "d d"] | None = None) -> Iterator[int]:
+        return n
+
+    @checked
+    def less(n: int) -> int:
+        return n
+
+    assert (same("5", torch.rand(2, 3)), less("5")) == ("5", "5")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kmeans(torch.rand(3), 2),
+        lambda: next(blocks("3", 2)),
+        lambda: TorchEngine().bind([[1.0]], None),
+        lambda: TritonEngine(programs="3"),
+    ],
+    ids=["axes", "generator", "method", "dataclass"],
+)
+def test_the_package_is_held_to_its_annotations(call):
+    with pytest.raises((TypeCheckError, BeartypeCallHintViolation)):
+        call()
