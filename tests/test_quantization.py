@@ -73,7 +73,8 @@ def _faint(channels):
     ids=["ramp", "ramp-alpha", "flat", "grey-alpha", "faint-grey", "faint", "two-greys", "gradient"],
 )
 def test_there_are_exactly_as_many_colors_as_asked_for_where_the_image_has_them(image, k, space):
-    palette, indices = quantize(image, k, space=space)
+    # Of many colors the search is the most of the work, and its worse result leaves more to be made up for.
+    palette, indices = quantize(image, k, space=space, refine=0 if k == 256 else None)
     assert len(palette) == min(k, len(unique_colors(image).colors))
     assert torch.equal(palette, palette.unique(dim=0))
     assert torch.equal(indices.unique(), torch.arange(len(palette)).to(torch.uint8))
