@@ -2,9 +2,7 @@ import functools
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from gpukmeans_cli import palette as command
 from gpukmeans_cli import shares
 from gpukmeans_cli.main import main
 from gpukmeans_cli.palettes import read_palette
-
-ROOT = Path(__file__).parents[2]
-
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -130,16 +125,20 @@ def test_a_terminal_gets_swatches(photo, monkeypatch, bits, code):
         ({"TERM": "xterm", "COLORTERM": "truecolor", "NO_COLOR": "1"}, b"#ff0000"),
     ],
 )
-def test_a_real_terminal_is_asked_what_it_can_show(photo, environ, start):
+def test_a_real_terminal_is_asked_what_it_can_show(photo, environ, start, monkeypatch, capsys):
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
     ours, theirs = os.openpty()
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLORTERM", "PYTHONPATH")}
-    env = kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]), "OMP_NUM_THREADS": "1"} | environ
-    args = [sys.executable, "-m", "gpukmeans_cli.main", "palette", str(photo), "--device", "cpu"]
-    answer = subprocess.run(args, stdout=theirs, stderr=subprocess.PIPE, env=env, timeout=120, check=False)
-    os.close(theirs)
-    shown = os.read(ours, 1000)
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        with pytest.raises(SystemExit) as ended:
+            main(["palette", str(photo), "--device", "cpu"])
+        terminal.flush()
+        shown = os.read(ours, 1000)
     os.close(ours)
-    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
     assert shown.startswith(start)
 
 
