@@ -66,21 +66,18 @@ def inertia(points, weights, centers):
     return math.fsum(float(weight) * distance for weight, (_, distance) in zip(weights, found, strict=True))
 
 
+def path(points, weights, centers, rounds, middles=means):
+    """Centers before the first round and after each of this many; by `directions` of rows of length 1 on the sphere."""
+    found = [[[float(value) for value in center] for center in centers]]
+    for _ in range(rounds):
+        found.append(move(points, weights, found[-1], middles))
+    return found
+
+
 def lloyd(points, weights, centers, rounds):
     """Centers after this many rounds, with labels and inertia there. An empty cluster takes the worst-served point."""
-    centers = [[float(value) for value in center] for center in centers]
-    for _ in range(rounds):
-        centers = move(points, weights, centers)
+    centers = path(points, weights, centers, rounds)[-1]
     return centers, [label for label, _ in nearest(points, centers)], inertia(points, weights, centers)
-
-
-def spherical_lloyd(points, weights, centers, rounds):
-    """The same on the sphere: rows and centers of length 1, inertia the sum of weight times 1 - cosine."""
-    points, centers = [unit(point) for point in points], [unit(center) for center in centers]
-    for _ in range(rounds):
-        centers = move(points, weights, centers, directions)
-    # |u - c|² = 2 - 2 cos for vectors of length 1, and this is the way to it that does not cancel.
-    return centers, [label for label, _ in nearest(points, centers)], inertia(points, weights, centers) / 2
 
 
 def is_decided(points, weights, centers, gap, step):
