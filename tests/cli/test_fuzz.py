@@ -101,8 +101,9 @@ def check_picture(path, report, options, what):
     animation = read_animation(path, max_pixels=options.max_pixels)
     frames = as_rgba(read_picture(path).pixels)[None] if animation is None else animation.frames
     assert frames.shape[:3] == (report.frames, report.height, report.width), what
-    visible = np.unique(frames.reshape(-1, 4), axis=0)
-    n_colors = np.count_nonzero(visible[:, 3]) + bool((visible[:, 3] == 0).any())
+    # As numbers they are sorted in a tenth of the time.
+    visible = np.unique(np.ascontiguousarray(frames).view("<u4")) >> 24 != 0
+    n_colors = np.count_nonzero(visible) + (not visible.all())
     assert n_colors <= max(report.colors_out, 1) <= (256 if options.palette is not None else options.n_colors), what
 
 
@@ -402,7 +403,7 @@ def test_a_file_cut_off_anywhere_is_a_picture_or_one_sentence(name, tmp_path):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_file_with_bytes_changed_lost_or_added_is_a_picture_or_one_sentence(name, tmp_path):
-    cases = [(f"{name} {seed}", damaged(PICTURES[name], np.random.default_rng(seed))) for seed in range(40)]
+    cases = [(f"{name} {seed}", damaged(PICTURES[name], np.random.default_rng(seed))) for seed in range(25)]
     assert survivors(cases, tmp_path) < len(cases)
 
 
@@ -414,7 +415,7 @@ def test_a_file_of_broken_parts_is_a_picture_or_one_sentence(name, tmp_path):
     pieces = taken_apart(PICTURES[name])
     assert is_taken(put_together(pieces), tmp_path, name)
     cases = []
-    for seed in range(60):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         broken = with_broken_pieces(pieces, strangers, rng)
         if broken and rng.random() < 0.3:
