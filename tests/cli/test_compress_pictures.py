@@ -74,14 +74,14 @@ def test_a_goal_names_the_output_after_the_palette(report, crop, tmp_path):
 
 @pytest.mark.parametrize(("option", "value"), [("--min-psnr", 90), ("--max-bytes", 60)])
 def test_a_goal_out_of_reach_is_an_error_and_leaves_no_file(run, crop, tmp_path, option, value):
-    code, out, err = run(crop, option, value, "-o", tmp_path / "out.png")
+    code, out, err = run(crop, option, value, "--refine", 0, "--max-iter", 1, "-o", tmp_path / "out.png")
     assert (code, out) == (1, "")
     assert_one_line(err, "crop.png", option, "out of reach")
     assert files(tmp_path) == {}
 
 
 def test_a_goal_holds_for_the_dithered_picture(report, crop, tmp_path):
-    found = report(crop, "--min-psnr", 28, "--dither", "bayer", "-o", tmp_path / "out.png")
+    found = report(crop, "--min-psnr", 28, "--dither", "bayer", "--refine", 0, "-o", tmp_path / "out.png")
     error = (rgba(crop).astype(float) - rgba(tmp_path / "out.png"))[..., :3]
     assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(found["psnr"])
     assert found["psnr"] >= 28
@@ -341,7 +341,8 @@ def degenerate(name):
 def test_degenerate_pictures_work_with_every_dithering(report, tmp_path, name, dither):
     pixels = degenerate(name)
     source = save(pixels, tmp_path / "in.png")
-    found = report(source, "-k", 256, "--dither", dither, "-o", tmp_path / "out.png", "--allow-larger")
+    options = ("-k", 256, "--refine", 0, "--dither", dither, "--allow-larger")
+    found = report(source, *options, "-o", tmp_path / "out.png")
     assert found["colors_out"] == min(256, found["colors_in"])
     if found["colors_in"] <= 256:
         assert np.array_equal(rgba(tmp_path / "out.png"), rgba(source))

@@ -254,7 +254,7 @@ def test_a_disk_that_gets_full_has_whole_files_and_those_that_did_not_fit_are_na
     (here / "tree").mkdir()
     for number, side in enumerate([30, 150, 31, 160, 32]):
         save(noise(side, side, 3, seed=number), here / "tree" / f"{number}.png")
-    args = ("compress", "tree", "-r", "-k", 256, "--max-iter", 1, "--json", "-j", 2)
+    args = ("compress", "tree", "-r", "-k", 256, "--max-iter", 1, "--refine", 0, "--json", "-j", 2)
     code, out, err = command(*args, "-d", small_disk / "out")
     assert code == 1
     reports = [json.loads(line) for line in out.splitlines()]

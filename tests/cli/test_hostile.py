@@ -382,7 +382,7 @@ def test_a_file_that_may_not_be_read_does_not_keep_the_others_from_being_tried(t
 @linux
 def test_a_disk_that_is_full_is_one_line_and_gets_no_file(command, small_disk, tmp_path):
     photo = save(noise(200, 200, 3), tmp_path / "photo.png")
-    args = ("compress", photo, "-k", "256", "--max-iter", "1", "-o", small_disk / "few.png")
+    args = ("compress", photo, "-k", "256", "--max-iter", "1", "--refine", "0", "-o", small_disk / "few.png")
     code, out, err = command(*args)
     assert (code, out) == (1, "")
     assert_one_line(err, "few.png cannot be written, the disk is full")
