@@ -139,6 +139,7 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
         "canvas.gif": (gif_of(12_000, 12_000, *[(0, 0, 1, 1)] * 3), "432000000 pixels in 3 frames"),
         "screen.webp": (webp_of(16_384, 16_384, 2, tmp_path), too_many),
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
+        "tile.tiff": (tiff_of(64, 40_000, flood(100 << 20)), "1600000000 pixels in a tile"),
     }
     # Pixels of one pixel each are all that is unpacked of these.
     duds = {"pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)), "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb)}
@@ -163,15 +164,6 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
         assert part in complaint
     assert peak < GIGABYTE
     assert len(files(tmp_path)) == len(before) + len(duds)
-
-
-@linux
-def test_a_tile_larger_than_any_picture_is_refused_before_it_is_decoded(tmp_path):
-    (tmp_path / "tile.tif").write_bytes(tiff_of(64, 40_000, flood(100 << 20)))
-    code, out, err, peak = json.loads(start(sys.executable, "-c", MEASURED, *COMMAND, "tile.tif", cwd=tmp_path).stdout)
-    assert (code, out) == (1, "")
-    assert_one_line(err, "tile.tif", "1600000000 pixels in a tile")
-    assert peak < GIGABYTE
 
 
 # Damaged files
@@ -357,25 +349,21 @@ def lines_of(tmp_path, modes, *names):
 
 
 @linux
-def test_folders_without_permissions_are_one_line_each(tmp_path):
+def test_folders_and_files_without_permissions_are_one_line_each_and_do_not_keep_others_from_being_tried(tmp_path):
     modes = {"closed": 0, "unlisted": 0o111, "fixed": 0o555}
     for name in modes:
         (tmp_path / name).mkdir()
         save(noise(4, 4, 3), tmp_path / name / "photo.png")
     (tmp_path / "unlisted" / "photo.png").unlink()
-    closed, unlisted, fixed = lines_of(tmp_path, modes, *(f"{name}/photo.png" for name in modes))
+    save(noise(4, 4, 3), tmp_path / "unread.png")
+    inputs = ["unread.png", *(f"{name}/photo.png" for name in modes), "missing.png"]
+    unread, closed, unlisted, fixed, missing = lines_of(tmp_path, modes | {"unread.png": 0}, *inputs)
     assert closed.endswith(
         "closed/photo-20.png cannot be written, its folder may not be changed; choose another folder"
     )
     assert unlisted.endswith("unlisted/photo.png: does not exist; check the path")
     assert fixed.endswith("fixed/photo-20.png cannot be written, its folder may not be changed; choose another folder")
-
-
-@linux
-def test_a_file_that_may_not_be_read_does_not_keep_the_others_from_being_tried(tmp_path):
-    save(noise(4, 4, 3), tmp_path / "closed.png")
-    closed, missing = lines_of(tmp_path, {"closed.png": 0}, "closed.png", "missing.png")
-    assert closed == "gpukmeans: closed.png: may not be read; check its permissions"
+    assert unread == "gpukmeans: unread.png: may not be read; check its permissions"
     assert missing == "gpukmeans: missing.png: does not exist; check the path"
 
 
