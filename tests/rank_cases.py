@@ -185,3 +185,15 @@ def save_and_resume(group, folder):
     state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else torch.load(f"{folder}/other.pt")
     rows = slice(100 * group.rank(), 100 * group.rank() + (100 if group.rank() < 2 else 300))
     return told(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))
+
+
+def end_in_a_round(group, number):
+    """Where a signal ends rank 1 after the second round."""
+    x, _ = points(300, 3, "none")
+    rows = slice(100 * group.rank(), 100 * (group.rank() + 1))
+
+    def callback(n_iter, inertia, shift):
+        if group.rank() == 1 and n_iter == 2:
+            os.kill(os.getpid(), number)
+
+    return told(kmeans(x[rows].split(30), 5, group=group, callback=callback))

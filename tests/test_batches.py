@@ -182,8 +182,15 @@ def test_no_thread_is_left_when_reading_is_given_up():
     batches = Batches([X] * 5).read()
     next(batches)
     del batches
-    wait_for(lambda: not any(t.name.startswith("gpukmeans-batches") for t in threading.enumerate()))
-    assert not [t for t in threading.enumerate() if t.name.startswith("gpukmeans-batches")]
+    assert no_reader_is_left()
+
+
+def no_reader_is_left():
+    def names():
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpukmeans-batches")]
+
+    wait_for(lambda: not names())
+    return not names()
 
 
 @pytest.mark.gpu

@@ -1,3 +1,6 @@
+import re
+import signal
+
 import numpy as np
 import pytest
 import rank_cases
@@ -74,6 +77,16 @@ def test_what_is_wrong_on_one_rank_is_the_same_error_on_each(what, error, messag
     assert {(type(raised), str(raised)) for raised in found} == {(error, str(found[0]))}
     with pytest.raises(error, match=message):
         raise found[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_rank_that_is_killed_or_interrupted_ends_the_others_at_a_collective_that_they_name(number):
+    found = on_ranks(3, rank_cases.end_in_a_round, number, killed=[1], timeout=20)
+    for rank in (0, 2):
+        assert type(found[rank]) is RuntimeError
+        assert re.match(
+            rf"rank {rank} of 3 lost the others at the (callback|sum of moments): one has ended", str(found[rank])
+        )
 
 
 def test_ranks_that_have_no_rows_at_all_say_so():

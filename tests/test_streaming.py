@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_cases import points
-from test_batches import Again
+from test_batches import Again, no_reader_is_left
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpukmeans import METRICS, Batches, KMeans, assign, kmeans
@@ -201,6 +201,17 @@ NAN = torch.full((1, 2), torch.nan)
 def test_a_wrong_stream_says_what_was_wanted_and_what_came(stream, options, error, message):
     with pytest.raises(error, match=message):
         kmeans(stream, **{"n_clusters": 2, **options})
+
+
+def test_an_interrupted_run_leaves_no_thread_behind():
+    x, _ = points(200, 3, "none")
+
+    def interrupt(n_iter, inertia, shift):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kmeans(x.split(20), 4, callback=interrupt)
+    assert no_reader_is_left()
 
 
 def test_the_estimator_takes_a_stream_and_has_no_labels_of_it():

@@ -9,7 +9,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from gpukmeans import kmeans
+from gpukmeans import assign
 from gpukmeans.blocks import blocks
 from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.engine_triton import TritonEngine
@@ -71,7 +71,7 @@ def test_all_of_it_can_be_turned_off(checked, unchecked):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: kmeans(torch.rand(3), 2),
+        lambda: assign(torch.rand(3), torch.rand(2, 1)),
         lambda: next(blocks("3", 2)),
         lambda: TorchEngine().bind([[1.0]], None),
         lambda: TritonEngine(programs="3"),
