@@ -144,6 +144,8 @@ ARROWS = {
         "runtime": set(),
         "ranks": set(),
         "meeting": {"messages", "ranks", "runtime"},
+        "shard_files": set(),
+        "shards": {"shard_files"},
         "demo": {
             "comparison",
             "device",
