@@ -144,6 +144,9 @@ ARROWS = {
         "runtime": set(),
         "ranks": set(),
         "meeting": {"messages", "ranks", "runtime"},
+        "rounds": {"messages", "progress"},
+        "states": {"files"},
+        "label_files": {"files", "meeting", "shards"},
         "shard_files": set(),
         "shards": {"shard_files"},
         "demo": {

@@ -36,7 +36,7 @@ def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
     try:
         _save(path, data, overwrite)
     except OSError as error:
-        raise ImageError(f"{path} {_why_unwritten(error)}") from error
+        raise ImageError(f"{path} {why_unwritten(error)}") from error
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -52,7 +52,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         if not overwrite and os.path.lexists(path):
             raise FileExistsError
     except OSError as error:
-        raise ImageError(f"{path} {_why_unwritten(error)}") from error
+        raise ImageError(f"{path} {why_unwritten(error)}") from error
 
 
 def make_folder(path: Path) -> None:
@@ -75,10 +75,11 @@ def check_inside(path: Path, folder: Path) -> None:
 def check_folder(path: Path) -> None:
     """ImageError, as `publish` would raise it after all the work, if there is no folder to write `path` in."""
     if not path.parent.is_dir():
-        raise ImageError(f"{path} {_why_unwritten(FileNotFoundError())}")
+        raise ImageError(f"{path} {why_unwritten(FileNotFoundError())}")
 
 
-def _why_unwritten(error: OSError) -> str:
+def why_unwritten(error: OSError) -> str:
+    """What to say after the path of a file that could not be written."""
     if isinstance(error, FileExistsError):
         return "already exists; use --force to overwrite it"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -97,12 +98,21 @@ def _save(path: Path, data: bytes, overwrite: bool) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(data)
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            _move_to_free_name(temporary, target)
+        give_name(temporary, target, overwrite=overwrite)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Make a file that lies in the same folder, and is closed, the one at `path`. OSError, and no change, if not.
+
+    With `overwrite` a symbolic link is followed. Without it a FileExistsError keeps what is there, and the temporary
+    name may stay.
+    """
+    if overwrite:
+        os.replace(temporary, os.path.realpath(path))
+    else:
+        _move_to_free_name(temporary, path)
 
 
 def _move_to_free_name(temporary: Path, target: Path) -> None:

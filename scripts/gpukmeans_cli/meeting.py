@@ -133,6 +133,24 @@ def agreed(ranks: Meeting) -> Iterator[None]:
             raise typer.TyperException(f"rank {rank}: {said}" if rank else said)
 
 
+class SharedError(Exception):
+    """What ends the work of all ranks; its text is one sentence, the same on all of them."""
+
+
+@contextlib.contextmanager
+def together(ranks: Meeting, *failures: type[Exception]) -> Iterator[None]:
+    """Inside, each rank does its part and may fail by one of these. At the end that is a SharedError on all, in the
+    words of the first that failed."""
+    problem = None
+    try:
+        yield
+    except failures as error:
+        problem = str(error)
+    for rank, said in enumerate(ranks.all(problem)):
+        if said is not None:
+            raise SharedError(f"rank {rank}: {said}" if rank else said)
+
+
 def warn_once(text: str) -> None:
     """Print on stderr, as `warn` does, what all ranks are about to end for. It is printed when any of them goes on."""
     try:

@@ -52,7 +52,7 @@ def shown(
     """
     if quiet or total < 2:
         yield lambda step: None
-    elif not prefix and _can_hold_a_bar(sys.stderr):
+    elif not prefix and can_hold_a_bar(sys.stderr):
         with _bar(total, clock) as done:
             yield done
     else:
@@ -101,7 +101,8 @@ class _Tally:
         return max(0.0, each * (total - self.files) - min(each, seconds - self.seconds))
 
 
-def _can_hold_a_bar(stream: TextIO | None) -> bool:
+def can_hold_a_bar(stream: TextIO | None) -> bool:
+    """Whether it is a terminal on which a line can be drawn anew."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 

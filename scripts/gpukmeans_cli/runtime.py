@@ -55,6 +55,20 @@ def interruption_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Inside, to be told to end (SIGTERM) is as Ctrl-C, which leaves nothing half done; unless it means something."""
+    usual = threading.current_thread() is threading.main_thread()
+    if not usual or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def leave(code: int) -> NoReturn:
     """End the process with this exit code as soon as what was printed is out. OSError if it cannot be.
 

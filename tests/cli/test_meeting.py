@@ -10,7 +10,7 @@ import torch.distributed as dist
 import typer
 
 from gpukmeans_cli import meeting as room
-from gpukmeans_cli.meeting import Meeting, agreed, meeting, warn_once
+from gpukmeans_cli.meeting import Meeting, SharedError, agreed, meeting, warn_once
 from gpukmeans_cli.ranks import Place, RankError
 
 
@@ -174,3 +174,32 @@ def test_ranks_that_nobody_tells_where_to_meet_are_an_error(monkeypatch):
         meeting(Place(rank=0, size=2)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("failing", "sentence"), [({0, 1, 2}, "no file"), ({1}, "rank 1: no file"), ({1, 2}, "rank 1: no file")]
+)
+def test_work_that_fails_on_one_rank_has_failed_on_all_in_one_sentence(together, failing, sentence):
+    def work(ranks):
+        with room.together(ranks, OSError, ValueError):
+            if ranks.place.rank in failing:
+                raise OSError("no file")
+        return "went on"
+
+    results = together(3, work)
+    assert [type(result) for result in results] == [SharedError] * 3
+    assert [str(result) for result in results] == [sentence] * 3
+
+
+def test_work_that_goes_well_on_all_goes_on(together):
+    def work(ranks):
+        with room.together(ranks, OSError):
+            pass
+        return ranks.place.rank
+
+    assert together(2, work) == [0, 1]
+
+
+def test_what_is_no_failure_of_the_work_is_raised_as_it_is():
+    with pytest.raises(KeyboardInterrupt), room.together(Meeting(Place()), OSError):
+        raise KeyboardInterrupt

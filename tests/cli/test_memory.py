@@ -21,6 +21,11 @@ def test_memory_that_runs_out_is_one_sentence(error, advice):
         raise error
 
 
+def test_the_advice_may_be_another():
+    with pytest.raises(ImageError, match=r"^out of memory; buy some$"), within_memory(CPU, "buy some"):
+        raise MemoryError
+
+
 def test_another_error_stays_what_it_is():
     with pytest.raises(RuntimeError, match="shapes differ"), within_memory(CPU):
         raise RuntimeError("shapes differ")

@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import subprocess
 import sys
 
@@ -51,6 +52,27 @@ def test_where_torch_is_there_already_nothing_changes():
     frozen = gc.get_freeze_count()
     import_torch()
     assert gc.get_freeze_count() == frozen
+
+
+def test_to_be_told_to_end_is_an_interruption_for_a_while():
+    from gpukmeans_cli.runtime import termination_interrupts
+
+    def told():
+        with termination_interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        told()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_it_means_already_to_be_told_to_end_stays():
+    from gpukmeans_cli.runtime import termination_interrupts
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with termination_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("last_words", "out"), [("sys.stdout.write('all')", "all"), ("sys.stdout = None", "")])
