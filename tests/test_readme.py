@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sklearn.datasets
+import torch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,8 +43,11 @@ def test_python_prints_what_the_readme_shows(tmp_path, monkeypatch):
 
 def test_commands_print_what_the_readme_shows(tmp_path):
     shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", tmp_path / "photo.jpg")
+    rows = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0))
+    for index, part in enumerate(rows.split(2500)):
+        np.save(tmp_path / f"rows-{index}.npy", part.numpy())
     sessions = re.findall(r"^\$ gpukmeans (.*)\n((?:[^$].*\n)*)", "".join(blocks("console")), flags=re.MULTILINE)
-    assert len(sessions) == 3
+    assert len(sessions) == 4
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # the README shows the CPU
     for arguments, expected in sessions:
         command = [sys.executable, "-m", "gpukmeans_cli.main", *shlex.split(arguments)]

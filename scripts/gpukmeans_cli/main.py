@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gpukmeans_cli.cluster import cluster
 from gpukmeans_cli.compare import compare
 from gpukmeans_cli.compress import compress
 from gpukmeans_cli.demo import demo
@@ -19,7 +20,7 @@ from gpukmeans_cli.report import report
 from gpukmeans_cli.runtime import leave
 
 app = typer.Typer(
-    help="Pictures of few colors in much smaller files, by K-means on a GPU or CPU.",
+    help="Pictures of few colors in much smaller files, and centers of rows in files, by K-means on a GPU or CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(palette)
 app.command()(compare)
 app.command()(report)
+app.command()(cluster)
 
 
 def _print_version(wanted: bool) -> None:

@@ -80,6 +80,7 @@ def test_help_names_all_commands(run):
     assert re.search(r"^\W*palette\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*compare\s+\w", out, re.MULTILINE)
     assert re.search(r"^\W*report\s+\w", out, re.MULTILINE)
+    assert re.search(r"^\W*cluster\s+\w", out, re.MULTILINE)
 
 
 def test_help_is_of_our_own_options_and_says_how_the_command_is_called(run):
