@@ -31,6 +31,7 @@ from benchmarks import optima as benchmark_optima
 from benchmarks import peers
 from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as palettes
+from benchmarks import scale as benchmark_scale
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import medians, run
 from benchmarks.table import table
@@ -56,6 +57,9 @@ PNGQUANT_MARKS = {16: 1.0, 256: 2.0}
 # The least that each may be: photos a second by those of pngquant on all cores, and on a GPU by those that are only
 # decoded and encoded. The most that a process may grow while it compresses many files, in MB.
 THROUGHPUT_MARK, CODECS_MARK, GROWTH_MARK = 1.0, 0.85, 50
+# The most that each may be: the time of a stream by that of the slower of reading and computing alone, and the memory
+# of the whole command over 50 million rows, in MB.
+STREAM_MARK, STREAM_MEMORY_MARK = 1.3, 1000
 
 
 @app.command()
@@ -327,6 +331,36 @@ def seeding(
     print(f"{n:,} x {d}, K = {k}, {rounds} rounds\n")
     for name, seconds, inertia in benchmark_optima.seedings(only or list(SEEDINGS), n, d, k, rounds):
         print(f"{name:>10} {seconds:8.1f} s   inertia {inertia:16.1f}", flush=True)
+
+
+@app.command()
+def scale(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the file of rows is written. Default: as for others.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=100_000, help="Rows of 16 float32 in the file, 64 bytes each.")] = 50_000_000,
+    n_rates: Annotated[int, typer.Option(min=100_000, help="Rows of the file that rates are measured on.")] = 4_000_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
+) -> None:
+    """Rows a second of a stream, a tensor and ranks, and the memory of the command over a file. Not on Windows."""
+    _print_machine()
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        path = Path(own) / "rows.npy"
+        benchmark_scale.write_rows(path, n_rates, 16)
+        print(f"\n{n_rates:,} x 16, millions of rows a second, medians of {runs}")
+        print(f"{'K':>6} {'reading':>9} {'tensor':>9} {'stream':>9}")
+        found = list(benchmark_scale.rates(path, [16, 64, 256], runs))
+        for rates in found:
+            millions = (rate / 1e6 for rate in (rates.reading, rates.tensor, rates.stream))
+            print(f"{rates.n_clusters:6} " + " ".join(f"{rate:9.2f}" for rate in millions))
+        for rates in found:
+            _print_mark(f"stream by the slower, K = {rates.n_clusters}", rates.ratio, STREAM_MARK, "times")
+        for ranks, rate in benchmark_scale.rates_of_ranks(path, 64, runs).items():
+            print(f"{ranks:36} {rate / 1e6:14,.3f} million rows a second, K = 64")
+        benchmark_scale.write_rows(path, n, 16)
+        peak, seconds = benchmark_scale.peak_of_cluster(path, 64, 2)
+        _print_mark(f"memory over {n:,} rows", peak / 1e6, STREAM_MEMORY_MARK, "MB")
+        print(f"{'the whole command, 2 rounds, K = 64':36} {seconds:14,.1f} s")
 
 
 @app.command()

@@ -83,6 +83,18 @@ def test_by_default_a_batch_of_slices_is_32_mib(monkeypatch):
     assert [len(batch) for batch in Batches(rows)] == [1 << 16, 1 << 16]
 
 
+def test_what_has_a_length_and_slices_and_cannot_be_iterated_is_sliced():
+    class Rows:
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, rows):
+            return X[rows]
+
+    for source in (Rows(), TensorDataset(X)):
+        assert [tuple(batch.shape) for batch in Batches(source)] == [(10, 2)]
+
+
 def test_points_become_the_dtype_that_was_asked_for():
     ((x, weights),) = Batches([(X, W)], dtype=torch.float64)
     assert (x.dtype, weights.dtype) == (torch.float64, torch.int64)

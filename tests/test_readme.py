@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
+from PIL import Image
+from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +55,31 @@ def test_commands_print_what_the_readme_shows(tmp_path):
         command = [sys.executable, "-m", "gpukmeans_cli.main", *shlex.split(arguments)]
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert without_seconds(run.stdout + run.stderr) == without_seconds(expected)
+
+
+def test_several_ranks_do_what_the_readme_says(tmp_path):
+    random = np.random.default_rng(0)
+    for folder in ("embeddings", "photos"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        np.save(tmp_path / "embeddings" / f"{number}.npy", random.standard_normal((200, 8), np.float32))
+        pixels = random.integers(256, size=(9, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    commands = re.findall(r"^torchrun (.*)$", "".join(blocks("sh")), flags=re.MULTILINE)
+    assert len(commands) == 2
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    for arguments in commands:
+        words = [str(ROOT / word) if word.startswith("scripts/") else word for word in shlex.split(arguments)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+    labels = [np.load(tmp_path / "labels" / f"{number}-labels.npy") for number in range(3)]
+    with safe_open(tmp_path / "centers.safetensors", framework="pt") as centers:
+        totals = centers.get_tensor("totals")
+    assert np.array_equal(np.bincount(np.concatenate(labels), minlength=64), totals)
+    pictures = [Image.open(path).convert("RGB") for path in (tmp_path / "small").iterdir()]
+    assert len(pictures) == 3
+    assert len({color for picture in pictures for _, color in picture.getcolors()}) <= 16
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "".join(blocks("sh")), flags=re.MULTILINE))

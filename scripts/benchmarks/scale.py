@@ -1,0 +1,86 @@
+"""Points past memory and past one process: rates of streams beside tensors, of two ranks beside one, peak memory."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.processes import run
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+CLUSTER = str(SCRIPTS / "cluster.py")
+
+# Rows that are made, and written, at a time.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Rows a second, medians of several runs: `reading` them from the file, a round of Lloyd's loop over a `tensor`
+    that holds them, and a round over the `stream` from the file."""
+
+    n_clusters: int
+    reading: float
+    tensor: float
+    stream: float
+
+    @property
+    def ratio(self) -> float:
+        """The time of the stream by that of the slower of reading alone and computing alone."""
+        return min(self.reading, self.tensor) / self.stream
+
+
+def write_rows(path: Path, n_rows: int, width: int, seed: int = 0) -> None:
+    """Write points of 200 clusters that overlap, float32 (N, D), as .npy, block by block."""
+    random = np.random.default_rng(seed)
+    means = random.standard_normal((200, width), np.float32) * 3
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, width)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, n_rows, _BLOCK):
+            n = min(_BLOCK, n_rows - start)
+            block = means[random.integers(200, size=n)]
+            block += random.standard_normal((n, width), np.float32)
+            file.write(block.data)
+
+
+def rates(path: Path, n_clusters: Sequence[int], runs: int) -> Iterator[Rates]:
+    """What one process with all cores does with the rows of a file, for each number of clusters."""
+    for k in n_clusters:
+        found = _measured(path, k, ["reading", "tensor", "stream"], runs)
+        yield Rates(n_clusters=k, **found)
+
+
+def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
+    """Rows a second of a round over the stream from a file: of one rank with one thread, with all, of two with one."""
+    return {
+        "1 rank, 1 thread": _measured(path, n_clusters, ["stream"], runs, threads=1)["stream"],
+        "1 rank, 2 threads": _measured(path, n_clusters, ["stream"], runs, threads=2)["stream"],
+        "2 ranks, 1 thread each": _measured(path, n_clusters, ["stream"], runs, threads=1, n_ranks=2)["stream"],
+    }
+
+
+def peak_of_cluster(path: Path, n_clusters: int, max_iter: int) -> tuple[float, float]:
+    """The peak memory of the whole command over a file, in bytes, and its seconds."""
+    options = ["-k", str(n_clusters), "--max-iter", str(max_iter), "--init", "random", "-q", "-f"]
+    cost = run([sys.executable, CLUSTER, str(path), *options, "-o", str(path.with_suffix(".safetensors"))])
+    return cost.peak_bytes, cost.seconds
+
+
+def _measured(
+    path: Path, n_clusters: int, what: Sequence[str], runs: int, threads: int | None = None, n_ranks: int = 1
+) -> dict[str, float]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_ranks)] if n_ranks > 1 else []
+    program = [str(SCRIPTS / "benchmarks" / "scale_child.py"), str(path), str(n_clusters), str(runs), ",".join(what)]
+    command = [sys.executable, *launcher, *program, str(threads or 0)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPTS)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} failed: {done.stderr.strip().splitlines()[-1:]}")
+    seconds = json.loads(done.stdout.strip().splitlines()[-1])
+    n_rows = seconds.pop("rows")
+    return {name: n_rows / statistics.median(times) for name, times in seconds.items()}
