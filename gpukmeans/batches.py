@@ -1,5 +1,6 @@
 """Points that are read batch by batch, each time they are asked for: the next batch while one is computed."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import set_grad_enabled
 
 # Bytes of a batch, unless its rows are said. Of 2 to 128 MiB, measured on two cores, all were about as fast.
 _BYTES = 1 << 25
@@ -26,12 +28,14 @@ class Batches:
     """Points (N, D) by batches, for `kmeans`, `assign` and whoever else iterates: tensors, or pairs with weights.
 
     `source` is what can be iterated again and again, such as a list or a `DataLoader`, and gives tensors or arrays of
-    rows, or pairs of these and their weights (N,). Or it has `len()` and slices that are such rows, like a
-    memory-mapped array, a tensor or a `torch.utils.data.Dataset`: then `batch_rows` of them are taken at a time, by
-    default as many as make 32 MiB.
+    rows, or pairs of these and their weights (N,), which labels are not. Or it has `len()` and slices that are such
+    rows, like a memory-mapped array, a tensor or a `TensorDataset`: then `batch_rows` of them are taken at a time, by
+    default as many as make 32 MiB. Each time it must give the same rows in the same order, and leave a batch alone
+    once it is given.
 
-    The next batch is read by a thread of its own while one is in use, and put on `device`, to a GPU asynchronously; by
-    default it stays where it is. `dtype` is what the points become there.
+    The next batch is read while one is in use, and put on `device`, to a GPU asynchronously; by default it stays where
+    it is. `dtype` is what the points become there. That is done by a thread of its own, which has the caller's grad
+    mode, current device and stream, but not autocast.
 
     TypeError or ValueError for a source that can be read only once, as the rounds of K-means read it again and again.
     """
@@ -50,10 +54,14 @@ class Batches:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, got {type(dtype).__name__}")
+        ndim = getattr(source, "ndim", 2)
+        if ndim != 2:
+            raise ValueError(f"rows side by side must have shape (N, D), got {ndim} dimensions")
         self._source = source
         self._device = None if device is None else torch.device(device)
         self._dtype = dtype
         self._batch_rows = batch_rows
+        self._stream: torch.Stream | None = None
         if batch_rows is None and _is_sliced(source):
             self._batch_rows = _rows_of_a_batch(source)
         if self._batch_rows is not None and not _has_slices(source):
@@ -67,12 +75,15 @@ class Batches:
 
     def read(self) -> Iterator[Batch]:
         """The batches, each with its weights or None."""
-        on_its_way = self._device is not None and self._device.type != "cpu"
-        stream = torch.Stream(self._device) if on_its_way else None
+        if self._stream is None and self._device is not None and self._device.type != "cpu":
+            self._stream = torch.Stream(self._device)
+        stream, numbers = self._stream, itertools.count()
 
-        def prepared(number_and_item: tuple[int, Any]) -> tuple[Batch, Any]:
-            batch = _batch(*number_and_item)
-            return (batch, None) if stream is None else _sent(batch, stream)
+        def prepared(item: Any) -> tuple[Batch, Any]:
+            batch = _batch(next(numbers), item)
+            if stream is not None:
+                return _sent(batch, stream)
+            return batch if self._device is None else _moved(batch, self._device), None
 
         def arrived(batch_and_event: tuple[Batch, Any]) -> Batch:
             batch, event = batch_and_event
@@ -85,13 +96,13 @@ class Batches:
             return batch if self._dtype is None else batch._replace(x=batch.x.to(self._dtype))
 
         # By `map`, which lets go of a batch before it asks for the next.
-        return map(arrived, _read_ahead(enumerate(self._items()), prepared))
+        return map(arrived, _read_ahead(self._items(), prepared))
 
     def _items(self) -> Iterable[Any]:
         if self._batch_rows is None:
             return self._source
         n, size = len(self._source), self._batch_rows
-        return (self._source[start : min(start + size, n)] for start in range(0, n, size))
+        return (_slice_of(self._source, start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _is_sliced(source: Any) -> bool:
@@ -103,10 +114,18 @@ def _has_slices(source: Any) -> bool:
     return hasattr(source, "__len__") and hasattr(source, "__getitem__")
 
 
+def _slice_of(source: Any, start: int, stop: int) -> Any:
+    try:
+        return source[start:stop]
+    except TypeError as error:
+        name = type(source).__name__
+        raise TypeError(f"{name} has no slices ({error}): pass a DataLoader of it") from error
+
+
 def _rows_of_a_batch(source: Any) -> int:
     if not len(source):
         return 1
-    x = _batch(0, source[:1]).x
+    x = _batch(0, _slice_of(source, 0, 1)).x
     return max(1, _BYTES // max(1, x.nbytes))
 
 
@@ -137,26 +156,34 @@ def _batch(number: int, item: Any) -> Batch:
 def _tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, Tensor):
         return values
-    if not hasattr(values, "__array_interface__"):
+    if not hasattr(values, "__array_interface__") or not hasattr(values, "dtype"):
         raise TypeError(f"{name} must be a tensor or an array, got {type(values).__name__}")
+    if hasattr(values, "mask"):
+        raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
+    # A copy of what is mapped is what reads it; and of what is read-only, or runs backwards, torch would make an error.
+    ready = values.flags.writeable and not hasattr(values, "filename") and min(values.strides, default=0) >= 0
     try:
-        # A copy of what is mapped is what reads it; and of what is read-only, which torch would warn of.
-        return torch.from_numpy(values.copy())
+        return torch.from_numpy(values if ready else values.copy())
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be of a dtype that torch has, got an array of {values.dtype} ({error})") from None
 
 
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.x.to(device), None if batch.weights is None else batch.weights.to(device))
+
+
 def _sent(batch: Batch, stream: torch.Stream) -> tuple[Batch, Any]:
     """The batch on its way to the device of a stream of its own, and the event of its arrival."""
+    tensors = [tensor for tensor in batch if tensor is not None]
+    for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
+        # What is on a GPU already may not be ready yet.
+        stream.wait_event(torch.accelerator.current_stream(device).record_event())
     with stream:
-        x, weights = (
-            None
-            if tensor is None
-            else (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(stream.device, non_blocking=True)
-            for tensor in batch
-        )
-        assert x is not None
-        return Batch(x, weights), stream.record_event()
+        sent = [
+            (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(stream.device, non_blocking=True)
+            for tensor in tensors
+        ]
+        return Batch(*sent, *[None] * (2 - len(sent))), stream.record_event()
 
 
 _END = object()
@@ -164,14 +191,32 @@ _END = object()
 
 def _read_ahead(items: Iterable[T], prepare: Callable[[T], U]) -> Iterator[U]:
     """Each item prepared, the next one by another thread while one is in use; no more than these two are held."""
-    iterator = iter(items)
+    iterator, as_here = iter(items), _as_here()
 
     def following() -> Any:
-        return next(map(prepare, itertools.islice(iterator, 1)), _END)
+        with as_here():
+            return next(map(prepare, itertools.islice(iterator, 1)), _END)
 
     with ThreadPoolExecutor(1, thread_name_prefix="gpukmeans-batches") as reader:
         coming = reader.submit(following)
         while (item := coming.result()) is not _END:
             coming = reader.submit(following)
-            yield item
-            del item
+            held = [item]
+            del item  # so that whoever takes it may let go of it
+            yield held.pop()
+
+
+def _as_here() -> Callable[[], contextlib.ExitStack]:
+    """What another thread enters to have the grad mode, and the current device and stream, of this one."""
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    stream = torch.accelerator.current_stream() if torch.accelerator.is_available() else None
+
+    def enter() -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        stack.enter_context(torch.inference_mode(inference))
+        stack.enter_context(set_grad_enabled(grad))
+        if stream is not None:
+            stack.enter_context(stream)
+        return stack
+
+    return enter

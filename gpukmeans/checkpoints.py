@@ -10,7 +10,8 @@ from torch import Tensor
 T = TypeVar("T")
 
 State = dict[str, Tensor]
-"""Tensors by name, on the device of the points: what `torch.save` and safetensors write."""
+"""Tensors by name, contiguous and each for itself: what `torch.save` and safetensors write. Those of a state that is
+gone on from may be on any device."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Checkpoint:
 
     `save` is called with a `State` before the first round and after each `every` of them, while there is something left
     to do; on ranks it is called on each, with equal states, and where it fails on one, that ends all. With such a
-    `state` the run goes on from there, to the same bits as if it had never ended.
+    `state` the run goes on from there, to the same bits as if it had never ended; on ranks that of rank 0 counts, and
+    the others need none. It must be of the same points and options, which a pass over the points makes sure of.
     """
 
     save: Callable[[State], object]
@@ -28,9 +30,9 @@ class Checkpoint:
 
 
 def packed(value: Any, name: str) -> State:
-    """The tensors of a dataclass, and of those in it, by the names of the fields that lead to them."""
+    """Copies of the tensors of a dataclass, and of those in it, by the names of the fields that lead to them."""
     if isinstance(value, Tensor):
-        return {name: value}
+        return {name: value.clone(memory_format=torch.contiguous_format)}
     parts = (packed(getattr(value, each.name), f"{name}.{each.name}") for each in fields(value))
     return {key: tensor for part in parts for key, tensor in part.items()}
 

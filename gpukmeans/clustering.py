@@ -1,5 +1,6 @@
 """`kmeans`: centers of points in a tensor, or of each problem of a batch."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from gpukmeans.engines import Engine
 from gpukmeans.lloyd import Fit, Watch, lloyd, measured
 from gpukmeans.metrics import Metric
 from gpukmeans.points import Points
-from gpukmeans.ranks import Company, company_of, on_device
+from gpukmeans.ranks import Alone, Company, company_of, on_device
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
 from gpukmeans.sources import Request, Source, agreed, points_of, source_of
@@ -82,15 +83,18 @@ def kmeans(
     and their weights (N,), as tensors or arrays, such as a list or a `DataLoader`; or what has rows side by side, like
     a memory-mapped array or a `torch.utils.data.Dataset` (see `gpukmeans.Batches`, which also puts batches on a
     device). Each round reads it once, the next batch while one is computed, and no more than two are held. The bits are
-    those of one tensor of its rows, whatever the sizes of the batches; there are no labels.
+    those of one tensor of its rows, whatever the sizes of the batches; there are no labels. It must give the same rows
+    in the same order each time, which is an error where it shows, and leave a batch alone once it is given.
 
     With a `group` of `torch.distributed`, all of whose ranks must call this, each gives its own rows, a tensor or a
     stream, possibly none, and all get the same result, but for labels: to the bit that of one tensor of all rows in the
     order of the ranks, up to 4 coordinates, and with more wherever no two centers are equally near but for rounding. A
-    round costs one sum over the ranks of K·(D + 1) + 2 int64 and one maximum. Options must be the same on all, but for
-    `engine` and `callback`; of generators and functions that of rank 0 counts. What is wrong on one rank is the same
-    error on all, with the number of the rank; a rank that ends or does not come within the timeout of the group is a
-    RuntimeError of the others that says at which collective.
+    round costs one sum over the ranks of K·(D + 1) + 2 int64 and one maximum, and while a cluster is empty a look for
+    the worst-served point. Options must be the same on all, but for `engine` and `callback`; of generators, functions
+    and checkpoints those of rank 0 count. What is wrong on one rank is the same error on all, with the number of the
+    rank; a rank that ends or does not come within the timeout of the group is a RuntimeError of the others that says at
+    which collective. (NCCL, unless told otherwise, ends the process in its place. It also wants the current device to
+    be that of the points.)
 
     More dimensions before (N, D) are a batch of problems, whose results are those that each would have alone, to the
     bit. Problems of fewer points than others are filled up with rows of weight 0, of zeros say.
@@ -123,8 +127,7 @@ def kmeans(
     center moved, tensors of the shape of the result's; of several runs they are those of the best one so far. It ends
     the clustering by returning True.
 
-    `checkpoint` keeps what the run is in the middle of, and goes on from there (see `gpukmeans.Checkpoint`). On ranks
-    it is saved by each, all the same, so that one may write; the state of rank 0 is the one gone on from.
+    `checkpoint` keeps what the run is in the middle of, and goes on from there (see `gpukmeans.Checkpoint`).
 
     The same input and generator state give the same bits, for every block size and number of threads, because all sums
     are of integers (see `gpukmeans.moments.Grid`). `generator` is a CPU generator; without one, a new one seeded with 0
@@ -152,6 +155,12 @@ def kmeans(
             checkpoint=checkpoint,
         )
         source = source_of(x, weights, engine, least=1 if group is None else 0)
+        if source.form is not None:  # else others know it, and check for this rank
+            like = source.form.like(source.batch)
+            if fixed is not None:
+                check_fixed(fixed, like, n_clusters)
+            if isinstance(init, Tensor):
+                check_init(init, like, n_clusters - (0 if fixed is None else fixed.shape[-2]))
         options = {
             "n_clusters": n_clusters,
             "init": init if isinstance(init, (str, Tensor)) else "a function",
@@ -161,21 +170,18 @@ def kmeans(
             "tol": float(tol),
             "metric": metric if isinstance(metric, str) else "a metric",
             "refine": refine,
-            "checkpoint": None if checkpoint is None else (checkpoint.every, checkpoint.state is not None),
+            "checkpoint": None if checkpoint is None else checkpoint.every,
         }
-        return Request.of(source, options, listens=callback is not None)
+        resumes = checkpoint is not None and checkpoint.state is not None
+        return Request.of(source, options, listens=callback is not None, resumes=resumes)
 
     request = agreed(company.gather("the arguments", look))
     assert source is not None
     form, batch = request.form(source.form), request.batch
-    like = torch.empty(*batch, 0, form.width, dtype=form.dtype, device=form.device)
     if fixed is not None:
-        check_fixed(fixed, like, n_clusters)
         fixed = fixed.detach() if fixed.shape[-2] else None
     n_fixed = 0 if fixed is None else fixed.shape[-2]
-    if isinstance(init, Tensor):
-        check_init(init, like, n_clusters - n_fixed)
-    elif init == "auto":
+    if isinstance(init, str) and init == "auto":
         init = "k-means||" if request.streams else "k-means++"
     metric = check_metric(metric)
 
@@ -185,16 +191,13 @@ def kmeans(
         fixed = _prepared(points, fixed, metric, "fixed")
     parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
     seeds = company.gather("the seeds", lambda: draw_seeds(parent, n_init))[0]
-    known = _known(points, n_clusters, n_fixed, n_init, tol, metric)
+    known = _known(points, n_clusters, fixed, n_init, tol, metric)
     start: Tensor | State
-    if checkpoint is not None and checkpoint.state is not None:
-        state = checkpoint.state
-        start = on_device(company.gather("the checkpoint", lambda: of_the_same(state, known))[0], form.device)
+    if request.resumes:
+        start = on_device(company.gather("the checkpoint", lambda: _state(checkpoint, known, company))[0], form.device)
     else:
-        start = torch.cat([_start(points, n_clusters, init, fixed, metric, refine, seeded(seed)) for seed in seeds])
-        if not isinstance(init, (str, Tensor)):  # a function, which may have found something else on each rank
-            drawn = start
-            start = on_device(company.gather("the first centers", lambda: drawn)[0], form.device)
+        run = functools.partial(_start, points, n_clusters, init, fixed, metric, refine, company)
+        start = torch.cat([run(seeded(seed)) for seed in seeds])
     fits = lloyd(
         points.select(torch.arange(len(points.problems), device="cpu").repeat(n_init)),
         start,
@@ -226,24 +229,32 @@ def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Me
     would measure it."""
     source = source_of(x, weights, engine)
     form = Request.of(source, {}).form(source.form)
-    check_centers(torch.empty(*source.batch, 0, form.width, dtype=form.dtype, device=form.device), centers)
+    check_centers(form.like(source.batch), centers)
     metric = check_metric(metric)
-    points = points_of(source, form, metric, engine)
+    points = points_of(source, form, metric, engine, Alone())
     prepared = _prepared(points, centers, metric, "centers")
     return (measured(points, prepared).weighted_sqdist() * metric.factor).view(source.batch)
 
 
-def _known(points: Points, n_clusters: int, n_fixed: int, n_init: int, tol: float, metric: Metric) -> State:
+def _known(points: Points, n_clusters: int, fixed: Tensor | None, n_init: int, tol: float, metric: Metric) -> State:
     """What says whether a checkpoint is of these points and options, by what each is."""
     survey = points.survey
-    numbers = {"n_clusters": n_clusters, "fixed": n_fixed, "n_init": n_init, "tol": tol, "metric": metric.factor}
+    numbers = {"n_clusters": n_clusters, "n_init": n_init, "tol": tol, "metric": metric.factor}
     return {
         "the range of x": torch.stack([survey.lowest, survey.highest]),
         "the number of points": survey.n_present,
         "the total weight": survey.total_weight,
         "the dtype computed in": torch.zeros(0, dtype=points.dtype),
+        "fixed": torch.zeros(0, dtype=points.dtype) if fixed is None else fixed,
         **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
     }
+
+
+def _state(checkpoint: Checkpoint | None, known: State, company: Company) -> State | None:
+    """What rank 0 goes on from; None on the others. ValueError if it is of something else."""
+    if company.rank or checkpoint is None or checkpoint.state is None:
+        return None
+    return of_the_same(checkpoint.state, known)
 
 
 def _keep(checkpoint: Checkpoint, known: State, company: Company) -> Callable[[State], object]:
@@ -263,6 +274,7 @@ def _start(
     fixed: Tensor | None,
     metric: Metric,
     refine: int,
+    company: Company,
     generator: torch.Generator,
 ) -> Tensor:
     """Where the loop starts (P, K, D) in one run of each problem, the fixed centers (P, F, D) first."""
@@ -274,8 +286,11 @@ def _start(
     if isinstance(init, Tensor):
         centers = _prepared(points, init.detach(), metric, "init")
     else:
-        seeding = SEEDINGS[init] if isinstance(init, str) else init
-        drawn = _drawn(points, n_clusters - n_fixed, seeding, fixed, first)
+        n_drawn = n_clusters - n_fixed
+        if isinstance(init, str):
+            drawn = _drawn(points, n_drawn, SEEDINGS[init], fixed, first)
+        else:  # which may find something else on each rank
+            drawn = company.gather("the first centers", lambda: _drawn(points, n_drawn, init, fixed, first))[0]
         centers = _prepared(points, drawn, metric, "first centers")
     if fixed is not None:
         centers = torch.cat([fixed, centers], dim=1)

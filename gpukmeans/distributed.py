@@ -2,8 +2,9 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from gpukmeans.moments import Grid, Moments
 from gpukmeans.points import Masses, Near, Part, Urn
 from gpukmeans.ranks import Company, on_device
 from gpukmeans.survey import Census, Spread
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class RanksPart:
         return functools.reduce(operator.add, on_device(looks, self.device))
 
     def weighed(self, scale: Tensor) -> "RanksPart":
-        return replace(self, own=self.own.weighed(scale))
+        return replace(self, own=self._agreed("the weights", lambda: self.own.weighed(scale)))
 
     def spread(self, scale: Tensor) -> Spread:
         looks = self.company.gather("the survey of points", lambda: self.own.spread(scale))
@@ -70,25 +73,27 @@ class RanksPart:
         )
         return self._with_worst(moments, found) if (moments.totals == 0).any() else moments
 
-    def assign(self, centers: Tensor, problems: Sequence[int]) -> Near:
-        return self.own.assign(centers, problems)
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> "_Later":
+        return _Later(lambda: self.own.assign(centers, problems))
 
-    def nearer(self, near: Near, centers: Tensor, first: int, problems: Sequence[int]) -> Near:
-        return self.own.nearer(near, centers, first, problems)
+    def nearer(self, near: "_Later", centers: Tensor, first: int, problems: Sequence[int]) -> "_Later":
+        return _Later(lambda: self.own.nearer(near.found, centers, first, problems))
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
-        return self.own.labels(centers, problems)
+        return self._agreed("the labels", lambda: self.own.labels(centers, problems))
 
-    def farthest(self, near: Near, problems: Sequence[int]) -> Tensor:
-        found = self.company.gather("the farthest point", lambda: self.own.farthest(near, problems))
-        return torch.stack(found).amax(dim=0).to(self.device)
+    def farthest(self, near: "_Later", problems: Sequence[int]) -> Tensor:
+        if near.farthest is None:  # which is asked twice
+            found = self.company.gather("the farthest point", lambda: self.own.farthest(near.found, problems))
+            near.farthest = torch.stack(found).amax(dim=0).to(self.device)
+        return near.farthest
 
-    def urn(self, masses: Masses, near: Near, scale: Tensor, problems: Sequence[int]) -> "RanksUrn":
+    def urn(self, masses: Masses, near: "_Later | None", scale: Tensor, problems: Sequence[int]) -> "RanksUrn":
         urn: Urn | None = None
 
         def work() -> Tensor:
             nonlocal urn
-            urn = self.own.urn(masses, near, scale, problems)
+            urn = self.own.urn(masses, None if near is None else near.found, scale, problems)
             return urn.totals
 
         totals = on_device(self.company.gather("the masses of a draw", work), self.device)
@@ -97,18 +102,26 @@ class RanksPart:
         none = torch.empty(len(problems), 0, self.width, dtype=self.dtype, device=self.device)
         return RanksUrn(urn, self.company, before, functools.reduce(operator.add, totals), none)
 
-    def potentials(self, near: Near, candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
+    def potentials(self, near: "_Later", candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
         like = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=self.device)
         return self.company.total(
-            "the sum of potentials", like, lambda: self.own.potentials(near, candidates, scale, problems)
+            "the sum of potentials", like, lambda: self.own.potentials(near.found, candidates, scale, problems)
         )
 
-    def totals(self, near: Near, n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
+    def totals(self, near: "_Later", n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
         like = torch.zeros(len(problems), n_centers, dtype=torch.int64, device=self.device)
-        return self.company.total("the sum of totals", like, lambda: self.own.totals(near, n_centers, scale, problems))
+        return self.company.total(
+            "the sum of totals", like, lambda: self.own.totals(near.found, n_centers, scale, problems)
+        )
 
     def gathered(self, centers: Tensor, totals: Tensor) -> Part:
         return self.own.gathered(centers, totals)  # which all ranks have
+
+    def _agreed(self, what: str, work: Callable[[], T]) -> T:
+        """What the work gives here, if it has failed on no rank."""
+        found: list[T] = []
+        self.company.gather(what, lambda: found.append(work()))
+        return found[0]
 
     def _with_worst(self, moments: Moments, own: Moments) -> Moments:
         """The same with the worst-served point: of equally bad ones that of the lowest rank, where rows are lowest."""
@@ -116,6 +129,22 @@ class RanksPart:
         sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*told, strict=True))
         rank = sqdists.argmax(dim=0)  # the first of equals, as these are few
         return replace(moments, worst_x=points[rank, torch.arange(len(rank), device=self.device)])
+
+
+class _Later:
+    """What is near on this rank, found within the collective that asks for it first, where it may fail for all."""
+
+    def __init__(self, find: Callable[[], Near]) -> None:
+        self._find: Callable[[], Near] | None = find
+        self._found: Near = None
+        self.farthest: Tensor | None = None
+        """Of all ranks, once it is known."""
+
+    @property
+    def found(self) -> Near:
+        if self._find is not None:
+            self._found, self._find = self._find(), None
+        return self._found
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,9 @@ class KMeans(nn.Module):
     def fit_predict(
         self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
     ) -> Int[Tensor, "*batch n"]:
-        """The labels of `fit(x, weights)`."""
+        """The labels of `fit(x, weights)`. TypeError for a stream, which has none."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, as a stream has no labels, got {type(x).__name__}")
         return self.fit(x, weights).labels_
 
     def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
@@ -108,7 +110,10 @@ class KMeans(nn.Module):
     def score(
         self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
     ) -> float | Float[Tensor, "*batch"]:
-        """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better."""
+        """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better.
+
+        On ranks it is that of the rank's own points.
+        """
         return _number(-inertia_at(x, self.cluster_centers_, weights, self.metric, self.engine))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -122,6 +127,10 @@ class KMeans(nn.Module):
         for name, value in params.items():
             setattr(self, name, value)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A group is of this process, and no copy can have it.
+        return {**self.__dict__, "group": None}
 
     def __sklearn_clone__(self) -> "KMeans":
         return type(self)(**self.get_params())

@@ -187,10 +187,17 @@ class _Standing:
     n_iter: Tensor
 
     def resumed(self, points: Points, n_fixed: int) -> _Running:
-        """These runs, all going, of the points of all runs."""
+        """These runs, all going, of the points of all runs. ValueError if their moments are not those of the points."""
+        own = points.select(self.which)
+        if len(self.which):
+            again = own.part.measure(self.centers, self.moments.grid, own.problems)
+            if not all(
+                torch.equal(getattr(again, name), getattr(self.moments, name)) for name in ("sums", "totals", "inertia")
+            ):
+                raise ValueError("a checkpoint must be of the same points and options, got one of other points")
         return _Running(
             **{each.name: getattr(self, each.name) for each in fields(self)},
-            points=points.select(self.which),
+            points=own,
             goal=self.centers,
             sqshifts=torch.zeros(self.centers.shape[:2], dtype=torch.float64, device=self.centers.device),
             going=torch.ones_like(self.which) > 0,
@@ -218,8 +225,8 @@ class _Kept:
         gone = [*ended, (running.which[:0], running.fit().select(running.which[:0]))]  # so that there is a last one
         return _Kept(
             n_iter=torch.tensor(n_iter),
-            inertia=inertia.clone(),  # which the loop writes to
-            shifts=shifts.clone(),
+            inertia=inertia,
+            shifts=shifts,
             running=_Standing(**{each.name: getattr(running, each.name) for each in fields(_Standing)}),
             ended=torch.cat([which for which, _ in gone]),
             fits=Fit.joined([fit for _, fit in gone]),

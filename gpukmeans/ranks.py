@@ -1,5 +1,6 @@
 """The ranks of a process group: the few things they say to one another, none of which leaves a rank waiting."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -27,7 +28,7 @@ class Company(Protocol):
         ...
 
     def gather(self, what: str, work: Callable[[], T]) -> list[T]:
-        """What the work gave on each rank, on the CPU."""
+        """What the work gave on each rank, something that can be pickled, with tensors on the CPU."""
         ...
 
     def total(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
@@ -73,12 +74,12 @@ class Ranks:
         return self.group.size()
 
     def gather(self, what: str, work: Callable[[], T]) -> list[T]:
-        value, error = _tried(work)
+        data, error = _tried(lambda: pickle.dumps(_apart(work())))
         told: list[Any] = [None] * self.size
         with _Meeting(self, what):
-            dist.all_gather_object(told, (on_device(value, torch.device("cpu")), _told(error)), group=self.group)
+            dist.all_gather_object(told, (data, _told(error)), group=self.group)
         _raise_first([failure for _, failure in told], error)
-        return [value for value, _ in told]
+        return [pickle.loads(data) for data, _ in told]
 
     def total(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
         value, error = _tried(work)
@@ -117,19 +118,34 @@ def company_of(group: dist.ProcessGroup | None) -> Company:
 
 def on_device(value: T, device: torch.device) -> T:
     """The same with all tensors on the device, those in tuples, lists, dicts and dataclasses too."""
-    moved: Any = value
+    return _each(value, lambda tensor: tensor.to(device))
+
+
+def _apart(value: T) -> T:
+    """The same with all tensors on the CPU, and none that is part of a larger one, which would be sent whole."""
+
+    def apart(tensor: Tensor) -> Tensor:
+        tensor = tensor.cpu()
+        return tensor if tensor.untyped_storage().nbytes() <= tensor.nbytes else tensor.clone()
+
+    return _each(value, apart)
+
+
+def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """The same with all tensors changed."""
+    changed: Any = value
     if isinstance(value, Tensor):
-        moved = value.to(device)
+        changed = change(value)
     elif isinstance(value, tuple):
-        parts = [on_device(part, device) for part in value]
-        moved = type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        parts = [_each(part, change) for part in value]
+        changed = type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     elif isinstance(value, list):
-        moved = [on_device(part, device) for part in value]
+        changed = [_each(part, change) for part in value]
     elif isinstance(value, dict):
-        moved = {key: on_device(part, device) for key, part in value.items()}
+        changed = {key: _each(part, change) for key, part in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
-        moved = replace(value, **{each.name: on_device(getattr(value, each.name), device) for each in fields(value)})
-    return moved
+        changed = replace(value, **{each.name: _each(getattr(value, each.name), change) for each in fields(value)})
+    return changed
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,7 @@ class _Meeting:
         if isinstance(error, RuntimeError):  # as those of torch.distributed all are
             where = f"rank {self.ranks.rank} of {self.ranks.size} lost the others at {self.what}"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RuntimeError(f"{where}: one has ended or did not come in time ({reason})") from error
+            raise RuntimeError(f"{where}: one may have ended or not have come in time ({reason})") from error
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -65,11 +65,13 @@ class Request:
     batch: tuple[int, ...]
     streams: bool
     listens: bool
+    resumes: bool
     options: Mapping[str, Any]
 
     @staticmethod
-    def of(source: Source, options: Mapping[str, Any], *, listens: bool = False) -> "Request":
-        """That of points of a source and these options of `kmeans`; whether a callback `listens` may differ."""
+    def of(source: Source, options: Mapping[str, Any], *, listens: bool = False, resumes: bool = False) -> "Request":
+        """That of points of a source and these options of `kmeans`. Whether a callback `listens` may differ, and
+        whether a state is there to go on from is for rank 0 to say."""
         form = source.form
         return Request(
             width=None if form is None else form.width,
@@ -79,6 +81,7 @@ class Request:
             batch=source.batch,
             streams=source.streams,
             listens=listens,
+            resumes=resumes,
             options=options,
         )
 
@@ -113,40 +116,44 @@ def agreed(requests: Sequence[Request]) -> Request:
         batch=same("the shape of x before (N, D)", lambda request: request.batch),
         streams=any(request.streams for request in requests),
         listens=any(request.listens for request in requests),
+        resumes=requests[0].resumes,
         options={name: same(name, lambda request, name=name: request.options[name]) for name in requests[0].options},
     )
 
 
-def points_of(
-    source: Source, form: Form, metric: Metric, engine: str | Engine, company: Company | None = None
-) -> Points:
+def points_of(source: Source, form: Form, metric: Metric, engine: str | Engine, company: Company) -> Points:
     """The points of all problems side by side, as the metric sees them; those of all ranks, if there are others.
 
     ValueError for values that cannot be points, and where there are none.
     """
-    like = torch.empty(0, form.width, dtype=form.dtype, device=form.device)
-    dtype = computed_in(like)
-    part: Part
-    rows, chosen = source.rows, source.engine or choose(engine, like)
-    if isinstance(rows, Tensor) and rows.shape[-2]:
-        x = metric.prepare(rows.detach(), dtype).reshape(-1, *rows.shape[-2:])
-        weights = source.weights
-        if weights is not None:
-            weights = weights.detach().reshape(-1, weights.shape[-1])
-        part = TensorPart(x, weights, chosen, dtype, metric.directions)
-    else:
-        batches = None if isinstance(rows, Tensor) else rows
-        part = StreamPart(batches, form, chosen, dtype, metric, math.prod(source.batch))
-    if company is not None and not isinstance(company, Alone):
+    parts: list[Part] = []
+    company.gather("the points", lambda: parts.append(_part(source, form, metric, engine)))
+    part = parts[0]
+    if not isinstance(company, Alone):
         part = RanksPart(part, company, form.width, form.device)
     points = surveyed(part)
-    check_spread(points.survey.values, dtype, "x")
+    check_spread(points.survey.values, part.dtype, "x")
     return points
+
+
+def _part(source: Source, form: Form, metric: Metric, engine: str | Engine) -> Part:
+    """The points that this rank was given."""
+    like = form.like()
+    rows, dtype, chosen = source.rows, computed_in(like), source.engine or choose(engine, like)
+    if isinstance(rows, Batches) or not rows.shape[-2]:
+        batches = rows if isinstance(rows, Batches) else None
+        return StreamPart(batches, form, chosen, dtype, metric, math.prod(source.batch))
+    x = metric.prepare(rows.detach(), dtype).reshape(-1, *rows.shape[-2:])
+    weights = source.weights
+    if weights is not None:
+        weights = weights.detach().reshape(-1, weights.shape[-1])
+    return TensorPart(x, weights, chosen, dtype, metric.directions)
 
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return alike and bool(((one == other) | ((one != one) & (other != other))).all())  # NaN has an error of its own
     return type(one) is type(other) and one == other
 
 

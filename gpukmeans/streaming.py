@@ -34,6 +34,10 @@ class Form(NamedTuple):
         weights = "without weights" if self.weights is None else f"with weights of {_short(self.weights)}"
         return f"(N, {self.width}) of {_short(self.dtype)} on {self.device} {weights}"
 
+    def like(self, batch: tuple[int, ...] = ()) -> Tensor:
+        """Points of this form, (..., 0, D) after the dimensions of a batch, to check others against."""
+        return torch.empty(*batch, 0, self.width, dtype=self.dtype, device=self.device)
+
     @staticmethod
     def of(batch: Batch) -> "Form":
         weights = None if batch.weights is None else batch.weights.dtype
@@ -248,8 +252,8 @@ def check_batch(batch: Batch, form: Form | None, number: int) -> None:
     if batch.x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}")
     check_weights(batch.weights, batch.x, f"the weights of {name}")
-    if form is not None and Form.of(batch) != form:
-        raise ValueError(f"{name} must be like the first, {form}, got {Form.of(batch)}")
+    if form is not None and len(batch.x) and Form.of(batch) != form:
+        raise ValueError(f"{name} must be like the first that has rows, {form}, got {Form.of(batch)}")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -190,7 +190,7 @@ class TensorUrn:
     def totals(self) -> Tensor:
         if self.bounds is None:
             return torch.full((1, 1), self.x.shape[1], dtype=torch.int64, device=self.x.device)
-        return self.bounds[:, -1:]
+        return self.bounds[:, -1:].clone()  # else it would keep all of them, and take them along to other ranks
 
     def take(self, positions: Tensor) -> Tensor:
         rows = positions

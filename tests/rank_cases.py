@@ -1,14 +1,17 @@
 """What ranks do in tests. Here and not beside the tests, since other processes import it."""
 
+import copy
 import itertools
 import os
+import pickle
 import signal
 import time
 
 import torch
 import torch.distributed as dist
 
-from gpukmeans import Checkpoint, kmeans
+from gpukmeans import Checkpoint, KMeans, kmeans
+from gpukmeans.engine_torch import BoundTorchEngine, TorchEngine
 from gpukmeans.ranks import Company, Ranks
 
 
@@ -107,11 +110,37 @@ def fit_wrongly(group, what):
         if what in change:
             change[what]()
         x = {"width": x[:, :2], "dtype": x.double(), "iterator": iter([x]), "batch": x[None]}.get(what, x)
-    if what == "weights" and group.rank() == 1:
-        options["weights"] = torch.ones(40)
+    if group.rank() == 1:
+        if what == "weights":
+            options["weights"] = torch.ones(40)
+        if what.startswith("engine"):
+            options["engine"] = "fast"
+        if what == "assign":
+            options["engine"] = Cramped()
+    if what == "engine of none" and group.rank() == 1:
+        x = []
+    if what == "fixed":
+        options["fixed"] = x[:1].numpy() if group.rank() == 1 else x[:1]
+    if what == "init shape":
+        options["init"] = x[: 3 - group.rank() % 2]
+    if what == "init raises":
+        own = "mine" if group.rank() == 1 else "others"
+        options["init"] = lambda points, k, generator: {"others": x[:3]}[own]
     if what == "later":
         x = Failing(x, group.rank() == 1)
     return told(kmeans(x, group=group, **options))
+
+
+class Cramped(TorchEngine):
+    """An engine without room for what it finds."""
+
+    def bind(self, x, weights):
+        return BoundCramped(**vars(super().bind(x, weights)))
+
+
+class BoundCramped(BoundTorchEngine):
+    def assign(self, centers, problems):
+        raise MemoryError("no room for labels")
 
 
 class Failing:
@@ -141,12 +170,16 @@ def listen(group, listening, stops):
     return told(result), heard
 
 
-def start_apart(group):
+def start_apart(group, n_clusters=4, refine=0):
     """First centers by a function that finds others on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
-    return told(kmeans(x[rows], 4, group=group, init=lambda points, k, generator: x[rank : rank + k]))
+
+    def function(points, k, generator):
+        return x[30 * rank : 30 * rank + k]
+
+    return told(kmeans(x[rows], n_clusters, group=group, init=function, refine=refine))
 
 
 def draw_apart(group):
@@ -182,7 +215,7 @@ def count_collectives(group, options):
 def save_and_resume(group, folder):
     """A run that goes on from a checkpoint which one process alone kept."""
     x, _ = points(300, 3, "none")
-    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else torch.load(f"{folder}/other.pt")
+    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else None  # as that of the first rank counts
     rows = slice(100 * group.rank(), 100 * group.rank() + (100 if group.rank() < 2 else 300))
     return told(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))
 
@@ -197,3 +230,39 @@ def end_in_a_round(group, number):
             os.kill(os.getpid(), number)
 
     return told(kmeans(x[rows].split(30), 5, group=group, callback=callback))
+
+
+def sizes_of_objects():
+    """A list that is told of how many bytes each gathering of objects sends from now on."""
+    sizes, plain = [], dist.all_gather_object
+
+    def counted(told, value, **more):
+        sizes.append(len(pickle.dumps(value)))
+        return plain(told, value, **more)
+
+    dist.all_gather_object = counted
+    return sizes
+
+
+def send_a_part(group):
+    """How many bytes are sent of 4 rows of many."""
+    sizes = sizes_of_objects()
+    x = torch.zeros(100_000, 3)
+    Ranks(group).gather("a test", lambda: x[:4])
+    return sizes[0]
+
+
+def bytes_of_a_draw(group, n):
+    """The most bytes that are sent at a time while first centers are drawn among n rows a rank."""
+    sizes = sizes_of_objects()
+    x, _ = points(n, 3, "none", seed=group.rank())
+    kmeans(x, 8, group=group, max_iter=1)
+    return max(sizes)
+
+
+def copy_a_module(group):
+    """Whether a module that was fitted on ranks has its centers in a copy, and the copy no group."""
+    x, _ = points(100, 3, "none")
+    model = KMeans(3, group=group).fit(x)
+    copied = copy.deepcopy(model)
+    return torch.equal(copied.cluster_centers_, model.cluster_centers_), copied.group is None

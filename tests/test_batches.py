@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from gpukmeans import Batches
@@ -117,6 +118,7 @@ def test_what_can_be_read_only_once_is_refused_with_the_reason(once):
     [
         ((3,), TypeError, "x must be a tensor, or batches that can be read again and again.* got int"),
         (("x.npy",), TypeError, "got str"),
+        ((np.zeros((2, 3, 4)),), ValueError, r"rows side by side must have shape \(N, D\), got 3 dimensions"),
         (([X], 0), ValueError, "batch_rows must be at least 1, got 0"),
         (([X], 1.5), TypeError, "batch_rows must be an int, got float"),
         ((Again(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got Again"),
@@ -133,6 +135,8 @@ def test_a_wrong_source_says_what_was_wanted(args, error, message):
     [
         ("rows", "batch 1 of x must be a tensor or an array, got str"),
         ((X, W, W), "batch 1 of x must be points, or a pair of points and weights, got 3 things"),
+        (np.ma.masked_array([[1.0]], [[True]]), "must be an array without a mask, got MaskedArray: give weights of 0"),
+        (Image.new("L", (2, 2)), "batch 1 of x must be a tensor or an array, got Image"),
         (np.array(["a"]), "batch 1 of x must be of a dtype that torch has, got an array of <U1"),
         ((X, 3), "the weights of batch 1 of x must be a tensor or an array, got int"),
     ],
@@ -142,7 +146,7 @@ def test_a_batch_that_is_none_is_called_by_its_number(batch, message):
         list(Batches([X, batch]))
 
 
-def test_a_dataset_without_slices_says_so_itself():
+def test_a_dataset_without_slices_is_for_a_loader():
     class Items(Dataset):
         def __len__(self):
             return 3
@@ -150,8 +154,42 @@ def test_a_dataset_without_slices_says_so_itself():
         def __getitem__(self, index):
             return X[int(index)]
 
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"Items has no slices .*: pass a DataLoader of it"):
         list(Batches(Items()))
+    assert [len(batch) for batch in Batches(DataLoader(Items(), batch_size=2))] == [2, 1]
+
+
+def test_a_source_is_read_in_the_grad_mode_of_the_caller():
+    modes = []
+
+    class Watched:
+        def __iter__(self):
+            modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            yield X
+
+    list(Batches(Watched()))
+    with torch.no_grad():
+        list(Batches(Watched()))
+    with torch.inference_mode():
+        list(Batches(Watched()))
+    assert modes == [(True, False), (False, False), (False, True)]
+
+
+def test_an_array_is_copied_only_where_torch_could_not_share_it(mapped):
+    owned = X.numpy().copy()
+    read_only = owned.copy()
+    read_only.flags.writeable = False
+    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped):
+        copied = array is not owned and array.shape[1] == 2
+        (batch,) = Batches([array])
+        assert torch.equal(batch, torch.tensor(np.ascontiguousarray(array)))
+        assert np.shares_memory(batch.numpy(), array) != copied
+
+
+def test_batches_go_to_the_device_that_was_asked_for():
+    ((x, weights),) = Batches([(X, W)], device="cpu")
+    assert torch.equal(x, X)
+    assert torch.equal(weights, W)
 
 
 def test_the_next_batch_is_read_while_one_is_in_use_and_no_third():

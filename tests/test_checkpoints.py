@@ -1,4 +1,5 @@
 import pytest
+import safetensors.torch
 import torch
 from rank_cases import points
 from test_points import seeded
@@ -109,6 +110,33 @@ def test_a_checkpoint_of_something_else_is_refused(change, message):
     x, n_clusters, options = change(x, {})
     with pytest.raises(ValueError, match=f"of the same points and options, got one that differs {message}"):
         resumed(x, n_clusters, kept[1], **options)
+
+
+def test_a_checkpoint_of_other_points_of_the_same_range_is_refused():
+    x, _ = points(400, 3, "none")
+    _, kept = kept_of(x, 6, 2)
+    middle = x.sum(dim=1).argsort()[200]
+    x[middle] += 1e-3
+    with pytest.raises(ValueError, match="of the same points and options, got one of other points"):
+        resumed(x, 6, kept[1])
+
+
+def test_a_checkpoint_of_other_fixed_centers_is_refused():
+    x, _ = points(400, 3, "none")
+    _, kept = kept_of(x, 6, 2, fixed=x[:2])
+    with pytest.raises(ValueError, match="got one that differs in fixed"):
+        resumed(x, 6, kept[1], fixed=x[2:4])
+
+
+@pytest.mark.parametrize("engine", ["torch", "matmul", "cells"])
+def test_states_are_what_safetensors_takes(engine):
+    x, _ = points(400, 3, "none")
+    for source in (x, x.split(90)):
+        _, kept = kept_of(source, 6, 1, engine=engine)
+        for state in kept[:3]:
+            again = safetensors.torch.load(safetensors.torch.save(state))
+            assert again.keys() == state.keys()
+            assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
 def test_a_state_that_lacks_a_tensor_is_refused():

@@ -123,16 +123,14 @@ def test_no_more_than_two_batches_are_held():
     class Source:
         def __iter__(self):
             for number in range(6):
-                batch = torch.full((50, 2), float(number)).as_subclass(Tracked) + torch.rand(
-                    50, 2, generator=torch.Generator().manual_seed(0)
-                )
+                batch = (points(50, 2, "none")[0] + number).as_subclass(Tracked)
                 alive.add(batch)
                 gc.collect()
                 most.append(len(alive))
                 yield batch
                 del batch
 
-    kmeans(Source(), 3, init="random", max_iter=3)
+    kmeans(Source(), 3, max_iter=3)
     assert max(most) == 2
 
 
@@ -176,7 +174,7 @@ NAN = torch.full((1, 2), torch.nan)
             [X, X[:, :1]],
             {},
             ValueError,
-            r"batch 1 of x must be like the first, \(N, 2\) of float32 on cpu without weights",
+            r"batch 1 of x must be like the first that has rows, \(N, 2\) of float32 on cpu without weights",
         ),
         ([X, X.double()], {}, ValueError, r"got \(N, 2\) of float64 on cpu without weights"),
         ([X, (X, X[:, 0])], {}, ValueError, "got .* on cpu with weights of float32"),
@@ -221,6 +219,12 @@ def test_the_estimator_takes_a_stream_and_has_no_labels_of_it():
     with pytest.raises(RuntimeError, match=r"a stream has no labels_: call predict\(batch\)"):
         _ = model.labels_
     assert model.score(x.split(70)) == model.score(x) == -model.inertia_
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_labels_of_a_stream_are_refused_before_it_is_fitted():
+    with pytest.raises(TypeError, match="x must be a tensor, as a stream has no labels, got list"):
+        KMeans(4).fit_predict([X])
 
 
 def part_of(batches, width, scale=1.0):

@@ -45,6 +45,11 @@ def test_a_point_fills_as_many_positions_of_an_urn_as_its_mass_has_steps(masses,
     assert torch.equal(found.take(torch.arange(len(rows))[None]), X[:, rows])
 
 
+def test_totals_of_an_urn_keep_nothing_of_the_rows():
+    found = urn(part_of(torch.rand(1, 5000, 1)), Masses.OFF, 1.0, CENTER).totals
+    assert found.untyped_storage().nbytes() == 8
+
+
 def test_an_urn_of_nothing_gives_any_point():
     found = urn(part_of(X[:, 1:2]), Masses.FAR, 1.0, CENTER)
     assert found.totals.tolist() == [[0]]
