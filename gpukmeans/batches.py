@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import set_grad_enabled
 
-# Bytes of a batch, unless its rows are said. Of 2 to 128 MiB, measured on two cores, all were about as fast.
+# Bytes of a batch, unless its rows are said. Measured on two cores with 16 coordinates and K = 64, 8 to 128 MiB were as
+# fast, 1 and 2 took 14 % longer.
 _BYTES = 1 << 25
 
 T = TypeVar("T")
