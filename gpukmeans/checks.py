@@ -30,6 +30,11 @@ def computed_in(*tensors: Tensor) -> torch.dtype:
     return functools.reduce(torch.promote_types, [_COMPUTED_IN[tensor.dtype] for tensor in tensors])
 
 
+def short_name(thing: torch.dtype | torch.layout) -> str:
+    """Its name as errors tell it, without that of torch."""
+    return str(thing).removeprefix("torch.")
+
+
 def check_options(
     *,
     init: str | Tensor | Seeding,
@@ -180,8 +185,8 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 def _check_dtype(x: Tensor, name: str) -> None:
     if x.layout is not torch.strided or x.is_nested or x.is_meta:
-        came = "a meta tensor" if x.is_meta else f"layout {str(x.layout).removeprefix('torch.')}"
+        came = "a meta tensor" if x.is_meta else f"layout {short_name(x.layout)}"
         raise TypeError(f"{name} must be a dense tensor with values, got {came}")
     if x.dtype not in _COMPUTED_IN:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _COMPUTED_IN)
-        raise TypeError(f"{name} must be of dtype {names}, got {str(x.dtype).removeprefix('torch.')}")
+        names = ", ".join(map(short_name, _COMPUTED_IN))
+        raise TypeError(f"{name} must be of dtype {names}, got {short_name(x.dtype)}")

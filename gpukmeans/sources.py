@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans.batches import Batches
-from gpukmeans.checks import check_points, check_weights, computed_in
+from gpukmeans.checks import check_points, check_weights, computed_in, short_name
 from gpukmeans.distributed import RanksPart
 from gpukmeans.engines import Engine, choose
 from gpukmeans.metrics import Metric
@@ -75,8 +75,8 @@ class Request:
         form = source.form
         return Request(
             width=None if form is None else form.width,
-            dtype=None if form is None else _short(form.dtype),
-            weights=None if form is None else "none" if form.weights is None else _short(form.weights),
+            dtype=None if form is None else short_name(form.dtype),
+            weights=None if form is None else "none" if form.weights is None else short_name(form.weights),
             device=None if form is None else form.device.type,
             batch=source.batch,
             streams=source.streams,
@@ -158,8 +158,4 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _brief(value: Any) -> str:
-    return f"a tensor of {_short(value.dtype)} {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return f"a tensor of {short_name(value.dtype)} {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans.batches import Batch, Batches
-from gpukmeans.checks import check_points, check_weights
+from gpukmeans.checks import check_points, check_weights, short_name
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric
 from gpukmeans.moments import Grid, Moments
@@ -31,8 +31,8 @@ class Form(NamedTuple):
     weights: torch.dtype | None
 
     def __str__(self) -> str:
-        weights = "without weights" if self.weights is None else f"with weights of {_short(self.weights)}"
-        return f"(N, {self.width}) of {_short(self.dtype)} on {self.device} {weights}"
+        weights = "without weights" if self.weights is None else f"with weights of {short_name(self.weights)}"
+        return f"(N, {self.width}) of {short_name(self.dtype)} on {self.device} {weights}"
 
     def like(self, batch: tuple[int, ...] = ()) -> Tensor:
         """Points of this form, (..., 0, D) after the dimensions of a batch, to check others against."""
@@ -254,10 +254,6 @@ def check_batch(batch: Batch, form: Form | None, number: int) -> None:
     check_weights(batch.weights, batch.x, f"the weights of {name}")
     if form is not None and len(batch.x) and Form.of(batch) != form:
         raise ValueError(f"{name} must be like the first that has rows, {form}, got {Form.of(batch)}")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _sum(terms: Iterable[Any], nothing: Any) -> Any:
