@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 import traceback
 from datetime import timedelta
@@ -43,6 +44,7 @@ def _answer(reader, rank):
 
 def _work(rank, n, folder, timeout, writer, function, args):
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has ignored
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(str(Path(folder, "store")), n)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n, timeout=timedelta(seconds=timeout))
