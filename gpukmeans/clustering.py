@@ -101,7 +101,7 @@ def kmeans(
 
     `init` is "auto", a name of `SEEDINGS`, the first centers (K, D) or (..., K, D) themselves, or a function of
     (points, K, generator) that returns them, of a batch for each problem, given a `gpukmeans.points.Points`. "auto" is
-    k-means++, and for a stream k-means||, as k-means++ would read it four times for each center; asked for by name, it
+    k-means++, and for a stream k-means||, as k-means++ would read it three times for each center; asked for by name, it
     does. Of `n_init` runs, each with draws of its own, the one of the lowest inertia is returned, the first of equals.
     A run ends when the centers stand still, when the inertia falls by no more than `tol` of itself, or after `max_iter`
     rounds; centers, labels, totals and inertia belong together however it ended.

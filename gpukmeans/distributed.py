@@ -82,9 +82,11 @@ class RanksPart:
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
         return self._agreed("the labels", lambda: self.own.labels(centers, problems))
 
-    def farthest(self, near: "_Later", problems: Sequence[int]) -> Tensor:
+    def farthest(self, near: "_Later", total_weight: Tensor, problems: Sequence[int]) -> Tensor:
         if near.farthest is None:  # which is asked twice
-            found = self.company.gather("the farthest point", lambda: self.own.farthest(near.found, problems))
+            found = self.company.gather(
+                "the farthest point", lambda: self.own.farthest(near.found, total_weight, problems)
+            )
             near.farthest = torch.stack(found).amax(dim=0).to(self.device)
         return near.farthest
 

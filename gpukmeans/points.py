@@ -87,8 +87,11 @@ class Part(Protocol):
         """The index of the nearest center for each point (B, N); None where they are too many to be held."""
         ...
 
-    def farthest(self, near: Near, problems: Sequence[int]) -> Tensor:
-        """The largest squared distance of a point of weight (B,) float64, at least 0."""
+    def farthest(self, near: Near, total_weight: Tensor, problems: Sequence[int]) -> Tensor:
+        """The largest squared distance of a point of weight (B,) float64, at least 0.
+
+        Times the weight of all points (B,) it says at which scale masses will be asked for.
+        """
         ...
 
     def urn(self, masses: Masses, near: Near, scale: Tensor, problems: Sequence[int]) -> Urn:
@@ -141,6 +144,10 @@ class Points:
     @cached_property
     def _index(self) -> Tensor:
         return torch.tensor(self.problems, device=self.device)
+
+    @cached_property
+    def _total_weight(self) -> Tensor:
+        return self.survey.total_weight[self._index]
 
     def select(self, runs: Tensor) -> "Points":
         """The points of some of the runs, given as a mask (B,) or as indices."""
@@ -197,10 +204,10 @@ class Points:
         return self.part.labels(centers, self.problems)
 
     def _scale_of(self, near: Near) -> Tensor:
-        return self._sqdist_scale(self.part.farthest(near, self.problems))
+        return self._sqdist_scale(self.part.farthest(near, self._total_weight, self.problems))
 
     def _sqdist_scale(self, farthest: Tensor) -> Tensor:
-        return finest_scale(self.survey.total_weight[self._index] * farthest)
+        return finest_scale(self._total_weight * farthest)
 
     def _drawn(
         self, n: int, generator: torch.Generator, near: Near, choices: Sequence[tuple[Masses, Tensor]]

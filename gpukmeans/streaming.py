@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 
 from gpukmeans.batches import Batch, Batches
+from gpukmeans.blocks import blocks
 from gpukmeans.checks import check_points, check_weights, short_name
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric
-from gpukmeans.moments import Grid, Moments
-from gpukmeans.points import Masses, Urn
+from gpukmeans.moments import Grid, Moments, finest_scale
+from gpukmeans.points import Masses
 from gpukmeans.survey import Census, Spread
-from gpukmeans.tensor_part import TensorPart
+from gpukmeans.tensor_part import TensorPart, TensorUrn
 
 T = TypeVar("T")
+
+# Rows whose masses are added before a draw says which of them it wants.
+_BLOCK = 1 << 12
+# Binary exponents of the scales, by that of the farthest there was, at which masses are made while the farthest there
+# is is sought: it may have come nearer, and on another rank it may be farther.
+_SCALES = range(-1, 4)
 
 
 class Form(NamedTuple):
@@ -50,14 +57,37 @@ class _Seen:
 
     rows: list[int] = field(default_factory=list)
     first: Tensor | None = None
+    census: Census | None = None
+
+    def block_rows(self) -> list[int]:
+        """How many rows each block has."""
+        return [len(range(*block.indices(n))) for n in self.rows for block in blocks(n, _BLOCK)]
 
 
 @dataclass(eq=False)
 class _Near:
-    """The centers so far (B, M, D), as nothing is kept for each point, and what a pass has found out."""
+    """The centers so far (B, M, D), as nothing is kept for each point, and what a pass has found out: how far they are,
+    no farther than `limit`, and the `masses` by that of each block, at scales that may be asked for."""
 
     centers: Tensor
+    limit: Tensor | None = None
     farthest: Tensor | None = None
+    masses: "_Masses | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Masses:
+    """Totals (S, B, blocks) at each of some scales (S, B)."""
+
+    scales: Tensor
+    totals: Tensor
+
+    def at(self, scale: Tensor) -> Tensor | None:
+        """Those at a scale (B,), if they are there for each run: (B, blocks)."""
+        known = self.scales == scale
+        if not known.any(dim=0).all():
+            return None
+        return self.totals[known.int().argmax(dim=0), torch.arange(len(scale), device=scale.device)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +112,18 @@ class StreamPart:
 
     def census(self) -> Census:
         shape = self.n_problems, self.form.width
-        return _sum(self.answers(lambda part, _: part.census()), Census.nothing(shape, self.form.device))
+        census: Census = _sum(self.answers(lambda part, _: part.census()), Census.nothing(shape, self.form.device))
+        self.seen.census = census
+        return census
 
     def weighed(self, scale: Tensor) -> "StreamPart":
         return replace(self, scale=scale)
 
     def spread(self, scale: Tensor) -> Spread:
+        census = self.seen.census
+        if self.form.weights is None and not self.metric.directions and census is not None:  # which has seen it all
+            lowest, highest = census.values
+            return Spread(lowest=lowest, highest=highest, total=census.n_weighted, n_present=census.n_weighted)
         shape = self.n_problems, self.form.width
         return _sum(self.answers(lambda part, _: part.spread(scale)), Spread.nothing(shape, self.form.device))
 
@@ -102,30 +138,51 @@ class StreamPart:
         return _Near(centers)
 
     def nearer(self, near: _Near, centers: Tensor, first: int, problems: Sequence[int]) -> _Near:
-        return _Near(torch.cat([near.centers, centers], dim=1))
+        return _Near(torch.cat([near.centers, centers], dim=1), limit=near.farthest)
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
         if self.batches is None:
             return torch.empty(len(problems), 0, dtype=torch.int64, device=self.form.device)
         return None
 
-    def farthest(self, near: _Near, problems: Sequence[int]) -> Tensor:
-        if near.farthest is None:  # which is asked twice, and costs a pass
-            nothing = torch.zeros(len(problems), dtype=torch.float64, device=self.form.device)
-            answers = self.answers(lambda part, _: part.farthest(part.assign(near.centers, problems), problems))
-            near.farthest = functools.reduce(torch.maximum, answers, nothing)
-        return near.farthest
+    def farthest(self, near: _Near, total_weight: Tensor, problems: Sequence[int]) -> Tensor:
+        if near.farthest is not None:  # which is asked twice, and costs a pass
+            return near.farthest
+        scales = torch.empty(0, len(problems), dtype=torch.float64, device=self.form.device)
+        if near.limit is not None:
+            # To be asked for masses next, at a scale that is not known before the pass is over, would cost another.
+            steps = torch.tensor([2.0**exponent for exponent in _SCALES], dtype=torch.float64, device=scales.device)
+            scales = finest_scale(total_weight * near.limit) * steps[:, None]
+
+        def answer(part: TensorPart, _: int) -> tuple[Tensor, Tensor]:
+            found = part.assign(near.centers, problems)
+            urns = [part.urn(Masses.FAR, found, scale, problems).subtotals(_BLOCK) for scale in scales]
+            nothing = torch.zeros(0, dtype=torch.int64, device=self.form.device)
+            return part.farthest(found, total_weight, problems), torch.stack(urns) if urns else nothing
+
+        farthest = torch.zeros(len(problems), dtype=torch.float64, device=self.form.device)
+        totals = []
+        for one, masses in self.answers(answer):
+            farthest = torch.maximum(farthest, one)
+            totals.append(masses)
+        if len(scales) and totals:
+            near.masses = _Masses(scales, torch.cat(totals, dim=2))
+        near.farthest = farthest
+        return farthest
 
     def urn(self, masses: Masses, near: _Near | None, scale: Tensor, problems: Sequence[int]) -> "StreamUrn":
-        def urn_of(part: TensorPart) -> Urn:
+        def urn_of(part: TensorPart) -> TensorUrn:
             known = None if near is None else part.assign(near.centers, problems)
             return part.urn(masses, known, scale, problems)
 
+        totals = None
         if masses is Masses.WEIGHT and self.form.weights is None:  # which the first pass has counted
-            totals = torch.tensor([self.seen.rows], dtype=torch.int64, device=self.form.device)
-        else:
+            totals = torch.tensor([self.seen.block_rows()], dtype=torch.int64, device=self.form.device)
+        elif masses is Masses.FAR and near is not None and near.masses is not None:
+            totals = near.masses.at(scale)
+        if totals is None:
             nothing = torch.empty(len(problems), 0, dtype=torch.int64, device=self.form.device)
-            totals = torch.cat([nothing, *self.answers(lambda part, _: urn_of(part).totals)], dim=1)
+            totals = torch.cat([nothing, *self.answers(lambda part, _: urn_of(part).subtotals(_BLOCK))], dim=1)
         return StreamUrn(self, urn_of, totals, len(problems))
 
     def potentials(self, near: _Near, candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
@@ -203,35 +260,49 @@ _CHANGED = "x must give the same rows in the same order each time it is read"
 
 @dataclass(frozen=True, eq=False)
 class StreamUrn:
-    """The points of a stream that B runs draw from. `parts` (B or 1, batches) are the totals of each batch."""
+    """The points of a stream that B runs draw from. `blocks` (B or 1, blocks) are the totals of each block of rows."""
 
     stream: StreamPart
-    urn_of: Callable[[TensorPart], Urn]
-    parts: Tensor
+    urn_of: Callable[[TensorPart], TensorUrn]
+    blocks: Tensor
     n_runs: int
 
     @property
     def totals(self) -> Tensor:
-        return self.parts.sum(dim=1, keepdim=True)
+        return self.blocks.sum(dim=1, keepdim=True)
 
     def take(self, positions: Tensor) -> Tensor:
-        positions = positions.expand(self.n_runs, -1)
-        ends = self.parts.cumsum(1)
-        starts, numbers = ends - self.parts, itertools.count()
-
+        positions = positions.expand(self.n_runs, -1).contiguous()
+        ends = self.blocks.expand(self.n_runs, -1).cumsum(1)
+        starts = ends - self.blocks
+        # Only the blocks that points are drawn from are looked into: a few of a stream that is long.
+        hit = torch.searchsorted(ends, positions, right=True).unique().tolist()
         shape = *positions.shape, self.stream.form.width
         taken = torch.zeros(shape, dtype=self.stream.dtype, device=positions.device)
+        n_before = 0
 
         def answer(part: TensorPart, _: int) -> None:
-            number = next(numbers)
-            within = positions - starts[:, number, None]
-            here = (within >= 0) & (within < self.parts[:, number, None])
-            if here.any():
-                taken[here] = self.urn_of(part).take(within.where(here, 0))[here]
+            nonlocal n_before
+            own = list(blocks(part.x.shape[1], _BLOCK))
+            for first, last in _streaks(
+                number - n_before for number in hit if n_before <= number < n_before + len(own)
+            ):
+                start, end = starts[:, n_before + first, None], ends[:, n_before + last, None]
+                here = (positions >= start) & (positions < end)
+                urn = self.urn_of(part.rows(slice(own[first].start, own[last].stop)))
+                taken[here] = urn.take((positions - start).where(here, 0))[here]
+            n_before += len(own)
 
         for _ in self.stream.answers(answer):
             pass
         return taken
+
+
+def _streaks(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each row of numbers, ascending, that follow one another."""
+    for _, each in itertools.groupby(enumerate(numbers), lambda place: place[1] - place[0]):
+        streak = [number for _, number in each]
+        yield streak[0], streak[-1]
 
 
 def first_batch(batches: Batches) -> Batch | None:

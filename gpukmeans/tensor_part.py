@@ -103,7 +103,7 @@ class TensorPart:
             torch.where(closer, found.labels + first, near.labels), torch.where(closer, found.sqdist, near.sqdist)
         )
 
-    def farthest(self, near: Assignment, problems: Sequence[int]) -> Tensor:
+    def farthest(self, near: Assignment, total_weight: Tensor, problems: Sequence[int]) -> Tensor:
         sqdist = near.sqdist
         if self.weights is not None:
             sqdist = sqdist.where(self.weights[self._index(problems)] > 0, 0)
@@ -134,6 +134,11 @@ class TensorPart:
     def totals(self, near: Assignment, n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
         totals = torch.zeros(len(problems), n_centers, dtype=torch.int64, device=self.x.device)
         return totals.scatter_add_(1, near.labels, self._weights_in_steps(scale, problems).expand_as(near.labels))
+
+    def rows(self, rows: slice) -> "TensorPart":
+        """Some of the rows, of each problem the same."""
+        weights = None if self.weights is None else self.weights[:, rows]
+        return replace(self, x=self.x[:, rows], weights=weights)
 
     def gathered(self, centers: Tensor, totals: Tensor) -> "TensorPart":
         return TensorPart(centers, totals, self.engine, self.dtype)
@@ -191,6 +196,13 @@ class TensorUrn:
         if self.bounds is None:
             return torch.full((1, 1), self.x.shape[1], dtype=torch.int64, device=self.x.device)
         return self.bounds[:, -1:].clone()  # else it would keep all of them, and take them along to other ranks
+
+    def subtotals(self, size: int) -> Tensor:
+        """The totals of each so many rows, and of those left: (B or 1, blocks) int64."""
+        n_rows = self.x.shape[1]
+        ends = torch.tensor([*range(size, n_rows, size), n_rows], device=self.x.device)
+        ends = ends[None] if self.bounds is None else self.bounds[:, ends - 1]
+        return ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1]))
 
     def take(self, positions: Tensor) -> Tensor:
         rows = positions

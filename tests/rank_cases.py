@@ -144,14 +144,14 @@ class BoundCramped(BoundTorchEngine):
 
 
 class Failing:
-    """A stream that cannot be read for the 30th time, if it is to fail."""
+    """A stream that cannot be read for the 12th time, if it is to fail."""
 
     def __init__(self, x, fails):
         self.x, self.fails, self.n_read = x, fails, 0
 
     def __iter__(self):
         self.n_read += 1
-        if self.fails and self.n_read == 22:
+        if self.fails and self.n_read == 12:
             raise OSError("the disk is gone")
         return iter(self.x.split(10))
 

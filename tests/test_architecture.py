@@ -54,6 +54,7 @@ ARROWS = {
         "batches": set(),
         "streaming": {
             "batches",
+            "blocks",
             "checks",
             "engines",
             "metrics",

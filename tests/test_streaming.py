@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_cases import points
 from test_batches import Again, no_reader_is_left
+from test_points import seeded
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpukmeans import METRICS, Batches, KMeans, assign, kmeans
 from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.points import Masses, Part, surveyed
 from gpukmeans.streaming import Form, StreamPart
+from gpukmeans.tensor_part import tensor_points
 
 
 def batches_of(x, weights, size):
@@ -39,6 +41,50 @@ def test_a_stream_has_the_bits_of_one_tensor_of_its_rows(size, width, kind, init
         kmeans(batches_of(x, weights, size), 5, init=init, max_iter=8),
         kmeans(x, 5, weights=weights, init=init, max_iter=8),
     )
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize("kind", ["none", "floats"])
+def test_runs_side_by_side_draw_from_blocks_of_any_size_what_they_draw_from_a_tensor(kind, block, monkeypatch):
+    monkeypatch.setattr("gpukmeans.streaming._BLOCK", block)
+    x, weights = points(150, 3, kind)
+    form = Form(3, torch.float32, torch.device("cpu"), None if weights is None else weights.dtype)
+    stream = StreamPart(Batches(batches_of(x, weights, 40)), form, TorchEngine(), torch.float32, METRICS["euclidean"])
+    runs = torch.tensor([0, 0, 0])
+    held = tensor_points(x[None], None if weights is None else weights[None], TorchEngine(), torch.float32)
+    found, expected = ([], [])
+    for own, answers in ((surveyed(stream), found), (held, expected)):
+        own = own.select(runs)
+        # The centers of the first run are near to all points; those of the last are all the same.
+        near = own.assign(torch.stack([x[:20], x[:1].expand(20, -1) + 50, x[:1].expand(20, -1)]))
+        for seed in range(3):
+            drawn = own.draw_far(9, seeded(seed), near)
+            answers += [drawn, own.draw_new(9, seeded(seed), near), own.draw(9, seeded(seed))]
+            answers.append(own.potentials(near, drawn))
+            near = own.nearer(near, drawn, 20 + 9 * seed)
+        answers.append(own.totals(near, 47).double())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_round_of_draws_costs_one_pass_and_a_look_at_what_is_drawn(monkeypatch):
+    monkeypatch.setattr("gpukmeans.streaming._BLOCK", 8)
+    x, _ = points(4000, 3, "none")
+    rows = []
+
+    class Counting(TorchEngine):
+        def bind(self, x, weights):
+            rows.append(x.shape[1])
+            return super().bind(x, weights)
+
+    form = Form(3, torch.float32, torch.device("cpu"), None)
+    stream = surveyed(StreamPart(Batches(x, 1000), form, Counting(), torch.float32, METRICS["euclidean"]))
+    near = stream.assign(x[None, :5])
+    near = stream.nearer(near, stream.draw_far(5, seeded(), near), 5)
+    rows.clear()
+    stream.draw_far(5, seeded(1), near)
+    assert sum(rows[:4]) == 4000
+    assert sum(rows[4:]) <= 5 * 8
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def cluster(
     init: Annotated[
         Literal["auto", "k-means++", "k-means||", "random"],
         typer.Option(
-            help="How first centers are chosen. auto: k-means||; k-means++ reads all rows for each center.",
+            help="How first centers are chosen. auto: k-means||; k-means++ reads all rows three times for each center.",
             rich_help_panel=options.CLUSTERING,
         ),
     ] = "auto",
