@@ -179,7 +179,7 @@ def _sent(batch: Batch, stream: torch.Stream) -> tuple[Batch, Any]:
     for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
         # What is on a GPU already may not be ready yet.
         stream.wait_event(torch.accelerator.current_stream(device).record_event())
-    with stream:
+    with _on(stream):
         sent = [
             (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(stream.device, non_blocking=True)
             for tensor in tensors
@@ -217,7 +217,19 @@ def _as_here() -> Callable[[], contextlib.ExitStack]:
         stack.enter_context(torch.inference_mode(inference))
         stack.enter_context(set_grad_enabled(grad))
         if stream is not None:
-            stack.enter_context(stream)
+            stack.enter_context(_on(stream))
         return stack
 
     return enter
+
+
+@contextlib.contextmanager
+def _on(stream: torch.Stream) -> Iterator[None]:
+    """Inside, this stream and its device are the current ones of the thread."""
+    # A stream is a context itself, from torch 2.7 on, but not one that several threads can be in.
+    before = torch.accelerator.current_stream()
+    torch.accelerator.set_stream(stream)
+    try:
+        yield
+    finally:
+        torch.accelerator.set_stream(before)
