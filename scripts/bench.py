@@ -357,6 +357,8 @@ def scale(
             _print_mark(f"stream by the slower, K = {rates.n_clusters}", rates.ratio, STREAM_MARK, "times")
         for ranks, rate in benchmark_scale.rates_of_ranks(path, 64, runs).items():
             print(f"{ranks:36} {rate / 1e6:14,.3f} million rows a second, K = 64")
+        for init, seconds in benchmark_scale.seconds_of_seeding(path, 64, runs).items():
+            print(f"{f'first centers by {init}, and a round':36} {seconds:14,.1f} s, K = 64")
         benchmark_scale.write_rows(path, n, 16)
         peak, seconds = benchmark_scale.peak_of_cluster(path, 64, 2)
         _print_mark(f"memory over {n:,} rows", peak / 1e6, STREAM_MEMORY_MARK, "MB")

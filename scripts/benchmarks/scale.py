@@ -65,6 +65,13 @@ def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
     }
 
 
+def seconds_of_seeding(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
+    """What first centers of a stream and its first round take, by k-means|| and at random."""
+    n_rows = len(np.load(path, mmap_mode="r"))
+    found = _measured(path, n_clusters, ["k-means||", "random"], runs)
+    return {name: n_rows / rate for name, rate in found.items()}
+
+
 def peak_of_cluster(path: Path, n_clusters: int, max_iter: int) -> tuple[float, float]:
     """The peak memory of the whole command over a file, in bytes, and its seconds."""
     options = ["-k", str(n_clusters), "--max-iter", str(max_iter), "--init", "random", "-q", "-f"]

@@ -1,8 +1,9 @@
 """One rank at work on the rows of a file: python scale_child.py FILE K RUNS WHAT THREADS, alone or under torchrun
 
-WHAT are names with commas: `reading` the file, a round over a `tensor`, a round over the `stream`. They take turns,
-RUNS times. Rank 0 prints a line of JSON: how many rows there are and, by those names, the seconds that each took.
-THREADS are those of torch, or 0 for as many as there are cores.
+WHAT are names with commas: `reading` the file, a round over a `tensor`, a round over the `stream`, and of first centers
+by `k-means||` or at `random` what they and the first round over the stream take. They take turns, RUNS times. Rank 0
+prints a line of JSON: how many rows there are and, by those names, the seconds that each took. THREADS are those of
+torch, or 0 for as many as there are cores.
 """
 
 import itertools
@@ -42,6 +43,8 @@ def main(path: str, n_clusters: int, runs: int, what: list[str], threads: int) -
             "reading": lambda: [_seconds_of_reading(stream)],
             "tensor": lambda: _seconds_of_rounds(held, first, None),
             "stream": lambda: _seconds_of_rounds(stream, first, group if here.size > 1 else None),
+            "k-means||": lambda: [_seconds_of_seeding(stream, n_clusters, "k-means||")],
+            "random": lambda: [_seconds_of_seeding(stream, n_clusters, "random")],
         }
         seconds: dict[str, list[float]] = {name: [] for name in what}
         for _ in range(1 + runs):
@@ -55,6 +58,12 @@ def _seconds_of_reading(stream: Batches) -> float:
     start = time.perf_counter()
     for _ in stream:
         pass
+    return time.perf_counter() - start
+
+
+def _seconds_of_seeding(stream: Batches, n_clusters: int, init: str) -> float:
+    start = time.perf_counter()
+    kmeans(stream, n_clusters, init=init, max_iter=1)
     return time.perf_counter() - start
 
 

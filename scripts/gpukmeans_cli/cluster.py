@@ -17,7 +17,7 @@ from gpukmeans_cli.files import STDIO
 from gpukmeans_cli.meeting import Meeting, SharedError, agreed, meeting
 from gpukmeans_cli.messages import say, warn
 from gpukmeans_cli.ranks import Place, RankError, device_name, process_group
-from gpukmeans_cli.runtime import import_torch, termination_interrupts
+from gpukmeans_cli.runtime import Terminated, import_torch, termination_interrupts
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,11 @@ def cluster(
     ] = 10,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from --checkpoint, to the same bits.", rich_help_panel=options.OUTPUT),
+        typer.Option(
+            "--resume",
+            help="Go on from --checkpoint, to the same bits, and replace what was written.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = False,
     metric: Annotated[
         Literal["euclidean", "cosine"], typer.Option(help="What is near.", rich_help_panel=options.CLUSTERING)
@@ -189,6 +193,10 @@ def cluster(
 
         with agreed(ranks):
             chosen = device_called(device_name(device, here))
+            kinds = ranks.all(chosen.type)
+            if len(set(kinds)) > 1:
+                came = ", ".join(kinds)
+                raise typer.TyperException(f"all ranks need devices of one kind, got {came}; use --device cpu")
         task = Task(
             inputs=tuple(inputs),
             key=key,
@@ -238,11 +246,14 @@ class _Voice:
         if self.as_json:
             typer.echo(json.dumps({"inputs": self.inputs, "error": problem}))
 
-    def interrupted(self, checkpoint: Path | None) -> None:
+    def interrupted(self, checkpoint: Path | None, *, from_outside: bool, n_ranks: int) -> None:
         if not self.leads or self.quiet:
             return
+        why = "told to end" if from_outside else "interrupted"
+        if from_outside and n_ranks > 1:
+            why += ", perhaps as another rank has ended"
         kept = checkpoint is not None and checkpoint.is_file()
-        warn(f"interrupted; --resume goes on from {checkpoint}" if kept else "interrupted")
+        warn(f"{why}; --resume goes on from {checkpoint}" if kept else why)
 
 
 def _run(task: "Task", ranks: Meeting, wait: timedelta | None, voice: _Voice) -> int:
@@ -260,8 +271,8 @@ def _run(task: "Task", ranks: Meeting, wait: timedelta | None, voice: _Voice) ->
                 rounds_shown(prepared.share(here), quiet=quiet, each=voice.verbose) as rounds,
             ):
                 outcome = cluster_rows(prepared, ranks, group, rounds)
-    except KeyboardInterrupt:
-        voice.interrupted(task.checkpoint)
+    except KeyboardInterrupt as stop:
+        voice.interrupted(task.checkpoint, from_outside=isinstance(stop, Terminated), n_ranks=here.size)
         raise
     except SharedError as error:
         if prepared is None:

@@ -5,8 +5,9 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from gpukmeans import Batches, Checkpoint, KMeansResult, __version__, assign, kmeans
-from gpukmeans_cli.files import ImageError, check_folder, check_free, make_folder, publish
+from gpukmeans_cli.files import ImageError, check_free, check_writable, make_folder, publish
 from gpukmeans_cli.label_files import label_files, label_targets
 from gpukmeans_cli.meeting import Meeting, SharedError, together
 from gpukmeans_cli.memory import within_memory
@@ -58,6 +59,11 @@ class Task:
     every: int
     resume: bool
     force: bool
+
+    @property
+    def replaces(self) -> bool:
+        """Whether files of centers and labels may be replaced: a run that is gone on from may have written them."""
+        return self.force or self.resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +144,7 @@ def prepare(task: Task, ranks: Meeting) -> Prepared:
             state = load_state(task.checkpoint, about)
         if ranks.place.leads and task.labels is not None:
             make_folder(task.labels)
+            check_writable(targets[0])
     state = ranks.share(state)
     return Prepared(task=task, shards=shards, label_targets=targets, about=about, state=state)
 
@@ -157,7 +164,7 @@ def cluster_rows(prepared: Prepared, ranks: Meeting, group: ProcessGroup | None,
     if task.labels is not None:
         rounds.begin("labels")
         dtype = np.dtype(np.int32 if task.n_clusters < 2**31 else np.int64)
-        files_of_labels = label_files(shards, prepared.label_targets, dtype, ranks, overwrite=task.force)
+        files_of_labels = label_files(shards, prepared.label_targets, dtype, ranks, overwrite=task.replaces)
         with files_of_labels as files, _memory_known(task.device):
             for batch in batches:
                 assert isinstance(batch, Tensor)  # rows have no weights
@@ -196,7 +203,8 @@ def _clustered(
     def watch(n_iter: int, inertia: Tensor, shift: Tensor) -> None:
         rounds.ended(n_iter, float(inertia), float(shift))
 
-    with warnings.catch_warnings(record=True) as caught, _errors_of_kmeans(), _memory_known(task.device):
+    named = partial(_named, prepared, ranks.place)
+    with warnings.catch_warnings(record=True) as caught, _errors_of_kmeans(named), _memory_known(task.device):
         warnings.simplefilter("always", UserWarning)
         result = kmeans(
             batches,
@@ -219,12 +227,12 @@ def _clustered(
 
 
 @contextlib.contextmanager
-def _errors_of_kmeans() -> Iterator[None]:
-    """Inside, what is wrong is a SharedError, as the library makes it one error on all ranks."""
+def _errors_of_kmeans(named: Callable[[str], str]) -> Iterator[None]:
+    """Inside, what is wrong is a SharedError, as the library makes it one error on all ranks, with files `named`."""
     try:
         yield
     except (ValueError, OSError, ImageError) as error:
-        raise SharedError(str(error)) from error
+        raise SharedError(named(str(error))) from error
     except RuntimeError as error:
         # Those of the library begin so: of a rank that does not answer, and of what it has no class for.
         if re.match(r"rank \d+ of \d+ lost", str(error)):
@@ -232,6 +240,19 @@ def _errors_of_kmeans() -> Iterator[None]:
         if re.match(r"rank \d+: ", str(error)):
             raise SharedError(str(error)) from error
         raise
+
+
+def _named(prepared: Prepared, where: Place, problem: str) -> str:
+    """The same with the rows of a batch by their files: the library knows batches of a rank."""
+    found = re.match(r"(?:rank (\d+): )?batch (\d+) of x ", problem)
+    if found is None:
+        return problem
+    rank = where.rank if found[1] is None else int(found[1])
+    first, last = share(len(prepared.shards), rank, where.size)
+    start = first + int(found[2]) * prepared.batch_rows
+    spans = prepared.shards.spans(start, min(start + prepared.batch_rows, last))
+    rows = [f"{prepared.shards.files[index].path}: rows {a:,} to {b - 1:,}" for index, a, b in spans]
+    return f"{' and '.join(rows)} {problem[found.end() :]}"
 
 
 def _memory_known(device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -251,13 +272,13 @@ def _write_centers(prepared: Prepared, result: KMeansResult, ranks: Meeting) -> 
                 "version": __version__,
             }
             data = centers_bytes(tensors, about, task.output.suffix.lower())
-            publish(task.output, data, overwrite=task.force)
+            publish(task.output, data, overwrite=task.replaces)
 
 
 def _check_targets(task: Task, inputs: Sequence[Path], labels: Sequence[Path]) -> None:
     """ImageError or SharedError if something that is to be written has no place, or that of something else."""
-    check_free(task.output, overwrite=task.force)
-    check_folder(task.output)
+    check_free(task.output, overwrite=task.replaces)
+    check_writable(task.output)
     if task.checkpoint is not None:
         if not task.resume:
             try:
@@ -265,10 +286,10 @@ def _check_targets(task: Task, inputs: Sequence[Path], labels: Sequence[Path]) -
             except ImageError as error:
                 hint = "; go on from it by --resume, or overwrite it by --force"
                 raise ImageError(str(error).replace("; use --force to overwrite it", hint)) from None
-        check_folder(task.checkpoint)
+        check_writable(task.checkpoint)
     if task.labels is not None and task.labels.is_dir():
         for path in labels:
-            check_free(path, overwrite=task.force)
+            check_free(path, overwrite=task.replaces)
     taken = dict.fromkeys(map(os.path.realpath, inputs), "is an input, and would be overwritten")
     for path in (task.output, *([] if task.checkpoint is None else [task.checkpoint]), *labels):
         real = os.path.realpath(path)
@@ -288,6 +309,7 @@ def _check_alike(shards: Shards, ranks: Meeting) -> None:
 def _about(task: Task, shards: Shards) -> dict[str, Any]:
     return {
         "rows": _table(shards),
+        "files": ", ".join(file.path.name for file in shards.files),
         "--clusters": task.n_clusters,
         "--metric": task.metric,
         "--init": task.init,

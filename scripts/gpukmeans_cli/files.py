@@ -78,6 +78,19 @@ def check_folder(path: Path) -> None:
         raise ImageError(f"{path} {why_unwritten(FileNotFoundError())}")
 
 
+def check_writable(path: Path) -> None:
+    """ImageError, as `publish` would raise it after all the work, if no file can be made beside `path`."""
+    check_folder(path)
+    temporary = Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.open("xb").close()
+        temporary.unlink()
+    except FileNotFoundError as error:  # as the folder is there, one that takes no files
+        raise ImageError(f"{path} cannot be written, its folder takes no files; choose another folder") from error
+    except OSError as error:
+        raise ImageError(f"{path} {why_unwritten(error)}") from error
+
+
 def why_unwritten(error: OSError) -> str:
     """What to say after the path of a file that could not be written."""
     if isinstance(error, FileExistsError):

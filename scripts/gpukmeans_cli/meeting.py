@@ -111,7 +111,7 @@ def meeting(place: Place) -> Iterator[Meeting]:
         yield ranks
     except typer.TyperException:
         raise
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         ranks.desert()
         raise
     ranks.share(None)

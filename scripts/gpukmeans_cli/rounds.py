@@ -1,5 +1,6 @@
 """How far a clustering is, on stderr: a line that changes on a terminal, elsewhere now and then a line."""
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -95,14 +96,16 @@ def rounds_shown(
             if clock() - last >= _FRAME:
                 last = clock()
                 room = shutil.get_terminal_size().columns - 1
-                stream.write("\r\x1b[2K" + one_line(f"gpukmeans: {rounds.words()}", stream.encoding)[:room])
-                stream.flush()
+                with contextlib.suppress(OSError):
+                    stream.write("\r\x1b[2K" + one_line(f"gpukmeans: {rounds.words()}", stream.encoding)[:room])
+                    stream.flush()
 
         try:
             yield Rounds(share, draw, clock)
         finally:
-            stream.write("\r\x1b[2K")
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.write("\r\x1b[2K")
+                stream.flush()
 
 
 def _lines(each: bool, every: float, clock: Callable[[], float]) -> Callable[[Rounds], None]:
@@ -112,6 +115,7 @@ def _lines(each: bool, every: float, clock: Callable[[], float]) -> Callable[[Ro
         nonlocal last, told
         if clock() - last >= every or (each and rounds.n_rounds > told):
             last, told = clock(), rounds.n_rounds
-            warn(rounds.words())
+            with contextlib.suppress(OSError):  # a log that is full ends no work of hours
+                warn(rounds.words())
 
     return say

@@ -55,14 +55,25 @@ def interruption_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+class Terminated(KeyboardInterrupt):  # as it is no error
+    """The process was told to end, by another one."""
+
+
 @contextlib.contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Inside, to be told to end (SIGTERM) is as Ctrl-C, which leaves nothing half done; unless it means something."""
+    """Inside, to be told to end (SIGTERM) is as Ctrl-C, which leaves nothing half done; unless it means something.
+
+    What is raised is a `Terminated`.
+    """
     usual = threading.current_thread() is threading.main_thread()
     if not usual or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

@@ -147,7 +147,9 @@ def _open_npy(path: Path, file: BinaryIO) -> Shard:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, by_columns, dtype = read(file)
-    except (ValueError, KeyError):
+    except Exception as error:  # as numpy parses the header as Python, it may be any of many
+        if isinstance(error, OSError):
+            raise
         raise ShardError(f"{path}: is no .npy file of numbers, or is damaged") from None
     if dtype.hasobject:
         raise ShardError(f"{path}: holds Python objects, which are not read; save an array of numbers")
@@ -183,6 +185,8 @@ def _open_pt(path: Path, file: BinaryIO, key: str | None) -> Shard:
     if file.read(4) != b"PK\x03\x04":
         raise ShardError(f"{path}: is no file of torch.save, or one of before torch 1.6; save it again by torch.save")
     tensor = _tensor_in(_load(path), path, key)
+    if tensor.is_meta:
+        raise ShardError(f"{path}: holds a meta tensor, which has no values; save one that has")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         raise ShardError(f"{path}: holds a tensor that is not dense; save tensor.to_dense()")
     dtype = tensor.dtype if tensor.dtype in _DTYPES else None

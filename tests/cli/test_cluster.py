@@ -203,7 +203,7 @@ def test_rows_that_cannot_be_clustered_are_one_line_and_nothing_is_written(run, 
     save_rows(torch.tensor([[1.0], [float("nan")], [2.0]]), tmp_path / "x.npy")
     code, out, err = run("x.npy", "-k", 2, "--json")
     assert code == 1
-    assert re.fullmatch(r"gpukmeans: [^\n]*finite[^\n]*\n", err)
+    assert re.fullmatch(r"gpukmeans: x\.npy: rows 0 to 2 must be finite, [^\n]*\n", err)
     assert json.loads(out) == {"inputs": ["x.npy"], "error": err.removeprefix("gpukmeans: ").strip()}
     assert names(tmp_path) == ["x.npy"]
 
@@ -258,17 +258,23 @@ def test_a_mistake_of_ours_is_not_hidden(run, x, monkeypatch):
 # Interruptions
 
 
-@pytest.mark.parametrize("send", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_nothing_and_says_what_goes_on(run, x, tmp_path, monkeypatch, ctrl_c, send):
+@pytest.mark.parametrize(("send", "why"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end")])
+def test_an_interruption_leaves_nothing_and_says_what_goes_on(run, x, tmp_path, monkeypatch, ctrl_c, send, why):
     def interrupt(*args, **options):
         os.kill(os.getpid(), send)
 
     monkeypatch.setattr(clusters, "assign", interrupt)
     args = ("x.npy", "-k", 5, "--labels", "out", "--checkpoint", "state")
-    assert run(*args) == (130, "", "gpukmeans: interrupted; --resume goes on from state\n")
+    assert run(*args) == (130, "", f"gpukmeans: {why}; --resume goes on from state\n")
     assert names(tmp_path / "out") == []
+    with monkeypatch.context() as during:
+        during.setattr(clusters, "kmeans", interrupt)
+        assert run("x.npy", "-k", 5, "-f") == (130, "", f"gpukmeans: {why}\n")
+    monkeypatch.setattr(clusters, "assign", assign)
+    code, _, err = run(*args, "--resume", "-q")  # though the centers were there when the labels were cut off
+    assert (code, err) == (0, "")
+    assert names(tmp_path / "out") == ["x-labels.npy"]
     monkeypatch.setattr(clusters, "kmeans", interrupt)
-    assert run("x.npy", "-k", 5, "-f") == (130, "", "gpukmeans: interrupted\n")
     assert run("x.npy", "-k", 5, "-f", "-q") == (130, "", "")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

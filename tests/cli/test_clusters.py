@@ -1,5 +1,7 @@
+import os
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,9 +176,41 @@ def test_what_was_written_of_other_rows_or_options_is_not_gone_on_from(task, tmp
     ):
         with pytest.raises(SharedError, match=words):
             prepare(replace(task, **options), ALONE)
-    other = replace(task, inputs=(save_rows(x + 1, tmp_path / "z.npy"),))
+    (tmp_path / "other").mkdir()
+    other = replace(task, inputs=(save_rows(x + 1, tmp_path / "other" / "x.npy"),))
     with pytest.raises(SharedError, match="checkpoint"):
         done(other)
+
+
+def test_files_in_another_order_are_not_gone_on_with(task, tmp_path):
+    paths = save_parts(blobs(), tmp_path, [300, 300])
+    task = replace(task, inputs=tuple(paths), checkpoint=tmp_path / "c")
+    done(task)
+    with pytest.raises(SharedError, match=r"written with files .*, now it is"):
+        prepare(replace(task, inputs=tuple(reversed(paths)), resume=True), ALONE)
+
+
+def test_rows_that_are_wrong_are_told_by_their_files(task, tmp_path):
+    x = blobs()
+    x[450, 1] = torch.nan
+    paths = save_parts(x, tmp_path, [400, 200])
+    task = replace(task, inputs=tuple(paths), batch_rows=150)
+    with pytest.raises(SharedError) as raised:
+        done(task)
+    assert str(raised.value).startswith(f"{paths[1]}: rows 50 to 199 must be finite, got NaN")
+    task = replace(task, batch_rows=500)
+    with pytest.raises(SharedError) as raised:
+        done(task)
+    assert str(raised.value).startswith(f"{paths[0]}: rows 0 to 399 and {paths[1]}: rows 0 to 99 must be finite")
+
+
+@pytest.mark.parametrize("what", ["output", "checkpoint", "labels"])
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that takes no files, whoever asks")
+def test_a_folder_that_takes_no_files_is_known_before_any_work(task, tmp_path, what):
+    place = Path("/proc") if what == "labels" else Path("/proc/none.npy")
+    task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),), **{what: place})
+    with pytest.raises(SharedError, match=r"^/proc/.* cannot be written, its folder takes no files; choose another"):
+        prepare(task, ALONE)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_work_in_one_line(task, tmp_path, small_disk):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpukmeans_cli.files import ImageError, check_folder, check_free, publish
+from gpukmeans_cli.files import ImageError, check_folder, check_free, check_writable, publish
 
 NEW = b"a new file, long enough to be cut off on its way to the disk"
 TAKEN = "already exists; use --force to overwrite it"
@@ -240,3 +240,10 @@ def test_a_missing_folder_is_known_before_there_is_anything_to_write(tmp_path):
         with pytest.raises(ImageError) as later:
             publish(path, b"", overwrite=False)
         assert str(caught.value) == str(later.value)
+
+
+def test_a_place_that_takes_no_file_is_known_without_writing_one(tmp_path):
+    check_writable(tmp_path / "new.npy")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ImageError, match=r"^/none/x.npy cannot be written, its folder does not exist"):
+        check_writable(Path("/none/x.npy"))

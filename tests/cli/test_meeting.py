@@ -149,6 +149,14 @@ def test_a_rank_that_fails_leaves_at_once_and_others_know():
 
 
 @pytest.mark.usefixtures("ranks_of_threads")
+def test_a_rank_that_is_interrupted_leaves_and_others_know():
+    with pytest.raises(KeyboardInterrupt), meeting(Place(rank=1, size=2)):
+        raise KeyboardInterrupt
+    with pytest.raises(RankError, match="rank 1 has ended"), meeting(Place(rank=0, size=2)):
+        pass
+
+
+@pytest.mark.usefixtures("ranks_of_threads")
 def test_what_ends_all_is_printed_once_before_any_goes_on(monkeypatch):
     def work(rank):
         warn_once("wrong")

@@ -32,6 +32,23 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_that_is_full_ends_no_work(clock, monkeypatch, terminal):
+    class Full(Terminal):
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Full())
+    with rounds_shown(clock=clock, each=True) as rounds:
+        clock.now += 60
+        rounds.seen(1000)
+        rounds.ended(1, 1.0, 0.5)
+
+
 def test_now_and_then_a_line_says_how_far_it_is_and_how_fast(clock, capsys):
     with rounds_shown(clock=clock) as rounds:
         for _ in range(3):

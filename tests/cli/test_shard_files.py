@@ -34,6 +34,18 @@ def read(shard, start, stop):
     return target
 
 
+def test_a_header_that_is_no_python_is_a_damaged_file(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': ((((((" + b" " * 20 + b"\n"
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    assert refusal(path) == "is no .npy file of numbers, or is damaged"
+
+
+def test_a_meta_tensor_has_no_rows(tmp_path):
+    torch.save(torch.empty(3, 2, device="meta"), tmp_path / "x.pt")
+    assert refusal(tmp_path / "x.pt") == "holds a meta tensor, which has no values; save one that has"
+
+
 def refusal(path, key=None):
     with pytest.raises(ShardError) as caught:
         open_shard(path, key)
