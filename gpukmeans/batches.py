@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import set_grad_enabled
 
+from gpukmeans.checks import check_count
+
 # Bytes of a batch, unless its rows are said. Measured on two cores with 16 coordinates and K = 64, 8 to 128 MiB were as
 # fast, 1 and 2 took 14 % longer.
 _BYTES = 1 << 25
@@ -49,10 +51,8 @@ class Batches:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if batch_rows is not None and (isinstance(batch_rows, bool) or not isinstance(batch_rows, int)):
-            raise TypeError(f"batch_rows must be an int, got {type(batch_rows).__name__}")
-        if batch_rows is not None and batch_rows < 1:
-            raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+        if batch_rows is not None:
+            check_count("batch_rows", batch_rows)
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, got {type(dtype).__name__}")
         ndim = getattr(source, "ndim", 2)
@@ -126,8 +126,17 @@ def _slice_of(source: Any, start: int, stop: int) -> Any:
 def _rows_of_a_batch(source: Any) -> int:
     if not len(source):
         return 1
-    x = _batch(0, _slice_of(source, 0, 1)).x
-    return max(1, _BYTES // max(1, x.nbytes))
+    return default_rows(_batch(0, _slice_of(source, 0, 1)).x.nbytes)
+
+
+def default_rows(row_bytes: int) -> int:
+    """How many rows of so many bytes make a batch unless it is said."""
+    return max(1, _BYTES // max(1, row_bytes))
+
+
+def batch_name(number: int) -> str:
+    """What errors call the batch of that number, from 0."""
+    return f"batch {number} of x"
 
 
 def _check_repeatable(source: Any) -> None:
@@ -144,7 +153,7 @@ def _check_repeatable(source: Any) -> None:
 
 def _batch(number: int, item: Any) -> Batch:
     """What a source gave, as tensors where they are. TypeError if it is no batch."""
-    name = f"batch {number} of x"
+    name = batch_name(number)
     if isinstance(item, (tuple, list)):
         if len(item) not in (1, 2):
             raise TypeError(f"{name} must be points, or a pair of points and weights, got {len(item)} things")

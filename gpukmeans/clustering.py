@@ -81,7 +81,7 @@ def kmeans(
 
     `x` may also be a stream: anything that can be iterated again and again and gives batches (N, D), or pairs of these
     and their weights (N,), as tensors or arrays, such as a list or a `DataLoader`; or what has rows side by side, like
-    a memory-mapped array or a `torch.utils.data.Dataset` (see `gpukmeans.Batches`, which also puts batches on a
+    a memory-mapped array or a `torch.utils.data.TensorDataset` (see `gpukmeans.Batches`, which also puts batches on a
     device). Each round reads it once, the next batch while one is computed, and no more than two are held. The bits are
     those of one tensor of its rows, whatever the sizes of the batches; there are no labels. It must give the same rows
     in the same order each time, which is an error where it shows, and leave a batch alone once it is given.

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
-from gpukmeans.checks import check_centers, check_metric, check_points, computed_in
+from gpukmeans.checks import check_centers, check_metric, check_points, computed_in, short_name
 from gpukmeans.clustering import Callback, KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric
@@ -148,7 +148,7 @@ class KMeans(nn.Module):
         saved = state_dict.get(f"{prefix}centers")
         if isinstance(saved, Tensor):
             if saved.ndim < 2 or saved.shape[-2] != self.n_clusters or not saved.is_floating_point():
-                came = f"{str(saved.dtype).removeprefix('torch.')} of shape {tuple(saved.shape)}"
+                came = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
                 error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {came}")
                 return
             # A module that has not been fitted has no buffer yet to copy the saved centers into; one that was fitted

@@ -57,7 +57,8 @@ class Part(Protocol):
     def weights_dtype(self) -> torch.dtype | None: ...
 
     def census(self) -> Census:
-        """The first look. ValueError for coordinates that are not finite."""
+        """The first look. ValueError for coordinates that are not finite, and without weights for points that the
+        metric cannot take."""
         ...
 
     def weighed(self, scale: Tensor) -> "Part":
@@ -68,7 +69,7 @@ class Part(Protocol):
         ...
 
     def spread(self, scale: Tensor) -> Spread:
-        """The second look, at weights on that grid. ValueError for points that the metric cannot take."""
+        """The second look, at weights on that grid. ValueError for points of weight that the metric cannot take."""
         ...
 
     def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
@@ -231,8 +232,12 @@ def surveyed(part: Part) -> Points:
     """Points as a part holds all of them, a run for each problem. ValueError for values that no grid can hold."""
     census = part.census()
     scale = census.weight_scale(part.weights_dtype)
-    part = part.weighed(scale)
-    return Points(part, Survey.of(census, part.spread(scale), scale), range(len(scale)))
+    if part.weights_dtype is None:
+        spread = census.spread()
+    else:
+        part = part.weighed(scale)
+        spread = part.spread(scale)
+    return Points(part, Survey.of(census, spread, scale), range(len(scale)))
 
 
 def share(random: Tensor, totals: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The ranks of a process group: the few things they say to one another, none of which leaves a rank waiting."""
 
+import contextlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -76,7 +77,7 @@ class Ranks:
     def gather(self, what: str, work: Callable[[], T]) -> list[T]:
         data, error = _tried(lambda: pickle.dumps(_apart(work())))
         told: list[Any] = [None] * self.size
-        with _Meeting(self, what):
+        with self._at(what):
             dist.all_gather_object(told, (data, _told(error)), group=self.group)
         _raise_first([failure for _, failure in told], error)
         return [pickle.loads(data) for data, _ in told]
@@ -88,20 +89,30 @@ class Ranks:
             flat[-1] = 1  # so that one sum also says whether all went well
         else:
             flat[:-1] = value.flatten()
-        with _Meeting(self, what):
+        with self._at(what):
             dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=self.group)
         if flat[-1] > 0:
             failures: list[Any] = [None] * self.size
-            with _Meeting(self, what):
+            with self._at(what):
                 dist.all_gather_object(failures, _told(error), group=self.group)
             _raise_first(failures, error)
         return flat[:-1].view(like.shape)
 
     def largest(self, what: str, values: Tensor) -> Tensor:
         largest = values.clone()
-        with _Meeting(self, what):
+        with self._at(what):
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
         return largest
+
+    @contextlib.contextmanager
+    def _at(self, what: str) -> Iterator[None]:
+        """Inside, at a collective, what goes wrong is an error that says which one it was."""
+        try:
+            yield
+        except RuntimeError as error:  # as those of torch.distributed all are
+            where = f"rank {self.rank} of {self.size} lost the others at {what}"
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RuntimeError(f"{where}: one may have ended or not have come in time ({reason})") from error
 
 
 def company_of(group: dist.ProcessGroup | None) -> Company:
@@ -146,23 +157,6 @@ def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
     elif is_dataclass(value) and not isinstance(value, type):
         changed = replace(value, **{each.name: _each(getattr(value, each.name), change) for each in fields(value)})
     return changed
-
-
-@dataclass(frozen=True)
-class _Meeting:
-    """The ranks at a collective: what goes wrong inside is an error that says which one it was."""
-
-    ranks: Ranks
-    what: str
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError):  # as those of torch.distributed all are
-            where = f"rank {self.ranks.rank} of {self.ranks.size} lost the others at {self.what}"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RuntimeError(f"{where}: one may have ended or not have come in time ({reason})") from error
 
 
 def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:

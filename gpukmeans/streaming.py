@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from gpukmeans.batches import Batch, Batches
+from gpukmeans.batches import Batch, Batches, batch_name
 from gpukmeans.blocks import blocks
 from gpukmeans.checks import check_points, check_weights, short_name
 from gpukmeans.engines import Engine
@@ -57,11 +57,10 @@ class _Seen:
 
     rows: list[int] = field(default_factory=list)
     first: Tensor | None = None
-    census: Census | None = None
 
     def block_rows(self) -> list[int]:
         """How many rows each block has."""
-        return [len(range(*block.indices(n))) for n in self.rows for block in blocks(n, _BLOCK)]
+        return [block.stop - block.start for n in self.rows for block in blocks(n, _BLOCK)]
 
 
 @dataclass(eq=False)
@@ -112,18 +111,12 @@ class StreamPart:
 
     def census(self) -> Census:
         shape = self.n_problems, self.form.width
-        census: Census = _sum(self.answers(lambda part, _: part.census()), Census.nothing(shape, self.form.device))
-        self.seen.census = census
-        return census
+        return _sum(self.answers(lambda part, _: part.census()), Census.nothing(shape, self.form.device))
 
     def weighed(self, scale: Tensor) -> "StreamPart":
         return replace(self, scale=scale)
 
     def spread(self, scale: Tensor) -> Spread:
-        census = self.seen.census
-        if self.form.weights is None and not self.metric.directions and census is not None:  # which has seen it all
-            lowest, highest = census.values
-            return Spread(lowest=lowest, highest=highest, total=census.n_weighted, n_present=census.n_weighted)
         shape = self.n_problems, self.form.width
         return _sum(self.answers(lambda part, _: part.spread(scale)), Spread.nothing(shape, self.form.device))
 
@@ -244,14 +237,13 @@ class StreamPart:
     def _part(self, batch: Batch, number: int) -> TensorPart:
         x = self.metric.prepare(batch.x.detach(), self.dtype)[None]
         weights = None if batch.weights is None else batch.weights.detach()[None]
-        name = f"batch {number} of x"
-        part = TensorPart(x, weights, self.engine, self.dtype, self.metric.directions, name)
+        part = TensorPart(x, weights, self.engine, self.dtype, self.metric.directions, batch_name(number))
         return part if self.scale is None else part.weighed(self.scale)
 
     def _check_first(self, row: Tensor) -> None:
         if self.seen.first is None:
             self.seen.first = row.detach().clone()
-        elif not torch.equal(self.seen.first.nan_to_num(), row.nan_to_num()):
+        elif not torch.equal(self.seen.first, row):
             raise ValueError(f"{_CHANGED}, got another first row: is it shuffled?")
 
 
@@ -318,7 +310,7 @@ def first_batch(batches: Batches) -> Batch | None:
 
 def check_batch(batch: Batch, form: Form | None, number: int) -> None:
     """TypeError or ValueError unless these are points with their weights, of this form if it is known."""
-    name = f"batch {number} of x"
+    name = batch_name(number)
     check_points(batch.x, name, least=0)
     if batch.x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}")

@@ -44,6 +44,11 @@ class Census:
             total=self.total + other.total,
         )
 
+    def spread(self) -> "Spread":
+        """What the second look would tell of points without weights, which this one has told."""
+        lowest, highest = self.values
+        return Spread(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
+
     def weight_scale(self, weights: torch.dtype | None) -> Tensor:
         """Steps in a unit of weight (P,) of that dtype: 1 for integers, or None for none, else the finest that cannot
         overflow.

@@ -51,6 +51,8 @@ class TensorPart:
         n_problems, n_rows, width = self.x.shape
         values = finite_range(self._told(self.x), self.name)
         if self.weights is None:
+            if self.directions:
+                check_directions(self._told(self.x), self.name)
             lightest = heaviest = torch.ones(n_problems, dtype=torch.float64, device=self.x.device)
             n_weighted = torch.full((n_problems,), n_rows, device=self.x.device)
             total = n_weighted.double()
@@ -73,18 +75,14 @@ class TensorPart:
         return replace(self, weights=from_grid(to_grid(self.weights.double(), scale[:, None]), scale[:, None]))
 
     def spread(self, scale: Tensor) -> Spread:
-        n_problems, n_rows, _ = self.x.shape
-        present = None if self.weights is None else self.weights > 0
+        if self.weights is None:
+            return self.census().spread()
+        present = self.weights > 0
         if self.directions:
-            check_directions(self._told(self.x), self.name, None if present is None else self._told(present))
-        if self.weights is None or present is None:
-            lowest, highest = torch.aminmax(self.x, dim=1)
-            n_present = total = torch.full((n_problems,), n_rows, device=self.x.device)
-        else:
-            lowest, highest = _range_of_present(self.x, present)
-            n_present = present.sum(dim=1)
-            total = to_grid(self.weights.double(), scale[:, None]).sum(dim=1)
-        return Spread(lowest=lowest.double(), highest=highest.double(), total=total, n_present=n_present)
+            check_directions(self._told(self.x), self.name, self._told(present))
+        lowest, highest = _range_of_present(self.x, present)
+        total = to_grid(self.weights.double(), scale[:, None]).sum(dim=1)
+        return Spread(lowest=lowest.double(), highest=highest.double(), total=total, n_present=present.sum(dim=1))
 
     def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
         return self._bound.measure(centers, grid, problems)

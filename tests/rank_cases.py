@@ -24,6 +24,12 @@ def points(n, width, kind, seed=0):
     return x, {"none": None, "integers": weights.mul(9).ceil().long(), "floats": weights}[kind]
 
 
+def batches_of(x, weights, size):
+    """So many of the points at a time, with their weights if they have some."""
+    rows = [slice(start, start + size) for start in range(0, len(x), size)]
+    return [x[part] if weights is None else (x[part], weights[part]) for part in rows]
+
+
 def told(result):
     """A result without tensors, which processes can send."""
     return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
@@ -86,11 +92,7 @@ def stream(group, bounds, form, size, options):
     rows = slice(*bounds[group.rank() : group.rank() + 2])
     x, weights = x[rows], None if weights is None else weights[rows]
     if group.rank() < group.size() - 1:
-        starts = range(0, len(x), size)
-        parts = [
-            x[at : at + size] if weights is None else (x[at : at + size], weights[at : at + size]) for at in starts
-        ]
-        return told(kmeans(parts, group=group, **options))
+        return told(kmeans(batches_of(x, weights, size), group=group, **options))
     return told(kmeans(x, weights=weights, group=group, **options))
 
 

@@ -51,7 +51,7 @@ ARROWS = {
         "metrics": {"lloyd", "score"},
         "checks": {"checkpoints", "metrics", "seeding", "values"},
         "assignment": {"checks", "engines", "metrics", "score", "values"},
-        "batches": set(),
+        "batches": {"checks"},
         "streaming": {
             "batches",
             "blocks",
@@ -162,6 +162,8 @@ ARROWS = {
             "shards",
             "states",
             "gpukmeans",
+            "gpukmeans.batches",
+            "gpukmeans.checks",
         },
         "cluster": {
             "arguments",
@@ -174,8 +176,8 @@ ARROWS = {
             "rounds",
             "runtime",
         },
-        "shard_files": set(),
-        "shards": {"shard_files"},
+        "shard_files": {"gpukmeans.checks"},
+        "shards": {"shard_files", "gpukmeans.checks"},
         "demo": {
             "comparison",
             "device",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rank_cases import points
+from rank_cases import batches_of, points
 from test_batches import Again, no_reader_is_left
 from test_points import seeded
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,11 +17,6 @@ from gpukmeans.engine_torch import TorchEngine
 from gpukmeans.points import Masses, Part, surveyed
 from gpukmeans.streaming import Form, StreamPart
 from gpukmeans.tensor_part import tensor_points
-
-
-def batches_of(x, weights, size):
-    rows = [slice(start, start + size) for start in range(0, len(x), size)]
-    return [x[part] if weights is None else (x[part], weights[part]) for part in rows]
 
 
 def assert_same(found, expected):

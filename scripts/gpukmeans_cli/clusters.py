@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from gpukmeans import Batches, Checkpoint, KMeansResult, __version__, assign, kmeans
+from gpukmeans.batches import default_rows
+from gpukmeans.checks import short_name
 from gpukmeans_cli.files import ImageError, check_free, check_writable, make_folder, publish
 from gpukmeans_cli.label_files import label_files, label_targets
 from gpukmeans_cli.meeting import Meeting, SharedError, together
@@ -28,8 +30,6 @@ from gpukmeans_cli.rounds import Rounds
 from gpukmeans_cli.shard_files import ShardError
 from gpukmeans_cli.shards import Part, Shards, found_paths, open_shards, share
 from gpukmeans_cli.states import StateError, centers_bytes, load_state, save_state
-
-_BATCH_BYTES = 2**25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,7 @@ class Prepared:
     @property
     def batch_rows(self) -> int:
         """How many rows are read at a time."""
-        row = self.shards.width * self.shards.dtype.itemsize
-        return self.task.batch_rows or max(1, _BATCH_BYTES // row)
+        return self.task.batch_rows or default_rows(self.shards.width * self.shards.dtype.itemsize)
 
     def share(self, where: Place) -> float:
         """How many of all rows are those of that rank, from 0 to 1."""
@@ -125,7 +124,7 @@ class Outcome:
 
 def prepare(task: Task, ranks: Meeting) -> Prepared:
     """The task with its files opened, and what is to be written found free. SharedError if it cannot be done."""
-    shards, targets, about, state = None, [], {}, None
+    shards, targets, state = None, [], None
     with together(ranks, ShardError, ImageError, SharedError):
         shards = open_shards(found_paths(task.inputs), task.key)
         if task.n_clusters > len(shards):
@@ -135,7 +134,7 @@ def prepare(task: Task, ranks: Meeting) -> Prepared:
         paths = [file.path for file in shards.files]
         targets = [] if task.labels is None else label_targets(paths, task.labels)
         if ranks.place.leads:
-            _check_targets(task, [*paths], targets)
+            _check_targets(task, paths, targets)
     assert shards is not None
     _check_alike(shards, ranks)
     about = _about(task, shards)
@@ -317,9 +316,9 @@ def _about(task: Task, shards: Shards) -> dict[str, Any]:
         "--refine": task.refine,
         "--tol": task.tol,
         "--seed": task.seed,
-        "--dtype": None if task.dtype is None else str(task.dtype).removeprefix("torch."),
+        "--dtype": None if task.dtype is None else short_name(task.dtype),
     }
 
 
 def _table(shards: Shards) -> str:
-    return f"{len(shards):,} x {shards.width:,} {str(shards.dtype).removeprefix('torch.')}"
+    return f"{len(shards):,} x {shards.width:,} {short_name(shards.dtype)}"

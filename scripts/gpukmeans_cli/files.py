@@ -78,10 +78,15 @@ def check_folder(path: Path) -> None:
         raise ImageError(f"{path} {why_unwritten(FileNotFoundError())}")
 
 
+def temporary_for(path: Path) -> Path:
+    """A name that no file has, in the folder of the file that `path`, perhaps a link, leads to."""
+    return Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.tmp")
+
+
 def check_writable(path: Path) -> None:
     """ImageError, as `publish` would raise it after all the work, if no file can be made beside `path`."""
     check_folder(path)
-    temporary = Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = temporary_for(path)
     try:
         temporary.open("xb").close()
         temporary.unlink()
@@ -107,7 +112,7 @@ def why_unwritten(error: OSError) -> str:
 def _save(path: Path, data: bytes, overwrite: bool) -> None:
     target = Path(os.path.realpath(path))
     # Not by tempfile, which would leave the file readable by its owner only.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = temporary_for(target)
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -1,15 +1,13 @@
 """A file of labels for each file of rows, to which several ranks write, and which appear whole or not at all."""
 
 import contextlib
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpukmeans_cli.files import ImageError, give_name, why_unwritten
+from gpukmeans_cli.files import ImageError, give_name, temporary_for, why_unwritten
 from gpukmeans_cli.meeting import Meeting, SharedError, together
 from gpukmeans_cli.shards import Shards
 
@@ -44,8 +42,7 @@ def label_files(
     If a rank raises ImageError, OSError or ValueError, it is a SharedError on all, and there is no file. All ranks must
     have one file system for `targets`.
     """
-    unnamed = [Path(os.path.realpath(target)).with_name(f".{secrets.token_hex(8)}.tmp") for target in targets]
-    unnamed: list[Path] = ranks.share(unnamed)
+    unnamed = ranks.share([temporary_for(target) for target in targets])
     offsets: list[int] = []
     leads = ranks.place.leads
     try:

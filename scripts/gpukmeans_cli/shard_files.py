@@ -5,6 +5,7 @@ import mmap
 import os
 import pickle
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpukmeans.checks import short_name
+
 KEYED = (".safetensors", ".pt", ".pth")
 """Suffixes of files that hold tensors by name."""
 SUFFIXES = (".npy", *KEYED)
@@ -22,7 +25,7 @@ _DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 )
-_NUMPY = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}
+_NUMPY = {short_name(dtype): dtype for dtype in _DTYPES}
 _SAFETENSORS = dict(zip(("F16", "BF16", "F32", "F64", "U8", "I8", "I16", "I32", "I64"), _DTYPES, strict=True))
 
 
@@ -89,7 +92,7 @@ class _State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Opened:
+class _Opened(ABC):
     path: Path
     shape: tuple[int, int]
     dtype: torch.dtype
@@ -111,8 +114,8 @@ class _Opened:
         if not same:
             raise OSError(f"{self.path}: has changed while it was being read; leave it as it is and start anew")
 
-    def _copy(self, file: BinaryIO, start: int, target: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _copy(self, file: BinaryIO, start: int, target: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +193,7 @@ def _open_pt(path: Path, file: BinaryIO, key: str | None) -> Shard:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         raise ShardError(f"{path}: holds a tensor that is not dense; save tensor.to_dense()")
     dtype = tensor.dtype if tensor.dtype in _DTYPES else None
-    dtype = _checked_dtype(path, dtype, str(tensor.dtype).removeprefix("torch."))
+    dtype = _checked_dtype(path, dtype, short_name(tensor.dtype))
     shape = _checked_shape(path, tensor.shape)
     if not tensor.is_contiguous():
         raise ShardError(f"{path}: does not lie row by row; save tensor.contiguous()")
@@ -202,7 +205,7 @@ def _plain(path: Path, file: BinaryIO, shape: tuple[int, int], dtype: torch.dtyp
     wanted = offset + shape[0] * shape[1] * dtype.itemsize
     if state.n_bytes < wanted:
         raise ShardError(
-            f"{path}: is truncated: {shape[0]:,} x {shape[1]:,} {str(dtype).removeprefix('torch.')} take "
+            f"{path}: is truncated: {shape[0]:,} x {shape[1]:,} {short_name(dtype)} take "
             f"{wanted:,} bytes, and it has {state.n_bytes:,}"
         )
     return _Plain(path=path, shape=shape, dtype=dtype, state=state, offset=offset)
@@ -251,7 +254,7 @@ def _checked_shape(path: Path, shape: "tuple[int, ...] | list[int] | torch.Size"
 
 def _checked_dtype(path: Path, dtype: torch.dtype | None, name: str) -> torch.dtype:
     if dtype is None:
-        names = ", ".join(str(each).removeprefix("torch.") for each in _DTYPES)
+        names = ", ".join(map(short_name, _DTYPES))
         raise ShardError(f"{path}: wanted are numbers of {names}, got {name}")
     return dtype
 

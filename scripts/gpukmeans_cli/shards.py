@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpukmeans.checks import short_name
 from gpukmeans_cli.shard_files import KEYED, Shard, ShardError, open_shard
 
 
@@ -133,4 +134,4 @@ def _bounds(rows: slice, length: int) -> tuple[int, int]:
 
 
 def _kind(file: Shard) -> str:
-    return f"{file.shape[1]:,} {str(file.dtype).removeprefix('torch.')}"
+    return f"{file.shape[1]:,} {short_name(file.dtype)}"

@@ -141,17 +141,10 @@ def test_ranks_leave_together_and_the_first_is_the_last():
 
 
 @pytest.mark.usefixtures("ranks_of_threads")
-def test_a_rank_that_fails_leaves_at_once_and_others_know():
-    with pytest.raises(ZeroDivisionError), meeting(Place(rank=1, size=2)):
-        raise ZeroDivisionError
-    with pytest.raises(RankError, match="rank 1 has ended"), meeting(Place(rank=0, size=2)):
-        pass
-
-
-@pytest.mark.usefixtures("ranks_of_threads")
-def test_a_rank_that_is_interrupted_leaves_and_others_know():
-    with pytest.raises(KeyboardInterrupt), meeting(Place(rank=1, size=2)):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("end", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_rank_that_fails_or_is_interrupted_leaves_at_once_and_others_know(end):
+    with pytest.raises(end), meeting(Place(rank=1, size=2)):
+        raise end
     with pytest.raises(RankError, match="rank 1 has ended"), meeting(Place(rank=0, size=2)):
         pass
 

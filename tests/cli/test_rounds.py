@@ -39,14 +39,18 @@ def test_a_log_that_is_full_ends_no_work(clock, monkeypatch, terminal):
             return terminal
 
         def write(self, text):
+            tried.append(text)
             raise OSError(28, "No space left on device")
 
+    tried = []
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Full())
     with rounds_shown(clock=clock, each=True) as rounds:
         clock.now += 60
         rounds.seen(1000)
         rounds.ended(1, 1.0, 0.5)
+    assert tried
+    assert (rounds.read, rounds.n_rounds) == (1000, 1)
 
 
 def test_now_and_then_a_line_says_how_far_it_is_and_how_fast(clock, capsys):

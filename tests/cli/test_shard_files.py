@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from row_files import save_rows
 from safetensors.torch import save_file
 
 from gpukmeans.checks import _COMPUTED_IN
@@ -15,17 +16,6 @@ DTYPES = list(_COMPUTED_IN)
 
 def rows(n=11, d=3, dtype=torch.float32):
     return (torch.arange(n * d).reshape(n, d) - 7 * (dtype != torch.uint8)).to(dtype)
-
-
-def saved(x, path):
-    """The file of these rows, in the format of its suffix."""
-    if path.suffix == ".npy":
-        np.save(path, x.numpy())
-    elif path.suffix == ".safetensors":
-        save_file({"rows": x}, path)
-    else:
-        torch.save(x, path)
-    return path
 
 
 def read(shard, start, stop):
@@ -63,9 +53,9 @@ def test_all_dtypes_are_those_that_kmeans_takes():
     ("suffix", "dtype"),
     [(s, d) for s in (".npy", ".safetensors", ".pt") for d in DTYPES if (s, d) != (".npy", torch.bfloat16)],
 )
-def test_rows_are_read_as_they_were_saved(tmp_path, suffix, dtype):
+def test_rows_are_read_as_they_were_save_rows(tmp_path, suffix, dtype):
     x = rows(dtype=dtype)
-    shard = open_shard(saved(x, tmp_path / f"x{suffix}"))
+    shard = open_shard(save_rows(x, tmp_path / f"x{suffix}"))
     assert (shard.shape, shard.dtype) == ((11, 3), dtype)
     for start, stop in ((0, 11), (0, 1), (4, 9), (10, 11), (5, 5)):
         assert torch.equal(read(shard, start, stop), x[start:stop])
@@ -73,21 +63,21 @@ def test_rows_are_read_as_they_were_saved(tmp_path, suffix, dtype):
 
 def test_a_large_file_is_mapped_where_its_rows_lie_and_what_was_read_stays_what_it_was(tmp_path):
     x = torch.randn(30_000, 5)
-    path = saved(x, tmp_path / "x.npy")
+    path = save_rows(x, tmp_path / "x.npy")
     part = read(open_shard(path), 12_345, 12_999)  # neither begins nor ends at a page
-    saved(torch.zeros(30_000, 5), path)
+    save_rows(torch.zeros(30_000, 5), path)
     assert torch.equal(part, x[12_345:12_999])
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 def test_a_file_of_no_rows_is_one(tmp_path, suffix):
-    shard = open_shard(saved(rows(0), tmp_path / f"x{suffix}"))
+    shard = open_shard(save_rows(rows(0), tmp_path / f"x{suffix}"))
     assert shard.shape == (0, 3)
     assert read(shard, 0, 0).shape == (0, 3)
 
 
 def test_opening_reads_no_row(tmp_path, monkeypatch):
-    paths = [saved(rows(), tmp_path / f"x{suffix}") for suffix in (".npy", ".safetensors", ".pt")]
+    paths = [save_rows(rows(), tmp_path / f"x{suffix}") for suffix in (".npy", ".safetensors", ".pt")]
     monkeypatch.setattr(shard_files.mmap, "mmap", None)
     monkeypatch.setattr(torch.Tensor, "copy_", None)
     assert [open_shard(path).shape for path in paths] == [(11, 3)] * 3
@@ -109,7 +99,7 @@ def test_the_only_tensor_needs_no_key(tmp_path):
 
 
 def test_a_tensor_without_a_name_has_no_key(tmp_path):
-    assert refusal(saved(rows(), tmp_path / "x.pt"), "a") == "holds a tensor without a name; leave --key a out"
+    assert refusal(save_rows(rows(), tmp_path / "x.pt"), "a") == "holds a tensor without a name; leave --key a out"
 
 
 def test_a_part_of_a_larger_tensor_is_read_from_where_it_lies(tmp_path):
@@ -120,13 +110,13 @@ def test_a_part_of_a_larger_tensor_is_read_from_where_it_lies(tmp_path):
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 @pytest.mark.parametrize("shape", [(6,), (2, 3, 1), (), (4, 0)])
 def test_what_is_no_table_is_refused_with_its_shape(tmp_path, suffix, shape):
-    path = saved(torch.zeros(shape), tmp_path / f"x{suffix}")
+    path = save_rows(torch.zeros(shape), tmp_path / f"x{suffix}")
     assert refusal(path) == f"wanted are rows of numbers, of shape (N, D), got shape {shape}"
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 def test_what_are_no_numbers_to_compute_with_is_refused_with_its_dtype(tmp_path, suffix):
-    path = saved(torch.zeros(3, 2, dtype=torch.bool), tmp_path / f"x{suffix}")
+    path = save_rows(torch.zeros(3, 2, dtype=torch.bool), tmp_path / f"x{suffix}")
     assert re.fullmatch("wanted are numbers of float16, .*, int64, got bool", refusal(path), re.IGNORECASE)
 
 
@@ -140,14 +130,14 @@ def test_a_damaged_file_is_refused(tmp_path, suffix, junk):
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 def test_a_file_that_is_cut_off_is_refused_before_work(tmp_path, suffix):
-    path = saved(rows(100), tmp_path / f"x{suffix}")
+    path = save_rows(rows(100), tmp_path / f"x{suffix}")
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
     assert "truncated" in refusal(path)
 
 
 def test_a_truncated_file_is_told_how_long_it_should_be(tmp_path):
-    path = saved(rows(100), tmp_path / "x.npy")
+    path = save_rows(rows(100), tmp_path / "x.npy")
     os.truncate(path, 1000)
     assert refusal(path) == "is truncated: 100 x 3 float32 take 1,328 bytes, and it has 1,000"
 
@@ -214,12 +204,12 @@ def test_no_pickle_is_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
 def test_a_file_that_changes_or_goes_later_is_an_error_and_no_crash(tmp_path, suffix):
-    path = saved(rows(40_000), tmp_path / f"x{suffix}")
+    path = save_rows(rows(40_000), tmp_path / f"x{suffix}")
     shard = open_shard(path)
     os.truncate(path, 5000)
     with pytest.raises(OSError, match=f"x{suffix}: has changed while it was being read"):
         read(shard, 30_000, 40_000)
-    saved(rows(40_000), path)
+    save_rows(rows(40_000), path)
     with pytest.raises(OSError, match="has changed"):
         read(shard, 0, 1)
     path.unlink()
