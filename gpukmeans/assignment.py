@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from gpukmeans.checks import check_centers, check_metric, check_points, check_values, computed_in
-from gpukmeans.engines import Assignment, Engine, choose
-from gpukmeans.metrics import Metric
-from gpukmeans.score import squared_distance
-from gpukmeans.values import check_directions
+from gpukmeans.distance import squared_distance
+from gpukmeans.engines.base import Assignment, Engine
+from gpukmeans.engines.selection import choose
+from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.validation import check_centers, check_directions, check_points, check_values, computed_in
 
 
 def assign(
@@ -22,7 +22,7 @@ def assign(
 
     Centers are (K, D), or (..., K, D) for each problem of a batch. The lowest index wins a tie. Computed in float64 if
     `x` or `centers` is float64, int32 or int64, else in float32; the squared distance is a sum of squares in that dtype
-    (see `gpukmeans.score`), so never less than 0. With `metric="cosine"` it is 1 - cos, half the squared distance of
+    (see `gpukmeans.distance`), so never less than 0. With `metric="cosine"` it is 1 - cos, half the squared distance of
     the rows made unit vectors.
 
     Squared distances have gradients of any order, to `x` and to `centers`, in reverse mode; labels have none. The

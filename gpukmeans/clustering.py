@@ -12,24 +12,26 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from gpukmeans.checkpoints import Checkpoint, State, of_the_same
-from gpukmeans.checks import (
-    check_centers,
-    check_count,
-    check_fixed,
-    check_init,
-    check_metric,
-    check_n_clusters,
-    check_options,
-)
-from gpukmeans.engines import Engine
+from gpukmeans.engines.base import Engine
 from gpukmeans.lloyd import Fit, Watch, lloyd, measured
-from gpukmeans.metrics import Metric
-from gpukmeans.points import Points
-from gpukmeans.ranks import Alone, Company, company_of, on_device
+from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.points.base import Points
+from gpukmeans.points.communicator import Alone, Company, company_of, on_device
+from gpukmeans.points.inputs import Request, Source, agreed, points_of, source_of
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
-from gpukmeans.sources import Request, Source, agreed, points_of, source_of
-from gpukmeans.values import check_directions, check_reach, check_spread, finite_range, joined_range
+from gpukmeans.validation import (
+    check_centers,
+    check_count,
+    check_directions,
+    check_fixed,
+    check_init,
+    check_n_clusters,
+    check_reach,
+    check_spread,
+    finite_range,
+    joined_range,
+)
 
 Callback = Callable[[int, Tensor, Tensor], object]
 
@@ -234,6 +236,51 @@ def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Me
     points = points_of(source, form, metric, engine, Alone())
     prepared = _prepared(points, centers, metric, "centers")
     return (measured(points, prepared).weighted_sqdist() * metric.factor).view(source.batch)
+
+
+def check_options(
+    *,
+    init: str | Tensor | Seeding,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    metric: str | Metric = "euclidean",
+    refine: int = 0,
+    callback: Callable[..., object] | None = None,
+    generator: torch.Generator | None,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """TypeError or ValueError for options of `kmeans` that are wrong whatever the points."""
+    check_count("n_init", n_init)
+    check_count("max_iter", max_iter)
+    if not isinstance(tol, (int, float)):
+        raise TypeError(f"tol must be a number, got {type(tol).__name__}")
+    if not tol >= 0:
+        raise ValueError(f"tol must be at least 0, got {tol}")
+    if isinstance(init, str) and init not in ("auto", *SEEDINGS):
+        names = ", ".join(["auto", *SEEDINGS])
+        raise ValueError(f"init must be one of {names}, a tensor of centers or a function, got {init!r}")
+    if not isinstance(init, str) and not isinstance(init, Tensor) and not callable(init):
+        raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(init).__name__}")
+    if isinstance(init, Tensor) and n_init != 1 and not refine:
+        raise ValueError(
+            f"n_init must be 1 when init gives the first centers, as all runs would be equal, got {n_init}"
+        )
+    check_metric(metric)
+    check_count("refine", refine, least=0)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, got {type(callback).__name__}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(f"generator must be on the CPU, so that every device sees equal draws, got {generator.device}")
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint must be a Checkpoint, got {type(checkpoint).__name__}")
+    if not callable(checkpoint.save):
+        raise TypeError(f"checkpoint.save must be a function, got {type(checkpoint.save).__name__}")
+    check_count("checkpoint.every", checkpoint.every)
 
 
 def _known(points: Points, n_clusters: int, fixed: Tensor | None, n_init: int, tol: float, metric: Metric) -> State:

@@ -11,11 +11,11 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
-from gpukmeans.checks import check_centers, check_metric, check_points, computed_in, short_name
 from gpukmeans.clustering import Callback, KMeansResult, inertia_at, kmeans
-from gpukmeans.engines import Engine
-from gpukmeans.metrics import Metric
+from gpukmeans.engines.base import Engine
+from gpukmeans.metrics import Metric, check_metric
 from gpukmeans.seeding import Seeding
+from gpukmeans.validation import check_centers, check_points, computed_in, short_name
 
 
 class KMeans(nn.Module):

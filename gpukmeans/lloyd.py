@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from gpukmeans.checkpoints import State, packed, unpacked
+from gpukmeans.distance import squared_distance
+from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
-from gpukmeans.points import Points
-from gpukmeans.score import squared_distance
+from gpukmeans.points.base import Points
 
 # A grid for squared distances this much larger than the largest there is would lose bits that matter.
 _LOOSE = 2.0**20
@@ -17,8 +18,6 @@ _LOOSE = 2.0**20
 # Rounds without a new low of the inertia after which what is left to gain is rounding.
 _PATIENCE = 3
 
-# Of new centers (B, K, D) and the old ones, what to move to: see `gpukmeans.metrics`.
-Projection = Callable[[Tensor, Tensor], Tensor]
 
 # Of the rounds so far, and for each run the sum of w·d² and the farthest that a center moved, whether to stop.
 Watch = Callable[[int, Tensor, Tensor], bool]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpukmeans.lloyd import Projection
-from gpukmeans.score import squared_distance
+from gpukmeans.distance import squared_distance
+
+# Of new centers (B, K, D) and the old ones, what to move to: see `gpukmeans.metrics`.
+Projection = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +58,14 @@ METRICS: dict[str, Metric] = {
     # |u - v|² = 2 (1 - cos) of unit vectors: spherical K-means (Dhillon & Modha 2001).
     "cosine": Metric(prepare=unit_rows, project=_unit_means, factor=0.5, directions=True),
 }
+
+
+def check_metric(metric: str | Metric) -> Metric:
+    """The metric of that name, or the metric itself."""
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)} or a metric, got {metric!r}")
+        return METRICS[metric]
+    if not isinstance(metric, Metric):
+        raise TypeError(f"metric must be a name or a metric, got {type(metric).__name__}")
+    return metric

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from gpukmeans.blocks import blocks
-from gpukmeans.lloyd import Fit, Projection, lloyd, next_centers
-from gpukmeans.points import Points
-from gpukmeans.score import squared_distance
+from gpukmeans.distance import squared_distance
+from gpukmeans.lloyd import Fit, lloyd, next_centers
+from gpukmeans.metrics import Projection
+from gpukmeans.points.base import Points
+from gpukmeans.tiling import blocks
 
 # Moves before the first breath, with the centers added, and after the merges. More cost more and gain nothing.
 _FIRST, _IN, _OUT = 2, 2, 3

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpukmeans.points import Near, Points
+from gpukmeans.points.base import Near, Points
 
 # Where there are fixed centers, they are passed as `fixed=`.
 Seeding = Callable[..., Tensor]

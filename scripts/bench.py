@@ -35,14 +35,14 @@ from benchmarks import scale as benchmark_scale
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import medians, run
 from benchmarks.table import table
-from gpukmeans.dithering import DITHERINGS, dither
-from gpukmeans.histogram import unique_colors
-from gpukmeans.palette import BEST
-from gpukmeans.quantization import quantize
+from gpukmeans.images.dithering import DITHERINGS, dither
+from gpukmeans.images.histogram import unique_colors
+from gpukmeans.images.palette import BEST
+from gpukmeans.images.quantization import quantize
 from gpukmeans.seeding import SEEDINGS
-from gpukmeans_cli.device import DeviceError, pick_device
-from gpukmeans_cli.image_io import read_picture
-from gpukmeans_cli.sample import draw_sample
+from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.images.sample import draw_sample
+from gpukmeans_cli.system.device import DeviceError, pick_device
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from selenium import webdriver  # pyright: ignore[reportMissingImports]  # of the extra dev
 
-from gpukmeans.quantization import quantize
-from gpukmeans_cli.encoding import encode_still, write_png
-from gpukmeans_cli.page import render_page
-from gpukmeans_cli.pipeline import Settings
-from gpukmeans_cli.sample import draw_sample
-from gpukmeans_cli.trials import try_colors
+from gpukmeans.images.quantization import quantize
+from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.formats.still import encode_still, write_png
+from gpukmeans_cli.images.sample import draw_sample
+from gpukmeans_cli.report.page import render_page
+from gpukmeans_cli.report.variants import try_colors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NUMBERS = (4, 8, 16, 32, 64, 128, 256)

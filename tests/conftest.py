@@ -2,7 +2,7 @@
 
 import os
 
-# Tests that run beside other work should not wait for each other by spinning; see gpukmeans_cli.runtime.
+# Tests that run beside other work should not wait for each other by spinning; see gpukmeans_cli.system.startup.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes that share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,7 +11,7 @@ import hypothesis
 import jaxtyping
 import pytest
 import torch
-import type_checks
+from helpers import type_checks
 
 # Without a GPU, kernels are interpreted: to be said before the first import of triton.
 if not torch.cuda.is_available():

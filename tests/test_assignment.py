@@ -1,10 +1,9 @@
 import pytest
 import torch
-from test_clustering import blobs
-from test_points import seeded
+from helpers.problems import blobs, seeded
 
 from gpukmeans import METRICS, KMeans, assign
-from gpukmeans.engine_torch import TorchEngine
+from gpukmeans.engines.plain import TorchEngine
 
 
 def test_assign_computes_in_the_wider_dtype():

@@ -1,8 +1,8 @@
 import pytest
 import safetensors.torch
 import torch
-from rank_cases import points
-from test_points import seeded
+from helpers.problems import seeded
+from helpers.rank_cases import points
 
 from gpukmeans import Checkpoint, kmeans
 from gpukmeans.checkpoints import of_the_same, packed, unpacked
@@ -181,7 +181,7 @@ def test_what_is_packed_is_unpacked_the_same():
 
 
 def points_grid():
-    from test_points import points_of
+    from helpers.problems import points_of
 
     return points_of(torch.rand(3, 2)).grid
 

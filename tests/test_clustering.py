@@ -1,30 +1,16 @@
-import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
+from helpers.problems import BATCH, RESULTS, assert_same_results, blobs, problem_of, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
-from test_points import seeded
 
 from gpukmeans import METRICS, SEEDINGS, assign, kmeans, unique_colors
-from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.points import Points
-
-FIELDS = ("centers", "labels", "totals", "inertia", "n_iter", "converged")
-
-
-def blobs(n=300, width=3, seed=0, dtype=torch.float32):
-    generator = seeded(seed)
-    means = torch.randn(5, width, generator=generator, dtype=dtype) * 10
-    return means.repeat(n // 5, 1) + torch.randn(n, width, generator=generator, dtype=dtype)
-
-
-def assert_same(first, second):
-    for name in FIELDS:
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
+from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.points.base import Points
 
 
 def test_a_toy_by_hand():
@@ -117,13 +103,13 @@ def test_a_point_of_weight_zero_is_absent_but_has_a_label():
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 def test_the_same_generator_state_gives_the_same_bits(init):
     first, again = (kmeans(blobs(), 6, init=init, n_init=3, generator=seeded(7)) for _ in range(2))
-    assert_same(first, again)
-    assert_same(kmeans(blobs(), 6, init=init), kmeans(blobs(), 6, init=init, generator=seeded(0)))
+    assert_same_results(first, again)
+    assert_same_results(kmeans(blobs(), 6, init=init), kmeans(blobs(), 6, init=init, generator=seeded(0)))
 
 
 @given(st.integers(1, 400))
 def test_no_bit_depends_on_the_size_of_blocks(tile):
-    assert_same(kmeans(blobs(100), 6, engine=TorchEngine(tile)), kmeans(blobs(100), 6))
+    assert_same_results(kmeans(blobs(100), 6, engine=TorchEngine(tile)), kmeans(blobs(100), 6))
 
 
 def test_the_global_random_state_is_neither_read_nor_written():
@@ -132,7 +118,7 @@ def test_the_global_random_state_is_neither_read_nor_written():
     first = kmeans(blobs(), 6, n_init=2)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert_same(first, kmeans(blobs(), 6, n_init=2))
+    assert_same_results(first, kmeans(blobs(), 6, n_init=2))
 
 
 def test_deterministic_algorithms_may_be_required():
@@ -141,7 +127,7 @@ def test_deterministic_algorithms_may_be_required():
         result = kmeans(blobs(), 6, weights=torch.rand(300, generator=seeded()))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert_same(result, kmeans(blobs(), 6, weights=torch.rand(300, generator=seeded())))
+    assert_same_results(result, kmeans(blobs(), 6, weights=torch.rand(300, generator=seeded())))
 
 
 def test_of_several_runs_the_best_is_kept_and_more_runs_are_never_worse():
@@ -163,7 +149,7 @@ def test_a_default_device_of_the_caller_changes_nothing():
     for init in SEEDINGS:
         with torch.device("meta"):
             result = kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60, device="cpu"))
-        assert_same(result, kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60)))
+        assert_same_results(result, kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60)))
 
 
 def test_arguments_are_left_as_they_were():
@@ -198,7 +184,7 @@ def test_first_centers_may_come_from_a_function():
         assert isinstance(points, Points)
         return points.part.x[0, :n_clusters]
 
-    assert_same(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
+    assert_same_results(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
 
 
 def test_float32_and_float64_agree():
@@ -252,15 +238,6 @@ def test_many_equal_points_have_the_right_total_and_mean():
     assert result.centers.item() == torch.tensor(0.1).item()
 
 
-BATCH = torch.stack(
-    [blobs(60, seed=seed) * scale + offset for seed, scale, offset in [(1, 1, 0), (2, 1e3, 9), (3, 1, 1e4)]]
-)
-
-
-def problem(result, index):
-    return dataclasses.replace(result, **{name: getattr(result, name)[index] for name in FIELDS})
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("init", SEEDINGS)
 @pytest.mark.parametrize("n_init", [1, 3])
@@ -269,7 +246,7 @@ def test_each_problem_of_a_batch_gets_what_it_gets_alone(init, n_init, metric):
     together = kmeans(BATCH, 11, weights=weights, init=init, n_init=n_init, metric=metric)
     for index in range(3):
         alone = kmeans(BATCH[index], 11, weights=weights[index], init=init, n_init=n_init, metric=metric)
-        assert_same(problem(together, index), alone)
+        assert_same_results(problem_of(together, index), alone)
 
 
 def test_each_problem_of_a_batch_stops_by_itself():
@@ -281,10 +258,10 @@ def test_each_problem_of_a_batch_stops_by_itself():
 def test_a_batch_may_have_several_dimensions_or_one_problem():
     x = torch.rand(2, 3, 40, 2, generator=seeded())
     result = kmeans(x, 4)
-    shapes = [tuple(getattr(result, name).shape) for name in FIELDS]
+    shapes = [tuple(getattr(result, name).shape) for name in RESULTS]
     assert shapes == [(2, 3, 4, 2), (2, 3, 40), (2, 3, 4), (2, 3), (2, 3), (2, 3)]
-    assert_same(problem(problem(result, 1), 2), kmeans(x[1, 2], 4))
-    assert_same(problem(kmeans(x[0, :1], 4), 0), kmeans(x[0, 0], 4))
+    assert_same_results(problem_of(problem_of(result, 1), 2), kmeans(x[1, 2], 4))
+    assert_same_results(problem_of(kmeans(x[0, :1], 4), 0), kmeans(x[0, 0], 4))
 
 
 def test_problems_of_unequal_size_are_filled_up_with_rows_of_weight_zero():
@@ -302,13 +279,13 @@ def test_problems_of_unequal_size_are_filled_up_with_rows_of_weight_zero():
 @pytest.mark.parametrize("tile", [1, 50, 1000])
 def test_no_bit_of_a_batch_depends_on_the_size_of_blocks(tile):
     options = {"weights": torch.rand(3, 60, generator=seeded()), "n_init": 2}
-    assert_same(kmeans(BATCH, 5, engine=TorchEngine(tile), **options), kmeans(BATCH, 5, **options))
+    assert_same_results(kmeans(BATCH, 5, engine=TorchEngine(tile), **options), kmeans(BATCH, 5, **options))
 
 
 def test_first_centers_are_for_each_problem_or_for_all():
     shared, own = BATCH[0, :5], BATCH[:, :5]
-    assert_same(problem(kmeans(BATCH, 5, init=shared), 2), kmeans(BATCH[2], 5, init=shared))
-    assert_same(problem(kmeans(BATCH, 5, init=own), 2), kmeans(BATCH[2], 5, init=own[2]))
+    assert_same_results(problem_of(kmeans(BATCH, 5, init=shared), 2), kmeans(BATCH[2], 5, init=shared))
+    assert_same_results(problem_of(kmeans(BATCH, 5, init=own), 2), kmeans(BATCH[2], 5, init=own[2]))
 
 
 def test_a_problem_of_fewer_distinct_points_is_named_in_the_warning():
@@ -317,18 +294,18 @@ def test_a_problem_of_fewer_distinct_points_is_named_in_the_warning():
     with pytest.warns(UserWarning, match="problem 1 of x has only 1 distinct points, so 3 of 4 clusters stay empty"):
         result = kmeans(x, 4)
     assert not result.centers.isnan().any()
-    assert_same(problem(result, 0), kmeans(x[0], 4))
+    assert_same_results(problem_of(result, 0), kmeans(x[0], 4))
 
 
 def test_a_seeding_may_be_given_as_the_thing_itself():
     for init, seeding in SEEDINGS.items():
-        assert_same(kmeans(BATCH, 5, init=init), kmeans(BATCH, 5, init=seeding))
+        assert_same_results(kmeans(BATCH, 5, init=init), kmeans(BATCH, 5, init=seeding))
     few = functools.partial(SEEDINGS["k-means||"], oversampling=0.5, rounds=2)
     assert kmeans(BATCH, 5, init=few).converged.all()
 
 
 def test_a_metric_may_be_given_as_the_thing_itself():
-    assert_same(kmeans(BATCH, 5, metric=METRICS["cosine"]), kmeans(BATCH, 5, metric="cosine"))
+    assert_same_results(kmeans(BATCH, 5, metric=METRICS["cosine"]), kmeans(BATCH, 5, metric="cosine"))
 
 
 def test_the_callback_sees_every_round():
@@ -358,7 +335,7 @@ def test_the_callback_ends_the_clustering_by_returning_true():
     result = kmeans(blobs(), 7, init="random", callback=lambda n_iter, inertia, shift: n_iter == 2)
     assert (result.n_iter.item(), result.converged.item()) == (2, False)
     stopped = kmeans(blobs(), 7, init="random", max_iter=2)
-    assert_same(result, stopped)
+    assert_same_results(result, stopped)
 
 
 def test_an_error_of_the_callback_is_the_callers():
@@ -416,14 +393,14 @@ def test_a_zero_row_of_weight_zero_is_no_error_for_the_cosine_metric():
 def test_a_mode_of_torch_changes_nothing(mode):
     with mode:
         result = kmeans(blobs(), 5)
-    assert_same(result, kmeans(blobs(), 5))
+    assert_same_results(result, kmeans(blobs(), 5))
 
 
 def test_points_and_weights_that_require_gradients_are_points_like_others():
     x, weights = blobs().requires_grad_(), torch.ones(300, requires_grad=True)
     result = kmeans(x, 5, weights=weights, init=x[:5])
     assert not result.centers.requires_grad
-    assert_same(result, kmeans(x.detach(), 5, weights=weights.detach(), init=x[:5].detach()))
+    assert_same_results(result, kmeans(x.detach(), 5, weights=weights.detach(), init=x[:5].detach()))
 
 
 FIXED = torch.tensor([[1.5, -2.0, 0.25], [300.0, 0.0, 1.0], [1.5, -2.0, 0.25]])
@@ -491,17 +468,17 @@ def test_each_problem_of_a_batch_gets_what_it_gets_alone_with_fixed_centers(init
     for_all = kmeans(BATCH, 11, weights=weights, fixed=FIXED, **options)
     for index in range(3):
         alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=fixed[index], **options)
-        assert_same(problem(together, index), alone)
+        assert_same_results(problem_of(together, index), alone)
         alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=FIXED, **options)
-        assert_same(problem(for_all, index), alone)
+        assert_same_results(problem_of(for_all, index), alone)
 
 
 @pytest.mark.parametrize("init", SEEDINGS)
 def test_no_bit_depends_on_the_size_of_blocks_with_fixed_centers(init):
     options = {"fixed": FIXED, "init": init, "n_init": 2, "refine": 1}
     whole, blocked = (kmeans(blobs(), 9, engine=engine, **options) for engine in ("torch", TorchEngine(100)))
-    assert_same(whole, blocked)
-    assert_same(whole, kmeans(blobs(), 9, **options))
+    assert_same_results(whole, blocked)
+    assert_same_results(whole, kmeans(blobs(), 9, **options))
 
 
 # Sums of the clusters of integers with nothing fixed, as they were before centers could be fixed.
@@ -518,7 +495,7 @@ def test_without_fixed_centers_results_are_what_they_were(init, none):
     x = torch.randint(50, (40, 2), generator=seeded(5))
     result = kmeans(x, 4, init=init, refine=1, n_init=2, fixed=none)
     assert (result.centers * result.totals[:, None]).round().tolist() == PINNED[init]
-    assert_same(result, kmeans(x, 4, init=init, refine=1, n_init=2))
+    assert_same_results(result, kmeans(x, 4, init=init, refine=1, n_init=2))
 
 
 def test_there_may_be_more_centers_than_points_if_enough_are_fixed():
@@ -542,7 +519,9 @@ def test_first_centers_from_a_function_are_those_that_are_not_fixed():
         assert torch.equal(fixed, FIXED[None])
         return points.part.x[0, :n_clusters]
 
-    assert_same(kmeans(blobs(), 8, init=first_rows, fixed=FIXED), kmeans(blobs(), 8, init=blobs()[:5], fixed=FIXED))
+    assert_same_results(
+        kmeans(blobs(), 8, init=first_rows, fixed=FIXED), kmeans(blobs(), 8, init=blobs()[:5], fixed=FIXED)
+    )
 
 
 def test_fixed_centers_are_left_as_they_were_and_need_no_gradient():

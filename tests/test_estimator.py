@@ -4,8 +4,7 @@ import io
 import pytest
 import sklearn.base
 import torch
-from test_clustering import blobs
-from test_points import seeded
+from helpers.problems import blobs, seeded
 
 from gpukmeans import METRICS, KMeans, assign, kmeans
 

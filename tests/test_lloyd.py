@@ -2,20 +2,21 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
-import oracle
 import pytest
 import torch
+from helpers import oracle
+from helpers.problems import points_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_points import points_of, seeded
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpukmeans import lloyd as module
-from gpukmeans.engine_torch import Assignment, BoundTorchEngine, TorchEngine
+from gpukmeans.distance import squared_distance
+from gpukmeans.engines.base import Assignment
+from gpukmeans.engines.plain import BoundTorchEngine, TorchEngine
 from gpukmeans.lloyd import Fit, _aimed, _begin, _rounds, _rounds_between_looks, lloyd, next_centers
-from gpukmeans.score import squared_distance
-from gpukmeans.tensor_part import tensor_points
+from gpukmeans.points.tensor import tensor_points
 
 FIELDS = ("centers", "totals", "inertia", "n_iter", "converged")
 

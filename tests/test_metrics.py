@@ -1,8 +1,8 @@
 import pytest
 import torch
+from helpers.problems import seeded
 from hypothesis import given
 from hypothesis import strategies as st
-from test_points import seeded
 
 from gpukmeans.metrics import METRICS, unit_rows
 

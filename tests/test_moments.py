@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.moments import Moments, finest_scale, from_grid, to_grid
-from gpukmeans.tensor_part import tensor_points
+from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.fixed_point import finest_scale, from_grid, to_grid
+from gpukmeans.moments import Moments
+from gpukmeans.points.tensor import tensor_points
 
 TOTALS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
 SCALES = ("weight", "sum", "sqdist", "lowest", "highest")

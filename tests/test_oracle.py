@@ -9,12 +9,12 @@ import itertools
 import warnings
 from dataclasses import dataclass
 
-import oracle
 import pytest
 import torch
+from helpers import oracle
+from helpers.problems import seeded
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_points import seeded
 
 from gpukmeans import ENGINES, assign, kmeans
 

@@ -2,13 +2,12 @@ import itertools
 
 import pytest
 import torch
+from helpers.problems import BATCH, RESULTS, assert_same_results, blobs, points_of, problem_of, seeded
 from hypothesis import given
 from hypothesis import strategies as st
-from test_clustering import BATCH, FIELDS, assert_same, blobs, problem
-from test_points import points_of, seeded
 
 from gpukmeans import METRICS, SEEDINGS, kmeans, unique_colors
-from gpukmeans.engine_torch import TorchEngine
+from gpukmeans.engines.plain import TorchEngine
 from gpukmeans.refinement import merge, refined
 
 
@@ -96,16 +95,16 @@ def test_each_problem_of_a_batch_is_refined_as_it_is_alone():
         together = kmeans(BATCH, 7, weights=weights, refine=2, n_init=2, metric=metric)
         for index in range(3):
             alone = kmeans(BATCH[index], 7, weights=weights[index], refine=2, n_init=2, metric=metric)
-            assert_same(problem(together, index), alone)
+            assert_same_results(problem_of(together, index), alone)
     without = kmeans(BATCH[1, :20], 7, weights=weights[1, :20], refine=2, n_init=2, metric="cosine")
-    for name in set(FIELDS) - {"labels"}:
+    for name in set(RESULTS) - {"labels"}:
         assert torch.equal(getattr(without, name), getattr(together, name)[1]), name
 
 
 @pytest.mark.parametrize("init", SEEDINGS)
 def test_refined_clusters_are_repeatable_and_without_regard_to_blocks(init):
     first, again = (kmeans(blobs(), 9, init=init, refine=3, engine=engine) for engine in ("torch", TorchEngine(100)))
-    assert_same(first, again)
+    assert_same_results(first, again)
 
 
 def test_fewer_distinct_points_than_clusters_can_be_refined():

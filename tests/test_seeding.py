@@ -3,12 +3,12 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.problems import points_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_points import points_of, seeded
 
-from gpukmeans.histogram import unique_colors
-from gpukmeans.points import Points
+from gpukmeans.images.histogram import unique_colors
+from gpukmeans.points.base import Points
 from gpukmeans.seeding import SEEDINGS, extended, kmeans_parallel, kmeans_plus_plus, random
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from test_points import seeded
+from helpers.problems import seeded
 
 from gpukmeans import ENGINES, SEEDINGS, KMeans, assign, kmeans
 

@@ -10,9 +10,9 @@ from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
 from gpukmeans import assign
-from gpukmeans.blocks import blocks
-from gpukmeans.engine_torch import TorchEngine
-from gpukmeans.engine_triton import TritonEngine
+from gpukmeans.engines.fused.engine import TritonEngine
+from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.tiling import blocks
 
 
 @pytest.fixture

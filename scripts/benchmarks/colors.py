@@ -18,9 +18,9 @@ from torch import Tensor
 from benchmarks import clustering, peers
 from benchmarks.clustering import ROUNDS, FailedError, inertia, slope
 from gpukmeans import KMeansResult, kmeans, quantize, unique_colors
-from gpukmeans.engine_triton import TritonEngine
-from gpukmeans.engines import choose
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans.engines.fused.engine import TritonEngine
+from gpukmeans.engines.selection import choose
+from gpukmeans_cli.formats.reading import read_picture
 
 K = 256
 SKLEARN, FAISS = "scikit-learn", "faiss-cpu"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.pngquant import COMPRESS, OPTIONS
 from benchmarks.processes import Cost, medians
-from gpukmeans_cli.batch import default_workers
+from gpukmeans_cli.compression.batch import default_workers
 
 N_COLORS = 16
 SMALL = 48  # pixels a side

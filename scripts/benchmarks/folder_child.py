@@ -20,22 +20,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpukmeans_cli.runtime import import_torch
+from gpukmeans_cli.system.startup import import_torch
 
 import_torch()  # before all that imports it, as the command does
 
 import numpy as np
 import torch
 
-from gpukmeans.histogram import unique_colors
-from gpukmeans_cli.batch import compress_all
-from gpukmeans_cli.device import pick_device
-from gpukmeans_cli.encoding import encode_still
-from gpukmeans_cli.image_io import read_picture
-from gpukmeans_cli.jobs import plan
-from gpukmeans_cli.pipeline import Outcome, Settings
-from gpukmeans_cli.source import read_source
-from gpukmeans_cli.voice import Voice
+from gpukmeans.images.histogram import unique_colors
+from gpukmeans_cli.compression.batch import compress_all
+from gpukmeans_cli.compression.pipeline import Outcome, Settings
+from gpukmeans_cli.compression.plan import plan
+from gpukmeans_cli.compression.reporter import Voice
+from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.source import read_source
+from gpukmeans_cli.formats.still import encode_still
+from gpukmeans_cli.system.device import pick_device
 
 N_THREADS = 16
 

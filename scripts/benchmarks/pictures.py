@@ -29,8 +29,8 @@ from benchmarks import pngquant
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import ProcessError, run
 from benchmarks.table import aligned
-from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.system.atomic_files import ImageError
 
 REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator", "pyoxipng"]
 OURS, BEST, OPTIMIZED = "gpukmeans", "gpukmeans --best", "gpukmeans --optimize"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.processes import Cost, medians
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans_cli.formats.reading import read_picture
 
 COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
 OPTIONS = "--speed 4 --nofs"

@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gpukmeans.dithering import dither
-from gpukmeans.histogram import unique_colors
-from gpukmeans.quantization import quantize
-from gpukmeans_cli.comparison import INK
-from gpukmeans_cli.image_io import read_picture
+from gpukmeans.images.dithering import dither
+from gpukmeans.images.histogram import unique_colors
+from gpukmeans.images.quantization import quantize
+from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.images.comparison_sheet import INK
 
 K = 16
 DITHERING = "floyd-steinberg"

@@ -15,15 +15,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from gpukmeans_cli.runtime import import_torch
+from gpukmeans_cli.system.startup import import_torch
 
 import_torch()  # as the command does, so that threads do not wait for each other by spinning
 
 import torch
 
 from gpukmeans import Batches, kmeans
-from gpukmeans_cli.ranks import place, process_group
-from gpukmeans_cli.shards import Part, open_shards, share
+from gpukmeans_cli.rows.table import Part, open_shards, share
+from gpukmeans_cli.system.rank_env import place, process_group
 
 # Of a run the first round is left out, since it also loads and starts things.
 _ROUNDS = 3

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gpukmeans_cli.cluster import cluster
-from gpukmeans_cli.compare import compare
-from gpukmeans_cli.compress import compress
-from gpukmeans_cli.demo import demo
-from gpukmeans_cli.meeting import warn_once
-from gpukmeans_cli.messages import warn
-from gpukmeans_cli.palette import palette
-from gpukmeans_cli.ranks import RankError
-from gpukmeans_cli.report import report
-from gpukmeans_cli.runtime import leave
+from gpukmeans_cli.commands.cluster import cluster
+from gpukmeans_cli.commands.compare import compare
+from gpukmeans_cli.commands.compress import compress
+from gpukmeans_cli.commands.demo import demo
+from gpukmeans_cli.commands.palette import palette
+from gpukmeans_cli.commands.report import report
+from gpukmeans_cli.system.rank_env import RankError
+from gpukmeans_cli.system.rank_store import warn_once
+from gpukmeans_cli.system.startup import leave
+from gpukmeans_cli.terminal.messages import warn
 
 app = typer.Typer(
     help="Pictures of few colors in much smaller files, and centers of rows in files, by K-means on a GPU or CPU.",

@@ -15,15 +15,15 @@ import torch
 from hypothesis import given, settings
 from PIL import Image, PngImagePlugin
 
-import gpukmeans_cli.png as png
-from gpukmeans.colorspace import COLOR_SPACES
-from gpukmeans.dithering import DITHERINGS
-from gpukmeans_cli.animation import read_animation
-from gpukmeans_cli.files import ImageError
-from gpukmeans_cli.image_io import as_rgba, read_picture
-from gpukmeans_cli.palettes import read_palette
-from gpukmeans_cli.pipeline import Settings, compress_picture
-from gpukmeans_cli.sample import draw_sample
+import gpukmeans_cli.formats.png_chunks as png
+from gpukmeans.images.colorspace import COLOR_SPACES
+from gpukmeans.images.dithering import DITHERINGS
+from gpukmeans_cli.compression.pipeline import Settings, compress_picture
+from gpukmeans_cli.formats.animation import read_animation
+from gpukmeans_cli.formats.palette_files import read_palette
+from gpukmeans_cli.formats.reading import as_rgba, read_picture
+from gpukmeans_cli.images.sample import draw_sample
+from gpukmeans_cli.system.atomic_files import ImageError
 
 SETTINGS = Settings(
     n_colors=5,

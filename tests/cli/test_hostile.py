@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import assert_one_line, files, noise, rgba, save
+from helpers.picture_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
 import gpukmeans
 import gpukmeans_cli
-import gpukmeans_cli.png as png
+import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans_cli.main import main
 
 ROOTS = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]

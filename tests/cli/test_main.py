@@ -198,7 +198,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpukmeans_cli.batch.compress_picture", fail)
+    monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_picture", fail)
     with pytest.raises(ZeroDivisionError):
         main(["compress", str(tmp_path / "a.png")])
 

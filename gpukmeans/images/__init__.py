@@ -1,0 +1,1 @@
+"""Images of few colors: color spaces, histograms, palettes, dithering, quantization."""

@@ -1,0 +1,1 @@
+"""The subcommands: arguments, checks, and a call of the code that does the work."""

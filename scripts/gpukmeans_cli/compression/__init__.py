@@ -1,0 +1,1 @@
+"""Pictures in, pictures with a palette out: one file, many files, the results."""

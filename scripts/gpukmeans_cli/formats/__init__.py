@@ -1,0 +1,1 @@
+"""Image and palette files: reading, writing, metadata, animations."""

@@ -1,0 +1,1 @@
+"""Images as arrays: channels, quality, palette usage, sheets, the sample picture."""

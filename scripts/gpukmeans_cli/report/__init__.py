@@ -1,0 +1,1 @@
+"""The HTML report of one photo in several numbers of colors."""

@@ -1,0 +1,1 @@
+"""Rows in files: reading, clustering, labels, checkpoints."""

@@ -1,0 +1,1 @@
+"""The machine: start-up, devices, files written atomically, ranks, worker processes."""

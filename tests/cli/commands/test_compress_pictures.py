@@ -1,0 +1,373 @@
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn
+from helpers.picture_files import assert_one_line, chunks, files, noise, rgba, save
+from PIL import Image, PngImagePlugin
+
+from gpukmeans.images.dithering import DITHERINGS
+
+CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
+
+
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
+
+@pytest.fixture
+def run(command):
+    """Exit code, stdout and stderr of `gpukmeans compress`."""
+    return functools.partial(command, "compress")
+
+
+@pytest.fixture
+def report(run):
+    """The JSON report of one file that was done."""
+
+    def report(*args):
+        code, out, err = run(*args, "--json", "-q")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def crop(tmp_path_factory):
+    """A piece of a photo, as a PNG."""
+    path = tmp_path_factory.mktemp("crop") / "crop.png"
+    with Image.open(CHINA) as image:
+        image.crop((200, 100, 328, 196)).save(path)
+    return path
+
+
+def colors_of(path):
+    return {tuple(color) for color in rgba(path).reshape(-1, 4).tolist()}
+
+
+# Goals
+
+
+def test_min_psnr_takes_the_fewest_colors_that_reach_it(report, crop, tmp_path):
+    found = report(crop, "--min-psnr", 30, "-o", tmp_path / "found.png")
+    assert found["psnr"] >= 30
+    fewer = report(crop, "-k", found["colors_out"] - 1, "-o", tmp_path / "fewer.png")
+    assert fewer["psnr"] < 30
+
+
+@pytest.mark.parametrize("limit", ["4k", "6000"])
+def test_max_bytes_takes_the_most_colors_that_fit(report, crop, tmp_path, limit):
+    n_bytes = 4000 if limit == "4k" else 6000
+    found = report(crop, "--max-bytes", limit, "-o", tmp_path / "found.png")
+    assert (tmp_path / "found.png").stat().st_size == found["bytes_out"] <= n_bytes
+    more = report(crop, "-k", found["colors_out"] + 1, "-o", tmp_path / "more.png")
+    assert more["bytes_out"] > n_bytes
+
+
+def test_a_goal_names_the_output_after_the_palette(report, crop, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(crop.read_bytes())
+    assert report(photo, "--min-psnr", 25)["output"] == str(tmp_path / "photo-palette.png")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--min-psnr", 90), ("--max-bytes", 60)])
+def test_a_goal_out_of_reach_is_an_error_and_leaves_no_file(run, crop, tmp_path, option, value):
+    code, out, err = run(crop, option, value, "--refine", 0, "--max-iter", 1, "-o", tmp_path / "out.png")
+    assert (code, out) == (1, "")
+    assert_one_line(err, "crop.png", option, "out of reach")
+    assert files(tmp_path) == {}
+
+
+def test_a_goal_holds_for_the_dithered_picture(report, crop, tmp_path):
+    found = report(crop, "--min-psnr", 28, "--dither", "bayer", "--refine", 0, "-o", tmp_path / "out.png")
+    error = (rgba(crop).astype(float) - rgba(tmp_path / "out.png"))[..., :3]
+    assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(found["psnr"])
+    assert found["psnr"] >= 28
+
+
+# Colors that are given
+
+
+def test_fixed_colors_are_in_the_palette_exactly(report, crop, tmp_path):
+    found = report(crop, "-k", 8, "--fixed", "#ff0000, #0f8", "-o", tmp_path / "out.png")
+    palette = chunks(tmp_path / "out.png")["PLTE"]
+    entries = {tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)}
+    assert {(255, 0, 0), (0, 255, 136)} <= entries
+    assert len(entries) == 8
+    assert found["colors_out"] == len(colors_of(tmp_path / "out.png"))
+
+
+def test_a_grey_picture_with_a_fixed_color_has_room_for_it(report, tmp_path):
+    grey = save(noise(20, 20), tmp_path / "grey.png")
+    report(grey, "-k", 4, "--fixed", "#ff0000", "-o", tmp_path / "out.png", "--allow-larger")
+    palette = chunks(tmp_path / "out.png")["PLTE"]
+    assert b"\xff\x00\x00" in {palette[i : i + 3] for i in range(0, len(palette), 3)}
+
+
+def test_a_palette_file_is_all_there_is(report, crop, tmp_path):
+    listed = tmp_path / "list.hex"
+    listed.write_text("#000000\n#808080\n#ffffff\n#4060a0\n")
+    report(crop, "--palette", listed, "-o", tmp_path / "out.png")
+    pixels, given = rgba(crop)[..., :3].astype(int), np.array([[0] * 3, [128] * 3, [255] * 3, [64, 96, 160]])
+    nearest = given[((pixels[..., None, :] - given) ** 2).sum(-1).argmin(-1)]
+    assert np.array_equal(rgba(tmp_path / "out.png")[..., :3], nearest)
+
+
+def test_a_picture_lends_its_palette_to_another(report, crop, tmp_path):
+    report(crop, "-k", 5, "-o", tmp_path / "few.png")
+    report(CHINA, "--palette", tmp_path / "few.png", "-o", tmp_path / "out.png")
+    assert colors_of(tmp_path / "out.png") <= colors_of(tmp_path / "few.png")
+
+
+def test_what_is_invisible_stays_so_in_a_palette_that_has_no_alpha(report, tmp_path):
+    pixels = noise(12, 12, 4)
+    pixels[..., 3] = 255
+    pixels[:6, :, 3] = 0
+    source = save(pixels, tmp_path / "in.png")
+    (tmp_path / "two.hex").write_text("#000000\n#ffffff\n")
+    found = report(source, "--palette", tmp_path / "two.hex", "-o", tmp_path / "out.png")
+    after = rgba(tmp_path / "out.png")
+    assert not after[:6, :, 3].any()
+    assert (after[6:, :, 3] == 255).all()
+    assert found["colors_out"] == 3
+
+
+def test_colors_that_no_pixel_wears_do_not_count(report, crop, tmp_path):
+    (tmp_path / "four.hex").write_text("#000000\n#808080\n#ffffff\n#ff00ff\n")
+    assert report(crop, "--palette", tmp_path / "four.hex", "-o", tmp_path / "out.png")["colors_out"] == 3
+    assert len(colors_of(tmp_path / "out.png")) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["--fixed", "#12"], "--fixed"),
+        (["--fixed", "#fff,#000,#111", "-k", 2], "more than the 2"),
+        (["--palette", "missing.gpl"], "missing.gpl"),
+        (["--palette", "x", "-k", 3], "exclude each other"),
+        (["--min-psnr", 30, "-k", 3], "exclude each other"),
+        (["--min-psnr", 30, "--max-bytes", "3k"], "exclude each other"),
+        (["--max-bytes", "3 apples"], "--max-bytes"),
+        (["--min-psnr", "nan"], "--min-psnr"),
+        (["--shared-palette", "--max-bytes", "3k"], "exclude each other"),
+        (["--dither-strength", 2], "--dither-strength"),
+        (["--dither-strength", 0.5], "--dither-strength needs --dither"),
+        (["--dither", "bayer", "--dither-strength", "nan"], "--dither-strength must be a number from 0 to 1, got nan"),
+        (["--palette", "two.hex", "--space", "oklab"], "leave --space oklab out"),
+        (["--palette", "two.hex", "--best"], "exclude each other"),
+        (["--dither", "riemersma"], "--dither"),
+        (["--space", "lab"], "--space"),
+        (["-o", "out.jpg"], ".webp"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_before_any_work(run, crop, tmp_path, monkeypatch, args, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.hex").write_text("#000000\n#ffffff\n")
+    code, out, err = run(crop, *args)
+    assert (code, out) == (2, "")
+    assert_one_line(err, part)
+    assert files(tmp_path).keys() == {tmp_path / "two.hex"}
+
+
+# One palette over many pictures
+
+
+def test_a_shared_palette_of_grey_pictures_has_the_fixed_colors_too(run, tmp_path):
+    sources = [save(noise(9, 9, seed=seed), tmp_path / f"{seed}.png") for seed in (0, 1)]
+    code, _, err = run(*sources, "--shared-palette", "-k", 4, "--fixed", "#ff0000", "--allow-larger", "-q")
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "0-4.png") as one, Image.open(tmp_path / "1-4.png") as other:
+        assert (255, 0, 0) in one.palette.colors
+        assert (255, 0, 0) in other.palette.colors
+
+
+def test_a_shared_palette_serves_all_pictures(run, crop, tmp_path):
+    red, grey = np.zeros((9, 9, 3), dtype=np.uint8), np.full((9, 9), 77, dtype=np.uint8)
+    red[..., 0] = 250
+    sources = [save(red, tmp_path / "red.png"), save(grey, tmp_path / "grey.png"), tmp_path / "crop.png"]
+    sources[2].write_bytes(crop.read_bytes())
+    code, _, err = run(*sources, "--shared-palette", "-k", 16, "--json", "-q")
+    assert (code, err) == (0, "")
+    palettes = [colors_of(tmp_path / f"{path.stem}-16.png") for path in sources]
+    assert len(set.union(*palettes)) <= 16
+    assert (250, 0, 0, 255) in palettes[0]
+
+
+def test_a_picture_that_cannot_be_read_does_not_spoil_the_shared_palette(run, crop, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(crop.read_bytes()[:200])
+    good = tmp_path / "good.png"
+    good.write_bytes(crop.read_bytes())
+    code, _, err = run(broken, good, "--shared-palette", "-k", 4, "-q")
+    assert code == 1
+    assert_one_line(err, "broken.png")
+    assert len(colors_of(tmp_path / "good-4.png")) == 4
+
+
+def test_a_picture_that_can_be_read_only_once_shares_no_palette(run):
+    code, out, err = run("-", "--shared-palette")
+    assert (code, out) == (2, "")
+    assert_one_line(err, "--shared-palette reads pictures twice")
+
+
+# Never larger
+
+
+@pytest.fixture
+def small(report, crop, tmp_path):
+    """A PNG that no palette of as many colors makes smaller."""
+    report(crop, "-k", 4, "-o", tmp_path / "small.png")
+    return tmp_path / "small.png"
+
+
+def test_a_file_that_would_not_get_smaller_is_kept_as_it_is(run, small):
+    code, out, _ = run(small, "-k", 4)
+    assert code == 0
+    assert "kept as it is" in out
+    assert small.with_name("small-4.png").read_bytes() == small.read_bytes()
+
+
+def test_allow_larger_writes_it_all_the_same(report, small):
+    found = report(small, "-k", 4, "--allow-larger")
+    assert not found["kept"]
+    assert small.with_name("small-4.png").stat().st_size == found["bytes_out"]
+
+
+def test_another_format_is_written_even_if_it_is_larger(run, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(noise(40, 40, 3)).save(photo, quality=5)
+    code, out, _ = run(photo, "-k", 256)
+    assert code == 0
+    assert "larger" in out
+    with Image.open(tmp_path / "photo-256.png") as image:
+        assert image.format == "PNG"
+
+
+def test_what_is_to_be_stripped_is_not_kept(report, tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "someone")
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "small.png", pnginfo=text)
+    found = report(tmp_path / "small.png", "-k", 4, "--strip")
+    assert not found["kept"]
+    assert b"someone" not in (tmp_path / "small-4.png").read_bytes()
+
+
+# Formats, and what a file says beside its pixels
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".webp", ".PNG"])
+def test_the_format_is_that_of_the_suffix_and_shows_the_same_picture(report, crop, tmp_path, suffix):
+    report(crop, "-k", 12, "-o", tmp_path / f"out{suffix}")
+    report(crop, "-k", 12, "-o", tmp_path / "plain.png")
+    with Image.open(tmp_path / f"out{suffix}") as image:
+        assert image.format == suffix[1:].upper()
+    assert np.array_equal(rgba(tmp_path / f"out{suffix}"), rgba(tmp_path / "plain.png"))
+
+
+def test_profile_resolution_exif_and_text_are_kept_and_stripped(report, crop, tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "someone")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    with Image.open(crop) as image:
+        image.save(tmp_path / "rich.png", icc_profile=profile, dpi=(300, 300), exif=exif, pnginfo=text)
+    report(tmp_path / "rich.png", "-k", 9, "-o", tmp_path / "kept.png")
+    with Image.open(tmp_path / "kept.png") as image:
+        assert image.size == (96, 128)  # upright
+        assert image.info["icc_profile"] == profile
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        assert image.text["Author"] == "someone"
+        assert image.getexif()[0x010E] == "a description"
+        assert image.getexif().get(0x0112, 1) == 1
+    report(tmp_path / "rich.png", "-k", 9, "-o", tmp_path / "bare.png", "--strip")
+    assert set(chunks(tmp_path / "bare.png")) == {"IHDR", "PLTE", "IDAT", "IEND"}
+
+
+# Animations
+
+
+def animation(path, n_frames=5, **options):
+    frames = []
+    for i in range(n_frames):
+        pixels = noise(16, 24, 3, seed=1) // 4
+        pixels[4:10, 2 + 3 * i : 8 + 3 * i] = (250, 30 * i, 20)
+        frames.append(Image.fromarray(pixels))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100, 40, 250, 40, 70][:n_frames], **options)
+    return path
+
+
+@pytest.mark.parametrize("source", ["a.png", "a.webp"])
+@pytest.mark.parametrize("target", ["out.png", "out.gif"])
+def test_an_animation_keeps_frames_timing_and_loop_with_one_palette(report, tmp_path, source, target):
+    options = {"lossless": True} if source.endswith("webp") else {}
+    found = report(animation(tmp_path / source, loop=3, **options), "-k", 16, "-o", tmp_path / target)
+    assert found["frames"] == 5
+    with Image.open(tmp_path / target) as image:
+        assert (image.n_frames, image.info["loop"]) == (5, 3)
+        durations, colors = [], set()
+        for i in range(5):
+            image.seek(i)
+            durations.append(image.info["duration"])
+            shown = np.asarray(image.convert("RGB"))
+            colors |= {tuple(color) for color in shown.reshape(-1, 3).tolist()}
+            assert shown[5, 4 + 3 * i, 0] > 200
+    assert durations == [100, 40, 250, 40, 70]
+    assert len(colors) <= 16
+
+
+# Degenerate pictures
+
+
+def degenerate(name):
+    rows = np.arange(257)
+    return {
+        "one pixel": np.full((1, 1, 3), 7, np.uint8),
+        "one color": np.full((9, 9, 3), 200, np.uint8),
+        "white": np.full((5, 7), 255, np.uint8),
+        "transparent": np.zeros((5, 7, 4), np.uint8),
+        "two colors": np.repeat(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8), 6, axis=0),
+        "257 colors": np.stack([rows % 256, rows // 256 * 90, rows % 7], axis=-1)[None].astype(np.uint8),
+        "long": np.repeat((np.arange(10_000) % 251).astype(np.uint8)[None, :, None], 3, axis=2),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["one pixel", "one color", "white", "transparent", "two colors", "257 colors", "long"])
+@pytest.mark.parametrize("dither", list(DITHERINGS))
+def test_degenerate_pictures_work_with_every_dithering(report, tmp_path, name, dither):
+    pixels = degenerate(name)
+    source = save(pixels, tmp_path / "in.png")
+    options = ("-k", 256, "--refine", 0, "--dither", dither, "--allow-larger")
+    found = report(source, *options, "-o", tmp_path / "out.png")
+    assert found["colors_out"] == min(256, found["colors_in"])
+    if found["colors_in"] <= 256:
+        assert np.array_equal(rgba(tmp_path / "out.png"), rgba(source))
+
+
+@pytest.mark.parametrize("name", ["one pixel", "one color", "white", "transparent", "two colors", "257 colors", "long"])
+@pytest.mark.parametrize("space", ["linear", "oklab"])
+def test_degenerate_pictures_work_in_every_color_space(report, tmp_path, name, space):
+    source = save(degenerate(name), tmp_path / "in.png")
+    for n_colors in (1, 2, 256):
+        out = tmp_path / f"{n_colors}.png"
+        found = report(source, "-k", n_colors, "--space", space, "-o", out, "--allow-larger")
+        assert found["colors_out"] == min(n_colors, found["colors_in"])
+
+
+def test_a_halo_that_is_hardly_seen_stays_clean(report, tmp_path):
+    """Premultiplied, the dark colors below a soft white edge count as little as they are seen."""
+    row, column = np.mgrid[:64, :64]
+    distance = np.hypot(row - 31.5, column - 31.5)
+    alpha = np.clip((28 - distance) * 32, 0, 255)
+    pixels = np.full((64, 64, 4), 255, dtype=np.uint8)
+    pixels[..., 3] = alpha
+    report(save(pixels, tmp_path / "in.png"), "-k", 8, "-o", tmp_path / "out.png")
+    after = rgba(tmp_path / "out.png")
+    visible = after[..., 3] > 0
+    assert not visible[pixels[..., 3] == 0].any()
+    assert (after[visible][:, :3] >= 250).all()
+    assert np.abs(after[..., 3].astype(int) - pixels[..., 3]).max() < 24

@@ -1,0 +1,396 @@
+import functools
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.picture_files import assert_one_line, noise
+from PIL import Image
+
+from gpukmeans_cli.commands import palette as command
+from gpukmeans_cli.formats.palette_files import read_palette
+from gpukmeans_cli.images import palette_usage as shares
+from gpukmeans_cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
+
+@pytest.fixture
+def run(command):
+    """Exit code, stdout and stderr of `gpukmeans palette`."""
+    return functools.partial(command, "palette")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """8 pixels of red, 5 of white, 3 of blue."""
+    pixels = np.concatenate([np.full((n, 3), c) for n, c in ((5, 255), (3, (0, 0, 255)), (8, (255, 0, 0)))])
+    return save(pixels.reshape(4, 4, 3), tmp_path / "photo.png")
+
+
+def save(pixels, path, **options):
+    Image.fromarray(np.array(pixels, dtype=np.uint8)).save(path, **options)
+    return path
+
+
+def refuse(*args, **options):
+    raise AssertionError("this should not have been called")
+
+
+# What is printed
+
+
+def test_each_color_is_a_line_with_its_share_the_largest_first(run, photo):
+    assert run(photo) == (0, "#ff0000  50.0 %\n#ffffff  31.2 %\n#0000ff  18.8 %\n", "")
+
+
+def test_no_more_colors_than_asked_for_are_printed_and_8_by_default(run, tmp_path):
+    photo = save(noise(31, 17, 3), tmp_path / "photo.png")
+    assert run(photo)[1].count("\n") == 8
+    code, out, err = run(photo, "-k", 5)
+    assert (code, err) == (0, "")
+    percents = [float(percent) for percent in re.findall(r"^#[0-9a-f]{6}  ([\d.]+) %$", out, re.MULTILINE)]
+    assert len(percents) == 5
+    assert percents == sorted(percents, reverse=True)
+    assert sum(percents) == pytest.approx(100, abs=0.3)
+
+
+def test_the_palette_is_that_of_compress(run, tmp_path):
+    photo = save(noise(31, 17, 3), tmp_path / "photo.png")
+    colors = run(photo, "-k", 6, "--seed", 3)[1]
+    with pytest.raises(SystemExit):
+        main(["compress", str(photo), "-k", "6", "--seed", "3", "-q"])
+    pixels = np.asarray(Image.open(tmp_path / "photo-6.png").convert("RGB")).reshape(-1, 3)
+    worn, counts = np.unique(pixels, axis=0, return_counts=True)
+    expected = {
+        f"#{bytes(c).hex()}  {100 * n / len(pixels):4.1f} %" for c, n in zip(worn.tolist(), counts, strict=True)
+    }
+    assert set(colors.splitlines()) == expected
+
+
+def test_a_share_too_small_to_show_is_not_said_to_be_none(run, tmp_path):
+    pixels = np.zeros((100, 100, 3), dtype=np.uint8)
+    pixels[5, 5] = 255
+    assert run(save(pixels, tmp_path / "a.png"))[1] == "#000000  100.0 %\n#ffffff  < 0.1 %\n"
+
+
+def test_json_has_exactly_these_keys(run, photo):
+    code, out, err = run(photo, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert json.loads(out) == {
+        "input": str(photo),
+        "colors": [
+            {"hex": "#ff0000", "rgb": [255, 0, 0], "alpha": 255, "share": 0.5},
+            {"hex": "#ffffff", "rgb": [255, 255, 255], "alpha": 255, "share": 0.3125},
+            {"hex": "#0000ff", "rgb": [0, 0, 255], "alpha": 255, "share": 0.1875},
+        ],
+    }
+
+
+def test_a_gimp_palette_is_named_after_the_picture(run, photo):
+    assert run(photo, "--gpl") == (
+        0,
+        "GIMP Palette\nName: photo\n#\n255   0   0 #ff0000\n255 255 255 #ffffff\n  0   0 255 #0000ff\n",
+        "",
+    )
+
+
+def test_what_is_printed_is_read_as_the_same_palette(run, photo, tmp_path):
+    for name, args in (("a.gpl", ["--gpl"]), ("b.hex", [])):
+        text = run(photo, *args)[1]
+        (tmp_path / name).write_text(re.sub(r"  [\d.]+ %", "", text))
+        assert read_palette(tmp_path / name).tolist() == [[255, 0, 0], [255, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize(("bits", "code"), [(24, "48;2;255;0;0"), (8, "48;5;196")])
+def test_a_terminal_gets_swatches(photo, monkeypatch, bits, code):
+    # What is captured is no terminal, and typer takes the codes away from what is none.
+    lines = []
+    monkeypatch.setattr(command, "color_bits", lambda stream, environ: bits)
+    monkeypatch.setattr(command.typer, "echo", lines.append)
+    with pytest.raises(SystemExit):
+        main(["palette", str(photo)])
+    assert lines[0] == f"\x1b[{code}m    \x1b[0m #ff0000  50.0 %"
+    assert len(lines) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo terminal")
+@pytest.mark.parametrize(
+    ("environ", "start"),
+    [
+        ({"TERM": "xterm", "COLORTERM": "truecolor"}, b"\x1b[48;2;255;0;0m    \x1b[0m #ff0000"),
+        ({"TERM": "xterm"}, b"\x1b[48;5;196m    \x1b[0m #ff0000"),
+        ({"TERM": "xterm", "COLORTERM": "truecolor", "NO_COLOR": "1"}, b"#ff0000"),
+    ],
+)
+def test_a_real_terminal_is_asked_what_it_can_show(photo, environ, start, monkeypatch, capsys):
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        with pytest.raises(SystemExit) as ended:
+            main(["palette", str(photo), "--device", "cpu"])
+        terminal.flush()
+        shown = os.read(ours, 1000)
+    os.close(ours)
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
+    assert shown.startswith(start)
+
+
+# Several pictures
+
+
+def test_several_pictures_have_a_palette_each_with_the_name_above(run, photo, tmp_path):
+    other = save(np.full((2, 2, 3), 7), tmp_path / "other.png")
+    code, out, err = run(other, photo)
+    assert (code, err) == (0, "")
+    assert out == f"{other}:\n#070707  100.0 %\n{photo}:\n#ff0000  50.0 %\n#ffffff  31.2 %\n#0000ff  18.8 %\n"
+    reports = [json.loads(line) for line in run(other, photo, "--json")[1].splitlines()]
+    assert [report["input"] for report in reports] == [str(other), str(photo)]
+
+
+def test_a_shared_palette_counts_the_pixels_of_all(run, photo, tmp_path):
+    other = save(np.full((4, 4), 255), tmp_path / "other.png")  # grey
+    assert run(photo, other, "--shared") == (0, "#ffffff  65.6 %\n#ff0000  25.0 %\n#0000ff   9.4 %\n", "")
+    report = json.loads(run(photo, other, "--shared", "--json")[1])
+    assert report["inputs"] == [str(photo), str(other)]
+    assert [color["share"] for color in report["colors"]] == [21 / 32, 8 / 32, 3 / 32]
+    assert run(photo, other, "--shared", "--gpl")[1].splitlines()[1] == "Name: 2 pictures"
+
+
+def test_a_shared_palette_is_that_of_the_pictures_side_by_side(run, tmp_path):
+    one, other = noise(16, 16, 3), noise(16, 16, 3, seed=1)
+    names = [save(one, tmp_path / "one.png"), save(other, tmp_path / "other.png")]
+    both = save(np.concatenate([one, other]), tmp_path / "both.png")
+    assert run(*names, "--shared", "-k", 7)[1] == run(both, "-k", 7)[1]
+
+
+def test_the_same_seed_gives_the_same_colors_and_another_seed_others(run, tmp_path):
+    photo = save(noise(31, 17, 3), tmp_path / "photo.png")
+    one, again, other = (run(photo, "--seed", seed)[1] for seed in (7, 7, 8))
+    assert one == again
+    assert one != other
+
+
+# Pictures that are hardly any
+
+
+def test_a_picture_of_one_pixel_has_one_color(run, tmp_path):
+    assert run(save([[[1, 2, 3]]], tmp_path / "a.png")) == (0, "#010203  100.0 %\n", "")
+
+
+def test_a_picture_that_is_all_transparent_has_one_color(run, tmp_path):
+    pixels = noise(5, 4, 4)
+    pixels[..., 3] = 0
+    photo = save(pixels, tmp_path / "a.png")
+    assert run(photo) == (0, "#00000000  100.0 %\n", "")
+    assert json.loads(run(photo, "--json")[1])["colors"] == [
+        {"hex": "#00000000", "rgb": [0, 0, 0], "alpha": 0, "share": 1.0}
+    ]
+    assert run(photo, "--gpl") == (0, "GIMP Palette\nName: a\n#\n", "")
+
+
+def test_transparent_pixels_are_one_color_and_count(run, tmp_path):
+    pixels = np.zeros((4, 5, 4), dtype=np.uint8)
+    pixels[:, 0] = (9, 8, 7, 0)
+    pixels[:, 1] = (6, 5, 4, 0)
+    pixels[:, 2:] = (255, 0, 0, 255)
+    pixels[0, 2] = (0, 0, 255, 128)
+    expected = "#ff0000    55.0 %\n#00000000  40.0 %\n#0000ff80   5.0 %\n"
+    assert run(save(pixels, tmp_path / "a.png")) == (0, expected, "")
+
+
+def test_grey_is_printed_as_a_color(run, tmp_path):
+    assert run(save([[5, 5], [5, 250]], tmp_path / "a.png"))[1] == "#050505  75.0 %\n#fafafa  25.0 %\n"
+
+
+@pytest.mark.parametrize("k", [1, 256])
+def test_the_smallest_and_the_largest_number_of_colors_are_taken(run, tmp_path, k):
+    photo = save(noise(31, 17, 3), tmp_path / "photo.png")
+    assert len(json.loads(run(photo, "-k", k, "--json")[1])["colors"]) == k
+
+
+def test_a_gif_of_several_frames_says_that_only_the_first_was_taken(run, tmp_path):
+    frames = [Image.new("RGB", (2, 2), (10 * n, 0, 0)) for n in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    code, out, err = run(tmp_path / "a.gif")
+    assert (code, out) == (0, "#000000  100.0 %\n")
+    assert_one_line(err, "a.gif", "first of 3 frames")
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.gpl", "GIMP Palette\nName: photo\n#\n255   0   0 #ff0000\n255 255 255 #ffffff\n  0   0 255 #0000ff\n"),
+        ("a.HEX", "#ff0000\n#ffffff\n#0000ff\n"),
+    ],
+)
+def test_the_output_goes_where_it_is_asked_for(run, photo, tmp_path, name, text):
+    assert run(photo, "-o", tmp_path / name) == (0, f"{photo} -> {tmp_path / name}: 3 colors\n", "")
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_shared_palette_can_be_written(run, photo, tmp_path):
+    code, out, err = run(photo, photo, "--shared", "-o", tmp_path / "a.hex")
+    assert (code, err) == (0, "")
+    assert out == f"{photo} and 1 more -> {tmp_path / 'a.hex'}: 3 colors\n"
+
+
+def test_an_output_that_exists_is_left_alone_but_by_force(run, photo, tmp_path, monkeypatch):
+    target = tmp_path / "a.hex"
+    target.write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(shares, "read_picture", refuse)
+        code, out, err = run(photo, "-o", target)
+    assert (code, out, target.read_text()) == (1, "", "mine")
+    assert_one_line(err, str(photo), "a.hex already exists; use --force")
+    assert run(photo, "-o", target, "-f")[0] == 0
+    assert target.read_text().startswith("#ff0000\n")
+
+
+def test_an_output_without_its_folder_is_one_line(run, photo, tmp_path):
+    code, out, err = run(photo, "-o", tmp_path / "none" / "a.hex")
+    assert (code, out) == (1, "")
+    assert_one_line(err, "a.hex", "its folder does not exist")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+@pytest.mark.parametrize("name", [b"new\nline.png", b"b\xff.png", b"bell\x07.png", "\u65e5\u672c.png".encode()])
+def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
+    photo = save([[[1, 2, 3]]], tmp_path / os.fsdecode(name))
+    code, out, err = run(photo, photo)
+    assert (code, err, out.count("\n")) == (0, "", 4)
+    code, out, err = run(photo, "--gpl")
+    assert (code, err, out.count("\n")) == (0, "", 4)
+    assert out.replace("\n", "").isprintable()
+    assert run(photo, "-o", tmp_path / "a.gpl")[0] == 0
+    assert read_palette(tmp_path / "a.gpl").tolist() == [[1, 2, 3]]
+    assert json.loads(run(photo, "--json")[1])["input"] == str(photo)
+
+
+# Exit 1: a picture failed
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        pytest.param(lambda path: None, "does not exist; check the path", id="missing"),
+        pytest.param(Path.mkdir, "is a folder; name an image file", id="folder"),
+        pytest.param(lambda path: path.write_text("hello"), "is not an image that Pillow can read; convert", id="text"),
+        pytest.param(Path.touch, "is empty (0 bytes); copy", id="empty"),
+    ],
+)
+@pytest.mark.parametrize("shared", [[], ["--shared"]], ids=["alone", "shared"])
+def test_a_file_that_cannot_be_read_is_one_line(run, tmp_path, make, complaint, shared):
+    path = tmp_path / "photo.png"
+    make(path)
+    code, out, err = run(path, *shared, "--json")
+    assert code == 1
+    assert_one_line(err, f"gpukmeans: {path}: ", complaint)
+    assert json.loads(out) == {"input": str(path), "error": err.removeprefix(f"gpukmeans: {path}: ").rstrip("\n")}
+    assert run(path, *shared)[:2] == (1, "")
+
+
+def test_good_pictures_are_done_beside_bad_ones(run, photo, tmp_path):
+    code, out, err = run(tmp_path / "missing.png", photo)
+    assert (code, out.count("\n")) == (1, 4)
+    assert out.startswith(f"{photo}:\n#ff0000")
+    assert_one_line(err, "missing.png")
+
+
+def test_a_shared_palette_is_that_of_the_pictures_that_could_be_read(run, photo, tmp_path):
+    code, out, err = run(tmp_path / "missing.png", photo, "--shared", "--json")
+    assert code == 1
+    failed, done = map(json.loads, out.splitlines())
+    assert failed["input"] == str(tmp_path / "missing.png")
+    assert done["inputs"] == [str(photo)]
+    assert len(done["colors"]) == 3
+    assert_one_line(err, "missing.png")
+
+
+def test_max_pixels_lowers_the_limit(run, photo):
+    assert run(photo, "--max-pixels", 16)[0] == 0
+    code, out, err = run(photo, "--max-pixels", 15)
+    assert (code, out) == (1, "")
+    assert_one_line(err, str(photo), "16 pixels", "15", "--max-pixels")
+
+
+def test_memory_that_runs_out_is_one_line(run, photo, monkeypatch):
+    def fail(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(shares, "fit_palette", fail)
+    code, out, err = run(photo, photo, "--shared", "--json")
+    assert code == 1
+    assert_one_line(err, f"{photo} and 1 more: out of memory")
+    assert json.loads(out) == {"inputs": [str(photo)] * 2, "error": "out of memory; use a smaller picture"}
+
+
+@pytest.mark.parametrize("stage", ["read_picture", "unique_colors", "fit_palette"])
+def test_an_interruption_in_any_stage_leaves_nothing(run, photo, tmp_path, monkeypatch, stage):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shares, stage, interrupt)
+    assert run(photo, "-o", tmp_path / "a.hex") == (130, "", "")
+    assert set(tmp_path.iterdir()) == {photo}
+
+
+# Exit 2: nothing was read or written
+
+
+WRONG = [
+    pytest.param([], "Please specify an image, for example: gpukmeans palette photo.jpg", id="no picture"),
+    pytest.param(["a.png", "-k", "0"], "--colors", id="no colors"),
+    pytest.param(["a.png", "-k", "257"], "1<=x<=256", id="too many colors"),
+    pytest.param(["a.png", "--seed", "-1"], "--seed", id="negative seed"),
+    pytest.param(["a.png", "--max-pixels", "0"], "--max-pixels", id="no pixels"),
+    pytest.param(["a.png", "--device", "tpu"], "auto, cpu, cuda or cuda:N", id="another device"),
+    pytest.param(["a.png", "-o", "a.png"], "--output must end in .gpl or .hex, got a.png", id="another suffix"),
+    pytest.param(["a.png", "-o", "a"], "--output must end in .gpl or .hex, got a", id="no suffix"),
+    pytest.param(["a.png", "--json", "--gpl"], "--json and --gpl", id="two forms"),
+    pytest.param(["a.png", "--json", "-o", "a.gpl"], "--output", id="file and JSON"),
+    pytest.param(["a.png", "--gpl", "-o", "a.gpl"], "--output", id="file and GIMP"),
+    pytest.param(
+        ["a.png", "b.png", "--gpl"], "--gpl takes one palette, got 2 pictures; add --shared", id="two for GIMP"
+    ),
+    pytest.param(["a.png", "b.png", "-o", "a.hex"], "--output takes one palette", id="two for one file"),
+    pytest.param(["-", "a.png", "-"], "standard input can be read only once", id="one stream twice"),
+    pytest.param(["a.png", "--dither"], "--dither", id="unknown option"),
+]
+
+
+@pytest.mark.parametrize(("args", "complaint"), WRONG)
+def test_wrong_arguments_are_one_line_before_anything_is_done(run, monkeypatch, tmp_path, args, complaint):
+    monkeypatch.setattr(shares, "read_picture", refuse)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert_one_line(err, complaint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_one_line(run, photo):
+    code, out, err = run(photo, "--device", "cuda")
+    assert (code, out) == (2, "")
+    assert_one_line(err, "use --device cpu or auto")
+
+
+def test_help_and_wrong_arguments_are_answered_without_torch(codes_without_torch):
+    calls = [["palette", "--help"], *(["palette", *wrong.values[0]] for wrong in WRONG)]
+    assert codes_without_torch(calls) == ["0"] + ["2"] * len(WRONG)
+
+
+def test_the_help_of_the_command_names_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert re.search(r"^\W*palette\s+\w", capsys.readouterr().out, re.MULTILINE)

@@ -1,0 +1,145 @@
+import io
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpukmeans_cli.formats.source import read_source, read_still
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError
+
+
+def frames(n_frames, channels):
+    return np.random.default_rng(0).integers(0, 255, (n_frames, 5, 7, channels), dtype=np.uint8)
+
+
+def test_a_still_is_one_frame(tmp_path):
+    pixels = frames(1, 3)
+    Image.fromarray(pixels[0]).save(tmp_path / "still.png")
+    source = read_source(tmp_path / "still.png")
+    assert np.array_equal(source.pixels, pixels)
+    assert (source.format, source.mode, source.frames_in_file, source.animation) == ("PNG", "RGB", 1, None)
+    assert source.n_bytes == (tmp_path / "still.png").stat().st_size
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_an_animation_is_all_its_frames_without_alpha_if_that_says_nothing(tmp_path, channels):
+    pixels = frames(4, channels)
+    first, *others = (Image.fromarray(frame) for frame in pixels)
+    first.save(tmp_path / "moving.png", save_all=True, append_images=others, duration=70)
+    source = read_source(tmp_path / "moving.png")
+    assert np.array_equal(source.pixels, pixels)
+    assert (source.format, source.frames_in_file) == ("PNG", 4)
+    assert source.animation.durations == (70, 70, 70, 70)
+
+
+def test_of_pages_that_are_no_animation_only_the_first_is_taken(tmp_path):
+    first, *others = (Image.fromarray(frame) for frame in frames(3, 3))
+    first.save(tmp_path / "pages.tiff", save_all=True, append_images=others)
+    source = read_source(tmp_path / "pages.tiff")
+    assert (len(source.pixels), source.frames_in_file, source.animation) == (1, 3, None)
+
+
+def test_one_pixel_that_can_be_seen_through_keeps_the_alpha_of_all_frames(tmp_path):
+    pixels = frames(2, 4)
+    pixels[..., 3] = 255
+    pixels[1, 4, 6, 3] = 100
+    Image.fromarray(pixels[0]).save(tmp_path / "in.png", save_all=True, append_images=[Image.fromarray(pixels[1])])
+    assert np.array_equal(read_source(tmp_path / "in.png").pixels, pixels)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2])
+def test_the_limit_of_pixels_is_for_all_frames(tmp_path, n_frames):
+    first, *others = (Image.fromarray(frame) for frame in frames(n_frames, 3))
+    first.save(tmp_path / "in.png", save_all=True, append_images=others)
+    n_pixels = n_frames * 5 * 7
+    assert read_source(tmp_path / "in.png", max_pixels=n_pixels).pixels[..., 0].size == n_pixels
+    with pytest.raises(ImageError, match=f"has {n_pixels} pixels.* the limit is {n_pixels - 1}"):
+        read_source(tmp_path / "in.png", max_pixels=n_pixels - 1)
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(ImageError, match="does not exist"):
+        read_source(tmp_path / "missing.png")
+
+
+def moving(path):
+    first, *others = (Image.fromarray(frame) for frame in frames(4, 3))
+    first.save(path, save_all=True, append_images=others, duration=70)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
+def test_a_pipe_is_read_like_a_file_also_if_it_moves(tmp_path):
+    data = moving(tmp_path / "moving.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[data], daemon=True)
+    writer.start()
+    source = read_source(tmp_path / "pipe")
+    writer.join(timeout=10)
+    assert np.array_equal(source.pixels, frames(4, 3))
+    assert (source.n_bytes, source.original()) == (len(data), data)
+
+
+def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
+    data = moving(tmp_path / "moving.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    source = read_source(STDIO)
+    assert np.array_equal(source.pixels, frames(4, 3))
+    assert (source.n_bytes, source.original()) == (len(data), data)
+
+
+def test_standard_input_that_is_closed_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ImageError, match="standard input is closed; send a picture in"):
+        read_source(STDIO)
+
+
+def test_the_bytes_of_a_file_can_be_had_again(tmp_path):
+    path = moving(tmp_path / "moving.png")
+    assert read_source(path).original() == path.read_bytes()
+
+
+def longer(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def replaced(path):
+    data = path.read_bytes()
+    path.unlink()
+    path.with_name("other").write_bytes(data)
+    path.with_name("other").rename(path)
+
+
+def touched(path):
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [longer, replaced, touched])
+def test_a_file_that_has_changed_is_not_taken_for_what_was_read(tmp_path, change):
+    path = moving(tmp_path / "moving.png")
+    keeper = path.open("rb")  # so that its number is not given to another file
+    source = read_source(path)
+    change(path)
+    with pytest.raises(ImageError, match="has changed while it was worked on; try again"):
+        source.original()
+    keeper.close()
+
+
+def test_a_file_that_has_gone_is_an_error(tmp_path):
+    source = read_source(moving(tmp_path / "moving.png"))
+    source.path.unlink()
+    with pytest.raises(ImageError, match="does not exist"):
+        source.original()
+
+
+def test_a_picture_is_a_source_of_one_frame_whatever_follows(tmp_path):
+    pixels = frames(3, 3)
+    first, *others = (Image.fromarray(frame) for frame in pixels)
+    first.save(tmp_path / "moving.png", save_all=True, append_images=others)
+    source = read_still(tmp_path / "moving.png")
+    assert np.array_equal(source.pixels, pixels[:1])
+    assert (source.frames_in_file, source.animation, source.format) == (3, None, "PNG")

@@ -1,0 +1,219 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from gpukmeans import quantize
+from gpukmeans.images import palette
+from gpukmeans_cli.images import quality as similarity
+from gpukmeans_cli.images.quality import compare_pixels, mean_squared_error, peak_signal_to_noise, structural_similarity
+
+C1, C2 = 2.55**2, 7.65**2
+
+
+def noise(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def flat(height, width, color):
+    return torch.tensor(color, dtype=torch.uint8).expand(height, width, len(color))
+
+
+def ssim_by_definition(one, other, size):
+    """Of pictures of one channel, window by window, in two passes: first the means, then what is off them."""
+    x, y = one[..., 0].double().numpy(), other[..., 0].double().numpy()
+    off = np.arange(size) - size // 2
+    weights = np.exp(-(off[:, None] ** 2 + off[None, :] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    found = []
+    for row in range(x.shape[0] - size + 1):
+        for column in range(x.shape[1] - size + 1):
+            a, b = (part[row : row + size, column : column + size] for part in (x, y))
+            mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
+            var_a, var_b = (weights * (a - mean_a) ** 2).sum(), (weights * (b - mean_b) ** 2).sum()
+            covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
+            light = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+            found.append(light * (2 * covariance + C2) / (var_a + var_b + C2))
+    return np.mean(found)
+
+
+# Squared error and PSNR
+
+
+def test_squared_errors_are_summed_over_channels_and_averaged_over_pixels():
+    one = torch.tensor([[[10, 20, 30], [0, 0, 0]]], dtype=torch.uint8)
+    other = torch.tensor([[[11, 18, 33], [0, 0, 2]]], dtype=torch.uint8)
+    assert mean_squared_error(one, other) == (1 + 4 + 9 + 4) / 2
+
+
+def test_grey_errs_in_three_channels():
+    assert mean_squared_error(flat(2, 3, [5]), flat(2, 3, [9])) == 3 * 16
+
+
+def test_colors_count_as_much_as_they_are_seen():
+    one, other = flat(1, 1, [255, 0, 100, 51]), flat(1, 1, [0, 0, 100, 51])
+    assert mean_squared_error(one, other) == 51**2
+    assert mean_squared_error(flat(1, 1, [255, 0, 0, 255]), flat(1, 1, [255, 0, 0, 0])) == 2 * 255**2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_error_is_what_a_palette_says_of_itself(monkeypatch, channels):
+    monkeypatch.setattr(similarity, "_BLOCK", 37)
+    image = noise(23, 17, channels)
+    colors, indices = quantize(image, 5)
+    indexed = colors[indices.long()]
+    assert mean_squared_error(image, indexed) == palette.mean_squared_error(image, colors, indices) > 0
+
+
+def test_the_error_of_many_pixels_is_exact():
+    # 255² times 3 million is above what float32 can count.
+    assert mean_squared_error(flat(1000, 3001, [255, 255, 255]), flat(1000, 3001, [0, 0, 0])) == 3 * 255**2
+
+
+def test_psnr_is_per_channel():
+    assert peak_signal_to_noise(3 * 255**2, 3) == 0
+    assert peak_signal_to_noise(3.0, 1) == peak_signal_to_noise(3.0, 3) == 20 * math.log10(255)
+    assert peak_signal_to_noise(4.0, 2) == peak_signal_to_noise(4.0, 4) == 20 * math.log10(255)
+    assert peak_signal_to_noise(0, 3) is None
+
+
+# SSIM
+
+
+def test_ssim_of_one_pixel_compares_light_alone():
+    assert structural_similarity(flat(1, 1, [0]), flat(1, 1, [255])) == pytest.approx(C1 / (255**2 + C1), rel=1e-12)
+    expected = (2 * 30 * 50 + C1) / (30**2 + 50**2 + C1)
+    assert structural_similarity(flat(1, 1, [30]), flat(1, 1, [50])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ssim_of_flat_pictures_is_the_mean_over_channels():
+    one, other = flat(20, 31, [0, 7, 255]), flat(20, 31, [255, 7, 255])
+    assert structural_similarity(one, other) == pytest.approx((C1 / (255**2 + C1) + 2) / 3, rel=1e-9)
+
+
+def test_alpha_is_a_channel_and_colors_are_as_they_are_over_black():
+    # R and alpha go from 255 to 0, G and B stay 0.
+    one, other = flat(12, 12, [255, 0, 0, 255]), flat(12, 12, [255, 0, 0, 0])
+    assert structural_similarity(one, other) == pytest.approx((2 * C1 / (255**2 + C1) + 2) / 4, rel=1e-9)
+
+
+def test_ssim_of_half_transparent_pictures_is_that_of_their_colors_by_half():
+    alpha = torch.full((15, 14, 1), 51, dtype=torch.uint8)
+    one, other = (noise(15, 14, 3, seed=seed) // 5 * 5 for seed in (1, 2))
+    fifths = structural_similarity(one // 5, other // 5)
+    found = structural_similarity(torch.cat([one, alpha], 2), torch.cat([other, alpha], 2))
+    assert found == pytest.approx((3 * fifths + 1) / 4, rel=1e-9)
+
+
+def test_a_negative_looks_unlike_its_picture():
+    picture = noise(30, 30, 3)
+    assert structural_similarity(picture, 255 - picture) < -0.5
+
+
+def test_a_loss_of_contrast_costs_less_than_noise_of_the_same_error(china):
+    china = china[:200, :200]
+    shift = torch.where(noise(200, 200, 3) < 128, -12, 12)
+    noisy = (china.int() + shift).clamp(0, 255).to(torch.uint8)
+    lighter = (china.int() + 12).clamp(0, 255).to(torch.uint8)
+    assert structural_similarity(china, lighter) > structural_similarity(china, noisy) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window"),
+    [(1, 1, 1), (1, 40, 1), (2, 9, 1), (3, 3, 3), (4, 20, 3), (10, 10, 9), (30, 8, 7), (11, 11, 11), (12, 15, 11)],
+)
+def test_the_window_is_the_largest_odd_square_that_fits_up_to_11(height, width, window):
+    one, other = noise(height, width, 1, seed=1), noise(height, width, 1, seed=2)
+    expected = ssim_by_definition(one, other, window)
+    assert structural_similarity(one, other) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (3, 5), (7, 100), (100, 2)])
+def test_tiles_leave_no_window_out_and_take_none_twice(monkeypatch, tile):
+    one, other = noise(23, 29, 4, seed=1), noise(23, 29, 4, seed=2)
+    whole = structural_similarity(one, other)
+    monkeypatch.setattr(similarity, "_TILE", tile)
+    assert structural_similarity(one, other) == pytest.approx(whole, abs=1e-13)
+
+
+def test_a_tile_is_too_small_for_threads():
+    rows, columns = (side + similarity._WINDOW - 1 for side in similarity._TILE)
+    assert rows * columns < 32768
+
+
+@pytest.mark.parametrize("photo", ["china", "flower"])
+@pytest.mark.parametrize("n_colors", [2, 16, 256])
+def test_ssim_is_that_of_scikit_image(request, photo, n_colors):
+    from skimage import metrics
+
+    image = request.getfixturevalue(photo)
+    few = quantize(image, n_colors, refine=0, max_iter=1).pixels()
+    expected = metrics.structural_similarity(
+        image.numpy(),
+        few.numpy(),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=-1,
+    )
+    assert structural_similarity(image, few) == pytest.approx(expected, abs=1e-12)
+
+
+# Both
+
+
+def pictures(channels):
+    sides = st.tuples(st.integers(1, 14), st.integers(1, 14))
+    return sides.flatmap(lambda side: st.tuples(*[arrays.arrays(np.uint8, (*side, n)) for n in channels]))
+
+
+@given(pictures((3, 3)) | pictures((4, 4)) | pictures((1, 4)) | pictures((2, 3)))
+def test_the_order_of_two_pictures_makes_no_difference(pair):
+    one, other = map(torch.from_numpy, pair)
+    found = compare_pixels(one, other)
+    assert found == compare_pixels(other, one)
+    assert -1 <= found.ssim <= 1 + 1e-12
+
+
+@given(pictures((1,)) | pictures((2,)) | pictures((3,)) | pictures((4,)))
+def test_a_picture_is_identical_with_itself(pair):
+    picture = torch.from_numpy(pair[0])
+    assert compare_pixels(picture, picture.clone()) == (0, None, 1)
+
+
+def test_a_photo_is_identical_with_itself(china):
+    assert compare_pixels(china, china.clone()) == (0, None, 1)
+
+
+def test_grey_is_equal_to_the_same_in_colors():
+    grey = noise(13, 12, 1)
+    assert compare_pixels(grey, grey.expand(-1, -1, 3)) == (0, None, 1)
+    other = noise(13, 12, 3, seed=1)
+    assert compare_pixels(grey, other) == compare_pixels(grey.expand(-1, -1, 3), other)
+
+
+def test_what_has_no_alpha_is_opaque():
+    color, alpha = noise(13, 12, 3), noise(13, 12, 1, seed=1)
+    seen = torch.cat([color, alpha], 2)
+    assert compare_pixels(color, torch.cat([color, torch.full_like(alpha, 255)], 2)) == (0, None, 1)
+    assert compare_pixels(color, seen) == compare_pixels(torch.cat([color, torch.full_like(alpha, 255)], 2), seen)
+    assert compare_pixels(color, seen).ssim < 1
+
+
+def test_no_one_sees_the_color_of_what_is_invisible():
+    one, other = noise(13, 12, 4, seed=1), noise(13, 12, 4, seed=2)
+    one[..., 3] = other[..., 3] = 0
+    assert compare_pixels(one, other) == (0, None, 1)
+
+
+def test_pixels_are_left_as_they_are():
+    one, other = noise(13, 12, 1), noise(13, 12, 4)
+    before = one.clone(), other.clone()
+    compare_pixels(one, other)
+    assert torch.equal(one, before[0])
+    assert torch.equal(other, before[1])

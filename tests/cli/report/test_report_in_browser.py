@@ -1,0 +1,332 @@
+"""The page in a real browser: what moves when it is dragged, what keys do, what fits a phone."""
+
+import io
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.images.sample import draw_sample
+from gpukmeans_cli.report.page import render_page
+from gpukmeans_cli.report.variants import try_colors
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.action_builder import ActionBuilder  # noqa: E402
+from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver, Debian's packages chromium-driver"
+)
+
+NUMBERS = [3, 8, 40]
+NAME = """<img src=x onerror="document.title='harm'">&"'</script><script>document.title='harm'</script>.png"""
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(draw_sample(300, 200)).save(path)
+    return try_colors(path, NUMBERS, Settings(n_colors=3, device=torch.device("cpu")))
+
+
+@pytest.fixture(scope="module")
+def address(trials, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_page("photo.png", trials), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
+        options.add_argument(argument)
+    options.add_argument("--no-sandbox")  # which root and some containers cannot have; the pages are our own
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium, address):
+    """A window of 1000 x 800 with the page in it, light; after the test nothing may have complained."""
+    look_like(chromium)
+    chromium.get(address)
+    yield chromium
+    assert chromium.get_log("browser") == []
+
+
+def look_like(browser, *, width=1000, height=800, scheme="light"):
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+
+
+def eventually(true):
+    """Whether it comes true within five seconds."""
+    for _ in range(100):
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def shot(element):
+    return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
+
+
+def whole(browser):
+    return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")).astype(int)
+
+
+def find(browser, selector):
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def compare(browser):
+    browser.execute_script("scrollTo(0, 0)")  # where the numbers, which stick to the upper edge, cover nothing of it
+    return find(browser, "#compare")
+
+
+def visible(browser, selector):
+    return [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+
+
+def in_colors(trials, n_colors):
+    data = next(trial.data for trial in trials.trials if trial.n_colors == n_colors)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def boundary(browser, left, right):
+    """Where, in percent of the width, the picture on the left ends, or None if this is not a picture of the two.
+
+    The corners, badges and the knob are left aside: only the upper third of the rows is compared.
+    """
+    shown = shot(compare(browser))
+    rows = slice(15, 70)
+    assert shown.shape == left.shape
+    is_left = (shown[rows] == left[rows]).all(axis=(0, 2))
+    is_right = (shown[rows] == right[rows]).all(axis=(0, 2))
+    n = int(np.argmin(is_left[15:])) + 15 if not is_left[15:].all() else len(is_left)
+    line = 5  # of the handle, with its shadow
+    if not is_right[n + line : -15].all():
+        return None
+    return 100 * (n + 2) / len(is_left)
+
+
+def test_the_pictures_are_those_of_the_files_on_either_side_of_the_handle(browser, trials):
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(50, abs=2)
+
+
+def test_a_mouse_moves_the_boundary_from_anywhere_in_the_picture(browser, trials):
+    picture = compare(browser)
+    chain = ActionChains(browser).move_to_element_with_offset(picture, 90, 60)
+    chain.click_and_hold().move_by_offset(-20, 0).release().perform()
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(100 * 220 / 300, abs=2)
+    ActionChains(browser).move_by_offset(-100, 0).perform()  # no longer held
+    assert find(browser, "#split").get_property("value") == "73"
+
+
+def test_a_finger_moves_the_boundary_and_still_scrolls_the_page(browser, trials):
+    assert compare(browser).value_of_css_property("touch-action") == "pan-y"
+    touch = ActionBuilder(browser, mouse=PointerInput("touch", "finger"))
+    action = touch.pointer_action
+    action.move_to(compare(browser), 0, 0).pointer_down().move_to(compare(browser), -60, 0).pointer_up()
+    touch.perform()
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(30, abs=2)
+
+
+def test_keys_move_the_boundary_and_it_can_be_reached_by_them(browser, trials):
+    find(browser, "#k-8").send_keys(Keys.TAB)
+    focused = browser.switch_to.active_element
+    assert focused.get_attribute("id") == "split"
+    assert focused.accessible_name == "How much of the original is shown, in percent from the left"
+    focused.send_keys(Keys.ARROW_RIGHT * 10)
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(60, abs=2)
+    assert focused.get_attribute("aria-valuetext") == "60 % original"
+    focused.send_keys(Keys.HOME)
+    shown = shot(compare(browser))[15:70, 15:-15]
+    assert (shown == in_colors(trials, 8)[15:70, 15:-15]).all()
+
+
+def test_keys_go_on_where_a_click_was(browser):
+    ActionChains(browser).move_to_element_with_offset(compare(browser), 30, 0).click().perform()
+    ActionChains(browser).send_keys(Keys.ARROW_LEFT * 5).perform()
+    assert find(browser, "#split").get_property("value") == "55"
+
+
+def clouds(browser):
+    return [shot(find(browser, f"#cloud-{name}")) for name in ("before", "after")]
+
+
+def state(browser):
+    """What the page shows of the chosen number of colors."""
+    return {
+        "picture": shot(compare(browser))[:, 170:].tobytes(),
+        "swatches": [code.text for code in visible(browser, ".swatches code")],
+        "facts": [e.text for e in visible(browser, ".facts")],
+        "curve": [find(e, ".main").get_attribute("d") for e in visible(browser, ".inertia")],
+        "sizes": shot(find(browser, "#sizes")).tobytes(),
+        "cloud": clouds(browser)[1].tobytes(),
+        "command": [e.text for e in visible(browser, ".command")],
+        "row": shot(find(browser, "tbody")).tobytes(),
+    }
+
+
+def test_a_click_on_a_number_changes_all_that_depends_on_it(browser, trials):
+    before = state(browser)
+    points = clouds(browser)[0]
+    find(browser, "label[for=k-3]").click()
+    after = state(browser)
+    assert [key for key in before if before[key] == after[key]] == []
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 3)) == pytest.approx(50, abs=2)
+    assert len(after["swatches"]) == 3
+    assert len(after["curve"]) == len(after["command"]) == len(after["facts"]) == 1
+    assert after["command"] == ["gpukmeans compress photo.png -k 3"]
+    assert (clouds(browser)[0] == points).all()  # in their own colors, whatever the number
+
+
+def test_arrow_keys_change_the_number_of_colors(browser, trials):
+    find(browser, "#k-8").send_keys(Keys.ARROW_RIGHT)
+    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 40)) == pytest.approx(50, abs=2)
+    assert visible(browser, ".command")[0].text.endswith("-k 40")
+    find(browser, "#k-40").send_keys(Keys.ARROW_RIGHT)  # round to the first
+    assert len(visible(browser, ".swatches code")) == 3
+
+
+@pytest.mark.parametrize("selector", ["tbody label[for=k-40]", "#sizes [data-mark='40']"])
+def test_the_table_and_the_chart_choose_too(browser, selector):
+    find(browser, selector).click()
+    assert find(browser, "#k-40").is_selected()
+    assert visible(browser, ".command")[0].text.endswith("-k 40")
+
+
+def test_a_finger_chooses_a_number(browser):
+    touch = ActionBuilder(browser, mouse=PointerInput("touch", "finger"))
+    touch.pointer_action.move_to(find(browser, "label[for=k-3]")).pointer_down().pointer_up()
+    touch.perform()
+    assert eventually(lambda: find(browser, "#k-3").is_selected())
+
+
+def test_a_long_palette_unfolds(browser):
+    find(browser, "label[for=k-40]").click()
+    assert len(visible(browser, ".swatches code")) == 32
+    visible(browser, "summary")[0].send_keys(Keys.ENTER)
+    assert eventually(lambda: len(visible(browser, ".swatches code")) == 40)
+
+
+INK = {"light": (0x1D, 0x1B, 0x19), "dark": (0xEE, 0xEB, 0xE6)}
+
+
+def n_pixels_near(shown, color):
+    return int((abs(shown - color).max(axis=2) < 25).sum())
+
+
+def test_points_are_drawn_and_centers_on_them(browser):
+    points, centers = clouds(browser)
+    background = points[points.shape[0] // 2, 5]
+    assert 0.005 < (points != background).any(axis=2).mean() < 0.6
+    assert (points != centers).any()
+    assert n_pixels_near(centers, INK["light"]) > 8 * 20 + n_pixels_near(points, INK["light"])  # rings
+
+
+def test_nothing_is_wider_than_a_phone(browser, address):
+    look_like(browser, width=320, height=640)
+    browser.get(address)
+    assert browser.execute_script("return innerWidth") == 320
+    for n in NUMBERS:
+        find(browser, f"label[for=k-{n}]").click()
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 320
+        widest = "return Math.max(...[...document.querySelectorAll('main *, header *')].filter((e) => \
+            !e.closest('.vh')).map((e) => e.getBoundingClientRect().right))"
+        assert browser.execute_script(widest) <= 320
+    size = compare(browser).size
+    assert (size["width"], size["height"]) == (288, 192)
+    text = "return getComputedStyle(document.querySelector('td')).fontSize"
+    assert float(browser.execute_script(text).removesuffix("px")) >= 12
+
+
+def test_a_picture_is_at_its_full_size_where_there_is_room(browser):
+    size = compare(browser).size
+    assert (size["width"], size["height"]) == (300, 200)
+
+
+def test_dark_mode_is_dark_and_also_in_what_the_script_draws(browser):
+    light = whole(browser)
+    assert light[:, :30].mean() > 200
+    look_like(browser, scheme="dark")
+    assert eventually(lambda: whole(browser)[:, :30].mean() < 60)
+    points, centers = clouds(browser)
+    assert points[3, 200].mean() < 60
+    assert n_pixels_near(centers, INK["dark"]) > 8 * 20 + n_pixels_near(points, INK["dark"])  # rings are light now
+
+
+def test_nothing_moves_by_itself(browser):
+    assert browser.execute_script("return document.getAnimations().length") == 0
+    moving = "return [...document.querySelectorAll('*')].filter((e) => \
+        getComputedStyle(e).transitionDuration !== '0s' || getComputedStyle(e).animationName !== 'none').length"
+    assert browser.execute_script(moving) == 0
+
+
+def test_what_a_screen_reader_hears_has_names(browser):
+    images = visible(browser, "img, [role=img]")
+    names = [element.accessible_name for element in images]
+    assert "photo.png, the original" in names
+    assert "photo.png in 8 colors" in names
+    assert all(names)
+    assert len(names) == 6  # two pictures, two charts, two clouds
+
+
+def test_without_a_script_pictures_and_table_are_there_and_numbers_can_be_chosen(chromium, address, trials):
+    look_like(chromium)
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        chromium.get(address)
+        assert boundary(chromium, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(50, abs=2)
+        find(chromium, "label[for=k-3]").click()
+        assert boundary(chromium, draw_sample(300, 200), in_colors(trials, 3)) == pytest.approx(50, abs=2)
+        assert len(chromium.find_elements(By.CSS_SELECTOR, "tbody tr")) == 3
+        assert "drawn by a script" in find(chromium, "noscript").get_property("innerText")
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_the_name_of_a_file_is_text_and_nothing_else(browser, trials, tmp_path):
+    (tmp_path / "page.html").write_text(render_page(NAME, trials), encoding="utf-8")
+    browser.get((tmp_path / "page.html").as_uri())
+    assert browser.title == f"{NAME} in few colors"
+    assert find(browser, "h1").get_property("textContent") == NAME
+    assert len(browser.find_elements(By.TAG_NAME, "script")) == 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, "img")) == 1 + len(NUMBERS)
+    assert find(browser, ".before img").get_attribute("alt") == f"{NAME}, the original"
+    find(browser, "label[for=k-3]").click()  # its own script runs
+    assert (clouds(browser)[0] != clouds(browser)[1]).any()
+
+
+def test_the_page_lets_no_other_script_run_and_asks_nobody(chromium, address):
+    look_like(chromium)
+    chromium.get(address)
+    add = "const e = document.createElement(arguments[0]); Object.assign(e, arguments[1]); document.body.append(e)"
+    chromium.execute_script(add, "script", {"textContent": "document.title = 'harm'"})
+    chromium.execute_script(add, "img", {"src": "http://localhost:9/a.png"})
+    refused = []
+
+    def both_refused():
+        refused.extend(chromium.get_log("browser"))
+        return len(refused) >= 2
+
+    assert eventually(both_refused)
+    assert all("Content Security Policy" in entry["message"] for entry in refused)
+    assert chromium.title == "photo.png in few colors"

@@ -1,0 +1,29 @@
+import pytest
+
+from gpukmeans_cli.terminal.messages import one_line, say, warn, warn_of_frames
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a photo -> ½ é 写真.png", "a photo -> ½ é 写真.png"),
+        ("two\nlines\r\t", r"two\nlines\r\t"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("undecodable \udcff", r"undecodable \udcff"),
+    ],
+)
+def test_what_would_break_a_line_or_a_terminal_is_escaped(text, line):
+    assert one_line(text) == line
+
+
+def test_lines_go_to_stdout_and_warnings_to_stderr(capsys):
+    say("done\n")
+    warn("not\ndone")
+    assert capsys.readouterr() == ("done\\n\n", "gpukmeans: not\\ndone\n")
+
+
+def test_only_of_several_frames_it_is_said_that_the_first_was_taken(capsys):
+    warn_of_frames("a.gif", 1)
+    assert capsys.readouterr().err == ""
+    warn_of_frames("a.gif", 4)
+    assert capsys.readouterr().err == "gpukmeans: a.gif: took the first of 4 frames\n"

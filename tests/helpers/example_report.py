@@ -1,0 +1,24 @@
+"""A report of one file, for those who tell of it."""
+
+from gpukmeans_cli.compression.result import Report
+
+REPORT = Report(
+    input="photos/sea.jpg",
+    output="photos/sea-20.png",
+    width=640,
+    height=427,
+    frames=1,
+    mode="RGB",
+    colors_in=96615,
+    colors_out=20,
+    bytes_in=196653,
+    bytes_out=64400,
+    mse=281.25,
+    psnr=28.404,
+    iterations=32,
+    converged=True,
+    kept=False,
+    written=True,
+    device="cuda:1",
+    seconds=0.476,
+)

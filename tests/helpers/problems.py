@@ -1,0 +1,59 @@
+"""Points and images to cluster, and whether two results are equal to the last bit."""
+
+import dataclasses
+
+import torch
+
+from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.points.tensor import tensor_points
+
+MOMENTS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
+RESULTS = ("centers", "labels", "totals", "inertia", "n_iter", "converged")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def points_of(x, weights=None):
+    """One problem (N, D), or several (P, N, D)."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if x.ndim == 2:
+        x, weights = x[None], None if weights is None else weights[None]
+    return tensor_points(x, weights, TorchEngine(), dtype)
+
+
+def grid_of(x, weights=None):
+    """The grid of problems (P, N, D)."""
+    return tensor_points(x, weights, TorchEngine(), torch.float64).grid
+
+
+def blobs(n=300, width=3, seed=0, dtype=torch.float32):
+    generator = seeded(seed)
+    means = torch.randn(5, width, generator=generator, dtype=dtype) * 10
+    return means.repeat(n // 5, 1) + torch.randn(n, width, generator=generator, dtype=dtype)
+
+
+BATCH = torch.stack(
+    [blobs(60, seed=seed) * scale + offset for seed, scale, offset in [(1, 1, 0), (2, 1e3, 9), (3, 1, 1e4)]]
+)
+
+
+def problem_of(result, index):
+    return dataclasses.replace(result, **{name: getattr(result, name)[index] for name in RESULTS})
+
+
+def random_image(height, width, channels, levels, seed):
+    return torch.randint(levels, (height, width, channels), generator=torch.Generator().manual_seed(seed)).to(
+        torch.uint8
+    )
+
+
+def assert_same_moments(moments, expected):
+    for name in MOMENTS:
+        assert torch.equal(getattr(moments, name), getattr(expected, name)), name
+
+
+def assert_same_results(first, second):
+    for name in RESULTS:
+        assert torch.equal(getattr(first, name), getattr(second, name)), name

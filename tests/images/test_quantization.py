@@ -1,0 +1,326 @@
+import pytest
+import torch
+from helpers.problems import random_image, seeded
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpukmeans import IndexedImage, apply_palette, quantize, unique_colors
+from gpukmeans.images.colorspace import COLOR_SPACES, SRGB, hide_invisible
+from gpukmeans.images.dithering import DITHERINGS
+
+
+def nearest_by_hand(pixels, palette):
+    return ((pixels[:, None].int() - palette[None].int()) ** 2).sum(dim=2).argmin(dim=1)
+
+
+def test_a_photo_has_the_colors_asked_for_each_pixel_the_nearest(china):
+    palette, indices = quantize(china, 20)
+    assert (palette.shape, palette.dtype) == ((20, 3), torch.uint8)
+    assert (indices.shape, indices.dtype) == (china.shape[:2], torch.uint8)
+    assert torch.equal(nearest_by_hand(china.reshape(-1, 3), palette), indices.flatten().long())
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
+def test_an_image_of_few_colors_comes_back_lossless(channels, height, width, seed):
+    image = random_image(height, width, channels, 3, seed)
+    if channels in (2, 4):
+        image[..., -1] += 1  # nothing invisible
+    result = quantize(image, min(256, height * width))
+    assert torch.equal(result.pixels(), image)
+    assert len(result.palette) == len(unique_colors(image).colors)
+
+
+def test_one_color_more_than_asked_for_is_clustered():
+    image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
+    assert quantize(image, 3).palette.tolist() == [[0, 0, 0], [0, 0, 2], [200, 0, 0]]
+    assert quantize(image, 2).palette.tolist() == [[0, 0, 1], [200, 0, 0]]
+
+
+def test_centers_are_rounded_and_not_truncated():
+    image = torch.tensor([[[0, 0, 0], [3, 3, 3], [2, 2, 2]]], dtype=torch.uint8)
+    assert quantize(image, 1).palette.tolist() == [[2, 2, 2]]  # the mean is 1.67
+
+
+def _ramp(channels):
+    """257 colors that differ by little."""
+    digits = torch.arange(257)
+    image = torch.stack([digits % 7, digits // 7 % 7, digits // 49, digits * 0 + 200], dim=1)
+    return image[None, :, [0, 1, 2, 3][:channels]].to(torch.uint8)
+
+
+def _faint(channels):
+    """Many colors of hardly any alpha, and some of more."""
+    image = random_image(40, 40, channels, 256, 3)
+    image[:30, :, -1] = image[:30, :, -1] % 3
+    return hide_invisible(image)
+
+
+@pytest.mark.parametrize("space", COLOR_SPACES)
+@pytest.mark.parametrize("k", [2, 17, 256])
+@pytest.mark.parametrize(
+    "image",
+    [
+        _ramp(3),
+        _ramp(4),
+        random_image(40, 40, 3, 7, 0),
+        random_image(40, 40, 2, 17, 1),
+        _faint(2),
+        _faint(4),
+        torch.tensor([9, 12], dtype=torch.uint8).repeat(5)[None, :, None],
+        torch.arange(256).to(torch.uint8).expand(2, -1)[..., None],
+    ],
+    ids=["ramp", "ramp-alpha", "flat", "grey-alpha", "faint-grey", "faint", "two-greys", "gradient"],
+)
+def test_there_are_exactly_as_many_colors_as_asked_for_where_the_image_has_them(image, k, space):
+    # Of many colors the search is the most of the work, and its worse result leaves more to be made up for.
+    palette, indices = quantize(image, k, space=space, refine=0 if k == 256 else None)
+    assert len(palette) == min(k, len(unique_colors(image).colors))
+    assert torch.equal(palette, palette.unique(dim=0))
+    assert torch.equal(indices.unique(), torch.arange(len(palette)).to(torch.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("k", [1, 2, 20, 256])
+def test_the_palette_is_ordered_distinct_and_used(channels, k):
+    image = random_image(60, 50, channels, 256, channels)
+    palette, indices = quantize(image, k, max_iter=3)
+    assert torch.equal(palette, palette.unique(dim=0))
+    assert torch.equal(indices.unique(), torch.arange(len(palette)).to(torch.uint8))
+    assert len(palette) == min(k, len(unique_colors(hide_invisible(image)).colors))
+
+
+def test_invisible_colors_take_one_entry_together():
+    image = random_image(30, 30, 4, 256, 0)
+    image[:20, :, 3] = 0
+    image[20:, :, 3] = 255
+    image[20:, :, :3] //= 128  # 8 visible colors
+    palette, indices = quantize(image, 9)
+    assert len(palette) == 9
+    assert palette[0].tolist() == [0, 0, 0, 0]
+    assert (indices[:20] == 0).all()
+    assert torch.equal(IndexedImage(palette, indices).pixels()[20:], image[20:])
+
+
+def test_transparency_weighs_colors_less():
+    # The faint reds are many and far apart, but hardly seen: the two greys deserve the palette.
+    faint = torch.tensor([[200 + i, 0, 0, 1] for i in range(50)], dtype=torch.uint8)
+    solid = torch.tensor([[0, 0, 0, 255], [90, 90, 90, 255]], dtype=torch.uint8)
+    palette, _ = quantize(torch.cat([faint, solid])[None], 3)
+    assert solid.tolist() == palette[palette[:, 3] == 255].tolist()
+
+
+def test_the_same_input_gives_the_same_palette_and_seeds_differ(china):
+    first, again, other = (quantize(china, 16, generator=seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.palette, again.palette)
+    assert torch.equal(first.indices, again.indices)
+    assert torch.equal(quantize(china, 16).palette, first.palette)
+    assert not torch.equal(first.palette, other.palette)
+
+
+@pytest.mark.parametrize(
+    ("n_colors", "error", "message"),
+    [(0, ValueError, "from 1 to 256, got 0"), (257, ValueError, "got 257"), (2.0, TypeError, "an int, got float")],
+)
+def test_a_wrong_number_of_colors_is_refused(n_colors, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), n_colors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "bogus"}, "init must be"),
+        ({"n_init": -3}, "n_init must"),
+        ({"polish": -1}, "polish must"),
+        ({"engine": "warp"}, "engine must"),
+    ],
+)
+def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message):
+    with pytest.raises(ValueError, match=message):
+        quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), 2, **options)
+
+
+def test_what_is_no_image_is_refused(unchecked):
+    with pytest.raises(TypeError, match=r"image must be uint8, got torch\.int64"):
+        quantize(torch.zeros(1, 1, 4, dtype=torch.int64), 2)
+    with pytest.raises(TypeError, match="image must be a tensor, got list"):
+        quantize([[0]], 2)
+
+
+GREYS = torch.tensor([[255, 255, 255], [0, 0, 0], [255, 0, 255]], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("k", [3, 4, 20])
+def test_fixed_colors_are_the_first_of_the_palette_and_the_others_lie_around_them(china, k):
+    palette, indices = quantize(china, k, fixed=GREYS)
+    assert torch.equal(palette[:3], GREYS)
+    assert torch.equal(palette[3:], palette[3:].unique(dim=0))
+    assert len(palette) == k
+    assert torch.equal(nearest_by_hand(china.reshape(-1, 3), palette), indices.flatten().long())
+    assert 2 not in indices or k == 3  # nothing in the photo is of that color
+
+
+def test_a_photo_with_its_own_palette_fixed_stays_as_it_is(china):
+    first = quantize(china, 12)
+    again = quantize(china, 12, fixed=first.palette)
+    assert torch.equal(again.palette, first.palette)
+    assert torch.equal(again.indices, first.indices)
+    assert torch.equal(quantize(china, 12, fixed=first.palette.flip(0)).palette, first.palette.flip(0))
+
+
+def test_one_color_more_than_there_are_places_beside_the_fixed_ones_is_clustered():
+    image = torch.tensor([[[0, 0, 0], [9, 9, 9], [5, 0, 0], [255, 255, 255]]], dtype=torch.uint8)
+    assert quantize(image, 3, fixed=GREYS[:2]).palette.tolist() == [[255, 255, 255], [0, 0, 0], [9, 9, 9]]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_fixed_colors_may_be_unused_repeated_or_invisible(channels):
+    image = random_image(30, 40, channels, 200, channels)
+    fixed = torch.tensor([[255] * channels, [250] * channels, [255] * channels, [7] * channels], dtype=torch.uint8)
+    if channels in (2, 4):
+        fixed[3, -1] = 0
+    result = quantize(image, 9, fixed=fixed)
+    assert torch.equal(result.palette[:4], fixed)
+    assert 2 not in result.indices
+    x, palette = (SRGB.encode(hide_invisible(t.reshape(1, -1, channels))[0]) for t in (image, result.palette))
+    sqdist = (x[:, None].double() - palette).square().sum(dim=2)
+    assert torch.equal(sqdist.argmin(dim=1), result.indices.flatten().long())
+
+
+def test_no_fixed_colors_are_none(china):
+    none = torch.zeros(0, 3, dtype=torch.uint8)
+    for image, k in ((china, 8), (china[:2, :2], 8)):
+        first, second = quantize(image, k), quantize(image, k, fixed=none)
+        assert torch.equal(first.palette, second.palette)
+        assert torch.equal(first.indices, second.indices)
+
+
+def test_each_image_of_a_batch_gets_what_it_gets_alone(china, flower):
+    few = torch.zeros_like(china)
+    few[:5] = 200
+    batch = torch.stack([china, few, flower])[:, ::4, ::4]
+    generator = seeded(3)
+    together = quantize(batch, 16, generator=generator, fixed=GREYS[2:])
+    assert together.palette.shape == (3, 16, 3)
+    assert together.indices.shape == batch.shape[:3]
+    for index, image in enumerate(batch):
+        alone = quantize(image, 16, generator=seeded(3), fixed=GREYS[2:])
+        n_found = len(alone.palette)
+        assert torch.equal(together.palette[index, :n_found], alone.palette)
+        assert torch.equal(together.indices[index], alone.indices)
+        assert torch.equal(together.pixels()[index], alone.pixels())
+    assert together.palette[1].tolist() == [[255, 0, 255], [0, 0, 0]] + [[200, 200, 200]] * 14
+    assert not torch.equal(generator.get_state(), seeded(3).get_state())
+
+
+def test_apply_palette_takes_the_nearest_color_the_lowest_of_equals(china, flower):
+    palette = torch.cat([quantize(china, 30).palette, GREYS, GREYS])
+    batch = torch.stack([china, flower])[:, ::3, ::3]
+    result = apply_palette(batch, palette)
+    assert torch.equal(result.palette, palette)
+    assert torch.equal(nearest_by_hand(batch.reshape(-1, 3), palette), result.indices.flatten().long())
+    assert torch.equal(result.pixels(), palette[result.indices.long()])
+    assert torch.equal(apply_palette(batch[1], palette).indices, result.indices[1])
+    assert torch.equal(quantize(china, 30).pixels(), apply_palette(china, palette[:30]).pixels())
+
+
+def test_apply_palette_sees_colors_as_far_as_they_are_visible():
+    palette = torch.tensor([[255, 0, 0, 255], [90, 90, 90, 0], [0, 0, 255, 9]], dtype=torch.uint8)
+    image = torch.tensor([[[0, 0, 255, 200], [255, 255, 255, 0], [255, 0, 0, 3]]], dtype=torch.uint8)
+    assert apply_palette(image, palette).indices.tolist() == [[2, 1, 1]]
+
+
+def dithered_by_rows(image, palette, dithering, *, strength):
+    return (torch.arange(len(image))[:, None] % len(palette)).expand(image.shape[:2]).to(torch.uint8)
+
+
+def test_a_dithering_chooses_the_indices_of_a_palette_that_is_the_same_without(china, monkeypatch):
+    monkeypatch.setitem(DITHERINGS, "rows", None)
+    calls = []
+    monkeypatch.setattr(
+        "gpukmeans.images.quantization.dithered",
+        lambda *args, **options: calls.append((args, options)) or dithered_by_rows(*args, **options),
+    )
+    image = torch.cat([china, china[..., :1] // 64], dim=2)[::9, ::9]
+    result = quantize(image, 8, dither="rows", strength=0.25)
+    assert torch.equal(result.palette, quantize(image, 8).palette)
+    assert result.indices[:9, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
+    (seen, _, name), options = calls[0]
+    assert torch.equal(seen, hide_invisible(image))
+    assert (name, options) == ("rows", {"strength": 0.25})
+    batch = torch.stack([image, image.flip(0)])
+    assert torch.equal(quantize(batch, 8, dither="rows").indices[0], result.indices)
+    assert torch.equal(apply_palette(batch, result.palette, dither="rows").indices[1], result.indices)
+    assert torch.equal(apply_palette(image, result.palette, dither="rows").pixels(), result.pixels())
+
+
+@pytest.mark.parametrize("space", list(COLOR_SPACES))
+def test_a_strength_of_zero_is_no_dithering_in_any_space(china, space):
+    image = china[:64, :64].contiguous()
+    plain, dithered = (quantize(image, 8, space=space, dither=name, strength=0.0) for name in ("none", "bayer"))
+    assert torch.equal(plain.indices, dithered.indices)
+
+
+def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
+    image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
+    shown = quantize(image, 3)._repr_html_()
+    assert "3 x 1, 3 colors" in shown
+    assert [title in shown for title in ('title="#00000000"', 'title="#01020304"', 'title="#ff8000"')] == [True] * 3
+    assert shown.count("<span") == 3
+    grey = quantize(torch.tensor([[[7]]], dtype=torch.uint8), 3)._repr_html_()
+    assert 'title="#070707"' in grey
+
+
+def test_of_a_batch_a_notebook_shows_the_first_palettes():
+    image = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
+    shown = quantize(image, 2)._repr_html_()
+    assert "11 images of 1 x 1, 2 colors each" in shown
+    assert "and 3 more" in shown
+    assert shown.count("<span") == 8 * 2
+    assert apply_palette(image, image[:3, 0, 0])._repr_html_().count("<span") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dither": "bogus"}, ValueError, "dither must be one of none.*, got 'bogus'"),
+        ({"dither": None}, TypeError, "dither must be a name, got NoneType"),
+        ({"strength": 1.5}, ValueError, "strength must be from 0 to 1, got 1.5"),
+        ({"strength": float("nan")}, ValueError, "strength must be from 0 to 1, got nan"),
+        ({"strength": "x"}, TypeError, "strength must be a number, got str"),
+        ({"space": "bogus"}, ValueError, "space must be one of srgb.*, got 'bogus'"),
+        ({"fixed": [[0, 0, 0]]}, TypeError, "fixed must be a tensor, got list"),
+        ({"fixed": GREYS.float()}, TypeError, r"fixed must be uint8, got torch\.float32"),
+        ({"fixed": GREYS}, ValueError, "fixed must have at most 2 colors, got 3"),
+        (
+            {"fixed": GREYS[:1, :1]},
+            ValueError,
+            r"fixed must have shape \(K, 3\) on cpu, as the image has 3 channels, got shape \(1, 1\)",
+        ),
+    ],
+)
+def test_a_wrong_palette_or_dithering_is_refused(options, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        quantize(torch.zeros(2, 1, 1, 3, dtype=torch.uint8), 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("palette", "options", "error", "message"),
+    [
+        (GREYS[:0], {}, ValueError, "palette must have at least 1 color, got 0"),
+        (GREYS.repeat(86, 1), {}, ValueError, "palette must have at most 256 colors, got 258"),
+        (GREYS[0], {}, ValueError, r"palette must have shape \(K, 3\)"),
+        (GREYS.int(), {}, TypeError, r"palette must be uint8, got torch\.int32"),
+        (GREYS, {"dither": "bogus"}, ValueError, "dither must be one of"),
+        (GREYS, {"strength": -1}, ValueError, "strength must be from 0 to 1, got -1"),
+    ],
+)
+def test_apply_palette_refuses_what_is_none(palette, options, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        apply_palette(torch.zeros(1, 1, 3, dtype=torch.uint8), palette, **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1, 1, 1, 3), (0, 2, 2, 3), (2, 2, 5)])
+def test_what_is_neither_an_image_nor_a_batch_is_refused(shape, unchecked):
+    with pytest.raises(ValueError, match=r"image must have shape \(H, W, C\) or \(B, H, W, C\)"):
+        quantize(torch.zeros(shape, dtype=torch.uint8), 2)

@@ -1,0 +1,167 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from gpukmeans import QuantizeColors, quantize, unique_colors
+from gpukmeans.images.palette import fit_palette
+
+
+class Tagged(torch.Tensor):
+    """A tensor that says what it is, as those of torchvision do."""
+
+
+def channels_first(image):
+    return image.movedim(-1, -3)
+
+
+@pytest.fixture
+def photos(china, flower):
+    """Two small photos (2, 3, H, W)."""
+    return channels_first(torch.stack([china, flower])[:, ::8, ::8])
+
+
+def test_an_image_comes_out_in_the_colors_of_quantize(photos):
+    found = QuantizeColors(7)(photos[0])
+    assert (found.shape, found.dtype) == (photos[0].shape, torch.uint8)
+    assert torch.equal(found, channels_first(quantize(photos[0].movedim(0, -1), 7).pixels()))
+
+
+@pytest.mark.parametrize("lead", [(1,), (2,), (2, 1), (1, 2)])
+def test_each_image_of_a_batch_gets_what_it_gets_alone(photos, lead):
+    batch = photos[: torch.Size(lead).numel()].reshape(*lead, *photos.shape[1:])
+    found = QuantizeColors(7, seed=4)(batch)
+    assert found.shape == batch.shape
+    for image, alone in zip(photos, found.reshape(-1, *photos.shape[1:]), strict=False):
+        assert torch.equal(QuantizeColors(7, seed=4)(image), alone)
+        assert len(unique_colors(alone.movedim(0, -1)).colors) == 7
+
+
+def test_a_batch_of_none_stays_one():
+    assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5, dtype=torch.uint8)).shape == (0, 3, 4, 5)
+    assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_floats_are_rounded_to_8_bits_and_back(photos, dtype):
+    step = QuantizeColors(7)
+    given = (photos[0].float() / 255).to(dtype)
+    found = step(given)
+    assert found.dtype == dtype
+    eight_bits = (given.float() * 255).round().to(torch.uint8)
+    assert torch.equal(found, (step(eight_bits).float() / 255).to(dtype))
+    if dtype == torch.float32:
+        assert torch.equal(found * 255, step(photos[0]).float())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_grey_and_alpha_are_colors_too(channels):
+    image = torch.randint(1, 256, (channels, 20, 20), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = QuantizeColors(5)(image)
+    assert found.shape == image.shape
+    assert len(unique_colors(found.movedim(0, -1)).colors) <= 5
+
+
+def test_the_seed_decides_and_no_global_state_does(photos):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = QuantizeColors(9)(photos)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    step = QuantizeColors(9)
+    assert torch.equal(step(photos), first)
+    assert torch.equal(step(photos), first)
+    assert not torch.equal(QuantizeColors(9, seed=1)(photos), first)
+
+
+def test_all_options_reach_quantize(photos, monkeypatch):
+    seen = {}
+
+    def spy(image, n_colors, **options):
+        seen.update(options, n_colors=n_colors)
+        return quantize(image, n_colors)
+
+    monkeypatch.setattr("gpukmeans.images.transforms.quantize", spy)
+    fixed = torch.zeros(1, 3, dtype=torch.uint8)
+    step = QuantizeColors(5, space="s", dither="d", strength=0.5, fixed=fixed, n_init=3, refine=2, seed=8)
+    step(photos)
+    assert seen.pop("generator").initial_seed() == 8
+    assert torch.equal(seen.pop("fixed"), fixed)
+    assert seen == {"n_colors": 5, "space": "s", "dither": "d", "strength": 0.5, "n_init": 3, "refine": 2}
+
+
+def test_fixed_colors_are_kept_and_move_with_the_module(photos):
+    fixed = torch.tensor([[255, 255, 255], [0, 0, 0]], dtype=torch.uint8)
+    step = QuantizeColors(2, fixed=fixed)
+    assert {tuple(color) for color in unique_colors(step(photos[0]).movedim(0, -1)).colors.tolist()} <= {
+        (0, 0, 0),
+        (255, 255, 255),
+    }
+    assert step.half().fixed.dtype == torch.uint8
+    assert copy.deepcopy(step).to("meta").fixed.device.type == "meta"
+    assert not step.state_dict()
+
+
+def test_a_subclass_survives_and_a_parameter_becomes_a_tensor(photos):
+    found = QuantizeColors(4)(photos.as_subclass(Tagged))
+    assert type(found) is Tagged
+    assert torch.equal(found.as_subclass(torch.Tensor), QuantizeColors(4)(photos))
+    floats = QuantizeColors(4)(nn.Parameter(photos.float() / 255))
+    assert type(floats) is torch.Tensor
+    assert not floats.requires_grad
+
+
+def test_it_is_a_step_of_a_pipeline(photos):
+    pipeline = nn.Sequential(QuantizeColors(6), nn.Upsample(scale_factor=2))
+    assert pipeline(photos.float() / 255).shape == (2, 3, photos.shape[2] * 2, photos.shape[3] * 2)
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert torch.equal(again(photos.float() / 255), pipeline(photos.float() / 255))
+
+
+def test_the_image_is_left_as_it_was(photos):
+    kept = photos.clone()
+    QuantizeColors(3)(photos)[:] = 0
+    assert torch.equal(photos, kept)
+    few = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    QuantizeColors(3)(few)[:] = 9
+    assert (few == 0).all()
+
+
+def test_it_shows_what_is_not_the_default():
+    assert repr(QuantizeColors(16)) == "QuantizeColors(16)"
+    fixed = torch.zeros(2, 3, dtype=torch.uint8)
+    step = QuantizeColors(16, dither="bayer", strength=0.5, seed=3, fixed=fixed)
+    assert repr(step) == "QuantizeColors(16, dither='bayer', strength=0.5, seed=3, fixed=2 colors)"
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ([[[0]]], TypeError, "image must be a tensor, got list"),
+        (torch.zeros(3, 2, 2, dtype=torch.int64), TypeError, r"uint8 or of floats from 0 to 1, got torch\.int64"),
+        (torch.zeros(2, 2), ValueError, r"image must have shape \(\.\.\., C, H, W\).* got \(2, 2\)"),
+        (torch.zeros(5, 2, 2), ValueError, r"C from 1 to 4.* got \(5, 2, 2\)"),
+        (torch.zeros(3, 0, 2), ValueError, r"H and W at least 1, got \(3, 0, 2\)"),
+        (torch.full((3, 2, 2), 1.01), ValueError, "floats from 0 to 1, got floats from 1.01 to 1.01"),
+        (torch.full((3, 2, 2), -0.5), ValueError, "got floats from -0.5 to -0.5"),
+        (torch.full((3, 2, 2), 1 + 2**-23), ValueError, r"got floats from 1\.0000001 to 1\.0000001"),
+        (torch.full((3, 2, 2), float("nan")), ValueError, "got floats from nan to nan"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, error, message, unchecked):
+    with pytest.raises(error, match=message):
+        QuantizeColors(2)(image)
+
+
+def test_wrong_options_are_refused_when_an_image_comes(photos):
+    with pytest.raises(ValueError, match="n_colors must be from 1 to 256, got 0"):
+        QuantizeColors(0)(photos)
+
+
+def test_equal_images_have_the_palette_of_one_image(photos):
+    image = photos[0].movedim(0, -1)
+    palette = fit_palette(unique_colors(image), 7).colors
+    found = QuantizeColors(7)(photos[[0, 0]])
+    assert torch.equal(unique_colors(found[1].movedim(0, -1)).colors, palette)

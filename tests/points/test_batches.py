@@ -1,0 +1,228 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers.batch_sources import Again, W, X, no_reader_is_left, wait_for
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from gpukmeans import Batches
+
+
+def read(batches):
+    """The points and the weights of all batches, and how many rows each has."""
+    found = list(batches.read())
+    weights = None if found[0].weights is None else torch.cat([batch.weights for batch in found])
+    return torch.cat([batch.x for batch in found]), weights, [len(batch.x) for batch in found]
+
+
+class Table(IterableDataset):
+    def __iter__(self):
+        return iter([(X[:3], W[:3]), (X[3:], W[3:])])
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    np.save(tmp_path / "x.npy", X.numpy())
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def test_a_list_gives_its_tensors():
+    assert [tuple(batch.shape) for batch in Batches([X[:7], X[7:]])] == [(7, 2), (3, 2)]
+
+
+def test_pairs_are_points_with_their_weights():
+    ((x, weights),) = Batches([(X, W)])
+    assert torch.equal(x, X)
+    assert torch.equal(weights, W)
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes"),
+    [
+        (Again(), [4, 6]),
+        ([X[:1].numpy(), X[1:].numpy()], [1, 9]),
+        (DataLoader(TensorDataset(X), batch_size=4), [4, 4, 2]),
+        (DataLoader(TensorDataset(X, W), batch_size=7), [7, 3]),
+        (Table(), [3, 7]),
+    ],
+    ids=["iterable", "arrays", "loader", "loader of pairs", "iterable dataset"],
+)
+def test_whatever_can_be_iterated_again_gives_the_same_each_time(source, sizes):
+    batches = Batches(source)
+    for _ in range(2):
+        x, weights, rows = read(batches)
+        assert torch.equal(x, X)
+        assert weights is None or torch.equal(weights, W)
+        assert rows == sizes
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 11])
+def test_what_has_slices_is_taken_so_many_rows_at_a_time(size, mapped):
+    sizes = [len(X[start : start + size]) for start in range(0, 10, size)]
+    for source in (X, mapped, X.numpy(), TensorDataset(X), TensorDataset(X, W)):
+        x, _, rows = read(Batches(source, size))
+        assert torch.equal(x, X)
+        assert rows == sizes
+
+
+def test_by_default_a_batch_of_slices_is_32_mib(monkeypatch):
+    rows = torch.zeros(1 << 17, 128, dtype=torch.uint8)
+    assert [len(batch) for batch in Batches(rows)] == [1 << 17]
+    monkeypatch.setattr("gpukmeans.points.batches._BYTES", 1 << 23)
+    assert [len(batch) for batch in Batches(rows)] == [1 << 16, 1 << 16]
+
+
+def test_what_has_a_length_and_slices_and_cannot_be_iterated_is_sliced():
+    class Rows:
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, rows):
+            return X[rows]
+
+    for source in (Rows(), TensorDataset(X)):
+        assert [tuple(batch.shape) for batch in Batches(source)] == [(10, 2)]
+
+
+def test_points_become_the_dtype_that_was_asked_for():
+    ((x, weights),) = Batches([(X, W)], dtype=torch.float64)
+    assert (x.dtype, weights.dtype) == (torch.float64, torch.int64)
+
+
+@pytest.mark.parametrize(
+    "once",
+    [iter([X]), (X for _ in range(2)), map(torch.clone, [X]), zip([X], [W], strict=True)],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_can_be_read_only_once_is_refused_with_the_reason(once):
+    with pytest.raises(
+        TypeError, match=r"read again and again, since each round reads all .* gives them only once; got"
+    ):
+        Batches(once)
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((3,), TypeError, "x must be a tensor, or batches that can be read again and again.* got int"),
+        (("x.npy",), TypeError, "got str"),
+        ((np.zeros((2, 3, 4)),), ValueError, r"rows side by side must have shape \(N, D\), got 3 dimensions"),
+        (([X], 0), ValueError, "batch_rows must be at least 1, got 0"),
+        (([X], 1.5), TypeError, "batch_rows must be an int, got float"),
+        ((Again(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got Again"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_wrong_source_says_what_was_wanted(args, error, message):
+    with pytest.raises(error, match=message):
+        Batches(*args)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ("rows", "batch 1 of x must be a tensor or an array, got str"),
+        ((X, W, W), "batch 1 of x must be points, or a pair of points and weights, got 3 things"),
+        (np.ma.masked_array([[1.0]], [[True]]), "must be an array without a mask, got MaskedArray: give weights of 0"),
+        (Image.new("L", (2, 2)), "batch 1 of x must be a tensor or an array, got Image"),
+        (np.array(["a"]), "batch 1 of x must be of a dtype that torch has, got an array of <U1"),
+        ((X, 3), "the weights of batch 1 of x must be a tensor or an array, got int"),
+    ],
+)
+def test_a_batch_that_is_none_is_called_by_its_number(batch, message):
+    with pytest.raises(TypeError, match=message):
+        list(Batches([X, batch]))
+
+
+def test_a_dataset_without_slices_is_for_a_loader():
+    class Items(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return X[int(index)]
+
+    with pytest.raises(TypeError, match=r"Items has no slices .*: pass a DataLoader of it"):
+        list(Batches(Items()))
+    assert [len(batch) for batch in Batches(DataLoader(Items(), batch_size=2))] == [2, 1]
+
+
+def test_a_source_is_read_in_the_grad_mode_of_the_caller():
+    modes = []
+
+    class Watched:
+        def __iter__(self):
+            modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+            yield X
+
+    list(Batches(Watched()))
+    with torch.no_grad():
+        list(Batches(Watched()))
+    with torch.inference_mode():
+        list(Batches(Watched()))
+    assert modes == [(True, False), (False, False), (False, True)]
+
+
+def test_an_array_is_copied_only_where_torch_could_not_share_it(mapped):
+    owned = X.numpy().copy()
+    read_only = owned.copy()
+    read_only.flags.writeable = False
+    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped):
+        copied = array is not owned and array.shape[1] == 2
+        (batch,) = Batches([array])
+        assert torch.equal(batch, torch.tensor(np.ascontiguousarray(array)))
+        assert np.shares_memory(batch.numpy(), array) != copied
+
+
+def test_batches_go_to_the_device_that_was_asked_for():
+    ((x, weights),) = Batches([(X, W)], device="cpu")
+    assert torch.equal(x, X)
+    assert torch.equal(weights, W)
+
+
+def test_the_next_batch_is_read_while_one_is_in_use_and_no_third():
+    reading = []
+
+    class Watched:
+        def __iter__(self):
+            for number in range(4):
+                reading.append((number, threading.current_thread() is threading.main_thread()))
+                yield X
+
+    batches = Batches(Watched()).read()
+    for number in range(4):
+        next(batches)
+        wait_for(lambda number=number: len(reading) == min(number + 2, 4))
+        time.sleep(0.02)
+        assert [seen for seen, _ in reading] == list(range(min(number + 2, 4)))
+    assert not any(on_the_main_thread for _, on_the_main_thread in reading)
+
+
+def test_an_error_while_reading_comes_where_the_batch_was_due():
+    class Broken:
+        def __iter__(self):
+            yield X
+            raise OSError("the disk is gone")
+
+    batches = Batches(Broken()).read()
+    next(batches)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+
+
+def test_no_thread_is_left_when_reading_is_given_up():
+    batches = Batches([X] * 5).read()
+    next(batches)
+    del batches
+    assert no_reader_is_left()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_arrive_whole_on_a_gpu():
+    rows = torch.rand(1 << 20, 8)
+    found = [batch.sum(dim=1).cpu() for batch in Batches(rows, 1 << 16, device="cuda")]
+    torch.testing.assert_close(torch.cat(found), rows.sum(dim=1))

@@ -1,0 +1,295 @@
+import gc
+import itertools
+import warnings
+import weakref
+
+import pytest
+import torch
+from helpers.batch_sources import Again, no_reader_is_left
+from helpers.problems import seeded
+from helpers.rank_cases import batches_of, points
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpukmeans import METRICS, Batches, KMeans, assign, kmeans
+from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.points.base import Masses, Part, surveyed
+from gpukmeans.points.streaming import Form, StreamPart
+from gpukmeans.points.tensor import tensor_points
+
+
+def assert_same(found, expected):
+    """The same bits of all but labels, which a stream has none of."""
+    for name in ("centers", "totals", "inertia", "n_iter", "converged"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert found.labels is None
+
+
+@pytest.mark.parametrize("init", ["k-means||", "k-means++", "random"])
+@pytest.mark.parametrize(("width", "kind"), [(3, "none"), (3, "floats"), (2, "integers"), (20, "floats")])
+@pytest.mark.parametrize("size", [1, 7, 150])
+def test_a_stream_has_the_bits_of_one_tensor_of_its_rows(size, width, kind, init):
+    n = 60 if size == 1 else 150
+    x, weights = points(n, width, kind)
+    assert_same(
+        kmeans(batches_of(x, weights, size), 5, init=init, max_iter=8),
+        kmeans(x, 5, weights=weights, init=init, max_iter=8),
+    )
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize("kind", ["none", "floats"])
+def test_runs_side_by_side_draw_from_blocks_of_any_size_what_they_draw_from_a_tensor(kind, block, monkeypatch):
+    monkeypatch.setattr("gpukmeans.points.streaming._BLOCK", block)
+    x, weights = points(150, 3, kind)
+    form = Form(3, torch.float32, torch.device("cpu"), None if weights is None else weights.dtype)
+    stream = StreamPart(Batches(batches_of(x, weights, 40)), form, TorchEngine(), torch.float32, METRICS["euclidean"])
+    runs = torch.tensor([0, 0, 0])
+    held = tensor_points(x[None], None if weights is None else weights[None], TorchEngine(), torch.float32)
+    found, expected = ([], [])
+    for own, answers in ((surveyed(stream), found), (held, expected)):
+        own = own.select(runs)
+        # The centers of the first run are near to all points; those of the last are all the same.
+        near = own.assign(torch.stack([x[:20], x[:1].expand(20, -1) + 50, x[:1].expand(20, -1)]))
+        for seed in range(3):
+            drawn = own.draw_far(9, seeded(seed), near)
+            answers += [drawn, own.draw_new(9, seeded(seed), near), own.draw(9, seeded(seed))]
+            answers.append(own.potentials(near, drawn))
+            near = own.nearer(near, drawn, 20 + 9 * seed)
+        answers.append(own.totals(near, 47).double())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_round_of_draws_costs_one_pass_and_a_look_at_what_is_drawn(monkeypatch):
+    monkeypatch.setattr("gpukmeans.points.streaming._BLOCK", 8)
+    x, _ = points(4000, 3, "none")
+    rows = []
+
+    class Counting(TorchEngine):
+        def bind(self, x, weights):
+            rows.append(x.shape[1])
+            return super().bind(x, weights)
+
+    form = Form(3, torch.float32, torch.device("cpu"), None)
+    stream = surveyed(StreamPart(Batches(x, 1000), form, Counting(), torch.float32, METRICS["euclidean"]))
+    near = stream.assign(x[None, :5])
+    near = stream.nearer(near, stream.draw_far(5, seeded(), near), 5)
+    rows.clear()
+    stream.draw_far(5, seeded(1), near)
+    assert sum(rows[:4]) == 4000
+    assert sum(rows[4:]) <= 5 * 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metric": "cosine"},
+        {"n_init": 3},
+        {"refine": 2, "init": "random"},
+        {"fixed": torch.zeros(2, 3)},
+        {"init": torch.arange(5.0)[:, None] * torch.full((5, 3), 1e3)},
+        {"engine": "torch"},
+        {"engine": "matmul"},
+        {"engine": "cells"},
+    ],
+    ids=lambda options: next(iter(options)) + str(options.get("engine", "")),
+)
+def test_whatever_the_options_a_stream_has_the_bits_of_one_tensor(options):
+    x, weights = points(400, 3, "floats")
+    options = {"init": "k-means||", **options}
+    assert_same(kmeans(batches_of(x, weights, 90), 5, **options), kmeans(x, 5, weights=weights, **options))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any),
+    kind=st.sampled_from(["none", "integers", "floats"]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.uint8]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40)
+def test_batches_may_be_of_any_sizes_and_of_no_weight_or_no_rows(sizes, kind, dtype, seed):
+    x, weights = points(sum(sizes), 2, kind, seed)
+    x = (x.abs() * 9).to(dtype)
+    if weights is not None:
+        weights[0] = 1
+        weights[sizes[0] : sum(sizes[:2])] = 0  # the second batch
+        weights[0] = 1
+    stream = list(zip(x.split(sizes), x.split(sizes) if weights is None else weights.split(sizes), strict=True))
+    stream = [pair[0] for pair in stream] if weights is None else stream
+    k = min(3, int((weights > 0).sum()) if weights is not None else len(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of clusters that stay empty
+        assert_same(kmeans(stream, k), kmeans(x, k, weights=weights, init="k-means||"))
+
+
+def test_a_stream_is_seeded_by_kmeans_parallel_unless_another_is_named():
+    x, _ = points(200, 3, "none")
+    assert_same(kmeans(x.split(50), 4), kmeans(x, 4, init="k-means||"))
+    assert torch.equal(kmeans(x, 4).centers, kmeans(x, 4, init="k-means++").centers)
+
+
+def test_labels_of_a_stream_are_those_of_its_batches():
+    x, _ = points(300, 3, "none")
+    result = kmeans(DataLoader(TensorDataset(x), batch_size=64), 4)
+    labels = [assign(batch, result.centers).labels for batch in x.split(64)]
+    whole = kmeans(x, 4, init="k-means||")
+    assert torch.equal(torch.cat(labels), whole.labels)
+    assert torch.equal(torch.cat(labels).bincount(minlength=4).double(), result.totals)
+
+
+def test_each_round_reads_the_stream_once():
+    x, _ = points(200, 3, "none")
+    passes = []
+
+    class Counted:
+        def __iter__(self):
+            passes.append(1)
+            return iter(x.split(60))
+
+    rounds = []
+    result = kmeans(Counted(), 4, init=x[:4], callback=lambda *_: rounds.append(len(passes)))
+    assert len(rounds) == result.n_iter
+    # A last round that moves nothing needs no look at the points.
+    assert [after - before for before, after in itertools.pairwise(rounds)][:-1] == [1] * (len(rounds) - 2)
+
+
+def test_no_more_than_two_batches_are_held():
+    alive, most = weakref.WeakSet(), []
+
+    class Tracked(torch.Tensor):
+        pass
+
+    class Source:
+        def __iter__(self):
+            for number in range(6):
+                batch = (points(50, 2, "none")[0] + number).as_subclass(Tracked)
+                alive.add(batch)
+                gc.collect()
+                most.append(len(alive))
+                yield batch
+                del batch
+
+    kmeans(Source(), 3, max_iter=3)
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda x: [x.flip(0)], "got another first row: is it shuffled"),
+        (lambda x: [x[:-1]], "got 99 rows in batch 0, which was another before"),
+        (lambda x: [x, x], "got 100 rows in batch 1, which was another before"),
+        (lambda x: [], "got 0 batches where there were 1"),
+    ],
+)
+def test_a_stream_that_changes_between_two_passes_is_an_error(changed, message):
+    x, _ = points(100, 2, "none")
+    passes = []
+
+    class Changing:
+        def __iter__(self):
+            passes.append(1)
+            return iter([x] if len(passes) < 4 else changed(x))
+
+    with pytest.raises(ValueError, match=f"the same rows in the same order each time it is read, {message}"):
+        kmeans(Changing(), 3)
+
+
+def test_a_shuffled_loader_is_found_out():
+    x, _ = points(100, 2, "none")
+    with pytest.raises(ValueError, match="is it shuffled"):
+        kmeans(DataLoader(TensorDataset(x), batch_size=10, shuffle=True), 3)
+
+
+X = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
+NAN = torch.full((1, 2), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("stream", "options", "error", "message"),
+    [
+        ([X, NAN], {}, ValueError, r"batch 1 of x must be finite, got NaN or infinity among its \(1, 2\) values"),
+        (
+            [X, X[:, :1]],
+            {},
+            ValueError,
+            r"batch 1 of x must be like the first that has rows, \(N, 2\) of float32 on cpu without weights",
+        ),
+        ([X, X.double()], {}, ValueError, r"got \(N, 2\) of float64 on cpu without weights"),
+        ([X, (X, X[:, 0])], {}, ValueError, "got .* on cpu with weights of float32"),
+        ([X, X[0]], {}, ValueError, "batch 1 of x must have shape"),
+        ([X[None]], {}, ValueError, r"batch 0 of x must have shape \(N, D\), got \(1, 6, 2\)"),
+        ([X.bool()], {}, TypeError, "batch 0 of x must be of dtype"),
+        ([(X, X)], {}, ValueError, r"the weights of batch 0 of x must have shape \(6,\)"),
+        ([(X, -X[:, 0])], {}, ValueError, "weights must be finite, at least 0 and not all 0"),
+        ([X], {"weights": X[:, 0]}, TypeError, "weights of a stream come with its batches"),
+        ([], {}, ValueError, "x must have at least one row, got none"),
+        ([X[:0]], {}, ValueError, "x must have at least one row, got none"),
+        ([X[:1], X[1:2]], {"n_clusters": 3}, ValueError, "at most the number of points of weight, 2, got 3"),
+        ([X, X * 0], {"metric": "cosine"}, ValueError, "batch 1 of x must have no zero row .* got row 0"),
+        ([X, X * 1e30], {}, ValueError, "squared distances must stay below"),
+        (iter([X]), {}, TypeError, "read again and again"),
+        (3, {}, TypeError, "x must be a tensor, or batches"),
+        ([X], {"init": X[:2, :1]}, ValueError, r"init must have shape \(2, 2\)"),
+        ([X], {"engine": "triton"}, ValueError, "engine 'triton' cannot take these points"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_wrong_stream_says_what_was_wanted_and_what_came(stream, options, error, message):
+    with pytest.raises(error, match=message):
+        kmeans(stream, **{"n_clusters": 2, **options})
+
+
+def test_an_interrupted_run_leaves_no_thread_behind():
+    x, _ = points(200, 3, "none")
+
+    def interrupt(n_iter, inertia, shift):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kmeans(x.split(20), 4, callback=interrupt)
+    assert no_reader_is_left()
+
+
+def test_the_estimator_takes_a_stream_and_has_no_labels_of_it():
+    x, _ = points(200, 3, "none")
+    model = KMeans(4).fit(x.split(70))
+    assert torch.equal(model.cluster_centers_, kmeans(x, 4, init="k-means||").centers)
+    with pytest.raises(RuntimeError, match=r"a stream has no labels_: call predict\(batch\)"):
+        _ = model.labels_
+    assert model.score(x.split(70)) == model.score(x) == -model.inertia_
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_labels_of_a_stream_are_refused_before_it_is_fitted():
+    with pytest.raises(TypeError, match="x must be a tensor, as a stream has no labels, got list"):
+        KMeans(4).fit_predict([X])
+
+
+def part_of(batches, width, scale=1.0):
+    form = Form(width, torch.float32, torch.device("cpu"), None)
+    part = StreamPart(batches, form, TorchEngine(), torch.float32, METRICS["euclidean"])
+    surveyed(part)
+    return part
+
+
+def test_a_stream_is_a_part():
+    assert isinstance(part_of(Batches([X]), 2), Part)
+
+
+@pytest.mark.parametrize("masses", Masses)
+def test_positions_of_an_urn_go_through_the_batches_in_their_order(masses):
+    x = torch.tensor([[1.0], [0.0], [2.0], [-0.0], [1.0]])
+    part = part_of(Batches(x, 2), 1)
+    near = part.assign(torch.zeros(1, 1, 1), [0])
+    urn = part.urn(masses, near, torch.ones(1).double(), [0])
+    rows = {Masses.WEIGHT: [0, 1, 2, 3, 4], Masses.OFF: [0, 2, 4], Masses.FAR: [0, 2, 2, 2, 2, 4]}[masses]
+    assert urn.totals.tolist() == [[len(rows)]]
+    found = urn.take(torch.arange(len(rows)).flip(0)[None])
+    assert torch.equal(found.view(torch.int32), x[rows].flip(0)[None].view(torch.int32))
+
+
+def test_the_iterable_of_a_test_can_be_clustered():
+    assert kmeans(Again(), 2).totals.sum() == 10
