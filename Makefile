@@ -4,8 +4,16 @@ COLORS ?= 20
 
 BIN := .venv/bin
 HAS_BROWSER := command -v chromium >/dev/null && command -v chromedriver >/dev/null
+# Tests of all layers that take under a minute together on two cores.
+QUICK := $(addprefix tests/, \
+	test_architecture.py test_checkpoints.py test_distance.py test_fixed_point.py test_lloyd.py \
+	test_metrics.py test_moments.py test_public_api.py test_textbook.py test_tiling.py test_validation.py \
+	engines/test_matmul.py engines/test_selection.py points/test_stats.py points/test_tensor.py \
+	images/test_colorspace.py images/test_histogram.py images/test_indexed.py images/test_quantization.py \
+	cli/formats/test_palette_files.py cli/formats/test_png_chunks.py cli/formats/test_reading.py cli/formats/test_still.py \
+	cli/compression/test_plan.py cli/commands/test_palette.py cli/terminal cli/test_options.py cli/test_validation.py)
 
-.PHONY: demo picture report browser test clean
+.PHONY: demo test quick browser picture report clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -16,32 +24,34 @@ HAS_BROWSER := command -v chromium >/dev/null && command -v chromedriver >/dev/n
 demo: .venv/installed
 	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),'$(IMAGE)')
 
-# docs/picture.png, which the README shows.
-picture: .venv/installed
-	$(BIN)/python scripts/readme_picture.py
-
-# docs/report.html and docs/report.png, which the README shows; wants a browser.
-report: .venv/installed browser
-	$(BIN)/python scripts/readme_report.py
-
-# Chromium for the tests of reports, from Debian where that may be asked, once; without it they are skipped.
-browser: .venv/browser-tried
-	@{ $(HAS_BROWSER); } || echo 'no chromium with chromedriver: tests in a browser are skipped'
-
-.venv/browser-tried: .venv/installed
-	@if ! { $(HAS_BROWSER); } && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo 'installing chromium for tests in a browser'; export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; \
-		} >/dev/null 2>&1 || true; \
-	fi
-	@touch $@
-
-test: .venv/installed browser
+# Without Chromium the tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
+test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q -n 2
+
+quick: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -n 2 $(QUICK)
+
+# Installs Chromium from Debian where it is missing, which needs root.
+browser:
+	@if { $(HAS_BROWSER); }; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo 'chromium and chromedriver are missing; install them, or run `make browser` as root on Debian' >&2; exit 1; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null
+
+# docs/comparison.png, the picture of the README.
+picture: .venv/installed
+	$(BIN)/python scripts/readme_picture.py
+
+# docs/report.html and docs/report.png, the example in docs/cli.md.
+report: .venv/installed browser
+	$(BIN)/python scripts/readme_report.py
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,36 +1,55 @@
 """K-means on torch tensors, exact and repeatable to the bit, and images of few colors made by it."""
 
 from gpukmeans.assignment import assign
-from gpukmeans.checkpoints import Checkpoint
+from gpukmeans.checkpoints import Checkpoint, CheckpointState
 from gpukmeans.clustering import KMeansResult, kmeans
-from gpukmeans.engines.selection import ENGINES
+from gpukmeans.engines import ENGINES, Assignment, Engine
 from gpukmeans.estimator import KMeans
-from gpukmeans.images.colorspace import COLOR_SPACES
+from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, clear_transparent_pixels
 from gpukmeans.images.dithering import DITHERINGS
 from gpukmeans.images.histogram import ColorHistogram, unique_colors
-from gpukmeans.images.quantization import IndexedImage, apply_palette, quantize
+from gpukmeans.images.indexed import IndexedImage, mean_squared_error
+from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_transparent_color
+from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
-from gpukmeans.metrics import METRICS
-from gpukmeans.points.batches import Batches
-from gpukmeans.seeding import SEEDINGS
+from gpukmeans.metrics import METRICS, Metric
+from gpukmeans.options import Callback, KMeansOptions
+from gpukmeans.points import Batches, Points
+from gpukmeans.seeding import SEEDINGS, Seeding
 
 __version__ = "0.1.0"
 __all__ = [
+    "BEST_QUALITY",
     "COLOR_SPACES",
     "DITHERINGS",
     "ENGINES",
     "METRICS",
     "SEEDINGS",
+    "Assignment",
     "Batches",
+    "Callback",
     "Checkpoint",
+    "CheckpointState",
     "ColorHistogram",
+    "ColorSpace",
+    "Engine",
     "IndexedImage",
     "KMeans",
+    "KMeansOptions",
     "KMeansResult",
+    "Metric",
+    "Palette",
+    "Points",
     "QuantizeColors",
+    "Seeding",
     "apply_palette",
     "assign",
+    "clear_transparent_pixels",
+    "fit_palette",
     "kmeans",
+    "map_to_palette",
+    "mean_squared_error",
     "quantize",
     "unique_colors",
+    "with_transparent_color",
 ]

@@ -1,14 +1,13 @@
-"""`assign`: the nearest of given centers, as an operation that torch can differentiate and compile."""
+"""`assign`: the nearest center of each point, as a torch operation that can be differentiated and compiled."""
 
 import torch
 from jaxtyping import Num
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.base import Assignment, Engine
-from gpukmeans.engines.selection import choose
+from gpukmeans.engines import Assignment, Engine, choose
 from gpukmeans.metrics import Metric, check_metric
-from gpukmeans.validation import check_centers, check_directions, check_points, check_values, computed_in
+from gpukmeans.validation import check_centers, check_nonzero_rows, check_points, check_values, compute_dtype
 
 
 def assign(
@@ -18,59 +17,68 @@ def assign(
     metric: str | Metric = "euclidean",
     engine: str | Engine = "auto",
 ) -> Assignment:
-    """For each point (..., N, D) the index of its nearest center, int64, and the squared distance to it, both (..., N).
+    """Index of the nearest center of each point, int64, and the squared distance to it, both (..., N).
 
-    Centers are (K, D), or (..., K, D) for each problem of a batch. The lowest index wins a tie. Computed in float64 if
-    `x` or `centers` is float64, int32 or int64, else in float32; the squared distance is a sum of squares in that dtype
-    (see `gpukmeans.distance`), so never less than 0. With `metric="cosine"` it is 1 - cos, half the squared distance of
-    the rows made unit vectors.
+    The lowest index wins a tie. Computed in float64 if `x` or `centers` is float64, int32 or int64, else in float32.
+    The squared distance is a sum of squares in that dtype (see `gpukmeans.distance`), so never negative.
 
-    Squared distances have gradients of any order, to `x` and to `centers`, in reverse mode; labels have none. The
-    operation also runs inside a model that `torch.compile(fullgraph=True)` compiles, if `engine` is a name.
+    Squared distances have gradients of any order with respect to `x` and `centers`, in reverse mode; labels have none.
+    `torch.compile(fullgraph=True)` can compile the operation inside a model if `engine` is a name.
 
-    Raises TypeError or ValueError for input that is not as said here, with what was wanted and what came.
+    Raises TypeError or ValueError for other input.
+
+    Args:
+        x: points (..., N, D), of any real dtype.
+        centers: (K, D), or (..., K, D) with centers of each problem of a batch.
+        metric: a name of `METRICS` or a `Metric`. "cosine" returns 1 - cos, half the squared distance of unit vectors.
+        engine: a name of `ENGINES`, "auto" or an `Engine`. All engines return the same bits.
+
+    Example:
+        >>> labels, sqdist = assign(torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [9.0], [5.0]]))
+        >>> labels.tolist(), sqdist.tolist()
+        ([0, 2], [1.0, 1.0])
     """
     check_points(x)
     check_centers(x, centers)
     metric = check_metric(metric)
-    dtype = computed_in(x, centers)
+    dtype = compute_dtype(x, centers)
     x, centers = metric.prepare(x, dtype), metric.prepare(centers, dtype)
-    # The operation is for the compiler: its first call loads that, which takes longer than most clusterings. It takes
-    # no objects, so an engine that has no name cannot be compiled.
+    # The custom operation is used only while compiling, as its first call imports the compiler, which takes longer than
+    # most clusterings. Its arguments cannot be objects, so an engine must be given by name to be compiled.
     nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_by
-    labels, sqdist = nearest(x.detach(), centers.detach(), metric.directions, engine)
+    labels, sqdist = nearest(x.detach(), centers.detach(), metric.normalizes, engine)
     if torch.is_grad_enabled() and (x.requires_grad or centers.requires_grad):
         sqdist = _differentiable(x.to(dtype), centers.to(dtype), labels)
     return Assignment(labels, sqdist * metric.factor)
 
 
-def _nearest_by(x: Tensor, centers: Tensor, directions: bool, engine: str | Engine) -> tuple[Tensor, Tensor]:
+def _nearest_by(x: Tensor, centers: Tensor, normalized: bool, engine: str | Engine) -> tuple[Tensor, Tensor]:
     check_values(x, centers)
-    if directions:
-        check_directions(x, "x")
-        check_directions(centers, "centers")
+    if normalized:
+        check_nonzero_rows(x, "x")
+        check_nonzero_rows(centers, "centers")
     batch = x.shape[:-1]
     if centers.ndim == 2:
         x = x.reshape(1, -1, x.shape[-1])
     x, centers = x.reshape(-1, *x.shape[-2:]), centers.reshape(-1, *centers.shape[-2:])
     bound = choose(engine, x).bind(x, None)
-    labels, sqdist = bound.assign(centers.to(computed_in(x, centers)), range(len(x)))
+    labels, sqdist = bound.assign(centers.to(compute_dtype(x, centers)), range(len(x)))
     return labels.view(batch), sqdist.view(batch)
 
 
 @torch.library.custom_op("gpukmeans::nearest", mutates_args=())
-def _nearest(x: Tensor, centers: Tensor, directions: bool, engine: str) -> tuple[Tensor, Tensor]:
-    return _nearest_by(x, centers, directions, engine)
+def _nearest(x: Tensor, centers: Tensor, normalized: bool, engine: str) -> tuple[Tensor, Tensor]:
+    return _nearest_by(x, centers, normalized, engine)
 
 
 @_nearest.register_fake
-def _nearest_shapes(x: Tensor, centers: Tensor, directions: bool, engine: str) -> tuple[Tensor, Tensor]:
+def _nearest_shapes(x: Tensor, centers: Tensor, normalized: bool, engine: str) -> tuple[Tensor, Tensor]:
     shape = x.shape[:-1]
-    return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape, dtype=computed_in(x, centers))
+    return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape, dtype=compute_dtype(x, centers))
 
 
 def _differentiable(x: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
-    """The squared distances (..., N) to the centers of these labels: the same bits as those of the engine."""
+    """Squared distances (..., N) to the labeled centers, with gradients. The bits are those of the engine."""
     if centers.ndim == 2:
         chosen = centers[labels]
     else:

@@ -1,4 +1,4 @@
-"""What a run is in the middle of, as tensors by name, so that it can be kept and gone on with."""
+"""Checkpoints: the state of a run of `kmeans` as named tensors, to be saved and resumed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -9,49 +9,62 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-State = dict[str, Tensor]
-"""Tensors by name, contiguous and each for itself: what `torch.save` and safetensors write. Those of a state that is
-gone on from may be on any device."""
+CheckpointState = dict[str, Tensor]
+"""Named tensors, contiguous and without shared memory, as `torch.save` and safetensors expect. A state to resume from
+may be on any device."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What keeps a run of `kmeans` that may be cut off.
+    """How `kmeans` saves its state, and the state it resumes from.
 
-    `save` is called with a `State` before the first round and after each `every` of them, while there is something left
-    to do; on ranks it is called on each, with equal states, and where it fails on one, that ends all. With such a
-    `state` the run goes on from there, to the same bits as if it had never ended; on ranks that of rank 0 counts, and
-    the others need none. It must be of the same points and options, which a pass over the points makes sure of.
+    A resumed run ends with the same bits as an uninterrupted one. The state must come from a run over the same points
+    with the same options, which a pass over the points verifies. On ranks, `save` is called on each rank with equal
+    states, an error of one is raised on all, and only the `state` of rank 0 counts.
+
+    Args:
+        save: called with a `CheckpointState` before the first round and after each `every` rounds, while a run is
+            left.
+        every: rounds between two calls, at least 1.
+        state: what an earlier run has saved; None to begin a new run.
+
+    Example:
+        >>> states = []
+        >>> x = torch.rand(100, 2)
+        >>> result = kmeans(x, 3, checkpoint=Checkpoint(states.append, every=2))
+        >>> resumed = kmeans(x, 3, checkpoint=Checkpoint(states.append, state=states[-1]))
+        >>> torch.equal(resumed.centers, result.centers)
+        True
     """
 
-    save: Callable[[State], object]
+    save: Callable[[CheckpointState], object]
     every: int = 10
     state: Mapping[str, Tensor] | None = None
 
 
-def packed(value: Any, name: str) -> State:
-    """Copies of the tensors of a dataclass, and of those in it, by the names of the fields that lead to them."""
+def to_tensors(value: Any, name: str) -> CheckpointState:
+    """Copies of all tensors in a nested dataclass, with dotted field names as keys, below `name`."""
     if isinstance(value, Tensor):
         return {name: value.clone(memory_format=torch.contiguous_format)}
-    parts = (packed(getattr(value, each.name), f"{name}.{each.name}") for each in fields(value))
+    parts = (to_tensors(getattr(value, field.name), f"{name}.{field.name}") for field in fields(value))
     return {key: tensor for part in parts for key, tensor in part.items()}
 
 
-def unpacked(kind: type[T], state: Mapping[str, Tensor], name: str) -> T:
-    """The dataclass of that kind which `packed` took apart. ValueError if a tensor is missing."""
-    parts = {}
-    for each in fields(kind):  # pyright: ignore[reportArgumentType] # a dataclass
-        inner, key = each.type, f"{name}.{each.name}"
+def from_tensors(kind: type[T], state: Mapping[str, Tensor], name: str) -> T:
+    """The nested dataclass of this type from the result of `to_tensors`. ValueError if a tensor is missing."""
+    values = {}
+    for field in fields(kind):  # pyright: ignore[reportArgumentType] # a dataclass
+        inner, key = field.type, f"{name}.{field.name}"
         if not is_dataclass(inner) and key not in state:
             raise ValueError(f"a checkpoint must hold the tensor {key!r}, got one of {len(state)} others")
-        parts[each.name] = unpacked(inner, state, key) if is_dataclass(inner) else state[key]  # pyright: ignore
-    return kind(**parts)
+        values[field.name] = from_tensors(inner, state, key) if is_dataclass(inner) else state[key]  # pyright: ignore
+    return kind(**values)
 
 
-def of_the_same(state: Mapping[str, Tensor], known: State) -> State:
-    """The state, if what is known of points and options is in it as it is now. ValueError with what is not."""
-    for name, value in known.items():
-        kept = state.get(name)
-        if kept is None or kept.dtype != value.dtype or not torch.equal(kept.to(value.device), value):
+def check_same_problem(state: Mapping[str, Tensor], identity: CheckpointState) -> CheckpointState:
+    """The state, if it contains the identity of points and options. ValueError with the name of what differs."""
+    for name, value in identity.items():
+        saved = state.get(name)
+        if saved is None or saved.dtype != value.dtype or not torch.equal(saved.to(value.device), value):
             raise ValueError(f"a checkpoint must be of the same points and options, got one that differs in {name}")
     return dict(state)

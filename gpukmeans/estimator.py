@@ -1,6 +1,5 @@
-"""`KMeans`: the clustering of `kmeans` with scikit-learn's names, as a module of torch."""
+"""`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,20 +10,44 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
-from gpukmeans.clustering import Callback, KMeansResult, inertia_at, kmeans
-from gpukmeans.engines.base import Engine
+from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
+from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.options import OPTION_NAMES, Callback
 from gpukmeans.seeding import Seeding
-from gpukmeans.validation import check_centers, check_points, computed_in, short_name
+from gpukmeans.validation import check_centers, check_points, compute_dtype, short_name
 
 
 class KMeans(nn.Module):
-    """K-means that remembers its centers, a buffer: it moves with `.to()` and is saved by `state_dict()`.
+    """K-means estimator: `fit` finds centers, and `forward` returns the index of the nearest center of each point.
 
-    The options are those of `gpukmeans.kmeans`. After `fit` there are `cluster_centers_` (K, D), `labels_` (N,),
-    `inertia_` and `n_iter_`, as in scikit-learn, and `result_` with all that `kmeans` returned; fitted to a batch, all
-    of these have its dimensions in front; fitted to a stream, there are no labels. After `load_state_dict`, which needs
-    no fit before, there are only centers.
+    The centers are a buffer: `.to()` moves them and `state_dict()` saves them. After `fit` there are `cluster_centers_`
+    (K, D), `labels_` (N,), `inertia_` and `n_iter_`, as in scikit-learn, and `result_`, the `KMeansResult`. Fitted to a
+    batch, all of these have the batch dimensions in front; fitted to a stream, there are no labels. `load_state_dict`
+    needs no `fit` before, and sets only the centers.
+
+    Args:
+        n_clusters: number of clusters, K.
+        init: see `gpukmeans.kmeans`, as for all options.
+        fixed: centers that do not move, (F, D) or (..., F, D).
+        n_init: number of runs, of which the best is kept.
+        max_iter: maximum number of iterations of Lloyd's loop.
+        tol: relative decrease of the inertia at which the loop ends.
+        metric: a name of `METRICS` or a `Metric`.
+        refine: refinement cycles before the loop.
+        callback: called after each iteration.
+        engine: a name of `ENGINES`, "auto" or an `Engine`.
+        generator: CPU generator; by default a new one of seed 0.
+        group: process group whose ranks fit their own rows together.
+        checkpoint: saves the state of the run.
+
+    Example:
+        >>> model = KMeans(2).fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
+        >>> model.cluster_centers_.sort(dim=0).values.tolist(), model.inertia_
+        ([[0.5], [8.5]], 1.0)
+        >>> labels = model(torch.tensor([[1.0], [2.0], [7.0]]))
+        >>> bool(labels[0] == labels[1]), bool(labels[0] == labels[2])
+        (True, False)
     """
 
     centers: Tensor | None
@@ -64,8 +87,8 @@ class KMeans(nn.Module):
         self.register_buffer("centers", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # An option that is a parameter or a module does not become part of this one.
-        if name in _OPTIONS:
+        # nn.Module would register an option that is a parameter or a module.
+        if name in OPTION_NAMES:
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -73,63 +96,63 @@ class KMeans(nn.Module):
     def fit(
         self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
     ) -> "KMeans":
-        """Itself, with the centers of `kmeans(x, n_clusters, weights=weights, ...)`."""
+        """The module itself, fitted by `kmeans(x, n_clusters, weights=weights, ...)`."""
         self.result_ = kmeans(x, weights=weights, **self.get_params())
-        self.centers = self.result_.centers.clone()  # which may be loaded over, moved or trained
+        self.centers = self.result_.centers.clone()  # separate from the result, as it may be changed in place
         return self
 
     def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """For each point the index of its nearest center, the lowest of equally near ones."""
+        """Index of the nearest center of each point (..., N), the lowest of equally near ones."""
         return assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).labels
 
     def fit_predict(
         self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
     ) -> Int[Tensor, "*batch n"]:
-        """The labels of `fit(x, weights)`. TypeError for a stream, which has none."""
+        """Labels (..., N) of `fit(x, weights)`. TypeError for a stream, which has no labels."""
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, as a stream has no labels, got {type(x).__name__}")
         return self.fit(x, weights).labels_
 
     def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """The same as `predict`."""
+        """Same as `predict`."""
         return self.predict(x)
 
     def transform(self, x: Num[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n k"]:
-        """Distances, not squared, of each point to each center, N x K of them; 1 - cos for the cosine metric.
+        """Distances (..., N, K) of each point to each center, not squared; 1 - cos for the cosine metric.
 
-        They have gradients, to `x` and to the centers.
+        They have gradients with respect to `x` and the centers.
         """
         centers = self.cluster_centers_
         check_points(x)
         check_centers(x, centers)
-        metric, dtype = check_metric(self.metric), computed_in(x, centers)
+        metric, dtype = check_metric(self.metric), compute_dtype(x, centers)
         x, centers = (metric.prepare(rows, dtype).to(dtype) for rows in (x, centers))
         distances = torch.cdist(x, centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.square() * metric.factor if metric.directions else distances
+        return distances.square() * metric.factor if metric.normalizes else distances
 
     def score(
         self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
     ) -> float | Float[Tensor, "*batch"]:
-        """Minus the inertia of these points: the sum of weight times squared distance, below 0 as more is better.
+        """Negative inertia of the points: minus the sum of weight times squared distance. Higher is better.
 
-        On ranks it is that of the rank's own points.
+        In a process group it is that of the rank's own points.
         """
         return _number(-inertia_at(x, self.cluster_centers_, weights, self.metric, self.engine))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The options by name. `deep` is there for scikit-learn and changes nothing."""
-        return {name: getattr(self, name) for name in _OPTIONS}
+        """Options by name. `deep` is accepted for scikit-learn and has no effect."""
+        return {name: getattr(self, name) for name in OPTION_NAMES}
 
     def set_params(self, **params: Any) -> "KMeans":
-        """Itself, with these options changed. ValueError for a name that is none of them."""
-        if unknown := params.keys() - set(_OPTIONS):
-            raise ValueError(f"options are {', '.join(_OPTIONS)}, got {', '.join(sorted(unknown))}")
+        """The module itself, with these options changed. ValueError for an unknown name."""
+        if unknown := params.keys() - set(OPTION_NAMES):
+            raise ValueError(f"options are {', '.join(OPTION_NAMES)}, got {', '.join(sorted(unknown))}")
         for name, value in params.items():
             setattr(self, name, value)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # A group is of this process, and no copy can have it.
+        # A process group cannot be copied or pickled.
         return {**self.__dict__, "group": None}
 
     def __sklearn_clone__(self) -> "KMeans":
@@ -148,13 +171,12 @@ class KMeans(nn.Module):
         saved = state_dict.get(f"{prefix}centers")
         if isinstance(saved, Tensor):
             if saved.ndim < 2 or saved.shape[-2] != self.n_clusters or not saved.is_floating_point():
-                came = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
-                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {came}")
+                found = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
+                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {found}")
                 return
-            # A module that has not been fitted has no buffer yet to copy the saved centers into; one that was fitted
-            # to points of another width needs another.
+            # A new buffer to load into, because a module not yet fitted has none, and a fitted one may differ in shape.
             self.centers = torch.empty_like(saved, device=None if self.centers is None else self.centers.device)
-            self.result_ = None  # it belongs to other centers
+            self.result_ = None  # it is of other centers
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -186,9 +208,6 @@ class KMeans(nn.Module):
         return self.result_
 
 
-_OPTIONS = [name for name in inspect.signature(KMeans.__init__).parameters if name != "self"]
-
-
 def _number(value: Tensor) -> Any:
-    """A number of Python where there is only one; of a batch the tensor."""
+    """A Python number for a single problem, the tensor for a batch."""
     return value.item() if value.ndim == 0 else value

@@ -1,4 +1,4 @@
-"""Lloyd's loop (Lloyd 1982): points and first centers in, a Fit out. It never learns where the points live."""
+"""Lloyd's loop (Lloyd 1982): move the centers to the means, measure, decide. Independent of where the points are."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -6,28 +6,28 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from gpukmeans.checkpoints import State, packed, unpacked
+from gpukmeans.checkpoints import CheckpointState, from_tensors, to_tensors
 from gpukmeans.distance import squared_distance
 from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import Points
+from gpukmeans.points import Points
 
-# A grid for squared distances this much larger than the largest there is would lose bits that matter.
-_LOOSE = 2.0**20
+# A fixed-point scale for squared distances this many times the largest one found would lose significant bits.
+_TOO_COARSE = 2.0**20
 
-# Rounds without a new low of the inertia after which what is left to gain is rounding.
+# Rounds without a new minimum of the inertia after which the remaining changes are rounding errors.
 _PATIENCE = 3
 
-
-# Of the rounds so far, and for each run the sum of w·d² and the farthest that a center moved, whether to stop.
-Watch = Callable[[int, Tensor, Tensor], bool]
+LoopCallback = Callable[[int, Tensor, Tensor], bool]
+"""Called with the number of rounds and, for each run, the sum of w·d² and the largest distance that a center moved
+(B,). True ends the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """For B runs centers (B, K, D) and the moments measured at exactly these.
+    """Centers (B, K, D) of B runs, and the moments measured at exactly these.
 
-    `n_iter` and `converged` (B,) tell how each loop ended.
+    `n_iter` (B,) is the number of rounds, `converged` (B,) whether a run ended by itself.
     """
 
     centers: Tensor
@@ -36,9 +36,9 @@ class Fit:
     converged: Tensor
 
     @property
-    def totals(self) -> Tensor:
+    def cluster_weights(self) -> Tensor:
         """The weight of each cluster (B, K), float64."""
-        return self.moments.weight_of_clusters()
+        return self.moments.cluster_weights()
 
     @property
     def inertia(self) -> Tensor:
@@ -55,11 +55,11 @@ class Fit:
         )
 
     @staticmethod
-    def joined(parts: "Sequence[Fit]") -> "Fit":
-        """The fits of all runs of several parts, one part after the other."""
+    def concatenated(parts: "Sequence[Fit]") -> "Fit":
+        """The fits of several parts, concatenated along the runs."""
         return Fit(
             centers=torch.cat([part.centers for part in parts]),
-            moments=Moments.joined([part.moments for part in parts]),
+            moments=Moments.concatenated([part.moments for part in parts]),
             n_iter=torch.cat([part.n_iter for part in parts]),
             converged=torch.cat([part.converged for part in parts]),
         )
@@ -67,68 +67,67 @@ class Fit:
 
 def lloyd(
     points: Points,
-    start: Tensor | State,
+    start: Tensor | CheckpointState,
     *,
     max_iter: int,
     tol: float,
     project: Projection | None = None,
-    watch: Watch | None = None,
+    callback: LoopCallback | None = None,
     window: int | None = None,
     n_fixed: int = 0,
-    keep: Callable[[State], object] | None = None,
+    save: Callable[[CheckpointState], object] | None = None,
     every: int = 1,
 ) -> Fit:
-    """Centers (B, K, D) moved to the means of their points, again and again; each run ends by itself.
+    """The fit of B runs from first centers (B, K, D), or from a state that `save` received.
 
-    They start where they are, or go on from a state that `keep` was given, which it is before the first round and after
-    each `every` of them, as long as a run is left.
+    A run ends when its centers do not move, or when its inertia falls by at most `tol` of itself. While a cluster is
+    empty and some point is not at its center, the run goes on until `_PATIENCE` rounds bring no new minimum of the
+    inertia. `n_iter` includes the round that moved nothing.
 
-    The first `n_fixed` centers stay where they are, and no one minds if their clusters are empty.
+    The first `n_fixed` centers do not move, and their clusters may be empty. `save` is called before the first round
+    and after each `every` rounds, while a run is left.
 
-    Converged when the centers stand still or the inertia falls by no more than `tol` of itself, but never while a
-    cluster is empty and some point is not at its center, unless only rounding keeps it from there, which shows in an
-    inertia that finds no new low. `n_iter` counts the rounds, with the one that moved nothing.
-
-    The host looks at what has ended after at most `window` rounds; by default after what suits the device. With a
-    `watch` that is each round. No bit depends on it.
+    The host checks for ended runs after at most `window` rounds, by default a number that suits the device, and with a
+    callback after each round. No bit depends on it.
     """
-    longest = 1 if watch is not None else window or _rounds_between_looks(points.device)
+    window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
-        running, ended = _begin(points, start, n_fixed), []
-        inertia, shifts, n_iter = running.lowest.clone(), torch.zeros_like(running.lowest), 0
+        active, ended = _first_round(points, start, n_fixed), []
+        inertia, shifts, n_iter = active.lowest.clone(), torch.zeros_like(active.lowest), 0
     else:
-        kept = unpacked(_Kept, start, "loop")
-        running, ended = kept.running.resumed(points, n_fixed), [(kept.ended, kept.fits)]
-        inertia, shifts, n_iter = kept.inertia.clone(), kept.shifts.clone(), int(kept.n_iter)
+        snapshot = from_tensors(_LoopSnapshot, start, "loop")
+        active, ended = snapshot.active.resume(points, n_fixed), [(snapshot.ended, snapshot.fits)]
+        inertia, shifts, n_iter = snapshot.inertia.clone(), snapshot.shifts.clone(), int(snapshot.n_iter)
     stopped = False
-    while len(running.which) and n_iter < max_iter and not stopped:
-        # At most one more than so far, so that a run which ends soon is not measured long after.
-        rounds = min(longest, n_iter + 1, max_iter - n_iter)
-        if keep is not None:
+    while len(active.run_ids) and n_iter < max_iter and not stopped:
+        # At most as many rounds as so far, plus one: a run that ends early is not measured long after its end.
+        rounds = min(window, n_iter + 1, max_iter - n_iter)
+        if save is not None:
             if n_iter % every == 0:
-                keep(packed(_Kept.of(running, ended, inertia, shifts, n_iter), "loop"))
+                save(to_tensors(_LoopSnapshot.of(active, ended, inertia, shifts, n_iter), "loop"))
             rounds = min(rounds, every - n_iter % every)
         n_iter += rounds
-        running = _aimed(running, project)
-        shifts.zero_()[running.which] = running.sqshifts.amax(dim=1).sqrt()
-        if longest == 1:  # a look costs less than to measure those that stand
-            gone, running = _parted(running, running.going.tolist())
-            ended += gone
-        if len(running.which):
-            running, going = _through(running, rounds, tol, project)
-            inertia[running.which] = running.moments.weighted_sqdist()
-            gone, running = _parted(running, going)
-            ended += gone
-        stopped = watch is not None and watch(n_iter, inertia, shifts)
-    ended.append((running.which, running.fit()))
-    order = torch.cat([which for which, _ in ended]).argsort()
-    return Fit.joined([fit for _, fit in ended]).select(order)
+        active = _move(active, project)
+        shifts.zero_()[active.run_ids] = active.sqshifts.amax(dim=1).sqrt()
+        if window == 1:  # to check costs less than to measure runs whose centers stand still
+            finished, active = _split_finished(active, active.going.tolist())
+            ended += finished
+        if len(active.run_ids):
+            active, going = _measure_and_decide(active, rounds, tol, project)
+            inertia[active.run_ids] = active.moments.weighted_sqdist()
+            finished, active = _split_finished(active, going)
+            ended += finished
+        stopped = callback is not None and callback(n_iter, inertia, shifts)
+    ended.append((active.run_ids, active.fit()))
+    order = torch.cat([run_ids for run_ids, _ in ended]).argsort()
+    return Fit.concatenated([fit for _, fit in ended]).select(order)
 
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
-    """The means of the clusters. Of the empty ones the first moves to the worst-served point, the others stay.
+    """The centers (B, K, D) of the next round: the means of the clusters.
 
-    So do the first `n_fixed` centers, whatever their clusters are.
+    The first of the empty clusters moves to the worst-served point, the others keep their centers. The first `n_fixed`
+    centers do not move.
     """
     empty = moments.totals == 0
     means = moments.means()
@@ -141,33 +140,41 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
     return torch.where(first[..., None], moments.worst_x[:, None], moved)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Running:
-    """Runs side by side: which these are, where they stand, and where they go next.
+def measure_at(points: Points, centers: Tensor) -> Moments:
+    """Moments at any centers (B, K, D), at a fixed-point scale that suits the squared distances."""
+    bound = points.sqdist_bound(centers)
+    moments = points.measure(centers, bound)
+    found = _refined_bound(moments, bound)
+    return points.measure(centers, found) if (found < bound).any() else moments
 
-    Those that are not `going` have ended and stay as they are. `n_iter` are the rounds of each, `stalled` those of them
-    since the inertia was at its `lowest`. `loose` says where a grid was found too coarse. The first `n_fixed` centers
-    never move.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ActiveRuns:
+    """Runs side by side, with their centers and moments, and the centers of the next round, `target`.
+
+    `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change.
+    `n_iter` (B,) counts rounds, `stalled` (B,) those since the inertia was `lowest` (B,). `too_coarse` (B,) marks runs
+    whose fixed-point scale lost significant bits.
     """
 
-    which: Tensor
+    run_ids: Tensor
     points: Points
     centers: Tensor
     moments: Moments
-    goal: Tensor
+    target: Tensor
     sqshifts: Tensor
     lowest: Tensor
     stalled: Tensor
     n_iter: Tensor
     going: Tensor
-    loose: Tensor
+    too_coarse: Tensor
     n_fixed: int
 
-    def select(self, runs: list[int]) -> "_Running":
+    def select(self, runs: list[int]) -> "_ActiveRuns":
         index = torch.tensor(runs, dtype=torch.int64, device="cpu")
-        points, index = self.points.select(index), index.to(self.which.device)
-        others = [field.name for field in fields(self) if field.name not in ("points", "moments", "n_fixed")]
-        tensors = {name: getattr(self, name)[index] for name in others}
+        points, index = self.points.select(index), index.to(self.run_ids.device)
+        names = [field.name for field in fields(self) if field.name not in ("points", "moments", "n_fixed")]
+        tensors = {name: getattr(self, name)[index] for name in names}
         return replace(self, points=points, moments=self.moments.select(index), **tensors)
 
     def fit(self) -> Fit:
@@ -175,173 +182,174 @@ class _Running:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Standing:
-    """What there is to runs between two rounds, at a look of the host."""
+class _RunSnapshot:
+    """The tensors of active runs between two rounds. All other fields follow from them."""
 
-    which: Tensor
+    run_ids: Tensor
     centers: Tensor
     moments: Moments
     lowest: Tensor
     stalled: Tensor
     n_iter: Tensor
 
-    def resumed(self, points: Points, n_fixed: int) -> _Running:
-        """These runs, all going, of the points of all runs. ValueError if their moments are not those of the points."""
-        own = points.select(self.which)
-        if len(self.which):
-            again = own.part.measure(self.centers, self.moments.grid, own.problems)
-            if not all(
-                torch.equal(getattr(again, name), getattr(self.moments, name)) for name in ("sums", "totals", "inertia")
-            ):
+    def resume(self, points: Points, n_fixed: int) -> _ActiveRuns:
+        """The runs, over `points`, those of all runs. ValueError if the moments are not those of the points."""
+        own = points.select(self.run_ids)
+        if len(self.run_ids):
+            again = own.source.measure(self.centers, self.moments.fixed_point, own.problems)
+            totals = ("sums", "totals", "inertia")
+            if not all(torch.equal(getattr(again, name), getattr(self.moments, name)) for name in totals):
                 raise ValueError("a checkpoint must be of the same points and options, got one of other points")
-        return _Running(
-            **{each.name: getattr(self, each.name) for each in fields(self)},
+        return _ActiveRuns(
+            **{field.name: getattr(self, field.name) for field in fields(self)},
             points=own,
-            goal=self.centers,
+            target=self.centers,
             sqshifts=torch.zeros(self.centers.shape[:2], dtype=torch.float64, device=self.centers.device),
-            going=torch.ones_like(self.which) > 0,
-            loose=torch.zeros_like(self.which) > 0,
+            going=torch.ones_like(self.run_ids) > 0,
+            too_coarse=torch.zeros_like(self.run_ids) > 0,
             n_fixed=n_fixed,
         )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Kept:
-    """All there is to a loop between two rounds: `n_iter` () of them so far, the runs that are going, and the fits of
-    those that have `ended`, by their numbers."""
+class _LoopSnapshot:
+    """The state of the loop between two rounds, `n_iter` () of them so far: active runs, and the fits of ended ones."""
 
     n_iter: Tensor
     inertia: Tensor
     shifts: Tensor
-    running: _Standing
+    active: _RunSnapshot
     ended: Tensor
     fits: Fit
 
     @staticmethod
     def of(
-        running: _Running, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
-    ) -> "_Kept":
-        gone = [*ended, (running.which[:0], running.fit().select(running.which[:0]))]  # so that there is a last one
-        return _Kept(
+        active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
+    ) -> "_LoopSnapshot":
+        none = active.run_ids[:0]
+        ended = [*ended, (none, active.fit().select(none))]  # at least one, to concatenate
+        return _LoopSnapshot(
             n_iter=torch.tensor(n_iter),
             inertia=inertia,
             shifts=shifts,
-            running=_Standing(**{each.name: getattr(running, each.name) for each in fields(_Standing)}),
-            ended=torch.cat([which for which, _ in gone]),
-            fits=Fit.joined([fit for _, fit in gone]),
+            active=_RunSnapshot(**{field.name: getattr(active, field.name) for field in fields(_RunSnapshot)}),
+            ended=torch.cat([run_ids for run_ids, _ in ended]),
+            fits=Fit.concatenated([fit for _, fit in ended]),
         )
 
 
-def _rounds_between_looks(device: torch.device) -> int:
-    """A look waits for a GPU, which then waits for the host; a CPU has nothing to wait for."""
+def _default_window(device: torch.device) -> int:
+    """A check waits for a GPU, and delays its next kernel. On a CPU it costs nothing."""
     return 8 if device.type == "cuda" else 1
 
 
-def _begin(points: Points, centers: Tensor, n_fixed: int = 0) -> _Running:
-    moments = measured(points, centers)
-    which = torch.arange(len(centers), device=centers.device)
-    nothing = torch.zeros_like(which)
-    return _Running(
-        which=which,
+def _first_round(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRuns:
+    """The runs at their first centers (B, K, D), measured."""
+    moments = measure_at(points, centers)
+    run_ids = torch.arange(len(centers), device=centers.device)
+    zeros = torch.zeros_like(run_ids)
+    return _ActiveRuns(
+        run_ids=run_ids,
         points=points,
         centers=centers,
         moments=moments,
-        goal=centers,
+        target=centers,
         sqshifts=torch.zeros(centers.shape[:2], dtype=torch.float64, device=centers.device),
         lowest=moments.weighted_sqdist(),
-        stalled=nothing,
-        n_iter=nothing,
-        going=nothing == 0,
-        loose=nothing > 0,
+        stalled=zeros,
+        n_iter=zeros,
+        going=zeros == 0,
+        too_coarse=zeros > 0,
         n_fixed=n_fixed,
     )
 
 
-def _parted(running: _Running, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _Running]:
-    """Which runs have ended and their fits, unless none has, and the runs that are going."""
+def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _ActiveRuns]:
+    """The numbers and fits of the runs that have ended, if any, and the other runs."""
     if all(going):
-        return [], running
-    gone = running.select([run for run, goes in enumerate(going) if not goes])
-    return [(gone.which, gone.fit())], running.select([run for run, goes in enumerate(going) if goes])
+        return [], active
+    finished = active.select([run for run, goes in enumerate(going) if not goes])
+    return [(finished.run_ids, finished.fit())], active.select([run for run, goes in enumerate(going) if goes])
 
 
-def _aimed(running: _Running, project: Projection | None) -> _Running:
-    """The runs at the beginning of a round, those that stand no longer going."""
-    means = next_centers(running.centers, running.moments, project, running.n_fixed)
-    goal = torch.where(running.going[:, None, None], means, running.centers)
+def _move(active: _ActiveRuns, project: Projection | None) -> _ActiveRuns:
+    """The first step of a round: the next centers. Runs whose centers stand still end."""
+    means = next_centers(active.centers, active.moments, project, active.n_fixed)
+    target = torch.where(active.going[:, None, None], means, active.centers)
     return replace(
-        running,
-        goal=goal,
-        sqshifts=_sqshifts(goal, running.centers),
-        n_iter=running.n_iter + running.going,
-        going=(goal != running.centers).flatten(1).any(dim=1),
+        active,
+        target=target,
+        sqshifts=_sqshifts(target, active.centers),
+        n_iter=active.n_iter + active.going,
+        going=(target != active.centers).flatten(1).any(dim=1),
     )
 
 
-def _through(aimed: _Running, rounds: int, tol: float, project: Projection | None) -> tuple[_Running, list[bool]]:
-    """The runs after so many rounds, and which are still going. At these the host looks once, in the end."""
-    found = _rounds(aimed, rounds, tol, project, twice=False)
-    going, loose = torch.stack([found.going, found.loose]).tolist()
-    if any(loose):  # too rare to be asked each round
-        found = _rounds(aimed, rounds, tol, project, twice=True)
-        going = found.going.tolist()
-    return found, going
+def _measure_and_decide(
+    moved: _ActiveRuns, rounds: int, tol: float, project: Projection | None
+) -> tuple[_ActiveRuns, list[bool]]:
+    """The runs after `rounds` rounds, of which the first has moved, and which are still going: one wait for the GPU."""
+    active = _rounds(moved, rounds, tol, project, measure_twice=False)
+    going, too_coarse = torch.stack([active.going, active.too_coarse]).tolist()
+    if any(too_coarse):  # rare: the rounds are repeated, and none of them waits for the GPU to check
+        active = _rounds(moved, rounds, tol, project, measure_twice=True)
+        going = active.going.tolist()
+    return active, going
 
 
-def _rounds(aimed: _Running, rounds: int, tol: float, project: Projection | None, *, twice: bool) -> _Running:
-    """The runs after so many rounds, of which the first has begun. The host knows nothing of what it finds.
-
-    A run that ends stays as it is. Where a grid was too coarse, it is `loose`; measured `twice`, on a finer one.
-    """
-    running = _advanced(aimed, tol, twice)
+def _rounds(
+    moved: _ActiveRuns, rounds: int, tol: float, project: Projection | None, *, measure_twice: bool
+) -> _ActiveRuns:
+    """The runs after `rounds` rounds, of which the first has moved. Never waits for a GPU."""
+    active = _decide(moved, *_measure(moved, measure_twice), tol)
     for _ in range(rounds - 1):
-        running = _advanced(_aimed(running, project), tol, twice)
-    return running
+        moved = _move(active, project)
+        active = _decide(moved, *_measure(moved, measure_twice), tol)
+    return active
 
 
-def _advanced(running: _Running, tol: float, twice: bool) -> _Running:
-    """The runs at their goals, those for which that was enough no longer going."""
-    farthest = _farthest_after(running.moments, running.sqshifts)
-    moments = running.points.measure(running.goal, farthest)
-    found = _farthest_found(moments, farthest)
+def _measure(moved: _ActiveRuns, twice: bool) -> tuple[Moments, Tensor]:
+    """The second step: moments at the next centers, and which runs had a fixed-point scale that was too coarse (B,).
+
+    `twice` measures at a finer scale again where necessary, and no run remains too coarse.
+    """
+    bound = _bound_after_move(moved.moments, moved.sqshifts)
+    moments = moved.points.measure(moved.target, bound)
+    found = _refined_bound(moments, bound)
     if twice:
-        moments = running.points.measure(running.goal, found)
-    before, inertia = running.moments.weighted_sqdist(), moments.weighted_sqdist()
-    stalled = torch.where(inertia < running.lowest, 0, running.stalled + 1)
-    misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals[:, running.n_fixed :] == 0).any(dim=1)
+        return moved.points.measure(moved.target, found), moved.too_coarse
+    return moments, moved.too_coarse | (moved.going & (found < bound))
+
+
+def _decide(moved: _ActiveRuns, moments: Moments, too_coarse: Tensor, tol: float) -> _ActiveRuns:
+    """The third step: the runs at their next centers. Those that have converged end."""
+    before, inertia = moved.moments.weighted_sqdist(), moments.weighted_sqdist()
+    stalled = torch.where(inertia < moved.lowest, 0, moved.stalled + 1)
+    misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals[:, moved.n_fixed :] == 0).any(dim=1)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~misses_a_cluster)
-    loose = running.loose if twice else running.loose | (running.going & (found < farthest))
     return replace(
-        running,
-        centers=running.goal,
-        moments=moments.where(running.going, running.moments),
-        lowest=torch.minimum(inertia, running.lowest),
+        moved,
+        centers=moved.target,
+        moments=moments.where(moved.going, moved.moments),
+        lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
-        going=running.going & ~settled,
-        loose=loose,
+        going=moved.going & ~settled,
+        too_coarse=too_coarse,
     )
 
 
-def measured(points: Points, centers: Tensor) -> Moments:
-    """Moments at centers (B, K, D), wherever these are, on a grid that suits the squared distances found."""
-    farthest = points.farthest(centers)
-    moments = points.measure(centers, farthest)
-    found = _farthest_found(moments, farthest)
-    return points.measure(centers, found) if (found < farthest).any() else moments
-
-
-def _farthest_found(moments: Moments, farthest: Tensor) -> Tensor:
-    """The largest squared distance (B,), where it is so far below what was possible that the grid should know."""
+def _refined_bound(moments: Moments, bound: Tensor) -> Tensor:
+    """The largest squared distance found (B,) where it is far below the bound, else the bound."""
     worst = moments.worst_sqdist.double()
-    return torch.where((worst > 0) & (worst * _LOOSE < farthest), worst, farthest)
+    return torch.where((worst > 0) & (worst * _TOO_COARSE < bound), worst, bound)
 
 
-def _farthest_after(moments: Moments, sqshifts: Tensor) -> Tensor:
-    """No squared distance to the nearest center is larger after the move: no farther than the old one has gone."""
-    serving = sqshifts.where(moments.totals > 0, 0)
-    return (moments.worst_sqdist.double().sqrt() + serving.amax(dim=1).sqrt()) ** 2
+def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:
+    """A bound (B,) on the squared distances after the move, by the triangle inequality."""
+    of_used = sqshifts.where(moments.totals > 0, 0)
+    return (moments.worst_sqdist.double().sqrt() + of_used.amax(dim=1).sqrt()) ** 2
 
 
 def _sqshifts(moved: Tensor, centers: Tensor) -> Tensor:
-    """The squared distance (B, K) that each center went."""
+    """The squared distance (B, K) that each center moves."""
     return squared_distance(moved.double().permute(2, 0, 1), centers.double().permute(2, 0, 1))

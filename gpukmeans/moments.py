@@ -1,27 +1,30 @@
-"""Moments: what one pass over weighted points leaves behind. Moments of disjoint points add.
+"""Moments: sums over weighted points at given centers. Moments of disjoint points add.
 
-Every tensor has a leading dimension of runs: B times K centers over the same or over different points, side by side.
+Every tensor has a leading dimension of B runs: each run has K centers of its own, over the same or different points.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpukmeans.fixed_point import Grid, from_grid, where_fields
+from gpukmeans.fixed_point import FixedPoint, from_fixed, where_fields
+
+_TENSORS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
-    """What one pass over weighted points at K centers leaves: all that the next centers and the loop need.
+    """Sums of one pass over weighted points at K centers. Lloyd's loop needs nothing else.
 
-    `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64 numbers of steps of `grid`: per cluster the sum of
-    w·(x - lowest) and of w, and over all points the sum of w·d². The worst-served point, the one of the largest squared
-    distance and then of the lowest row, is given as `worst_sqdist` (B,), `worst_row` (B,) and `worst_x` (B, D).
+    `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64, in the fixed-point units of `fixed_point`: per
+    cluster the sum of w·(x - lowest) and of w, and over all points the sum of w·d². The worst-served point has the
+    largest squared distance, of equal ones the lowest row. It is given by `worst_sqdist` (B,), `worst_row` (B,) and
+    `worst_x` (B, D).
     """
 
-    grid: Grid
+    fixed_point: FixedPoint
     sums: Tensor
     totals: Tensor
     inertia: Tensor
@@ -30,65 +33,69 @@ class Moments:
     worst_x: Tensor
 
     @staticmethod
-    def nothing(centers: Tensor, grid: Grid) -> "Moments":
-        """Those of no points at centers (B, K, D). The worst-served point is nearer than any."""
+    def zeros(centers: Tensor, fixed_point: FixedPoint) -> "Moments":
+        """Moments of no points at centers (B, K, D). `worst_sqdist` is -1, so any point replaces the worst-served."""
         n_runs, n_clusters, width = centers.shape
-        none = torch.zeros(n_runs, dtype=torch.int64, device=centers.device)
+        zeros = torch.zeros(n_runs, dtype=torch.int64, device=centers.device)
         return Moments(
-            grid=grid,
-            sums=none.new_zeros(centers.shape),
-            totals=none.new_zeros(n_runs, n_clusters),
-            inertia=none,
+            fixed_point=fixed_point,
+            sums=zeros.new_zeros(centers.shape),
+            totals=zeros.new_zeros(n_runs, n_clusters),
+            inertia=zeros,
             worst_sqdist=centers.new_full((n_runs,), -1.0),
-            worst_row=none,
+            worst_row=zeros,
             worst_x=centers.new_zeros(n_runs, width),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of two disjoint sets of points, on the same grid and at the same centers."""
-        if not self.grid.equals(other.grid):
-            raise ValueError(f"moments on different grids do not add: {self.grid} and {other.grid}")
-        further = self.worst_sqdist > other.worst_sqdist
+        """Moments of the union of two disjoint sets of points, at the same centers.
+
+        ValueError if their fixed-point scales differ.
+        """
+        if not self.fixed_point.equals(other.fixed_point):
+            raise ValueError(
+                f"moments add when their fixed-point scales are equal, got {self.fixed_point} and {other.fixed_point}"
+            )
+        farther = self.worst_sqdist > other.worst_sqdist
         equal = self.worst_sqdist == other.worst_sqdist
-        mine = further | (equal & (self.worst_row <= other.worst_row))
+        own = farther | (equal & (self.worst_row <= other.worst_row))
         return Moments(
-            grid=self.grid,
+            fixed_point=self.fixed_point,
             sums=self.sums + other.sums,
             totals=self.totals + other.totals,
             inertia=self.inertia + other.inertia,
-            worst_sqdist=torch.where(mine, self.worst_sqdist, other.worst_sqdist),
-            worst_row=torch.where(mine, self.worst_row, other.worst_row),
-            worst_x=torch.where(mine[:, None], self.worst_x, other.worst_x),
+            worst_sqdist=torch.where(own, self.worst_sqdist, other.worst_sqdist),
+            worst_row=torch.where(own, self.worst_row, other.worst_row),
+            worst_x=torch.where(own[:, None], self.worst_x, other.worst_x),
         )
 
     def select(self, runs: Tensor | slice) -> "Moments":
-        """The moments of some of the runs."""
-        tensors = {field.name: getattr(self, field.name)[runs] for field in fields(self) if field.name != "grid"}
-        return Moments(grid=self.grid.select(runs), **tensors)
+        """The moments of some of the runs: a mask (B,), indices or a slice."""
+        tensors = {name: getattr(self, name)[runs] for name in _TENSORS}
+        return Moments(fixed_point=self.fixed_point.select(runs), **tensors)
 
     def where(self, runs: Tensor, other: "Moments") -> "Moments":
-        """These moments for the runs of a mask (B,), others for those left."""
-        names = [field.name for field in fields(self) if field.name != "grid"]
-        return Moments(grid=self.grid.where(runs, other.grid), **where_fields(runs, self, other, names))
+        """These moments for the runs of a mask (B,), those of `other` for the remaining runs."""
+        scales = self.fixed_point.where(runs, other.fixed_point)
+        return Moments(fixed_point=scales, **where_fields(runs, self, other, _TENSORS))
 
     @staticmethod
-    def joined(parts: "Sequence[Moments]") -> "Moments":
-        """The moments of all runs of several parts, one part after the other."""
-        names = [field.name for field in fields(Moments) if field.name != "grid"]
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return Moments(grid=Grid.joined([part.grid for part in parts]), **tensors)
+    def concatenated(parts: "Sequence[Moments]") -> "Moments":
+        """The moments of the runs of all parts, in the order of the parts."""
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        return Moments(fixed_point=FixedPoint.concatenated([part.fixed_point for part in parts]), **tensors)
 
-    def weight_of_clusters(self) -> Tensor:
-        """Sum of w of each cluster (B, K), float64."""
-        return from_grid(self.totals, self.grid.weight[:, None])
+    def cluster_weights(self) -> Tensor:
+        """The sum of w of each cluster (B, K), float64."""
+        return from_fixed(self.totals, self.fixed_point.weight[:, None])
 
     def weighted_sqdist(self) -> Tensor:
-        """Sum of w·d² over all points (B,), float64."""
-        return from_grid(self.inertia, self.grid.sqdist)
+        """The inertia: the sum of w·d² over all points (B,), float64."""
+        return from_fixed(self.inertia, self.fixed_point.sqdist)
 
     def means(self) -> Tensor:
-        """Weighted means (B, K, D), float64, in the range of the points. A cluster of no weight has none: NaN."""
-        lowest, highest = self.grid.lowest[:, None], self.grid.highest[:, None]
-        means = from_grid(self.sums, self.grid.sum[:, None]) / self.weight_of_clusters()[:, :, None] + lowest
-        # A weight of few steps is a coarse measure of its w·(x - lowest), which could lead out of the range.
+        """Weighted means (B, K, D), float64, within the range of the points. NaN for a cluster without weight."""
+        lowest, highest = self.fixed_point.lowest[:, None], self.fixed_point.highest[:, None]
+        means = from_fixed(self.sums, self.fixed_point.sum[:, None]) / self.cluster_weights()[:, :, None] + lowest
+        # A weight of few fixed-point units has a large rounding error, so the quotient may be out of the range.
         return means.clamp(lowest, highest)

@@ -1,4 +1,4 @@
-"""The public door: what is wrong with an argument, said once, with what was wanted and what came."""
+"""Validation of tensors and values at the public functions. Each error has what was wanted and what came."""
 
 import functools
 from typing import NamedTuple
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gpukmeans.distance import squared_distance
 
-# Integers of more bits than float32 holds exactly are computed in float64, like float64 itself.
-_COMPUTED_IN = {
+# Integers with more bits than float32 represents exactly are computed in float64, like float64 itself.
+_COMPUTE_DTYPES = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
     torch.float32: torch.float32,
@@ -21,19 +21,32 @@ _COMPUTED_IN = {
     torch.int64: torch.float64,
 }
 
+# Weights times squared distances are between 2**-MAX_EXPONENT and 2**MAX_EXPONENT. Fixed-point scales reach to
+# 2**1000: the difference is for centers that move apart.
+MAX_EXPONENT = 900
 
-def computed_in(*tensors: Tensor) -> torch.dtype:
-    """The dtype that these are computed in together."""
-    return functools.reduce(torch.promote_types, [_COMPUTED_IN[tensor.dtype] for tensor in tensors])
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype of a computation with all of these tensors."""
+    return functools.reduce(torch.promote_types, [_COMPUTE_DTYPES[tensor.dtype] for tensor in tensors])
 
 
 def short_name(thing: torch.dtype | torch.layout) -> str:
-    """Its name as errors tell it, without that of torch."""
+    """The name in errors, without the prefix of torch."""
     return str(thing).removeprefix("torch.")
 
 
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """TypeError unless the value is an int, ValueError unless it is at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
-    """Whether this is a tensor of points at all, of at least so many rows: its dtype and shape, not its values."""
+    """TypeError or ValueError unless dtype and shape are those of points, of at least `least` rows. Values are not
+    checked."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     _check_dtype(x, name)
@@ -43,56 +56,9 @@ def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
 
 
-def check_values(x: Tensor, centers: Tensor) -> None:
-    """ValueError for values that are not finite, and for squared distances that would overflow, or vanish.
-
-    Points (..., N, D) and centers (K, D) or (..., K, D), as far as they are apart in each problem.
-    """
-    both = joined_range(finite_range(x, "x"), finite_range(centers, "centers"))
-    check_spread(both, computed_in(x, centers), "x and centers")
-
-
-def check_centers(x: Tensor, centers: Tensor) -> None:
-    """Whether these are centers for these points: on their device, of their width, for each batch or for all."""
-    check_points(centers, "centers")
-    same_batch = centers.ndim == 2 or centers.shape[:-2] == x.shape[:-2]
-    if not same_batch or centers.shape[-1] != x.shape[-1] or centers.device != x.device:
-        width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
-        wanted = f"(K, {width})" + (f" or ({batch}K, {width})" if batch else "")
-        raise ValueError(
-            f"centers must have shape {wanted} on {x.device}, like x,"
-            f" got shape {tuple(centers.shape)} on {centers.device}"
-        )
-
-
-def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
-    """Whether these are centers that may stay where they are, (F, D) or (..., F, D), F at most `n_clusters`."""
-    if not isinstance(fixed, Tensor):
-        raise TypeError(f"fixed must be a tensor, got {type(fixed).__name__}")
-    _check_dtype(fixed, "fixed")
-    same_batch = fixed.ndim == 2 or (fixed.ndim > 2 and fixed.shape[:-2] == x.shape[:-2])
-    if not same_batch or fixed.shape[-1] != x.shape[-1] or fixed.device != x.device:
-        width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
-        wanted = f"(F, {width})" + (f" or ({batch}F, {width})" if batch else "")
-        came = f"shape {tuple(fixed.shape)} on {fixed.device}"
-        raise ValueError(f"fixed must have shape {wanted} on {x.device}, like x, got {came}")
-    if fixed.shape[-2] > n_clusters:
-        raise ValueError(f"fixed must have at most n_clusters = {n_clusters} centers, got {fixed.shape[-2]}")
-
-
-def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
-    """Whether these are first centers for these points: all that are not fixed."""
-    alone = (n_clusters, x.shape[-1])
-    batched = (*x.shape[:-2], *alone)
-    if init.shape not in (alone, batched) or init.device != x.device:
-        wanted = f"{alone}" + (f" or {batched}" if batched != alone else "")
-        came = f"shape {tuple(init.shape)} on {init.device}"
-        raise ValueError(f"init must have shape {wanted} on {x.device}, got {came}")
-    _check_dtype(init, "init")
-
-
 def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> None:
-    """Whether these may be weights of these points: their shape, dtype and device, not their values."""
+    """TypeError or ValueError unless shape, dtype and device are those of weights of the points. Values are not
+    checked."""
     if weights is None:
         return
     if not isinstance(weights, Tensor):
@@ -105,49 +71,55 @@ def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> N
         )
 
 
+def check_centers(x: Tensor, centers: Tensor) -> None:
+    """TypeError or ValueError unless these are centers (K, D) or (..., K, D) for points (..., N, D), on one device."""
+    check_points(centers, "centers")
+    _check_like_points(centers, x, "centers", "K")
+
+
+def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
+    """TypeError or ValueError unless these are F fixed centers (F, D) or (..., F, D), F at most `n_clusters`."""
+    if not isinstance(fixed, Tensor):
+        raise TypeError(f"fixed must be a tensor, got {type(fixed).__name__}")
+    _check_dtype(fixed, "fixed")
+    _check_like_points(fixed, x, "fixed", "F")
+    if fixed.shape[-2] > n_clusters:
+        raise ValueError(f"fixed must have at most n_clusters = {n_clusters} centers, got {fixed.shape[-2]}")
+
+
+def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
+    """TypeError or ValueError unless these are first centers (K, D) or (..., K, D), K equal to `n_clusters`."""
+    for_all = (n_clusters, x.shape[-1])
+    for_each = (*x.shape[:-2], *for_all)
+    if init.shape not in (for_all, for_each) or init.device != x.device:
+        wanted = f"{for_all}" + (f" or {for_each}" if for_each != for_all else "")
+        came = f"shape {tuple(init.shape)} on {init.device}"
+        raise ValueError(f"init must have shape {wanted} on {x.device}, got {came}")
+    _check_dtype(init, "init")
+
+
 def check_n_clusters(n_clusters: int, n_present: Tensor, n_fixed: int = 0) -> None:
-    """Whether each problem has as many points of weight for those that are not fixed; there are `n_present` (P,)."""
+    """ValueError if a problem has fewer points with weight, `n_present` (P,), than centers that are not fixed."""
     fewest, which = int(n_present.min()), int(n_present.argmin())
     if n_clusters - n_fixed > fewest:
         where = f" of problem {which}" if len(n_present) > 1 else ""
-        besides = f", and of fixed centers, {n_fixed}" if n_fixed else ""
+        plus = f", plus that of fixed centers, {n_fixed}" if n_fixed else ""
         raise ValueError(
-            f"n_clusters must be at most the number of points of weight, {fewest}{where}{besides}, got {n_clusters}"
+            f"n_clusters must be at most the number of points with weight, {fewest}{where}{plus}, got {n_clusters}"
         )
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Whether this is a number of something."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _check_dtype(x: Tensor, name: str) -> None:
-    if x.layout is not torch.strided or x.is_nested or x.is_meta:
-        came = "a meta tensor" if x.is_meta else f"layout {short_name(x.layout)}"
-        raise TypeError(f"{name} must be a dense tensor with values, got {came}")
-    if x.dtype not in _COMPUTED_IN:
-        names = ", ".join(map(short_name, _COMPUTED_IN))
-        raise TypeError(f"{name} must be of dtype {names}, got {short_name(x.dtype)}")
-
-
-# Binary exponent of what weights times squared distances may be: less than a grid has, as centers move apart.
-REACH = 900
-
-
 class Range(NamedTuple):
-    """Lowest and highest values."""
+    """The lowest and the highest value of each coordinate."""
 
     lowest: Tensor
     highest: Tensor
 
 
 def finite_range(x: Tensor, name: str) -> Range:
-    """Lowest and highest value of each coordinate of each problem, (..., D) of (..., N, D), float64.
+    """The range of each coordinate of each problem: (..., D) of points (..., N, D), float64.
 
-    ValueError if they are not finite.
+    ValueError unless all values are finite.
     """
     lowest, highest = torch.aminmax(x, dim=-2)
     if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
@@ -155,41 +127,52 @@ def finite_range(x: Tensor, name: str) -> Range:
     return Range(lowest.double(), highest.double())
 
 
-def joined_range(one: Range, other: Range) -> Range:
-    """The range of both."""
+def union_range(one: Range, other: Range) -> Range:
+    """The smallest range that contains both."""
     return Range(torch.minimum(one.lowest, other.lowest), torch.maximum(one.highest, other.highest))
 
 
-def diagonal(lowest: Tensor, highest: Tensor) -> Tensor:
-    """The squared diagonal (B,) of boxes (B, D), float64. Added in one order, so that every device agrees."""
+def squared_diagonal(lowest: Tensor, highest: Tensor) -> Tensor:
+    """The squared diagonal (B,) of boxes (B, D), float64, with equal bits on all devices."""
     return squared_distance(highest.mT, lowest.mT)
 
 
-def check_spread(values: Range, dtype: torch.dtype, what: str) -> None:
-    """ValueError if squared distances within this range would overflow, or vanish, in that dtype."""
-    spread = (values.highest - values.lowest).amax(dim=-1)
-    widest, narrowest = float(spread.max()), float(spread.where(spread > 0, torch.inf).min())
+def check_range(values: Range, dtype: torch.dtype, what: str) -> None:
+    """ValueError if squared distances within the range would overflow or underflow in this dtype."""
+    extents = (values.highest - values.lowest).amax(dim=-1)
+    widest, narrowest = float(extents.max()), float(extents.where(extents > 0, torch.inf).min())
     info = torch.finfo(dtype)
     if not values.lowest.shape[-1] * widest * widest < info.max:
-        came = f"the values of a coordinate of {what} spread over up to {widest:.3g}"
+        came = f"the values of a coordinate of {what} span up to {widest:.3g}"
         raise ValueError(f"squared distances must stay below {info.max:.3g}, but {came}: scale them down")
     if narrowest * narrowest < info.tiny:
-        came = f"the values of the coordinates of {what} spread over no more than {narrowest:.3g}"
-        raise ValueError(f"squared distances must not vanish below {info.tiny:.3g}, but {came}: scale them up")
+        came = f"the values of the coordinates of {what} span no more than {narrowest:.3g}"
+        raise ValueError(f"squared distances must not underflow below {info.tiny:.3g}, but {came}: scale them up")
 
 
-def check_reach(total_weight: Tensor, farthest: Tensor) -> None:
-    """ValueError if weights (P,) times squared distances (P,) leave what a grid of float64 can hold, with room."""
-    reach = total_weight * farthest
-    wrong = (farthest > 0) & ~((reach >= 2.0**-REACH) & (reach < 2.0**REACH))
+def check_values(x: Tensor, centers: Tensor) -> None:
+    """ValueError unless values are finite, and squared distances neither overflow nor underflow.
+
+    Points are (..., N, D), centers (K, D) or (..., K, D).
+    """
+    both = union_range(finite_range(x, "x"), finite_range(centers, "centers"))
+    check_range(both, compute_dtype(x, centers), "x and centers")
+
+
+def check_magnitude(total_weight: Tensor, sqdist: Tensor) -> None:
+    """ValueError if fixed point cannot represent weights (P,) times squared distances (P,), float64."""
+    product = total_weight * sqdist
+    wrong = (sqdist > 0) & ~((product >= 2.0**-MAX_EXPONENT) & (product < 2.0**MAX_EXPONENT))
     if wrong.any():
-        came = f"{float(total_weight[wrong][0]):.3g} of weight and {float(farthest[wrong][0]):.3g} of squared distance"
-        wanted = f"from {2.0**-REACH:.0e} to {2.0**REACH:.0e}"
+        came = (
+            f"a weight of {float(total_weight[wrong][0]):.3g} and a squared distance of {float(sqdist[wrong][0]):.3g}"
+        )
+        wanted = f"from {2.0**-MAX_EXPONENT:.0e} to {2.0**MAX_EXPONENT:.0e}"
         raise ValueError(f"weights times squared distances must be {wanted}, got {came}: scale them")
 
 
-def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> None:
-    """ValueError for rows (..., N, D) that are zero and so have no direction, unless they are not present (..., N)."""
+def check_nonzero_rows(x: Tensor, name: str, present: Tensor | None = None) -> None:
+    """ValueError if a row of (..., N, D) is zero, and in the mask `present` (..., N) if there is one."""
     zero = (x == 0).all(dim=-1)
     if present is not None:
         zero = zero & present
@@ -197,3 +180,22 @@ def check_directions(x: Tensor, name: str, present: Tensor | None = None) -> Non
         row = zero.nonzero()[0].tolist()
         where = f"row {row[-1]}" + (f" of problem {', '.join(map(str, row[:-1]))}" if len(row) > 1 else "")
         raise ValueError(f"{name} must have no zero row for the cosine metric, as zero has no direction, got {where}")
+
+
+def _check_dtype(x: Tensor, name: str) -> None:
+    if x.layout is not torch.strided or x.is_nested or x.is_meta:
+        came = "a meta tensor" if x.is_meta else f"layout {short_name(x.layout)}"
+        raise TypeError(f"{name} must be a dense tensor with values, got {came}")
+    if x.dtype not in _COMPUTE_DTYPES:
+        names = ", ".join(map(short_name, _COMPUTE_DTYPES))
+        raise TypeError(f"{name} must be of dtype {names}, got {short_name(x.dtype)}")
+
+
+def _check_like_points(centers: Tensor, x: Tensor, name: str, number: str) -> None:
+    """ValueError unless the shape of centers is (number, D), or (..., number, D) with the batch dimensions of x."""
+    same_batch = centers.ndim == 2 or (centers.ndim > 2 and centers.shape[:-2] == x.shape[:-2])
+    if not same_batch or centers.shape[-1] != x.shape[-1] or centers.device != x.device:
+        width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
+        wanted = f"({number}, {width})" + (f" or ({batch}{number}, {width})" if batch else "")
+        came = f"shape {tuple(centers.shape)} on {centers.device}"
+        raise ValueError(f"{name} must have shape {wanted} on {x.device}, like x, got {came}")

@@ -1,4 +1,4 @@
-"""Writes docs/report.html of the sample picture, and how a browser shows it: python scripts/readme_report.py"""
+"""Writes docs/report.html of the sample picture and docs/report.png, its screenshot: python scripts/readme_report.py"""
 
 import io
 import shutil
@@ -12,31 +12,31 @@ import torch
 from PIL import Image
 from selenium import webdriver  # pyright: ignore[reportMissingImports]  # of the extra dev
 
-from gpukmeans.images.quantization import quantize
+from gpukmeans import quantize
 from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.formats.still import encode_still, write_png
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.report.page import render_page
-from gpukmeans_cli.report.variants import try_colors
+from gpukmeans_cli.report.variants import build_report_data
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NUMBERS = (4, 8, 16, 32, 64, 128, 256)
-SHOWN = 16
+SELECTED = 16
 WIDTH, SCALE = 1080, 1.25
 MAX_PAGE, MAX_PICTURE = 1_000_000, 300_000
 
 
-def page() -> bytes:
+def render_report() -> bytes:
     """The report on the sample picture, at half its usual size."""
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "sample.png"
         write_png(photo, Image.fromarray(draw_sample(640, 432)), overwrite=False)
-        trials = try_colors(photo, NUMBERS, Settings(n_colors=NUMBERS[-1], device=torch.device("cpu")))
-        return render_page(photo.name, trials).encode()
+        data = build_report_data(photo, NUMBERS, Settings(n_colors=NUMBERS[-1], device=torch.device("cpu")))
+        return render_page(photo.name, data).encode()
 
 
-def picture(path: Path) -> bytes:
-    """The page down to its clouds, as Chromium shows it, in 256 colors."""
+def screenshot(path: Path) -> bytes:
+    """A screenshot of the page in Chromium, from its top to its clouds, as PNG of 256 colors."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--force-color-profile=srgb"):
@@ -46,24 +46,24 @@ def picture(path: Path) -> bytes:
         size = {"width": WIDTH, "height": 1000, "deviceScaleFactor": SCALE, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(path.as_uri())
-        driver.execute_script(f"document.getElementById('k-{SHOWN}').click()")
+        driver.execute_script(f"document.getElementById('k-{SELECTED}').click()")
         end = driver.execute_script("return document.querySelector('.clouds').getBoundingClientRect().bottom")
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**size, "height": round(end) + 24})
         image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     finally:
         driver.quit()
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
-    found = quantize(pixels, 256)
-    return encode_still(found.palette.numpy(), found.indices.numpy(), ".png")
+    indexed = quantize(pixels, 256)
+    return encode_still(indexed.palette.numpy(), indexed.indices.numpy(), ".png")
 
 
-def write(path: Path, data: bytes, most: int) -> None:
-    """ValueError if these are more bytes than the README should carry."""
-    if len(data) > most:
-        raise ValueError(f"{path.name} must be at most {most:,} bytes, got {len(data):,}")
+def write(path: Path, data: bytes, max_bytes: int) -> None:
+    """Write a file of the README. ValueError if it is larger than `max_bytes`."""
+    if len(data) > max_bytes:
+        raise ValueError(f"{path.name} must be at most {max_bytes:,} bytes, got {len(data):,}")
     path.write_bytes(data)
 
 
 if __name__ == "__main__":
-    write(DOCS / "report.html", page(), MAX_PAGE)
-    write(DOCS / "report.png", picture(DOCS / "report.html"), MAX_PICTURE)
+    write(DOCS / "report.html", render_report(), MAX_PAGE)
+    write(DOCS / "report.png", screenshot(DOCS / "report.html"), MAX_PICTURE)

@@ -31,7 +31,8 @@ def imports(path):
 def test_the_tensor_package_touches_no_file_argument_or_device(path):
     assert not {module.split(".")[0] for module, _ in imports(path)} & FORBIDDEN
     calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-    globals_touched = ("torch.manual_seed", "torch.cuda.", "torch.set_", "torch.backends", "open", "print", "input")
+    assert not calls & {"open", "print", "input"}
+    globals_touched = ("torch.manual_seed", "torch.cuda.", "torch.set_", "torch.backends")
     assert not [call for call in calls if call.startswith(globals_touched)]
 
 
@@ -50,7 +51,7 @@ def test_a_checkout_runs_its_own_package(launcher):
 
 @pytest.mark.parametrize("path", [*LIBRARY, *COMMAND], ids=name_of)
 def test_every_module_has_a_test_file_at_the_same_place(path):
-    if path.stem == "__init__":
+    if path.stem == "__init__" or path == ROOT / "gpukmeans" / "engines" / "base.py":  # which has types alone
         return
     package = ROOT / "gpukmeans" if path.is_relative_to(ROOT / "gpukmeans") else ROOT / "scripts" / "gpukmeans_cli"
     tests = ROOT / "tests" / ("" if package.name == "gpukmeans" else "cli")

@@ -3,7 +3,7 @@ import torch
 from helpers.problems import blobs, seeded
 
 from gpukmeans import METRICS, KMeans, assign
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 
 
 def test_assign_computes_in_the_wider_dtype():
@@ -13,7 +13,7 @@ def test_assign_computes_in_the_wider_dtype():
     assert assign(x.half(), torch.tensor([[2]], dtype=torch.uint8)).sqdist.dtype == torch.float32
 
 
-def test_points_of_a_batch_have_centers_of_their_own_or_shared_ones():
+def test_a_batch_has_centers_for_each_problem_or_shared_ones():
     x, own = torch.rand(2, 3, 40, 2, generator=seeded()), torch.rand(2, 3, 5, 2, generator=seeded(1))
     labels, sqdist = assign(x, own)
     assert torch.equal(labels[1, 2], assign(x[1, 2], own[1, 2]).labels)
@@ -53,13 +53,13 @@ def test_the_cosine_distance_is_one_minus_the_cosine_of_the_nearest_direction():
     torch.testing.assert_close(distance, 1 - cosines.amax(dim=1))
 
 
-def test_the_operation_keeps_the_contract_of_torch():
+def test_the_custom_operation_passes_the_checks_of_torch():
     x, centers = torch.randn(2, 9, 3, generator=seeded()), torch.randn(4, 3, generator=seeded(1))
     checked = torch.library.opcheck(torch.ops.gpukmeans.nearest.default, (x, centers, False, "auto"))
     assert set(checked.values()) == {"SUCCESS"}
 
 
-# The whole of a model in one graph; what a backend makes of it is not ours.
+# aot_eager captures the whole graph; code generation by a backend is not tested.
 def test_a_model_with_the_module_inside_compiles_as_one_graph(unchecked):
     x = blobs()
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), KMeans(5).fit(x))
@@ -79,7 +79,7 @@ def test_a_loss_of_squared_distances_compiles_with_its_gradient(metric, unchecke
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)])
-def test_a_mode_of_torch_changes_no_bit(mode):
+def test_inference_mode_and_autocast_change_no_bit(mode):
     x, centers = blobs(), blobs()[:5]
     with mode:
         labels, sqdist = assign(x, centers)
@@ -87,8 +87,8 @@ def test_a_mode_of_torch_changes_no_bit(mode):
     assert torch.equal(sqdist, assign(x, centers).sqdist)
 
 
-def test_an_engine_may_be_given_as_the_thing_itself_and_has_gradients():
+def test_an_engine_may_be_given_as_an_object_and_has_gradients():
     x = blobs().requires_grad_()
-    labels, sqdist = assign(x, blobs()[:5], engine=TorchEngine(7))
+    labels, sqdist = assign(x, blobs()[:5], engine=PlainEngine(7))
     assert torch.equal(labels, assign(x, blobs()[:5]).labels)
     assert sqdist.requires_grad

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from gpukmeans import METRICS, SEEDINGS, assign, kmeans, unique_colors
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.base import Points
 
 
-def test_a_toy_by_hand():
+def test_a_small_example_worked_by_hand():
     result = kmeans(torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]]), 2)
     order = result.centers[:, 0].argsort()
     assert result.centers[order].tolist() == [[0, 1], [9, 9]]
-    assert result.totals[order].tolist() == [2, 1]
+    assert result.cluster_weights[order].tolist() == [2, 1]
     assert result.labels.tolist() == [order[0], order[0], order[1]]
     assert result.inertia.item() == 2
     assert result.converged.item()
@@ -28,24 +28,24 @@ def test_a_toy_by_hand():
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64]
 )
-def test_labels_totals_and_inertia_fit_the_centers_however_the_loop_ended(max_iter, init, dtype):
+def test_labels_weights_and_inertia_belong_to_the_centers_for_any_end_of_the_loop(max_iter, init, dtype):
     x = (blobs() * 3 + 120).to(dtype)
     weights = torch.rand(300, generator=seeded())
     result = kmeans(x, 7, weights=weights, init=init, max_iter=max_iter)
     labels, sqdist = assign(x, result.centers)
     assert torch.equal(labels, result.labels)
-    totals = torch.zeros(7, dtype=torch.float64).scatter_add_(0, labels, weights.double())
-    torch.testing.assert_close(result.totals, totals)
+    expected = torch.zeros(7, dtype=torch.float64).scatter_add_(0, labels, weights.double())
+    torch.testing.assert_close(result.cluster_weights, expected)
     torch.testing.assert_close(result.inertia, (sqdist.double() * weights).sum())
     assert result.converged.item() or result.n_iter.item() == max_iter < 100
 
 
 @pytest.mark.parametrize("name", ["china", "flower"])
 @pytest.mark.parametrize("k", [20, 64])
-def test_ten_rounds_over_a_photo_are_those_of_scikit_learn(name, k, request):
+def test_ten_rounds_over_a_photo_equal_those_of_scikit_learn(name, k, request):
     histogram = unique_colors(request.getfixturevalue(name))
     x = histogram.colors.double()
-    # Off the integers, so that no exact ties decide.
+    # Not integers, so that there are no exact ties.
     start = x[torch.randperm(len(x), generator=seeded())[:k]] + torch.rand(k, 3, generator=seeded()) * 0.5
     result = kmeans(x, k, weights=histogram.counts, init=start, max_iter=10, tol=0.0)
     peer = SklearnKMeans(k, init=start.numpy(), n_init=1, max_iter=10, tol=0.0, algorithm="lloyd")
@@ -55,46 +55,46 @@ def test_ten_rounds_over_a_photo_are_those_of_scikit_learn(name, k, request):
     assert (result.labels.numpy() == peer.labels_).mean() > 0.9999
 
 
-def test_distinct_colors_with_counts_are_the_pixels(china):
+def test_distinct_colors_with_counts_have_the_result_of_the_pixels(china):
     pixels = china.reshape(-1, 3)
     histogram = unique_colors(china)
     start = histogram.colors[::9000].float()
     by_pixel = kmeans(pixels, len(start), init=start, max_iter=5)
     by_color = kmeans(histogram.colors, len(start), weights=histogram.counts, init=start, max_iter=5)
     assert torch.equal(by_color.centers, by_pixel.centers)
-    assert torch.equal(by_color.totals, by_pixel.totals)
+    assert torch.equal(by_color.cluster_weights, by_pixel.cluster_weights)
     assert torch.equal(by_color.labels[histogram.lookup(china).flatten()], by_pixel.labels)
 
 
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**31))
-def test_a_weight_of_two_is_a_point_twice(n, k, seed):
+def test_an_integer_weight_equals_repeated_points(n, k, seed):
     x = torch.randn(n, 2, generator=seeded(seed))
     weights = torch.randint(1, 4, (n,), generator=seeded(seed))
     once = kmeans(x, min(k, n), weights=weights)
     repeated = kmeans(x.repeat_interleave(weights, dim=0), min(k, n))
     assert torch.equal(once.centers, repeated.centers)
-    assert torch.equal(once.totals, repeated.totals)
+    assert torch.equal(once.cluster_weights, repeated.cluster_weights)
     assert torch.equal(once.inertia, repeated.inertia)
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.125, 2.0**40])
-def test_weights_scaled_by_a_power_of_two_change_nothing_but_totals_and_inertia(factor):
+def test_weights_scaled_by_a_power_of_two_scale_only_cluster_weights_and_inertia(factor):
     weights = torch.rand(300, generator=seeded()) + 0.1
     first, scaled = (kmeans(blobs(), 6, weights=w) for w in (weights, weights * factor))
     assert torch.equal(first.centers, scaled.centers)
     assert torch.equal(first.labels, scaled.labels)
-    assert torch.equal(first.totals * factor, scaled.totals)
+    assert torch.equal(first.cluster_weights * factor, scaled.cluster_weights)
     assert torch.equal(first.inertia * factor, scaled.inertia)
 
 
-def test_a_point_of_weight_zero_is_absent_but_has_a_label():
+def test_a_point_of_weight_0_has_no_effect_but_a_label():
     x = blobs()
     weights = torch.ones(300)
     weights[::3] = 0
-    x[0] = 1e6  # would be the worst-served point, widen the grid and be the first choice of k-means++
+    x[0] = 1e6  # with weight the worst-served point, the highest of the range and the first choice of k-means++
     with_absent = kmeans(x, 7, weights=weights)
     without = kmeans(x[weights > 0], 7, weights=weights[weights > 0])
-    for name in ("centers", "totals", "inertia", "n_iter"):
+    for name in ("centers", "cluster_weights", "inertia", "n_iter"):
         assert torch.equal(getattr(with_absent, name), getattr(without, name)), name
     assert torch.equal(with_absent.labels[weights > 0], without.labels)
     assert torch.equal(with_absent.labels, assign(x, with_absent.centers).labels)
@@ -108,11 +108,11 @@ def test_the_same_generator_state_gives_the_same_bits(init):
 
 
 @given(st.integers(1, 400))
-def test_no_bit_depends_on_the_size_of_blocks(tile):
-    assert_same_results(kmeans(blobs(100), 6, engine=TorchEngine(tile)), kmeans(blobs(100), 6))
+def test_the_block_size_changes_no_bit(tile):
+    assert_same_results(kmeans(blobs(100), 6, engine=PlainEngine(tile)), kmeans(blobs(100), 6))
 
 
-def test_the_global_random_state_is_neither_read_nor_written():
+def test_the_global_random_state_is_not_used():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first = kmeans(blobs(), 6, n_init=2)
@@ -121,7 +121,7 @@ def test_the_global_random_state_is_neither_read_nor_written():
     assert_same_results(first, kmeans(blobs(), 6, n_init=2))
 
 
-def test_deterministic_algorithms_may_be_required():
+def test_torch_can_require_deterministic_algorithms():
     torch.use_deterministic_algorithms(True)
     try:
         result = kmeans(blobs(), 6, weights=torch.rand(300, generator=seeded()))
@@ -130,21 +130,21 @@ def test_deterministic_algorithms_may_be_required():
     assert_same_results(result, kmeans(blobs(), 6, weights=torch.rand(300, generator=seeded())))
 
 
-def test_of_several_runs_the_best_is_kept_and_more_runs_are_never_worse():
+def test_the_result_is_the_best_of_several_runs_and_more_runs_are_never_worse():
     x = torch.rand(200, 2, generator=seeded())
     inertia = [kmeans(x, 12, init="random", n_init=n).inertia.item() for n in (1, 2, 4, 8, 16)]
     assert inertia == sorted(inertia, reverse=True)
     assert inertia[0] > inertia[-1]
 
 
-def test_runs_whose_first_centers_lie_in_other_ranges_are_compared_by_their_inertia():
+def test_runs_with_first_centers_of_different_ranges_are_compared_by_inertia():
     starts = iter([blobs()[:5], torch.randn(5, 3, generator=seeded()) * 1e6] * 2)
     best = kmeans(blobs(), 5, init=lambda points, k, generator: next(starts), n_init=2, max_iter=1)
     first = kmeans(blobs(), 5, init=blobs()[:5], max_iter=1)
     assert best.inertia <= first.inertia
 
 
-def test_a_default_device_of_the_caller_changes_nothing():
+def test_a_default_device_of_the_caller_has_no_effect():
     x = blobs(60)
     for init in SEEDINGS:
         with torch.device("meta"):
@@ -152,37 +152,37 @@ def test_a_default_device_of_the_caller_changes_nothing():
         assert_same_results(result, kmeans(x, 4, init=init, n_init=2, weights=torch.ones(60)))
 
 
-def test_arguments_are_left_as_they_were():
+def test_arguments_are_not_modified():
     x, weights = blobs(dtype=torch.float64), torch.rand(300, generator=seeded(), dtype=torch.float64)
     start = x[:6].clone()
-    kept = [tensor.clone() for tensor in (x, weights, start)]
+    copies = [tensor.clone() for tensor in (x, weights, start)]
     kmeans(x, 6, weights=weights, init=start)
     kmeans(x, 6, weights=weights)
-    for tensor, copy in zip((x, weights, start), kept, strict=True):
+    for tensor, copy in zip((x, weights, start), copies, strict=True):
         assert torch.equal(tensor, copy)
 
 
-def test_centers_that_stand_still_at_once_are_not_the_tensor_given():
+def test_centers_that_never_move_do_not_share_memory_with_init():
     start = torch.tensor([[1.0], [4.0]])
     result = kmeans(torch.tensor([[1.0], [4.0]]), 2, init=start)
     result.centers.zero_()
     assert start.tolist() == [[1], [4]]
 
 
-def test_first_centers_may_be_a_tensor_far_outside_the_points():
+def test_first_centers_can_be_far_from_the_points():
     x = blobs()
     result = kmeans(x, 3, init=torch.tensor([[1e8, 0.0, 0.0], [0.0, -1e8, 0.0], [0.0, 0.0, 0.0]]))
-    assert (result.totals > 0).all()
+    assert (result.cluster_weights > 0).all()
     assert result.centers.abs().max() <= x.abs().max()
     torch.testing.assert_close(result.inertia, assign(x, result.centers).sqdist.double().sum(), rtol=1e-12, atol=0)
 
 
-def test_first_centers_may_come_from_a_function():
+def test_first_centers_can_come_from_a_function():
     x = blobs()
 
     def first_rows(points, n_clusters, generator):
         assert isinstance(points, Points)
-        return points.part.x[0, :n_clusters]
+        return points.source.x[0, :n_clusters]
 
     assert_same_results(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
 
@@ -196,19 +196,19 @@ def test_float32_and_float64_agree():
     assert torch.equal(single.labels, double.labels)
 
 
-def test_far_from_the_origin_the_clusters_are_found_all_the_same():
+def test_an_offset_from_the_origin_does_not_change_the_clusters():
     x = blobs()
-    near, far = kmeans(x, 5, init=x[:5]), kmeans(x + 1e4, 5, init=x[:5] + 1e4)
-    assert torch.equal(near.labels, far.labels)
-    torch.testing.assert_close(far.centers - 1e4, near.centers, rtol=0, atol=2e-3)
+    centered, offset = kmeans(x, 5, init=x[:5]), kmeans(x + 1e4, 5, init=x[:5] + 1e4)
+    assert torch.equal(centered.labels, offset.labels)
+    torch.testing.assert_close(offset.centers - 1e4, centered.centers, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("k", [1, 7, 301])
-def test_odd_sizes(k):
+def test_odd_numbers_of_points_and_clusters(k):
     x = torch.randn(301, 5, generator=seeded())
     result = kmeans(x, k)
-    assert (result.totals > 0).all()
-    assert result.totals.sum() == 301
+    assert (result.cluster_weights > 0).all()
+    assert result.cluster_weights.sum() == 301
     if k == 1:
         torch.testing.assert_close(result.centers[0], x.mean(dim=0), rtol=1e-4, atol=1e-6)
     if k == 301:
@@ -221,41 +221,41 @@ def test_one_point_is_its_own_center():
     assert result.labels.tolist() == [0]
 
 
-def test_fewer_distinct_points_than_clusters_are_all_centers_and_a_warning_says_so():
+def test_fewer_distinct_points_than_clusters_are_all_centers_with_a_warning():
     x = torch.tensor([[1.0], [5.0], [5.0], [1.0]])
     with pytest.warns(UserWarning, match="only 2 distinct points, so 1 of 3 clusters stay empty"):
         result = kmeans(x, 3)
     assert not result.centers.isnan().any()
-    assert sorted(result.centers[result.totals > 0].squeeze(1).tolist()) == [1, 5]
+    assert sorted(result.centers[result.cluster_weights > 0].squeeze(1).tolist()) == [1, 5]
     assert result.inertia == 0
 
 
-def test_many_equal_points_have_the_right_total_and_mean():
-    # A float32 total would stop at 2**24.
+def test_many_equal_points_have_an_exact_weight_and_mean():
+    # A float32 sum would stop at 2**24.
     n = 2**25
     result = kmeans(torch.full((1, 1), 0.1).expand(n, 1), 1)
-    assert result.totals.item() == n
+    assert result.cluster_weights.item() == n
     assert result.centers.item() == torch.tensor(0.1).item()
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("init", SEEDINGS)
 @pytest.mark.parametrize("n_init", [1, 3])
-def test_each_problem_of_a_batch_gets_what_it_gets_alone(init, n_init, metric):
+def test_each_problem_of_a_batch_has_the_result_it_has_alone(init, n_init, metric):
     weights = torch.rand(3, 60, generator=seeded())
-    together = kmeans(BATCH, 11, weights=weights, init=init, n_init=n_init, metric=metric)
+    batched = kmeans(BATCH, 11, weights=weights, init=init, n_init=n_init, metric=metric)
     for index in range(3):
         alone = kmeans(BATCH[index], 11, weights=weights[index], init=init, n_init=n_init, metric=metric)
-        assert_same_results(problem_of(together, index), alone)
+        assert_same_results(problem_of(batched, index), alone)
 
 
-def test_each_problem_of_a_batch_stops_by_itself():
+def test_each_problem_of_a_batch_ends_by_itself():
     n_iter = kmeans(BATCH, 11, init="random", tol=0.0).n_iter.tolist()
     assert len(set(n_iter)) > 1
     assert n_iter == [kmeans(x, 11, init="random", tol=0.0).n_iter.item() for x in BATCH]
 
 
-def test_a_batch_may_have_several_dimensions_or_one_problem():
+def test_a_batch_can_have_several_dimensions_or_one_problem():
     x = torch.rand(2, 3, 40, 2, generator=seeded())
     result = kmeans(x, 4)
     shapes = [tuple(getattr(result, name).shape) for name in RESULTS]
@@ -264,31 +264,31 @@ def test_a_batch_may_have_several_dimensions_or_one_problem():
     assert_same_results(problem_of(kmeans(x[0, :1], 4), 0), kmeans(x[0, 0], 4))
 
 
-def test_problems_of_unequal_size_are_filled_up_with_rows_of_weight_zero():
+def test_problems_of_unequal_size_are_padded_with_rows_of_weight_0():
     x, weights = BATCH.clone(), torch.ones(3, 60)
     x[0, 40:], weights[0, 40:] = 0, 0
     x[2, 10:], weights[2, 10:] = -1e6, 0
-    together = kmeans(x, 5, weights=weights)
+    batched = kmeans(x, 5, weights=weights)
     for index, n in enumerate([40, 60, 10]):
         alone = kmeans(x[index, :n], 5)
-        for name in ("centers", "totals", "inertia", "n_iter", "converged"):
-            assert torch.equal(getattr(together, name)[index], getattr(alone, name)), name
-        assert torch.equal(together.labels[index, :n], alone.labels)
+        for name in ("centers", "cluster_weights", "inertia", "n_iter", "converged"):
+            assert torch.equal(getattr(batched, name)[index], getattr(alone, name)), name
+        assert torch.equal(batched.labels[index, :n], alone.labels)
 
 
 @pytest.mark.parametrize("tile", [1, 50, 1000])
-def test_no_bit_of_a_batch_depends_on_the_size_of_blocks(tile):
+def test_the_block_size_changes_no_bit_of_a_batch(tile):
     options = {"weights": torch.rand(3, 60, generator=seeded()), "n_init": 2}
-    assert_same_results(kmeans(BATCH, 5, engine=TorchEngine(tile), **options), kmeans(BATCH, 5, **options))
+    assert_same_results(kmeans(BATCH, 5, engine=PlainEngine(tile), **options), kmeans(BATCH, 5, **options))
 
 
-def test_first_centers_are_for_each_problem_or_for_all():
-    shared, own = BATCH[0, :5], BATCH[:, :5]
-    assert_same_results(problem_of(kmeans(BATCH, 5, init=shared), 2), kmeans(BATCH[2], 5, init=shared))
-    assert_same_results(problem_of(kmeans(BATCH, 5, init=own), 2), kmeans(BATCH[2], 5, init=own[2]))
+def test_first_centers_are_given_for_each_problem_or_for_all():
+    for_all, for_each = BATCH[0, :5], BATCH[:, :5]
+    assert_same_results(problem_of(kmeans(BATCH, 5, init=for_all), 2), kmeans(BATCH[2], 5, init=for_all))
+    assert_same_results(problem_of(kmeans(BATCH, 5, init=for_each), 2), kmeans(BATCH[2], 5, init=for_each[2]))
 
 
-def test_a_problem_of_fewer_distinct_points_is_named_in_the_warning():
+def test_the_warning_has_the_number_of_the_problem_with_fewer_distinct_points():
     x = BATCH.clone()
     x[1] = x[1, :1]
     with pytest.warns(UserWarning, match="problem 1 of x has only 1 distinct points, so 3 of 4 clusters stay empty"):
@@ -297,48 +297,47 @@ def test_a_problem_of_fewer_distinct_points_is_named_in_the_warning():
     assert_same_results(problem_of(result, 0), kmeans(x[0], 4))
 
 
-def test_a_seeding_may_be_given_as_the_thing_itself():
+def test_a_seeding_can_be_given_as_a_function():
     for init, seeding in SEEDINGS.items():
         assert_same_results(kmeans(BATCH, 5, init=init), kmeans(BATCH, 5, init=seeding))
     few = functools.partial(SEEDINGS["k-means||"], oversampling=0.5, rounds=2)
     assert kmeans(BATCH, 5, init=few).converged.all()
 
 
-def test_a_metric_may_be_given_as_the_thing_itself():
+def test_a_metric_can_be_given_as_an_object():
     assert_same_results(kmeans(BATCH, 5, metric=METRICS["cosine"]), kmeans(BATCH, 5, metric="cosine"))
 
 
-def test_the_callback_sees_every_round():
-    seen = []
-    result = kmeans(blobs(), 7, callback=lambda *state: seen.append(state))
-    assert [n_iter for n_iter, _, _ in seen] == list(range(1, result.n_iter + 1))
-    inertia = [value.item() for _, value, _ in seen]
+def test_the_callback_is_called_each_round():
+    calls = []
+    result = kmeans(blobs(), 7, callback=lambda *state: calls.append(state))
+    assert [n_iter for n_iter, _, _ in calls] == list(range(1, result.n_iter + 1))
+    inertia = [value.item() for _, value, _ in calls]
     assert inertia == sorted(inertia, reverse=True)
     assert inertia[-1] == result.inertia
-    for n_iter, value, shift in seen:
-        before, after = (kmeans(blobs(), 7, max_iter=n, tol=0.0) for n in (max(1, n_iter - 1), n_iter))
-        assert value == after.inertia
+    for n_iter, value, shift in calls:
+        previous, current = (kmeans(blobs(), 7, max_iter=n, tol=0.0) for n in (max(1, n_iter - 1), n_iter))
+        assert value == current.inertia
         if n_iter > 1:
-            moved = (after.centers - before.centers).double().square().sum(dim=1).max().sqrt()
+            moved = (current.centers - previous.centers).double().square().sum(dim=1).max().sqrt()
             assert shift.item() == pytest.approx(moved.item(), rel=1e-12)
 
 
-def test_the_callback_of_several_runs_of_a_batch_sees_the_best_of_each_problem():
-    seen = []
-    result = kmeans(BATCH, 5, n_init=4, callback=lambda *state: seen.append(state))
-    assert len(seen) >= result.n_iter.max()
-    assert torch.equal(seen[-1][1], result.inertia)
-    assert seen[-1][2].shape == (3,)
+def test_the_callback_receives_the_best_run_of_each_problem():
+    calls = []
+    result = kmeans(BATCH, 5, n_init=4, callback=lambda *state: calls.append(state))
+    assert len(calls) >= result.n_iter.max()
+    assert torch.equal(calls[-1][1], result.inertia)
+    assert calls[-1][2].shape == (3,)
 
 
-def test_the_callback_ends_the_clustering_by_returning_true():
+def test_a_callback_that_returns_true_ends_the_clustering():
     result = kmeans(blobs(), 7, init="random", callback=lambda n_iter, inertia, shift: n_iter == 2)
     assert (result.n_iter.item(), result.converged.item()) == (2, False)
-    stopped = kmeans(blobs(), 7, init="random", max_iter=2)
-    assert_same_results(result, stopped)
+    assert_same_results(result, kmeans(blobs(), 7, init="random", max_iter=2))
 
 
-def test_an_error_of_the_callback_is_the_callers():
+def test_an_error_of_the_callback_is_raised_by_kmeans():
     def fail(*state):
         raise KeyError("mine")
 
@@ -346,7 +345,7 @@ def test_an_error_of_the_callback_is_the_callers():
         kmeans(blobs(), 3, callback=fail)
 
 
-def test_spherical_clusters_are_of_directions_and_their_inertia_is_of_cosines():
+def test_the_cosine_metric_clusters_directions_with_an_inertia_of_cosines():
     angles = torch.tensor([0.0, 0.1, 0.2, 2.0, 2.1, 2.2])
     lengths = torch.tensor([[1.0], [100.0], [0.01], [7.0], [1e-3], [1e6]])
     x = torch.stack([angles.cos(), angles.sin()], dim=1) * lengths
@@ -355,10 +354,10 @@ def test_spherical_clusters_are_of_directions_and_their_inertia_is_of_cosines():
     torch.testing.assert_close(found, torch.tensor([0.1, 2.1]))
     torch.testing.assert_close(result.centers.norm(dim=1), torch.ones(2))
     assert result.inertia.item() == pytest.approx(4 * (1 - np.cos(0.1)), rel=1e-5)
-    assert set(result.totals.tolist()) == {3}
+    assert set(result.cluster_weights.tolist()) == {3}
 
 
-def test_spherical_rounds_are_those_written_out():
+def test_rounds_of_the_cosine_metric_equal_a_direct_computation():
     x = torch.randn(200, 4, generator=seeded(), dtype=torch.float64)
     weights = torch.rand(200, generator=seeded(), dtype=torch.float64)
     unit = torch.nn.functional.normalize(x, dim=1)
@@ -373,30 +372,30 @@ def test_spherical_rounds_are_those_written_out():
     torch.testing.assert_close(result.inertia, (weights * (1 - cosines)).sum())
 
 
-def test_points_that_cancel_leave_a_spherical_center_where_it_was():
+def test_a_center_does_not_move_if_its_unit_vectors_cancel():
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     result = kmeans(x, 1, init=torch.tensor([[0.0, 3.0]]), metric="cosine")
     assert result.centers.tolist() == [[0, 1]]
     assert result.inertia == 2
 
 
-def test_a_zero_row_of_weight_zero_is_no_error_for_the_cosine_metric():
+def test_a_zero_row_of_weight_0_is_not_an_error_for_the_cosine_metric():
     x = blobs(60)
-    filled = torch.cat([x, torch.zeros(5, 3)])
+    padded = torch.cat([x, torch.zeros(5, 3)])
     weights = torch.cat([torch.ones(60), torch.zeros(5)])
     assert torch.equal(
-        kmeans(filled, 4, weights=weights, metric="cosine").centers, kmeans(x, 4, metric="cosine").centers
+        kmeans(padded, 4, weights=weights, metric="cosine").centers, kmeans(x, 4, metric="cosine").centers
     )
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad()])
-def test_a_mode_of_torch_changes_nothing(mode):
+def test_a_mode_of_torch_has_no_effect(mode):
     with mode:
         result = kmeans(blobs(), 5)
     assert_same_results(result, kmeans(blobs(), 5))
 
 
-def test_points_and_weights_that_require_gradients_are_points_like_others():
+def test_points_and_weights_that_require_gradients_have_the_same_result():
     x, weights = blobs().requires_grad_(), torch.ones(300, requires_grad=True)
     result = kmeans(x, 5, weights=weights, init=x[:5])
     assert not result.centers.requires_grad
@@ -409,79 +408,79 @@ FIXED = torch.tensor([[1.5, -2.0, 0.25], [300.0, 0.0, 1.0], [1.5, -2.0, 0.25]])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("init", SEEDINGS)
 @pytest.mark.parametrize("refine", [0, 2])
-def test_fixed_centers_are_the_first_and_stay_where_they_are(init, metric, refine):
+def test_fixed_centers_are_the_first_of_the_result_and_do_not_move(init, metric, refine):
     x = blobs()
     result = kmeans(x, 9, fixed=FIXED, init=init, metric=metric, refine=refine, n_init=2, tol=0.0)
     assert torch.equal(result.centers[:3], METRICS[metric].prepare(FIXED, torch.float32))
     assert torch.equal(result.labels, assign(x, result.centers, metric=metric).labels)
-    assert result.totals[2] == 0  # it is the first once more
-    assert (result.totals[3:] > 0).all()
+    assert result.cluster_weights[2] == 0  # a repetition of the first
+    assert (result.cluster_weights[3:] > 0).all()
     assert result.converged
-    # The others are means of what is nearer to them than to the fixed ones, and so stand still.
+    # The others are the means of their clusters, so they do not move again.
     again = kmeans(x, 9, fixed=FIXED, init=result.centers[3:], metric=metric, tol=0.0)
     assert torch.equal(again.centers, result.centers)
     assert again.n_iter == 1
 
 
-def test_a_toy_with_a_fixed_center_by_hand():
+def test_a_small_example_with_a_fixed_center_worked_by_hand():
     x = torch.tensor([[0.0], [2.0], [9.0], [11.0], [30.0]])
     result = kmeans(x, 3, fixed=torch.tensor([[3.0]]), init=torch.tensor([[8.0], [31.0]]))
     assert result.centers.tolist() == [[3], [10], [30]]
     assert result.labels.tolist() == [0, 0, 1, 1, 2]
-    assert result.totals.tolist() == [2, 2, 1]
+    assert result.cluster_weights.tolist() == [2, 2, 1]
     assert result.inertia == 9 + 1 + 1 + 1
 
 
-def test_a_fixed_center_without_points_changes_no_other(china):
+def test_a_fixed_center_without_points_has_no_effect_on_the_others(china):
     x = china.reshape(-1, 3)[::300]
     start = x[:6].float()
     far = torch.full((1, 3), -1e4)
-    alone, beside = kmeans(x, 6, init=start), kmeans(x, 7, init=start, fixed=far)
-    assert torch.equal(beside.centers, torch.cat([far, alone.centers]))
-    assert torch.equal(beside.labels, alone.labels + 1)
-    assert torch.equal(beside.n_iter, alone.n_iter)
-    assert beside.totals[0] == 0
+    without, with_fixed = kmeans(x, 6, init=start), kmeans(x, 7, init=start, fixed=far)
+    assert torch.equal(with_fixed.centers, torch.cat([far, without.centers]))
+    assert torch.equal(with_fixed.labels, without.labels + 1)
+    assert torch.equal(with_fixed.n_iter, without.n_iter)
+    assert with_fixed.cluster_weights[0] == 0
 
 
 @pytest.mark.parametrize("n_init", [1, 3])
 @pytest.mark.parametrize("refine", [0, 2])
-def test_where_all_centers_are_fixed_nothing_moves(refine, n_init):
-    seen = []
+def test_no_center_moves_if_all_are_fixed(refine, n_init):
+    calls = []
     x = blobs()
-    result = kmeans(x, 3, fixed=FIXED, refine=refine, n_init=n_init, callback=lambda *state: seen.append(state[2]))
+    result = kmeans(x, 3, fixed=FIXED, refine=refine, n_init=n_init, callback=lambda *state: calls.append(state))
     assert torch.equal(result.centers, FIXED)
     assert torch.equal(result.labels, assign(x, FIXED).labels)
     torch.testing.assert_close(result.inertia, assign(x, FIXED).sqdist.double().sum())
     assert (result.n_iter.item(), result.converged.item()) == (1, True)
-    assert [shift.item() for shift in seen] == [0]
+    assert [shift.item() for _, _, shift in calls] == [0]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("init", SEEDINGS)
 @pytest.mark.parametrize("refine", [0, 2])
-def test_each_problem_of_a_batch_gets_what_it_gets_alone_with_fixed_centers(init, metric, refine):
+def test_each_problem_of_a_batch_with_fixed_centers_has_the_result_it_has_alone(init, metric, refine):
     weights = torch.rand(3, 60, generator=seeded())
     weights[1, 20:] = 0
     fixed = torch.stack([FIXED, FIXED * 9, FIXED + 1e4])
     options = {"init": init, "n_init": 2, "metric": metric, "refine": refine}
-    together = kmeans(BATCH, 11, weights=weights, fixed=fixed, **options)
+    for_each = kmeans(BATCH, 11, weights=weights, fixed=fixed, **options)
     for_all = kmeans(BATCH, 11, weights=weights, fixed=FIXED, **options)
     for index in range(3):
         alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=fixed[index], **options)
-        assert_same_results(problem_of(together, index), alone)
+        assert_same_results(problem_of(for_each, index), alone)
         alone = kmeans(BATCH[index], 11, weights=weights[index], fixed=FIXED, **options)
         assert_same_results(problem_of(for_all, index), alone)
 
 
 @pytest.mark.parametrize("init", SEEDINGS)
-def test_no_bit_depends_on_the_size_of_blocks_with_fixed_centers(init):
+def test_the_block_size_changes_no_bit_with_fixed_centers(init):
     options = {"fixed": FIXED, "init": init, "n_init": 2, "refine": 1}
-    whole, blocked = (kmeans(blobs(), 9, engine=engine, **options) for engine in ("torch", TorchEngine(100)))
+    whole, blocked = (kmeans(blobs(), 9, engine=engine, **options) for engine in ("plain", PlainEngine(100)))
     assert_same_results(whole, blocked)
     assert_same_results(whole, kmeans(blobs(), 9, **options))
 
 
-# Sums of the clusters of integers with nothing fixed, as they were before centers could be fixed.
+# The sums of clusters of integers without fixed centers, from the version before there were fixed centers.
 PINNED = {
     "k-means++": [[104, 255], [365, 102], [52, 99], [510, 495]],
     "k-means||": [[129, 278], [510, 495], [340, 79], [52, 99]],
@@ -491,21 +490,21 @@ PINNED = {
 
 @pytest.mark.parametrize("init", SEEDINGS)
 @pytest.mark.parametrize("none", [None, torch.zeros(0, 2)])
-def test_without_fixed_centers_results_are_what_they_were(init, none):
+def test_results_without_fixed_centers_are_unchanged(init, none):
     x = torch.randint(50, (40, 2), generator=seeded(5))
     result = kmeans(x, 4, init=init, refine=1, n_init=2, fixed=none)
-    assert (result.centers * result.totals[:, None]).round().tolist() == PINNED[init]
+    assert (result.centers * result.cluster_weights[:, None]).round().tolist() == PINNED[init]
     assert_same_results(result, kmeans(x, 4, init=init, refine=1, n_init=2))
 
 
-def test_there_may_be_more_centers_than_points_if_enough_are_fixed():
+def test_there_can_be_more_centers_than_points_if_enough_are_fixed():
     x = torch.tensor([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
     result = kmeans(x, 5, fixed=FIXED)
     assert torch.equal(result.centers[:3], FIXED)
     assert sorted(result.centers[3:].tolist()) == x.tolist()
 
 
-def test_a_warning_counts_the_points_that_are_at_no_fixed_center():
+def test_the_warning_counts_the_points_that_are_not_at_a_fixed_center():
     x = torch.tensor([[1.0], [5.0], [5.0], [1.0], [8.0]])
     message = "only 1 distinct points that are at no fixed center, so 2 of 3 clusters stay empty"
     with pytest.warns(UserWarning, match=message):
@@ -514,17 +513,17 @@ def test_a_warning_counts_the_points_that_are_at_no_fixed_center():
     assert result.centers[:2].tolist() == [[5], [1]]
 
 
-def test_first_centers_from_a_function_are_those_that_are_not_fixed():
+def test_a_function_returns_the_first_centers_that_are_not_fixed():
     def first_rows(points, n_clusters, generator, fixed):
         assert torch.equal(fixed, FIXED[None])
-        return points.part.x[0, :n_clusters]
+        return points.source.x[0, :n_clusters]
 
     assert_same_results(
         kmeans(blobs(), 8, init=first_rows, fixed=FIXED), kmeans(blobs(), 8, init=blobs()[:5], fixed=FIXED)
     )
 
 
-def test_fixed_centers_are_left_as_they_were_and_need_no_gradient():
+def test_fixed_centers_are_not_modified_and_have_no_gradient():
     fixed = FIXED.clone().requires_grad_()
     result = kmeans(blobs(), 5, fixed=fixed)
     assert not result.centers.requires_grad

@@ -8,7 +8,7 @@ from gpukmeans.metrics import METRICS, unit_rows
 
 
 @given(st.integers(1, 40), st.sampled_from([1e-30, 1.0, 1e30]), st.integers(0, 2**31))
-def test_unit_rows_are_the_rows_by_their_norms_however_large(width, scale, seed):
+def test_unit_rows_are_rows_divided_by_their_norms(width, scale, seed):
     x = torch.randn(7, width, generator=seeded(seed)) * scale
     expected = x.double() / x.double().norm(dim=1, keepdim=True)
     torch.testing.assert_close(unit_rows(x, torch.float64), expected, rtol=1e-14, atol=0)
@@ -20,7 +20,7 @@ def test_the_largest_and_smallest_float64_have_unit_rows():
     torch.testing.assert_close(unit_rows(x, torch.float64), x.new_tensor([[0.5**0.5, 0.5**0.5], [1, 0], [0, 0]]))
 
 
-def test_unit_rows_have_the_gradient_of_a_division_by_the_norm():
+def test_unit_rows_have_the_gradient_of_the_division_by_the_norm():
     x = torch.randn(5, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda rows: unit_rows(rows, torch.float64), (x,))
 
@@ -31,7 +31,7 @@ def test_the_cosine_metric_is_half_the_squared_distance_of_unit_rows():
     torch.testing.assert_close((u - v).square().sum(dim=1) * METRICS["cosine"].factor, cosine)
 
 
-def test_mean_directions_have_length_one_and_without_a_direction_the_center_stays():
+def test_projected_means_are_unit_vectors_and_a_zero_mean_keeps_the_center():
     means = torch.tensor([[[0.0, 0.5], [0.0, 0.0]]], dtype=torch.float64)
     centers = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
     projected = METRICS["cosine"].project(means, centers)
@@ -39,6 +39,6 @@ def test_mean_directions_have_length_one_and_without_a_direction_the_center_stay
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float64])
-def test_euclidean_points_are_left_as_they_are(dtype):
+def test_the_euclidean_metric_returns_points_unchanged(dtype):
     x = torch.ones(2, 2, dtype=dtype)
     assert METRICS["euclidean"].prepare(x, torch.float32) is x

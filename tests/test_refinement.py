@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpukmeans import METRICS, SEEDINGS, kmeans, unique_colors
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.refinement import merge, refined
 
 
 def merged_by_hand(centers, totals, k):
-    """Always the cheapest of all pairs, all of them weighed anew each time."""
+    """Merges of the cheapest pair, one at a time, with the costs of all pairs computed each time."""
     clusters = list(zip(totals, centers, strict=True))
     while len(clusters) > k:
         costs = {}
@@ -29,12 +29,12 @@ def merged_by_hand(centers, totals, k):
 def test_the_pair_that_adds_least_to_the_inertia_is_merged_into_its_mean():
     centers = torch.tensor([[[0.0], [3.0], [10.0], [14.0]]], dtype=torch.float64)
     totals = torch.tensor([[100.0, 100.0, 1.0, 3.0]], dtype=torch.float64)
-    # 50·9 for the first two, 3/4·16 for the last two.
+    # A merge of the first two costs 50·9, of the last two 3/4·16.
     assert merge(centers, totals, 3).tolist() == [[[0], [3], [13]]]
 
 
 @given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 2**31))
-def test_merges_are_those_of_weighing_all_pairs_each_time(n, width, seed):
+def test_merges_are_those_of_the_cheapest_pair_one_at_a_time(n, width, seed):
     generator = seeded(seed)
     centers = torch.randn(2, n, width, generator=generator, dtype=torch.float64)
     totals = torch.rand(2, n, generator=generator, dtype=torch.float64)
@@ -46,7 +46,7 @@ def test_merges_are_those_of_weighing_all_pairs_each_time(n, width, seed):
         assert torch.equal(merge(centers[run, None], totals[run, None], k)[0], merged[run])
 
 
-def test_blocks_change_no_merge(monkeypatch):
+def test_no_merge_depends_on_the_size_of_blocks(monkeypatch):
     centers, totals = torch.randn(2, 20, 3, generator=seeded()).double(), torch.rand(2, 20, generator=seeded()).double()
     whole = merge(centers, totals, 5)
     monkeypatch.setattr("gpukmeans.refinement._BLOCK", 7)
@@ -60,7 +60,7 @@ def test_centers_without_weight_are_merged_first_and_without_nan():
     assert not merge(centers, torch.zeros_like(totals), 1).isnan().any()
 
 
-def test_arguments_of_a_merge_are_left_as_they_were():
+def test_merge_does_not_change_its_arguments():
     centers, totals = torch.rand(1, 6, 2, generator=seeded()).double(), torch.rand(1, 6, generator=seeded()).double()
     kept = centers.clone(), totals.clone()
     merge(centers, totals, 2)
@@ -81,14 +81,14 @@ def test_refined_clusters_are_better_on_a_photo(china, k, gain):
     assert inertia[4] <= (1 - gain) * inertia[0]
 
 
-def test_refining_leads_from_the_worst_start_to_the_blobs():
+def test_refinement_finds_the_blobs_from_the_worst_start():
     x = blobs()
     assert kmeans(x, 5, init=x[:1].expand(5, 3) + torch.arange(5.0)[:, None] * 1e-3).inertia > 1500
     found = kmeans(x, 5, init=x[:1].expand(5, 3) + torch.arange(5.0)[:, None] * 1e-3, refine=4)
     assert found.inertia < 1000
 
 
-def test_each_problem_of_a_batch_is_refined_as_it_is_alone():
+def test_each_problem_of_a_batch_has_the_result_of_the_problem_alone():
     weights = torch.rand(3, 60, generator=seeded())
     weights[1, 20:] = 0
     for metric in METRICS:
@@ -102,8 +102,8 @@ def test_each_problem_of_a_batch_is_refined_as_it_is_alone():
 
 
 @pytest.mark.parametrize("init", SEEDINGS)
-def test_refined_clusters_are_repeatable_and_without_regard_to_blocks(init):
-    first, again = (kmeans(blobs(), 9, init=init, refine=3, engine=engine) for engine in ("torch", TorchEngine(100)))
+def test_refined_clusters_are_repeatable_and_do_not_depend_on_the_size_of_blocks(init):
+    first, again = (kmeans(blobs(), 9, init=init, refine=3, engine=engine) for engine in ("plain", PlainEngine(100)))
     assert_same_results(first, again)
 
 
@@ -115,25 +115,25 @@ def test_fewer_distinct_points_than_clusters_can_be_refined():
     assert result.inertia == 0
 
 
-def test_refining_keeps_the_best_state_it_saw(china):
+def test_refinement_returns_the_best_state_of_all_cycles(china):
     points = points_of(china.reshape(-1, 3)[::200])
-    start = points.draw(9, seeded())
+    start = points.sample(9, seeded())
     sqdist = [points.assign(refined(points, start, n, seeded(1))).sqdist.double().sum().item() for n in range(6)]
     assert sqdist == sorted(sqdist, reverse=True)
     assert sqdist[-1] < sqdist[0]
 
 
-def test_first_centers_that_are_given_can_be_refined_more_than_once():
+def test_given_first_centers_can_be_refined_by_several_runs():
     x = torch.rand(200, 2, generator=seeded())
     inertia = [kmeans(x, 12, init=x[:12], n_init=n, refine=1).inertia.item() for n in (1, 2, 8)]
     assert inertia == sorted(inertia, reverse=True)
     assert inertia[-1] < inertia[0]
 
 
-def test_a_fixed_center_takes_what_is_merged_with_it_and_stays():
+def test_a_fixed_center_does_not_move_when_another_is_merged_into_it():
     centers = torch.tensor([[[0.0], [1.0], [10.0], [14.0]]], dtype=torch.float64)
     totals = torch.tensor([[1.0, 8.0, 3.0, 3.0]], dtype=torch.float64)
-    # 8·1 if the fixed one takes the second, 9/6·16 for the last two.
+    # A merge of the second center into the fixed one costs 8·1, of the last two 9/6·16.
     assert merge(centers, totals, 3, n_fixed=1).tolist() == [[[0], [10], [14]]]
     assert merge(centers, totals, 2, n_fixed=1).tolist() == [[[0], [12]]]
 
@@ -146,9 +146,9 @@ def test_fixed_centers_are_never_merged_with_each_other():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_refining_leaves_fixed_centers_where_they_are_and_is_worth_it(metric, china):
+def test_refinement_does_not_move_fixed_centers_and_lowers_the_inertia(metric, china):
     points = points_of(METRICS[metric].prepare(china.reshape(-1, 3)[::200] + 1.0, torch.float32))
-    start = points.draw(12, seeded())
+    start = points.sample(12, seeded())
     project = METRICS[metric].project
     found = [refined(points, start, n, seeded(1), project, n_fixed=4) for n in (0, 1, 4)]
     assert all(torch.equal(centers[:, :4], start[:, :4]) for centers in found)

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from gpukmeans import assign
 from gpukmeans.engines.fused.engine import TritonEngine
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.tiling import blocks
 
 
 @pytest.fixture
 def checked():
-    """What stands above each function and class of the package while tests run."""
+    """The decorator of each function and class of the package while tests run."""
     return jaxtyping.jaxtyped(typechecker=beartype)
 
 
-def test_axes_of_one_name_agree(checked):
+def test_axes_of_the_same_name_must_agree(checked):
     @checked
     def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "k d"]) -> Float[Tensor, "n k"] | None:
         return torch.cdist(x, y)[: len(x) if len(y) != 3 else 1]
@@ -33,7 +33,7 @@ def test_axes_of_one_name_agree(checked):
         distances(torch.rand(5, 2), torch.rand(3, 2))
 
 
-def test_arguments_and_what_is_returned_are_of_the_types_that_are_annotated(checked):
+def test_arguments_and_return_values_must_have_the_annotated_types(checked):
     @checked
     def half(n: int) -> int:
         return n // 2 if n else "none"
@@ -45,7 +45,7 @@ def test_arguments_and_what_is_returned_are_of_the_types_that_are_annotated(chec
         half(0)
 
 
-def test_fields_of_dataclasses_are_of_their_types(checked):
+def test_fields_of_dataclasses_must_have_the_annotated_types(checked):
     @checked
     @dataclasses.dataclass(frozen=True)
     class Fit:
@@ -56,7 +56,7 @@ def test_fields_of_dataclasses_are_of_their_types(checked):
         Fit("3")
 
 
-def test_all_of_it_can_be_turned_off(checked, unchecked):
+def test_all_checks_can_be_turned_off(checked, unchecked):
     @checked
     def same(n: int, x: Float[Tensor, "d d"] | None = None) -> Iterator[int]:
         return n
@@ -73,11 +73,11 @@ def test_all_of_it_can_be_turned_off(checked, unchecked):
     [
         lambda: assign(torch.rand(3), torch.rand(2, 1)),
         lambda: next(blocks("3", 2)),
-        lambda: TorchEngine().bind([[1.0]], None),
+        lambda: PlainEngine().bind([[1.0]], None),
         lambda: TritonEngine(programs="3"),
     ],
     ids=["axes", "generator", "method", "dataclass"],
 )
-def test_the_package_is_held_to_its_annotations(call):
+def test_the_package_is_checked_against_its_annotations(call):
     with pytest.raises((TypeCheckError, BeartypeCallHintViolation)):
         call()

@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from gpukmeans import KMeans, assign, kmeans
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.validation import (
     Range,
-    check_directions,
-    check_reach,
-    check_spread,
-    diagonal,
+    check_magnitude,
+    check_nonzero_rows,
+    check_range,
     finite_range,
-    joined_range,
+    squared_diagonal,
+    union_range,
 )
 
 X = torch.rand(6, 3)
@@ -19,7 +19,7 @@ B = torch.rand(2, 6, 3)
 WRONG_CALLS = [
     ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\) or .* got \(3,\)"),
     ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
-    ((X.tolist(), 2), {}, TypeError, "batch 0 of x must be points, or a pair of points and weights, got 3 things"),
+    ((X.tolist(), 2), {}, TypeError, "batch 0 of x must be points, or a pair of points and weights, got 3 items"),
     ((X.to_sparse(), 2), {}, TypeError, "x must be a dense tensor with values, got layout sparse_coo"),
     ((X.to("meta"), 2), {}, TypeError, "x must be a dense tensor with values, got a meta tensor"),
     ((X, 2), {"weights": torch.ones(6).to_sparse()}, TypeError, "weights must be a dense tensor"),
@@ -39,7 +39,7 @@ WRONG_CALLS = [
     ((NAN, 1), {}, ValueError, "x must be finite"),
     ((-NAN.nan_to_num(1) / 0, 1), {}, ValueError, "x must be finite"),
     ((X, 0), {}, ValueError, "n_clusters must be at least 1, got 0"),
-    ((X, 7), {}, ValueError, "n_clusters must be at most the number of points of weight, 6, got 7"),
+    ((X, 7), {}, ValueError, "n_clusters must be at most the number of points with weight, 6, got 7"),
     ((X, 2.0), {}, TypeError, "n_clusters must be an int, got float"),
     ((X, True), {}, TypeError, "n_clusters must be an int, got bool"),
     ((X, 2), {"n_init": 0}, ValueError, "n_init must be at least 1"),
@@ -64,19 +64,19 @@ WRONG_CALLS = [
     ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
     ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
     ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
-    ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points of weight, 1, got 2"),
-    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, triton, cells, matmul, torch"),
+    ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points with weight, 1, got 2"),
+    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, triton, cells, matmul, plain"),
     ((X * 1e30, 2), {}, ValueError, "scale them down"),
     ((X * 1e-30, 2), {}, ValueError, "scale them up"),
     ((X, 2), {"tol": "x"}, TypeError, "tol must be a number, got str"),
     ((X, 2), {"generator": 0}, TypeError, "generator must be a torch.Generator, got int"),
-    ((X, 2), {"engine": TorchEngine}, TypeError, "a name or an engine, got type"),
-    ((X, 2), {"init": X[:2] * 1e30}, ValueError, "of x and init spread over up to .* scale them down"),
+    ((X, 2), {"engine": PlainEngine}, TypeError, "a name or an engine, got type"),
+    ((X, 2), {"init": X[:2] * 1e30}, ValueError, "of x and init span up to .* scale them down"),
     ((B[:, :0], 2), {}, ValueError, r"x must have shape .* got \(2, 0, 3\)"),
     ((B[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 6, 3\)"),
     ((B, 2), {"weights": torch.ones(6)}, ValueError, r"weights must have shape \(2, 6\) on cpu, .* got shape \(6,\)"),
     ((B, 2), {"weights": torch.eye(2)[:, [0] * 6]}, ValueError, "not all 0 in any problem, got values from 0.0 to 1.0"),
-    ((B, 2), {"weights": torch.eye(6)[:2] + 1e-30}, ValueError, "points of weight, 1 of problem 0, got 2"),
+    ((B, 2), {"weights": torch.eye(6)[:2] + 1e-30}, ValueError, "points with weight, 1 of problem 0, got 2"),
     ((B, 2), {"init": B}, ValueError, r"init must have shape \(2, 3\) or \(2, 2, 3\) on cpu, got shape \(2, 6, 3\)"),
     (
         (B, 2),
@@ -98,10 +98,10 @@ WRONG_CALLS = [
     ((B, 2), {"fixed": B[:1]}, ValueError, r"fixed must have shape \(F, 3\) or \(2, F, 3\) .* got shape \(1, 6, 3\)"),
     ((X, 2), {"fixed": X[:3]}, ValueError, "fixed must have at most n_clusters = 2 centers, got 3"),
     ((X, 2), {"fixed": X[:2] / 0}, ValueError, "fixed must be finite"),
-    ((X, 2), {"fixed": X[:2] * 1e30}, ValueError, "of x and fixed spread over up to .* scale them down"),
+    ((X, 2), {"fixed": X[:2] * 1e30}, ValueError, "of x and fixed span up to .* scale them down"),
     ((X, 2), {"fixed": X[:1] * 0, "metric": "cosine"}, ValueError, "fixed must have no zero row"),
     ((X, 3), {"fixed": X[:1], "init": X[:3]}, ValueError, r"init must have shape \(2, 3\) on cpu, got shape \(3, 3\)"),
-    ((X, 9), {"fixed": X[:2]}, ValueError, "points of weight, 6, and of fixed centers, 2, got 9"),
+    ((X, 9), {"fixed": X[:2]}, ValueError, "points with weight, 6, plus that of fixed centers, 2, got 9"),
     ((X, 2), {"metric": 2}, TypeError, "metric must be a name or a metric, got int"),
     ((X * 0, 2), {"metric": "cosine"}, ValueError, "x must have no zero row for the cosine metric.* got row 0"),
     ((B * torch.tensor([1, 0])[:, None, None], 2), {"metric": "cosine"}, ValueError, "got row 0 of problem 1"),
@@ -124,7 +124,7 @@ WRONG_CALLS = [
 
 
 @pytest.mark.parametrize(("args", "options", "error", "message"), WRONG_CALLS)
-def test_a_wrong_call_says_what_was_wanted_and_what_came(args, options, error, message, unchecked):
+def test_a_wrong_call_is_an_error_with_what_was_wanted_and_what_came(args, options, error, message, unchecked):
     with pytest.raises(error, match=message):
         kmeans(*args, **options)
 
@@ -135,78 +135,78 @@ def test_a_wrong_call_says_what_was_wanted_and_what_came(args, options, error, m
         (X, X[:, :2], r"centers must have shape \(K, 3\) on cpu, like x, got shape \(6, 2\)"),
         (X, X[:0], r"centers must have shape"),
         (X, X / 0, "centers must be finite"),
-        (X, X * 1e30, "of x and centers spread over up to .* scale them down"),
+        (X, X * 1e30, "of x and centers span up to .* scale them down"),
         (B, B[:1], r"centers must have shape \(K, 3\) or \(2, K, 3\) on cpu, like x, got shape \(1, 6, 3\)"),
     ],
 )
-def test_centers_that_do_not_fit_the_points_are_refused(x, centers, message, unchecked):
+def test_centers_that_do_not_match_the_points_are_an_error(x, centers, message, unchecked):
     with pytest.raises(ValueError, match=message):
         assign(x, centers)
 
 
 @pytest.mark.parametrize(("x", "centers"), [(X * 0, X), (X, X * 0)])
-def test_the_cosine_of_zero_is_refused(x, centers, unchecked):
+def test_a_zero_row_is_an_error_for_the_cosine_metric(x, centers, unchecked):
     with pytest.raises(ValueError, match="must have no zero row for the cosine metric"):
         assign(x, centers, metric="cosine")
 
 
-@pytest.mark.parametrize("use", ["predict", "transform", "score"])
-def test_an_estimator_refuses_points_of_another_width(use, unchecked):
+@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+def test_points_of_another_width_are_an_error_of_the_estimator(method, unchecked):
     with pytest.raises(ValueError, match=r"centers must have shape \(K, 2\)"):
-        getattr(KMeans(2).fit(X), use)(X[:, :2])
+        getattr(KMeans(2).fit(X), method)(X[:, :2])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_generator_on_another_device_is_refused():
+def test_a_generator_on_another_device_is_an_error():
     with pytest.raises(ValueError, match="generator must be on the CPU"):
         kmeans(X, 2, generator=torch.Generator(device="cuda"))
 
 
-def test_the_range_is_that_of_each_coordinate_of_each_problem_and_joins():
+def test_ranges_are_of_each_coordinate_of_each_problem_and_have_a_union():
     x = torch.tensor([[[1, 5], [3, 2]], [[0, 0], [7, -7]]])
     found = finite_range(x, "x")
     assert found.lowest.tolist() == [[1, 2], [0, -7]]
     assert found.highest.tolist() == [[3, 5], [7, 0]]
-    both = joined_range(Range(*(bound[0] for bound in found)), Range(*(bound[1] for bound in found)))
+    both = union_range(Range(*(bound[0] for bound in found)), Range(*(bound[1] for bound in found)))
     assert (both.lowest.tolist(), both.highest.tolist()) == ([0, -7], [7, 5])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_value_that_is_not_finite_is_refused_by_name_and_shape(bad):
+def test_a_value_that_is_not_finite_is_an_error_with_name_and_shape(bad):
     x = torch.zeros(3, 2)
     x[1, 1] = bad
     with pytest.raises(ValueError, match=r"batch 4 of x must be finite, .* among its \(3, 2\) values"):
         finite_range(x, "batch 4 of x")
 
 
-def test_the_diagonal_of_a_box_is_squared():
-    assert diagonal(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 5.0]])).tolist() == [25]
+def test_the_squared_diagonal_of_a_box():
+    assert squared_diagonal(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 5.0]])).tolist() == [25]
 
 
-def test_a_spread_whose_squares_overflow_or_vanish_is_refused():
-    def spread(width):
+def test_a_range_whose_squares_overflow_or_underflow_is_an_error():
+    def range_of(width):
         return Range(torch.zeros(1, 2).double(), torch.full((1, 2), width).double())
 
-    check_spread(spread(1e18), torch.float32, "x")
-    with pytest.raises(ValueError, match=r"must stay below 3.4e.38, .* of x spread over up to 1e.20: scale them down"):
-        check_spread(spread(1e20), torch.float32, "x")
-    check_spread(spread(1e20), torch.float64, "x")
-    with pytest.raises(ValueError, match=r"must not vanish below .* spread over no more than 1e-20: scale them up"):
-        check_spread(spread(1e-20), torch.float32, "x")
-    check_spread(spread(0.0), torch.float32, "x")
+    check_range(range_of(1e18), torch.float32, "x")
+    with pytest.raises(ValueError, match=r"must stay below 3.4e.38, .* of x span up to 1e.20: scale them down"):
+        check_range(range_of(1e20), torch.float32, "x")
+    check_range(range_of(1e20), torch.float64, "x")
+    with pytest.raises(ValueError, match=r"must not underflow below .* span no more than 1e-20: scale them up"):
+        check_range(range_of(1e-20), torch.float32, "x")
+    check_range(range_of(0.0), torch.float32, "x")
 
 
-def test_weights_times_squared_distances_must_fit_a_grid():
+def test_weights_times_squared_distances_must_be_representable_in_fixed_point():
     one = torch.ones(1).double()
-    check_reach(one, one * 2.0**899)
-    check_reach(one, one * 0)
-    for farthest in (2.0**901, 2.0**-901):
+    check_magnitude(one, one * 2.0**899)
+    check_magnitude(one, one * 0)
+    for sqdist in (2.0**901, 2.0**-901):
         with pytest.raises(ValueError, match=r"weights times squared distances must be from .* scale them"):
-            check_reach(one, one * farthest)
+            check_magnitude(one, one * sqdist)
 
 
-def test_a_row_of_zeros_has_no_direction_unless_it_is_absent():
+def test_a_zero_row_is_an_error_unless_the_mask_excludes_it():
     x = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     with pytest.raises(ValueError, match=r"x must have no zero row .* got row 1$"):
-        check_directions(x, "x")
-    check_directions(x, "x", torch.tensor([True, False]))
+        check_nonzero_rows(x, "x")
+    check_nonzero_rows(x, "x", torch.tensor([True, False]))

@@ -1,1 +1,6 @@
-"""Engines: they assign points to centers and measure moments. The plain engine defines the result."""
+"""Engines assign points to centers and measure moments. The plain engine defines the result."""
+
+from gpukmeans.engines.base import Assignment, BoundEngine, Engine
+from gpukmeans.engines.selection import ENGINES, choose
+
+__all__ = ["ENGINES", "Assignment", "BoundEngine", "Engine", "choose"]

@@ -1,16 +1,19 @@
-"""What an engine is: it assigns points to centers and measures moments."""
+"""Interface of an engine: points and centers in, assignments and moments out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from gpukmeans.fixed_point import Grid
+from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 
 
 class Assignment(NamedTuple):
-    """For each point the index of its nearest center and the squared distance to it."""
+    """For each point the index of its nearest center, int64, and the squared distance to it.
+
+    Of equally near centers it is the lowest index.
+    """
 
     labels: Tensor
     sqdist: Tensor
@@ -18,23 +21,61 @@ class Assignment(NamedTuple):
 
 @runtime_checkable
 class BoundEngine(Protocol):
-    """An engine at work on the points of P problems; it may keep state between calls.
+    """An engine bound to the points of P problems. It may cache state between calls; no result depends on it.
 
-    It serves B sets of centers (B, K, D) at a time; `problems`, B numbers below P, says whose points each is for.
+    A call serves B runs at once: each has K centers of its own, and the points of one problem. Run b is over the points
+    of problem `problems[b]`, below P. Several runs may be over the same problem.
     """
 
-    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment: ...
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
+        """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D).
 
-    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments: ...
+        Distances are computed in the dtype of the centers, float32 or float64. Points of weight 0 are assigned too.
+        """
+        ...
+
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
+        """Moments at centers (B, K, D), with sums in the fixed-point units of the B runs.
+
+        Points of weight 0 count for nothing. Of equally badly served points the lowest row is the worst-served one.
+        """
+        ...
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A way to find nearest centers. Its answers are those of the plain engine."""
+    """A method to find nearest centers. Its results are those of the plain engine, to the bit.
+
+    Any object with these members is an engine, for `kmeans(..., engine=...)` and `assign(..., engine=...)`.
+
+    Example:
+        >>> class FewPointsEngine:
+        ...     name = "few points"
+        ...
+        ...     def unsupported_reason(self, x):
+        ...         return None if x.shape[-2] <= 1000 else f"it takes at most 1000 points, got {x.shape[-2]}"
+        ...
+        ...     def bind(self, x, weights):
+        ...         return ENGINES["plain"].bind(x, weights)
+        >>> kmeans(torch.tensor([[0.0], [1.0], [8.0], [9.0]]), 2, engine=FewPointsEngine()).inertia.item()
+        1.0
+        >>> assign(torch.zeros(1001, 1), torch.zeros(1, 1), engine=FewPointsEngine())
+        Traceback (most recent call last):
+        ValueError: engine 'few points' cannot take these points: it takes at most 1000 points, got 1001
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in error messages, and the key in `ENGINES` of an engine that is listed there."""
+        ...
 
-    def obstacle(self, x: Tensor) -> str | None: ...
+    def unsupported_reason(self, x: Tensor) -> str | None:
+        """None if the engine supports points (..., N, D) of this shape, dtype and device, else the reason.
 
-    def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine: ...
+        The reason completes the sentence "engine ... cannot take these points: ". Values of the points are not read.
+        """
+        ...
+
+    def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine:
+        """The engine for points (P, N, D) of any real dtype. Weights (P, N) are at least 0; without them all are 1."""
+        ...

@@ -1,4 +1,4 @@
-"""Engines by name; which of them can take these points, and why the others cannot."""
+"""Engines by name, and the choice of one for given points."""
 
 from torch import Tensor
 
@@ -6,46 +6,48 @@ from gpukmeans.engines.base import Engine
 from gpukmeans.engines.cells.engine import CellsEngine
 from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.matmul import MatmulEngine
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 
+# The fastest first, as far as `_is_fast` agrees. The plain engine comes last: it supports the most points.
 ENGINES: dict[str, Engine] = {
     "triton": TritonEngine(),
     "cells": CellsEngine(),
     "matmul": MatmulEngine(),
-    "torch": TorchEngine(),
+    "plain": PlainEngine(),
 }
 
-# Where cells pay: measured on a CPU for K from 4 to 256, they are faster from about 20,000 points on, and the matrix
-# product for fewer, up to twice. From 5 coordinates on it depends on the points: cells are near to ever more centers.
-_CELLS_UP_TO, _CELLS_FROM = 4, 1 << 14
+# Measured on a CPU for K from 4 to 256: from about 20,000 points on the cells engine is faster, below that the matrix
+# product, by up to a factor of two. From 5 coordinates on the result depends on the data: a cell is near to ever more
+# centers.
+_CELLS_MAX_WIDTH, _CELLS_MIN_POINTS = 4, 1 << 14
 
 
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
 
-    That is "triton" for up to 8 coordinates on CUDA, else "cells" for up to 4 coordinates of at least 16,384 points,
-    else "matmul", else "torch", as far as they have no obstacle.
+    "auto" is "triton" for up to 8 coordinates on CUDA, else "cells" for up to 4 coordinates of at least 16,384 points,
+    else "matmul", else "plain". An engine with an `unsupported_reason` is skipped.
 
-    ValueError for an unknown name, and where the engine, or each of them, cannot take these points, with the reason;
-    TypeError for what is no engine.
+    ValueError for an unknown name, and with the reason if the engine, or for "auto" every engine, does not support
+    these points. TypeError for an object that is not an engine.
     """
     if isinstance(engine, str):
         if engine == "auto":
-            obstacles = {name: candidate.obstacle(x) for name, candidate in ENGINES.items()}
-            able = [ENGINES[name] for name, obstacle in obstacles.items() if obstacle is None]
-            if able:
-                return next((candidate for candidate in able if _pays(candidate, x)), able[-1])
-            reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
-            raise ValueError(f"no engine can take these points: {reasons}")
+            reasons = {name: candidate.unsupported_reason(x) for name, candidate in ENGINES.items()}
+            supported = [ENGINES[name] for name, reason in reasons.items() if reason is None]
+            if supported:
+                return next((candidate for candidate in supported if _is_fast(candidate, x)), supported[-1])
+            listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            raise ValueError(f"no engine can take these points: {listing}")
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(['auto', *ENGINES])} or an engine, got {engine!r}")
         engine = ENGINES[engine]
-    elif isinstance(engine, type) or not isinstance(engine, Engine):  # a class has the methods of its engines
+    elif isinstance(engine, type) or not isinstance(engine, Engine):  # a class has the methods of its instances
         raise TypeError(f"engine must be a name or an engine, got {type(engine).__name__}")
-    if obstacle := engine.obstacle(x):
-        raise ValueError(f"engine {engine.name!r} cannot take these points: {obstacle}")
+    if reason := engine.unsupported_reason(x):
+        raise ValueError(f"engine {engine.name!r} cannot take these points: {reason}")
     return engine
 
 
-def _pays(engine: Engine, x: Tensor) -> bool:
-    return not isinstance(engine, CellsEngine) or (x.shape[-1] <= _CELLS_UP_TO and x.shape[-2] >= _CELLS_FROM)
+def _is_fast(engine: Engine, x: Tensor) -> bool:
+    return not isinstance(engine, CellsEngine) or (x.shape[-1] <= _CELLS_MAX_WIDTH and x.shape[-2] >= _CELLS_MIN_POINTS)

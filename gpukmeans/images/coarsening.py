@@ -1,51 +1,52 @@
-"""A histogram with fewer colors: those that are alike become one, their mean."""
+"""Coarse histograms: colors in the same bin of color space are replaced by their mean."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Steps that each channel is parted into, from few to many; each time there are about twice as many means.
-_STEPS = (32, 40, 50, 64, 80, 101)
-# Means for each color of a palette: with fewer, a palette found among them is worse for the colors themselves.
-_ENOUGH = 12
-# Means that are more than this part of the colors spare too little.
-_WORTHWHILE = 0.5
+# Bins per channel, from coarse to fine; each step about doubles the number of means.
+_BINS_PER_CHANNEL = (32, 40, 50, 64, 80, 101)
+# Means per palette color. With fewer, a palette found among the means has a larger error over the colors themselves.
+_MEANS_PER_PALETTE_COLOR = 12
+# Largest ratio of means to colors. Above it, clustering the means saves too little time.
+_MAX_MEANS_RATIO = 0.5
 
 
-class Coarse(NamedTuple):
-    """Points (M, D), float32, and their weights (M,), int64."""
+class ColorMeans(NamedTuple):
+    """Mean points (M, D) of groups of similar colors, float32, and their weights (M,), int64."""
 
     x: Tensor
     weights: Tensor
 
 
-def coarse(colors: Tensor, x: Tensor, counts: Tensor, n_colors: int) -> Coarse | None:
-    """Means of the points x (N, D), whole numbers, of colors (N, C) that are in the same step in each channel.
+def merge_similar_colors(colors: Tensor, x: Tensor, counts: Tensor, n_colors: int) -> ColorMeans | None:
+    """Means of the points x (N, D), integers, of all colors (N, C), uint8, in the same bin, weighted by counts (N,).
 
-    As coarse as leaves enough of them for a palette of `n_colors`; None if that spares too little.
+    Bins divide each channel evenly. They are the widest that leave enough means for a palette of `n_colors`. None if
+    there are more than half as many means as colors.
     """
-    for steps in _STEPS:
-        which = _cells(colors, steps)
-        n_means = int(which.max()) + 1
-        if n_means > _WORTHWHILE * len(colors):
+    for bins_per_channel in _BINS_PER_CHANNEL:
+        bins = _bin_indices(colors, bins_per_channel)
+        n_means = int(bins.max()) + 1
+        if n_means > _MAX_MEANS_RATIO * len(colors):
             return None
-        if n_means >= _ENOUGH * n_colors:
-            return _means(which, n_means, x, counts)
+        if n_means >= _MEANS_PER_PALETTE_COLOR * n_colors:
+            return _bin_means(bins, n_means, x, counts)
     return None
 
 
-def _cells(colors: Tensor, steps: int) -> Tensor:
-    """For each color the number of its cell (N,), from 0 to the number of cells less 1."""
+def _bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
+    """Index of the bin of each color (N,), numbered from 0 without gaps."""
     codes = torch.zeros(len(colors), dtype=torch.int32, device=colors.device)
     for channel in colors.unbind(dim=1):
-        codes = codes * steps + (channel.int() * steps >> 8)
+        codes = codes * bins_per_channel + (channel.int() * bins_per_channel >> 8)
     return torch.unique(codes, return_inverse=True)[1]
 
 
-def _means(which: Tensor, n_means: int, x: Tensor, counts: Tensor) -> Coarse:
-    weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, which, counts)
+def _bin_means(bins: Tensor, n_means: int, x: Tensor, counts: Tensor) -> ColorMeans:
+    weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, bins, counts)
     terms = x.T.long() * counts
     sums = torch.zeros(len(terms), n_means, dtype=torch.int64, device=x.device)
-    sums.scatter_add_(1, which.expand_as(terms), terms)  # of integers, so in whatever order
-    return Coarse((sums / weights).float().T.contiguous(), weights)
+    sums.scatter_add_(1, bins.expand_as(terms), terms)  # integers: the order of addition does not matter
+    return ColorMeans((sums / weights).float().T.contiguous(), weights)

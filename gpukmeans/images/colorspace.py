@@ -1,4 +1,4 @@
-"""Colors as points to cluster, and back, in spaces to choose from. The points are integers, so totals are exact."""
+"""Color spaces: 8-bit colors as points to cluster, and back. Coordinates are integers, so sums of them are exact."""
 
 import functools
 import itertools
@@ -9,17 +9,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-# Steps from black to white in linear light and in OKLab. Times 255 they are still below 2**24, up to where float32
-# holds every integer; and with just these no color in OKLab is nearer than 1e-8 of a step to a tie.
-_STEPS = 1 << 16
+# Coordinate of white in linear light and OKLab. Times 255 it is below 2**24, up to which float32 holds every integer.
+# With this value no OKLab coordinate of any color is within 1e-8 of a rounding tie.
+_SCALE = 1 << 16
 
-# Colors that are brought into OKLab at a time.
+# Number of colors converted to OKLab at a time.
 _BLOCK = 1 << 18
 
 _Matrix = tuple[tuple[float, float, float], ...]
 
-# From linear red, green and blue to the responses of the cones, from their cube roots to L, a, b, and the way back
-# (Ottosson 2020).
+# OKLab (Ottosson 2020): linear RGB to cone responses, their cube roots to L, a, b, and the inverses.
 _TO_CONES: _Matrix = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
@@ -44,47 +43,65 @@ _FROM_CONES: _Matrix = (
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """Where colors are compared: which points they are, and which color is nearest to a point.
+    """A color space: converts 8-bit colors to the points that are clustered, and points to the nearest colors.
 
-    `decode` takes back what `encode` gives, for every color whose alpha is not 0.
+    `decode` inverts `encode` exactly, except for colors of alpha 0, which all become 0.
+
+    Args:
+        name: the name of the space, for messages.
+        scale: coordinate of white, black being 0. At most 65793, so that 255 times as much is exact in float32.
+        forward: converts opaque colors (M, 3), uint8, to points (M, 3), float32 integers from -`scale` to `scale`.
+        backward: converts points (K, 3), float64, to the nearest opaque colors (K, 3), float64 integers from 0 to 255.
+
+    Example:
+        >>> srgb = COLOR_SPACES["srgb"]
+        >>> srgb.encode(torch.tensor([[255, 10, 0, 51]], dtype=torch.uint8))
+        tensor([[13005.,   510.,     0., 13005.]])
+        >>> srgb.decode(torch.tensor([[13005.0, 510.0, 0.0, 13005.0]]), 4)
+        tensor([[255,  10,   0,  51]], dtype=torch.uint8)
     """
 
     name: str
-    steps: int
-    """From black to white, and from invisible to opaque; at most 65793, so that 255 times as many are exact."""
+    scale: int
     forward: Callable[[Tensor], Tensor]
-    """Of opaque colors (M, 3), uint8, the points (M, 3): float32, whole numbers from -`steps` to `steps`."""
     backward: Callable[[Tensor], Tensor]
-    """Of points (K, 3), float64, the nearest opaque colors (K, 3), float64: whole numbers in 0..255."""
 
     def encode(self, colors: UInt8[Tensor, "m c"]) -> Float[Tensor, "m d"]:
-        """8-bit colors (M, C) as float32 points, whole numbers: (M, 3), or with alpha (M, 4).
+        """Points of 8-bit colors (M, C), float32 integers: (M, 3), or (M, 4) with alpha.
 
-        Grey (C = 1) counts as three equal channels. With alpha A (C = 2 or 4) the points are those of the colors
-        without it times A, and `steps`·A: alpha and the premultiplied colors, each times 255, so that a color weighs
-        as much as it can be seen.
+        Grey (C = 1) becomes three equal channels. With alpha A (C = 2 or 4) the first three coordinates are those of
+        the opaque color times A, and the fourth is `scale` times A: premultiplied colors and alpha, not divided by 255.
+        The less visible a color, the less it contributes to distances.
         """
-        color, alpha = _split(colors)
+        color, alpha = _split_alpha(colors)
         points = self.forward(color.expand(-1, 3))
-        return points if alpha is None else torch.cat([points * alpha, self.steps * alpha.float()], dim=1)
+        return points if alpha is None else torch.cat([points * alpha, self.scale * alpha.float()], dim=1)
+
+    def unit(self, channels: int) -> int:
+        """Factor that alpha adds to the points: 255 for colors of 2 or 4 channels, else 1.
+
+        `encode` multiplies by alpha, 0 to 255, so points of opaque colors are 255 times those of colors without alpha.
+        Squared distances divided by `unit` squared are comparable; in sRGB they are in squared 8-bit levels.
+        """
+        return 255 if channels in (2, 4) else 1
 
     def decode(self, points: Float[Tensor, "k d"], channels: int) -> UInt8[Tensor, "k c"]:
-        """The 8-bit colors (K, C) of these `channels` nearest to points such as `encode` gives.
+        """8-bit colors (K, C) of this number of channels nearest to points (K, 3), or (K, 4) with alpha.
 
-        A color whose alpha rounds to 0 is all 0.
+        A color whose alpha rounds to 0 is 0 in all channels.
         """
         points = points.double()
         n_colors = 1 if channels <= 2 else 3
         if channels in (1, 3):
             return self.backward(points)[:, :n_colors].to(torch.uint8)
-        alpha = (points[:, 3:] / self.steps).round().clamp(0, 255)
-        # By the rounded alpha, since it is what will multiply the color again.
+        alpha = (points[:, 3:] / self.scale).round().clamp(0, 255)
+        # Divided by the rounded alpha, because that is what multiplies the color when the image is shown.
         color = self.backward(torch.where(alpha > 0, points[:, :3] / alpha, 0))[:, :n_colors]
         return torch.cat([torch.where(alpha > 0, color, 0), alpha], dim=1).to(torch.uint8)
 
 
 def check_space(space: str | ColorSpace) -> ColorSpace:
-    """The color space of that name, or the space itself. ValueError for an unknown name, TypeError for what is none."""
+    """The color space of this name, or the space itself. ValueError for an unknown name, TypeError for other types."""
     if isinstance(space, str):
         if space not in COLOR_SPACES:
             raise ValueError(f"space must be one of {', '.join(COLOR_SPACES)} or a color space, got {space!r}")
@@ -94,19 +111,24 @@ def check_space(space: str | ColorSpace) -> ColorSpace:
     return space
 
 
-def hide_invisible(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, "*batch c"]:
-    """The image with all channels 0 wherever alpha is 0, since no one sees what color that is; itself without alpha."""
-    _, alpha = _split(image)
+def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, "*batch c"]:
+    """The image with fully transparent pixels (alpha 0) set to 0 in all channels; the image itself without alpha.
+
+    Transparent pixels look the same in every color. Cleared, they are one color of the histogram.
+
+    Args:
+        image: uint8 (..., C), C from 1 to 4. Alpha is the last channel if C is 2 or 4.
+
+    Example:
+        >>> clear_transparent_pixels(torch.tensor([[[5, 6, 7, 0], [5, 6, 7, 1]]], dtype=torch.uint8)).tolist()
+        [[[0, 0, 0, 0], [5, 6, 7, 1]]]
+    """
+    _, alpha = _split_alpha(image)
     return image if alpha is None else torch.where(alpha > 0, image, 0)
 
 
-def steps_of_a_level(channels: int) -> int:
-    """How many steps of its points in `SRGB` make one of the 255 of a color with so many channels."""
-    return SRGB.steps if channels in (2, 4) else 1
-
-
-def _split(colors: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The color channels (..., 1 or 3) and alpha (..., 1), if there is one."""
+def _split_alpha(colors: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Color channels (..., 1 or 3), and alpha (..., 1) or None."""
     return (colors[..., :-1], colors[..., -1:]) if colors.shape[-1] in (2, 4) else (colors, None)
 
 
@@ -119,59 +141,59 @@ def _from_srgb(points: Tensor) -> Tensor:
 
 
 def _to_linear(colors: Tensor) -> Tensor:
-    return torch.tensor(_linear_steps(), dtype=torch.float32, device=colors.device)[colors.int()]
+    return torch.tensor(_linear_coordinates(), dtype=torch.float32, device=colors.device)[colors.int()]
 
 
 def _from_linear(points: Tensor) -> Tensor:
-    steps = _linear_steps()
-    return _value(points, [(one + other) / 2 for one, other in itertools.pairwise(steps)])
+    return _nearest_level(points, [(low + high) / 2 for low, high in itertools.pairwise(_linear_coordinates())])
 
 
 def _to_oklab(colors: Tensor) -> Tensor:
-    table = torch.tensor([_light(float(value)) for value in range(256)], dtype=torch.float64, device=colors.device)
-    return torch.cat([_oklab(table[part.int()]) for part in colors.split(_BLOCK)])
+    levels = [_linear_light(float(level)) for level in range(256)]
+    table = torch.tensor(levels, dtype=torch.float64, device=colors.device)
+    return torch.cat([_oklab(table[block.int()]) for block in colors.split(_BLOCK)])
 
 
 def _oklab(light: Tensor) -> Tensor:
-    # A cube root in float64 may differ in its last bits between devices. Its error is below 1e-9 of a step, and none
-    # of the 2**24 colors is that near to where it would be rounded the other way, so the points do not differ.
-    roots = _product(_TO_CONES, light) ** (1 / 3)
-    return (_product(_TO_LAB, roots) * _STEPS).round().float()
+    # The last bits of a float64 cube root may differ between devices. That error is below 1e-9 of a coordinate, and
+    # none of the 2**24 colors is so near a rounding tie, so the rounded points are equal on all devices.
+    roots = _matrix_product(_TO_CONES, light) ** (1 / 3)
+    return (_matrix_product(_TO_LAB, roots) * _SCALE).round().float()
 
 
 def _from_oklab(points: Tensor) -> Tensor:
-    roots = _product(_FROM_LAB, points / _STEPS)
-    light = _product(_FROM_CONES, roots * roots * roots)
-    return _value(light, [_light(value + 0.5) for value in range(255)])
+    roots = _matrix_product(_FROM_LAB, points / _SCALE)
+    light = _matrix_product(_FROM_CONES, roots * roots * roots)
+    return _nearest_level(light, [_linear_light(level + 0.5) for level in range(255)])
 
 
-def _product(matrix: _Matrix, rows: Tensor) -> Tensor:
-    """For each of the rows (N, 3) the matrix times it: each operation rounded once, so that all devices agree."""
+def _matrix_product(matrix: _Matrix, rows: Tensor) -> Tensor:
+    """The matrix times each row (N, 3). Each operation is rounded once, which makes all devices agree."""
     x, y, z = rows.unbind(1)
     return torch.stack([a * x + b * y + c * z for a, b, c in matrix], dim=1)
 
 
-def _value(channels: Tensor, bounds: Sequence[float]) -> Tensor:
-    """Of each entry the 8-bit value whose range between two of the 255 bounds holds it, the lower one at a bound."""
+def _nearest_level(channels: Tensor, bounds: Sequence[float]) -> Tensor:
+    """8-bit levels of the entries, float64: the number of bounds below each, of 255 ascending ones."""
     table = torch.tensor(bounds, dtype=torch.float64, device=channels.device)
     return torch.bucketize(channels.contiguous(), table).double()
 
 
 @functools.cache
-def _linear_steps() -> list[int]:
-    """The linear light of each 8-bit value in whole steps."""
-    return [round(_light(float(value)) * _STEPS) for value in range(256)]
+def _linear_coordinates() -> list[int]:
+    """Linear-light coordinate of each 8-bit level, rounded."""
+    return [round(_linear_light(float(level)) * _SCALE) for level in range(256)]
 
 
-def _light(value: float) -> float:
-    """The linear light, 0..1, of an sRGB value, 0..255 (IEC 61966-2-1)."""
-    signal = value / 255
+def _linear_light(level: float) -> float:
+    """Linear light, 0 to 1, of an sRGB level, 0 to 255 (IEC 61966-2-1)."""
+    signal = level / 255
     return signal / 12.92 if signal <= 0.04045 else ((signal + 0.055) / 1.055) ** 2.4
 
 
 SRGB = ColorSpace("srgb", 255, _to_srgb, _from_srgb)
 COLOR_SPACES: dict[str, ColorSpace] = {
     "srgb": SRGB,
-    "linear": ColorSpace("linear", _STEPS, _to_linear, _from_linear),
-    "oklab": ColorSpace("oklab", _STEPS, _to_oklab, _from_oklab),
+    "linear": ColorSpace("linear", _SCALE, _to_linear, _from_linear),
+    "oklab": ColorSpace("oklab", _SCALE, _to_oklab, _from_oklab),
 }

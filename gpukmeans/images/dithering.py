@@ -1,8 +1,7 @@
-"""Dithering: the few colors of a palette set so that from afar they mix to the colors of an image.
+"""Dithering: palette indices whose colors average, over neighboring pixels, to the colors of the image.
 
-All of it is arithmetic of integers, in sixteenths of a level: a level is one of 255 steps of a channel. So every device
-gives the same bits. With alpha, colors are premultiplied: that is what is seen, so an error is as large as it looks,
-and the color of a faint pixel cannot darken or tint its neighbours.
+All arithmetic is on integers, in sixteenths of an 8-bit level, so every device returns the same bits. Colors with alpha
+are premultiplied: errors are measured as they are visible, and nearly transparent pixels do not tint their neighbors.
 """
 
 import functools
@@ -19,16 +18,17 @@ from gpukmeans.images.histogram import check_image, unique_colors
 from gpukmeans.tiling import blocks
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""From an image (H, W, C), a palette (K, C), K at least 2, the indices (H, W) of the nearest colors and the strength in
-256ths, 1 to 256: indices (H, W), all uint8."""
+"""A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)
+of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8."""
 
+# Fixed-point units per 8-bit level.
 _LEVEL = 16
 
-# Cells of an inverse palette: 64 x 64 x 64, or finer where the colors do not fill the whole cube. For small images
-# fewer, as to fill them should not take longer than to use them.
-_CELLS, _CELLS_A_PIXEL = 1 << 19, 64
+# Cells of the inverse palette: 64 x 64 x 64, or finer if the colors fill only part of the cube. Small images get fewer,
+# so that filling the table does not take longer than using it.
+_MAX_CELLS, _MAX_CELLS_PER_PIXEL = 1 << 19, 64
 
-# Pixels whose wanted colors are held at a time.
+# Number of pixels assigned at a time by ordered dithering.
 _BLOCK = 1 << 20
 
 
@@ -39,183 +39,185 @@ def dither(
     *,
     strength: float = 1.0,
 ) -> UInt8[Tensor, "h w"]:
-    """For each pixel of a uint8 image (H, W, C) the index of its color in a palette (K, C), uint8 (H, W).
+    """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
 
-    "none" takes the nearest color, the lowest index of equally near ones, by the premultiplied sRGB colors of
-    `images.colorspace.SRGB`. The others mix colors, the less the lower the `strength` from 0 to 1, at 0 none; see
-    `floyd_steinberg`, `bayer` and `blue_noise`. Clean areas stay clean: a pixel whose color is in the palette, give or
-    take a level, takes its nearest color, and so does a pixel of alpha 0, which should be 0 in all channels
-    (`gpukmeans.images.colorspace.hide_invisible`). Every device gives the same indices.
+    "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index of equally near
+    ones. For the other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without
+    dithering if its color is within one level of it in each channel, so areas of palette colors stay free of noise.
+    So does a fully transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). The `strength`
+    goes from 0, no dithering, to 1. Every device returns the same indices.
 
-    Raises TypeError or ValueError for input that is not as said here.
+    Raises TypeError or ValueError for other input.
     """
     check_image(image)
     _check_palette(palette, image)
     function = _check_dithering(dithering)
-    share = round(256 * check_strength(strength))
+    strength_256 = round(256 * check_strength(strength))
     nearest = _nearest(image, palette)
-    return function(image, palette, nearest, share) if share and len(palette) > 1 else nearest
+    return function(image, palette, nearest, strength_256) if strength_256 and len(palette) > 1 else nearest
 
 
-def none(image: Tensor, palette: Tensor, nearest: Tensor, share: int) -> Tensor:
-    """The nearest colors themselves."""
+def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """The nearest colors, without dithering."""
     return nearest
 
 
-def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, share: int) -> Tensor:
-    """Error diffusion (Floyd & Steinberg 1976): what a pixel's color misses, its neighbours to come make up for.
+def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """Error diffusion (Floyd & Steinberg 1976): the error of each pixel is added to neighbors that come after it.
 
-    They take 7/16 (right), 3/16 (below left), 5/16 (below) and 1/16 (below right) of it, times the strength, all rows
-    from left to right. So that errors do not build up, nor bleed over edges into what is clean:
+    Of the error times the strength, 7/16 goes right, 3/16 below left, 5/16 below and 1/16 below right. All rows run
+    from left to right. To keep errors from accumulating or crossing edges:
 
-    * of an error that is larger in a channel than the step between colors of the palette (`_step`) half of what is
-      beyond it is dropped. Mixes of two neighbours keep their mean, as their errors are up to half a step; what no
-      mix can reach leaves no trail. Over photos this gives the least visible error (FLIP);
-    * what it wants stays in the range of the colors of image and palette;
-    * pixels that are clean (`_mixed`) take and give nothing;
-    * opaque pixels want to be opaque, as nothing should shine through them, and no pixel wants more color than alpha.
+    * An error that exceeds the spacing of the palette (`_channel_spacing`) in a channel loses half of the excess.
+      Mixtures of two neighboring colors keep their mean, because their errors are at most half the spacing. Colors
+      outside the range of the palette leave no trail. On photos this gave the least visible error (FLIP).
+    * The target color, that of the image plus errors, is clamped to the range of the colors of image and palette.
+    * Pixels that are not dithered (`_dithered_pixels`) neither receive nor pass on errors.
+    * Opaque pixels keep an opaque target, and no target has a color above its alpha.
 
-    What is wanted gets the color nearest to the center of its cell in an `_InversePalette`: now and then the second
-    nearest, by less than a cell. The error is that of the color taken, so the next pixels make up for that as well.
+    The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
+    nearest, farther by less than a cell. The error is that of the color chosen, so later pixels compensate for it too.
     """
-    wanted, colors = _levels(image), _levels(palette)
-    mixed = _mixed(image, wanted, colors, nearest)
-    inverse = _InversePalette(wanted, colors)
-    planes = [*(wanted - inverse.lowest).movedim(2, 0), share * mixed]
+    target, colors = _levels(image), _levels(palette)
+    dithered = _dithered_pixels(image, target, colors, nearest)
+    inverse = _InversePalette(target, colors)
+    planes = [*(target - inverse.lowest).movedim(2, 0), strength * dithered]
     if _has_alpha(image):
         planes.append(torch.where(image[..., -1] == 255, 255 * _LEVEL, 0))
-    # A column at the right, where the strength is 0, swallows the errors that leave the picture.
+    # One more column at the right, of strength 0, absorbs the errors that leave the image.
     planes = torch.nn.functional.pad(torch.stack([plane.short() for plane in planes]), (0, 1))
-    indices = _diffuse(planes, colors - inverse.lowest, inverse, _step(colors))
-    return torch.where(mixed, indices, nearest)
+    indices = _diffuse(planes, colors - inverse.lowest, inverse, _channel_spacing(colors))
+    return torch.where(dithered, indices, nearest)
 
 
-@torch.inference_mode()  # a third of the time of so many short operations is to keep track of them for gradients
+@torch.inference_mode()  # saves a third of the time, which many short operations spend on tracking gradients
 def _diffuse(planes: Tensor, colors: Tensor, inverse: "_InversePalette", limit: int) -> Tensor:
-    """Indices (H, W) by error diffusion in waves: pixel (y, x) is in wave x + 2y, and needs only earlier ones.
+    """Indices (H, W) by error diffusion in waves. Pixel (y, x) is in wave x + 2y and depends only on earlier waves.
 
-    The planes (C + 1, H, W + 1), int16, hold the image and the strength in 256ths; with alpha one more, the least that
-    each pixel wants of it. Pixel (y, x) lies at y·(W + 1) + x of a plane, so wave t lies at t + y·(W - 1).
+    The planes (C + 1, H, W + 1), int16, are the channels of the image and the strength in 256ths; with alpha one more,
+    the minimum of the target alpha. Pixel (y, x) has offset y·(W + 1) + x in a plane, so wave t is the strided view of
+    t + y·(W - 1).
 
-    Errors lie by row of the picture, from 1 on, as nothing comes from above row 0. At wave t a row takes those of wave
-    t - 1 (its left, and the row above to the right), of t - 2 (above) and of t - 3 (above to the left).
+    Errors are stored per image row, with one row of zeros above the first. In wave t a row receives the errors of wave
+    t - 1 (from its left, and from above right), t - 2 (from above) and t - 3 (from above left).
     """
     n_planes, height, pitch = planes.shape
     channels, device = colors.shape[1], planes.device
-    most = min(height, pitch // 2 + 1)
+    max_wave = min(height, pitch // 2 + 1)
     palette = colors.T.contiguous()
-    # Tensors, as to make one of a number takes longer than the operation.
+    # Tensors, because converting a Python number takes longer than the operation.
     numbers = (7, 4 + 8 + 1, -limit, limit)
     seven, to_sixteenths, lowest, highest = (torch.tensor(n, dtype=torch.int32, device=device) for n in numbers)
     errors = [torch.zeros(channels, height + 1, dtype=torch.int32, device=device) for _ in range(4)]
-    wave = torch.empty(n_planes, most, dtype=torch.int32, device=device)
-    scratch = torch.empty(channels, most, dtype=torch.int32, device=device)
+    wave = torch.empty(n_planes, max_wave, dtype=torch.int32, device=device)
+    workspace = torch.empty(channels, max_wave, dtype=torch.int32, device=device)
     indices = torch.empty(height, pitch, dtype=torch.uint8, device=device)
     for t in range(pitch + 2 * (height - 1)):
         top = max(0, (t - pitch + 2) // 2)
         n = min(height - 1, t // 2) + 1 - top
         start = t + top * (pitch - 2)
-        here, taken = wave.narrow(1, 0, n), scratch.narrow(1, 0, n)
-        here.copy_(planes.as_strided((n_planes, n), (height * pitch, pitch - 2), start))
-        given, last, second, third = errors
-        errors = [third, given, last, second]
-        torch.mul(last.narrow(1, top + 1, n), seven, out=taken)
-        taken.add_(last.narrow(1, top, n), alpha=3)
-        taken.add_(second.narrow(1, top, n), alpha=5)
-        taken.add_(third.narrow(1, top, n))
-        taken.bitwise_right_shift_(to_sixteenths)
-        wanted = here.narrow(0, 0, channels)
-        torch.clamp(wanted.add_(taken), inverse.zero, inverse.span, out=wanted)
+        pixels, received = wave.narrow(1, 0, n), workspace.narrow(1, 0, n)
+        pixels.copy_(planes.as_strided((n_planes, n), (height * pitch, pitch - 2), start))
+        error, last, second, third = errors
+        errors = [third, error, last, second]
+        torch.mul(last.narrow(1, top + 1, n), seven, out=received)
+        received.add_(last.narrow(1, top, n), alpha=3)
+        received.add_(second.narrow(1, top, n), alpha=5)
+        received.add_(third.narrow(1, top, n))
+        received.bitwise_right_shift_(to_sixteenths)
+        target = pixels.narrow(0, 0, channels)
+        torch.clamp(target.add_(received), inverse.zero, inverse.span, out=target)
         if n_planes > channels + 1:
-            color, alpha = wanted[:-1], wanted[-1]
-            torch.maximum(alpha, here[-1], out=alpha)
+            color, alpha = target[:-1], target[-1]
+            torch.maximum(alpha, pixels[-1], out=alpha)
             torch.minimum(color, alpha, out=color)
-        chosen = inverse(wanted, taken)
-        given = given.narrow(1, top + 1, n)
-        torch.sub(wanted, palette.index_select(1, chosen), out=given)
-        # Twice what is given: half of what is beyond the limit is dropped.
-        given.add_(torch.clamp(given, lowest, highest, out=taken)).mul_(here[channels])
+        chosen = inverse(target, received)
+        error = error.narrow(1, top + 1, n)
+        torch.sub(target, palette.index_select(1, chosen), out=error)
+        # Twice the error passed on: half of what exceeds the limit is dropped.
+        error.add_(torch.clamp(error, lowest, highest, out=received)).mul_(pixels[channels])
         indices.as_strided((n,), (pitch - 2,), start).copy_(chosen)
     return indices[:, : pitch - 1]
 
 
 class _InversePalette:
-    """The nearest color of each cell of a box around the colors of image (H, W, C) and palette (K, C), in sixteenths.
+    """Table of the nearest palette color in each cell of a box around all colors of image and palette.
 
-    Cells are cubes of a power of two, the smallest with which there are no more than `_CELLS`. Of grey they are as
-    small as can be, except in the smallest of images, so exact.
+    Image (H, W, C) and palette (K, C) are in sixteenths of a level. Cells are cubes whose side is the smallest power of
+    two that makes no more than `_MAX_CELLS` of them. For grey the side is 1, so the table is exact, except for the
+    smallest images.
     """
 
     def __init__(self, image: Tensor, palette: Tensor) -> None:
         colors = torch.cat([image.flatten(0, 1), palette])
         lowest, highest = torch.aminmax(colors, dim=0)
         if palette.shape[1] in (2, 4):
-            lowest = torch.zeros_like(lowest)  # color and alpha are compared
+            lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
         self.lowest = lowest
-        """(C,), the corner of the box that wanted colors are told from."""
+        """(C,), the corner of the box, to which target colors are relative."""
         self.span = (highest - lowest)[:, None]
-        """(C, 1), the most that may be wanted."""
+        """(C, 1), the highest target color."""
         self.zero = torch.zeros_like(self.span)
         spans = self.span.flatten().tolist()
         shift = 0
-        most = min(_CELLS, _CELLS_A_PIXEL * image.shape[0] * image.shape[1])
-        while math.prod((span >> shift) + 1 for span in spans) > most:
+        max_cells = min(_MAX_CELLS, _MAX_CELLS_PER_PIXEL * image.shape[0] * image.shape[1])
+        while math.prod((span >> shift) + 1 for span in spans) > max_cells:
             shift += 1
         self._shift = torch.tensor(shift, dtype=torch.int32, device=palette.device)
         self._sizes = [(span >> shift) + 1 for span in spans]
-        sides = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
-        centers = torch.cartesian_prod(*sides).view(-1, len(sides)) + lowest
+        axes = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
+        centers = torch.cartesian_prod(*axes).view(-1, len(axes)) + lowest
         self._nearest = assign(_points(centers), _points(palette)).labels.int()
 
-    def __call__(self, wanted: Tensor, scratch: Tensor) -> Tensor:
-        """Indices (N,), int32, for wanted colors (C, N), int32 from `zero` to `span`. Overwrites the scratch (C, N)."""
-        cells = torch.bitwise_right_shift(wanted, self._shift, out=scratch)
+    def __call__(self, target: Tensor, workspace: Tensor) -> Tensor:
+        """Indices (N,), int32, for target colors (C, N), int32, from `zero` to `span`. Overwrites the workspace."""
+        cells = torch.bitwise_right_shift(target, self._shift, out=workspace)
         cell = cells[0]
-        for side, size in zip(cells[1:], self._sizes[1:], strict=True):
-            cell = torch.add(side, cell, alpha=size, out=side)
+        for axis, size in zip(cells[1:], self._sizes[1:], strict=True):
+            cell = torch.add(axis, cell, alpha=size, out=axis)
         return self._nearest.index_select(0, cell)
 
 
-def bayer(image: Tensor, palette: Tensor, nearest: Tensor, share: int) -> Tensor:
-    """Ordered dithering by the 8 x 8 thresholds of Bayer (1973), a regular pattern; see `_ordered`."""
-    return _ordered(image, palette, nearest, share, bayer_ranks())
+def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """Ordered dithering with the 8 x 8 threshold matrix of Bayer (1973), a regular pattern; see `_ordered`."""
+    return _ordered(image, palette, nearest, strength, bayer_ranks())
 
 
-def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, share: int) -> Tensor:
-    """Ordered dithering by 64 x 64 thresholds of blue noise (Ulichney 1993), which has no pattern; see `_ordered`."""
-    return _ordered(image, palette, nearest, share, blue_noise_ranks())
+def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """Ordered dithering with a 64 x 64 blue-noise mask (Ulichney 1993), without a visible pattern; see `_ordered`."""
+    return _ordered(image, palette, nearest, strength, blue_noise_ranks())
 
 
-def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, share: int, ranks: Tensor) -> Tensor:
-    """Indices of the colors nearest to those of the image plus an offset by place.
+def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ranks: Tensor) -> Tensor:
+    """Indices (H, W) of the colors nearest to those of the image plus an offset that depends on the position.
 
-    The offset is the same for all channels, for color in proportion to alpha. Over all places it is evenly spread over
-    the step between colors of the palette (`_step`), times the strength, half of it above 0. Pixels that are clean
-    (`_mixed`) get none. Opaque pixels stay opaque, and no pixel wants more color than alpha.
+    The offset is equal in all channels; with alpha, that of color is multiplied by alpha. Over the threshold matrix
+    offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the strength. Only some
+    pixels are dithered (`_dithered_pixels`). Opaque pixels stay opaque, and no target has a color above its alpha.
     """
     height, width = nearest.shape
-    wanted, colors = _levels(image), _levels(palette)
-    mixed = _mixed(image, wanted, colors, nearest)
-    amplitude = _step(colors) * share // 256
+    target, colors = _levels(image), _levels(palette)
+    dithered = _dithered_pixels(image, target, colors, nearest)
+    amplitude = _channel_spacing(colors) * strength // 256
     side = len(ranks)
     ranks = ranks.to(image.device).repeat(-(-height // side), -(-width // side))[:height, :width]
-    # From -1/2 to 1/2 of the amplitude, symmetric: the middles of as many steps as there are ranks.
-    steps = 2 * side**2
-    offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), steps, rounding_mode="floor").int()[..., None]
+    # Rank r of n becomes the middle of the r-th of n equal intervals.
+    denominator = 2 * side**2
+    offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), denominator, rounding_mode="floor").int()[..., None]
     if _has_alpha(image):
-        alpha = wanted[..., -1:]
-        solid = torch.where(alpha == 255 * _LEVEL, alpha, (alpha + offsets).clamp_(0, 255 * _LEVEL))
+        alpha = target[..., -1:]
+        new_alpha = torch.where(alpha == 255 * _LEVEL, alpha, (alpha + offsets).clamp_(0, 255 * _LEVEL))
         offsets = torch.div(offsets * alpha, 255 * _LEVEL, rounding_mode="floor")
-        wanted = torch.cat([torch.minimum((wanted[..., :-1] + offsets).clamp_(min=0), solid), solid], dim=2)
+        target = torch.cat([torch.minimum((target[..., :-1] + offsets).clamp_(min=0), new_alpha), new_alpha], dim=2)
     else:
-        wanted = (wanted + offsets).clamp_(0, 255 * _LEVEL)
-    wanted, centers = wanted.flatten(0, 1), _points(colors)
-    chosen = [assign(_points(wanted[block]), centers).labels.to(torch.uint8) for block in blocks(len(wanted), _BLOCK)]
-    return torch.where(mixed, torch.cat(chosen).view(height, width), nearest)
+        target = (target + offsets).clamp_(0, 255 * _LEVEL)
+    target, centers = target.flatten(0, 1), _points(colors)
+    chosen = [assign(_points(target[block]), centers).labels.to(torch.uint8) for block in blocks(len(target), _BLOCK)]
+    return torch.where(dithered, torch.cat(chosen).view(height, width), nearest)
 
 
 def bayer_ranks(side: int = 8) -> Int[Tensor, "n n"]:
-    """The numbers 0 to n² - 1 in the order of Bayer (1973), n a power of two, int64: the next is far from the last."""
+    """Ranks 0 to n² - 1 of the threshold matrix of Bayer (1973), int64, for n a power of two."""
     ranks = torch.zeros(1, 1, dtype=torch.int64)
     while len(ranks) < side:
         ranks = 4 * ranks
@@ -225,58 +227,57 @@ def bayer_ranks(side: int = 8) -> Int[Tensor, "n n"]:
 
 @functools.cache
 def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
-    """The numbers 0 to n² - 1 by void-and-cluster (Ulichney 1993), int64, not to be changed: the first of them, however
-    many, lie evenly and without a pattern, also across the borders.
+    """Ranks 0 to n² - 1 of a blue-noise mask, int64, by the void-and-cluster method (Ulichney 1993). Do not modify it.
 
-    A place is as crowded as the sum over the chosen ones of (4/5)^d², d their distance: a Gaussian of sigma 1.5, in
-    integers. The place of another chosen one is the least crowded, and what is taken away is the most crowded, the
-    first of equal ones.
+    For any m, the positions of the first m ranks are evenly distributed without a pattern, also across the borders. The
+    density at a position is the sum over the chosen positions at distance d of (4/5)^d², a Gaussian of sigma 1.5 in
+    integers. Positions are added where the density is lowest and removed where it is highest, the first of equal ones.
     """
-    # Around the middle of a field twice as large, so that every shift of it is a view.
+    # Centered in a field twice as large, so that every cyclic shift of the kernel is a view.
     axis = [min(abs(x), side - abs(x)) for x in range(-side, side)]
     kernel = torch.tensor([[4 ** (y * y + x * x) * 2**50 // 5 ** (y * y + x * x) for x in axis] for y in axis])
     chosen = torch.zeros(side * side, dtype=torch.bool)
-    crowded = torch.zeros(side, side, dtype=torch.int64)
+    density = torch.zeros(side, side, dtype=torch.int64)
     largest = torch.iinfo(torch.int64).max
 
-    def put(place: int, present: bool) -> None:
-        y, x = divmod(place, side)
-        chosen[place] = present
+    def set_chosen(position: int, value: bool) -> None:
+        y, x = divmod(position, side)
+        chosen[position] = value
         shifted = kernel[side - y : 2 * side - y, side - x : 2 * side - x]
-        crowded.add_(shifted, alpha=1 if present else -1)
+        density.add_(shifted, alpha=1 if value else -1)
 
-    def most_crowded() -> int:
-        return int(torch.where(chosen, crowded.view(-1), -1).argmax())
+    def tightest_cluster() -> int:
+        return int(torch.where(chosen, density.view(-1), -1).argmax())
 
-    def least_crowded() -> int:
-        return int(torch.where(chosen, largest, crowded.view(-1)).argmin())
+    def largest_void() -> int:
+        return int(torch.where(chosen, largest, density.view(-1)).argmin())
 
-    # Any tenth of the places; they spread when the most crowded moves to where it is least crowded.
-    places = torch.arange(side * side)
-    first = ((places * places * 40503 + places * 30011) % 65521).argsort(stable=True)[: side * side // 10]
-    for place in first.tolist():
-        put(place, True)
+    # An arbitrary tenth of the positions, made even by moving the tightest cluster to the largest void until it stays.
+    positions = torch.arange(side * side)
+    initial = ((positions * positions * 40503 + positions * 30011) % 65521).argsort(stable=True)[: side * side // 10]
+    for position in initial.tolist():
+        set_chosen(position, True)
     while True:
-        moved = most_crowded()
-        put(moved, False)
-        to = least_crowded()
-        put(to, True)
-        if to == moved:
+        removed = tightest_cluster()
+        set_chosen(removed, False)
+        added = largest_void()
+        set_chosen(added, True)
+        if added == removed:
             break
     ranks = torch.empty(side * side, dtype=torch.int64)
-    spread, spread_crowded = chosen.clone(), crowded.clone()
-    for rank in range(len(first) - 1, -1, -1):
-        place = most_crowded()
-        put(place, False)
-        ranks[place] = rank
-    chosen.copy_(spread)
-    crowded.copy_(spread_crowded)
-    # From a half on, Ulichney takes the place most crowded by those not chosen. As all shifts of the kernel have the
-    # same total, that is the one least crowded by those chosen.
-    for rank in range(len(first), side * side):
-        place = least_crowded()
-        put(place, True)
-        ranks[place] = rank
+    even, even_density = chosen.clone(), density.clone()
+    for rank in range(len(initial) - 1, -1, -1):
+        position = tightest_cluster()
+        set_chosen(position, False)
+        ranks[position] = rank
+    chosen.copy_(even)
+    density.copy_(even_density)
+    # For the upper half of the ranks Ulichney takes the tightest cluster of the positions not chosen. All shifts of the
+    # kernel have the same total, so that is the largest void of the chosen ones.
+    for rank in range(len(initial), side * side):
+        position = largest_void()
+        set_chosen(position, True)
+        ranks[position] = rank
     return ranks.view(side, side)
 
 
@@ -286,53 +287,51 @@ DITHERINGS: dict[str, Dithering] = {
     "bayer": bayer,
     "blue-noise": blue_noise,
 }
-"""Ways to dither by name."""
+"""Dithering methods by name."""
 
 
 def _nearest(image: Tensor, palette: Tensor) -> Tensor:
-    """The index of the nearest color of each pixel, uint8 (H, W)."""
+    """Indices (H, W), uint8, of the palette colors nearest to the pixels."""
     histogram = unique_colors(image)
     labels = assign(SRGB.encode(histogram.colors), SRGB.encode(palette)).labels
-    return histogram.spread(labels.to(torch.uint8), image)
+    return histogram.map_values(labels.to(torch.uint8), image)
 
 
 def _levels(colors: Tensor) -> Tensor:
-    """Colors (..., C), premultiplied, in sixteenths of a level, int32."""
+    """Premultiplied colors (..., C) in sixteenths of a level, int32."""
     colors = _LEVEL * colors.int()
     if not _has_alpha(colors):
         return colors
     color, alpha = colors[..., :-1], colors[..., -1:]
-    whole = 255 * _LEVEL
-    return torch.cat([torch.div(color * alpha + whole // 2, whole, rounding_mode="floor"), alpha], dim=-1)
+    opaque = 255 * _LEVEL
+    return torch.cat([torch.div(color * alpha + opaque // 2, opaque, rounding_mode="floor"), alpha], dim=-1)
 
 
 def _points(levels: Tensor) -> Tensor:
-    """Colors (M, C) in sixteenths as points to assign, float32: grey with alpha counts as three equal channels."""
+    """Points to assign, float32, of colors (M, C) in sixteenths. Grey with alpha becomes three equal channels."""
     points = levels.float()
     return points[:, [0, 0, 0, 1]] if points.shape[1] == 2 else points
 
 
-def _mixed(image: Tensor, wanted: Tensor, colors: Tensor, nearest: Tensor) -> Tensor:
-    """Which pixels (H, W) are to be mixed: those that can be seen and are more than a level from the nearest color."""
-    missing = (wanted - colors.index_select(0, nearest.flatten().int()).view(wanted.shape)).abs_()
-    mixed = (missing > _LEVEL).any(dim=2)
-    return mixed & (image[..., -1] > 0) if _has_alpha(image) else mixed
+def _dithered_pixels(image: Tensor, target: Tensor, colors: Tensor, nearest: Tensor) -> Tensor:
+    """Mask (H, W) of the pixels to dither: not fully transparent, and more than a level off the nearest color."""
+    difference = (target - colors.index_select(0, nearest.flatten().int()).view(target.shape)).abs_()
+    mask = (difference > _LEVEL).any(dim=2)
+    return mask & (image[..., -1] > 0) if _has_alpha(image) else mask
 
 
-def _step(colors: Tensor) -> int:
-    """The distance of `_spacing` in each color channel, along the diagonal of greys."""
-    n_colors = colors.shape[1] - _has_alpha(colors)
-    return math.isqrt(_spacing(colors) ** 2 // n_colors)
+def _channel_spacing(colors: Tensor) -> int:
+    """Typical difference per channel of neighboring colors of a palette (K, C), in sixteenths; 0 if all are equal.
 
-
-def _spacing(colors: Tensor) -> int:
-    """The distance to the nearest other color that a color of the palette (K, C) typically has: the lower median of
-    those above 0, rounded down, in sixteenths; 0 if all are equal."""
+    The lower median of the distances of each color to the nearest different one, rounded down. It is converted to the
+    difference of greys at that distance: divided by the square root of the number of color channels.
+    """
     sqdist = (colors[:, None].long() - colors.long()).square_().sum(dim=2)
     sqdist[sqdist == 0] = torch.iinfo(torch.int64).max
     nearest = sqdist.amin(dim=1)
     nearest = nearest[nearest < torch.iinfo(torch.int64).max]
-    return math.isqrt(int(nearest.median())) if len(nearest) else 0
+    spacing = math.isqrt(int(nearest.median())) if len(nearest) else 0
+    return math.isqrt(spacing**2 // (colors.shape[1] - _has_alpha(colors)))
 
 
 def _has_alpha(colors: Tensor) -> bool:
@@ -364,7 +363,7 @@ def _check_dithering(dithering: str | Dithering) -> Dithering:
 
 
 def check_strength(strength: object) -> float:
-    """The strength itself, if it is a number from 0 to 1; else TypeError or ValueError."""
+    """The strength, if it is a number from 0 to 1. TypeError or ValueError otherwise."""
     if isinstance(strength, bool) or not isinstance(strength, (int, float)):
         raise TypeError(f"strength must be a number, got {type(strength).__name__}")
     if not 0 <= strength <= 1:

@@ -1,5 +1,7 @@
-"""The distinct colors of an image and how many pixels wear each. Histograms add."""
+"""Color histograms: the distinct colors of an image and the number of pixels of each. Histograms add."""
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -8,24 +10,34 @@ from torch import Tensor
 
 from gpukmeans.tiling import blocks
 
-# A table with an entry for each of the 2**24 colors costs 50 ms on a CPU before the first pixel, then little for each;
-# sorting and searching cost nothing before. Measured on two cores, the table counts faster from about 4 megapixels on
-# (85 against 82 ms there, 148 against 418 at 17) and looks up faster from half a megapixel on (23 against 53 ms at 1).
+# A table of all 2**24 colors costs 50 ms on a CPU to set up and little per pixel; sorting and searching have no setup
+# cost. Measured on two cores, counting by table is faster above 4 megapixels (85 ms to 82 at 4, 148 to 418 at 17) and
+# lookup by table above half a megapixel (23 ms to 53 at 1).
 _COUNT_BY_TABLE_FROM = 1 << 22
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
-# A table of bytes is a quarter of that one, and takes 0.7 ms where the search takes 1.2 for 16,000 pixels.
-_SPREAD_BY_TABLE_FROM = 1 << 14
+# The table of bytes in `map_values` is a quarter of that size: 0.7 ms to 1.2 for a search, at 16,000 pixels.
+_MAP_BY_TABLE_FROM = 1 << 14
 
-# Pixels whose codes are held at a time.
+# Number of pixels processed at a time.
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorHistogram:
-    """Distinct colors in lexicographic order and the number of pixels of each. The sum of two is that of both images.
+    """Distinct colors (M, C), uint8, in lexicographic order, and the number of pixels of each (M,).
 
-    K-means over these colors with these counts as weights is K-means over the pixels.
+    The sum of two histograms is the histogram of both images. K-means over the colors, weighted by the counts, is
+    K-means over the pixels.
+
+    Args:
+        colors: uint8 (M, C), distinct, in lexicographic order.
+        counts: number of pixels of each color, int64 (M,).
+
+    Example:
+        >>> image = torch.tensor([[[7], [9], [9]]], dtype=torch.uint8)
+        >>> (unique_colors(image) + unique_colors(image)).counts.tolist()
+        [2, 4]
     """
 
     colors: UInt8[Tensor, "m c"]
@@ -34,18 +46,18 @@ class ColorHistogram:
     def __add__(self, other: "ColorHistogram") -> "ColorHistogram":
         if self.colors.shape[1] != other.colors.shape[1]:
             raise ValueError(
-                "histograms add when their colors have equally many channels,"
+                "histograms to add must have colors of equally many channels,"
                 f" got {self.colors.shape[1]} and {other.colors.shape[1]}"
             )
-        codes, which = torch.unique(_codes(torch.cat([self.colors, other.colors])), return_inverse=True)
+        codes, rows = torch.unique(_codes(torch.cat([self.colors, other.colors])), return_inverse=True)
         counts = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-        counts.scatter_add_(0, which, torch.cat([self.counts, other.counts]))
+        counts.scatter_add_(0, rows, torch.cat([self.counts, other.counts]))
         return ColorHistogram(colors=_colors(codes, self.colors.shape[1]), counts=counts)
 
     def lookup(self, image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "h w"]:
-        """For each pixel of an image (H, W, C) the row of its color, int32 (H, W).
+        """Rows of the colors of the pixels of an image (H, W, C), int32 (H, W).
 
-        ValueError if the image has other channels, or a color that is not in this histogram.
+        ValueError if the number of channels differs or a color is not in the histogram.
         """
         check_image(image)
         pixels = image.flatten(0, 1)
@@ -59,32 +71,40 @@ class ColorHistogram:
             if table is None:
                 found = torch.searchsorted(known, codes, out_int32=True).clamp_(max=len(known) - 1)
             else:
-                found = table.index_select(0, codes).clamp_(0, len(known) - 1)  # entries never written hold anything
+                found = table.index_select(0, codes).clamp_(0, len(known) - 1)  # unwritten entries are arbitrary
             if not torch.equal(known.index_select(0, found), codes):
                 raise ValueError("image must have no other colors than the histogram")
             rows[block] = found
         return rows.reshape(image.shape[:2])
 
-    def spread(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
-        """For each pixel of an image (H, W, C) the value of its color: `values[self.lookup(image)]`, but sooner.
+    def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
+        """Values (H, W) of the colors of the pixels of an image (H, W, C): a faster `values[self.lookup(image)]`.
 
-        What a pixel gets whose color is not in this histogram is not defined. ValueError if the image has other
-        channels.
+        The value of a pixel whose color is not in the histogram is undefined. ValueError if the number of channels
+        differs.
         """
         check_image(image)
         pixels = image.flatten(0, 1)
-        if pixels.shape[1] != self.colors.shape[1] or not _prefers_table(pixels, _SPREAD_BY_TABLE_FROM):
+        if pixels.shape[1] != self.colors.shape[1] or not _prefers_table(pixels, _MAP_BY_TABLE_FROM):
             return values.index_select(0, self.lookup(image).flatten()).reshape(image.shape[:2])
         table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
         table[_codes(self.colors)] = values
-        spread = [table.index_select(0, _codes(pixels[block])) for block in blocks(len(pixels), _BLOCK)]
-        return torch.cat(spread).reshape(image.shape[:2])
+        mapped = [table.index_select(0, _codes(pixels[block])) for block in blocks(len(pixels), _BLOCK)]
+        return torch.cat(mapped).reshape(image.shape[:2])
 
 
 def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
-    """The histogram of a uint8 image (H, W, C), C from 1 to 4. Exact; colors in lexicographic order.
+    """The exact color histogram of a uint8 image (H, W, C).
 
-    TypeError or ValueError for anything else.
+    TypeError or ValueError for other input.
+
+    Args:
+        image: uint8 (H, W, C), H and W at least 1, C from 1 to 4.
+
+    Example:
+        >>> histogram = unique_colors(torch.tensor([[[1, 2, 3], [0, 9, 9], [1, 2, 3]]], dtype=torch.uint8))
+        >>> histogram.colors.tolist(), histogram.counts.tolist()
+        ([[0, 9, 9], [1, 2, 3]], [1, 2])
     """
     check_image(image)
     pixels = image.flatten(0, 1)
@@ -97,11 +117,7 @@ def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
             table.scatter_add_(0, codes, one.expand(len(codes)))
         codes = table.nonzero().squeeze(1)
         return ColorHistogram(colors=_colors(codes, channels), counts=table[codes])
-    parts = (_count_by_sorting(pixels[block]) for block in blocks(len(pixels), _BLOCK))
-    total = next(parts)
-    for part in parts:
-        total = total + part
-    return total
+    return functools.reduce(operator.add, (_count_by_sorting(pixels[block]) for block in blocks(len(pixels), _BLOCK)))
 
 
 def _count_by_sorting(pixels: Tensor) -> ColorHistogram:
@@ -109,13 +125,13 @@ def _count_by_sorting(pixels: Tensor) -> ColorHistogram:
     return ColorHistogram(colors=_colors(codes, pixels.shape[1]), counts=counts)
 
 
-def _prefers_table(pixels: Tensor, least: int) -> bool:
-    """Whether a table of all colors is affordable and pays: for grey always, for four channels never."""
-    return pixels.shape[1] < 3 or (pixels.shape[1] == 3 and len(pixels) >= least)
+def _prefers_table(pixels: Tensor, min_pixels: int) -> bool:
+    """Whether a table of all colors is faster: for grey always, for four channels never."""
+    return pixels.shape[1] < 3 or (pixels.shape[1] == 3 and len(pixels) >= min_pixels)
 
 
 def _row_table(known: Tensor, channels: int) -> Tensor:
-    # Empty, so that the pages of colors that nobody asks for are never touched.
+    # Uninitialized, so that memory pages without a color of the image are never touched.
     table = torch.empty(1 << 8 * channels, dtype=torch.int32, device=known.device)
     table[known] = torch.arange(len(known), dtype=torch.int32, device=known.device)
     return table
@@ -131,20 +147,20 @@ def _codes(colors: Tensor) -> Tensor:
 
 
 def _colors(codes: Tensor, channels: int) -> Tensor:
-    """The colors (N, C) of these codes."""
+    """Colors (N, C) of integer codes (N,)."""
     shifts = range(8 * (channels - 1), -1, -8)
     return torch.stack([(codes >> shift & 255).to(torch.uint8) for shift in shifts], dim=1)
 
 
 def check_image(image: object, *, batch: bool = False) -> None:
-    """TypeError or ValueError unless this is a uint8 tensor (H, W, C), H and W at least 1, C from 1 to 4.
+    """TypeError or ValueError unless the image is a uint8 tensor (H, W, C), H and W at least 1, C from 1 to 4.
 
-    Or with `batch` as well (B, H, W, C), B at least 1.
+    With `batch`, (B, H, W, C) with B at least 1 is accepted too.
     """
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.dtype != torch.uint8:
         raise TypeError(f"image must be uint8, got {image.dtype}")
     if not (image.ndim == 3 or (batch and image.ndim == 4)) or image.numel() == 0 or image.shape[-1] > 4:
-        wanted = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
-        raise ValueError(f"image must have shape {wanted} and W at least 1, C from 1 to 4, got {tuple(image.shape)}")
+        expected = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
+        raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {tuple(image.shape)}")

@@ -1,4 +1,4 @@
-"""`fit_palette`: the few colors that serve the pixels of a histogram with a small error."""
+"""`fit_palette`: a palette of few colors that represents the pixels of a histogram with a small error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,40 +10,47 @@ from torch import Tensor
 from gpukmeans.assignment import assign
 from gpukmeans.clustering import Callback, kmeans
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.base import Engine
-from gpukmeans.engines.selection import choose
-from gpukmeans.images.coarsening import coarse
-from gpukmeans.images.colorspace import SRGB, ColorSpace, check_space, steps_of_a_level
+from gpukmeans.engines import Engine, choose
+from gpukmeans.images.coarsening import merge_similar_colors
+from gpukmeans.images.colorspace import SRGB, ColorSpace, check_space
 from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.seeding import Seeding
-from gpukmeans.tiling import blocks
 
-# A second breath lowers the error by 0.3 % at 16 and at 64 colors, in 10 to 20 ms a photo of 0.4 megapixels; at 256 by
-# 0.2 % in 75 ms. Measured on one CPU core, with eight photos and five seeds.
-_TWO_BREATHS_UP_TO = 64
+# A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
+# and by 0.2 % at 256 colors in 75 ms. Measured on one CPU core with eight photos and five seeds.
+_TWO_CYCLES_UP_TO = 64
 
-# Pixels that are compared at a time.
-_BLOCK = 1 << 20
 
-BEST: dict[str, Any] = {"n_init": 8, "refine": 2, "polish": 4}
-"""Options of `quantize` and `fit_palette` for a smaller error at several times the time."""
+BEST_QUALITY: dict[str, Any] = {"n_init": 8, "refine": 2, "polish": 4}
+"""Options of `quantize` and `fit_palette` for a smaller error, in several times the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """The palette found for a histogram, and how it serves its colors."""
+    """A palette fitted to a histogram, with the palette index of each color of the histogram and the error.
+
+    Args:
+        colors: uint8 (K, C). First the fixed colors as given, then distinct colors in lexicographic order, each of them
+            the nearest one, in the color space used, of some color of the histogram.
+        labels: index of the palette color nearest to each color of the histogram, uint8 (M,), the lowest of equally
+            near ones.
+        engine: name of the engine used; None if no clustering was needed.
+        mse: `mean_squared_error` of the image in the colors of the palette.
+        n_iter: iterations of Lloyd's loop over all colors.
+        converged: whether that loop ended before `max_iter` and was not ended by the callback.
+
+    Example:
+        >>> image = torch.tensor([[[0], [2], [200]]], dtype=torch.uint8)
+        >>> palette = fit_palette(unique_colors(image), 2)
+        >>> palette.colors.tolist(), palette.labels.tolist(), palette.mse
+        ([[1], [200]], [0, 0, 1], 2.0)
+    """
 
     colors: UInt8[Tensor, "k c"]
-    """In lexicographic order, no two equal, each in its space the nearest one of some color of the histogram; before
-    these the fixed ones, as they were given."""
     labels: UInt8[Tensor, " m"]
-    """For each color of the histogram the index of the nearest in the palette, the lowest of equally near ones."""
     engine: str | None
-    """The name of the engine that found them; None where nothing had to be clustered."""
     mse: float
-    """Mean over the pixels of dR² + dG² + dB² (Celebi's measure); with alpha of the premultiplied colors, plus dA²."""
     n_iter: int
-    """Rounds of Lloyd's loop over all colors."""
     converged: bool
 
 
@@ -61,54 +68,67 @@ def fit_palette(
     engine: str | Engine = "auto",
     **clustering: Any,
 ) -> Palette:
-    """The palette of `n_colors` colors, 1 to 256, that serves the pixels of a histogram with a small `mse`.
+    """A palette of `n_colors` colors with a small mean squared error over the pixels of a histogram.
 
-    The histogram's own colors if there are no more than that. Else the centers of `kmeans`, which all options are
-    passed to, are rounded to 8 bits and the colors assigned anew. Of centers that round to equal colors one is left,
-    of those that are then nearest to no color none, and the places go to the worst-served colors: those of the largest
-    count times squared distance. So there are exactly `n_colors`, unless fewer can be told apart because alpha is 0.
+    If the histogram has no more colors than that, they are the palette. Otherwise the colors are clustered by `kmeans`,
+    the centers are rounded to 8 bits, and the colors are assigned again. Centers that round to the same color are
+    merged and unused ones dropped; freed entries go to the colors of the largest count times squared distance. So the
+    palette has exactly `n_colors` colors, unless fewer differ because they are fully transparent.
 
-    Colors are clustered, and assigned, in a `space`: a name of `COLOR_SPACES` or a `ColorSpace`. "srgb" leads to the
-    smallest `mse`, which is measured there whatever the space.
+    `fixed` colors come first, whether used or not. Colors of the histogram equal to one of them have no influence on
+    the others, and no clustering is needed if no more than `n_colors` - F colors remain. Fully transparent pixels have
+    an entry of their own, 0 in all channels, unless it would be the only one. A palette color is opaque if most pixels
+    of its cluster are.
 
-    `fixed` colors (F, C), F <= `n_colors`, come first, as they are and whether used or not. Those of the histogram that
-    are among them count for nothing else, so there is no clustering if no more than `n_colors` - F are left. Pixels of
-    alpha 0 keep an entry of their own, 0 in all channels, unless it would be the only one. A color most of whose pixels
-    are opaque is opaque.
+    If there are many colors, seeding, restarts and `refine` run on the means of similar colors, which takes a fraction
+    of the time (see `images.coarsening`). Random centers and one refinement cycle lead to better optima than k-means++,
+    and for many colors in less time (docs/performance.md). `BEST_QUALITY` holds options for a smaller error.
 
-    Where there are many colors, first centers are found, restarts made and `refine` done among the means of those that
-    are alike, which costs a fraction (see `coarsening.coarse`); `polish` are breaths of the same kind among
-    all colors after that. Random centers with one breath of `refine` lead to better optima than k-means++, and with
-    many colors sooner (docs/performance.md). By default there are two breaths, one for more than 64 colors.
-    `BEST` are options for smaller errors.
+    Raises TypeError or ValueError for other input.
 
-    `callback` is that of the `kmeans` over all colors, whose rounds `n_iter` counts: it is called after each of them,
-    but not while first centers are found. The last inertia is that of the centers before they are rounded to 8 bits.
+    Args:
+        histogram: the colors and their counts, from `unique_colors` or a sum of several.
+        n_colors: number of palette colors, 1 to 256.
+        space: where colors are clustered and assigned, a name of `COLOR_SPACES` or a `ColorSpace`. "srgb" gives the
+            smallest `Palette.mse`, which is measured in sRGB for every space.
+        fixed: first colors of the palette, uint8 (F, C), F <= `n_colors`.
+        init: seeding, see `kmeans`.
+        n_init: number of runs, of which the best is kept.
+        refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
+        polish: refinement cycles over all colors, after those over means of similar colors.
+        callback: called after each iteration of the `kmeans` over all colors, see there. The last inertia is that of
+            the centers before rounding to 8 bits.
+        engine: a name of `ENGINES`, "auto" or an `Engine`.
+        **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`.
+
+    Example:
+        >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
+        >>> fit_palette(unique_colors(image), 2).colors.tolist()
+        [[0, 0, 1], [200, 0, 0]]
     """
     check_n_colors(n_colors)
     space = check_space(space)
-    if fixed is None:
-        fixed = histogram.colors[:0]
+    fixed = histogram.colors[:0] if fixed is None else fixed
     check_colors(fixed, "fixed", histogram.colors, n_colors)
-    palette = _without_clustering(histogram, n_colors, fixed, space)
+    palette = _exact_palette(histogram, n_colors, fixed, space)
     if palette is not None:
         return palette
-    fixed = with_invisible(fixed, histogram, n_colors - 1)
+    fixed = with_transparent_color(fixed, histogram, n_colors - 1)
     x = space.encode(histogram.colors)
     chosen = choose(engine, x)
     clustering["fixed"] = space.encode(fixed) if len(fixed) else None
-    # With all colors fixed there is nothing to search.
-    means = coarse(histogram.colors, x, histogram.counts, n_colors) if len(fixed) < n_colors else None
-    search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": breaths(refine, n_colors)}
+    # If all colors are fixed, there are no other centers to find.
+    means = merge_similar_colors(histogram.colors, x, histogram.counts, n_colors) if len(fixed) < n_colors else None
+    search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": default_refine(refine, n_colors)}
     if means is not None:
         start = kmeans(means.x, n_colors, weights=means.weights, engine=engine, **search, **clustering)
         search = {"init": start.centers[len(fixed) :], "refine": polish}
     search["callback"] = callback
     result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
-    found = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
-    assert result.labels is not None  # as the colors are in one tensor
-    found = _solid(found, result.labels.long() - len(fixed), histogram)
-    colors, labels = _complete(fixed, found, histogram, x, space, chosen)
+    free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
+    assert result.labels is not None  # points in a tensor always have labels
+    free = _with_opaque_majorities(free, result.labels.long() - len(fixed), histogram)
+    colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
     return Palette(
         colors=colors,
         labels=labels.to(torch.uint8),
@@ -119,66 +139,66 @@ def fit_palette(
     )
 
 
-def mean_squared_error(
-    image: UInt8[Tensor, "*batch h w c"], palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "*batch h w"]
-) -> float:
-    """What `Palette.mse` is, of an image and the colors of a palette at these indices: exact but for one division."""
-    pixels, places = image.reshape(-1, image.shape[-1]), indices.reshape(-1)
-    colors, total = SRGB.encode(palette), 0
-    for block in blocks(len(pixels), _BLOCK):
-        off = SRGB.encode(pixels[block]) - colors.index_select(0, places[block].int())
-        total += int(off.long().square().sum())
-    return total / len(pixels) / steps_of_a_level(pixels.shape[1]) ** 2
+def with_transparent_color(
+    colors: UInt8[Tensor, "k c"], histogram: ColorHistogram, max_colors: int
+) -> UInt8[Tensor, "n c"]:
+    """The colors, with a fully transparent one appended if the histogram has such pixels and the colors do not.
 
+    Without it, transparent pixels would take a color that is not fully transparent and become visible.
 
-def with_invisible(colors: UInt8[Tensor, "k c"], histogram: ColorHistogram, most: int) -> UInt8[Tensor, "n c"]:
-    """The colors and, if the histogram has invisible pixels and they do not, what is invisible, up to `most` in all.
+    Args:
+        colors: palette, uint8 (K, C).
+        histogram: histogram of the image, of C channels.
+        max_colors: a palette of this many colors or more is returned as it is.
 
-    Else a mean with faint pixels would let all of them be seen a little, or an opaque color hide them.
+    Example:
+        >>> histogram = unique_colors(torch.tensor([[[9, 255], [0, 0]]], dtype=torch.uint8))
+        >>> with_transparent_color(torch.tensor([[9, 255]], dtype=torch.uint8), histogram, 256).tolist()
+        [[9, 255], [0, 0]]
     """
-    if colors.shape[1] in (1, 3) or len(colors) >= most:
+    if colors.shape[1] in (1, 3) or len(colors) >= max_colors:
         return colors
     if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
         return colors
     return torch.cat([colors, colors.new_zeros(1, colors.shape[1])])
 
 
-def breaths(refine: int | None, n_colors: int) -> int:
-    """The breaths asked for, or as many as pay: for more than 64 colors the second costs much and gains little."""
-    return refine if refine is not None else (2 if n_colors <= _TWO_BREATHS_UP_TO else 1)
+def default_refine(refine: int | None, n_colors: int) -> int:
+    """Number of refinement cycles: `refine`, or if that is None, 2 up to 64 colors and 1 above."""
+    return refine if refine is not None else (2 if n_colors <= _TWO_CYCLES_UP_TO else 1)
 
 
 def check_n_colors(n_colors: object) -> None:
-    """TypeError or ValueError unless this is a number of colors that a palette may have."""
+    """TypeError or ValueError unless this is an int from 1 to 256."""
     if isinstance(n_colors, bool) or not isinstance(n_colors, int):
         raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
     if not 1 <= n_colors <= 256:
         raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
 
 
-def check_colors(colors: object, name: str, image: Tensor, most: int) -> None:
-    """TypeError or ValueError unless these are at most so many colors (K, C) for this image (..., C)."""
+def check_colors(colors: object, name: str, image: Tensor, max_colors: int) -> None:
+    """TypeError or ValueError unless `colors` are uint8 (K, C), K <= `max_colors`, on the device of image (..., C)."""
     if not isinstance(colors, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(colors).__name__}")
     if colors.dtype != torch.uint8:
         raise TypeError(f"{name} must be uint8, got {colors.dtype}")
     channels = image.shape[-1]
     if colors.ndim != 2 or colors.shape[1] != channels or colors.device != image.device:
-        wanted = f"(K, {channels}) on {image.device}, as the image has {channels} channels"
-        raise ValueError(f"{name} must have shape {wanted}, got shape {tuple(colors.shape)} on {colors.device}")
-    if len(colors) > most:
-        raise ValueError(f"{name} must have at most {most} colors, got {len(colors)}")
+        expected = f"(K, {channels}) on {image.device}, as the image has {channels} channels"
+        raise ValueError(f"{name} must have shape {expected}, got shape {tuple(colors.shape)} on {colors.device}")
+    if len(colors) > max_colors:
+        raise ValueError(f"{name} must have at most {max_colors} colors, got {len(colors)}")
 
 
-def _without_clustering(histogram: ColorHistogram, n_colors: int, fixed: Tensor, space: ColorSpace) -> Palette | None:
-    """Fixed colors (F, C) and after them all others of the histogram, unless these are too many."""
+def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, space: ColorSpace) -> Palette | None:
+    """The fixed colors (F, C) followed by all others of the histogram, or None if that is more than `n_colors`."""
     if len(histogram.colors) > n_colors:
         return None
     labels = torch.zeros(len(histogram.colors), dtype=torch.int64, device=fixed.device)
     other = torch.ones_like(labels, dtype=torch.bool)
     if len(fixed) > 0:
-        near = assign(space.encode(histogram.colors), space.encode(fixed))
-        labels, other = near.labels, near.sqdist > 0
+        labels, sqdist = assign(space.encode(histogram.colors), space.encode(fixed))
+        other = sqdist > 0
     if len(fixed) + int(other.sum()) > n_colors:
         return None
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
@@ -186,68 +206,68 @@ def _without_clustering(histogram: ColorHistogram, n_colors: int, fixed: Tensor,
     return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
 
 
-def _solid(found: Tensor, labels: Tensor, histogram: ColorHistogram) -> Tensor:
-    """The colors (K, C), opaque where most pixels of the cluster (labels (M,), below 0 of none) are.
+def _with_opaque_majorities(colors: Tensor, labels: Tensor, histogram: ColorHistogram) -> Tensor:
+    """The colors (K, C), made opaque where most pixels of the cluster are. Labels (M,) below 0 are of no cluster.
 
-    A mean with a few pixels of an edge would let something shine through all those that are opaque.
+    Otherwise a few translucent edge pixels in a mean would make all opaque pixels of the cluster translucent.
     """
-    if found.shape[1] in (1, 3):
-        return found
-    inside = labels >= 0
-    opaque = torch.where(histogram.colors[:, -1] == 255, histogram.counts, -histogram.counts)
-    balance = torch.zeros(len(found), dtype=torch.int64, device=found.device)
-    balance.scatter_add_(0, labels[inside].long(), opaque[inside])
-    alpha = torch.where(balance > 0, 255, found[:, -1])
-    return torch.cat([found[:, :-1], alpha[:, None].to(torch.uint8)], dim=1)
+    if colors.shape[1] in (1, 3):
+        return colors
+    labeled = labels >= 0
+    signed_counts = torch.where(histogram.colors[:, -1] == 255, histogram.counts, -histogram.counts)
+    balance = torch.zeros(len(colors), dtype=torch.int64, device=colors.device)
+    balance.scatter_add_(0, labels[labeled].long(), signed_counts[labeled])
+    alpha = torch.where(balance > 0, 255, colors[:, -1])
+    return torch.cat([colors[:, :-1], alpha[:, None].to(torch.uint8)], dim=1)
 
 
-def _complete(
-    fixed: Tensor, found: Tensor, histogram: ColorHistogram, x: Tensor, space: ColorSpace, engine: Engine
+def _assigned(
+    fixed: Tensor, free: Tensor, histogram: ColorHistogram, x: Tensor, space: ColorSpace, engine: Engine
 ) -> tuple[Tensor, Tensor]:
-    """The fixed colors (F, C) and as many others as were found; for each color of the histogram the nearest's index.
+    """A palette of the fixed colors (F, C) and distinct, used free colors (K - F, C), and the labels (M,).
 
-    Those found (K - F, C) that are equal to another, or not the nearest one of any color of the histogram, whose points
-    are x (M, D), give way to the worst-served colors of the histogram.
+    Free colors that are equal to another, or nearest to no color of the histogram (points x (M, D)), are replaced by
+    worst-served colors of the histogram.
     """
-    n_colors, free = len(fixed) + len(found), _distinct(found)
+    n_colors, free = len(fixed) + len(free), _unique_rows(free)
     while True:
         colors = torch.cat([fixed, free])
         labels, sqdist = assign(x, space.encode(colors), engine=engine)
         used = torch.bincount(labels, minlength=len(colors)) > 0
         used[: len(fixed)] = True
-        more = _worst_served(x, sqdist, histogram.counts, n_colors - int(used.sum()))
-        if len(more) == 0:
-            # Places in the palette that is left: the number of used colors before each.
+        added = _worst_served_rows(x, sqdist, histogram.counts, n_colors - int(used.sum()))
+        if len(added) == 0:
+            # The new index of a used color is the number of used colors before it.
             return colors[used], (used.cumsum(0) - 1).index_select(0, labels)
-        # They may leave nothing to others. They themselves stay, as each is the nearest to itself, so this ends.
-        free = _distinct(torch.cat([free[used[len(fixed) :]], histogram.colors[more]]))
+        # Added colors may make others unused, but stay used themselves, as each is nearest to itself. So the loop ends.
+        free = _unique_rows(torch.cat([free[used[len(fixed) :]], histogram.colors[added]]))
 
 
-def _distinct(colors: Tensor) -> Tensor:
-    """The distinct ones in lexicographic order."""
+def _unique_rows(colors: Tensor) -> Tensor:
+    """Distinct colors in lexicographic order."""
     return torch.unique(colors, dim=0) if len(colors) else colors
 
 
-def _worst_served(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:
-    """Rows of n points x (M, D), one after the other that of the largest count times squared distance (M,).
+def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:
+    """Rows of up to n points x (M, D), chosen one by one by the largest count times squared distance.
 
-    The distance is to what serves it, or to one of those before, if that is nearer. The lowest row of equal ones; fewer
-    rows where nothing is left that is not served exactly.
+    Squared distances (M,) are to the nearest palette color, and then also to the rows chosen before. The lowest of
+    equal rows is chosen. Fewer rows if all others have distance 0.
     """
     columns, rows = x.T, []
     for _ in range(n):
-        lost = sqdist.double() * counts
-        most = lost.max()
-        if most == 0:
+        errors = sqdist.double() * counts
+        largest = errors.max()
+        if largest == 0:
             break
-        row = (lost == most).nonzero()[0, 0]  # argmax takes any of equal ones
+        row = (errors == largest).nonzero()[0, 0]  # argmax may return any of equal ones
         rows.append(row)
         sqdist = torch.minimum(sqdist, squared_distance(columns, columns[:, row, None].expand_as(columns)))
     return torch.stack(rows) if rows else torch.empty(0, dtype=torch.int64, device=x.device)
 
 
 def _mse(histogram: ColorHistogram, colors: Tensor, labels: Tensor) -> float:
-    """Mean squared error of the pixels in these colors (K, C), by exact integers."""
-    off = SRGB.encode(histogram.colors) - SRGB.encode(colors).index_select(0, labels)
-    total = (off.long().square().sum(dim=1) * histogram.counts).sum()
-    return int(total) / int(histogram.counts.sum()) / steps_of_a_level(histogram.colors.shape[1]) ** 2
+    """Mean squared error of the pixels in these colors (K, C), from an exact sum of integers."""
+    difference = SRGB.encode(histogram.colors) - SRGB.encode(colors).index_select(0, labels)
+    total = (difference.long().square().sum(dim=1) * histogram.counts).sum()
+    return int(total) / int(histogram.counts.sum()) / SRGB.unit(histogram.colors.shape[1]) ** 2

@@ -1,4 +1,4 @@
-"""`QuantizeColors`: images of few colors as a step of a pipeline of tensors."""
+"""`QuantizeColors`: color quantization as a module, for pipelines of tensor transforms."""
 
 import inspect
 import math
@@ -11,14 +11,28 @@ from gpukmeans.images.quantization import quantize
 
 
 class QuantizeColors(nn.Module):
-    """Images in at most `n_colors` colors each, as a module for `nn.Sequential` or torchvision's `v2.Compose`.
+    """Quantizes images to at most `n_colors` colors, in an `nn.Sequential` or torchvision's `v2.Compose`.
 
     `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1, which are rounded to 8 bits and
-    divided by 255 again. What comes out has its shape, dtype and device, and is also what it was of a subclass, such as
-    `tv_tensors.Image`; it has no gradient. Each image gets what `gpukmeans.quantize` makes of it alone, with the same
-    options and a generator of this `seed`: equal images come out equal, in whatever batch or process.
+    divided by 255 again. The result has the same shape, dtype, device and tensor subclass, such as `tv_tensors.Image`,
+    and no gradient. Each image is quantized on its own with a generator of the given seed, so equal images have equal
+    results in every batch and process.
 
-    `fixed` colors, uint8 (F, C), are a buffer that is not saved. All options are checked when an image comes.
+    Options are checked when an image is passed. `fixed` is a buffer that is not saved.
+
+    Args:
+        n_colors: maximum number of colors of each image, 1 to 256.
+        space: see `quantize`, as for the other options.
+        dither: a name of `DITHERINGS`.
+        strength: strength of the dithering, 0 to 1.
+        fixed: first colors of each palette, uint8 (F, C).
+        n_init: number of runs, of which the best is kept.
+        refine: refinement cycles; by default 2 up to 64 colors, else 1.
+        seed: seed of the generator.
+
+    Example:
+        >>> QuantizeColors(2)(torch.tensor([[[0, 2, 200]]], dtype=torch.uint8)).tolist()
+        [[[1, 1, 200]]]
     """
 
     fixed: Tensor | None
@@ -47,7 +61,7 @@ class QuantizeColors(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Num[Tensor, "*batch c h w"]) -> Num[Tensor, "*batch c h w"]:
-        """The image in few colors. TypeError or ValueError for what is no image (..., C, H, W) of uint8 or floats."""
+        """The quantized images (..., C, H, W). TypeError or ValueError for anything but uint8 or floats from 0 to 1."""
         _check_channels_first(image)
         plain = image.as_subclass(Tensor)
         pixels = plain if plain.dtype == torch.uint8 else _rounded(plain)
@@ -65,19 +79,19 @@ class QuantizeColors(nn.Module):
                 generator=torch.Generator(device="cpu").manual_seed(self.seed),
             )
             images = indexed.pixels()
-        found = images.movedim(-1, -3).reshape(plain.shape)
+        result = images.movedim(-1, -3).reshape(plain.shape)
         if plain.dtype != torch.uint8:
-            found = (found.float() / 255).to(plain.dtype)
-        return found if type(image) in (Tensor, nn.Parameter) else found.as_subclass(type(image))
+            result = (result.float() / 255).to(plain.dtype)
+        return result if type(image) in (Tensor, nn.Parameter) else result.as_subclass(type(image))
 
     def extra_repr(self) -> str:
-        """The options that are not left at their defaults, after the number of colors."""
-        given = [
+        """The number of colors and the options that differ from their defaults."""
+        options = [
             f"{name}={getattr(self, name)!r}" for name, default in _DEFAULTS.items() if getattr(self, name) != default
         ]
         if self.fixed is not None:
-            given.append(f"fixed={len(self.fixed)} colors")
-        return ", ".join([str(self.n_colors), *given])
+            options.append(f"fixed={len(self.fixed)} colors")
+        return ", ".join([str(self.n_colors), *options])
 
 
 _DEFAULTS = {
@@ -93,16 +107,16 @@ def _check_channels_first(image: object) -> None:
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"image must be uint8 or of floats from 0 to 1, got {image.dtype}")
     if image.ndim < 3 or not 1 <= image.shape[-3] <= 4 or 0 in image.shape[-2:]:
-        wanted = "(..., C, H, W), C from 1 to 4, H and W at least 1"
-        raise ValueError(f"image must have shape {wanted}, got {tuple(image.shape)}")
+        expected = "(..., C, H, W), C from 1 to 4, H and W at least 1"
+        raise ValueError(f"image must have shape {expected}, got {tuple(image.shape)}")
 
 
 def _rounded(image: Tensor) -> Tensor:
-    """Floats from 0 to 1 as 8 bits, ties to even. ValueError for others."""
+    """Floats from 0 to 1 rounded to 8 bits, ties to even. ValueError for floats out of range."""
     if image.numel() > 0:
         lowest, highest = torch.aminmax(image)
         if not (lowest >= 0 and highest <= 1):
-            # Digits enough that float32 just above 1 is not said to be 1.
+            # Enough digits to show the float32 just above 1 as different from 1.
             came = f"{float(lowest):.8g} to {float(highest):.8g}"
             raise ValueError(f"image must be uint8 or of floats from 0 to 1, got floats from {came}")
     return (image.float() * 255).round().to(torch.uint8)

@@ -1,5 +1,22 @@
-"""Points, wherever they live: in a tensor, in a stream of batches, on the ranks of a process group."""
+"""Points, wherever they are stored: in a tensor, in a stream of batches, on the ranks of a process group."""
 
-from gpukmeans.points.base import Points
+from gpukmeans.points.base import NearestState, Points
+from gpukmeans.points.batches import Batches
+from gpukmeans.points.communicator import Communicator, SingleProcess, communicator_for, on_device, run_on_all_ranks
+from gpukmeans.points.inputs import CallOptions, KMeansInput, check_equal_on_ranks, points_of, read_input
 
-__all__ = ["Points"]
+__all__ = [
+    "Batches",
+    "CallOptions",
+    "Communicator",
+    "KMeansInput",
+    "NearestState",
+    "Points",
+    "SingleProcess",
+    "check_equal_on_ranks",
+    "communicator_for",
+    "on_device",
+    "points_of",
+    "read_input",
+    "run_on_all_ranks",
+]

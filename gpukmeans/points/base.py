@@ -1,54 +1,82 @@
-"""Points, wherever they live: what seeding and the loop ask of them, and what is asked of the parts that hold them."""
+"""Weighted points and the requests that seeding and Lloyd's loop make of them, independent of where they are stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from gpukmeans.fixed_point import Grid, finest_scale, from_grid
+from gpukmeans.fixed_point import FixedPoint, finest_scale, from_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.stats import Census, Spread, Survey
-from gpukmeans.validation import diagonal
+from gpukmeans.points.stats import InputStats, PointStats, WeightedStats
+from gpukmeans.validation import squared_diagonal
 
-# Random bits of a draw: the largest even number below those of an int64 and its sign.
-_DRAW_BITS = 62
-
-# What a part knows of the nearest of some centers. Only the part that made it can read it.
-Near = Any
+# Random bits of a sample: the largest even number below the 63 bits of a positive int64.
+_SAMPLE_BITS = 62
 
 
-class Masses(Enum):
-    """What the odds of a draw are proportional to."""
+class SampleBy(Enum):
+    """What the probability of a point is proportional to."""
 
     WEIGHT = "weight"
-    OFF = "weight, of points that are off their center"
-    FAR = "weight times squared distance to the nearest center"
+    UNCOVERED = "weight, of points that are not equal to a center; 0 for all others"
+    D2 = "weight times squared distance to the nearest center"
 
 
 @runtime_checkable
-class Urn(Protocol):
-    """Points that can be drawn: each fills as many positions as its mass has steps, in the order of their rows."""
+class WeightedSampler(Protocol):
+    """Points at integer positions: each fills as many as its sampling weight in fixed-point units, in row order."""
 
     @property
     def totals(self) -> Tensor:
-        """How many positions there are (B or 1, 1), int64."""
+        """The number of positions (B or 1, 1), int64."""
         ...
 
-    def take(self, positions: Tensor) -> Tensor:
-        """The points (B, n, D) at positions (B or 1, n) below the totals; where these are 0, any."""
+    def rows_at(self, positions: Tensor) -> Tensor:
+        """The points (B, n, D) at positions (B or 1, n) below the totals; arbitrary points where the total is 0."""
         ...
 
 
 @runtime_checkable
-class Part(Protocol):
-    """A part of the points of P problems, or all: it answers questions and decides nothing, so that answers add.
+class NearestState(Protocol):
+    """The nearest center of each point, for B runs with M centers each. Immutable: `update` returns a new state.
 
-    B runs are served at a time; `problems`, B numbers below P, says whose points each is about. `dtype` is the one
-    computed in, and that of centers and squared distances, `weights_dtype` that of the weights, None where all are 1.
+    `scale` (B,) float64 is the number of fixed-point units in 1.
+    """
+
+    def update(self, centers: Tensor) -> "NearestState":
+        """The state with more centers (B, L, D), of indices M to M + L - 1. The lowest index wins a tie."""
+        ...
+
+    def max_sqdist(self, total_weight: Tensor) -> Tensor:
+        """The largest squared distance (B,) of a point with weight, float64, 0 without points.
+
+        `total_weight` (B,) is that of all points; the fixed-point scale of D² samples follows from both.
+        """
+        ...
+
+    def sampler(self, by: SampleBy, scale: Tensor) -> WeightedSampler:
+        """A sampler of the points. Without centers (M = 0), only by weight."""
+        ...
+
+    def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
+        """The inertia with each single candidate of (B, L, D) as an additional center: (B, L) int64 units."""
+        ...
+
+    def cluster_weights(self, scale: Tensor) -> Tensor:
+        """The weight of the points nearest to each center: (B, M) int64 units."""
+        ...
+
+
+@runtime_checkable
+class PointSource(Protocol):
+    """Points of P problems, all of them or a disjoint part. Its results add up to those of all points.
+
+    B runs are processed side by side; `problems`, B numbers below P, are the problems of the runs. `dtype` is that of
+    the computation, of centers and of squared distances; `weights_dtype` is None where all weights are 1.
     """
 
     @property
@@ -57,91 +85,69 @@ class Part(Protocol):
     @property
     def weights_dtype(self) -> torch.dtype | None: ...
 
-    def census(self) -> Census:
-        """The first look. ValueError for coordinates that are not finite, and without weights for points that the
-        metric cannot take."""
+    def input_stats(self) -> InputStats:
+        """Statistics of rows and weights as given. ValueError for values that are not finite, and, where all weights
+        are 1, for points that the metric excludes."""
         ...
 
-    def weighed(self, scale: Tensor) -> "Part":
-        """The same points with their weights rounded to steps of which a unit has `scale` (P,).
+    def with_fixed_point_weights(self, scale: Tensor) -> "PointSource":
+        """The same points with their weights rounded to fixed point at `scale` (P,).
 
-        A point that weighs less than half a step weighs nothing, and is absent from all that follows.
+        A weight below half a unit becomes 0, and the point is absent from all that follows.
         """
         ...
 
-    def spread(self, scale: Tensor) -> Spread:
-        """The second look, at weights on that grid. ValueError for points of weight that the metric cannot take."""
+    def weighted_stats(self, scale: Tensor) -> WeightedStats:
+        """Statistics of the points with weight, after rounding. ValueError for points that the metric excludes."""
         ...
 
-    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
-        """Moments at centers (B, K, D) on a grid."""
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
+        """Moments at centers (B, K, D)."""
         ...
 
-    def assign(self, centers: Tensor, problems: Sequence[int]) -> Near:
-        """The center of (B, K, D) nearest to each point."""
-        ...
-
-    def nearer(self, near: Near, centers: Tensor, first: int, problems: Sequence[int]) -> Near:
-        """The nearest of the centers so far and of those that follow (B, L, D), whose indices begin at `first`."""
+    def assign(self, centers: Tensor | None, problems: Sequence[int]) -> NearestState:
+        """The nearest of the centers (B, M, D) for each point; None for a state without centers."""
         ...
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
-        """The index of the nearest center for each point (B, N); None where they are too many to be held."""
+        """The index of the nearest center for each point (B, N) int64; None for streams, which hold no labels."""
         ...
 
-    def farthest(self, near: Near, total_weight: Tensor, problems: Sequence[int]) -> Tensor:
-        """The largest squared distance of a point of weight (B,) float64, at least 0.
-
-        Times the weight of all points (B,) it says at which scale masses will be asked for.
-        """
-        ...
-
-    def urn(self, masses: Masses, near: Near, scale: Tensor, problems: Sequence[int]) -> Urn:
-        """The points to be drawn by these masses, of which a unit has `scale` (B,) steps."""
-        ...
-
-    def potentials(self, near: Near, candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        """For each candidate (B, L, D) the inertia if it were one more center: (B, L) int64, in steps of `scale`."""
-        ...
-
-    def totals(self, near: Near, n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        """The weight of the points nearest to each of so many centers (B, M) int64, in steps of `scale`."""
-        ...
-
-    def gathered(self, centers: Tensor, totals: Tensor) -> "Part":
-        """Centers (B, M, D) as points of B problems, with these totals as their weights."""
+    def centers_as_points(self, centers: Tensor, weights: Tensor) -> "PointSource":
+        """Centers (B, M, D) as the points of B problems, with these weights (B, M)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Weighted points, wherever they live, for B runs side by side, over the same points or over those of P problems.
+    """Weighted points for B runs side by side. Each run uses the points of one of P problems.
 
-    Draws are the same for each run, as far as its points and weights are: a run never sees how many others there are.
-    They are integers below a total, so no draw depends on where a point lives either.
+    The samples and bits of a run depend neither on the number of other runs nor on where the points are stored: a
+    sample is one integer below an integer total.
     """
 
-    part: Part
-    survey: Survey
+    source: PointSource
+    stats: PointStats
     problems: Sequence[int]
 
     @property
     def dtype(self) -> torch.dtype:
-        """The one computed in, and that of centers and squared distances."""
-        return self.part.dtype
+        """The dtype of the computation, of centers and of squared distances."""
+        return self.source.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.survey.lowest.device
+        return self.stats.lowest.device
 
     @property
     def width(self) -> int:
-        """How many coordinates a point has."""
-        return self.survey.lowest.shape[1]
+        """The number of coordinates D."""
+        return self.stats.lowest.shape[1]
 
     @cached_property
-    def grid(self) -> Grid:
-        return self.survey.grid.select(self._index)
+    def fixed_point(self) -> FixedPoint:
+        """The fixed-point scales of each run, for centers within the range of the points."""
+        return self.stats.fixed_point.select(self._index)
 
     @cached_property
     def _index(self) -> Tensor:
@@ -149,105 +155,103 @@ class Points:
 
     @cached_property
     def _total_weight(self) -> Tensor:
-        return self.survey.total_weight[self._index]
+        return self.stats.total_weight[self._index]
 
     def select(self, runs: Tensor) -> "Points":
         """The points of some of the runs, given as a mask (B,) or as indices."""
         return replace(self, problems=torch.tensor(self.problems, device="cpu")[runs.cpu()].tolist())
 
-    def farthest(self, centers: Tensor) -> Tensor:
-        """The squared diagonal of a box around all points and centers (B, K, D): (B,) float64."""
+    def sqdist_bound(self, centers: Tensor) -> Tensor:
+        """The squared diagonal (B,) of a box around all points and centers (B, K, D), float64."""
         lowest, highest = torch.aminmax(centers.double(), dim=1)
-        return diagonal(torch.minimum(lowest, self.grid.lowest), torch.maximum(highest, self.grid.highest))
+        return squared_diagonal(
+            torch.minimum(lowest, self.fixed_point.lowest), torch.maximum(highest, self.fixed_point.highest)
+        )
 
-    def measure(self, centers: Tensor, farthest: Tensor) -> Moments:
-        """Moments at centers (B, K, D), no point's nearest being at a squared distance of more than `farthest` (B,)."""
-        return self.part.measure(centers, replace(self.grid, sqdist=self._sqdist_scale(farthest)), self.problems)
-
-    def assign(self, centers: Tensor) -> Near:
-        """The center of (B, K, D) nearest to each point, for `nearer` and all that takes a `near`."""
-        return self.part.assign(centers, self.problems)
-
-    def nearer(self, near: Near, centers: Tensor, first: int) -> Near:
-        """The nearest of the centers so far and of those that follow (B, L, D), whose indices begin at `first`."""
-        return self.part.nearer(near, centers, first, self.problems)
-
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n points (B, n, D), with replacement, by weight."""
-        return self._drawn(n, generator, None, [(Masses.WEIGHT, self.grid.weight)])
-
-    def draw_new(self, n: int, generator: torch.Generator, near: Near) -> Tensor:
-        """The same (B, n, D) among the points that are off their center; where none is, among all."""
-        weight = self.grid.weight
-        return self._drawn(n, generator, near, [(Masses.OFF, weight), (Masses.WEIGHT, weight)])
-
-    def draw_far(self, n: int, generator: torch.Generator, near: Near) -> Tensor:
-        """The same by weight times squared distance; where that is 0 for all, as `draw_new`."""
-        weight = self.grid.weight
-        # Where all that is left is nearer than a step of the grid can tell, the others are asked.
-        masses = [(Masses.FAR, self._scale_of(near)), (Masses.OFF, weight), (Masses.WEIGHT, weight)]
-        return self._drawn(n, generator, near, masses)
-
-    def potentials(self, near: Near, candidates: Tensor) -> Tensor:
-        """For each candidate (B, L, D) the inertia if it were one more center: (B, L) int64, in steps of equal size."""
-        return self.part.potentials(near, candidates, self._scale_of(near), self.problems)
-
-    def totals(self, near: Near, n_centers: int) -> Tensor:
-        """The weight of the points nearest to each of so many centers (B, M)."""
-        totals = self.part.totals(near, n_centers, self.grid.weight, self.problems)
-        return totals if self.part.weights_dtype is None else from_grid(totals, self.grid.weight[:, None])
-
-    def gathered(self, centers: Tensor, totals: Tensor) -> "Points":
-        """Centers (B, M, D) as points, with these totals as their weights."""
-        return surveyed(self.part.gathered(centers, totals))
+    def measure(self, centers: Tensor, sqdist_bound: Tensor) -> Moments:
+        """Moments at centers (B, K, D). No squared distance to a nearest center may exceed `sqdist_bound` (B,)."""
+        fixed_point = replace(self.fixed_point, sqdist=self._sqdist_scale(sqdist_bound))
+        return self.source.measure(centers, fixed_point, self.problems)
 
     def labels(self, centers: Tensor) -> Tensor | None:
-        """For each point the index (B, N) of the nearest of centers (B, K, D); None if they are too many to be held."""
-        return self.part.labels(centers, self.problems)
+        """The index of the nearest of centers (B, K, D) for each point (B, N); None for streams."""
+        return self.source.labels(centers, self.problems)
 
-    def _scale_of(self, near: Near) -> Tensor:
-        return self._sqdist_scale(self.part.farthest(near, self._total_weight, self.problems))
+    def assign(self, centers: Tensor) -> NearestState:
+        """The nearest of centers (B, M, D) for each point, as the state that the methods below take."""
+        return self.source.assign(centers, self.problems)
 
-    def _sqdist_scale(self, farthest: Tensor) -> Tensor:
-        return finest_scale(self._total_weight * farthest)
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n points (B, n, D), with replacement, by weight."""
+        return self._sample(n, generator, self.source.assign(None, self.problems), [])
 
-    def _drawn(
-        self, n: int, generator: torch.Generator, near: Near, choices: Sequence[tuple[Masses, Tensor]]
+    def sample_uncovered(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
+        """n points (B, n, D) by weight that are not equal to a center; of all points if all are equal to centers."""
+        return self._sample(n, generator, nearest, [(SampleBy.UNCOVERED, self.fixed_point.weight)])
+
+    def sample_d2(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
+        """n points (B, n, D) by weight times squared distance; as `sample_uncovered` if that is 0 for all points."""
+        # Squared distances below half a unit round to 0. If all do, points are sampled as uncovered ones.
+        choices = [(SampleBy.D2, self._d2_scale(nearest)), (SampleBy.UNCOVERED, self.fixed_point.weight)]
+        return self._sample(n, generator, nearest, choices)
+
+    def potentials(self, nearest: NearestState, candidates: Tensor) -> Tensor:
+        """The inertia with each single candidate of (B, L, D) as an additional center: (B, L) int64, in units that are
+        equal for all candidates of a run."""
+        return nearest.potentials(candidates, self._d2_scale(nearest))
+
+    def cluster_weights(self, nearest: NearestState) -> Tensor:
+        """The weight of the points nearest to each center (B, M): int64 where all weights are 1, else float64."""
+        weights = nearest.cluster_weights(self.fixed_point.weight)
+        return weights if self.source.weights_dtype is None else from_fixed(weights, self.fixed_point.weight[:, None])
+
+    def centers_as_points(self, centers: Tensor, weights: Tensor) -> "Points":
+        """Centers (B, M, D) as the points of B problems, with these weights (B, M)."""
+        return points_from(self.source.centers_as_points(centers, weights))
+
+    def _d2_scale(self, nearest: NearestState) -> Tensor:
+        return self._sqdist_scale(nearest.max_sqdist(self._total_weight))
+
+    def _sqdist_scale(self, sqdist_bound: Tensor) -> Tensor:
+        return finest_scale(self._total_weight * sqdist_bound)
+
+    def _sample(
+        self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
     ) -> Tensor:
-        """n points (B, n, D), each by one integer below the total of its masses: the first of them that is above 0."""
-        random = torch.randint(1 << _DRAW_BITS, (n,), generator=generator, device="cpu").to(self.device)
-        drawn: Tensor | None = None
-        none: Tensor = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        for masses, scale in choices:
-            urn = self.part.urn(masses, near, scale, self.problems)
-            taken = urn.take(share(random, urn.totals))
-            drawn = taken if drawn is None else torch.where(none[..., None], taken, drawn)
-            none = none & (urn.totals == 0)
-            if masses is Masses.WEIGHT or not none.any():
+        """n points (B, n, D), each by one random integer, by the first choice whose total is not 0, else by weight."""
+        random = torch.randint(1 << _SAMPLE_BITS, (n,), generator=generator, device="cpu").to(self.device)
+        sampled: Tensor | None = None
+        missing: Tensor = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        for by, scale in [*choices, (SampleBy.WEIGHT, self.fixed_point.weight)]:
+            sampler = nearest.sampler(by, scale)
+            rows = sampler.rows_at(scale_random(random, sampler.totals))
+            sampled = rows if sampled is None else torch.where(missing[..., None], rows, sampled)
+            missing = missing & (sampler.totals == 0)
+            if by is SampleBy.WEIGHT or not missing.any():
                 break
-        assert drawn is not None
-        return drawn
+        assert sampled is not None
+        return sampled
 
 
-def surveyed(part: Part) -> Points:
-    """Points as a part holds all of them, a run for each problem. ValueError for values that no grid can hold."""
-    census = part.census()
-    scale = census.weight_scale(part.weights_dtype)
-    if part.weights_dtype is None:
-        spread = census.spread()
+def points_from(source: PointSource) -> Points:
+    """All points of a source, one run for each problem. ValueError for values that fixed point cannot represent."""
+    input_stats = source.input_stats()
+    scale = input_stats.weight_scale(source.weights_dtype)
+    if source.weights_dtype is None:
+        weighted_stats = input_stats.of_unit_weights()
     else:
-        part = part.weighed(scale)
-        spread = part.spread(scale)
-    return Points(part, Survey.of(census, spread, scale), range(len(scale)))
+        source = source.with_fixed_point_weights(scale)
+        weighted_stats = source.weighted_stats(scale)
+    return Points(source, PointStats.of(input_stats, weighted_stats, scale), range(len(scale)))
 
 
-def share(random: Tensor, totals: Tensor) -> Tensor:
+def scale_random(random: Tensor, totals: Tensor) -> Tensor:
     """floor(random · total / 2**62), exact, for random numbers below 2**62 (n,) and totals below 2**62 (B, 1): (B, n).
 
-    Uniform in [0, total) up to odds of 2**-62, from one random number each, so that runs which draw side by side stay
-    in step; drawing anew what is too large would not.
+    Uniform in [0, total) up to a probability of 2**-62. Rejection sampling would be exact, but would take different
+    amounts of random numbers in runs side by side.
     """
-    half = _DRAW_BITS // 2
+    half = _SAMPLE_BITS // 2
     mask = (1 << half) - 1
     high, low = random >> half, random & mask
     t_high, t_low = totals >> half, totals & mask

@@ -1,4 +1,4 @@
-"""The ranks of a process group: the few things they say to one another, none of which leaves a rank waiting."""
+"""Communication between the ranks of a process group. An error on one rank is raised on all, and none waits for it."""
 
 import contextlib
 import pickle
@@ -12,56 +12,57 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# Errors that keep their type on their way to other ranks; any other arrives as a RuntimeError that names it.
-_KEPT = {error.__name__: error for error in (TypeError, ValueError, RuntimeError, OSError, MemoryError)}
+# Errors that keep their type on other ranks. All others become a RuntimeError that contains the name of the type.
+_KEPT_TYPES = {error.__name__: error for error in (TypeError, ValueError, RuntimeError, OSError, MemoryError)}
 
 
 @runtime_checkable
-class Company(Protocol):
-    """The ranks that work together, of which all must come to the same calls in the same order.
+class Communicator(Protocol):
+    """The collectives of one call of `kmeans`. All ranks must call the same ones in the same order.
 
-    Work that fails on a rank is an error on all of them: that of the lowest such rank.
+    `work` is computed on each rank, inside the collective: if it fails on a rank, the error of the lowest such rank is
+    raised on all. `what` is the name of the collective in errors.
     """
 
     @property
     def rank(self) -> int:
-        """Which of them this one is, from 0."""
+        """The number of this rank, from 0."""
         ...
 
-    def gather(self, what: str, work: Callable[[], T]) -> list[T]:
-        """What the work gave on each rank, something that can be pickled, with tensors on the CPU."""
+    def all_gather(self, what: str, work: Callable[[], T]) -> list[T]:
+        """The results of `work` by rank, pickled, with their tensors on the CPU."""
         ...
 
-    def total(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
-        """The sum over the ranks of what the work gave, an int64 tensor of the shape and on the device of `like`."""
+    def all_reduce_sum(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
+        """The sum over the ranks of the results of `work`: int64, of the shape and on the device of `like`."""
         ...
 
-    def largest(self, what: str, values: Tensor) -> Tensor:
-        """The largest of the values on each rank, entry by entry."""
+    def all_reduce_max(self, what: str, values: Tensor) -> Tensor:
+        """The elementwise maximum over the ranks."""
         ...
 
 
-class Alone:
-    """A rank that is the only one."""
+class SingleProcess:
+    """The communicator of a process without others."""
 
     rank = 0
 
-    def gather(self, what: str, work: Callable[[], T]) -> list[T]:
+    def all_gather(self, what: str, work: Callable[[], T]) -> list[T]:
         return [work()]
 
-    def total(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
+    def all_reduce_sum(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
         return work()
 
-    def largest(self, what: str, values: Tensor) -> Tensor:
+    def all_reduce_max(self, what: str, values: Tensor) -> Tensor:
         return values
 
 
 @dataclass(frozen=True, eq=False)
-class Ranks:
-    """The ranks of a `torch.distributed` process group, by the collectives of its backend.
+class ProcessGroupCommunicator:
+    """The communicator of a `torch.distributed` process group, by the collectives of its backend.
 
-    Where one does not come to a collective within the timeout of the group, or has ended, that is a RuntimeError on the
-    others which names `what` they were at.
+    A rank that has ended, or does not arrive within the timeout of the group, is a RuntimeError on the others, with the
+    name of the collective.
     """
 
     group: dist.ProcessGroup
@@ -74,100 +75,108 @@ class Ranks:
     def size(self) -> int:
         return self.group.size()
 
-    def gather(self, what: str, work: Callable[[], T]) -> list[T]:
-        data, error = _tried(lambda: pickle.dumps(_apart(work())))
-        told: list[Any] = [None] * self.size
-        with self._at(what):
-            dist.all_gather_object(told, (data, _told(error)), group=self.group)
-        _raise_first([failure for _, failure in told], error)
-        return [pickle.loads(data) for data, _ in told]
+    def all_gather(self, what: str, work: Callable[[], T]) -> list[T]:
+        data, error = _result_or_error(lambda: pickle.dumps(_to_cpu(work())))
+        gathered: list[Any] = [None] * self.size
+        with self._collective(what):
+            dist.all_gather_object(gathered, (data, _as_text(error)), group=self.group)
+        _raise_first([failure for _, failure in gathered], error)
+        return [pickle.loads(data) for data, _ in gathered]
 
-    def total(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
-        value, error = _tried(work)
+    def all_reduce_sum(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
+        value, error = _result_or_error(work)
         flat = torch.zeros(like.numel() + 1, dtype=torch.int64, device=like.device)
         if value is None:
-            flat[-1] = 1  # so that one sum also says whether all went well
+            flat[-1] = 1  # the number of failures, in the same sum
         else:
             flat[:-1] = value.flatten()
-        with self._at(what):
+        with self._collective(what):
             dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=self.group)
         if flat[-1] > 0:
             failures: list[Any] = [None] * self.size
-            with self._at(what):
-                dist.all_gather_object(failures, _told(error), group=self.group)
+            with self._collective(what):
+                dist.all_gather_object(failures, _as_text(error), group=self.group)
             _raise_first(failures, error)
         return flat[:-1].view(like.shape)
 
-    def largest(self, what: str, values: Tensor) -> Tensor:
+    def all_reduce_max(self, what: str, values: Tensor) -> Tensor:
         largest = values.clone()
-        with self._at(what):
+        with self._collective(what):
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
         return largest
 
     @contextlib.contextmanager
-    def _at(self, what: str) -> Iterator[None]:
-        """Inside, at a collective, what goes wrong is an error that says which one it was."""
+    def _collective(self, what: str) -> Iterator[None]:
+        """Inside, an error of the backend becomes a RuntimeError with the name of the collective."""
         try:
             yield
-        except RuntimeError as error:  # as those of torch.distributed all are
+        except RuntimeError as error:  # the base of all errors of torch.distributed
             where = f"rank {self.rank} of {self.size} lost the others at {what}"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RuntimeError(f"{where}: one may have ended or not have come in time ({reason})") from error
 
 
-def company_of(group: dist.ProcessGroup | None) -> Company:
-    """The ranks of a group; without one, this rank alone. TypeError for anything else, ValueError where this process
-    is not in it."""
+def communicator_for(group: dist.ProcessGroup | None) -> Communicator:
+    """The communicator of a group, or of this process alone without one. TypeError for anything else, ValueError if
+    this process is not in the group."""
     if group is None:
-        return Alone()
+        return SingleProcess()
     if not isinstance(group, dist.ProcessGroup):
         if group is dist.GroupMember.NON_GROUP_MEMBER:
             raise ValueError("group must be one that this process is in, got one of others")
         raise TypeError(f"group must be a process group of torch.distributed, got {type(group).__name__}")
-    return Ranks(group)
+    return ProcessGroupCommunicator(group)
+
+
+def run_on_all_ranks(communicator: Communicator, what: str, work: Callable[[], T]) -> T:
+    """The result of `work` on this rank, which need not be picklable. An error on one rank is raised on all."""
+    results: list[T] = []
+    communicator.all_gather(what, lambda: results.append(work()))
+    return results[0]
 
 
 def on_device(value: T, device: torch.device) -> T:
-    """The same with all tensors on the device, those in tuples, lists, dicts and dataclasses too."""
-    return _each(value, lambda tensor: tensor.to(device))
+    """The value with all tensors on the device, including those in tuples, lists, dicts and dataclasses."""
+    return _map_tensors(value, lambda tensor: tensor.to(device))
 
 
-def _apart(value: T) -> T:
-    """The same with all tensors on the CPU, and none that is part of a larger one, which would be sent whole."""
+def _to_cpu(value: T) -> T:
+    """The value with all tensors on the CPU, and copies of views, with which pickle would send the whole storage."""
 
-    def apart(tensor: Tensor) -> Tensor:
+    def to_cpu(tensor: Tensor) -> Tensor:
         tensor = tensor.cpu()
         return tensor if tensor.untyped_storage().nbytes() <= tensor.nbytes else tensor.clone()
 
-    return _each(value, apart)
+    return _map_tensors(value, to_cpu)
 
 
-def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same with all tensors changed."""
+def _map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
+    """The value with `function` applied to all of its tensors."""
     changed: Any = value
     if isinstance(value, Tensor):
-        changed = change(value)
+        changed = function(value)
     elif isinstance(value, tuple):
-        parts = [_each(part, change) for part in value]
+        parts = [_map_tensors(part, function) for part in value]
         changed = type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     elif isinstance(value, list):
-        changed = [_each(part, change) for part in value]
+        changed = [_map_tensors(part, function) for part in value]
     elif isinstance(value, dict):
-        changed = {key: _each(part, change) for key, part in value.items()}
+        changed = {key: _map_tensors(part, function) for key, part in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
-        changed = replace(value, **{each.name: _each(getattr(value, each.name), change) for each in fields(value)})
+        names = [field.name for field in fields(value)]
+        changed = replace(value, **{name: _map_tensors(getattr(value, name), function) for name in names})
     return changed
 
 
-def _tried(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
-    except Exception as error:  # of whatever kind, the others must not wait
+    except Exception as error:  # of any kind: the other ranks must not wait
         return None, error
 
 
-def _told(error: Exception | None) -> tuple[str, str] | None:
-    """An error as it can be sent."""
+def _as_text(error: Exception | None) -> tuple[str, str] | None:
+    """The name of the type of an error and its message, which can be pickled."""
     return None if error is None else (type(error).__name__, str(error))
 
 
@@ -176,6 +185,6 @@ def _raise_first(failures: Sequence[tuple[str, str] | None], own: Exception | No
     for rank, failure in enumerate(failures):
         if failure is not None:
             name, message = failure
-            if name in _KEPT:
-                raise _KEPT[name](f"rank {rank}: {message}") from own
+            if name in _KEPT_TYPES:
+                raise _KEPT_TYPES[name](f"rank {rank}: {message}") from own
             raise RuntimeError(f"rank {rank}: {name}: {message}") from own

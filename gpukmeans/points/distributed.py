@@ -1,33 +1,31 @@
-"""Points on the ranks of a process group, each of which holds a part: every answer is a sum over the ranks."""
+"""Points on the ranks of a process group. Each rank holds a part, and each result is a sum over the ranks."""
 
 import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from gpukmeans.fixed_point import Grid
+from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import Masses, Near, Part, Urn
-from gpukmeans.points.communicator import Company, on_device
-from gpukmeans.points.stats import Census, Spread
-
-T = TypeVar("T")
+from gpukmeans.points.base import NearestState, PointSource, SampleBy, WeightedSampler
+from gpukmeans.points.communicator import Communicator, on_device, run_on_all_ranks
+from gpukmeans.points.stats import InputStats, WeightedStats
 
 
 @dataclass(frozen=True, eq=False)
-class RanksPart:
-    """The points of all ranks, in the order of these, of which this one holds a part, `own`.
+class DistributedSource:
+    """The points of all ranks, in rank order. `own` is the part of this rank.
 
-    Answers are equal on all ranks, except for labels, which each gives of its own points. Moments name the worst-served
-    point only where some cluster is empty, as it costs more to know; elsewhere its row is -1, and NaN.
+    Results are equal on all ranks, except for labels, which are those of the rank's own points. Moments contain the
+    worst-served point only where some cluster is empty, as it costs one more collective; elsewhere its row is -1, and
+    its coordinates are NaN.
     """
 
-    own: Part
-    company: Company
+    own: PointSource
+    communicator: Communicator
     width: int
     device: torch.device
 
@@ -39,142 +37,145 @@ class RanksPart:
     def weights_dtype(self) -> torch.dtype | None:
         return self.own.weights_dtype
 
-    def census(self) -> Census:
-        looks = self.company.gather("the survey of values", self.own.census)
-        return functools.reduce(operator.add, on_device(looks, self.device))
+    def input_stats(self) -> InputStats:
+        stats = self.communicator.all_gather("the statistics of the input", self.own.input_stats)
+        return functools.reduce(operator.add, on_device(stats, self.device))
 
-    def weighed(self, scale: Tensor) -> "RanksPart":
-        return replace(self, own=self._agreed("the weights", lambda: self.own.weighed(scale)))
+    def with_fixed_point_weights(self, scale: Tensor) -> "DistributedSource":
+        own = run_on_all_ranks(self.communicator, "the weights", lambda: self.own.with_fixed_point_weights(scale))
+        return replace(self, own=own)
 
-    def spread(self, scale: Tensor) -> Spread:
-        looks = self.company.gather("the survey of points", lambda: self.own.spread(scale))
-        return functools.reduce(operator.add, on_device(looks, self.device))
+    def weighted_stats(self, scale: Tensor) -> WeightedStats:
+        stats = self.communicator.all_gather("the statistics of the points", lambda: self.own.weighted_stats(scale))
+        return functools.reduce(operator.add, on_device(stats, self.device))
 
-    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
-        found = nothing = Moments.nothing(centers, grid)
-        like = _flat(nothing)
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
+        own = zero = Moments.zeros(centers, fixed_point)
 
-        def work() -> Tensor:
-            nonlocal found
-            found = self.own.measure(centers, grid, problems)
-            return _flat(found)
+        def measure_own() -> Tensor:
+            nonlocal own
+            own = self.own.measure(centers, fixed_point, problems)
+            return _flat(own)
 
-        summed = self.company.total("the sum of moments", like, work)
-        sizes = [nothing.sums.numel(), nothing.totals.numel(), nothing.inertia.numel()]
-        sums, totals, inertia = summed.split(sizes)
-        worst_sqdist = self.company.largest("the worst-served point", found.worst_sqdist)
+        summed = self.communicator.all_reduce_sum("the sum of moments", _flat(zero), measure_own)
+        sums, totals, inertia = summed.split([zero.sums.numel(), zero.totals.numel(), zero.inertia.numel()])
         moments = replace(
-            nothing,
-            sums=sums.view(nothing.sums.shape),
-            totals=totals.view(nothing.totals.shape),
+            zero,
+            sums=sums.view(zero.sums.shape),
+            totals=totals.view(zero.totals.shape),
             inertia=inertia,
-            worst_sqdist=worst_sqdist,
-            worst_row=torch.full_like(nothing.worst_row, -1),
-            worst_x=torch.full_like(nothing.worst_x, torch.nan),
+            worst_sqdist=self.communicator.all_reduce_max("the worst-served point", own.worst_sqdist),
+            worst_row=torch.full_like(zero.worst_row, -1),
+            worst_x=torch.full_like(zero.worst_x, torch.nan),
         )
-        return self._with_worst(moments, found) if (moments.totals == 0).any() else moments
+        return self._with_worst_point(moments, own) if (moments.totals == 0).any() else moments
 
-    def assign(self, centers: Tensor, problems: Sequence[int]) -> "_Later":
-        return _Later(lambda: self.own.assign(centers, problems))
-
-    def nearer(self, near: "_Later", centers: Tensor, first: int, problems: Sequence[int]) -> "_Later":
-        return _Later(lambda: self.own.nearer(near.found, centers, first, problems))
+    def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "DistributedNearest":
+        n_centers = 0 if centers is None else centers.shape[1]
+        return DistributedNearest(self, len(problems), n_centers, lambda: self.own.assign(centers, problems))
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
-        return self._agreed("the labels", lambda: self.own.labels(centers, problems))
+        return run_on_all_ranks(self.communicator, "the labels", lambda: self.own.labels(centers, problems))
 
-    def farthest(self, near: "_Later", total_weight: Tensor, problems: Sequence[int]) -> Tensor:
-        if near.farthest is None:  # which is asked twice
-            found = self.company.gather(
-                "the farthest point", lambda: self.own.farthest(near.found, total_weight, problems)
-            )
-            near.farthest = torch.stack(found).amax(dim=0).to(self.device)
-        return near.farthest
+    def centers_as_points(self, centers: Tensor, weights: Tensor) -> PointSource:
+        return self.own.centers_as_points(centers, weights)  # the same on all ranks
 
-    def urn(self, masses: Masses, near: "_Later | None", scale: Tensor, problems: Sequence[int]) -> "RanksUrn":
-        urn: Urn | None = None
-
-        def work() -> Tensor:
-            nonlocal urn
-            urn = self.own.urn(masses, None if near is None else near.found, scale, problems)
-            return urn.totals
-
-        totals = on_device(self.company.gather("the masses of a draw", work), self.device)
-        assert urn is not None  # else the others' error, or this one's, was raised
-        before = functools.reduce(operator.add, totals[: self.company.rank], torch.zeros_like(totals[0]))
-        none = torch.empty(len(problems), 0, self.width, dtype=self.dtype, device=self.device)
-        return RanksUrn(urn, self.company, before, functools.reduce(operator.add, totals), none)
-
-    def potentials(self, near: "_Later", candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        like = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=self.device)
-        return self.company.total(
-            "the sum of potentials", like, lambda: self.own.potentials(near.found, candidates, scale, problems)
+    def _with_worst_point(self, moments: Moments, own: Moments) -> Moments:
+        """The moments with the worst-served point, on ties that of the lowest rank, which has the lowest row."""
+        found = self.communicator.all_gather(
+            "the position of the worst-served point", lambda: (own.worst_sqdist, own.worst_x)
         )
-
-    def totals(self, near: "_Later", n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        like = torch.zeros(len(problems), n_centers, dtype=torch.int64, device=self.device)
-        return self.company.total(
-            "the sum of totals", like, lambda: self.own.totals(near.found, n_centers, scale, problems)
-        )
-
-    def gathered(self, centers: Tensor, totals: Tensor) -> Part:
-        return self.own.gathered(centers, totals)  # which all ranks have
-
-    def _agreed(self, what: str, work: Callable[[], T]) -> T:
-        """What the work gives here, if it has failed on no rank."""
-        found: list[T] = []
-        self.company.gather(what, lambda: found.append(work()))
-        return found[0]
-
-    def _with_worst(self, moments: Moments, own: Moments) -> Moments:
-        """The same with the worst-served point: of equally bad ones that of the lowest rank, where rows are lowest."""
-        told = self.company.gather("where the worst-served point is", lambda: (own.worst_sqdist, own.worst_x))
-        sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*told, strict=True))
-        rank = sqdists.argmax(dim=0)  # the first of equals, as these are few
+        sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*found, strict=True))
+        rank = sqdists.argmax(dim=0)  # the first of equals
         return replace(moments, worst_x=points[rank, torch.arange(len(rank), device=self.device)])
 
 
-class _Later:
-    """What is near on this rank, found within the collective that asks for it first, where it may fail for all."""
+class DistributedNearest:
+    """The nearest of M centers for the points of all ranks.
 
-    def __init__(self, find: Callable[[], Near]) -> None:
-        self._find: Callable[[], Near] | None = find
-        self._found: Near = None
-        self.farthest: Tensor | None = None
-        """Of all ranks, once it is known."""
+    The rank's own state is computed inside the first collective that uses it, so that an error there reaches all ranks.
+    """
+
+    def __init__(
+        self, source: DistributedSource, n_runs: int, n_centers: int, find: Callable[[], NearestState]
+    ) -> None:
+        self._source = source
+        self._communicator = source.communicator
+        self._n_runs = n_runs
+        self._n_centers = n_centers
+        self._find: Callable[[], NearestState] | None = find
+        self._found: NearestState | None = None
+        self._max_sqdist: Tensor | None = None
 
     @property
-    def found(self) -> Near:
+    def _own(self) -> NearestState:
         if self._find is not None:
-            self._found, self._find = self._find(), None
+            self._found, self._find = self._find(), None  # drops its reference to the previous state
+        assert self._found is not None
         return self._found
+
+    def update(self, centers: Tensor) -> "DistributedNearest":
+        n_centers = self._n_centers + centers.shape[1]
+        return DistributedNearest(self._source, self._n_runs, n_centers, lambda: self._own.update(centers))
+
+    def max_sqdist(self, total_weight: Tensor) -> Tensor:
+        if self._max_sqdist is None:  # requested again with each sample and potential
+            found = self._communicator.all_gather("the maximum distance", lambda: self._own.max_sqdist(total_weight))
+            self._max_sqdist = torch.stack(found).amax(dim=0).to(self._source.device)
+        return self._max_sqdist
+
+    def sampler(self, by: SampleBy, scale: Tensor) -> "DistributedSampler":
+        sampler: WeightedSampler | None = None
+
+        def own_totals() -> Tensor:
+            nonlocal sampler
+            sampler = self._own.sampler(by, scale)
+            return sampler.totals
+
+        source = self._source
+        totals = on_device(self._communicator.all_gather("the totals of a sample", own_totals), source.device)
+        assert sampler is not None  # an error on any rank has been raised on all
+        before = functools.reduce(operator.add, totals[: self._communicator.rank], torch.zeros_like(totals[0]))
+        empty = torch.empty(self._n_runs, 0, source.width, dtype=source.dtype, device=source.device)
+        return DistributedSampler(sampler, self._communicator, before, functools.reduce(operator.add, totals), empty)
+
+    def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
+        like = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=self._source.device)
+        return self._communicator.all_reduce_sum(
+            "the sum of potentials", like, lambda: self._own.potentials(candidates, scale)
+        )
+
+    def cluster_weights(self, scale: Tensor) -> Tensor:
+        like = torch.zeros(self._n_runs, self._n_centers, dtype=torch.int64, device=self._source.device)
+        return self._communicator.all_reduce_sum("the sum of weights", like, lambda: self._own.cluster_weights(scale))
 
 
 @dataclass(frozen=True, eq=False)
-class RanksUrn:
-    """The points of all ranks that B runs draw from, those of this rank after the positions `before` it (B or 1, 1).
+class DistributedSampler:
+    """A sampler of the points of all ranks for B runs. Those of this rank follow `before` (B or 1, 1) positions.
 
-    `none` (B, 0, D) is what the points look like.
+    `empty` (B, 0, D) has the dtype and device of the points.
     """
 
-    own: Urn
-    company: Company
+    own: WeightedSampler
+    communicator: Communicator
     before: Tensor
     totals: Tensor
-    none: Tensor
+    empty: Tensor
 
-    def take(self, positions: Tensor) -> Tensor:
+    def rows_at(self, positions: Tensor) -> Tensor:
         within = positions - self.before
-        here = ((within >= 0) & (within < self.own.totals)).expand(len(self.none), -1)
-        bits = torch.int32 if self.none.dtype == torch.float32 else torch.int64
-        like = torch.zeros(*here.shape, self.none.shape[2], dtype=torch.int64, device=self.none.device)
+        here = ((within >= 0) & (within < self.own.totals)).expand(len(self.empty), -1)
+        bits = torch.int32 if self.empty.dtype == torch.float32 else torch.int64
+        like = torch.zeros(*here.shape, self.empty.shape[2], dtype=torch.int64, device=self.empty.device)
 
-        def work() -> Tensor:
-            own = self.own.take(within.clamp(min=0).minimum((self.own.totals - 1).clamp(min=0)))
-            return own.view(bits).long().where(here[..., None], 0)
+        def own_rows() -> Tensor:
+            rows = self.own.rows_at(within.clamp(min=0).minimum((self.own.totals - 1).clamp(min=0)))
+            return rows.view(bits).long().where(here[..., None], 0)
 
-        # Each position is on one rank, so that the sum of the bits are its own.
-        return self.company.total("the points drawn", like, work).to(bits).view(self.none.dtype)
+        # Each position is on one rank, so the sum of the bits over the ranks is the row.
+        summed = self.communicator.all_reduce_sum("the sampled points", like, own_rows)
+        return summed.to(bits).view(self.empty.dtype)
 
 
 def _flat(moments: Moments) -> Tensor:

@@ -1,153 +1,148 @@
-"""What `kmeans` is given, as points: one tensor or a stream, here alone or on every rank of a group."""
+"""The input of `kmeans` as points: one tensor or a stream, in one process or on every rank of a group."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.base import Engine
-from gpukmeans.engines.selection import choose
+from gpukmeans.engines import Engine, choose
 from gpukmeans.metrics import Metric
-from gpukmeans.points.base import Part, Points, surveyed
+from gpukmeans.points.base import Points, PointSource, points_from
 from gpukmeans.points.batches import Batches
-from gpukmeans.points.communicator import Alone, Company
-from gpukmeans.points.distributed import RanksPart
-from gpukmeans.points.streaming import Form, StreamPart, first_batch
-from gpukmeans.points.tensor import TensorPart
-from gpukmeans.validation import check_points, check_spread, check_weights, computed_in, short_name
+from gpukmeans.points.communicator import Communicator, SingleProcess, run_on_all_ranks
+from gpukmeans.points.distributed import DistributedSource
+from gpukmeans.points.streaming import BatchSource, PointSpec, first_batch
+from gpukmeans.points.tensor import TensorSource
+from gpukmeans.validation import check_points, check_range, check_weights, compute_dtype, short_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
-    """Points as one rank was given them: a tensor (..., N, D) with its weights, or batches.
+class KMeansInput:
+    """The input of one rank: a tensor (..., N, D) with its weights, or batches.
 
-    `form` is what is known of them before they are read, None of batches of which there are none. `batch` are the
-    dimensions before (N, D).
+    `spec` is None if there are no batches. `batch` are the dimensions before (N, D).
     """
 
     rows: Tensor | Batches
     weights: Tensor | None
-    form: Form | None
+    spec: PointSpec | None
     batch: tuple[int, ...]
     engine: Engine | None
 
     @property
-    def streams(self) -> bool:
+    def is_stream(self) -> bool:
         return not isinstance(self.rows, Tensor)
 
 
-def source_of(x: Any, weights: Tensor | None, engine: str | Engine, *, least: int = 1) -> Source:
-    """What was given, if that can be points, of which a tensor has at least so many. TypeError or ValueError if not."""
+def read_input(x: Any, weights: Tensor | None, engine: str | Engine, *, least: int = 1) -> KMeansInput:
+    """The input `x` with its weights. TypeError or ValueError if it cannot be points, or is a tensor of fewer than
+    `least` rows."""
     if isinstance(x, Tensor):
         check_points(x, least=least)
         check_weights(weights, x)
-        form = Form(x.shape[-1], x.dtype, x.device, None if weights is None else weights.dtype)
-        return Source(rows=x, weights=weights, form=form, batch=tuple(x.shape[:-2]), engine=choose(engine, x))
+        spec = PointSpec(x.shape[-1], x.dtype, x.device, None if weights is None else weights.dtype)
+        return KMeansInput(rows=x, weights=weights, spec=spec, batch=tuple(x.shape[:-2]), engine=choose(engine, x))
     if weights is not None:
         raise TypeError("weights of a stream come with its batches, as pairs (x, weights), got them beside it")
     batches = x if isinstance(x, Batches) else Batches(x)
     first = first_batch(batches)
-    form, chosen = (None, None) if first is None else (Form.of(first), choose(engine, first.x))
-    return Source(rows=batches, weights=None, form=form, batch=(), engine=chosen)
+    spec, chosen = (None, None) if first is None else (PointSpec.of(first), choose(engine, first.x))
+    return KMeansInput(rows=batches, weights=None, spec=spec, batch=(), engine=chosen)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Request:
-    """What a rank was asked for, as far as all must have been asked for the same."""
+class CallOptions:
+    """The properties of a call of `kmeans` that all ranks compare.
 
-    width: int | None
-    dtype: str | None
-    weights: str | None
-    device: str | None
+    All must be equal, except that ranks without batches have no spec (None), `is_stream` and `has_callback` may differ,
+    and only the `resumes` of rank 0 counts.
+    """
+
+    spec: PointSpec | None
     batch: tuple[int, ...]
-    streams: bool
-    listens: bool
+    is_stream: bool
+    has_callback: bool
     resumes: bool
     options: Mapping[str, Any]
 
     @staticmethod
-    def of(source: Source, options: Mapping[str, Any], *, listens: bool = False, resumes: bool = False) -> "Request":
-        """That of points of a source and these options of `kmeans`. Whether a callback `listens` may differ, and
-        whether a state is there to go on from is for rank 0 to say."""
-        form = source.form
-        return Request(
-            width=None if form is None else form.width,
-            dtype=None if form is None else short_name(form.dtype),
-            weights=None if form is None else "none" if form.weights is None else short_name(form.weights),
-            device=None if form is None else form.device.type,
-            batch=source.batch,
-            streams=source.streams,
-            listens=listens,
+    def of(
+        given: KMeansInput, options: Mapping[str, Any], *, has_callback: bool = False, resumes: bool = False
+    ) -> "CallOptions":
+        """The properties of a call with this input and these options."""
+        return CallOptions(
+            spec=given.spec,
+            batch=given.batch,
+            is_stream=given.is_stream,
+            has_callback=has_callback,
             resumes=resumes,
             options=options,
         )
 
-    def form(self, own: Form | None) -> Form:
-        """The form of all points, on the device of the rank's own."""
-        if self.width is None or self.dtype is None or self.device is None:
+    def spec_on(self, own: PointSpec | None) -> PointSpec:
+        """The spec of the points of all ranks, on the device of this rank's own. ValueError if there are no points."""
+        if self.spec is None:
             raise ValueError("x must have at least one row, got none")
-        weights = None if self.weights in (None, "none") else getattr(torch, self.weights)
-        device = torch.device(self.device) if own is None else own.device
-        return Form(self.width, getattr(torch, self.dtype), device, weights)
+        # The device of another rank, if this one has no rows: without its number, which may be of another GPU.
+        return self.spec._replace(device=torch.device(self.spec.device.type) if own is None else own.device)
 
 
-def agreed(requests: Sequence[Request]) -> Request:
-    """What all ranks were asked for. ValueError, the same on each, for what is not the same on all that know it."""
-
-    def same(name: str, value_of: Callable[[Request], Any], *, form: bool = False) -> Any:
-        told = [(rank, value_of(request)) for rank, request in enumerate(requests)]
-        if form:  # of which a rank without a batch knows nothing
-            told = [(rank, value) for rank, value in told if value is not None] or told
-        first, value = told[0]
-        for rank, other in told[1:]:
-            if not _equal(value, other):
-                came = ", ".join(f"{_brief(each)} on rank {of}" for of, each in ((first, value), (rank, other)))
-                raise ValueError(f"{name} must be the same on every rank, got {came}")
-        return value
-
-    return Request(
-        width=same("the number of coordinates of x", lambda request: request.width, form=True),
-        dtype=same("the dtype of x", lambda request: request.dtype, form=True),
-        weights=same("the dtype of weights", lambda request: request.weights, form=True),
-        device=same("the kind of device of x", lambda request: request.device, form=True),
-        batch=same("the shape of x before (N, D)", lambda request: request.batch),
-        streams=any(request.streams for request in requests),
-        listens=any(request.listens for request in requests),
-        resumes=requests[0].resumes,
-        options={name: same(name, lambda request, name=name: request.options[name]) for name in requests[0].options},
+def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:
+    """The properties of the call on all ranks. ValueError, the same on each rank, for those that differ."""
+    specs = [(rank, call.spec) for rank, call in enumerate(calls) if call.spec is not None]
+    _check_same("the number of coordinates of x", [(rank, spec.width) for rank, spec in specs])
+    _check_same("the dtype of x", [(rank, spec.dtype) for rank, spec in specs])
+    _check_same("the dtype of weights", [(rank, spec.weights or "none") for rank, spec in specs])
+    _check_same("the kind of device of x", [(rank, spec.device.type) for rank, spec in specs])
+    _check_same("the shape of x before (N, D)", [(rank, call.batch) for rank, call in enumerate(calls)])
+    for name in calls[0].options:
+        _check_same(name, [(rank, call.options[name]) for rank, call in enumerate(calls)])
+    return replace(
+        calls[0],
+        spec=specs[0][1] if specs else None,
+        is_stream=any(call.is_stream for call in calls),
+        has_callback=any(call.has_callback for call in calls),
     )
 
 
-def points_of(source: Source, form: Form, metric: Metric, engine: str | Engine, company: Company) -> Points:
-    """The points of all problems side by side, as the metric sees them; those of all ranks, if there are others.
+def points_of(
+    given: KMeansInput, spec: PointSpec, metric: Metric, engine: str | Engine, communicator: Communicator
+) -> Points:
+    """The points of all problems and all ranks, prepared for the metric.
 
-    ValueError for values that cannot be points, and where there are none.
+    ValueError for values that cannot be points, and if there are none.
     """
-    parts: list[Part] = []
-    company.gather("the points", lambda: parts.append(_part(source, form, metric, engine)))
-    part = parts[0]
-    if not isinstance(company, Alone):
-        part = RanksPart(part, company, form.width, form.device)
-    points = surveyed(part)
-    check_spread(points.survey.values, part.dtype, "x")
+    source = run_on_all_ranks(communicator, "the points", lambda: _own_source(given, spec, metric, engine))
+    if not isinstance(communicator, SingleProcess):
+        source = DistributedSource(source, communicator, spec.width, spec.device)
+    points = points_from(source)
+    check_range(points.stats.values, source.dtype, "x")
     return points
 
 
-def _part(source: Source, form: Form, metric: Metric, engine: str | Engine) -> Part:
-    """The points that this rank was given."""
-    like = form.like()
-    rows, dtype, chosen = source.rows, computed_in(like), source.engine or choose(engine, like)
+def _own_source(given: KMeansInput, spec: PointSpec, metric: Metric, engine: str | Engine) -> PointSource:
+    """The points of this rank."""
+    empty = spec.empty_points()
+    rows, dtype, chosen = given.rows, compute_dtype(empty), given.engine or choose(engine, empty)
     if isinstance(rows, Batches) or not rows.shape[-2]:
         batches = rows if isinstance(rows, Batches) else None
-        return StreamPart(batches, form, chosen, dtype, metric, math.prod(source.batch))
+        return BatchSource(batches, spec, chosen, dtype, metric, math.prod(given.batch))
     x = metric.prepare(rows.detach(), dtype).reshape(-1, *rows.shape[-2:])
-    weights = source.weights
+    weights = given.weights
     if weights is not None:
         weights = weights.detach().reshape(-1, weights.shape[-1])
-    return TensorPart(x, weights, chosen, dtype, metric.directions)
+    return TensorSource(x, weights, chosen, dtype, metric.normalizes)
+
+
+def _check_same(name: str, values: Sequence[tuple[int, Any]]) -> None:
+    """ValueError unless the values, each with its rank, are equal."""
+    for rank, value in values[1:]:
+        if not _equal(values[0][1], value):
+            came = ", ".join(f"{_short(each)} on rank {of}" for of, each in (values[0], (rank, value)))
+            raise ValueError(f"{name} must be the same on every rank, got {came}")
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -157,5 +152,7 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-def _brief(value: Any) -> str:
-    return f"a tensor of {short_name(value.dtype)} {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {short_name(value.dtype)} {tuple(value.shape)}"
+    return short_name(value) if isinstance(value, torch.dtype) else str(value)

@@ -1,4 +1,4 @@
-"""What two looks at all points tell, before anything is measured. What they tell of disjoint points adds."""
+"""Statistics of all points, collected in two passes before the first measurement. Those of disjoint points add."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gpukmeans.fixed_point import Grid, finest_scale, from_grid
-from gpukmeans.validation import REACH, Range, check_reach, diagonal, joined_range
+from gpukmeans.fixed_point import FixedPoint, finest_scale, from_fixed
+from gpukmeans.validation import MAX_EXPONENT, Range, check_magnitude, squared_diagonal, union_range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Census:
-    """The first look, for each of P problems: it decides the steps of the weights.
+class InputStats:
+    """Statistics of the input of P problems, from the first pass. The scale of the weights follows from them.
 
-    `values` are the lowest and highest coordinates (P, D) of all rows, float64, also of those of weight 0. Of the
-    weights, as they are given, `lightest` and `heaviest` (P,) float64 are the extremes, `n_weighted` (P,) int64 is how
-    many are above 0, and `total` (P,) float64 their sum, rounded. Without weights all are 1.
+    `values` are the lowest and highest coordinates (P, D) of all rows, float64, including those of weight 0. Of the
+    weights as given, `lightest` and `heaviest` (P,) float64 are the extremes, `n_weighted` (P,) int64 is the number of
+    those above 0, and `total` (P,) float64 is their rounded sum. Missing weights are 1.
     """
 
     values: Range
@@ -27,31 +27,35 @@ class Census:
     total: Tensor
 
     @staticmethod
-    def nothing(shape: tuple[int, int], device: torch.device) -> "Census":
-        """That of no points, of P problems and D coordinates."""
-        some = torch.full(shape, math.inf, dtype=torch.float64, device=device)
-        none = torch.zeros(shape[0], dtype=torch.float64, device=device)
-        return Census(
-            values=Range(some, -some), lightest=none + math.inf, heaviest=none, n_weighted=none.long(), total=none
+    def empty(shape: tuple[int, int], device: torch.device) -> "InputStats":
+        """The statistics of no points, for P problems and D coordinates."""
+        infinity = torch.full(shape, math.inf, dtype=torch.float64, device=device)
+        zero = torch.zeros(shape[0], dtype=torch.float64, device=device)
+        return InputStats(
+            values=Range(infinity, -infinity),
+            lightest=zero + math.inf,
+            heaviest=zero,
+            n_weighted=zero.long(),
+            total=zero,
         )
 
-    def __add__(self, other: "Census") -> "Census":
-        return Census(
-            values=joined_range(self.values, other.values),
+    def __add__(self, other: "InputStats") -> "InputStats":
+        return InputStats(
+            values=union_range(self.values, other.values),
             lightest=torch.minimum(self.lightest, other.lightest),
             heaviest=torch.maximum(self.heaviest, other.heaviest),
             n_weighted=self.n_weighted + other.n_weighted,
             total=self.total + other.total,
         )
 
-    def spread(self) -> "Spread":
-        """What the second look would tell of points without weights, which this one has told."""
+    def of_unit_weights(self) -> "WeightedStats":
+        """The statistics of the second pass where all weights are 1, which need no second pass."""
         lowest, highest = self.values
-        return Spread(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
+        return WeightedStats(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
 
     def weight_scale(self, weights: torch.dtype | None) -> Tensor:
-        """Steps in a unit of weight (P,) of that dtype: 1 for integers, or None for none, else the finest that cannot
-        overflow.
+        """Fixed-point units in a weight of 1 (P,): 1 for integers and for None (no weights), else the finest scale
+        that cannot overflow.
 
         ValueError unless there are points, and weights are finite, at least 0, not all 0 and of a total that fits.
         """
@@ -71,10 +75,10 @@ class Census:
             if total >= 2**61:
                 raise ValueError(f"integer weights must add up to less than 2**61, got {total:.3g}")
             return ones
-        if not (self.heaviest >= 2.0**-REACH).all():
+        if not (self.heaviest >= 2.0**-MAX_EXPONENT).all():
             came = float(self.heaviest.min())
-            raise ValueError(f"weights must not vanish below {2.0**-REACH:.0e}, got {came:.3g}")
-        # As many as there are, since a point of weight 0 must not change a bit.
+            raise ValueError(f"weights must not vanish below {2.0**-MAX_EXPONENT:.0e}, got {came:.3g}")
+        # Points of weight 0 are not counted, because they must not change a bit.
         largest = self.heaviest * self.n_weighted
         if not largest.isfinite().all():
             n = int(self.n_weighted.max())
@@ -83,9 +87,12 @@ class Census:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Spread:
-    """The second look, with weights on their grid, at the points of weight: their range (P, D), float64, infinite the
-    other way round where there are none, their `total` (P,) weight in steps and how many they are (P,), both int64."""
+class WeightedStats:
+    """Statistics of the points with weight, from the second pass, with weights in fixed point.
+
+    `lowest` and `highest` (P, D) float64 are the range, inverted infinite without points; `total` (P,) int64 is the
+    weight in fixed-point units, `n_present` (P,) int64 the number of points.
+    """
 
     lowest: Tensor
     highest: Tensor
@@ -93,14 +100,14 @@ class Spread:
     n_present: Tensor
 
     @staticmethod
-    def nothing(shape: tuple[int, int], device: torch.device) -> "Spread":
-        """That of no points, of P problems and D coordinates."""
-        some = torch.full(shape, math.inf, dtype=torch.float64, device=device)
-        none = torch.zeros(shape[0], dtype=torch.int64, device=device)
-        return Spread(lowest=some, highest=-some, total=none, n_present=none)
+    def empty(shape: tuple[int, int], device: torch.device) -> "WeightedStats":
+        """The statistics of no points, for P problems and D coordinates."""
+        infinity = torch.full(shape, math.inf, dtype=torch.float64, device=device)
+        zero = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        return WeightedStats(lowest=infinity, highest=-infinity, total=zero, n_present=zero)
 
-    def __add__(self, other: "Spread") -> "Spread":
-        return Spread(
+    def __add__(self, other: "WeightedStats") -> "WeightedStats":
+        return WeightedStats(
             lowest=torch.minimum(self.lowest, other.lowest),
             highest=torch.maximum(self.highest, other.highest),
             total=self.total + other.total,
@@ -109,12 +116,12 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Survey:
-    """What is known of all points, for each problem; it decides the grid.
+class PointStats:
+    """Statistics of all points of P problems. The fixed-point scales follow from them.
 
-    `values` are the lowest and highest coordinates (P, D) of all rows, `lowest` and `highest` those of the points of
-    weight, `weight_scale` (P,) the steps in a unit of weight and `total_weight` (P,) how heavy they are, all float64;
-    `n_present` (P,) is how many have a weight.
+    `values` are the lowest and highest coordinates (P, D) of all rows, `lowest` and `highest` those of the points with
+    weight, `weight_scale` (P,) the fixed-point units in a weight of 1 and `total_weight` (P,) the weight of all points,
+    all float64; `n_present` (P,) int64 is the number of points with weight.
     """
 
     values: Range
@@ -125,28 +132,27 @@ class Survey:
     n_present: Tensor
 
     @staticmethod
-    def of(census: Census, spread: Spread, weight_scale: Tensor) -> "Survey":
-        """What both looks found, at weights on a grid of this scale. ValueError if no grid could hold what is measured
-        of them."""
-        # From the grid, so that it has the same bits in whatever order it is summed.
-        total = from_grid(spread.total, weight_scale)
-        check_reach(total, diagonal(spread.lowest, spread.highest))
-        return Survey(
-            values=census.values,
-            lowest=spread.lowest,
-            highest=spread.highest,
+    def of(input_stats: InputStats, weighted_stats: WeightedStats, weight_scale: Tensor) -> "PointStats":
+        """The statistics of both passes. ValueError if fixed point cannot represent the moments of such points."""
+        # The sum of integers, because the rounded sum of the first pass depends on the order.
+        total = from_fixed(weighted_stats.total, weight_scale)
+        check_magnitude(total, squared_diagonal(weighted_stats.lowest, weighted_stats.highest))
+        return PointStats(
+            values=input_stats.values,
+            lowest=weighted_stats.lowest,
+            highest=weighted_stats.highest,
             weight_scale=weight_scale,
             total_weight=total,
-            n_present=spread.n_present,
+            n_present=weighted_stats.n_present,
         )
 
     @cached_property
-    def grid(self) -> Grid:
-        """The finest steps at which no total can overflow. Its `sqdist` is for centers within the range."""
-        return Grid(
+    def fixed_point(self) -> FixedPoint:
+        """The finest scales at which no total can overflow. That of `sqdist` is for centers within the range."""
+        return FixedPoint(
             weight=self.weight_scale,
             sum=finest_scale(self.total_weight[:, None] * (self.highest - self.lowest)),
-            sqdist=finest_scale(self.total_weight * diagonal(self.lowest, self.highest)),
+            sqdist=finest_scale(self.total_weight * squared_diagonal(self.lowest, self.highest)),
             lowest=self.lowest,
             highest=self.highest,
         )

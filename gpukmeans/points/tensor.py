@@ -9,31 +9,30 @@ import torch
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.base import Assignment, BoundEngine, Engine
-from gpukmeans.fixed_point import Grid, from_grid, to_grid
+from gpukmeans.engines import Assignment, BoundEngine, Engine
+from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import Masses, Points, surveyed
-from gpukmeans.points.stats import Census, Spread
-from gpukmeans.tiling import Problems, of_runs, tiles
-from gpukmeans.validation import Range, check_directions, finite_range
+from gpukmeans.points.base import Points, SampleBy, points_from
+from gpukmeans.points.stats import InputStats, WeightedStats
+from gpukmeans.tiling import ProblemIndex, problem_index, tiles
+from gpukmeans.validation import Range, check_nonzero_rows, finite_range
 
-# Squared differences of coordinates that are held at a time while candidates are weighed.
+# Squared differences of coordinates in memory at a time, for potentials.
 _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
-class TensorPart:
-    """Points (P, N, D) in one tensor, N at least 1, with weights (P, N) or all of weight 1.
+class TensorSource:
+    """Points (P, N, D) in one tensor, N at least 1, with weights (P, N) or None for weights of 1.
 
-    They are as the metric sees them; where only their `directions` count, a point of zeros is an error. `name` is what
-    errors call them.
+    The metric has prepared them; with `nonzero` a row of zeros is an error. `name` stands for `x` in errors.
     """
 
     x: Tensor
     weights: Tensor | None
     engine: Engine
     dtype: torch.dtype
-    directions: bool = False
+    nonzero: bool = False
     name: str = "x"
 
     @property
@@ -41,19 +40,19 @@ class TensorPart:
         return None if self.weights is None else self.weights.dtype
 
     @cached_property
-    def _bound(self) -> BoundEngine:
+    def bound(self) -> BoundEngine:
         return self.engine.bind(self.x, self.weights)
 
     @cached_property
-    def _index(self) -> Problems:
-        return Problems(self.x.device)
+    def index(self) -> ProblemIndex:
+        return ProblemIndex(self.x.device)
 
-    def census(self) -> Census:
+    def input_stats(self) -> InputStats:
         n_problems, n_rows, width = self.x.shape
-        values = finite_range(self._told(self.x), self.name)
+        values = finite_range(_squeezed(self.x), self.name)
         if self.weights is None:
-            if self.directions:
-                check_directions(self._told(self.x), self.name)
+            if self.nonzero:
+                check_nonzero_rows(_squeezed(self.x), self.name)
             lightest = heaviest = torch.ones(n_problems, dtype=torch.float64, device=self.x.device)
             n_weighted = torch.full((n_problems,), n_rows, device=self.x.device)
             total = n_weighted.double()
@@ -61,7 +60,7 @@ class TensorPart:
             lightest, heaviest = (bound.double() for bound in torch.aminmax(self.weights, dim=1))
             n_weighted = (self.weights > 0).sum(dim=1)
             total = self.weights.double().sum(dim=1)
-        return Census(
+        return InputStats(
             values=Range(*(bound.view(n_problems, width) for bound in values)),
             lightest=lightest,
             heaviest=heaviest,
@@ -69,120 +68,147 @@ class TensorPart:
             total=total,
         )
 
-    def weighed(self, scale: Tensor) -> "TensorPart":
+    def with_fixed_point_weights(self, scale: Tensor) -> "TensorSource":
         if self.weights is None or not self.weights.is_floating_point():
             return self
-        # Rounded once for all.
-        return replace(self, weights=from_grid(to_grid(self.weights.double(), scale[:, None]), scale[:, None]))
+        return replace(self, weights=from_fixed(to_fixed(self.weights.double(), scale[:, None]), scale[:, None]))
 
-    def spread(self, scale: Tensor) -> Spread:
+    def weighted_stats(self, scale: Tensor) -> WeightedStats:
         if self.weights is None:
-            return self.census().spread()
+            return self.input_stats().of_unit_weights()
         present = self.weights > 0
-        if self.directions:
-            check_directions(self._told(self.x), self.name, self._told(present))
+        if self.nonzero:
+            check_nonzero_rows(_squeezed(self.x), self.name, _squeezed(present))
         lowest, highest = _range_of_present(self.x, present)
-        total = to_grid(self.weights.double(), scale[:, None]).sum(dim=1)
-        return Spread(lowest=lowest.double(), highest=highest.double(), total=total, n_present=present.sum(dim=1))
-
-    def measure(self, centers: Tensor, grid: Grid, problems: Sequence[int]) -> Moments:
-        return self._bound.measure(centers, grid, problems)
-
-    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
-        return self._bound.assign(centers, problems)
-
-    def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor:
-        return self.assign(centers, problems).labels
-
-    def nearer(self, near: Assignment, centers: Tensor, first: int, problems: Sequence[int]) -> Assignment:
-        # For one center there is nothing to choose: its scores alone are up to five times faster.
-        found = self._scored(centers, problems) if centers.shape[1] == 1 else self.assign(centers, problems)
-        closer = found.sqdist < near.sqdist  # strictly, so that the lowest index wins a tie
-        return Assignment(
-            torch.where(closer, found.labels + first, near.labels), torch.where(closer, found.sqdist, near.sqdist)
+        return WeightedStats(
+            lowest=lowest.double(),
+            highest=highest.double(),
+            total=to_fixed(self.weights.double(), scale[:, None]).sum(dim=1),
+            n_present=present.sum(dim=1),
         )
 
-    def farthest(self, near: Assignment, total_weight: Tensor, problems: Sequence[int]) -> Tensor:
-        sqdist = near.sqdist
-        if self.weights is not None:
-            sqdist = sqdist.where(self.weights[self._index(problems)] > 0, 0)
-        return sqdist.amax(dim=1).double()
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
+        return self.bound.measure(centers, fixed_point, problems)
 
-    def urn(self, masses: Masses, near: Assignment | None, scale: Tensor, problems: Sequence[int]) -> "TensorUrn":
-        index = self._index(problems)
-        if masses is Masses.FAR:
-            assert near is not None
-            steps = to_grid(self._weighted(near.sqdist, problems), scale[:, None])
-        else:
-            steps = self._weights_in_steps(scale, problems)
-            if masses is Masses.OFF:
-                assert near is not None
-                steps = steps.where(near.sqdist > 0, 0)
-            elif self.weights is None:  # the bounds are the rows' own numbers
-                return TensorUrn(self.x, self.dtype, index, None)
-        return TensorUrn(self.x, self.dtype, index, steps.cumsum(1))
+    def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "TensorNearest":
+        if centers is None:
+            return TensorNearest(self, problems, 0, None)
+        return TensorNearest(self, problems, centers.shape[1], self.bound.assign(centers, problems))
 
-    def potentials(self, near: Assignment, candidates: Tensor, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        scale = scale[:, None, None]
-        totals = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=self.x.device)
-        for runs, rows, scores in self._scores(candidates, problems):
-            left = torch.minimum(scores, near.sqdist[runs, None, rows])
-            totals[runs] += to_grid(self._weighted(left, problems, runs, rows), scale[runs]).sum(dim=2)
-        return totals
+    def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor:
+        return self.bound.assign(centers, problems).labels
 
-    def totals(self, near: Assignment, n_centers: int, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        totals = torch.zeros(len(problems), n_centers, dtype=torch.int64, device=self.x.device)
-        return totals.scatter_add_(1, near.labels, self._weights_in_steps(scale, problems).expand_as(near.labels))
+    def centers_as_points(self, centers: Tensor, weights: Tensor) -> "TensorSource":
+        return TensorSource(centers, weights, self.engine, self.dtype)
 
-    def rows(self, rows: slice) -> "TensorPart":
-        """Some of the rows, of each problem the same."""
+    def rows(self, rows: slice) -> "TensorSource":
+        """Some of the rows, the same of each problem."""
         weights = None if self.weights is None else self.weights[:, rows]
         return replace(self, x=self.x[:, rows], weights=weights)
 
-    def gathered(self, centers: Tensor, totals: Tensor) -> "TensorPart":
-        return TensorPart(centers, totals, self.engine, self.dtype)
-
-    def _told(self, values: Tensor) -> Tensor:
-        """Of a single problem without the dimension of problems, as errors tell of it."""
-        return values[0] if len(values) == 1 else values
-
-    def _scored(self, center: Tensor, problems: Sequence[int]) -> Assignment:
-        """What `assign` finds for one center (B, 1, D)."""
-        sqdist = torch.empty(len(problems), self.x.shape[1], dtype=self.dtype, device=self.x.device)
-        for runs, rows, scores in self._scores(center, problems):
-            sqdist[runs, rows] = scores[:, 0]
-        return Assignment(torch.zeros((), dtype=torch.int64, device=self.x.device).expand(sqdist.shape), sqdist)
-
-    def _scores(self, centers: Tensor, problems: Sequence[int]) -> Iterator[tuple[slice, slice, Tensor]]:
-        """By blocks of runs and rows: squared distances (runs, L, rows) to centers (B, L, D)."""
-        index = self._index(problems)
+    def distances(self, centers: Tensor, problems: Sequence[int]) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Squared distances (runs, L, rows) to centers (B, L, D), by blocks of runs and rows."""
+        index = self.index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], _BLOCK // (centers.shape[1] * centers.shape[2])):
-            x = self.x[of_runs(problems[runs], index[runs]), rows].to(self.dtype)
+            x = self.x[problem_index(problems[runs], index[runs]), rows].to(self.dtype)
             x = x.permute(2, 0, 1).contiguous()
             yield runs, rows, squared_distance(x[:, :, None], centers[runs].permute(2, 0, 1)[..., None])
 
-    def _weighted(
+    def weighted(
         self, factors: Tensor, problems: Sequence[int], runs: slice = slice(None), rows: slice = slice(None)
     ) -> Tensor:
         """Factors (runs, ..., rows) times the weights of these rows, as new float64."""
         factors = factors.double()
         if self.weights is None:
             return factors
-        weights = self.weights[of_runs(problems[runs], self._index(problems)[runs]), rows]
+        weights = self.weights[problem_index(problems[runs], self.index(problems)[runs]), rows]
         return factors * weights.view(len(weights), *[1] * (factors.ndim - 2), -1)
 
-    def _weights_in_steps(self, scale: Tensor, problems: Sequence[int]) -> Tensor:
-        """(B or 1, N) int64."""
+    def fixed_point_weights(self, scale: Tensor, problems: Sequence[int]) -> Tensor:
+        """The weights (B or 1, N) in fixed-point units, int64."""
         if self.weights is None:
             return torch.ones(1, self.x.shape[1], dtype=torch.int64, device=self.x.device)
-        return to_grid(self.weights[self._index(problems)].double(), scale[:, None])
+        return to_fixed(self.weights[self.index(problems)].double(), scale[:, None])
 
 
 @dataclass(frozen=True, eq=False)
-class TensorUrn:
-    """The points (P, N, D) that B runs draw from, those of the problems in `index` (B,).
+class TensorNearest:
+    """The nearest of M centers for each point of B runs; no assignment for M = 0."""
 
-    `bounds` (B or 1, N) int64 are the exact prefix sums of their masses, None where each has one step.
+    source: TensorSource
+    problems: Sequence[int]
+    n_centers: int
+    assignment: Assignment | None
+
+    @property
+    def labels(self) -> Tensor:
+        """The indices of the nearest centers (B, N), int64."""
+        return self._assigned.labels
+
+    @property
+    def sqdist(self) -> Tensor:
+        """The squared distances to the nearest centers (B, N)."""
+        return self._assigned.sqdist
+
+    @property
+    def _assigned(self) -> Assignment:
+        assert self.assignment is not None, "a state without centers has no nearest ones"
+        return self.assignment
+
+    def update(self, centers: Tensor) -> "TensorNearest":
+        # For one center its distances alone are up to five times faster than an assignment.
+        found = self._distances_to(centers) if centers.shape[1] == 1 else self.source.assign(centers, self.problems)
+        closer = found.sqdist < self.sqdist  # strictly, so that the lowest index wins a tie
+        assignment = Assignment(
+            torch.where(closer, found.labels + self.n_centers, self.labels),
+            torch.where(closer, found.sqdist, self.sqdist),
+        )
+        return replace(self, n_centers=self.n_centers + centers.shape[1], assignment=assignment)
+
+    def max_sqdist(self, total_weight: Tensor) -> Tensor:
+        sqdist, weights = self.sqdist, self.source.weights
+        if weights is not None:
+            sqdist = sqdist.where(weights[self.source.index(self.problems)] > 0, 0)
+        return sqdist.amax(dim=1).double()
+
+    def sampler(self, by: SampleBy, scale: Tensor) -> "TensorSampler":
+        source, index = self.source, self.source.index(self.problems)
+        if by is SampleBy.D2:
+            units = to_fixed(source.weighted(self.sqdist, self.problems), scale[:, None])
+        else:
+            units = source.fixed_point_weights(scale, self.problems)
+            if by is SampleBy.UNCOVERED:
+                units = units.where(self.sqdist > 0, 0)
+            elif source.weights is None:  # positions are row numbers
+                return TensorSampler(source.x, source.dtype, index, None)
+        return TensorSampler(source.x, source.dtype, index, units.cumsum(1))
+
+    def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
+        scale = scale[:, None, None]
+        totals = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=candidates.device)
+        for runs, rows, sqdist in self.source.distances(candidates, self.problems):
+            sqdist = torch.minimum(sqdist, self.sqdist[runs, None, rows])
+            totals[runs] += to_fixed(self.source.weighted(sqdist, self.problems, runs, rows), scale[runs]).sum(dim=2)
+        return totals
+
+    def cluster_weights(self, scale: Tensor) -> Tensor:
+        totals = torch.zeros(len(self.problems), self.n_centers, dtype=torch.int64, device=self.labels.device)
+        weights = self.source.fixed_point_weights(scale, self.problems)
+        return totals.scatter_add_(1, self.labels, weights.expand_as(self.labels))
+
+    def _distances_to(self, center: Tensor) -> Assignment:
+        """The assignment to one center (B, 1, D)."""
+        sqdist = torch.empty_like(self.sqdist)
+        for runs, rows, found in self.source.distances(center, self.problems):
+            sqdist[runs, rows] = found[:, 0]
+        return Assignment(torch.zeros((), dtype=torch.int64, device=sqdist.device).expand(sqdist.shape), sqdist)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSampler:
+    """A sampler of the points (P, N, D) of the problems `index` (B,).
+
+    `bounds` (B or 1, N) int64 are the exact prefix sums of the sampling weights, None where all of them are 1 unit.
     """
 
     x: Tensor
@@ -194,16 +220,16 @@ class TensorUrn:
     def totals(self) -> Tensor:
         if self.bounds is None:
             return torch.full((1, 1), self.x.shape[1], dtype=torch.int64, device=self.x.device)
-        return self.bounds[:, -1:].clone()  # else it would keep all of them, and take them along to other ranks
+        return self.bounds[:, -1:].clone()  # a view would keep all bounds in memory, and send them to other ranks
 
-    def subtotals(self, size: int) -> Tensor:
-        """The totals of each so many rows, and of those left: (B or 1, blocks) int64."""
+    def block_totals(self, size: int) -> Tensor:
+        """The totals of each block of `size` rows, the last possibly shorter: (B or 1, blocks) int64."""
         n_rows = self.x.shape[1]
         ends = torch.tensor([*range(size, n_rows, size), n_rows], device=self.x.device)
         ends = ends[None] if self.bounds is None else self.bounds[:, ends - 1]
         return ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1]))
 
-    def take(self, positions: Tensor) -> Tensor:
+    def rows_at(self, positions: Tensor) -> Tensor:
         rows = positions
         if self.bounds is not None:
             rows = torch.searchsorted(self.bounds, positions.contiguous(), right=True).clamp_(max=self.x.shape[1] - 1)
@@ -211,22 +237,27 @@ class TensorUrn:
 
 
 def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torch.dtype) -> Points:
-    """Points (P, N, D) in one tensor, with weights (P, N) or all of weight 1, a run for each problem.
+    """Points (P, N, D) in one tensor, with weights (P, N) or None for weights of 1, one run for each problem.
 
-    ValueError for values that are not finite or that no grid can hold.
+    ValueError for values that are not finite or that fixed point cannot represent.
     """
-    return surveyed(TensorPart(x, weights, engine, dtype))
+    return points_from(TensorSource(x, weights, engine, dtype))
+
+
+def _squeezed(values: Tensor) -> Tensor:
+    """The values without the dimension of problems if there is one problem, as errors number them."""
+    return values[0] if len(values) == 1 else values
 
 
 def _range_of_present(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest values (P, D) of the points of which the mask (P, N) says that they are there."""
+    """The lowest and highest values (P, D) of the points in the mask (P, N)."""
     if present.all():
         lowest, highest = torch.aminmax(x, dim=1)
         return lowest, highest
     lowest = torch.full((x.shape[0], x.shape[2]), math.inf, dtype=torch.float64, device=x.device)
     highest = -lowest
     for runs, rows in tiles(x.shape[0], x.shape[1], _BLOCK // x.shape[2]):
-        part, absent = x[runs, rows].double(), ~present[runs, rows, None]
-        lowest[runs] = torch.minimum(lowest[runs], part.masked_fill(absent, math.inf).amin(dim=1))
-        highest[runs] = torch.maximum(highest[runs], part.masked_fill(absent, -math.inf).amax(dim=1))
+        block, absent = x[runs, rows].double(), ~present[runs, rows, None]
+        lowest[runs] = torch.minimum(lowest[runs], block.masked_fill(absent, math.inf).amin(dim=1))
+        highest[runs] = torch.maximum(highest[runs], block.masked_fill(absent, -math.inf).amax(dim=1))
     return lowest, highest

@@ -1,10 +1,10 @@
-"""One peer at work on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
+"""A process that runs one peer on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
 
-PEER is a name for `benchmarks.peers.find`. Reads points.npy, first.npy and, if there is one, weights.npy in the folder.
-For each line of standard input, "check N" or "time N", one line of JSON comes out: `check` writes the centers after N
-iterations to PEER.npy and tells the peak of resident memory beyond what was held before the call, in bytes; `time`
-tells the seconds that N iterations take. What fails says so in `fails`, as does a call that would hold LIMIT bytes more
-than the process does at the start. Linux only.
+PEER is a name for `benchmarks.peers.find`. FOLDER contains points.npy, first.npy (the initial centers) and optionally
+weights.npy. Each line of stdin, "check N" or "time N", is answered by one line of JSON. `check` writes the centers
+after N iterations to PEER.npy and returns `peak_bytes`, the peak resident memory above that before the call. `time`
+returns the `seconds` of N iterations. A failure returns `error`; so does a call that needs LIMIT bytes more than the
+process has after the start. Linux only.
 """
 
 import functools
@@ -21,7 +21,7 @@ from benchmarks.peers import Fit, find
 
 
 def main(peer: str, folder: str, limit: int) -> None:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     x, first = np.load(f"{folder}/points.npy"), np.load(f"{folder}/first.npy")
     bare = fit = find(peer)
     if Path(f"{folder}/weights.npy").exists():
@@ -41,12 +41,12 @@ def main(peer: str, folder: str, limit: int) -> None:
             else:
                 answer = {"seconds": _time(fit, x, first, int(n_iter))}
         except Exception as error:
-            answer = {"fails": _reason(error)}
+            answer = {"error": _reason(error)}
         print(json.dumps(answer), flush=True)
 
 
 def _check(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> tuple[np.ndarray, int]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
     before = _memory("VmRSS")
     centers = fit(x, first, n_iter)
     return centers, _memory("VmHWM") - before
@@ -59,7 +59,7 @@ def _time(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> float:
 
 
 def _limit_memory(limit: int) -> None:
-    """An allocation too many fails, rather than that the machine ends some process."""
+    """Make an allocation above the limit fail, before the system kills a process."""
     resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + limit, resource.RLIM_INFINITY))
 
 

@@ -1,4 +1,4 @@
-"""gpukmeans beside other K-means packages on the same points and first centers: time, inertia, peak memory."""
+"""gpukmeans beside other K-means packages on the same points and initial centers: time, inertia, peak memory."""
 
 import json
 import os
@@ -18,20 +18,20 @@ from benchmarks.peers import PEERS, scikit_learn
 OURS = "gpukmeans"
 SCRIPTS = Path(__file__).resolve().parents[1]
 
-# Seconds per iteration are the difference between runs of so many iterations and of so few (of the medians of each), so
-# that what a run does once, such as a last assignment, does not count.
+# Seconds per iteration are the difference between the medians of runs of MANY and of FEW iterations, so that the work
+# that a run does once, such as a last assignment, does not count.
 FEW, MANY = 1, 3
 # Pairs of such runs, and the seconds after which a peer gets no further pair.
-ROUNDS, PATIENCE = 9, 5.0
-# By how much of itself the inertia may differ from that of float64. Sums in float32 make neighboring centers trade
-# points.
+REPEATS, TIME_LIMIT = 9, 5.0
+# Relative difference of the inertia from that of float64 that is accepted. Rounded float32 sums move points between
+# neighboring centers.
 TOLERANCE, TOLERANCE_OF_OURS = 1e-4, 1e-6
-# Bytes beyond what is held before a call that a peer may take; more counts as out of memory.
+# Bytes that a call may allocate; more counts as out of memory.
 MEMORY_LIMIT = 8 << 30
 
 
 class FailedError(Exception):
-    """A peer cannot do a case, or does it wrong."""
+    """A peer cannot run a case, or its result is wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,39 +51,39 @@ QUICK = [Case(20_000, 3, 16), Case(10_000, 32, 16), Case(10_000, 128, 16)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What one peer did on one case: `fails` says why it did not, or there are figures."""
+class Result:
+    """The figures of one peer on one case, or the `error` that prevented them."""
 
     peer: str
     n: int
     d: int
     k: int
     reference: float
-    """Inertia after the same iterations in float64."""
-    fails: str | None = None
+    """Inertia after the same number of iterations in float64."""
+    error: str | None = None
     inertia: float | None = None
     peak_bytes: int | None = None
     seconds_per_iteration: float | None = None
 
 
-def compare(cases: Sequence[Case]) -> list[Cell]:
-    """A cell for each case and peer. Raises FailedError if it is gpukmeans that fails.
+def compare(cases: Sequence[Case]) -> list[Result]:
+    """A result for each case and peer. Raises FailedError if gpukmeans fails.
 
-    Each peer does each case in a process of its own. Once the centers of all are checked, they are timed in turn.
-    Progress goes to standard error.
+    Each peer runs each case in a separate process. The centers of all peers are checked first, then the peers are timed
+    alternately. Progress is printed on stderr.
     """
-    cells = []
+    results = []
     for case in cases:
-        cells += _compare_on(case)
+        results += _compare_on(case)
         print(f"{case} done", file=sys.stderr, flush=True)
-    return cells
+    return results
 
 
-def _compare_on(case: Case) -> list[Cell]:
-    x, first = draw(case)
+def _compare_on(case: Case) -> list[Result]:
+    x, first = sample(case)
     reference = inertia(x, scikit_learn(x.astype(np.float64), first.astype(np.float64), MANY))
     checked, children = {}, {}
-    fails: dict[str, str] = {}
+    errors: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         np.save(f"{folder}/points.npy", x)
         np.save(f"{folder}/first.npy", first)
@@ -95,16 +95,16 @@ def _compare_on(case: Case) -> list[Cell]:
             except FailedError as error:
                 if peer == OURS:
                     raise
-                fails[peer] = str(error)
-        seconds = time_in_turn(children, fails, (FEW, MANY))
+                errors[peer] = str(error)
+        seconds = time_alternately(children, errors, (FEW, MANY))
     return [
-        Cell(
+        Result(
             peer=peer,
             n=case.n,
             d=case.d,
             k=case.k,
             reference=reference,
-            fails=fails.get(peer),
+            error=errors.get(peer),
             inertia=checked[peer][0] if peer in checked else None,
             peak_bytes=checked[peer][1] if peer in checked else None,
             seconds_per_iteration=slope(seconds[peer], (FEW, MANY)) if peer in seconds else None,
@@ -113,10 +113,10 @@ def _compare_on(case: Case) -> list[Cell]:
     ]
 
 
-def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, D) of a mixture and first centers (K, D) among them, float32, the same in every run.
+def sample(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, D) of a mixture and initial centers (K, D) among them, float32, the same in every run.
 
-    The 1000 components overlap, or clusters would run empty, where each package has a way of its own.
+    The 1000 components overlap, so that no cluster becomes empty: each package treats empty clusters differently.
     """
     rng = np.random.default_rng(0)
     means = rng.normal(size=(1000, case.d))
@@ -125,7 +125,7 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inertia(x: np.ndarray, centers: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Sum of weighted squared distances of points to their nearest center, in float64."""
+    """Inertia in float64: the sum of weighted squared distances of points to their nearest centers."""
     centers = centers.astype(np.float64)
     total = 0.0
     for start in range(0, len(x), 8192):
@@ -137,50 +137,50 @@ def inertia(x: np.ndarray, centers: np.ndarray, weights: np.ndarray | None = Non
 
 
 def _check(child: subprocess.Popen[str], peer: str, folder: Path, x: np.ndarray, reference: float) -> tuple[float, int]:
-    """Inertia and peak memory of a peer whose centers are right."""
-    peak = int(ask(child, "check", MANY)["peak_bytes"])
-    found = inertia(x, np.load(folder / f"{peer}.npy"))
-    off = found / reference - 1
-    if not abs(off) <= (TOLERANCE_OF_OURS if peer == OURS else TOLERANCE):  # NaN is wrong too
-        raise FailedError(f"inertia {off:+.1e}")
-    return found, peak
+    """Inertia and peak memory of a peer. FailedError if its centers are wrong."""
+    peak = int(request(child, "check", MANY)["peak_bytes"])
+    value = inertia(x, np.load(folder / f"{peer}.npy"))
+    relative_error = value / reference - 1
+    if not abs(relative_error) <= (TOLERANCE_OF_OURS if peer == OURS else TOLERANCE):  # NaN is wrong too
+        raise FailedError(f"inertia {relative_error:+.1e}")
+    return value, peak
 
 
-def time_in_turn(
-    children: Mapping[str, subprocess.Popen[str]], fails: dict[str, str], counts: Sequence[int]
+def time_alternately(
+    children: Mapping[str, subprocess.Popen[str]], errors: dict[str, str], counts: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Of each peer the median seconds of each count of iterations; one that fails now goes to `fails`."""
-    taken: dict[str, list[list[float]]] = {peer: [] for peer in children}
+    """For each peer the median seconds of each number of iterations. A peer that fails is added to `errors`."""
+    seconds_by_peer: dict[str, list[list[float]]] = {peer: [] for peer in children}
     spent = dict.fromkeys(children, 0.0)
-    for _ in range(ROUNDS):
+    for _ in range(REPEATS):
         for peer, child in children.items():
-            if peer in fails or spent[peer] >= PATIENCE:
+            if peer in errors or spent[peer] >= TIME_LIMIT:
                 continue
             try:
-                seconds = [ask(child, "time", n_iter)["seconds"] for n_iter in counts]
+                seconds = [request(child, "time", n_iter)["seconds"] for n_iter in counts]
             except FailedError as error:
-                fails[peer] = str(error)
+                errors[peer] = str(error)
                 continue
-            taken[peer].append(seconds)
+            seconds_by_peer[peer].append(seconds)
             spent[peer] += sum(seconds)
     return {
-        peer: [statistics.median(runs) for runs in zip(*rounds, strict=True)]
-        for peer, rounds in taken.items()
-        if peer not in fails
+        peer: [statistics.median(runs) for runs in zip(*pairs, strict=True)]
+        for peer, pairs in seconds_by_peer.items()
+        if peer not in errors
     }
 
 
 def slope(seconds: Sequence[float], counts: Sequence[int]) -> float:
-    """Seconds per iteration, of the seconds that few and many iterations took."""
+    """Seconds per iteration from the seconds of a run of few and a run of many iterations."""
     return (seconds[1] - seconds[0]) / (counts[1] - counts[0])
 
 
 @contextmanager
 def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
-    """The process of `benchmarks.child`, with as many threads as there are cores, ended at the end."""
+    """A process of `benchmarks.child` with as many threads as cores; it ends with the context."""
     n = str(os.cpu_count())
-    # They wait as they do for users, by spinning. Beside other work that makes single calls 10 times slower and medians
-    # useless; without it (OMP_WAIT_POLICY=passive) a round of many short operations took 16 ms where it takes 9.6.
+    # Threads spin while they wait, as they do by default. On a busy machine that makes single calls 10 times slower and
+    # medians useless; with OMP_WAIT_POLICY=passive an iteration of many short operations took 16 ms instead of 9.6.
     threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n}
     path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     child = subprocess.Popen(
@@ -189,7 +189,7 @@ def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
-        cwd=folder,  # `-m` imports from there first
+        cwd=folder,  # `-m` imports from the working directory first
     )
     try:
         yield child
@@ -198,8 +198,8 @@ def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
         child.communicate()
 
 
-def ask(child: subprocess.Popen[str], what: str, n_iter: int) -> dict[str, float]:
-    """The answer of a child. FailedError if it fails, or is no more."""
+def request(child: subprocess.Popen[str], what: str, n_iter: int) -> dict[str, float]:
+    """The answer of a child to "check" or "time". FailedError if it fails or has ended."""
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -211,6 +211,6 @@ def ask(child: subprocess.Popen[str], what: str, n_iter: int) -> dict[str, float
     if not line:
         raise FailedError(f"process ended with {child.wait()}")
     answer = json.loads(line)
-    if "fails" in answer:
-        raise FailedError(answer["fails"])
+    if "error" in answer:
+        raise FailedError(answer["error"])
     return answer

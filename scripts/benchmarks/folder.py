@@ -1,4 +1,4 @@
-"""`gpukmeans compress` on a folder: photos a second beside pngquant, and the memory of a process that sees many."""
+"""`gpukmeans compress` on a folder: photos per second beside pngquant, and memory over many files."""
 
 import hashlib
 import itertools
@@ -19,57 +19,57 @@ from PIL import Image
 
 from benchmarks.pngquant import COMPRESS, OPTIONS
 from benchmarks.processes import Cost, medians
-from gpukmeans_cli.compression.batch import default_workers
+from gpukmeans_cli.compression.workers import default_workers
 
 N_COLORS = 16
 SMALL = 48  # pixels a side
-EARLY = 100  # files after which memory is looked at first
+EARLY = 100  # files before the first measurement of memory
 SCRIPTS = Path(__file__).resolve().parents[1]
 
-# Turned over the diagonal, upside down, left to right, and the order of the channels. The last changes fastest, so
-# that only those who need many get pictures that lie on their side.
+# Transposed, flipped vertically, flipped horizontally, and the order of the channels. The order of the channels varies
+# fastest, so that only large numbers of photos contain transposed ones.
 _VARIANTS = list(itertools.product((1, -1), (1, -1), (1, -1), itertools.permutations(range(3))))
 _Variant = tuple[int, int, int, tuple[int, ...]]
 
-_MADE_BY_PNGQUANT = "-pngquant.png"
-# A process for each file, as many at a time as there are cores. Each has as many threads again unless told otherwise.
-_XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_MADE_BY_PNGQUANT} {N_COLORS} < "$2"'
+_PNGQUANT_SUFFIX = "-pngquant.png"
+# A process for each file, as many at a time as cores. By default, each process has as many threads as cores.
+_XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_PNGQUANT_SUFFIX} {N_COLORS} < "$2"'
 
 
 class PhotosError(Exception):
-    """A folder of which not as many photos can be made as are wanted; its text is a sentence to put after its path."""
+    """A folder has too few photos. The message continues a sentence that begins with the path of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What it took to compress all photos, the start of the process included."""
+    """Cost of compressing all photos, including the start of the process, and the size of the output."""
 
     name: str
     cost: Cost
     n_bytes: int
-    """Of all files written."""
+    """Total size of all output files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """Resident memory of one process in bytes, when it had compressed `EARLY` files and when all."""
+class ResidentMemory:
+    """Resident memory of one process in bytes, after `EARLY` files and after all files."""
 
     early: int
     late: int
 
 
 def write_photos(pictures: Mapping[str, np.ndarray], n: int, folder: Path) -> list[Path]:
-    """The paths of so many PNGs in `folder`, which is made; no two have the same pixels.
+    """Write n PNGs with different pixels to the new `folder`, and return their paths.
 
-    They are the pictures, uint8 (H, W, 3), then these with channels exchanged, flipped, and turned over the diagonal:
-    up to 48 of each. PhotosError if that does not give enough.
+    These are the pictures, uint8 (H, W, 3), then variants with permuted channels, flipped and transposed: up to 48 of
+    each picture. PhotosError if there are fewer than n variants.
     """
-    chosen = _different(pictures, n)
+    chosen = _distinct_variants(pictures, n)
     folder.mkdir()
     paths = [folder / f"{number:05}.png" for number in range(n)]
 
     def write(path: Path, name: str, variant: _Variant) -> None:
-        Image.fromarray(_varied(pictures[name], variant)).save(path)
+        Image.fromarray(_variant_of(pictures[name], variant)).save(path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, paths, *zip(*chosen, strict=True)))
@@ -77,23 +77,23 @@ def write_photos(pictures: Mapping[str, np.ndarray], n: int, folder: Path) -> li
 
 
 def write_crops(photos: Sequence[Path], n: int, folder: Path) -> None:
-    """Make `folder` and in it so many PNGs of `SMALL` x `SMALL` pixels, or as many as a photo has.
+    """Write n PNGs of at most `SMALL` x `SMALL` pixels to the new `folder`.
 
-    They are cut from the photos in turn, at places drawn with a fixed seed.
+    They are crops of the photos in cyclic order, at random positions with a fixed seed.
     """
     folder.mkdir()
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for first, path in enumerate(photos[:n]):
         with Image.open(path) as photo:
             pixels = np.asarray(photo)
         for number in range(first, n, len(photos)):
-            top, left = (int(draw.integers(0, max(1, side - SMALL + 1))) for side in pixels.shape[:2])
+            top, left = (int(random.integers(0, max(1, side - SMALL + 1))) for side in pixels.shape[:2])
             crop = np.ascontiguousarray(pixels[top : top + SMALL, left : left + SMALL])
             Image.fromarray(crop).save(folder / f"{number:05}.png")
 
 
 def megapixels(photos: Sequence[Path]) -> float:
-    """Of all of them."""
+    """Total number of megapixels of the photos."""
     total = 0
     for path in photos:
         with Image.open(path) as photo:
@@ -102,12 +102,12 @@ def megapixels(photos: Sequence[Path]) -> float:
 
 
 def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Throughput]:
-    """What all photos take ours, ours with one worker, and pngquant in two ways: medians of runs in turn.
+    """Medians of alternate runs: `compress`, `compress -j 1`, pngquant, and pngquant with one thread per file.
 
-    The photos lie in a folder of their own. What is written stays in `folder`, ours in `folder / "ours"`.
+    `photos` are in a folder without other files. The output stays in `folder`, that of `compress` in `folder / "ours"`.
     """
     ours, alone, theirs, names = (folder / name for name in ("ours", "alone", "theirs", "names"))
-    # Beside the photos its outputs would be inputs of ours.
+    # pngquant writes beside its input, where `compress` would read its output.
     theirs.mkdir()
     copies = [str(shutil.copyfile(photo, theirs / photo.name)) for photo in photos]
     names.write_text("\0".join(copies))
@@ -117,11 +117,11 @@ def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Through
         "gpukmeans compress": [*compress, "-d", str(ours)],
         "gpukmeans compress -j 1": [*compress, "-d", str(alone), "-j", "1"],
         f"pngquant by xargs -P{cores}": ["sh", "-c", _XARGS, "sh", str(cores), str(names)],
-        "the same, a thread each": ["sh", "-c", f"OMP_NUM_THREADS=1 {_XARGS}", "sh", str(cores), str(names)],
+        "the same, one thread each": ["sh", "-c", f"OMP_NUM_THREADS=1 {_XARGS}", "sh", str(cores), str(names)],
     }
     costs = medians(commands, runs)
-    by_pngquant = list(theirs.glob(f"*{_MADE_BY_PNGQUANT}"))
-    written = [list(ours.iterdir()), list(alone.iterdir()), by_pngquant, by_pngquant]
+    pngquant_files = list(theirs.glob(f"*{_PNGQUANT_SUFFIX}"))
+    written = [list(ours.iterdir()), list(alone.iterdir()), pngquant_files, pngquant_files]
     assert [len(paths) for paths in written] == [len(photos)] * 4
     return [
         Throughput(name=name, cost=costs[name], n_bytes=sum(path.stat().st_size for path in paths))
@@ -130,23 +130,23 @@ def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Through
 
 
 def seconds_beside_codecs(photos: Path, compressed: Path, folder: Path, runs: int, device: str) -> tuple[float, float]:
-    """Median seconds to compress a folder in a process that is warm, and there only to decode and encode its photos.
+    """Median seconds to compress a folder in a warm process, and to only decode and encode its photos there.
 
-    The latter is done by 16 threads, and what is encoded lies in `compressed`.
+    Decoding and encoding run on 16 threads; the encoded images are those in `compressed`.
     """
-    answer = _answer_of("codecs", photos, compressed, folder, runs, device, N_COLORS)
+    answer = _run_child("codecs", photos, compressed, folder, runs, device, N_COLORS)
     return answer["compress"], answer["codecs"]
 
 
-def memory_held(photos: Path, folder: Path, n_workers: int | None) -> Held:
-    """What one process holds that compresses a folder: the one at work, or the parent of several workers.
+def resident_memory(photos: Path, folder: Path, n_workers: int | None) -> ResidentMemory:
+    """Resident memory of a process that compresses a folder: the only process, or the parent of several workers.
 
-    None is as many workers as by default. Linux only.
+    None is the default number of workers. Linux only.
     """
-    return Held(**_answer_of("memory", photos, folder, n_workers or 0, EARLY, N_COLORS))
+    return ResidentMemory(**_run_child("memory", photos, folder, n_workers or 0, EARLY, N_COLORS))
 
 
-def _answer_of(*arguments: object) -> dict[str, Any]:
+def _run_child(*arguments: object) -> dict[str, Any]:
     path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.folder_child", *map(str, arguments)],
@@ -157,24 +157,24 @@ def _answer_of(*arguments: object) -> dict[str, Any]:
     return json.loads(child.stdout)
 
 
-def _different(pictures: Mapping[str, np.ndarray], n: int) -> list[tuple[str, _Variant]]:
-    """Names and variants of so many pictures that differ, all pictures as they are before any is varied."""
+def _distinct_variants(pictures: Mapping[str, np.ndarray], n: int) -> list[tuple[str, _Variant]]:
+    """Names and variants of n images with different pixels; all unchanged pictures come first."""
     found: dict[bytes, tuple[str, _Variant]] = {}
     for variant, name in itertools.product(_VARIANTS, pictures):
-        pixels = _varied(pictures[name], variant)
+        pixels = _variant_of(pictures[name], variant)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
         found.setdefault(digest, (name, variant))
         if len(found) == n:
             return list(found.values())
     if not pictures:
-        raise PhotosError("holds no picture of red, green and blue")
+        raise PhotosError("holds no RGB picture")
     raise PhotosError(
-        f"holds too few pictures of red, green and blue: flipped and with their channels exchanged {len(pictures)} of "
-        f"them make {len(found)} that differ, and {n} are wanted"
+        f"holds too few RGB pictures: {len(pictures)} of them have {len(found)} different variants, flipped and with "
+        f"permuted channels, and {n} are required"
     )
 
 
-def _varied(pixels: np.ndarray, variant: _Variant) -> np.ndarray:
-    over, down, across, channels = variant
-    turned = pixels if over == 1 else pixels.transpose(1, 0, 2)
-    return np.ascontiguousarray(turned[::down, ::across, list(channels)])
+def _variant_of(pixels: np.ndarray, variant: _Variant) -> np.ndarray:
+    diagonal, vertical, horizontal, channels = variant
+    oriented = pixels if diagonal == 1 else pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(oriented[::vertical, ::horizontal, list(channels)])

@@ -1,13 +1,12 @@
-"""One process that compresses a folder: python -m benchmarks.folder_child WHAT PHOTOS ...
+"""A process that compresses a folder: python -m benchmarks.folder_child WHAT PHOTOS ...
 
-`memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors and tells the resident
-memory of this process after EARLY files and after all, in bytes; 0 workers are as many as by default. Linux only.
+`memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors and returns the resident
+memory of this process after EARLY files and after all, in bytes. N_WORKERS 0 is the default. Linux only.
 
-`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` tells two medians of seconds: of compressing PHOTOS so, and of only
-decoding them and encoding, from ready indices, what became of them, which lies in COMPRESSED. The first time is not
-counted.
+`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` returns two medians of seconds: of compressing PHOTOS so, and of
+only decoding PHOTOS and encoding the indexed images in COMPRESSED. A first run of each is not counted.
 
-One line of JSON comes out; the exit code is 1 if a file fails.
+The result is one line of JSON; the exit code is 1 if a file fails.
 """
 
 import json
@@ -22,16 +21,17 @@ from pathlib import Path
 
 from gpukmeans_cli.system.startup import import_torch
 
-import_torch()  # before all that imports it, as the command does
+import_torch()  # before any import of torch, as the command does
 
 import numpy as np
 import torch
 
-from gpukmeans.images.histogram import unique_colors
+from gpukmeans import unique_colors
 from gpukmeans_cli.compression.batch import compress_all
-from gpukmeans_cli.compression.pipeline import Outcome, Settings
+from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.compression.plan import plan
-from gpukmeans_cli.compression.reporter import Voice
+from gpukmeans_cli.compression.reporter import Reporter
+from gpukmeans_cli.compression.result import CompressionResult
 from gpukmeans_cli.formats.reading import read_picture
 from gpukmeans_cli.formats.source import read_source
 from gpukmeans_cli.formats.still import encode_still
@@ -41,25 +41,25 @@ N_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Watch(Voice):
-    """Says nothing, but notes the resident memory whenever it is told of a file."""
+class _MemoryReporter(Reporter):
+    """Prints nothing, and records the resident memory after each file."""
 
-    held: list[int] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)
 
-    def done(self, outcome: Outcome) -> None:
-        self.held.append(_resident())
+    def done(self, result: CompressionResult) -> None:
+        self.resident.append(_resident_bytes())
 
 
 def memory(photos: str, target: str, n_workers: str, early: str, n_colors: str) -> dict[str, int]:
-    """Resident memory after so many files and after all."""
-    watch = _Watch(quiet=True)
-    _compress(photos, target, int(n_colors), "auto", watch, int(n_workers) or None)
-    return {"early": watch.held[int(early) - 1], "late": watch.held[-1]}
+    """Resident memory after `early` files and after all files."""
+    reporter = _MemoryReporter(quiet=True)
+    _compress(photos, target, int(n_colors), "auto", reporter, int(n_workers) or None)
+    return {"early": reporter.resident[int(early) - 1], "late": reporter.resident[-1]}
 
 
 def codecs(photos: str, compressed: str, target: str, runs: str, device: str, n_colors: str) -> dict[str, float]:
-    """Median seconds of compressing, and of decoding and encoding alone."""
-    ready = [
+    """Median seconds of compressing, and of decoding and encoding only."""
+    pictures = [
         (path, *_indexed(Path(compressed) / f"{path.stem}-{n_colors}.png")) for path in sorted(Path(photos).iterdir())
     ]
 
@@ -67,19 +67,19 @@ def codecs(photos: str, compressed: str, target: str, runs: str, device: str, n_
         path, colors, indices = picture
         return len(encode_still(colors, indices, ".png", metadata=read_source(path).metadata))
 
-    def only() -> None:
+    def decode_and_encode_all() -> None:
         with ThreadPoolExecutor(N_THREADS) as pool:
-            list(pool.map(decode_and_encode, ready))
+            list(pool.map(decode_and_encode, pictures))
 
-    def all_of_it() -> None:
-        _compress(photos, target, int(n_colors), device, Voice(quiet=True), None)
+    def compress() -> None:
+        _compress(photos, target, int(n_colors), device, Reporter(quiet=True), None)
 
-    taken = [(_seconds(all_of_it), _seconds(only)) for _ in range(1 + int(runs))][1:]
-    return {"compress": statistics.median(a for a, _ in taken), "codecs": statistics.median(b for _, b in taken)}
+    seconds = [(_seconds(compress), _seconds(decode_and_encode_all)) for _ in range(1 + int(runs))][1:]
+    return {"compress": statistics.median(a for a, _ in seconds), "codecs": statistics.median(b for _, b in seconds)}
 
 
-def _compress(photos: str, target: str, n_colors: int, device: str, voice: Voice, n_workers: int | None) -> None:
-    """What `gpukmeans compress PHOTOS -r -d TARGET -k K -f` does. SystemExit if a file fails."""
+def _compress(photos: str, target: str, n_colors: int, device: str, reporter: Reporter, n_workers: int | None) -> None:
+    """Compress as `gpukmeans compress PHOTOS -r -d TARGET -k K -f` does. SystemExit if a file fails."""
     jobs = plan([Path(photos)], name=str(n_colors), folder=Path(target), recursive=True)
     settings = Settings(
         n_colors=n_colors,
@@ -89,7 +89,7 @@ def _compress(photos: str, target: str, n_colors: int, device: str, voice: Voice
         clustering={"init": "random", "max_iter": 100},
         root=Path(target),
     )
-    if not compress_all(jobs, settings, voice, n_workers=n_workers):
+    if not compress_all(jobs, settings, reporter, n_workers=n_workers):
         sys.exit(1)
 
 
@@ -106,7 +106,7 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _resident() -> int:
+def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,4 +1,4 @@
-"""What refining and seedings give for what they cost, on colors of photos and on patches of them as embeddings."""
+"""Inertia and cost of refinement and seedings, on colors of photos and on image patches as embeddings."""
 
 import functools
 import time
@@ -11,13 +11,13 @@ from torch import Tensor
 from gpukmeans import kmeans, unique_colors
 from gpukmeans.seeding import SEEDINGS
 
-# Patches of so many pixels square, their variance mostly in so many directions.
+# Side of a patch in pixels, principal directions that are kept, number of patches.
 _PATCH, _WIDTH, _N_PATCHES = 8, 32, 40_000
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points (N, D) with weights (N,), and what to call them."""
+    """Points (N, D) with weights (N,), and a name for the table."""
 
     name: str
     x: Tensor
@@ -26,7 +26,7 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """Means over sets of points and seeds: inertia by that of the best of ten runs, and seconds by those of one."""
+    """Means over sets of points and seeds: inertia relative to the best of ten runs, time relative to one run."""
 
     name: str
     k: int
@@ -37,13 +37,13 @@ class Optimum:
 
 
 def colors(images: Sequence[Tensor]) -> list[Points]:
-    """The distinct colors of each image (H, W, 3) with their counts."""
+    """The distinct colors of each image (H, W, 3), weighted by their counts."""
     histograms = [unique_colors(image) for image in images]
     return [Points("colors", histogram.colors, histogram.counts) for histogram in histograms]
 
 
 def patches(images: Sequence[Tensor]) -> list[Points]:
-    """Patches of the images at random places, less their means, along their 32 main directions: (40000, 32)."""
+    """Patches at random positions, centered and projected on their 32 principal directions: (40000, 32)."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for image in images:
@@ -59,13 +59,13 @@ def patches(images: Sequence[Tensor]) -> list[Points]:
     return [Points("patches", x @ directions[:, -_WIDTH:], None)]
 
 
-def optima(sets: Sequence[Points], k: int, breaths: int, seeds: int) -> Optimum:
-    """One run, the best of ten and one refined, from the same seeds."""
+def optima(sets: Sequence[Points], k: int, refine: int, seeds: int) -> Optimum:
+    """One run, the best of ten runs, and one run with `refine`, from the same seeds."""
     ones, refineds, costs = [], [], []
     for points in sets:
         for seed in range(seeds):
             one, seconds = _run(points, k, seed)
-            refined, refined_seconds = _run(points, k, seed, refine=breaths)
+            refined, refined_seconds = _run(points, k, seed, refine=refine)
             best, _ = _run(points, k, seed, n_init=10)
             ones.append(one / best)
             refineds.append(refined / best)
@@ -82,26 +82,26 @@ def optima(sets: Sequence[Points], k: int, breaths: int, seeds: int) -> Optimum:
 
 
 def _run(points: Points, k: int, seed: int, *, n_init: int = 1, refine: int = 0) -> tuple[float, float]:
-    """Inertia and seconds."""
+    """Inertia and seconds of one call of `kmeans`."""
     generator = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
     result = kmeans(points.x, k, weights=points.weights, n_init=n_init, refine=refine, generator=generator)
     return result.inertia.item(), time.perf_counter() - start
 
 
-def seedings(names: Sequence[str], n: int, d: int, k: int, rounds: int) -> Iterator[tuple[str, float, float]]:
-    """Name, seconds of the seeding alone, and inertia after some rounds of Lloyd's loop, of these seedings."""
+def seedings(names: Sequence[str], n: int, d: int, k: int, max_iter: int) -> Iterator[tuple[str, float, float]]:
+    """For each seeding its name, its seconds, and the inertia after `max_iter` iterations of Lloyd's loop."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(4 * k, d, generator=generator)
     x = means[torch.randint(len(means), (n,), generator=generator)] + torch.randn(n, d, generator=generator) * 0.5
     for name in names:
-        taken: list[float] = []
-        result = kmeans(x, k, init=functools.partial(_timed, SEEDINGS[name], taken), max_iter=rounds, tol=0.0)
-        yield name, taken[0], result.inertia.item()
+        seconds: list[float] = []
+        result = kmeans(x, k, init=functools.partial(_timed, SEEDINGS[name], seconds), max_iter=max_iter, tol=0.0)
+        yield name, seconds[0], result.inertia.item()
 
 
-def _timed(seeding: Callable[..., Tensor], taken: list[float], *args: object) -> Tensor:
+def _timed(seeding: Callable[..., Tensor], seconds: list[float], *args: object) -> Tensor:
     start = time.perf_counter()
     centers = seeding(*args)
-    taken.append(time.perf_counter() - start)
+    seconds.append(time.perf_counter() - start)
     return centers

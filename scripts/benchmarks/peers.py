@@ -1,7 +1,7 @@
-"""K-means packages behind one signature: points (N, D), first centers (K, D) and a count give the centers after it.
+"""K-means packages with one signature: points (N, D), initial centers (K, D) and n_iter in, centers (K, D) out.
 
-Every one runs exactly so many iterations of Lloyd's loop on all points, in float32. Each imports its package when it is
-called, so that a process holds the one it measures and no other.
+Each function runs exactly n_iter iterations of Lloyd's loop on all points, in float32. It imports its package when
+called, so that a process holds only the package that it measures.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# The first two take weights (N,) too.
+# Only gpukmeans and scikit-learn accept weights (N,).
 Fit = Callable[..., np.ndarray]
 
 
@@ -26,11 +26,11 @@ def gpukmeans(
     *,
     engine: str = "auto",
     device: str = "cpu",
-    n_drawn: int = 0,
+    n_random: int = 0,
 ) -> np.ndarray:
-    """This package. Measures at the first centers too, and assigns labels once more at the end.
+    """This package. It also measures moments at the initial centers, and assigns labels once more at the end.
 
-    The best of `n_drawn` runs from centers of their own, if there are any, and not one run from those that are given.
+    With `n_random` it returns the best of as many runs from random centers, and ignores the values of `first`.
     """
     import torch
 
@@ -40,18 +40,18 @@ def gpukmeans(
         torch.from_numpy(x).to(device),
         len(first),
         weights=None if weights is None else torch.from_numpy(weights).to(device),
-        init="random" if n_drawn else torch.from_numpy(first).to(device),
-        n_init=n_drawn or 1,
+        init="random" if n_random else torch.from_numpy(first).to(device),
+        n_init=n_random or 1,
         max_iter=n_iter,
         tol=0.0,
         engine=engine,
     )
-    _check_all_ran(int(result.n_iter), n_iter)
+    _check_n_iter(int(result.n_iter), n_iter)
     return result.centers.cpu().numpy()
 
 
 def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Computes in the dtype of `x`. Assigns labels once more at the end."""
+    """scikit-learn, in the dtype of `x`. It assigns labels once more at the end."""
     from sklearn.cluster import KMeans
 
     peer = KMeans(
@@ -63,12 +63,12 @@ def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int, weights: np.ndar
         algorithm="lloyd",
     )
     peer.fit(x, sample_weight=weights)
-    _check_all_ran(peer.n_iter_, n_iter)
+    _check_n_iter(peer.n_iter_, n_iter)
     return peer.cluster_centers_
 
 
 def faiss(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """Gives no labels. Left alone it would take a sample of 256 points a center."""
+    """faiss, without its default sampling of 256 points per center. It returns no labels."""
     import faiss  # pyright: ignore[reportMissingImports]
 
     peer = faiss.Kmeans(
@@ -77,12 +77,12 @@ def faiss(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
     peer.train(x, init_centroids=first)
     assert peer.obj is not None
     assert peer.centroids is not None
-    _check_all_ran(len(peer.obj), n_iter)
+    _check_n_iter(len(peer.obj), n_iter)
     return peer.centroids
 
 
 def fast_pytorch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """Its labels are those of the centers before the last. A negative `tol` is one that no move stays below."""
+    """fast-pytorch-kmeans. Its labels belong to the centers before the last. A negative `tol` never stops it."""
     import torch
     from fast_pytorch_kmeans import KMeans  # pyright: ignore[reportMissingImports]
 
@@ -93,7 +93,7 @@ def fast_pytorch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.nda
 
 
 def torch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """Takes batches, here one of a single set. Assigns labels once more at the end."""
+    """torch-kmeans, on a batch of one problem. It assigns labels once more at the end."""
     import torch
     from torch_kmeans import KMeans  # pyright: ignore[reportMissingImports]
 
@@ -102,24 +102,24 @@ def torch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
 
 
 def flash_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """On CUDA, with products in TF32. Its labels are those of the centers before the last."""
+    """flash-kmeans on CUDA, with products in TF32. Its labels belong to the centers before the last."""
     import torch
 
     return flash_kmeans_of(torch.from_numpy(x).cuda(), torch.from_numpy(first).cuda(), n_iter).cpu().numpy()
 
 
 def flash_kmeans_of(x: "torch.Tensor", first: "torch.Tensor", n_iter: int) -> "torch.Tensor":
-    """The same of tensors. Takes batches, here one of a single set, and writes into the first centers it is given."""
+    """flash-kmeans for tensors, on a batch of one problem. It overwrites its initial centers, here a copy."""
     from flash_kmeans import batch_kmeans_Euclid  # pyright: ignore[reportMissingImports]
 
-    # No move stays below a tolerance of 0.
+    # A tolerance of 0 never stops the loop.
     found = batch_kmeans_Euclid(x[None], len(first), max_iters=n_iter, tol=0.0, init_centroids=first[None].clone())
     return found[1][0]
 
 
-def _check_all_ran(ran: int, wanted: int) -> None:
-    if ran != wanted:
-        raise RuntimeError(f"stopped after {ran} of {wanted} iterations")
+def _check_n_iter(actual: int, expected: int) -> None:
+    if actual != expected:
+        raise RuntimeError(f"stopped after {actual} of {expected} iterations")
 
 
 PEERS: dict[str, Fit] = {
@@ -134,20 +134,20 @@ FLASH = "flash-kmeans"
 
 
 def find(name: str) -> Fit:
-    """The peer of that name. "ENGINE DEVICE" is this package so, "ENGINE DEVICE N" the best of its N runs."""
+    """The peer of that name. "ENGINE DEVICE" is this package with these, "ENGINE DEVICE N" the best of N runs of it."""
     others = {**PEERS, FLASH: flash_kmeans}
     if name in others:
         return others[name]
-    engine, device, *n_drawn = name.split()
-    return functools.partial(gpukmeans, engine=engine, device=device, n_drawn=int(n_drawn[0]) if n_drawn else 0)
+    engine, device, *n_random = name.split()
+    return functools.partial(gpukmeans, engine=engine, device=device, n_random=int(n_random[0]) if n_random else 0)
 
 
-# fast-pytorch-kmeans needs psutil and does not say so.
+# fast-pytorch-kmeans needs psutil and does not declare it.
 REQUIRED = (*(name for name in PEERS if name != "gpukmeans"), "psutil")
 
 
 def missing(required: Sequence[str] = REQUIRED) -> list[str]:
-    """Names of the packages that the comparison needs and that are not installed."""
+    """Names of the required packages that are not installed."""
     return [name for name in required if not list(importlib.metadata.distributions(name=name))]
 
 

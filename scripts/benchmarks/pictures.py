@@ -1,7 +1,7 @@
-"""Palette pictures of this project beside those of pngquant, Pillow and ImageMagick: error, size and time of each.
+"""Indexed images of this project beside those of pngquant, Pillow and ImageMagick: error, size and time of each.
 
-Errors are the mean of dR² + dG² + dB² (Celebi), the mean color difference CIEDE2000, and two that weigh what is next to
-what, as eyes do: SSIMULACRA2 (100 for the same picture, higher is better) and FLIP (0 for the same, lower is better).
+Errors are the mean of dR² + dG² + dB² (Celebi), the mean color difference CIEDE2000, and two perceptual measures:
+SSIMULACRA2 (100 for equal images, higher is better) and FLIP (0 for equal images, lower is better).
 """
 
 import functools
@@ -39,9 +39,9 @@ SLOW, FAST = "pngquant --speed 1 --nofs", "pngquant --speed 4 --nofs"
 DITHERED_PNGQUANT = ["pngquant --speed 1", "pngquant --speed 4"]
 OXIPNG = f"{FAST}, oxipng 4"
 IMAGEQUANT = "Pillow LIBIMAGEQUANT"
-# The most that each may be: our bytes by those of pngquant, and optimized ones by those of pngquant with oxipng after
-# it. The least share of the files on which a dithered picture of ours is to be the better one.
-BYTES_MARK, OPTIMIZED_MARK, DITHERED_MARK = 1.0, 0.97, 0.75
+# Upper limits of the bytes of gpukmeans relative to pngquant, and of `--optimize` relative to pngquant and oxipng.
+# Lower limit of the fraction of files on which the dithered output of gpukmeans is better.
+BYTES_TARGET, OPTIMIZED_TARGET, DITHERED_TARGET = 1.0, 0.97, 0.75
 _MOST_PROCESSES = 4
 _NONE = ("", "")
 
@@ -57,7 +57,7 @@ import oxipng
 oxipng.optimize(sys.argv[1], sys.argv[2], level=4)
 """
 
-# Runs what makes, of the picture at a path, one of K colors at another.
+# Writes an image of K colors: (source, K, target).
 Candidate = Callable[[Path, int, Path], object]
 
 
@@ -118,7 +118,7 @@ CANDIDATES: Mapping[str, Candidate] = {
 
 
 class Errors(NamedTuple):
-    """How far a picture is from its source, by four measures."""
+    """The errors of an image against its source, by four measures."""
 
     mse: float
     ciede2000: float
@@ -128,7 +128,7 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """What a candidate made of one photo, and in what time: a whole process, from start to end."""
+    """Errors and size of the output of a candidate for one photo, and the seconds of the whole process."""
 
     name: str
     mse: float
@@ -141,26 +141,26 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a candidate made of all photos at K colors; none if it is absent or fails, and then why."""
+    """The figures of a candidate for all photos at K colors, or the `error` that prevented them."""
 
     candidate: str
     n_colors: int
     photos: list[Photo]
-    fails: str | None = None
+    error: str | None = None
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """Total size of all files."""
         return sum(photo.bytes for photo in self.photos)
 
     def mean(self, figure: str) -> float:
-        """That of the photos, each a figure of `Photo`."""
+        """Mean over the photos of a field of `Photo`."""
         return statistics.mean(getattr(photo, figure) for photo in self.photos)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
-    """A picture that is written and not yet looked at."""
+class _Output:
+    """A file written by a candidate, before its errors are measured."""
 
     photo: str
     source: Path
@@ -170,28 +170,28 @@ class _Made:
 
 
 class _FailedError(Exception):
-    """A candidate made no picture, or not the one it was asked for; the message says why."""
+    """A candidate wrote no image, or one of too many colors; the message is the reason."""
 
 
-def absent() -> dict[str, str]:
-    """For each candidate that cannot be run here, the reason."""
+def unavailable() -> dict[str, str]:
+    """For each candidate that cannot run here, the reason."""
     reasons = {
         "pngquant": None if pngquant.version() else "pngquant is not installed",
         IMAGEQUANT: None if features.check("libimagequant") else "this Pillow is built without libimagequant",
-        "ImageMagick": None if _imagemagick() != _NONE else "neither `magick` nor `convert` here is ImageMagick's",
+        "ImageMagick": None if _imagemagick() != _NONE else "neither `magick` nor `convert` is ImageMagick",
     }
     return {name: why for name in CANDIDATES for tool, why in reasons.items() if why and name.startswith(tool)}
 
 
 def versions() -> dict[str, str]:
-    """The versions of the peers that are here, and of the packages that measure."""
+    """The versions of the installed peers and of the packages that measure."""
     peers = {"pngquant": pngquant.version(), "ImageMagick": _imagemagick()[1]}
     packages = {name: importlib.metadata.version(name) for name in REQUIRED}
     return {name: version for name, version in (peers | packages).items() if version}
 
 
 def rgb_pictures(folder: Path) -> dict[str, np.ndarray]:
-    """The pictures of a folder that have three channels, uint8 (H, W, 3), by name; other files are left out."""
+    """The RGB pictures of a folder, uint8 (H, W, 3), by name; other files are skipped."""
     pictures = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
@@ -204,64 +204,64 @@ def rgb_pictures(folder: Path) -> dict[str, np.ndarray]:
 
 
 def compare(pictures: Mapping[str, np.ndarray], n_colors: Sequence[int]) -> list[Row]:
-    """A row for each K of `n_colors` and each candidate, all measured in turn; every one reads the same plain PNGs.
+    """A row for each K of `n_colors` and each candidate, all measured alternately on the same PNGs.
 
-    Processes run alone, one at a time; only when all have ended is looked at what they made.
+    One process runs at a time; errors are measured after all processes have ended.
     """
     with tempfile.TemporaryDirectory() as folder:
         sources = {name: Path(folder) / f"{index}.png" for index, name in enumerate(pictures)}
         for name, source in sources.items():
             Image.fromarray(pictures[name]).save(source)
-        missing, fails, made = absent(), {}, {}
-        _run_all(dict(list(sources.items())[:1]), n_colors[0], missing)  # warms up
+        missing, errors, outputs = unavailable(), {}, {}
+        _run_all(dict(list(sources.items())[:1]), n_colors[0], missing)  # not counted
         for k in n_colors:
-            fails[k], made[k] = _run_all(sources, k, missing)
-        errors = _errors([each for of_k in made.values() for of_name in of_k.values() for each in of_name])
+            errors[k], outputs[k] = _run_all(sources, k, missing)
+        measured = _errors([each for of_k in outputs.values() for of_name in of_k.values() for each in of_name])
     return [
-        Row(candidate=name, n_colors=k, photos=[], fails=fails[k][name])
-        if name in fails[k]
-        else Row(candidate=name, n_colors=k, photos=[_photo(each, errors[each.target]) for each in made[k][name]])
+        Row(candidate=name, n_colors=k, photos=[], error=errors[k][name])
+        if name in errors[k]
+        else Row(candidate=name, n_colors=k, photos=[_photo(each, measured[each.target]) for each in outputs[k][name]])
         for k in n_colors
         for name in CANDIDATES
     ]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows of one K as text: a line for each candidate; below, those that are absent or fail."""
+    """The rows of one K as text: a line for each candidate, and below a line for each error."""
     heads = ["", "MSE", "CIEDE2000", "SSIMULACRA2", "FLIP", "bytes", "seconds"]
-    lines = aligned([heads, *(_cells(row) for row in rows if not row.fails)])
-    return "\n".join([lines, *(f"{row.candidate}: not measured, {row.fails}" for row in rows if row.fails)])
+    lines = aligned([heads, *(_cells(row) for row in rows if not row.error)])
+    return "\n".join([lines, *(f"{row.candidate}: not measured, {row.error}" for row in rows if row.error)])
 
 
-def marks(rows: Sequence[Row]) -> list[str]:
-    """Sentences on the rows of one K: what is compared, the figure, the mark, and whether it is met."""
+def targets(rows: Sequence[Row]) -> list[str]:
+    """Lines for the rows of one K: the comparison, the figure, the target, and whether it is met."""
     by = {row.candidate: row for row in rows}
     return [
-        *(_verdict(by, ours, SLOW, _says_less_error) for ours in (OURS, BEST)),
-        _verdict(by, OURS, FAST, functools.partial(_says_bytes, mark=BYTES_MARK)),
-        _verdict(by, OPTIMIZED, OXIPNG, functools.partial(_says_bytes, mark=OPTIMIZED_MARK)),
-        *(_verdict(by, ours, theirs, _says_seen) for ours in DITHERED for theirs in DITHERED_PNGQUANT),
+        *(_verdict(by, ours, SLOW, _mse_verdict) for ours in (OURS, BEST)),
+        _verdict(by, OURS, FAST, functools.partial(_bytes_verdict, target=BYTES_TARGET)),
+        _verdict(by, OPTIMIZED, OXIPNG, functools.partial(_bytes_verdict, target=OPTIMIZED_TARGET)),
+        *(_verdict(by, ours, theirs, _perceptual_verdict) for ours in DITHERED for theirs in DITHERED_PNGQUANT),
     ]
 
 
 def _run_all(
     sources: Mapping[str, Path], k: int, missing: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, list[_Made]]]:
-    """Why candidates are absent or fail, and what the others made. They take turns; none is asked again that failed."""
-    fails, made = dict(missing), {name: [] for name in CANDIDATES}
+) -> tuple[dict[str, str], dict[str, list[_Output]]]:
+    """The errors of candidates, and the outputs of the others. They alternate; one that failed is not run again."""
+    errors, outputs = dict(missing), {name: [] for name in CANDIDATES}
     for photo, source in sources.items():
         for index, (name, make) in enumerate(CANDIDATES.items()):
-            if name in fails:
+            if name in errors:
                 continue
             target = source.with_name(f"{source.stem}-{k}-{index}.png")
             try:
                 seconds = _seconds(make, source, k, target)
             except _FailedError as error:
-                fails[name] = str(error)
+                errors[name] = str(error)
             else:
                 size = target.stat().st_size
-                made[name].append(_Made(photo=photo, source=source, target=target, bytes=size, seconds=seconds))
-    return fails, {name: each for name, each in made.items() if name not in fails}
+                outputs[name].append(_Output(photo=photo, source=source, target=target, bytes=size, seconds=seconds))
+    return errors, {name: each for name, each in outputs.items() if name not in errors}
 
 
 def _seconds(make: Candidate, source: Path, k: int, target: Path) -> float:
@@ -272,27 +272,27 @@ def _seconds(make: Candidate, source: Path, k: int, target: Path) -> float:
         raise _FailedError(error.last_line) from error
     seconds = time.perf_counter() - start
     if not target.exists():
-        raise _FailedError("no picture was written")
+        raise _FailedError("no image was written")
     colors = len(np.unique(_rgb(target).reshape(-1, 3), axis=0))
     if colors > k:
-        raise _FailedError(f"{colors} colors, and not at most {k}")
+        raise _FailedError(f"{colors} colors, expected at most {k}")
     return seconds
 
 
-def _errors(made: Sequence[_Made]) -> dict[Path, Errors]:
-    """Of each target its errors; those of equal pictures are measured once."""
-    keys = {each.target: (each.source, hashlib.sha256(_rgb(each.target).tobytes()).digest()) for each in made}
-    pairs = {keys[each.target]: (each.source, each.target) for each in made}
+def _errors(outputs: Sequence[_Output]) -> dict[Path, Errors]:
+    """The errors of each target; those of equal images are measured once."""
+    keys = {each.target: (each.source, hashlib.sha256(_rgb(each.target).tobytes()).digest()) for each in outputs}
+    pairs = {keys[each.target]: (each.source, each.target) for each in outputs}
     workers = min(_MOST_PROCESSES, os.cpu_count() or 1)
-    # Processes that start afresh: torch's threads do not survive a fork.
+    # Not forked: torch's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_take_one_core) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=_use_one_thread) as pool:
         errors = dict(zip(pairs, pool.map(_errors_of_pair, pairs.values()), strict=True))
     return {target: errors[key] for target, key in keys.items()}
 
 
-def _take_one_core() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # FLIP would take all of them in each process
+def _use_one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # each process would start FLIP with a thread for every core
 
 
 def _errors_of_pair(pair: tuple[Path, Path]) -> Errors:
@@ -300,7 +300,7 @@ def _errors_of_pair(pair: tuple[Path, Path]) -> Errors:
 
 
 def errors_of(source: Path, target: Path) -> Errors:
-    """How far the picture at `target` is from the one at `source`; both RGB, of one size."""
+    """The errors of the image at `target` against that at `source`; both RGB, of equal size."""
     import flip_evaluator  # pyright: ignore[reportMissingImports]
     import skimage.color  # pyright: ignore[reportMissingImports]
     import ssimulacra2  # pyright: ignore[reportMissingImports]
@@ -323,8 +323,8 @@ def _rgb(path: Path) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def _photo(made: _Made, errors: Errors) -> Photo:
-    return Photo(name=made.photo, **errors._asdict(), bytes=made.bytes, seconds=made.seconds)
+def _photo(output: _Output, errors: Errors) -> Photo:
+    return Photo(name=output.photo, **errors._asdict(), bytes=output.bytes, seconds=output.seconds)
 
 
 def _cells(row: Row) -> list[str]:
@@ -333,31 +333,31 @@ def _cells(row: Row) -> list[str]:
     return [row.candidate, *means, f"{row.bytes:,}", f"{row.mean('seconds'):.3f}"]
 
 
-def _verdict(by: Mapping[str, Row], ours: str, theirs: str, says: Callable[[Row, Row], str]) -> str:
+def _verdict(by: Mapping[str, Row], ours: str, theirs: str, verdict: Callable[[Row, Row], str]) -> str:
     for row in (by[ours], by[theirs]):
-        if row.fails:
-            return f"{ours} against {theirs}: not measured, nor is {row.candidate}"
-    return f"{ours} against {theirs}: {says(by[ours], by[theirs])}"
+        if row.error:
+            return f"{ours} against {theirs}: not measured, since {row.candidate} is not"
+    return f"{ours} against {theirs}: {verdict(by[ours], by[theirs])}"
 
 
-def _says_less_error(ours: Row, theirs: Row) -> str:
+def _mse_verdict(ours: Row, theirs: Row) -> str:
     count, n = _count(ours, theirs, lambda a, b: a.mse < b.mse), len(ours.photos)
-    return f"lower MSE on {count} of {n} files (mark {n} of {n}): {_met(count == n)}"
+    return f"lower MSE on {count} of {n} files (target {n} of {n}): {_met(count == n)}"
 
 
-def _says_bytes(ours: Row, theirs: Row, mark: float) -> str:
+def _bytes_verdict(ours: Row, theirs: Row, target: float) -> str:
     ratio = ours.bytes / theirs.bytes
-    return f"total bytes {ratio:.3f} (mark <= {mark}): {_met(ratio <= mark)}"
+    return f"total bytes {ratio:.3f} (target <= {target}): {_met(ratio <= target)}"
 
 
-def _says_seen(ours: Row, theirs: Row) -> str:
+def _perceptual_verdict(ours: Row, theirs: Row) -> str:
     by_ssimulacra2 = _count(ours, theirs, lambda a, b: a.ssimulacra2 > b.ssimulacra2)
     by_flip = _count(ours, theirs, lambda a, b: a.flip < b.flip)
     either = _count(ours, theirs, lambda a, b: a.ssimulacra2 > b.ssimulacra2 or a.flip < b.flip)
     n = len(ours.photos)
-    least = math.ceil(DITHERED_MARK * n)
+    least = math.ceil(DITHERED_TARGET * n)
     return (
-        f"better on SSIMULACRA2 or FLIP on {either} of {n} files (mark {least} of {n}): {_met(either >= least)}; "
+        f"better on SSIMULACRA2 or FLIP on {either} of {n} files (target {least} of {n}): {_met(either >= least)}; "
         f"on SSIMULACRA2 {by_ssimulacra2}, on FLIP {by_flip}"
     )
 
@@ -372,9 +372,9 @@ def _met(met: bool) -> str:
 
 @functools.cache
 def _imagemagick() -> tuple[str, str]:
-    """ImageMagick's command and its version; `_NONE` if there is none. On some systems `convert` is another program."""
+    """ImageMagick's command and version, or `_NONE`. On some systems `convert` is another program."""
     for command in filter(shutil.which, ("magick", "convert")):
-        said = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
-        if said.startswith("Version: ImageMagick"):
-            return command, said.split()[2]
+        output = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
+        if output.startswith("Version: ImageMagick"):
+            return command, output.split()[2]
     return _NONE

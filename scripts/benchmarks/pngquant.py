@@ -1,4 +1,4 @@
-"""`gpukmeans compress` beside pngquant on the same photos: time of the whole process, error and size of each file."""
+"""`gpukmeans compress` beside pngquant on the same photos: time of whole processes, error and size of each file."""
 
 import shutil
 import subprocess
@@ -15,13 +15,13 @@ from gpukmeans_cli.formats.reading import read_picture
 
 COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
 OPTIONS = "--speed 4 --nofs"
-# A process for each file, as its users start it.
+# A process for each file, as in typical shell use.
 _LOOP = f'for file in "$@"; do pngquant --force {OPTIONS} --ext {{ext}} {{k}} "$file" || exit; done'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """What both made of one photo: mean over the pixels of dR² + dG² + dB², and the size of the file."""
+    """Mean over the pixels of dR² + dG² + dB², and file size, of both outputs for one photo."""
 
     name: str
     mse: float
@@ -32,7 +32,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What all photos took at K colors. Ours are seconds beyond `import torch`, which `import_torch` says."""
+    """Times of all photos at K colors, for gpukmeans without `seconds_of_import_torch`, and figures of each photo."""
 
     n_colors: int
     seconds: float
@@ -44,17 +44,17 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Our time by theirs."""
+        """Time of gpukmeans relative to that of pngquant."""
         return self.seconds / self.seconds_of_pngquant
 
     @property
     def cpu_ratio(self) -> float:
-        """The same in seconds of all cores, which other work on the machine changes less."""
+        """The same in CPU seconds, which depend less on other work on the machine."""
         return self.cpu_seconds / self.cpu_seconds_of_pngquant
 
     @property
     def worse(self) -> list[str]:
-        """Names of the photos in which our error is not the lower one."""
+        """Names of the photos on which the error of gpukmeans is not lower than that of pngquant."""
         return [photo.name for photo in self.photos if not photo.mse < photo.mse_of_pngquant]
 
 
@@ -66,12 +66,12 @@ def version() -> str | None:
 
 
 def rgb_photos(folder: Path) -> list[Path]:
-    """The PNGs of a folder that have three channels: pngquant reads no other files, and alpha is weighed otherwise."""
+    """The RGB PNGs of a folder: pngquant reads only PNG, and weights errors of alpha differently."""
     return [path for path in sorted(folder.glob("*.png")) if read_picture(path).pixels.shape[2] == 3]
 
 
 def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[Comparison]:
-    """A comparison for each K of `n_colors`, all measured in turn."""
+    """A comparison for each K of `n_colors`, all measured alternately."""
     with tempfile.TemporaryDirectory() as folder:
         copies = [Path(shutil.copyfile(photo, Path(folder) / photo.name)) for photo in photos]
         names = [str(copy) for copy in copies]

@@ -1,4 +1,4 @@
-"""Whole processes: what they cost from start to end."""
+"""Cost of whole processes: wall-clock seconds, CPU seconds and peak memory."""
 
 import os
 import statistics
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class ProcessError(RuntimeError):
-    """A process failed. `last_line` is the last one it wrote on stderr, or says with which exit code it ended."""
+    """A process failed. `last_line` is its last line on stderr, or its exit code if it wrote none."""
 
     def __init__(self, command: Sequence[str], exit_code: int, stderr: str) -> None:
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
@@ -19,7 +19,7 @@ class ProcessError(RuntimeError):
 
 
 class Cost(NamedTuple):
-    """Of a process and its children: seconds by the clock, seconds of all cores, and the most memory held, in bytes."""
+    """Wall-clock seconds, CPU seconds and peak resident memory in bytes of a process and its children."""
 
     seconds: float
     cpu_seconds: float
@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 
 
 def run(command: Sequence[str]) -> Cost:
-    """What the command costs; what it prints is dropped. ProcessError if it fails. Not on Windows."""
+    """The cost of the command, whose stdout is discarded. ProcessError if it fails. Not on Windows."""
     with tempfile.TemporaryFile() as stderr:
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
@@ -41,8 +41,6 @@ def run(command: Sequence[str]) -> Cost:
 
 
 def medians(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, Cost]:
-    """For each command the median of each cost over so many runs; the commands take turns, after one that warms up."""
-    rounds = [{name: run(command) for name, command in commands.items()} for _ in range(1 + runs)][1:]
-    return {
-        name: Cost(*map(statistics.median, zip(*(each[name] for each in rounds), strict=True))) for name in commands
-    }
+    """For each command the median costs of `runs` runs. The commands alternate; a first run of each is not counted."""
+    costs = [{name: run(command) for name, command in commands.items()} for _ in range(1 + runs)][1:]
+    return {name: Cost(*map(statistics.median, zip(*(each[name] for each in costs), strict=True))) for name in commands}

@@ -1,4 +1,4 @@
-"""Points past memory and past one process: rates of streams beside tensors, of two ranks beside one, peak memory."""
+"""Streams and ranks: rows per second of a stream, a tensor and two ranks, and peak memory over a large file."""
 
 import json
 import statistics
@@ -15,14 +15,17 @@ from benchmarks.processes import run
 SCRIPTS = Path(__file__).resolve().parents[1]
 CLUSTER = str(SCRIPTS / "cluster.py")
 
-# Rows that are made, and written, at a time.
+# Rows generated and written at a time.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Rows a second, medians of several runs: `reading` them from the file, a round of Lloyd's loop over a `tensor`
-    that holds them, and a round over the `stream` from the file."""
+    """Rows per second, medians of several runs.
+
+    `reading` reads the file; `tensor` is an iteration of Lloyd's loop over the rows in memory, `stream` is one over
+    the rows in the file.
+    """
 
     n_clusters: int
     reading: float
@@ -31,12 +34,12 @@ class Rates:
 
     @property
     def ratio(self) -> float:
-        """The time of the stream by that of the slower of reading alone and computing alone."""
+        """The time of the stream relative to the slower of reading only and computing only."""
         return min(self.reading, self.tensor) / self.stream
 
 
 def write_rows(path: Path, n_rows: int, width: int, seed: int = 0) -> None:
-    """Write points of 200 clusters that overlap, float32 (N, D), as .npy, block by block."""
+    """Write points of 200 overlapping clusters, float32 (N, D), as .npy, block by block."""
     random = np.random.default_rng(seed)
     means = random.standard_normal((200, width), np.float32) * 3
     header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, width)}
@@ -50,14 +53,14 @@ def write_rows(path: Path, n_rows: int, width: int, seed: int = 0) -> None:
 
 
 def rates(path: Path, n_clusters: Sequence[int], runs: int) -> Iterator[Rates]:
-    """What one process with all cores does with the rows of a file, for each number of clusters."""
+    """The rates of one process with all cores on the rows of a file, for each number of clusters."""
     for k in n_clusters:
         found = _measured(path, k, ["reading", "tensor", "stream"], runs)
         yield Rates(n_clusters=k, **found)
 
 
 def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
-    """Rows a second of a round over the stream from a file: of one rank with one thread, with all, of two with one."""
+    """Rows per second of an iteration over a stream: one rank with one thread, with two threads, two ranks with one."""
     return {
         "1 rank, 1 thread": _measured(path, n_clusters, ["stream"], runs, threads=1)["stream"],
         "1 rank, 2 threads": _measured(path, n_clusters, ["stream"], runs, threads=2)["stream"],
@@ -66,14 +69,14 @@ def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
 
 
 def seconds_of_seeding(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
-    """What first centers of a stream and its first round take, by k-means|| and at random."""
+    """Seconds of the seeding of a stream and its first iteration, by k-means|| and by random centers."""
     n_rows = len(np.load(path, mmap_mode="r"))
     found = _measured(path, n_clusters, ["k-means||", "random"], runs)
     return {name: n_rows / rate for name, rate in found.items()}
 
 
 def peak_of_cluster(path: Path, n_clusters: int, max_iter: int) -> tuple[float, float]:
-    """The peak memory of the whole command over a file, in bytes, and its seconds."""
+    """Peak memory in bytes and seconds of `gpukmeans cluster` as a whole process, over a file."""
     options = ["-k", str(n_clusters), "--max-iter", str(max_iter), "--init", "random", "-q", "-f"]
     cost = run([sys.executable, CLUSTER, str(path), *options, "-o", str(path.with_suffix(".safetensors"))])
     return cost.peak_bytes, cost.seconds

@@ -1,4 +1,4 @@
-"""`python -m gpukmeans_cli`: the command, where it is not on the PATH."""
+"""`python -m gpukmeans_cli`: the command without an installed script."""
 
 from gpukmeans_cli.main import run
 

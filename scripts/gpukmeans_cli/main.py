@@ -1,4 +1,4 @@
-"""The console command and its subcommands. Imports nothing slow: help and version answer at once."""
+"""The command `gpukmeans` and its subcommands. Help, version and argument errors do not import torch."""
 
 import contextlib
 import re
@@ -16,24 +16,20 @@ from gpukmeans_cli.commands.palette import palette
 from gpukmeans_cli.commands.report import report
 from gpukmeans_cli.system.rank_env import RankError
 from gpukmeans_cli.system.rank_store import warn_once
-from gpukmeans_cli.system.startup import leave
+from gpukmeans_cli.system.startup import exit_now
 from gpukmeans_cli.terminal.messages import warn
 
 app = typer.Typer(
-    help="Pictures of few colors in much smaller files, and centers of rows in files, by K-means on a GPU or CPU.",
+    help="K-means on a GPU or CPU: compress pictures to few colors, or cluster the rows of files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(compress)
-app.command()(demo)
-app.command()(palette)
-app.command()(compare)
-app.command()(report)
-app.command()(cluster)
+for _subcommand in (compress, demo, palette, compare, report, cluster):
+    app.command()(_subcommand)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"gpukmeans {_version()}")
         raise typer.Exit
 
@@ -42,7 +38,7 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("gpukmeans")  # without importing torch
+        return version("gpukmeans")  # which does not import torch
     except PackageNotFoundError:  # a bare checkout
         from gpukmeans import __version__
 
@@ -59,43 +55,43 @@ def _gpukmeans(
 
 
 def _command() -> Any:
-    """The app, in whose help the options of typer for the completion of shells do not stand before our own."""
+    """The parser of the app. Its help omits typer's options for shell completion, which still work."""
     command = typer.main.get_command(app)
     for option in command.params:
         if option.name in ("install_completion", "show_completion"):
-            option.hidden = True  # pyright: ignore[reportAttributeAccessIssue] # of options, which these are
+            option.hidden = True  # pyright: ignore[reportAttributeAccessIssue] # these two are options
     return command
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 all done, 1 a file failed, 2 nothing was done, 130 interrupted."""
+    """Run the command and exit with 0 (success), 1 (a file failed), 2 (wrong arguments) or 130 (interrupted)."""
     try:
-        # By its name even where it is run as a module, whose name no shell would complete.
+        # Not the module's name, which `python -m` would give and shells cannot complete.
         code = _command()(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
-        # One line in place of usage and a box, so that scripts can log it.
-        if message := error.format_message():  # none where help was printed in its place
+        # One line instead of usage and a box, so that scripts can log it.
+        if message := error.format_message():  # empty after help was printed
             warn_once(re.sub(r"\s*\n\s*", " ", message))
         sys.exit(2)
     except RankError as error:
         warn(str(error))
         sys.exit(1)
     except OSError as error:
-        # Files have errors of their own by now; this is stdout, perhaps a file on a full disk.
-        sys.stdout = None  # else Python would try to write the rest at exit, and complain
-        warn(f"cannot go on ({error.strerror}); if it is the output that is full, send it elsewhere")
+        # Errors of files have been handled; this one is of stdout, such as a full disk.
+        sys.stdout = None  # else Python would write the rest at exit and print a traceback
+        warn(f"cannot continue ({error.strerror}); if standard output is full, redirect it")
         sys.exit(1)
     sys.exit(code)
 
 
 def run(args: Sequence[str] | None = None) -> None:
-    """`main` as a process of its own, which ends sooner."""
+    """`main` as the whole process, which exits without freeing every object."""
     try:
         main(args)
     except SystemExit as end:
         if end.code in (0, 1):
-            with contextlib.suppress(OSError):  # Python has its own words for a stdout that is full or gone
-                leave(end.code)
+            with contextlib.suppress(OSError):  # Python itself reports a stdout that is full or closed
+                exit_now(end.code)
         raise
 
 

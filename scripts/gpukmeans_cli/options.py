@@ -1,217 +1,247 @@
-"""Options of the command, each with its bounds and its help; their defaults stand where they are taken."""
+"""Arguments and options of all subcommands: names, bounds, help. The subcommands set the defaults."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-# Panels of the help.
-COLORS, FILES, OUTPUT, CLUSTERING, MESSAGES = "Colors", "Files", "Output", "Clustering", "Messages"
+# One constructor of options for each panel of the help.
+_color = partial(typer.Option, rich_help_panel="Colors")
+_file = partial(typer.Option, rich_help_panel="Files")
+_output = partial(typer.Option, rich_help_panel="Output")
+_clustering = partial(typer.Option, rich_help_panel="Clustering")
+_message = partial(typer.Option, rich_help_panel="Messages")
 
-# The dicts of these are in modules that import torch, which takes longer than to print the help.
+# Copies of the keys of the library's dicts: importing those imports torch, which takes longer than printing the help.
 Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
 Dither = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
 
+# Unreadable files are reported one by one: typer's own check would reject all inputs for one of them.
+_inputs = partial(typer.Argument, show_default=False, readable=False)
+_input = partial(typer.Argument, show_default=False)
+
+# Of several subcommands
+
+Force = Annotated[bool, _output("-f", "--force", help="Overwrite existing files.")]
+MaxPixels = Annotated[
+    int | None,
+    _output(min=1, help="Reject pictures with more pixels. Default: Pillow's limit, about 179 million."),
+]
+SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]
+DitherName = Annotated[Dither, _color(help="Dithering: error diffusion or ordered.")]
+DitherStrength = Annotated[
+    float | None, _color(metavar="S", min=0, max=1, help="Strength of the dithering, 0 to 1. Default: 1.")
+]
+DeviceName = Annotated[str, _clustering(help="Device: auto, cpu, cuda or cuda:N.")]
+MaxIter = Annotated[int, _clustering(min=1, help="Maximum number of iterations of a run.")]
+Seed = Annotated[int, _clustering(min=0, max=2**63 - 1, help="Random seed. Equal seeds give equal results.")]
+JsonObject = Annotated[bool, _message("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, _message("-q", "--quiet", help="Print only errors.")]
+
+# compress
+
 Inputs = Annotated[
     list[Path] | None,
-    typer.Argument(
-        metavar="INPUT...",
-        help="Image files, folders with -r, patterns, or - for standard input.",
-        show_default=False,
-        readable=False,  # else one file that cannot be read would keep all others from being tried
-    ),
+    _inputs(metavar="INPUT...", help="Image files, folders with -r, patterns, or - for standard input."),
 ]
-
-# Files
-
-Recursive = Annotated[
-    bool, typer.Option("-r", "--recursive", help="Take the pictures in folders, at any depth.", rich_help_panel=FILES)
+Colors = Annotated[
+    int | None,
+    _color("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256. Default: 20."),
 ]
+MinPsnr = Annotated[
+    float | None, _color(metavar="DB", help="Instead of K: use the fewest colors that reach this PSNR.")
+]
+MaxBytes = Annotated[
+    str | None,
+    _color(metavar="SIZE", help="Instead of K: use the most colors that fit into a file of this size, such as 40k."),
+]
+Fixed = Annotated[
+    str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,#fff'.")
+]
+PaletteFile = Annotated[
+    Path | None,
+    _color(metavar="FILE", help="Map to the colors in this file instead: an image, a GIMP palette or a list in hex."),
+]
+SharedPalette = Annotated[bool, _color("--shared-palette", help="Use one palette for all inputs.")]
+Recursive = Annotated[bool, _file("-r", "--recursive", help="Search folders for pictures, at any depth.")]
 Jobs = Annotated[
     int | None,
-    typer.Option(
+    _file(
         "-j",
         "--jobs",
         metavar="N",
         min=1,
-        help="Files worked on at a time. Default: as many as there are cores, 16 at most beside a GPU; ranks of "
-        "torchrun share the cores.",
-        rich_help_panel=FILES,
-        show_default=False,
+        help="Number of files processed in parallel. Default: the number of cores, at most 16 with a GPU; ranks of "
+        "torchrun divide the cores.",
     ),
 ]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Pass over files whose output is there.", rich_help_panel=FILES)
-]
+SkipExisting = Annotated[bool, _file("--skip-existing", help="Skip files whose output exists.")]
 FailFast = Annotated[
-    bool,
-    typer.Option(
-        "--fail-fast",
-        help="Begin no file after one failed; each rank of torchrun heeds its own.",
-        rich_help_panel=FILES,
-    ),
+    bool, _file("--fail-fast", help="Start no file after one has failed; with torchrun, on the same rank only.")
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Do all but write: say what there would be.", rich_help_panel=FILES)
-]
-
-# Colors
-
-Colors = Annotated[
-    int | None,
-    typer.Option(
-        "-k",
-        "--colors",
-        metavar="K",
-        min=1,
-        max=256,
-        help="Most colors of the palette, 1 to 256. Default: 20.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-MinPsnr = Annotated[
-    float | None,
-    typer.Option(
-        metavar="DB",
-        help="Instead of K: the fewest colors that reach this PSNR.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-MaxBytes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Instead of K: the most colors that fit a file of this size, such as 40k.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-Fixed = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLORS",
-        help="Colors that the palette has in any case, such as '#ff0000,#fff'.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-PaletteFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Only map to these colors: an image, a GIMP palette or a list in hex.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-SharedPalette = Annotated[
-    bool, typer.Option("--shared-palette", help="One palette for all inputs.", rich_help_panel=COLORS)
-]
-SpaceName = Annotated[Space, typer.Option(help="Where colors are near to each other or far.", rich_help_panel=COLORS)]
-DitherName = Annotated[Dither, typer.Option(help="How pixels share what their color is off.", rich_help_panel=COLORS)]
-DitherStrength = Annotated[
-    float | None,
-    typer.Option(
-        metavar="S",
-        min=0,
-        max=1,
-        help="How much of it, 0 to 1. Default: 1.",
-        rich_help_panel=COLORS,
-        show_default=False,
-    ),
-]
-
-# Output
-
+DryRun = Annotated[bool, _file("--dry-run", help="Write no file; print what would be written.")]
 Output = Annotated[
     Path | None,
-    typer.Option(
+    _output(
         "-o",
         "--output",
-        help="Where to write, of one input: .png, .gif or .webp, or - for standard output. Default: <stem>-<K>.png "
-        "beside the input, or <stem>-palette.png where there is no K.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
+        help="Output file of a single input: .png, .gif or .webp, or - for standard output. Default: <stem>-<K>.png "
+        "beside the input, or <stem>-palette.png without K.",
     ),
 ]
 OutputFolder = Annotated[
     Path | None,
-    typer.Option(
+    _output(
         "-d",
         "--output-folder",
-        help="Where to write, made if it is missing; pictures of folders keep their place.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
+        help="Output folder, created if missing. Subfolders of input folders are kept.",
     ),
 ]
-Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite an existing output.", rich_help_panel=OUTPUT)]
 AllowLarger = Annotated[
     bool,
-    typer.Option(
+    _output(
         "--allow-larger",
-        help="Write also where the input, of the same format, is no larger, which else is kept.",
-        rich_help_panel=OUTPUT,
+        help="Write the compressed picture even if the input has the same format and is no larger. By default, such an "
+        "input is copied.",
     ),
 ]
-Optimize = Annotated[
-    bool, typer.Option("--optimize", help="Make PNGs smaller by oxipng, which takes longer.", rich_help_panel=OUTPUT)
-]
-Strip = Annotated[
-    bool,
-    typer.Option("--strip", help="Leave out color profile, resolution, EXIF, XMP and text.", rich_help_panel=OUTPUT),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Refuse pictures of more pixels. Default: Pillow's limit, about 179 million.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-]
-
-# Clustering
-
-DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=CLUSTERING)]
-Best = Annotated[bool, typer.Option("--best", help="Search longer for a better palette.", rich_help_panel=CLUSTERING)]
-InitName = Annotated[Init, typer.Option(help="How first centers are chosen.", rich_help_panel=CLUSTERING)]
-Restarts = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Runs, of which the best is kept. Default: 1.", rich_help_panel=CLUSTERING, show_default=False
-    ),
-]
+Optimize = Annotated[bool, _output("--optimize", help="Make PNG files smaller with oxipng, which takes longer.")]
+Strip = Annotated[bool, _output("--strip", help="Omit color profile, resolution, EXIF, XMP and text.")]
+Best = Annotated[bool, _clustering("--best", help="Search longer for a better palette.")]
+InitName = Annotated[Init, _clustering(help="Method that chooses the initial centers.")]
+NInit = Annotated[int | None, _clustering(min=1, help="Number of runs; the best result is kept. Default: 1.")]
 Refine = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="Searches for better centers before a run. Default: 2, for more than 64 colors 1.",
-        rich_help_panel=CLUSTERING,
-        show_default=False,
+    _clustering(
+        min=0, help="Refinement steps for the initial centers of each run. Default: 2, or 1 for more than 64 colors."
     ),
 ]
-MaxIter = Annotated[int, typer.Option(min=1, help="Most rounds of a run.", rich_help_panel=CLUSTERING)]
 Tol = Annotated[
     float | None,
-    typer.Option(
-        min=0,
-        help="Stop when a round gains no more than this share. Default: 0.0001.",
-        rich_help_panel=CLUSTERING,
-        show_default=False,
+    _clustering(
+        min=0, help="Stop when an iteration reduces the inertia by no more than this fraction. Default: 0.0001."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes.", rich_help_panel=CLUSTERING)]
+AsJson = Annotated[bool, _message("--json", help="Print one JSON object per file on stdout.")]
+Verbose = Annotated[bool, _message("-v", "--verbose", help="Also print engine, convergence and timings.")]
 
-# Messages
+# palette
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line on stdout, for each file.", rich_help_panel=MESSAGES)
+PaletteInputs = Annotated[list[Path] | None, _inputs(metavar="PHOTO...", help="Image files.")]
+PaletteColors = Annotated[
+    int, _color("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.", rich_help_panel=MESSAGES)]
-Verbose = Annotated[
+PaletteShared = Annotated[bool, _color("--shared", help="Find one palette for all pictures.")]
+PaletteOutput = Annotated[
+    Path | None,
+    _output(
+        "-o",
+        "--output",
+        help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000.",
+    ),
+]
+AsGpl = Annotated[bool, _output("--gpl", help="Print one palette in GIMP's format.")]
+PaletteJson = Annotated[bool, _message("--json", help="Print one JSON object per palette on stdout.")]
+
+# compare
+
+CompareA = Annotated[Path | None, _input(metavar="A", help="A picture, such as a photo.")]
+CompareB = Annotated[Path | None, _input(metavar="B", help="A picture of equal size, such as A after compression.")]
+SheetOutput = Annotated[
+    Path | None,
+    _output(
+        "-o",
+        "--output",
+        help="PNG file of both pictures side by side. Default: <stem of A>-<stem of B>-comparison.png beside B.",
+    ),
+]
+NoSheet = Annotated[bool, _output("--no-sheet", help="Write no comparison sheet.")]
+
+# report
+
+ReportPhoto = Annotated[Path | None, _input(metavar="PHOTO", help="An image file.")]
+ReportColors = Annotated[
+    str,
+    _color("-k", "--colors", metavar="K,...", help="Maximum numbers of colors, 1 to 256, separated by commas."),
+]
+ReportOutput = Annotated[
+    Path | None, _output("-o", "--output", help="Output file, .html. Default: <stem>-report.html beside the photo.")
+]
+
+# demo
+
+DemoPhoto = Annotated[Path | None, _input(help="An image file. Default: a sample picture.")]
+DemoColors = Annotated[
+    int, typer.Option("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
+]
+DemoFolder = Annotated[
+    Path, typer.Option("-d", "--folder", help="Output folder. Files of the same names are overwritten.")
+]
+
+# cluster
+
+ClusterInputs = Annotated[
+    list[Path] | None,
+    _inputs(metavar="FILE...", help=".npy, .safetensors or .pt files of rows (N, D), or patterns."),
+]
+Clusters = Annotated[int | None, _clustering("-k", "--clusters", metavar="K", min=1, help="Number of clusters.")]
+TensorKey = Annotated[
+    str | None,
+    _file("--key", metavar="NAME", help="Name of the tensor in .safetensors and .pt files. Default: the only one."),
+]
+BatchRows = Annotated[
+    int | None,
+    _file(metavar="N", min=1, help="Number of rows read at a time; no effect on the results. Default: about 32 MiB."),
+]
+CentersOutput = Annotated[
+    Path,
+    _output("-o", "--output", help="Output file: .safetensors for centers, cluster weights and inertia, or .npy."),
+]
+LabelsFolder = Annotated[
+    Path | None,
+    _output(
+        "--labels",
+        metavar="FOLDER",
+        help="Write <stem>-labels.npy for each file to this folder, created if missing; all ranks need access to it.",
+    ),
+]
+CheckpointFile = Annotated[
+    Path | None, _output("--checkpoint", metavar="FILE", help="Save the state that --resume continues from.")
+]
+CheckpointEvery = Annotated[int, _output("--every", metavar="M", min=1, help="Iterations between two checkpoints.")]
+Resume = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Also print engine, convergence and timings.", rich_help_panel=MESSAGES),
+    _output(
+        "--resume",
+        help="Continue from --checkpoint to the bits of an uninterrupted run. Existing outputs are overwritten.",
+    ),
 ]
+MetricName = Annotated[Literal["euclidean", "cosine"], _clustering(help="Distance between rows and centers.")]
+ClusterInit = Annotated[
+    Literal["auto", "k-means++", "k-means||", "random"],
+    _clustering(
+        help="Method that chooses the initial centers. auto: k-means||; k-means++ reads all rows three times for each "
+        "center."
+    ),
+]
+ClusterNInit = Annotated[int, _clustering(min=1, help="Number of runs; the best result is kept.")]
+ClusterRefine = Annotated[
+    int,
+    _clustering(
+        min=0, help="Refinement steps for the initial centers of each run, each of several passes over all rows."
+    ),
+]
+ClusterTol = Annotated[
+    float, _clustering(min=0, help="Stop when an iteration reduces the inertia by no more than this fraction.")
+]
+DtypeName = Annotated[
+    Literal["float32", "float64"] | None,
+    _clustering(help="Floats are converted to this type first. Default: float64 stays, others become float32."),
+]
+Timeout = Annotated[
+    float | None,
+    _clustering(metavar="SECONDS", help="Maximum time that ranks wait for each other. Default: torch's."),
+]
+ClusterVerbose = Annotated[bool, _message("-v", "--verbose", help="Also print each iteration.")]

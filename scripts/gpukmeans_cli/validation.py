@@ -1,39 +1,69 @@
-"""What arguments mean together, or a sentence on why they cannot be meant."""
+"""Checks of arguments. Each raises TyperException with one sentence; the command prints it and exits with code 2."""
 
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from gpukmeans_cli.compression.plan import Job, PlanError, plan
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
-from gpukmeans_cli.system.rank_env import Place, RankError, place
+from gpukmeans_cli.system.rank_env import RankEnv, RankError, device_name, rank_env
+from gpukmeans_cli.system.rank_store import RankStore, raise_on_all_ranks
 
 if TYPE_CHECKING:
     import torch
 
-    from gpukmeans_cli.compression.targets import Goal
+    from gpukmeans_cli.compression.targets import Target
+
+T = TypeVar("T")
 
 
-def check_one_of(options: dict[str, object]) -> None:
-    """TyperException if more than one of these options, which may be None, is given."""
-    given = [name for name, value in options.items() if value is not None]
+# Single values
+
+
+def required(value: T | None, what: str, example: str) -> T:
+    """The value of a required argument, which must not be empty."""
+    if not value:
+        raise typer.TyperException(f"Please specify {what}, for example: {example}")
+    return value
+
+
+def check_exclusive(options: dict[str, object]) -> None:
+    """At most one of these options may be given. None and False mean that an option is not given."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
     if len(given) > 1:
         raise typer.TyperException(f"{given[0]} and {given[1]} exclude each other")
 
 
-def check_device_name(name: str) -> None:
-    """TyperException unless it may be the name of a device, whether that is there or not."""
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
-        raise typer.TyperException(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+def check_suffix(path: Path | None, *suffixes: str) -> None:
+    """The output, if given, must have one of these suffixes, in lower or upper case."""
+    if path is not None and path.suffix.lower() not in suffixes:
+        raise typer.TyperException(f"--output must end in {' or '.join(suffixes)}, got {path}")
 
 
-def check_strength(dither: str, strength: float | None) -> float:
-    """The strength of the dithering, by default 1. TyperException if it is given for nothing, or is no number."""
+def check_tol(tol: float | None) -> None:
+    """The tolerance must be finite; the parser has checked that it is not negative."""
+    if tol is not None and not tol < math.inf:
+        raise typer.TyperException(f"--tol must be a number, at least 0, got {tol}")
+
+
+def parse_timeout(seconds: float | None) -> timedelta | None:
+    """The timeout of the process group; None for torch's default."""
+    if seconds is None:
+        return None
+    if not 0 < seconds < 1e9:
+        raise typer.TyperException(f"--timeout must be a number of seconds above 0, got {seconds}")
+    return timedelta(seconds=seconds)
+
+
+def parse_dither_strength(dither: str, strength: float | None) -> float:
+    """The strength of the dithering, from 0 to 1, by default 1."""
     if strength is None:
         return 1.0
     if dither == "none":
@@ -43,18 +73,8 @@ def check_strength(dither: str, strength: float | None) -> float:
     return strength
 
 
-def device_called(name: str) -> "torch.device":
-    """The device of that name. TyperException if it is not there. Imports torch."""
-    from gpukmeans_cli.system.device import DeviceError, pick_device
-
-    try:
-        return pick_device(name)
-    except DeviceError as error:
-        raise typer.TyperException(str(error)) from None
-
-
-def numbers_of_colors(text: str) -> list[int]:
-    """The numbers of a text such as "4, 16,256", each once, ascending; TyperException unless all are 1 to 256."""
+def parse_color_counts(text: str) -> list[int]:
+    """The distinct integers of a list such as "4, 16,256", ascending; each must be from 1 to 256."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 256 for part in parts):
         wanted = "numbers from 1 to 256 with commas between them, such as 4,16,64"
@@ -62,12 +82,15 @@ def numbers_of_colors(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def goal_of(min_psnr: float | None, max_bytes: str | None) -> "Goal | None":
-    """What is to be reached in place of a number of colors, if anything."""
+# Colors
+
+
+def parse_target(min_psnr: float | None, max_bytes: str | None) -> "Target | None":
+    """The target quality or size that replaces a number of colors; None if neither is given."""
     from gpukmeans_cli.compression.targets import MaxBytes, MinPsnr, parse_size
 
     if min_psnr is not None:
-        if not 0 < min_psnr < float("inf"):
+        if not 0 < min_psnr < math.inf:
             raise typer.TyperException(f"--min-psnr must be a number above 0, got {min_psnr}")
         return MinPsnr(min_psnr)
     if max_bytes is not None:
@@ -78,25 +101,37 @@ def goal_of(min_psnr: float | None, max_bytes: str | None) -> "Goal | None":
     return None
 
 
-def given_colors(fixed: str | None, palette: Path | None) -> dict[str, Any]:
-    """The colors that one of these options names, as settings of `gpukmeans_cli.compression.pipeline`."""
+def check_palette_space(palette: Path | None, space: str) -> None:
+    """A given palette is applied in srgb only."""
+    if palette is not None and space != "srgb":
+        raise typer.TyperException(f"--palette maps to the nearest colors in srgb; remove --space {space}")
+
+
+def load_colors(fixed: str | None, palette: Path | None, *, max_fixed: int) -> dict[str, Any]:
+    """The colors of --fixed, at most `max_fixed`, or of --palette, as fields of `compression.pipeline.Settings`."""
     if fixed is None and palette is None:
         return {}
     from gpukmeans_cli.formats.palette_files import parse_colors, read_palette
 
     try:
-        if palette is not None:
-            return {"palette": read_palette(palette)}
-        return {} if fixed is None else {"fixed": parse_colors(fixed)}
+        colors = {"palette": read_palette(palette)} if palette is not None else {"fixed": parse_colors(fixed or "")}
     except ImageError as error:
         option = "--fixed" if palette is None else f"--palette {palette}"
         raise typer.TyperException(f"{option}: {error}") from None
+    if len(colors.get("fixed", ())) > max_fixed:
+        raise typer.TyperException(
+            f"--fixed names {len(colors['fixed'])} colors, more than the {max_fixed} of the palette"
+        )
+    return colors
 
 
-def planned(
+# Inputs and outputs
+
+
+def plan_jobs(
     inputs: Sequence[Path], *, name: str, output: Path | None, folder: Path | None, recursive: bool
 ) -> list[Job]:
-    """What is to be done, as `gpukmeans_cli.compression.plan.plan` finds it, or TyperException with its sentence."""
+    """The jobs of `compression.plan.plan`, at least one."""
     try:
         jobs = plan(inputs, name=name, output=output, folder=folder, recursive=recursive)
     except PlanError as error:
@@ -106,27 +141,34 @@ def planned(
     return jobs
 
 
-def place_of_rank(*paths: Path | None) -> Place:
-    """The place of this process. TyperException if it is none, or for a standard stream where there are several ranks.
-
-    `paths` are all that are to be read and written, as far as they are named.
-    """
-    try:
-        here = place()
-    except RankError as error:
-        raise typer.TyperException(str(error)) from None
-    if here.size > 1 and STDIO in paths:
-        raise typer.TyperException(f"- is a picture for one process, and there are {here.size} ranks; name files")
-    return here
+def check_stdin_once(inputs: Sequence[Path]) -> None:
+    """Standard input may be one of the inputs, but only one."""
+    if inputs.count(STDIO) > 1:
+        raise typer.TyperException("standard input can be read only once; name - once")
 
 
-def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, twice: bool = False) -> None:
-    """TyperException if a picture is to come from a terminal, to go where it does not belong, or has no stream.
+def check_no_stdin(inputs: Sequence[Path]) -> None:
+    """Standard input may not be an input, since the files are read several times."""
+    if STDIO in inputs:
+        raise typer.TyperException("standard input cannot be read several times; name a file")
 
-    And, if each picture is to be read `twice`, for one that cannot be.
+
+def check_output_known(inputs: Sequence[Path], output: Path | None, remedy: str = "--output") -> None:
+    """An output must be given if it cannot be named after the inputs. The error suggests the remedy."""
+    if STDIO in inputs and output is None:
+        raise typer.TyperException(f"the output cannot be named after standard input; add {remedy}")
+
+
+def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, read_twice: bool = False) -> None:
+    """Standard input and output, where jobs use them, must be open, no terminals and not used for anything else.
+
+    Args:
+        jobs: all jobs of the command.
+        as_json: whether standard output is used for JSON.
+        read_twice: whether each picture is read twice, which standard input cannot be.
     """
     if any(job.source == STDIO for job in jobs):
-        if twice:
+        if read_twice:
             raise typer.TyperException(
                 "--shared-palette reads pictures twice, and standard input can be read only once"
             )
@@ -136,10 +178,72 @@ def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, twice: bool = 
             raise typer.TyperException(
                 "- reads a picture from standard input, which is a terminal; send one in by < or |"
             )
-    if any(job.target == STDIO for job in jobs):
+    if any(job.output == STDIO for job in jobs):
         if as_json:
             raise typer.TyperException("--json and a picture cannot both go to standard output; add --output")
         if sys.stdout is None:
             raise typer.TyperException("the picture would go to standard output, which is closed; add --output")
         if sys.stdout.isatty():
-            raise typer.TyperException("the picture would go to a terminal; send it elsewhere by > or add --output")
+            raise typer.TyperException("the picture would go to a terminal; redirect it by > or add --output")
+
+
+def check_single_palette(n_palettes: int, as_gpl: bool, output: Path | None) -> None:
+    """GIMP's format and an output file hold one palette."""
+    if n_palettes > 1 and (as_gpl or output is not None):
+        option = "--gpl" if as_gpl else "--output"
+        raise typer.TyperException(
+            f"{option} takes one palette, got {n_palettes} pictures; add --shared or name only one"
+        )
+
+
+def check_sheet(output: Path, *pictures: Path) -> None:
+    """The comparison sheet must be a PNG file and none of the pictures compared."""
+    check_suffix(output, ".png")
+    if os.path.realpath(output) in map(os.path.realpath, pictures):
+        raise typer.TyperException(f"--output must be a new picture, got {output}, which is to be compared")
+
+
+def check_resume(resume: bool, checkpoint: Path | None) -> None:
+    """Resuming requires a checkpoint."""
+    if resume and checkpoint is None:
+        raise typer.TyperException("--resume continues from a --checkpoint; name its file")
+
+
+# Devices and ranks
+
+
+def check_device_name(name: str) -> None:
+    """The name must be that of a device, which need not exist."""
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
+        raise typer.TyperException(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+
+
+def find_device(name: str) -> "torch.device":
+    """The device of that name, which must exist. Imports torch."""
+    from gpukmeans_cli.system.device import DeviceError, pick_device
+
+    try:
+        return pick_device(name)
+    except DeviceError as error:
+        raise typer.TyperException(str(error)) from None
+
+
+def find_device_of_rank(name: str, ranks: RankStore) -> "torch.device":
+    """The device of this rank. All ranks must find one, of the same type. Imports torch."""
+    with raise_on_all_ranks(ranks):
+        device = find_device(device_name(name, ranks.env))
+    types = ranks.all_gather(device.type)
+    if len(set(types)) > 1:  # which each rank finds, so that all raise
+        raise typer.TyperException(f"all ranks need devices of one kind, got {', '.join(types)}; use --device cpu")
+    return device
+
+
+def find_rank_env(*paths: Path | None) -> RankEnv:
+    """The rank of this process. With several ranks, none of the inputs and outputs may be a standard stream."""
+    try:
+        env = rank_env()
+    except RankError as error:
+        raise typer.TyperException(str(error)) from None
+    if env.size > 1 and STDIO in paths:
+        raise typer.TyperException(f"- needs a single process, got {env.size} ranks; name files")
+    return env

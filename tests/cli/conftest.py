@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    """A machine without a GPU, whatever this one has."""
+    """torch finds no GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture
 def command(capsys):
-    """Exit code, stdout and stderr of `gpukmeans` with these arguments."""
+    """Runs `gpukmeans` with arguments, and gives the exit code, stdout and stderr."""
 
     def command(*args):
         with pytest.raises(SystemExit) as caught:
@@ -35,7 +35,7 @@ def command(capsys):
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C is heard, here and in processes that are started, as what a shell starts in the background ignores it."""
+    """SIGINT raises KeyboardInterrupt, also in subprocesses, even if a background shell job would ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -43,7 +43,7 @@ def ctrl_c():
 
 @pytest.fixture
 def codes_without_torch(tmp_path):
-    """The exit codes of `gpukmeans` with each of these arguments, in a new interpreter, which must not import torch."""
+    """Runs `gpukmeans` with each list of arguments in one new interpreter, and gives exit codes and slow imports."""
     program = """
 import json, sys
 from gpukmeans_cli.main import main
@@ -65,7 +65,7 @@ for args in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder that is a disk of 16 kB."""
+    """The folder of a mounted disk of 16 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)]

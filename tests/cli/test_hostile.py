@@ -1,4 +1,4 @@
-"""Files, names, folders and signals that mean harm, or look like it: the command as a process of its own."""
+"""Hostile files, names, folders and signals; in a subprocess where memory, permissions or signals matter."""
 
 import json
 import os
@@ -25,10 +25,10 @@ from gpukmeans_cli.main import main
 ROOTS = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
 COMMAND = (sys.executable, "-m", "gpukmeans_cli.main", "compress", "--device", "cpu")
 
-# The code under test, wherever it lies, and whatever else is installed.
+# Import the code under test, not an installed copy.
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS), "OMP_NUM_THREADS": "1"}
 
-# Most that a child has held at once; a child of this process would count what this one holds.
+# Peak memory of a subprocess, measured by a small parent: a fork of this process would count the memory of this one.
 MEASURED = """
 import json, resource, subprocess, sys
 run = subprocess.run(sys.argv[1:], capture_output=True)
@@ -37,11 +37,11 @@ print(json.dumps([run.returncode, run.stdout.decode(), run.stderr.decode(), peak
 """
 GIGABYTE = 1 << 30
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux allows")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
 def before_the_summary(err):
-    """The lines of stderr that tell of one file each."""
+    """The lines of stderr about single files."""
     lines = err.splitlines()
     summary = "files done" if isinstance(err, str) else b"files done"
     return lines[: next(index for index, line in enumerate(lines) if summary in line)]
@@ -58,27 +58,27 @@ def photo(tmp_path):
     return save(noise(11, 17, 3), tmp_path / "photo.png")
 
 
-def test_children_run_the_code_under_test(tmp_path):
+def test_subprocesses_run_the_code_under_test(tmp_path):
     program = "import importlib.util as u; print(u.find_spec('gpukmeans').origin, u.find_spec('gpukmeans_cli').origin)"
-    said = start(sys.executable, "-c", program, cwd=tmp_path).stdout.decode().split()
-    assert said == [gpukmeans.__file__, gpukmeans_cli.__file__]
+    origins = start(sys.executable, "-c", program, cwd=tmp_path).stdout.decode().split()
+    assert origins == [gpukmeans.__file__, gpukmeans_cli.__file__]
 
 
-# Bombs: a few bytes that unpack to more than there is
+# Decompression bombs
 
 
 HALF_A_GIGABYTE = 1 << 29
 
 
-def flood(n_bytes):
-    """So many zeros, packed a thousand times smaller."""
+def packed_zeros(n_bytes):
+    """Deflated zeros, a thousandth of their size."""
     packer = zlib.compressobj(9)
     parts = [packer.compress(bytes(1 << 20)) for _ in range(n_bytes >> 20)]
     return b"".join([*parts, packer.flush()])
 
 
 def png_of(width, height, *chunks):
-    return png.assembled(png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *chunks)
+    return png.png_file(png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *chunks)
 
 
 def frame_control(number, width, height):
@@ -93,12 +93,14 @@ def apng_of(width, height, n_frames, control, first, second):
 
 def gif_of(width, height, *frames):
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
-    parts = [b"\x21\xf9\x04\0\1\0\0\0," + struct.pack("<HHHHB", *place, 0) + b"\2\2\x44\1\0" for place in frames]
+    parts = [
+        b"\x21\xf9\x04\0\1\0\0\0," + struct.pack("<HHHHB", *rectangle, 0) + b"\2\2\x44\1\0" for rectangle in frames
+    ]
     return b"".join([head, *parts, b";"])
 
 
 def webp_of(width, height, n_frames, folder):
-    """A canvas of that size, of which each frame draws one pixel."""
+    """An animation of this canvas size, in which each frame draws one pixel."""
     with_head = save(noise(1, 1, 3), folder / "one.webp", lossless=True)
     pixel = with_head.read_bytes()[12:]
     with_head.unlink()
@@ -113,17 +115,17 @@ def webp_of(width, height, n_frames, folder):
 
 
 def tiff_of(side, tile, data):
-    """A grey TIFF in tiles of that side, packed by deflate."""
+    """A grey TIFF in deflated tiles of this side."""
     tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 0, 325: len(data)}
     tags[324] = 8 + 2 + 12 * len(tags) + 4
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + data
 
 
-@linux
-def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
-    pixel, bomb = zlib.compress(b"\0\1\2\3"), flood(HALF_A_GIGABYTE)
-    text = [png.chunk(b"zTXt", b"k%d\0\0" % number + flood(1 << 20)) for number in range(200)]
+@linux_only
+def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
+    pixel, bomb = zlib.compress(b"\0\1\2\3"), packed_zeros(HALF_A_GIGABYTE)
+    text = [png.chunk(b"zTXt", b"k%d\0\0" % number + packed_zeros(1 << 20)) for number in range(200)]
     too_many, too_large = "pixels", "too large"
     bombs = {
         "huge.png": (png_of(60_000, 60_000, png.chunk(b"IDAT", bomb)), too_many),
@@ -139,17 +141,20 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
         "canvas.gif": (gif_of(12_000, 12_000, *[(0, 0, 1, 1)] * 3), "432000000 pixels in 3 frames"),
         "screen.webp": (webp_of(16_384, 16_384, 2, tmp_path), too_many),
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
-        "tile.tiff": (tiff_of(64, 40_000, flood(100 << 20)), "1600000000 pixels in a tile"),
+        "tile.tiff": (tiff_of(64, 40_000, packed_zeros(100 << 20)), "1600000000 pixels in a tile"),
     }
-    # Pixels of one pixel each are all that is unpacked of these.
-    duds = {"pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)), "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb)}
+    # Valid pictures of one pixel: the decoder stops after it.
+    harmless = {
+        "pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)),
+        "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb),
+    }
     for name, (data, _) in bombs.items():
         (tmp_path / name).write_bytes(data)
-    for name, data in duds.items():
+    for name, data in harmless.items():
         (tmp_path / name).write_bytes(data)
     before = files(tmp_path)
     # PNG and GIF of one stem would be written to one file.
-    names = [*bombs, *duds]
+    names = [*bombs, *harmless]
     for name in names:
         (tmp_path / name).rename(tmp_path / name.replace(".", "-"))
     names = [name.replace(".", "-") for name in names]
@@ -163,13 +168,13 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
         assert complaint.startswith(f"gpukmeans: {name}: ")
         assert part in complaint
     assert peak < GIGABYTE
-    assert len(files(tmp_path)) == len(before) + len(duds)
+    assert len(files(tmp_path)) == len(before) + len(harmless)
 
 
 # Damaged files
 
 
-def test_damaged_files_are_one_line_each_beside_those_that_are_well(tmp_path):
+def test_each_damaged_file_gives_one_line_and_intact_files_are_compressed(tmp_path):
     pixels = noise(24, 24, 3)
     for suffix in ("png", "gif", "webp", "jpg", "bmp", "ppm"):
         path = save(pixels, tmp_path / f"{suffix}.{suffix}")
@@ -184,30 +189,30 @@ def test_damaged_files_are_one_line_each_beside_those_that_are_well(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*names, "z-20.png"}
 
 
-def test_indices_without_a_palette_are_refused(command, tmp_path):
+def test_an_indexed_picture_without_a_palette_is_rejected(command, tmp_path):
     header = png.chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0))
     path = tmp_path / "bare.png"
-    path.write_bytes(png.assembled(header, png.chunk(b"IDAT", zlib.compress(b"\0\0\1"))))
+    path.write_bytes(png.png_file(header, png.chunk(b"IDAT", zlib.compress(b"\0\0\1"))))
     code, out, err = command("compress", path)
     assert (code, out) == (1, "")
     assert_one_line(err, "bare.png", "no palette")
 
 
 @pytest.mark.parametrize("compression", ["group4", "tiff_lzw", "tiff_adobe_deflate"])
-def test_libtiff_says_nothing_beside_our_line(compression, capfd, tmp_path):
+def test_libtiff_prints_nothing_besides_the_error_line(compression, capfd, tmp_path):
     mode = "1" if compression == "group4" else "L"
     path = tmp_path / "photo.tif"
     Image.fromarray(noise(24, 24)).convert(mode).save(path, compression=compression)
     data = bytearray(path.read_bytes())
-    # The pixels come first or after the tags: so much is broken in either case, and no tag.
+    # The strip may lie before or after the tags; this damages pixels and no tag.
     with Image.open(path) as image:
         at = image.tag_v2[273][0]
     data[at + 4 : at + 12] = b"\xff\x55\0\xff\x12\xff\0\x80"
     path.write_bytes(data)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         main(["compress", str(path)])
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == ended.value.code, lines
+    assert len(lines) == caught.value.code, lines
 
 
 # Names
@@ -228,8 +233,8 @@ STRANGE = [
 ]
 
 
-@linux
-def test_strange_names_are_one_printable_line_each_in_reports_and_errors(tmp_path):
+@linux_only
+def test_strange_names_give_one_printable_line_each_in_reports_and_errors(tmp_path):
     for name in STRANGE:
         save(noise(4, 4, 3), tmp_path / name, format="PNG")
     answer = start(*COMMAND, "-k", "2", "--", *STRANGE, cwd=tmp_path, umask=0o077)
@@ -246,13 +251,13 @@ def test_strange_names_are_one_printable_line_each_in_reports_and_errors(tmp_pat
         assert all(line.isprintable() for line in lines)
 
 
-# Inputs that are no files
+# Inputs that are no regular files
 
 
-@linux
-def test_an_input_that_is_no_picture_file_is_one_line(command, tmp_path, monkeypatch):
+@linux_only
+def test_an_input_that_is_no_picture_file_gives_one_line(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sentences = {
+    messages = {
         "folder": "is a folder",
         ".": "is a folder",
         "": "is a folder",
@@ -276,12 +281,12 @@ def test_an_input_that_is_no_picture_file_is_one_line(command, tmp_path, monkeyp
     before = files(tmp_path)
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("socket")
-        for name, sentence in sentences.items():
-            if name == "pipe":  # of which someone writes nothing
+        for name, message in messages.items():
+            if name == "pipe":  # whose writer writes nothing
                 threading.Thread(target=Path("pipe").write_bytes, args=[b""], daemon=True).start()
             code, out, err = command("compress", "-o", "few.png", name)
             assert (code, out) == (1, ""), name
-            assert_one_line(err, sentence)
+            assert_one_line(err, message)
     assert files(tmp_path) == before
 
 
@@ -289,7 +294,7 @@ def test_an_input_that_is_no_picture_file_is_one_line(command, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
-def test_an_output_that_links_to_a_folder_is_one_line(command, photo, tmp_path, force):
+def test_an_output_that_is_a_link_to_a_folder_gives_one_line(command, photo, tmp_path, force):
     (tmp_path / "folder").mkdir()
     (tmp_path / "few.png").symlink_to("folder")
     code, out, err = command("compress", photo, "-o", tmp_path / "few.png", *force)
@@ -299,42 +304,42 @@ def test_an_output_that_links_to_a_folder_is_one_line(command, photo, tmp_path, 
     assert (tmp_path / "few.png").is_symlink()
 
 
-@pytest.mark.parametrize("leads_to", ["few.png", "nowhere.png", "photo.png"])
-def test_an_output_that_links_anywhere_is_taken_unless_forced(command, photo, tmp_path, leads_to):
-    target = tmp_path / "few.png"
-    target.symlink_to(leads_to)
+@pytest.mark.parametrize("link_target", ["few.png", "nowhere.png", "photo.png"])
+def test_an_output_that_is_a_link_is_overwritten_only_with_force(command, photo, tmp_path, link_target):
+    output = tmp_path / "few.png"
+    output.symlink_to(link_target)
     before = photo.read_bytes()
-    code, out, err = command("compress", photo, "-k", "2", "-o", target)
+    code, out, err = command("compress", photo, "-k", "2", "-o", output)
     assert (code, out) == (1, "")
     assert_one_line(err, "few.png already exists; use --force")
-    assert (os.readlink(target), photo.read_bytes()) == (leads_to, before)
-    assert command("compress", photo, "-k", "2", "-o", target, "--force")[0] == 0
-    # A ring leads to no file that could be replaced: the link itself is.
-    assert target.is_symlink() == (leads_to != "few.png")
-    assert len(np.unique(rgba(target).reshape(-1, 4), axis=0)) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"few.png", "photo.png", leads_to})
+    assert (os.readlink(output), photo.read_bytes()) == (link_target, before)
+    assert command("compress", photo, "-k", "2", "-o", output, "--force")[0] == 0
+    # A link to itself has no target to overwrite, so the link is replaced.
+    assert output.is_symlink() == (link_target != "few.png")
+    assert len(np.unique(rgba(output).reshape(-1, 4), axis=0)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"few.png", "photo.png", link_target})
 
 
 # Folders and disks that cannot be written
 
 
-def without_power():
-    """What to put before a command so that permissions hold for it, or why that cannot be."""
+def unprivileged():
+    """The command prefix with which file permissions apply, also for root. Skips the test if there is none."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
-        pytest.skip("permissions do not hold for root, and there is no setpriv")
-    powers = "-dac_override,-dac_read_search"
-    prefix = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"]
+        pytest.skip("permissions do not apply to root, and there is no setpriv")
+    capabilities = "-dac_override,-dac_read_search"
+    prefix = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"]
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("permissions do not hold for root, who may not give that up here")
+        pytest.skip("permissions do not apply to root, and root cannot drop capabilities")
     return prefix
 
 
 def lines_of(tmp_path, modes, *names):
-    """What the command says of these inputs, a line each, while the modes hold; it must have written nothing."""
+    """The error line of each input while these modes apply. Checks that nothing is written."""
     before = files(tmp_path)
-    prefix = without_power()
+    prefix = unprivileged()
     for name, mode in modes.items():
         (tmp_path / name).chmod(mode)
     try:
@@ -348,8 +353,8 @@ def lines_of(tmp_path, modes, *names):
     return lines
 
 
-@linux
-def test_folders_and_files_without_permissions_are_one_line_each_and_do_not_keep_others_from_being_tried(tmp_path):
+@linux_only
+def test_each_file_without_permissions_gives_one_line_and_other_files_are_tried(tmp_path):
     modes = {"closed": 0, "unlisted": 0o111, "fixed": 0o555}
     for name in modes:
         (tmp_path / name).mkdir()
@@ -367,8 +372,8 @@ def test_folders_and_files_without_permissions_are_one_line_each_and_do_not_keep
     assert missing == "gpukmeans: missing.png: does not exist; check the path"
 
 
-@linux
-def test_a_disk_that_is_full_is_one_line_and_gets_no_file(command, small_disk, tmp_path):
+@linux_only
+def test_a_full_disk_gives_one_line_and_no_file(command, small_disk, tmp_path):
     photo = save(noise(200, 200, 3), tmp_path / "photo.png")
     args = ("compress", photo, "-k", "256", "--max-iter", "1", "--refine", "0", "-o", small_disk / "few.png")
     code, out, err = command(*args)
@@ -384,21 +389,21 @@ def test_a_disk_that_is_full_is_one_line_and_gets_no_file(command, small_disk, t
 # Signals
 
 
-@linux
+@linux_only
 @pytest.mark.parametrize(("step", "force"), [("link", []), ("replace", ["--force"])])
-def test_a_process_killed_before_the_file_has_its_name_leaves_what_was_there(photo, tmp_path, step, force):
-    target = tmp_path / "photo-2.png"
+def test_a_process_killed_before_the_rename_leaves_the_old_file(photo, tmp_path, step, force):
+    output = tmp_path / "photo-2.png"
     if force:
-        target.write_bytes(b"old")
+        output.write_bytes(b"old")
     program = (
         "import os, signal, sys; from gpukmeans_cli.main import main; "
         f"os.{step} = lambda *paths: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
     )
     answer = start(sys.executable, "-c", program, "compress", "photo.png", "-k", "2", *force, cwd=tmp_path)
     assert answer.returncode == -signal.SIGKILL
-    assert target.exists() == bool(force)
-    assert not force or target.read_bytes() == b"old"
-    # What nobody could take away cannot be taken for a picture, nor found by a pattern such as *.png.
-    (left,) = set(tmp_path.iterdir()) - {photo, target}
+    assert output.exists() == bool(force)
+    assert not force or output.read_bytes() == b"old"
+    # The temporary file that remains is hidden, and patterns such as *.png do not match it.
+    (left,) = set(tmp_path.iterdir()) - {photo, output}
     assert left.name.startswith(".")
     assert left.suffix == ".tmp"

@@ -19,7 +19,7 @@ COMMAND = Path(sys.executable).parent / "gpukmeans"
 
 @pytest.fixture
 def run(capsys):
-    """Exit code, stdout and stderr of the command, without the colors a terminal would get."""
+    """Runs the command, and gives exit code, stdout and stderr without color codes."""
 
     def run(*args):
         with pytest.raises(SystemExit) as caught:
@@ -37,7 +37,7 @@ def test_the_version_is_that_of_the_package(run):
     assert run("--version") == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
 
 
-def test_the_version_is_known_without_an_installation(run, monkeypatch):
+def test_the_version_is_printed_without_an_installation(run, monkeypatch):
     def version(name):
         raise metadata.PackageNotFoundError(name)
 
@@ -83,7 +83,7 @@ def test_help_names_all_commands(run):
     assert re.search(r"^\W*cluster\s+\w", out, re.MULTILINE)
 
 
-def test_help_is_of_our_own_options_and_says_how_the_command_is_called(run):
+def test_help_shows_the_usage_and_omits_the_options_of_typer(run):
     out = run("--help")[1]
     assert "Usage: gpukmeans [OPTIONS] COMMAND" in out
     assert set(re.findall(r"^│ (--[a-z-]+)", out, re.MULTILINE)) == {"--version", "--help"}
@@ -91,7 +91,7 @@ def test_help_is_of_our_own_options_and_says_how_the_command_is_called(run):
 
 @pytest.fixture
 def bash(tmp_path):
-    """The lines that a script of bash prints, for which this code is `gpukmeans`."""
+    """Runs a bash script in which `gpukmeans` is the code under test, and gives the lines it prints."""
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
     roots = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
@@ -129,11 +129,11 @@ complete_words gpukmeans compress ph
         "compress compare",
         "--dither-strength",
         "oklab",
-        "",  # names of files are up to bash
+        "",  # bash completes file names
     ]
 
 
-def test_no_arguments_at_all_get_the_help(run):
+def test_no_arguments_print_the_help(run):
     code, out, err = run()
     assert code == 2
     assert "compress" in out + err
@@ -182,7 +182,7 @@ def test_help_groups_the_options_in_panels(run, panel, options):
         pytest.param(["compress", "a.png", "-o"], "'-o' requires an argument", id="option without its value"),
     ],
 )
-def test_a_wrong_command_or_option_is_one_line_and_exit_2(run, args, complaint):
+def test_a_wrong_command_or_option_gives_one_line_and_exit_code_2(run, args, complaint):
     code, out, err = run(*args)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"gpukmeans: [^\n]+\n", err)
@@ -194,7 +194,7 @@ def test_a_name_in_an_error_keeps_its_spaces(run):
     assert "two  spaces.jpg" in err
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
+def test_an_unexpected_exception_is_not_caught(monkeypatch, tmp_path):
     def fail(*args):
         raise ZeroDivisionError
 
@@ -203,17 +203,17 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch, tmp_path):
         main(["compress", str(tmp_path / "a.png")])
 
 
-def test_ranks_that_cannot_meet_are_one_line_and_exit_1(run, monkeypatch):
+def test_ranks_that_cannot_connect_give_one_line_and_exit_code_1(run, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     code, out, err = run("compress", "a.png")
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"gpukmeans: the ranks cannot meet [^\n]+; start them by torchrun\n", err)
+    assert re.fullmatch(r"gpukmeans: the ranks cannot connect [^\n]+; start them by torchrun\n", err)
 
 
 @pytest.mark.parametrize("args", [["--version"], ["compress", "--help"]], ids=" ".join)
-def test_a_reader_who_has_gone_gets_no_traceback(args):
+def test_a_closed_pipe_behind_stdout_gives_no_traceback(args):
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
@@ -222,7 +222,7 @@ def test_a_reader_who_has_gone_gets_no_traceback(args):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_behind_stdout_gets_no_traceback():
+def test_a_full_disk_behind_stdout_gives_one_line():
     with open("/dev/full", "wb") as full:
         answer = start(COMMAND, "--version", stdout=full)
     assert answer.returncode == 1
@@ -230,26 +230,26 @@ def test_a_full_disk_behind_stdout_gets_no_traceback():
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "ends"), [("few.png", 0, ""), ("none.png", 1, ""), ("few.jpg", 2, "slowly\n")]
+    ("name", "code", "at_exit"), [("few.png", 0, ""), ("none.png", 1, ""), ("few.jpg", 2, "atexit\n")]
 )
-def test_a_process_that_has_worked_says_all_and_ends_without_ceremony(tmp_path, name, code, ends):
+def test_a_process_flushes_its_output_and_skips_atexit_after_work(tmp_path, name, code, at_exit):
     Image.new("RGB", (2, 2)).save(tmp_path / "few.png")
     program = (
         "import atexit, sys; from gpukmeans_cli.main import run; "
-        "atexit.register(print, 'slowly', flush=True); run(['compress', *sys.argv[1:]])"
+        "atexit.register(print, 'atexit', flush=True); run(['compress', *sys.argv[1:]])"
     )
     args = [tmp_path / name, "-o", tmp_path / f"out{Path(name).suffix}"]
     answer = start(sys.executable, "-c", program, *args, stdout=subprocess.PIPE)
     assert answer.returncode == code
-    assert answer.stdout == (f"{answer.stdout.splitlines()[0]}\n" if code == 0 else ends)
+    assert answer.stdout == (f"{answer.stdout.splitlines()[0]}\n" if code == 0 else at_exit)
     assert len(answer.stderr.splitlines()) == (0 if code == 0 else 1)
 
 
-def test_a_process_whose_last_words_cannot_be_written_ends_as_python_ends_it(monkeypatch):
+def test_a_process_that_cannot_flush_its_output_exits_normally(monkeypatch):
     def leave(code):
         raise BrokenPipeError
 
-    monkeypatch.setattr("gpukmeans_cli.main.leave", leave)
+    monkeypatch.setattr("gpukmeans_cli.main.exit_now", leave)
     with pytest.raises(SystemExit) as caught:
         run_process(["--version"])
     assert caught.value.code == 0

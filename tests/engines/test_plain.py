@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import oracle
-from helpers.problems import MOMENTS, assert_same_moments, grid_of
+from helpers.problems import MOMENTS, assert_same_moments, fixed_point_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines import Assignment
+from gpukmeans.engines.plain import PlainEngine
 
 
 def assign(x, centers, tile=1 << 20):
-    """What one run (N, D) at centers (K, D) gets."""
-    labels, sqdist = TorchEngine(tile).bind(x[None], None).assign(centers[None], range(1))
+    """The assignment of one run: points (N, D) at centers (K, D)."""
+    labels, sqdist = PlainEngine(tile).bind(x[None], None).assign(centers[None], range(1))
     return Assignment(labels[0], sqdist[0])
 
 
@@ -39,38 +39,39 @@ def test_ties_go_to_the_lowest_index_across_tiles(tile):
     assert assign(torch.tensor([[0.0], [1.0]]), centers, tile).labels.tolist() == [1, 1]
 
 
-def test_the_squared_distance_is_the_score_and_not_a_squared_root():
+def test_sqdist_is_the_written_distance_and_not_a_squared_root():
     x = torch.tensor([[0.1, 0.2, 0.3]])
     centers = torch.tensor([[7.7, -3.1, 0.9]])
     assert assign(x, centers).sqdist.item() == squared_distance(x.T, centers.T).item()
     assert torch.cdist(x, centers).square().item() != squared_distance(x.T, centers.T).item()
 
 
-def test_a_center_nearer_by_less_than_a_root_can_tell_wins():
+def test_the_nearest_center_wins_where_the_roots_of_distances_are_equal():
     # The squared distances are 2**24 and 2**24 - 1; their float32 roots are equal.
     x = torch.zeros(1, 4)
     centers = torch.tensor([[4096.0, 0.0, 0.0, 0.0], [4095.0, 90.0, 9.0, 3.0]])
-    scores = squared_distance(x.T[:, :, None], centers.T[:, None])
-    assert scores.tolist() == [[2**24, 4095**2 + 90**2 + 81 + 9]]
-    assert scores[0, 1] < scores[0, 0]
-    assert torch.equal(scores[0].sqrt()[0], scores[0].sqrt()[1])
+    sqdist = distances(x, centers)
+    assert sqdist.tolist() == [[2**24, 4095**2 + 90**2 + 81 + 9]]
+    assert sqdist[0, 1] < sqdist[0, 0]
+    assert torch.equal(sqdist[0].sqrt()[0], sqdist[0].sqrt()[1])
     assert assign(x, centers).labels.tolist() == [1]
 
 
-def scores(x, centers):
+def distances(x, centers):
+    """The table (N, K) of written distances."""
     return squared_distance(x.T[:, :, None], centers.T[:, None])
 
 
 @given(width=st.integers(3, 20), dtype=st.sampled_from([torch.float32, torch.float64]), seed=st.integers(0, 2**31))
-def test_the_score_decides_where_only_rounding_differs(width, dtype, seed):
-    # Equally far in exact arithmetic, and in another order of the channels not equally far in floating point.
+def test_the_written_distance_decides_where_only_rounding_differs(width, dtype, seed):
+    # Equally far in exact arithmetic; in another order of the channels not equally far in floating point.
     generator = torch.Generator().manual_seed(seed)
-    steps = torch.randn(15, width, generator=generator, dtype=dtype)
+    offsets = torch.randn(15, width, generator=generator, dtype=dtype)
     order = torch.stack([torch.randperm(width, generator=generator) for _ in range(9)])
     x = torch.zeros(1, width, dtype=dtype)
-    for step in steps:
-        expected = scores(x, step[order]).min(dim=1)
-        labels, sqdist = assign(x, step[order])
+    for offset in offsets:
+        expected = distances(x, offset[order]).min(dim=1)
+        labels, sqdist = assign(x, offset[order])
         assert torch.equal(sqdist, expected.values)
         assert torch.equal(labels, expected.indices)
 
@@ -85,12 +86,12 @@ def test_the_score_decides_where_only_rounding_differs(width, dtype, seed):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=200)
-def test_labels_are_the_lowest_index_of_the_lowest_score(n, k, width, levels, offset, tile, seed):
+def test_labels_are_the_lowest_index_of_the_lowest_distance(n, k, width, levels, offset, tile, seed):
     # Few levels, so that points tie with several centers.
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(levels, (n, width), generator=generator) / 3 + offset
     centers = torch.randint(levels, (k, width), generator=generator) / 3 + offset
-    expected = scores(x, centers).min(dim=1)
+    expected = distances(x, centers).min(dim=1)
     labels, sqdist = assign(x, centers, tile)
     assert torch.equal(sqdist, expected.values)
     assert torch.equal(labels, expected.indices)
@@ -117,9 +118,9 @@ def test_no_bit_depends_on_the_size_of_the_tile(tile, seed):
     weights = torch.rand(2, 13, generator=generator)
     centers = torch.randn(3, 7, 3, generator=generator)
     problems = [0, 1, 0]
-    grid = grid_of(torch.cat([x, centers[:2]], dim=1)).select(torch.tensor(problems))
-    whole, tiled = TorchEngine().bind(x, weights), TorchEngine(tile).bind(x, weights)
-    assert_same_moments(tiled.measure(centers, grid, problems), whole.measure(centers, grid, problems))
+    fixed_point = fixed_point_of(torch.cat([x, centers[:2]], dim=1)).select(torch.tensor(problems))
+    whole, tiled = PlainEngine().bind(x, weights), PlainEngine(tile).bind(x, weights)
+    assert_same_moments(tiled.measure(centers, fixed_point, problems), whole.measure(centers, fixed_point, problems))
     for found, expected in zip(tiled.assign(centers, problems), whole.assign(centers, problems), strict=True):
         assert torch.equal(found, expected)
 
@@ -135,23 +136,23 @@ def test_no_bit_depends_on_the_size_of_the_tile(tile, seed):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=60)
-def test_each_run_of_a_batch_gets_what_it_gets_alone(problems, n, k, width, weighted, dtype, tile, seed):
-    # Integers, so that there are ties, and a problem of a hundredth of the spread beside two that are large.
+def test_each_run_of_a_batch_has_the_result_of_the_run_alone(problems, n, k, width, weighted, dtype, tile, seed):
+    # Integers, so that there are ties. One problem is much larger than the others, one much smaller.
     generator = torch.Generator().manual_seed(seed)
-    spread = torch.tensor([1.0, 100.0, 1e-2], dtype=dtype)[:, None, None]
-    x = torch.randint(-3, 4, (3, n, width), generator=generator) * spread
+    extent = torch.tensor([1.0, 100.0, 1e-2], dtype=dtype)[:, None, None]
+    x = torch.randint(-3, 4, (3, n, width), generator=generator) * extent
     weights = torch.rand(3, n, generator=generator) if weighted else None
     if weighted:
         weights[:, 1:].mul_(torch.randint(2, (3, n - 1), generator=generator))  # many of weight 0
-    centers = torch.randint(-3, 4, (len(problems), k, width), generator=generator) * spread[problems]
-    grid = grid_of(x, weights).select(torch.tensor(problems))
-    bound = TorchEngine(tile).bind(x, weights)
-    moments, (labels, sqdist) = bound.measure(centers, grid, problems), bound.assign(centers, problems)
+    centers = torch.randint(-3, 4, (len(problems), k, width), generator=generator) * extent[problems]
+    fixed_point = fixed_point_of(x, weights).select(torch.tensor(problems))
+    bound = PlainEngine(tile).bind(x, weights)
+    moments, (labels, sqdist) = bound.measure(centers, fixed_point, problems), bound.assign(centers, problems)
     for run, problem in enumerate(problems):
         own = None if weights is None else weights[problem, None]
-        alone = TorchEngine().bind(x[problem, None], own)
+        alone = PlainEngine().bind(x[problem, None], own)
         this = slice(run, run + 1)
-        assert_same_moments(moments.select(this), alone.measure(centers[this], grid.select(this), [0]))
+        assert_same_moments(moments.select(this), alone.measure(centers[this], fixed_point.select(this), [0]))
         expected = alone.assign(centers[this], [0])
         assert torch.equal(labels[this], expected.labels)
         assert torch.equal(sqdist[this], expected.sqdist)
@@ -159,90 +160,91 @@ def test_each_run_of_a_batch_gets_what_it_gets_alone(problems, n, k, width, weig
 
 @given(tile=st.sampled_from([30, 1 << 20]), seed=st.integers(0, 2**31))
 @settings(max_examples=30)
-def test_a_point_of_weight_0_is_assigned_and_not_measured(tile, seed):
+def test_a_point_of_weight_0_is_assigned_but_not_measured(tile, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(20, 3, generator=generator)
     weights = torch.rand(20, generator=generator) + 0.1
     present = torch.rand(20, generator=generator) < 0.5
     present[0] = True
     centers = torch.randn(1, 4, 3, generator=generator)
-    grid = grid_of(x[None])
+    fixed_point = fixed_point_of(x[None])
     x[~present] *= 1e6  # the worst served by far
-    padded = TorchEngine(tile).bind(x[None], weights.where(present, 0)[None])
-    alone = TorchEngine().bind(x[present][None], weights[present][None])
-    moments, expected = padded.measure(centers, grid, [0]), alone.measure(centers, grid, [0])
+    padded = PlainEngine(tile).bind(x[None], weights.where(present, 0)[None])
+    alone = PlainEngine().bind(x[present][None], weights[present][None])
+    moments, expected = padded.measure(centers, fixed_point, [0]), alone.measure(centers, fixed_point, [0])
     for name in set(MOMENTS) - {"worst_row"}:
         assert torch.equal(getattr(moments, name), getattr(expected, name)), name
     assert torch.equal(moments.worst_row, present.nonzero()[expected.worst_row, 0])
     labels = padded.assign(centers, [0]).labels[0]
-    assert torch.equal(labels, scores(x, centers[0]).min(dim=1).indices)
+    assert torch.equal(labels, distances(x, centers[0]).min(dim=1).indices)
 
 
 @pytest.mark.parametrize("tile", [4, 8, 1000])
-def test_of_equally_badly_served_points_the_lowest_row_is_the_worst_in_whatever_block(tile):
+def test_of_equally_badly_served_points_the_lowest_row_is_the_worst_in_any_block(tile):
     x = torch.tensor([[[1.0], [5.0], [-5.0], [5.0], [-5.0]]])
-    moments = TorchEngine(tile).bind(x, None).measure(torch.zeros(1, 1, 1), grid_of(x), [0])
+    moments = PlainEngine(tile).bind(x, None).measure(torch.zeros(1, 1, 1), fixed_point_of(x), [0])
     assert moments.worst_row.item() == 1
     assert moments.worst_x.item() == 5
 
 
 @pytest.mark.parametrize("tile", [1, 8, 1000])
-def test_a_first_row_of_weight_0_is_not_the_worst_even_if_all_points_are_at_their_center(tile):
+def test_a_point_of_weight_0_is_not_the_worst_served_even_if_all_points_are_at_their_center(tile):
     x = torch.tensor([[[9.0], [0.0], [0.0]]])
     weights = torch.tensor([[0, 1, 1]])
-    moments = TorchEngine(tile).bind(x, weights).measure(torch.zeros(1, 1, 1), grid_of(x, weights), [0])
+    moments = PlainEngine(tile).bind(x, weights).measure(torch.zeros(1, 1, 1), fixed_point_of(x, weights), [0])
     assert (moments.worst_row.item(), moments.worst_sqdist.item(), moments.worst_x.item()) == (1, 0, 0)
 
 
 def test_no_bit_depends_on_the_number_of_threads(china):
     x = china.reshape(1, -1, 3).float()
     centers = x[:, ::9973] + 0.25
-    grid = grid_of(x)
+    fixed_point = fixed_point_of(x)
     threads = torch.get_num_threads()
     try:
-        found = []
+        moments = []
         for n in (1, 2):
             torch.set_num_threads(n)
-            found.append(TorchEngine().bind(x, None).measure(centers, grid, [0]))
+            moments.append(PlainEngine().bind(x, None).measure(centers, fixed_point, [0]))
     finally:
         torch.set_num_threads(threads)
-    assert_same_moments(*found)
+    assert_same_moments(*moments)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.int16])
-def test_points_of_fewer_bits_are_computed_in_the_dtype_of_the_centers(dtype):
+def test_distances_are_computed_in_the_dtype_of_the_centers(dtype):
     x = torch.tensor([[255, 255, 255], [0, 0, 0]]).to(dtype)
     labels, sqdist = assign(x, torch.tensor([[0.0, 0.0, 0.0]]))
     assert labels.tolist() == [0, 0]
     assert sqdist[0].item() == 3 * float(x[0, 0]) ** 2  # 195,075 for uint8: no float16
 
 
-def test_a_view_with_strides_is_read_right():
+def test_a_view_with_strides_is_read_correctly():
     base = torch.arange(24.0).reshape(4, 6)
     x = base[:, ::2]
     assert not x.is_contiguous()
     assert assign(x, x.contiguous()).labels.tolist() == [0, 1, 2, 3]
 
 
-# Each case in a process of its own, forked from one that has imported torch and not used it yet.
+# Each case runs in a child process, forked after the import of torch and before its first use.
 MEASURE_PEAKS = r"""
 import json, os, re, sys, torch
 from pathlib import Path
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.tensor import tensor_points
 def memory(name): return int(re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 def peak(problems, runs, n, k, d, levels, dtype, weighted):
     x = torch.randint(levels, (problems, n, d)).to(getattr(torch, dtype))
     weights = torch.randint(5, (problems, n)) if weighted else None
     centers = torch.randint(levels, (runs, k, d)).to(x.dtype)
-    whose = [run % problems for run in range(runs)]
-    bound = TorchEngine().bind(x, weights)
-    grid = tensor_points(x, weights, TorchEngine(), torch.float64).grid.select(torch.tensor(whose))
-    small = TorchEngine().bind(x[:1, :100, :1].contiguous(), None)  # loads the libraries and starts the threads
-    small.measure(centers[:1, :2, :1].contiguous(), grid.select(torch.tensor([0])), [0])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+    problem_of_run = [run % problems for run in range(runs)]
+    bound = PlainEngine().bind(x, weights)
+    fixed_point = tensor_points(x, weights, PlainEngine(), torch.float64).fixed_point
+    fixed_point = fixed_point.select(torch.tensor(problem_of_run))
+    small = PlainEngine().bind(x[:1, :100, :1].contiguous(), None)  # loads the libraries and starts the threads
+    small.measure(centers[:1, :2, :1].contiguous(), fixed_point.select(torch.tensor([0])), [0])
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory held now
     before = memory("VmRSS")
-    moments = bound.measure(centers, grid, whose)
+    moments = bound.measure(centers, fixed_point, problem_of_run)
     return (memory("VmHWM") - before - moments.sums.nbytes - moments.totals.nbytes) / 2**20
 for case in json.loads(sys.argv[1]):
     if child := os.fork():
@@ -268,7 +270,7 @@ PASSES = {
 
 @pytest.fixture(scope="module")
 def peaks():
-    """MiB that each of these passes holds beside its outputs."""
+    """MiB held by each of these passes in addition to its outputs."""
     command = [sys.executable, "-c", MEASURE_PEAKS, json.dumps([*PASSES.values()])]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(zip(PASSES, map(float, run.stdout.split()), strict=True))
@@ -276,16 +278,16 @@ def peaks():
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak it reports")
 @pytest.mark.parametrize("name", PASSES)
-def test_one_pass_holds_at_most_64_mib_beside_its_outputs(name, peaks):
+def test_one_pass_holds_at_most_64_mib_in_addition_to_its_outputs(name, peaks):
     assert peaks[name] <= 64
 
 
-def test_the_problems_last_asked_for_stay_on_the_device_and_others_take_their_place():
+def test_the_problem_index_of_the_last_call_is_reused_and_a_different_one_replaces_it():
     x = torch.arange(12.0).view(3, 4, 1)
-    bound = TorchEngine().bind(x, None)
-    first = bound._index(range(3))
-    assert bound._index([0, 1, 2]) is first
+    bound = PlainEngine().bind(x, None)
+    first = bound._problem_index(range(3))
+    assert bound._problem_index([0, 1, 2]) is first
     for problems in ([2, 0], [1, 1, 1], [0, 1, 2]):
-        assert bound._index(problems).tolist() == problems
+        assert bound._problem_index(problems).tolist() == problems
         assert bound.assign(x[problems][:, :1], problems).sqdist[:, 0].tolist() == [0] * len(problems)
-    assert bound._index(range(3)) is not first
+    assert bound._problem_index(range(3)) is not first

@@ -1,63 +1,72 @@
+import doctest
+
 import pytest
 import torch
 
-from gpukmeans.engines.plain import TorchEngine
-from gpukmeans.engines.selection import ENGINES, choose
+from gpukmeans import assign, kmeans
+from gpukmeans.engines import ENGINES, base, choose
+from gpukmeans.engines.plain import PlainEngine
 
 X = torch.rand(5, 2)
 
 
-class Picky(TorchEngine):
-    """An engine that takes nothing."""
+class LimitedEngine(PlainEngine):
+    """An engine that supports no points."""
 
-    name = "picky"
+    name = "limited"
 
-    def obstacle(self, x):
-        return "it only takes points of 7 coordinates."
+    def unsupported_reason(self, x):
+        return "it only takes points of 7 coordinates"
 
 
 def test_each_engine_is_listed_under_its_own_name():
     assert {name: engine.name for name, engine in ENGINES.items()} == {
-        name: name for name in ("triton", "cells", "matmul", "torch")
+        name: name for name in ("triton", "cells", "matmul", "plain")
     }
 
 
-def test_auto_takes_cells_for_many_points_of_few_coordinates():
+def test_auto_chooses_cells_for_many_points_of_few_coordinates():
     assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
     assert choose("auto", torch.rand(2, 16_384, 4)) is ENGINES["cells"]
     assert choose("auto", torch.rand(16_383, 4)) is ENGINES["matmul"]
     assert choose("auto", torch.rand(16_384, 5)) is ENGINES["matmul"]
 
 
-def test_auto_takes_the_first_engine_without_an_obstacle(monkeypatch):
+def test_auto_chooses_the_first_engine_that_supports_the_points(monkeypatch):
     assert choose("auto", X) is ENGINES["matmul"]
-    plain = ENGINES["torch"]
-    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"picky": Picky(), "torch": plain})
+    plain = ENGINES["plain"]
+    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"limited": LimitedEngine(), "plain": plain})
     assert choose("auto", X) is plain
 
 
-def test_auto_says_why_where_no_engine_can(monkeypatch):
-    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"picky": Picky()})
-    with pytest.raises(ValueError, match="no engine can take these points: picky: it only takes points of 7"):
+def test_auto_raises_with_the_reasons_if_no_engine_supports_the_points(monkeypatch):
+    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"limited": LimitedEngine()})
+    with pytest.raises(ValueError, match="no engine can take these points: limited: it only takes points of 7"):
         choose("auto", X)
 
 
-def test_an_engine_may_be_given_by_name_or_as_itself():
-    mine = TorchEngine(tile=7)
-    assert choose("torch", X) is ENGINES["torch"]
-    assert choose(mine, X) is mine
+def test_an_engine_is_given_by_name_or_as_an_object():
+    engine = PlainEngine(tile=7)
+    assert choose("plain", X) is ENGINES["plain"]
+    assert choose(engine, X) is engine
 
 
-def test_an_engine_with_an_obstacle_says_it():
-    with pytest.raises(ValueError, match="'picky' cannot take these points: it only takes points of 7 coordinates"):
-        choose(Picky(), X)
+def test_an_engine_that_does_not_support_the_points_is_refused_with_its_reason():
+    with pytest.raises(ValueError, match="'limited' cannot take these points: it only takes points of 7 coordinates"):
+        choose(LimitedEngine(), X)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of auto, triton, cells, matmul, torch or an engine, got 'cuda'"):
+def test_an_unknown_name_is_refused_with_the_known_names():
+    with pytest.raises(ValueError, match="one of auto, triton, cells, matmul, plain or an engine, got 'cuda'"):
         choose("cuda", X)
 
 
-def test_what_is_no_engine_is_refused(unchecked):
+def test_an_object_that_is_not_an_engine_is_refused(unchecked):
     with pytest.raises(TypeError, match="a name or an engine, got int"):
         choose(3, X)
+
+
+def test_the_example_of_an_engine_is_right():
+    names = {"torch": torch, "kmeans": kmeans, "assign": assign, "ENGINES": ENGINES}
+    result = doctest.testmod(base, globs={**vars(base), **names})
+    assert (result.attempted, result.failed) == (3, 0)

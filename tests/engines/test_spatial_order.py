@@ -6,38 +6,38 @@ from gpukmeans.engines.spatial_order import _curve, cells, order
 
 
 @pytest.mark.parametrize("width", range(1, 9))
-def test_the_curve_visits_each_place_once_and_goes_one_step_at_a_time(width):
+def test_the_curve_visits_each_grid_cell_once_and_moves_by_one_coordinate_at_a_time(width):
     bits = max(1, 15 // width)
-    numbers = _curve(width, bits)
-    places = numbers.argsort()
-    assert torch.equal(numbers[places], torch.arange(1 << bits * width, dtype=torch.int32))
+    indices = _curve(width, bits)
+    codes = indices.argsort()
+    assert torch.equal(indices[codes], torch.arange(1 << bits * width, dtype=torch.int32))
     mask = (1 << bits) - 1
-    coordinates = torch.stack([places >> bits * channel & mask for channel in range(width)])
+    coordinates = torch.stack([codes >> bits * channel & mask for channel in range(width)])
     assert (coordinates.diff().abs().sum(dim=0) == 1).all()
 
 
-def test_an_order_has_each_row_of_each_problem_once():
+def test_the_order_has_each_row_of_each_problem_once():
     rows = order(torch.rand(3, 1000, 3, generator=seeded()))
     assert torch.equal(rows.sort(dim=1).values, torch.arange(1000).expand(3, -1))
 
 
-def test_the_order_of_a_problem_is_its_own():
+def test_the_order_of_a_problem_does_not_depend_on_the_other_problems():
     x = torch.rand(3, 500, 2, generator=seeded()) * torch.tensor([1.0, 100.0, 1e-3])[:, None, None]
     for problem in range(3):
         assert torch.equal(order(x)[problem], order(x[problem, None])[0])
 
 
-def spread(x):
-    """The mean squared step from each point to the next in order."""
+def mean_sqdist_in_order(x):
+    """The mean squared distance from each point to the next one in the order."""
     return x[0, order(x)[0]].diff(dim=0).square().sum(dim=1).mean()
 
 
-def test_points_that_follow_each_other_are_near():
+def test_consecutive_points_are_near():
     x = torch.rand(1, 10_000, 3, generator=seeded())
-    assert spread(x) < 0.01 * x.diff(dim=1).square().sum(dim=2).mean()
+    assert mean_sqdist_in_order(x) < 0.01 * x.diff(dim=1).square().sum(dim=2).mean()
 
 
-def test_an_outlier_leaves_the_others_in_order():
+def test_the_other_points_stay_in_order_beside_an_outlier():
     x = torch.rand(1, 10_000, 3, generator=seeded())
     near = x[0, order(x)[0]].diff(dim=0).square().sum(dim=1).median()
     x[0, 77] = 1e9
@@ -46,7 +46,7 @@ def test_an_outlier_leaves_the_others_in_order():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
-def test_cells_hold_the_points_and_boxes_hold_the_cells(dtype, n):
+def test_cells_contain_the_points_and_boxes_contain_the_cells(dtype, n):
     x = (torch.rand(2, n, 3, generator=seeded(), dtype=torch.float64) * 200).to(dtype)
     layout = cells(x, torch.float64, 8, 4)
     count = -(-n // 8)
@@ -66,12 +66,12 @@ def test_cells_hold_the_points_and_boxes_hold_the_cells(dtype, n):
     for boxes, members in ((layout.small, 8), (layout.large, 32)):
         box = torch.arange(points.shape[2]) // members
         for problem in range(2):
-            which = box + problem * boxes.count
-            assert ((points[:, problem] - boxes.middle[:, which]).abs() <= boxes.half[:, which]).all()
+            index = box + problem * boxes.count
+            assert ((points[:, problem] - boxes.midpoint[:, index]).abs() <= boxes.half_width[:, index]).all()
 
 
-def test_boxes_hold_their_points_also_where_differences_round():
+def test_boxes_contain_their_points_also_where_differences_are_rounded():
     x = 1e7 + torch.rand(1, 500, 3, generator=seeded()) * 50
     layout = cells(x, torch.float32, 8, 4)
-    off = (layout.x.double() - layout.small.middle.double()[..., None]).abs()
-    assert (off <= layout.small.half.double()[..., None]).all()
+    distance = (layout.x.double() - layout.small.midpoint.double()[..., None]).abs()
+    assert (distance <= layout.small.half_width.double()[..., None]).all()

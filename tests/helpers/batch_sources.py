@@ -1,4 +1,4 @@
-"""Batches that can be read again and again."""
+"""Sources of batches, and the threads that read them."""
 
 import threading
 import time
@@ -9,14 +9,16 @@ X = torch.arange(20.0).view(10, 2)
 W = torch.arange(10)
 
 
-class Again:
-    """Something that can be iterated again, and has neither a length nor slices."""
+class BatchIterable:
+    """An iterable of batches without a length and without slices."""
 
     def __iter__(self):
         return iter([X[:4], X[4:]])
 
 
 def no_reader_is_left():
+    """Whether all threads that read batches have ended, within 10 s."""
+
     def names():
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpukmeans-batches")]
 
@@ -25,6 +27,7 @@ def no_reader_is_left():
 
 
 def wait_for(condition):
+    """Returns as soon as the condition is true, at the latest after 10 s."""
     end = time.monotonic() + 10
     while not condition() and time.monotonic() < end:
         time.sleep(0.001)

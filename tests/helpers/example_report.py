@@ -1,8 +1,8 @@
-"""A report of one file, for those who tell of it."""
+"""The report on one compressed file, for tests of its output."""
 
-from gpukmeans_cli.compression.result import Report
+from gpukmeans_cli.compression.result import CompressionReport
 
-REPORT = Report(
+REPORT = CompressionReport(
     input="photos/sea.jpg",
     output="photos/sea-20.png",
     width=640,

@@ -1,15 +1,15 @@
-"""K-means by loops in float64, slow and plain. Shares no line with the package and none of its tricks."""
+"""K-means as plain loops in float64, which share no code with the package."""
 
 import math
 
 
 def sqdist(point, center):
-    """Squared distance of two sequences of numbers."""
+    """Squared Euclidean distance of two sequences of numbers."""
     return sum((float(a) - float(b)) ** 2 for a, b in zip(point, center, strict=True))
 
 
 def nearest(points, centers):
-    """For each point the index of the first nearest center and the squared distance."""
+    """Index of the first nearest center of each point, and the squared distance to it."""
     found = []
     for point in points:
         distances = [sqdist(point, center) for center in centers]
@@ -19,7 +19,7 @@ def nearest(points, centers):
 
 
 def sums(points, weights, labels, k):
-    """Weight of each of k clusters, and the weighted sum of its points."""
+    """Weights of the k clusters, and the weighted sums of their points."""
     members = [
         [(float(weight), point) for point, weight, label in zip(points, weights, labels, strict=True) if label == j]
         for j in range(k)
@@ -33,25 +33,25 @@ def sums(points, weights, labels, k):
 
 
 def means(points, weights, labels, k):
-    """Mean of each of k clusters; None for one of no weight."""
+    """Mean of each of k clusters; None for a cluster of weight 0."""
     found = zip(*sums(points, weights, labels, k), strict=True)
     return [[value / total for value in row] if total else None for total, row in found]
 
 
 def directions(points, weights, labels, k):
-    """Unit vector along the weighted sum of each of k clusters of unit vectors; None for one of no weight."""
+    """Direction of the sum of each of k clusters of unit vectors, as a unit vector; None for a cluster of weight 0."""
     found = zip(*sums(points, weights, labels, k), strict=True)
     return [unit(row) if total else None for total, row in found]
 
 
 def unit(point):
-    """The point at length 1."""
+    """The point divided by its norm."""
     length = math.hypot(*(float(value) for value in point))
     return [float(value) / length for value in point]
 
 
 def move(points, weights, centers, middles=means):
-    """Centers after one round. The first empty cluster takes the worst-served point, other empty ones stay."""
+    """Centers after one iteration. The first empty cluster moves to the worst-served point, others stay."""
     found = nearest(points, centers)
     moved = middles(points, weights, [label for label, _ in found], len(centers))
     served = [distance if weight else -1 for (_, distance), weight in zip(found, weights, strict=True)]
@@ -66,24 +66,24 @@ def inertia(points, weights, centers):
     return math.fsum(float(weight) * distance for weight, (_, distance) in zip(weights, found, strict=True))
 
 
-def path(points, weights, centers, rounds, middles=means):
-    """Centers before the first round and after each of this many; by `directions` of rows of length 1 on the sphere."""
+def path(points, weights, centers, n_iter, middles=means):
+    """Centers before the first iteration and after each. For spherical K-means `middles` is `directions`."""
     found = [[[float(value) for value in center] for center in centers]]
-    for _ in range(rounds):
+    for _ in range(n_iter):
         found.append(move(points, weights, found[-1], middles))
     return found
 
 
-def lloyd(points, weights, centers, rounds):
-    """Centers after this many rounds, with labels and inertia there. An empty cluster takes the worst-served point."""
-    centers = path(points, weights, centers, rounds)[-1]
+def lloyd(points, weights, centers, n_iter):
+    """Centers after this many iterations, with their labels and inertia."""
+    centers = path(points, weights, centers, n_iter)[-1]
     return centers, [label for label, _ in nearest(points, centers)], inertia(points, weights, centers)
 
 
 def is_decided(points, weights, centers, gap, step):
-    """Whether no label of a point of weight, and no worst-served point that is needed, hangs on rounding.
+    """Whether rounding cannot change a label of a point of positive weight, nor the worst-served point if it is needed.
 
-    Squared distances must differ by more than the share `gap` of the larger one and by more than `step` squared.
+    Squared distances must differ by more than `gap` times the larger one plus `step` squared.
     """
 
     def differ(less, more):

@@ -1,4 +1,4 @@
-"""Small picture files for tests, and what is in them."""
+"""Small picture files for tests, and their contents."""
 
 import re
 import struct
@@ -17,7 +17,7 @@ def save(pixels, path, **options):
 
 
 def files(folder):
-    """What a folder and those in it hold, so that two states can be compared."""
+    """The contents of all files below a folder, by path."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -27,12 +27,13 @@ def rgba(path):
 
 
 def chunks(path):
-    data, at, found = path.read_bytes(), 8, {}
-    while at < len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        found[kind.decode()] = data[at + 8 : at + 8 + length]
-        at += 12 + length
-    return found
+    """The data of the chunks of a PNG file, by type."""
+    data, offset, by_type = path.read_bytes(), 8, {}
+    while offset < len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        by_type[kind.decode()] = data[offset + 8 : offset + 8 + length]
+        offset += 12 + length
+    return by_type
 
 
 def assert_one_line(err, *parts):

@@ -1,14 +1,14 @@
-"""Points and images to cluster, and whether two results are equal to the last bit."""
+"""Points and images to cluster, and assertions that two results are equal to the bit."""
 
 import dataclasses
 
 import torch
 
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.tensor import tensor_points
 
 MOMENTS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
-RESULTS = ("centers", "labels", "totals", "inertia", "n_iter", "converged")
+RESULTS = ("centers", "labels", "cluster_weights", "inertia", "n_iter", "converged")
 
 
 def seeded(seed=0):
@@ -16,16 +16,16 @@ def seeded(seed=0):
 
 
 def points_of(x, weights=None):
-    """One problem (N, D), or several (P, N, D)."""
+    """Points of one problem (N, D), or of several (P, N, D)."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if x.ndim == 2:
         x, weights = x[None], None if weights is None else weights[None]
-    return tensor_points(x, weights, TorchEngine(), dtype)
+    return tensor_points(x, weights, PlainEngine(), dtype)
 
 
-def grid_of(x, weights=None):
-    """The grid of problems (P, N, D)."""
-    return tensor_points(x, weights, TorchEngine(), torch.float64).grid
+def fixed_point_of(x, weights=None):
+    """The fixed-point scales of problems (P, N, D)."""
+    return tensor_points(x, weights, PlainEngine(), torch.float64).fixed_point
 
 
 def blobs(n=300, width=3, seed=0, dtype=torch.float32):

@@ -1,4 +1,4 @@
-"""What ranks do in tests. Here and not beside the tests, since other processes import it."""
+"""Functions that tests run on ranks, in a module that other processes can import."""
 
 import copy
 import itertools
@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 
 from gpukmeans import Checkpoint, KMeans, kmeans
-from gpukmeans.engines.plain import BoundTorchEngine, TorchEngine
-from gpukmeans.points.communicator import Company, Ranks
+from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine
+from gpukmeans.points.communicator import Communicator, ProcessGroupCommunicator
 
 
 def points(n, width, kind, seed=0):
-    """N points in clusters that overlap, with weights of that kind."""
+    """N points in overlapping clusters, with weights of a kind."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(7, width, generator=generator) * 4
     x = means[torch.randint(7, (n,), generator=generator)] + torch.randn(n, width, generator=generator)
@@ -25,75 +25,80 @@ def points(n, width, kind, seed=0):
 
 
 def batches_of(x, weights, size):
-    """So many of the points at a time, with their weights if they have some."""
+    """The points in batches of `size` rows, with their weights if there are any."""
     rows = [slice(start, start + size) for start in range(0, len(x), size)]
-    return [x[part] if weights is None else (x[part], weights[part]) for part in rows]
+    return [x[batch] if weights is None else (x[batch], weights[batch]) for batch in rows]
 
 
-def told(result):
-    """A result without tensors, which processes can send."""
+def as_arrays(result):
+    """A result with arrays in place of tensors, for other processes."""
     return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
 
 
-def fit(group, bounds, form, options):
-    """This rank's share of the points, the rows between its bounds, clustered with those of the others."""
-    x, weights = points(*form)
+def fit(group, bounds, points_args, options):
+    """The clustering of the points of all ranks; this one has the rows between its bounds."""
+    x, weights = points(*points_args)
     rows = slice(*bounds[group.rank() : group.rank() + 2])
-    return told(kmeans(x[rows], weights=None if weights is None else weights[rows], group=group, **options))
+    return as_arrays(kmeans(x[rows], weights=None if weights is None else weights[rows], group=group, **options))
 
 
-def meet(group):
-    ranks = Ranks(group)
+def communicate(group):
+    ranks = ProcessGroupCommunicator(group)
     rank = ranks.rank
+    largest = ranks.all_reduce_max("a test", torch.tensor([float(rank), -float(rank)]))
     return {
         "rank": rank,
-        "company": isinstance(ranks, Company),
-        "gathered": [int(value) for value in ranks.gather("a test", lambda: torch.tensor(rank))],
-        "total": ranks.total("a test", torch.zeros(2), lambda: torch.tensor([rank, 10 * rank])).tolist(),
-        "largest": ranks.largest("a test", torch.tensor([float(rank), -float(rank)])).tolist(),
+        "communicator": isinstance(ranks, Communicator),
+        "all_gather": [int(value) for value in ranks.all_gather("a test", lambda: torch.tensor(rank))],
+        "all_reduce_sum": ranks.all_reduce_sum(
+            "a test", torch.zeros(2), lambda: torch.tensor([rank, 10 * rank])
+        ).tolist(),
+        "all_reduce_max": largest.tolist(),
     }
 
 
 def fail(group, call):
-    ranks = Ranks(group)
+    ranks = ProcessGroupCommunicator(group)
 
     def work():
         if ranks.rank:
             raise ValueError(f"{ranks.rank} is wrong")
         return torch.zeros(1)
 
-    return ranks.gather("a test", work) if call == "gather" else ranks.total("a test", torch.zeros(1), work)
+    if call == "all_gather":
+        return ranks.all_gather("a test", work)
+    return ranks.all_reduce_sum("a test", torch.zeros(1), work)
 
 
-def fail_oddly(group):
-    ranks = Ranks(group)
-    return ranks.gather("a test", lambda: {0: "here"}[ranks.rank])
+def fail_with_key_error(group):
+    ranks = ProcessGroupCommunicator(group)
+    return ranks.all_gather("a test", lambda: {0: "here"}[ranks.rank])
 
 
 def die(group):
-    ranks = Ranks(group)
-    ranks.gather("a first test", lambda: None)
+    ranks = ProcessGroupCommunicator(group)
+    ranks.all_gather("a first test", lambda: None)
     if ranks.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return ranks.total("the sum of tests", torch.zeros(1), lambda: torch.zeros(1))
+    return ranks.all_reduce_sum("the sum of tests", torch.zeros(1), lambda: torch.zeros(1))
 
 
-def dawdle(group):
-    ranks = Ranks(group)
+def arrive_late(group):
+    ranks = ProcessGroupCommunicator(group)
     if ranks.rank:
         time.sleep(3)
         return None
-    return ranks.gather("a late test", lambda: None)
+    return ranks.all_gather("a late test", lambda: None)
 
 
-def stream(group, bounds, form, size, options):
-    """The same as `fit` of a stream of this rank's rows, by so many at a time; the last rank holds a tensor."""
-    x, weights = points(*form)
+def stream(group, bounds, points_args, size, options):
+    """As `fit`, with streams of batches of `size` rows; the last rank has a tensor."""
+    x, weights = points(*points_args)
     rows = slice(*bounds[group.rank() : group.rank() + 2])
     x, weights = x[rows], None if weights is None else weights[rows]
     if group.rank() < group.size() - 1:
-        return told(kmeans(batches_of(x, weights, size), group=group, **options))
-    return told(kmeans(x, weights=weights, group=group, **options))
+        return as_arrays(kmeans(batches_of(x, weights, size), group=group, **options))
+    return as_arrays(kmeans(x, weights=weights, group=group, **options))
 
 
 def fit_wrongly(group, what):
@@ -107,7 +112,7 @@ def fit_wrongly(group, what):
             "init": lambda: options.update(init="random"),
             "type": lambda: options.update(n_clusters=2.5),
             "iterator": lambda: None,
-            "later": lambda: None,
+            "later pass": lambda: None,
         }
         if what in change:
             change[what]()
@@ -118,35 +123,35 @@ def fit_wrongly(group, what):
         if what.startswith("engine"):
             options["engine"] = "fast"
         if what == "assign":
-            options["engine"] = Cramped()
-    if what == "engine of none" and group.rank() == 1:
+            options["engine"] = OutOfMemory()
+    if what == "engine without rows" and group.rank() == 1:
         x = []
     if what == "fixed":
         options["fixed"] = x[:1].numpy() if group.rank() == 1 else x[:1]
     if what == "init shape":
         options["init"] = x[: 3 - group.rank() % 2]
     if what == "init raises":
-        own = "mine" if group.rank() == 1 else "others"
-        options["init"] = lambda points, k, generator: {"others": x[:3]}[own]
-    if what == "later":
+        key = "mine" if group.rank() == 1 else "others"
+        options["init"] = lambda points, k, generator: {"others": x[:3]}[key]
+    if what == "later pass":
         x = Failing(x, group.rank() == 1)
-    return told(kmeans(x, group=group, **options))
+    return as_arrays(kmeans(x, group=group, **options))
 
 
-class Cramped(TorchEngine):
-    """An engine without room for what it finds."""
+class OutOfMemory(PlainEngine):
+    """An engine that runs out of memory."""
 
     def bind(self, x, weights):
-        return BoundCramped(**vars(super().bind(x, weights)))
+        return BoundOutOfMemory(**vars(super().bind(x, weights)))
 
 
-class BoundCramped(BoundTorchEngine):
+class BoundOutOfMemory(BoundPlainEngine):
     def assign(self, centers, problems):
-        raise MemoryError("no room for labels")
+        raise MemoryError("no memory for labels")
 
 
 class Failing:
-    """A stream that cannot be read for the 12th time, if it is to fail."""
+    """A stream whose 12th pass fails, if `fails`."""
 
     def __init__(self, x, fails):
         self.x, self.fails, self.n_read = x, fails, 0
@@ -158,22 +163,22 @@ class Failing:
         return iter(self.x.split(10))
 
 
-def listen(group, listening, stops):
-    """Whose callback hears the rounds, and may end them after the second."""
+def fit_with_callback(group, with_callback, stops):
+    """The calls of a callback, which may end the loop after the second round."""
     x, _ = points(300, 3, "none")
-    heard = []
+    calls = []
 
     def callback(n_iter, inertia, shift):
-        heard.append((n_iter, float(inertia), float(shift)))
+        calls.append((n_iter, float(inertia), float(shift)))
         return group.rank() in stops and n_iter == 2
 
     rows = slice(150 * group.rank(), 150 * (group.rank() + 1))
-    result = kmeans(x[rows], 5, group=group, callback=callback if group.rank() in listening else None)
-    return told(result), heard
+    result = kmeans(x[rows], 5, group=group, callback=callback if group.rank() in with_callback else None)
+    return as_arrays(result), calls
 
 
-def start_apart(group, n_clusters=4, refine=0):
-    """First centers by a function that finds others on each rank."""
+def start_by_function(group, n_clusters=4, refine=0):
+    """First centers by a function that returns others on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
@@ -181,19 +186,19 @@ def start_apart(group, n_clusters=4, refine=0):
     def function(points, k, generator):
         return x[30 * rank : 30 * rank + k]
 
-    return told(kmeans(x[rows], n_clusters, group=group, init=function, refine=refine))
+    return as_arrays(kmeans(x[rows], n_clusters, group=group, init=function, refine=refine))
 
 
-def draw_apart(group):
-    """Draws by a generator that has another seed on each rank."""
+def sample_with_own_seed(group):
+    """Samples by a generator with another seed on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
-    return told(kmeans(x[rows], 4, group=group, generator=torch.Generator().manual_seed(5 + rank)))
+    return as_arrays(kmeans(x[rows], 4, group=group, generator=torch.Generator().manual_seed(5 + rank)))
 
 
 def count_collectives(group, options):
-    """How often each collective is called between two rounds."""
+    """The collectives between two rounds."""
     x, _ = points(300, 3, "none")
     calls, rounds = [], []
     for name in ("all_reduce", "all_gather_object"):
@@ -207,23 +212,23 @@ def count_collectives(group, options):
         setattr(dist, name, counted)
     rows = slice(150 * group.rank(), 150 * (group.rank() + 1))
 
-    def keep(state):
+    def save(state):
         rounds.append(len(calls))
 
-    kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(keep, 1), **options)
+    kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(save, 1), **options)
     return [calls[before:after] for before, after in itertools.pairwise(rounds)]
 
 
 def save_and_resume(group, folder):
-    """A run that goes on from a checkpoint which one process alone kept."""
+    """A run that resumes from a checkpoint of a single process."""
     x, _ = points(300, 3, "none")
-    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else None  # as that of the first rank counts
+    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else None  # the only one that counts
     rows = slice(100 * group.rank(), 100 * group.rank() + (100 if group.rank() < 2 else 300))
-    return told(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))
+    return as_arrays(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))
 
 
-def end_in_a_round(group, number):
-    """Where a signal ends rank 1 after the second round."""
+def signal_in_a_round(group, number):
+    """A signal for rank 1 after the second round."""
     x, _ = points(300, 3, "none")
     rows = slice(100 * group.rank(), 100 * (group.rank() + 1))
 
@@ -231,31 +236,31 @@ def end_in_a_round(group, number):
         if group.rank() == 1 and n_iter == 2:
             os.kill(os.getpid(), number)
 
-    return told(kmeans(x[rows].split(30), 5, group=group, callback=callback))
+    return as_arrays(kmeans(x[rows].split(30), 5, group=group, callback=callback))
 
 
 def sizes_of_objects():
-    """A list that is told of how many bytes each gathering of objects sends from now on."""
+    """A list that grows by the number of bytes of each object that is gathered from now on."""
     sizes, plain = [], dist.all_gather_object
 
-    def counted(told, value, **more):
+    def counted(gathered, value, **more):
         sizes.append(len(pickle.dumps(value)))
-        return plain(told, value, **more)
+        return plain(gathered, value, **more)
 
     dist.all_gather_object = counted
     return sizes
 
 
-def send_a_part(group):
-    """How many bytes are sent of 4 rows of many."""
+def bytes_of_a_view(group):
+    """The number of bytes that are sent of 4 rows of many."""
     sizes = sizes_of_objects()
     x = torch.zeros(100_000, 3)
-    Ranks(group).gather("a test", lambda: x[:4])
+    ProcessGroupCommunicator(group).all_gather("a test", lambda: x[:4])
     return sizes[0]
 
 
-def bytes_of_a_draw(group, n):
-    """The most bytes that are sent at a time while first centers are drawn among n rows a rank."""
+def bytes_of_a_sample(group, n):
+    """The largest number of bytes in a collective of a seeding with n rows on each rank."""
     sizes = sizes_of_objects()
     x, _ = points(n, 3, "none", seed=group.rank())
     kmeans(x, 8, group=group, max_iter=1)
@@ -263,7 +268,7 @@ def bytes_of_a_draw(group, n):
 
 
 def copy_a_module(group):
-    """Whether a module that was fitted on ranks has its centers in a copy, and the copy no group."""
+    """Whether the copy of a module that was fitted on ranks has its centers, and no group."""
     x, _ = points(100, 3, "none")
     model = KMeans(3, group=group).fit(x)
     copied = copy.deepcopy(model)

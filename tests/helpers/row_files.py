@@ -1,4 +1,4 @@
-"""Rows to cluster, and the files they are in."""
+"""Rows to cluster, and files of rows."""
 
 import numpy as np
 import torch
@@ -6,15 +6,15 @@ from safetensors.torch import save_file
 
 
 def blobs(n=600, d=3, k=5, dtype=torch.float32, seed=0):
-    """Rows (n, d) around k places."""
+    """Rows (n, d) around k random centers."""
     generator = torch.Generator().manual_seed(seed)
-    places = 8 * torch.randn(k, d, generator=generator)
-    of = torch.randint(k, (n,), generator=generator)
-    return (places[of] + torch.randn(n, d, generator=generator)).to(dtype)
+    centers = 8 * torch.randn(k, d, generator=generator)
+    labels = torch.randint(k, (n,), generator=generator)
+    return (centers[labels] + torch.randn(n, d, generator=generator)).to(dtype)
 
 
 def save_rows(x, path):
-    """The file of these rows, in the format of its suffix."""
+    """Write rows to a file in the format of its suffix. Returns the path."""
     if path.suffix == ".npy":
         np.save(path, x.numpy())
     elif path.suffix == ".safetensors":
@@ -25,7 +25,7 @@ def save_rows(x, path):
 
 
 def save_parts(x, folder, sizes):
-    """Files of so many of the rows each, in order, of all formats in turn."""
+    """Write rows to several files of the given sizes, in .npy, .safetensors and .pt by turns. Returns the paths."""
     suffixes = [".npy", ".safetensors", ".pt"]
-    parts = x.split(list(sizes))
-    return [save_rows(part.clone(), folder / f"part{index}{suffixes[index % 3]}") for index, part in enumerate(parts)]
+    blocks = x.split(list(sizes))
+    return [save_rows(rows.clone(), folder / f"part{i}{suffixes[i % 3]}") for i, rows in enumerate(blocks)]

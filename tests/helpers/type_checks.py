@@ -1,4 +1,4 @@
-"""Annotations as assertions while tests run. Where any name axes, jaxtyping has those agree, at 20 µs a call."""
+"""Runtime checks of type annotations in tests. jaxtyping also checks that named axes agree, at 20 µs a call."""
 
 import dataclasses
 import functools
@@ -11,12 +11,12 @@ _with_axes = jaxtyping.jaxtyped
 
 
 def install(package, checker):
-    """From its import on, what the package is called with and returns is held to its annotations by this checker.
+    """Checks arguments and return values of the package against their annotations, once it is imported after this call.
 
-    Functions whose annotations name no axes are held to them by the checker alone, which takes a tenth of the time.
-    `jaxtyping_disable` turns off all of it.
+    Functions without named axes are checked by `checker` alone, which takes a tenth of the time. `jaxtyping_disable`
+    turns all checks off.
     """
-    jaxtyping.jaxtyped = _checked  # what its hook decorates all functions and classes with
+    jaxtyping.jaxtyped = _checked  # the import hook decorates all functions and classes with it
     jaxtyping.install_import_hook(package, checker)
 
 
@@ -29,17 +29,17 @@ def _checked(thing=None, *, typechecker):
         return thing
     if any(map(_has_axes, thing.__annotations__.values())):
         return _with_axes(thing, typechecker=typechecker)
-    held = typechecker(thing)
+    checked_thing = typechecker(thing)
 
     @functools.wraps(thing)
     def checked(*args, **kwargs):
-        return (thing if jaxtyping.config.jaxtyping_disable else held)(*args, **kwargs)
+        return (thing if jaxtyping.config.jaxtyping_disable else checked_thing)(*args, **kwargs)
 
     return checked
 
 
 def _has_axes(hint):
-    """Whether jaxtyping's arrays are in it, as in `Float[Tensor, "n d"] | None`."""
+    """Whether the annotation has a jaxtyping array in it, as in `Float[Tensor, "n d"] | None`."""
     if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
         return True
     return any(map(_has_axes, typing.get_args(hint)))

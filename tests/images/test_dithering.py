@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans.assignment import assign
-from gpukmeans.images.colorspace import SRGB, hide_invisible
+from gpukmeans.images.colorspace import SRGB, clear_transparent_pixels
 from gpukmeans.images.dithering import DITHERINGS, bayer_ranks, blue_noise_ranks, dither
 from gpukmeans.images.quantization import quantize
 
@@ -31,19 +31,19 @@ def nearest_by_assign(image, palette):
 
 
 def premultiplied(color):
-    """In sixteenths of a level, as plain integers."""
+    """The premultiplied color in sixteenths of a level, as Python integers."""
     if len(color) in (1, 3):
         return [16 * channel for channel in color]
     return [(16 * channel * color[-1] * 2 + 255) // 510 for channel in color[:-1]] + [16 * color[-1]]
 
 
-def distances(wanted, colors):
-    """Squared ones, where grey beside alpha counts as three channels."""
-    weights = [3, 1] if len(wanted) == 2 else [1] * len(wanted)
-    return [sum(w * (a - b) ** 2 for w, a, b in zip(weights, wanted, color, strict=True)) for color in colors]
+def squared_distances(target, colors):
+    """Squared distances to the colors. Grey with alpha counts as three channels."""
+    weights = [3, 1] if len(target) == 2 else [1] * len(target)
+    return [sum(w * (a - b) ** 2 for w, a, b in zip(weights, target, color, strict=True)) for color in colors]
 
 
-def typical_step(colors):
+def channel_spacing(colors):
     spacings = []
     for color in colors:
         others = [sum((a - b) ** 2 for a, b in zip(color, other, strict=True)) for other in colors]
@@ -53,27 +53,27 @@ def typical_step(colors):
     return math.isqrt(spacing**2 // (channels - (channels in (2, 4))))
 
 
-def cell_center(pixels, colors, wanted):
-    """Of the box around them all, cut into the smallest cubes of a power of two that are no more than 2**19."""
+def cell_center(pixels, colors, target):
+    """Center of the target's cell: at most 2**19 cubes, whose side is a power of two, fill the box of all colors."""
     both = pixels + colors
-    alpha = len(wanted) in (2, 4)
+    alpha = len(target) in (2, 4)
     lowest = [0 if alpha else min(axis) for axis in zip(*both, strict=True)]
     spans = [max(axis) - low for axis, low in zip(zip(*both, strict=True), lowest, strict=True)]
-    most = min(2**19, 64 * len(pixels))
-    shift = next(s for s in range(13) if math.prod((span >> s) + 1 for span in spans) <= most)
+    max_cells = min(2**19, 64 * len(pixels))
+    shift = next(s for s in range(13) if math.prod((span >> s) + 1 for span in spans) <= max_cells)
     side = 1 << shift
-    return [low + (w - low) // side * side + side // 2 for w, low in zip(wanted, lowest, strict=True)]
+    return [low + (t - low) // side * side + side // 2 for t, low in zip(target, lowest, strict=True)]
 
 
-def floyd_steinberg_by_hand(image, palette, share):
-    """Pixel by pixel in the order of reading, each pushing its error on."""
+def floyd_steinberg_by_hand(image, palette, strength):
+    """Error diffusion pixel by pixel, row by row from left to right; the strength in 256ths."""
     height, width, channels = image.shape
     alpha = channels in (2, 4)
     nearest = nearest_by_assign(image, palette).tolist()
     rows = image.tolist()
     pixels = [premultiplied(color) for row in rows for color in row]
     colors = [premultiplied(color) for color in palette.tolist()]
-    limit = typical_step(colors)
+    limit = channel_spacing(colors)
     lowest = [0 if alpha else min(axis) for axis in zip(*(pixels + colors), strict=True)]
     highest = [max(axis) for axis in zip(*(pixels + colors), strict=True)]
     pending = {}
@@ -81,25 +81,26 @@ def floyd_steinberg_by_hand(image, palette, share):
     for y in range(height):
         for x in range(width):
             own = pixels[y * width + x]
-            taken = [error >> 13 for error in pending.get((y, x), [0] * channels)]
-            wanted = [min(max(a + b, low), high) for a, b, low, high in zip(own, taken, lowest, highest, strict=True)]
+            received = [error >> 13 for error in pending.get((y, x), [0] * channels)]
+            bounds = zip(own, received, lowest, highest, strict=True)
+            target = [min(max(a + b, low), high) for a, b, low, high in bounds]
             if alpha:
                 if rows[y][x][-1] == 255:
-                    wanted[-1] = 4080
-                wanted = [min(value, wanted[-1]) for value in wanted]
+                    target[-1] = 4080
+                target = [min(value, target[-1]) for value in target]
             best = colors[nearest[y][x]]
-            invisible = alpha and rows[y][x][-1] == 0
-            if invisible or max(abs(a - b) for a, b in zip(own, best, strict=True)) <= 16:
+            transparent = alpha and rows[y][x][-1] == 0
+            if transparent or max(abs(a - b) for a, b in zip(own, best, strict=True)) <= 16:
                 indices[y][x] = nearest[y][x]
                 continue
-            reached = distances(cell_center(pixels, colors, wanted), colors)
-            indices[y][x] = reached.index(min(reached))
-            missing = [a - b for a, b in zip(wanted, colors[indices[y][x]], strict=True)]
-            error = [(e + min(max(e, -limit), limit)) * share for e in missing]
+            sqdists = squared_distances(cell_center(pixels, colors, target), colors)
+            indices[y][x] = sqdists.index(min(sqdists))
+            difference = [a - b for a, b in zip(target, colors[indices[y][x]], strict=True)]
+            error = [(e + min(max(e, -limit), limit)) * strength for e in difference]
             for dy, dx, weight in [(0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)]:
-                place = (y + dy, x + dx)
-                pending[place] = [
-                    a + weight * e for a, e in zip(pending.get(place, [0] * channels), error, strict=True)
+                position = (y + dy, x + dx)
+                pending[position] = [
+                    a + weight * e for a, e in zip(pending.get(position, [0] * channels), error, strict=True)
                 ]
     return torch.tensor(indices, dtype=torch.uint8)
 
@@ -113,17 +114,17 @@ def floyd_steinberg_by_hand(image, palette, share):
     st.integers(1, 256),
     st.integers(0, 2**31),
 )
-def test_waves_give_what_a_loop_over_pixels_gives(channels, height, width, k, share, seed):
-    image = hide_invisible(random_image(height, width, channels, 256, seed))
+def test_diffusion_in_waves_equals_a_loop_over_pixels(channels, height, width, k, strength, seed):
+    image = clear_transparent_pixels(random_image(height, width, channels, 256, seed))
     if channels in (2, 4):
         image[0, :, -1] = 255
     palette = random_palette(k, channels, seed + 1)
-    expected = floyd_steinberg_by_hand(image, palette, share)
-    assert torch.equal(dither(image, palette, strength=share / 256), expected)
+    expected = floyd_steinberg_by_hand(image, palette, strength)
+    assert torch.equal(dither(image, palette, strength=strength / 256), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_waves_give_what_a_loop_gives_for_smooth_pictures_too(channels):
+def test_diffusion_in_waves_equals_a_loop_over_pixels_for_smooth_images(channels):
     ramp = torch.arange(24)[:, None] * 6 + torch.arange(31) * 3
     image = torch.stack([(ramp + 20 * channel).clamp(max=255) for channel in range(channels)], dim=2).to(torch.uint8)
     palette = quantize(image, 5).palette
@@ -131,19 +132,19 @@ def test_waves_give_what_a_loop_gives_for_smooth_pictures_too(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_none_is_the_nearest_color(channels):
+def test_without_dithering_each_pixel_has_the_nearest_color(channels):
     image, palette = random_image(30, 20, channels, 256, 0), random_palette(13, channels, 1)
     assert torch.equal(dither(image, palette, "none"), nearest_by_assign(image, palette))
 
 
-def test_ties_go_to_the_lowest_index():
+def test_the_lowest_index_wins_a_tie():
     assert dither(grey(5)[None], grey(7, 3, 7), "none").tolist() == [[0]]
     assert dither(grey(7)[None], grey(3, 7, 7)).tolist() == [[1]]
 
 
 @pytest.mark.parametrize("name", MIXING)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_without_strength_it_is_none(name, channels):
+def test_strength_zero_is_no_dithering(name, channels):
     image, palette = random_image(30, 20, channels, 256, 0), random_palette(13, channels, 1)
     plain = dither(image, palette, "none")
     assert torch.equal(dither(image, palette, name, strength=0.0), plain)
@@ -154,7 +155,7 @@ def test_without_strength_it_is_none(name, channels):
 @pytest.mark.parametrize("level", [20, 90, 128, 200, 250])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_flat_area_keeps_its_mean(name, level, channels):
-    # Far apart, the picture is too small for a mean within a level: of the 64 thresholds of Bayer each is 4 levels.
+    # From 0 to 255 each of the 64 thresholds of Bayer is worth 4 levels, so the mean cannot be within one level.
     for low, high, error in [(level - 12, level + 3, 1), (level - 20, min(level + 44, 255), 1), (0, 255, 4)]:
         palette = torch.tensor([[low] * channels, [high] * channels], dtype=torch.uint8)
         mean = palette[dither(flat(64, 64, *[level] * channels), palette, name).int()].double().mean().item()
@@ -162,8 +163,8 @@ def test_a_flat_area_keeps_its_mean(name, level, channels):
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_areas_of_a_color_of_the_palette_stay_clean(name):
-    # A drawing: a photo-like patch and a flat area that must be mixed, on paper, with a line and a frame.
+def test_areas_of_palette_colors_are_not_dithered(name):
+    # Paper with a line, a noisy patch, and a flat patch whose color is not in the palette.
     image = flat(80, 90, 250, 250, 245).clone()
     image[5:40, 5:40] = torch.tensor([90, 120, 160], dtype=torch.uint8)
     image[30:70, 50:80] = random_image(40, 30, 3, 256, 0)
@@ -174,10 +175,10 @@ def test_areas_of_a_color_of_the_palette_stay_clean(name):
     indices = dither(image, palette, name)
     for index, color in enumerate(palette[:2]):
         assert (indices[(image == color).all(dim=2)] == index).all()
-    assert len(indices[5:40, 5:40].unique()) > 1  # what is not in the palette is mixed
+    assert len(indices[5:40, 5:40].unique()) > 1  # a color that is not in the palette is dithered
 
 
-def test_an_error_does_not_cross_a_clean_line():
+def test_errors_do_not_cross_a_line_of_a_palette_color():
     palette = torch.cat([random_palette(6, 3, 1), torch.tensor([[0] * 3, [7] * 3, [255] * 3], dtype=torch.uint8)])
     image = random_image(21, 30, 3, 256, 0)
     image[10] = 7
@@ -186,8 +187,8 @@ def test_an_error_does_not_cross_a_clean_line():
     assert torch.equal(dither(other, palette)[10:], dither(image, palette)[10:])
 
 
-def test_errors_do_not_build_up():
-    # Red that no mix can reach, then grey that the palette can mix: red leaves no trail.
+def test_errors_do_not_accumulate():
+    # Red, which no mixture of the palette can reach, beside a grey between two of its colors.
     palette = torch.tensor([[100, 100, 100], [120, 120, 120], [140, 140, 140]], dtype=torch.uint8)
     image = torch.cat([flat(40, 20, 255, 0, 0), flat(40, 60, 110, 110, 110)], dim=1)
     shown = palette[dither(image, palette).int()][:, 24:, 0].double()
@@ -196,7 +197,7 @@ def test_errors_do_not_build_up():
 
 @pytest.mark.parametrize("name", MIXING)
 @pytest.mark.parametrize("channels", [2, 4])
-def test_invisible_pixels_take_and_give_nothing(name, channels):
+def test_fully_transparent_pixels_neither_receive_nor_pass_on_errors(name, channels):
     image = random_image(12, 20, channels, 256, 0)
     image[4:8] = 0
     image[8:, :, -1] = 200
@@ -209,7 +210,7 @@ def test_invisible_pixels_take_and_give_nothing(name, channels):
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_what_is_opaque_stays_opaque_beside_a_soft_shadow(name):
+def test_opaque_pixels_stay_opaque_beside_a_translucent_shadow(name):
     shadow = torch.zeros(40, 60, 4, dtype=torch.uint8)
     shadow[..., 3] = torch.arange(60) * 4
     paper = flat(40, 30, 180, 140, 90, 255)
@@ -217,16 +218,18 @@ def test_what_is_opaque_stays_opaque_beside_a_soft_shadow(name):
     image = torch.cat([shadow, paper, shadow.flip(1)], dim=1)
     indices = dither(image, palette.to(torch.uint8), name)
     assert (indices[:, 60:90] >= 3).all()
-    assert (indices[:, :55] < 3).all()  # nor does any color get into the shadow
+    assert (indices[:, :55] < 3).all()  # no color spills into the shadow
     alpha = palette[indices.long()][..., 3].double()
-    error = 6 if name == "floyd-steinberg" else 12  # the colors typically are nearer than these alphas
+    error = (
+        6 if name == "floyd-steinberg" else 12
+    )  # the spacing of the palette is below the differences of these alphas
     assert alpha[:, 10:20].mean().item() == pytest.approx(image[:, 10:20, 3].double().mean().item(), abs=error)
 
 
 @pytest.mark.parametrize("name", DITHERINGS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 1), (1, 2), (70, 2)])
-def test_narrow_images_and_small_palettes_work(name, channels, shape):
+def test_narrow_images_and_small_palettes_are_dithered(name, channels, shape):
     image = random_image(*shape, channels, 256, 0)
     for k in (1, 2, 256):
         palette = random_palette(k, channels, 1)
@@ -242,7 +245,7 @@ def test_an_image_that_is_all_white_or_all_transparent_stays_so(name, color, ind
     assert (dither(flat(10, 10, *color), palette, name) == index).all()
 
 
-def test_a_palette_of_equal_colors_is_its_first():
+def test_the_first_of_a_palette_of_equal_colors_is_used():
     assert (dither(random_image(9, 9, 3, 256, 0), flat(3, 1, 50, 60, 70)[:, 0]) == 0).all()
 
 
@@ -260,11 +263,11 @@ def test_strides_do_not_matter(name):
 @pytest.mark.parametrize("name", DITHERINGS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_gpu_gives_the_same_bits(name, channels):
-    image, palette = hide_invisible(random_image(61, 47, channels, 256, 0)), random_palette(20, channels, 1)
+    image, palette = clear_transparent_pixels(random_image(61, 47, channels, 256, 0)), random_palette(20, channels, 1)
     assert torch.equal(dither(image.cuda(), palette.cuda(), name).cpu(), dither(image, palette, name))
 
 
-def test_inputs_are_left_as_they_are():
+def test_inputs_are_not_changed():
     image, palette = random_image(20, 20, 4, 256, 0), random_palette(9, 4, 1)
     before = image.clone(), palette.clone()
     for name in DITHERINGS:
@@ -273,22 +276,22 @@ def test_inputs_are_left_as_they_are():
     assert torch.equal(palette, before[1])
 
 
-def test_a_photo_seen_from_afar_is_nearer_to_itself_when_dithered(china):
+def test_dithering_reduces_the_error_of_local_means_of_a_photo(china):
     palette = quantize(china, 16).palette
 
-    def from_afar(image):
+    def local_means(image):
         return torch.nn.functional.avg_pool2d(image.movedim(2, 0).double(), 8)
 
     def error(name):
         shown = palette[dither(china, palette, name).int()]
-        return (from_afar(shown) - from_afar(china)).square().mean().item()
+        return (local_means(shown) - local_means(china)).square().mean().item()
 
     assert error("floyd-steinberg") < 0.75 * error("none")
     assert error("blue-noise") < error("none")
     assert error("bayer") < error("none")
 
 
-def test_bayer_begins_as_published():
+def test_bayer_ranks_are_the_published_matrices():
     assert bayer_ranks(2).tolist() == [[0, 2], [3, 1]]
     assert bayer_ranks(4).tolist() == [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
 
@@ -298,30 +301,30 @@ def test_ranks_are_a_permutation(ranks):
     assert ranks().flatten().sort().values.tolist() == list(range(ranks().numel()))
 
 
-def test_every_half_of_bayer_has_as_many_of_the_first_ranks():
+def test_every_quadrant_of_bayer_has_as_many_of_the_first_ranks():
     ranks = bayer_ranks()
     for count in (4, 16, 32, 48):
         quarters = (ranks < count).unfold(0, 4, 4).unfold(1, 4, 4).sum(dim=(2, 3))
         assert (quarters == count // 4).all()
 
 
-@pytest.mark.parametrize("share", [16, 4, 2])
-def test_blue_noise_has_hardly_any_low_frequencies(share):
+@pytest.mark.parametrize("denominator", [16, 4, 2])
+def test_blue_noise_has_hardly_any_low_frequencies(denominator):
     side = 64
-    dots = (blue_noise_ranks(side) < side * side // share).double()
+    dots = (blue_noise_ranks(side) < side * side // denominator).double()
     power = torch.fft.fft2(dots - dots.mean()).abs().square() / dots.var() / side**2  # white noise has 1 everywhere
     frequency = torch.fft.fftfreq(side) * side
     radius = (frequency[:, None].square() + frequency.square()).sqrt()
-    assert power[(radius > 0) & (radius < side / 4 / math.sqrt(share))].mean() < 0.1
+    assert power[(radius > 0) & (radius < side / 4 / math.sqrt(denominator))].mean() < 0.1
     assert power.mean() == pytest.approx(1, abs=0.01)
 
 
-def test_the_first_of_blue_noise_keep_apart():
+def test_the_first_ranks_of_blue_noise_keep_a_minimum_distance():
     ranks = blue_noise_ranks()
     dots = (ranks < 256).nonzero()
-    apart = (dots[:, None] - dots).abs()
-    apart = torch.minimum(apart, 64 - apart).square().sum(dim=2) + 10_000 * torch.eye(256, dtype=torch.int64)
-    assert apart.min() >= 8  # a square grid of as many has 16; chance brings some to 1
+    offsets = (dots[:, None] - dots).abs()
+    sqdist = torch.minimum(offsets, 64 - offsets).square().sum(dim=2) + 10_000 * torch.eye(256, dtype=torch.int64)
+    assert sqdist.min() >= 8  # a square grid of 256 has 16; random positions come as close as 1
 
 
 @pytest.mark.parametrize(
@@ -346,20 +349,21 @@ def test_the_first_of_blue_noise_keep_apart():
         ({"image": torch.zeros(2, 3, 3)}, TypeError, "image must be uint8"),
     ],
 )
-def test_a_wrong_argument_is_refused_with_what_was_wanted(arguments, error, message, unchecked):
-    right = {"image": torch.zeros(2, 2, 3, dtype=torch.uint8), "palette": torch.zeros(2, 3, dtype=torch.uint8)}
+def test_a_wrong_argument_is_refused_with_what_was_expected(arguments, error, message, unchecked):
+    valid = {"image": torch.zeros(2, 2, 3, dtype=torch.uint8), "palette": torch.zeros(2, 3, dtype=torch.uint8)}
     with pytest.raises(error, match=message):
-        dither(**{**right, **arguments})
+        dither(**{**valid, **arguments})
 
 
-def test_a_function_of_ones_own_dithers_too():
+def test_a_function_can_be_given_as_dithering_method():
     image, palette = random_image(9, 9, 3, 256, 0), random_palette(4, 3, 1)
     assert (
-        dither(image, palette, lambda image, palette, nearest, share: nearest + 1) - dither(image, palette, "none") == 1
+        dither(image, palette, lambda image, palette, nearest, strength: nearest + 1) - dither(image, palette, "none")
+        == 1
     ).all()
 
 
-def test_indices_may_be_used_where_gradients_are_kept():
+def test_indices_can_be_used_with_autograd():
     image = random_image(9, 9, 3, 60, 0)
     palette = torch.tensor([[0, 0, 0], [255, 255, 255], [200, 30, 90]], dtype=torch.uint8)
     indices = dither(image, palette)

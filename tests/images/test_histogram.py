@@ -10,16 +10,16 @@ from gpukmeans import ColorHistogram, unique_colors
 
 @pytest.fixture(params=["by sorting", "by table", "in blocks"])
 def way(request, monkeypatch):
-    """Each of the ways to count and look up, whatever the size."""
+    """Each way to count and look up colors, for images of any size."""
     if request.param == "by table":
         monkeypatch.setattr("gpukmeans.images.histogram._COUNT_BY_TABLE_FROM", 0)
         monkeypatch.setattr("gpukmeans.images.histogram._LOOK_UP_BY_TABLE_FROM", 0)
-        monkeypatch.setattr("gpukmeans.images.histogram._SPREAD_BY_TABLE_FROM", 0)
+        monkeypatch.setattr("gpukmeans.images.histogram._MAP_BY_TABLE_FROM", 0)
     if request.param == "in blocks":
         monkeypatch.setattr("gpukmeans.images.histogram._BLOCK", 1000)
 
 
-def test_a_toy_by_hand(way):
+def test_a_small_image_has_the_histogram_worked_out_by_hand(way):
     image = torch.tensor([[[1, 2, 3], [0, 9, 9]], [[1, 2, 3], [0, 0, 255]]], dtype=torch.uint8)
     histogram = unique_colors(image)
     assert histogram.colors.tolist() == [[0, 0, 255], [0, 9, 9], [1, 2, 3]]
@@ -27,7 +27,7 @@ def test_a_toy_by_hand(way):
     assert histogram.lookup(image).tolist() == [[2, 1], [2, 0]]
 
 
-def test_a_photo_is_counted_as_numpy_counts(way, china):
+def test_the_histogram_of_a_photo_is_that_of_numpy(way, china):
     histogram = unique_colors(china)
     colors, counts = np.unique(china.reshape(-1, 3).numpy(), axis=0, return_counts=True)
     assert np.array_equal(histogram.colors.numpy(), colors)
@@ -38,7 +38,7 @@ def test_a_photo_is_counted_as_numpy_counts(way, china):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("levels", [1, 3, 256])
-def test_every_number_of_channels_is_counted_and_looked_up(way, channels, levels):
+def test_images_of_any_number_of_channels_are_counted_and_looked_up(way, channels, levels):
     image = random_image(40, 60, channels, levels, 0)
     histogram = unique_colors(image)
     colors, counts = np.unique(image.flatten(0, 1).numpy(), axis=0, return_counts=True)
@@ -49,54 +49,55 @@ def test_every_number_of_channels_is_counted_and_looked_up(way, channels, levels
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(40, 60), (300, 7), (1, 1)])
-def test_each_pixel_gets_the_value_of_its_color(way, channels, size):
+def test_map_values_gives_each_pixel_the_value_of_its_color(way, channels, size):
     image = random_image(*size, channels, 256, 0)
     histogram = unique_colors(image)
     values = random_image(1, len(histogram.colors), 1, 256, 1).flatten()
-    assert torch.equal(histogram.spread(values, image), values[histogram.lookup(image)])
+    assert torch.equal(histogram.map_values(values, image), values[histogram.lookup(image)])
 
 
-def test_values_of_some_colors_are_not_spread_over_an_image_of_other_channels(way):
+def test_map_values_refuses_an_image_of_another_number_of_channels(way):
     histogram = unique_colors(random_image(2, 2, 3, 9, 0))
     values = torch.zeros(len(histogram.colors), dtype=torch.uint8)
     with pytest.raises(ValueError, match="3 channels"):
-        histogram.spread(values, random_image(2, 2, 1, 9, 0))
+        histogram.map_values(values, random_image(2, 2, 1, 9, 0))
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**31))
-def test_histograms_add_like_the_images_they_are_of(channels, height, more, levels, seed):
-    first, second = random_image(height, 4, channels, levels, seed), random_image(more, 4, channels, levels, seed + 1)
+def test_the_sum_of_histograms_is_the_histogram_of_both_images(channels, first_height, second_height, levels, seed):
+    first = random_image(first_height, 4, channels, levels, seed)
+    second = random_image(second_height, 4, channels, levels, seed + 1)
     added = unique_colors(first) + unique_colors(second)
     whole = unique_colors(torch.cat([first, second]))
     assert torch.equal(added.colors, whole.colors)
     assert torch.equal(added.counts, whole.counts)
-    assert added.counts.sum() == (height + more) * 4
+    assert added.counts.sum() == (first_height + second_height) * 4
 
 
-def test_histograms_of_other_channels_do_not_add():
+def test_histograms_of_different_numbers_of_channels_do_not_add():
     with pytest.raises(ValueError, match="equally many channels, got 3 and 4"):
         unique_colors(random_image(2, 2, 3, 9, 0)) + unique_colors(random_image(2, 2, 4, 9, 0))
 
 
-@pytest.mark.parametrize("stranger", [[0, 0, 0], [1, 2, 4], [255, 255, 255]])
-def test_a_color_that_is_not_in_the_histogram_is_not_looked_up(way, stranger):
+@pytest.mark.parametrize("other", [[0, 0, 0], [1, 2, 4], [255, 255, 255]])
+def test_lookup_refuses_a_color_that_is_not_in_the_histogram(way, other):
     histogram = ColorHistogram(
         colors=torch.tensor([[1, 2, 3], [7, 7, 7]], dtype=torch.uint8), counts=torch.tensor([1, 1])
     )
     with pytest.raises(ValueError, match="no other colors than the histogram"):
-        histogram.lookup(torch.tensor([[[1, 2, 3], stranger]], dtype=torch.uint8))
+        histogram.lookup(torch.tensor([[[1, 2, 3], other]], dtype=torch.uint8))
 
 
-def test_an_image_of_other_channels_is_not_looked_up():
+def test_lookup_refuses_an_image_of_another_number_of_channels():
     with pytest.raises(ValueError, match=r"image must have 3 channels, got shape \(2, 2, 4\)"):
         unique_colors(random_image(2, 2, 3, 9, 0)).lookup(random_image(2, 2, 4, 9, 0))
 
 
-def test_a_view_with_strides_is_read_right(way, china):
-    turned = china.transpose(0, 1).flip(2)[::2, ::3]
-    histogram = unique_colors(turned)
-    assert torch.equal(histogram.colors[histogram.lookup(turned)], turned)
-    assert histogram.counts.sum() == turned.shape[0] * turned.shape[1]
+def test_a_strided_view_is_counted_and_looked_up(way, china):
+    view = china.transpose(0, 1).flip(2)[::2, ::3]
+    histogram = unique_colors(view)
+    assert torch.equal(histogram.colors[histogram.lookup(view)], view)
+    assert histogram.counts.sum() == view.shape[0] * view.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,6 @@ def test_a_view_with_strides_is_read_right(way, china):
         (torch.zeros(0, 3, 3, dtype=torch.uint8), ValueError, r"got \(0, 3, 3\)"),
     ],
 )
-def test_what_is_no_image_is_refused(image, error, message, unchecked):
+def test_anything_but_an_image_is_refused(image, error, message, unchecked):
     with pytest.raises(error, match=message):
         unique_colors(image)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from helpers.problems import random_image
 
-from gpukmeans import kmeans, quantize, unique_colors
-from gpukmeans.engines.selection import choose
+from gpukmeans import IndexedImage, kmeans, mean_squared_error, quantize, unique_colors
+from gpukmeans.engines import choose
 from gpukmeans.images import palette as palette_module
-from gpukmeans.images.colorspace import COLOR_SPACES, hide_invisible
-from gpukmeans.images.palette import BEST, fit_palette, mean_squared_error
+from gpukmeans.images.colorspace import COLOR_SPACES, clear_transparent_pixels
+from gpukmeans.images.palette import BEST_QUALITY, fit_palette
 
 
-def test_centers_that_round_to_one_color_make_room_for_the_worst_served():
-    # Black, and three colors whose mean of 1/3 in each channel is black too when rounded; blue is the most.
+def test_centers_that_round_to_one_color_are_merged_and_the_worst_served_color_is_added():
+    # Black, and three colors whose mean, 1/3 in each channel, also rounds to black. Blue has the most pixels.
     image = torch.tensor([[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.3, 0.3]])
     palette = fit_palette(unique_colors(image), 2, init=lambda points, k, generator: start, refine=0, max_iter=1)
@@ -21,15 +21,15 @@ def test_centers_that_round_to_one_color_make_room_for_the_worst_served():
     assert palette.mse == 2 / 5
 
 
-def test_of_equally_worst_served_colors_the_first_in_order_is_added():
+def test_the_first_of_equally_worst_served_colors_is_added():
     image = torch.tensor([[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.3, 0.3], [0.3, 0.3, 0.3]])
     palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, refine=0, max_iter=1)
     assert palette.colors.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
 
 
-def test_a_color_that_no_pixel_wears_is_not_in_the_palette():
-    # Two clusters are empty at first, and one round moves only one of them.
+def test_a_color_not_used_by_any_pixel_is_not_in_the_palette():
+    # Two clusters are empty at first, and one iteration moves only one of them.
     image = torch.tensor([[[0, 0, 0], [5, 0, 0], [0, 9, 0], [0, 0, 7]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 0.0], [900.0, 0.0, 0.0], [990.0, 0.0, 0.0]])
     palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, refine=0, max_iter=1)
@@ -38,8 +38,8 @@ def test_a_color_that_no_pixel_wears_is_not_in_the_palette():
     assert palette.labels.tolist() == [2, 0, 1, 2]
 
 
-def test_a_color_that_is_added_may_take_all_from_another():
-    # The center between two colors serves neither once both are there, which leaves one more place.
+def test_a_color_made_unused_by_an_added_one_is_replaced_too():
+    # The center between two colors is unused once both colors are added, which frees one more entry.
     image = torch.tensor([[[0, 0, 0]] * 9 + [[0, 0, 2]] * 9 + [[80, 0, 0], [80, 0, 30], [81, 0, 0]]], dtype=torch.uint8)
     start = torch.tensor([[0.0, 0.0, 1.0], [80.4, 0.0, 10.0], [80.4, 0.0, 10.0], [80.4, 0.0, 10.0]])
     palette = fit_palette(unique_colors(image), 4, init=lambda points, k, generator: start, refine=0, max_iter=1)
@@ -47,7 +47,7 @@ def test_a_color_that_is_added_may_take_all_from_another():
     assert palette.labels.unique().tolist() == [0, 1, 2, 3]
 
 
-def test_invisible_colors_that_were_not_hidden_are_one_entry():
+def test_fully_transparent_colors_that_were_not_cleared_are_one_entry():
     colors = torch.tensor([[[9, 9, 9, 0], [7, 7, 7, 0], [5, 5, 5, 0], [5, 5, 5, 255]]], dtype=torch.uint8)
     with pytest.warns(UserWarning, match="distinct points"):
         palette = fit_palette(unique_colors(colors), 3)
@@ -61,26 +61,26 @@ def test_pixels_are_assigned_in_the_space_and_errors_measured_in_srgb(china, spa
     palette = fit_palette(histogram, 20, space=space)
     x, centers = (COLOR_SPACES[space].encode(colors).double() for colors in (histogram.colors, palette.colors))
     nearest = torch.cdist(x, centers, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values
-    served = (x - centers[palette.labels.int()]).square().sum(dim=1).sqrt()
-    torch.testing.assert_close(served, nearest)
+    reached = (x - centers[palette.labels.int()]).square().sum(dim=1).sqrt()
+    torch.testing.assert_close(reached, nearest)
     pixels = quantize(image, 20, space=space).pixels()
     assert palette.mse == ((pixels.double() - image.double()) ** 2).sum(dim=2).mean().item()
 
 
-def test_a_palette_is_best_in_its_own_space(china):
+def test_a_palette_has_the_smallest_error_in_its_own_space(china):
     histogram = unique_colors(china[::2, ::2])
     palettes = {name: fit_palette(histogram, 32, space=name) for name in COLOR_SPACES}
     for name, space in COLOR_SPACES.items():
         x = space.encode(histogram.colors).double()
 
         def loss(palette, space=space, x=x):
-            off = x - space.encode(palette.colors).double()[palette.labels.int()]
-            return (off.square().sum(dim=1) * histogram.counts).sum()
+            difference = x - space.encode(palette.colors).double()[palette.labels.int()]
+            return (difference.square().sum(dim=1) * histogram.counts).sum()
 
         assert all(loss(palettes[name]) < loss(other) for key, other in palettes.items() if key != name)
 
 
-def test_a_space_is_a_name_or_a_space_of_ones_own(china, unchecked):
+def test_a_space_is_given_by_name_or_as_an_object(china, unchecked):
     image = china[:40, :40]
     own = dataclasses.replace(COLOR_SPACES["oklab"], name="own")
     assert torch.equal(quantize(image, 9, space=own).palette, quantize(image, 9, space="oklab").palette)
@@ -92,7 +92,7 @@ def test_a_space_is_a_name_or_a_space_of_ones_own(china, unchecked):
 
 @pytest.fixture
 def searches(monkeypatch):
-    """The value of `refine` in each clustering that a palette comes from."""
+    """The values of `refine` in the calls of `kmeans` by `fit_palette`."""
     seen = []
 
     def kmeans(*args, **options):
@@ -104,63 +104,65 @@ def searches(monkeypatch):
     return seen
 
 
-def test_two_breaths_are_the_default_up_to_64_colors(china, searches):
+def test_two_refinement_cycles_are_the_default_up_to_64_colors(china, searches):
     quantize(china, 64)
     quantize(china, 65)
     quantize(china, 64, refine=0)
-    assert searches == [2, 0, 1, 0, 0, 0]  # each time among means, then among all colors
+    assert searches == [2, 0, 1, 0, 0, 0]  # each time over means of similar colors, then over all colors
 
 
-def test_polishing_is_done_among_all_colors(china, searches):
+def test_polishing_runs_over_all_colors(china, searches):
     quantize(china, 16, refine=1, polish=3)
     assert searches == [1, 3]
 
 
-def test_the_best_options_make_errors_smaller(china):
+def test_the_options_of_best_quality_reduce_the_error(china):
     histogram = unique_colors(china)
-    assert fit_palette(histogram, 64, **BEST).mse < fit_palette(histogram, 64).mse
+    assert fit_palette(histogram, 64, **BEST_QUALITY).mse < fit_palette(histogram, 64).mse
 
 
-def test_the_callback_sees_each_round_over_all_colors_and_changes_no_bit(china, monkeypatch):
-    found, seen = [], []
+def test_the_callback_is_called_after_each_iteration_over_all_colors_and_changes_no_bit(china, monkeypatch):
+    results, seen = [], []
 
     def spy(x, n_clusters, **options):
-        found.append(kmeans(x, n_clusters, **options))
-        return found[-1]
+        results.append(kmeans(x, n_clusters, **options))
+        return results[-1]
 
     monkeypatch.setattr(palette_module, "kmeans", spy)
     histogram = unique_colors(china)
     palette = fit_palette(histogram, 16, callback=lambda n_iter, inertia, shift: seen.append((n_iter, inertia.item())))
     assert [n_iter for n_iter, _ in seen] == list(range(1, palette.n_iter + 1))
-    assert len(found) == 2  # among means, which nobody watched, and among all colors
-    assert seen[-1][1] == found[-1].inertia.item() == min(inertia for _, inertia in seen)
-    assert seen[-1][1] / histogram.counts.sum().item() == pytest.approx(palette.mse, rel=0.005)  # but for the rounding
+    assert len(results) == 2  # over means of similar colors, without a callback, and over all colors
+    assert seen[-1][1] == results[-1].inertia.item() == min(inertia for _, inertia in seen)
+    assert seen[-1][1] / histogram.counts.sum().item() == pytest.approx(
+        palette.mse, rel=0.005
+    )  # up to rounding to 8 bits
     plain = fit_palette(histogram, 16)
     assert torch.equal(plain.colors, palette.colors)
     assert (plain.mse, plain.n_iter) == (palette.mse, palette.n_iter)
 
 
-def test_a_callback_may_end_the_clustering_and_is_not_called_without_one(china):
+def test_a_callback_may_end_the_clustering_and_is_not_called_if_there_is_none(china):
     palette = fit_palette(unique_colors(china), 16, callback=lambda n_iter, inertia, shift: n_iter == 2)
     assert (palette.n_iter, palette.converged) == (2, False)
     few = torch.tensor([[[3], [9]]], dtype=torch.uint8)
-    assert fit_palette(unique_colors(few), 2, callback=lambda *round: pytest.fail("nothing to cluster")).n_iter == 0
+    assert fit_palette(unique_colors(few), 2, callback=lambda *arguments: pytest.fail("nothing to cluster")).n_iter == 0
 
 
-def test_as_many_colors_as_asked_for_need_no_clustering():
+def test_an_image_of_no_more_colors_than_requested_needs_no_clustering():
     palette = fit_palette(unique_colors(torch.tensor([[[3], [9]]], dtype=torch.uint8)), 2)
     assert (palette.n_iter, palette.converged, palette.mse) == (0, True, 0)
 
 
-def test_mse_is_that_of_the_pixels(china):
+def test_the_error_is_that_of_the_pixels(china):
     histogram = unique_colors(china)
     palette = fit_palette(histogram, 20)
     pixels = quantize(china, 20).pixels()
     assert palette.mse == ((pixels.double() - china.double()) ** 2).sum(dim=2).mean().item()
 
 
-def test_mse_with_alpha_is_of_premultiplied_colors_and_alpha(china):
-    image = hide_invisible(torch.cat([china, china.flip(0)[..., :1]], dim=2)[::4, ::4])
+def test_the_error_with_alpha_is_of_premultiplied_colors_and_alpha(china):
+    image = clear_transparent_pixels(torch.cat([china, china.flip(0)[..., :1]], dim=2)[::4, ::4])
     result = quantize(image, 20)
 
     def premultiplied(pixels):
@@ -171,30 +173,30 @@ def test_mse_with_alpha_is_of_premultiplied_colors_and_alpha(china):
     assert fit_palette(unique_colors(image), 20).mse == pytest.approx(expected, rel=1e-12)
 
 
-def test_grey_is_measured_as_three_channels():
+def test_the_error_of_grey_counts_three_channels():
     image = torch.tensor([[[0], [2]]], dtype=torch.uint8)
     palette = fit_palette(unique_colors(image), 1)
     assert palette.colors.tolist() == [[1]]
     assert palette.mse == 3
 
 
-def test_one_palette_over_two_images_is_fit_to_the_sum_of_their_histograms(china, flower):
-    both = unique_colors(china) + unique_colors(flower)
-    apart = unique_colors(torch.cat([china, flower]))
-    assert torch.equal(fit_palette(both, 8).colors, fit_palette(apart, 8).colors)
+def test_a_palette_of_two_images_is_fitted_to_the_sum_of_their_histograms(china, flower):
+    added = unique_colors(china) + unique_colors(flower)
+    whole = unique_colors(torch.cat([china, flower]))
+    assert torch.equal(fit_palette(added, 8).colors, fit_palette(whole, 8).colors)
 
 
-def test_a_palette_knows_the_engine_that_found_it(china):
+def test_a_palette_has_the_name_of_the_engine_used(china):
     histogram = unique_colors(china[:20, :20])
     assert fit_palette(histogram, 4).engine == choose("auto", COLOR_SPACES["srgb"].encode(histogram.colors)).name
-    assert fit_palette(histogram, 4, engine="torch").engine == "torch"
+    assert fit_palette(histogram, 4, engine="plain").engine == "plain"
     assert fit_palette(unique_colors(china[:2, :2]), 4).engine is None
 
 
 GREYS = torch.tensor([[255, 255, 255], [0, 0, 0], [255, 0, 255]], dtype=torch.uint8)
 
 
-def test_fixed_colors_cost_little_if_the_others_find_their_places(china):
+def test_fixed_colors_in_addition_to_the_others_hardly_raise_the_error(china):
     histogram = unique_colors(china)
     free = fit_palette(histogram, 20).mse
     assert fit_palette(histogram, 23, fixed=GREYS).mse < free * 1.02
@@ -202,7 +204,7 @@ def test_fixed_colors_cost_little_if_the_others_find_their_places(china):
 
 
 @pytest.mark.parametrize("n_colors", [4, 5, 256])
-def test_colors_that_are_fixed_need_no_other_place(n_colors):
+def test_colors_that_are_fixed_take_no_other_entry(n_colors):
     image = torch.tensor([[[0, 0, 0], [9, 9, 9], [5, 0, 0], [255, 255, 255]]], dtype=torch.uint8)
     result = quantize(image, n_colors, fixed=GREYS[:2])
     assert result.palette.tolist() == [[255, 255, 255], [0, 0, 0], [5, 0, 0], [9, 9, 9]]
@@ -211,7 +213,7 @@ def test_colors_that_are_fixed_need_no_other_place(n_colors):
     assert (palette.engine, palette.mse, palette.n_iter) == (None, 0, 0)
 
 
-def test_all_colors_are_clustered_from_the_free_centers_found_among_means(china, monkeypatch):
+def test_clustering_all_colors_starts_from_the_free_centers_of_the_means(china, monkeypatch):
     calls = []
 
     def spy(x, n_clusters, **options):
@@ -220,27 +222,27 @@ def test_all_colors_are_clustered_from_the_free_centers_found_among_means(china,
 
     monkeypatch.setattr("gpukmeans.images.palette.kmeans", spy)
     fit_palette(unique_colors(china), 8, fixed=GREYS)
-    (_, coarse), (init, _) = calls
-    assert torch.equal(init, coarse.centers[3:])
+    (_, of_means), (init, _) = calls
+    assert torch.equal(init, of_means.centers[3:])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_the_error_of_indices_is_that_of_the_palette(channels):
-    image = hide_invisible(random_image(20, 30, channels, 200, channels))
+    image = clear_transparent_pixels(random_image(20, 30, channels, 200, channels))
     histogram = unique_colors(image)
     palette = fit_palette(histogram, 7)
-    indices = histogram.spread(palette.labels, image)
-    assert mean_squared_error(image, palette.colors, indices) == palette.mse
-    assert mean_squared_error(image[None], palette.colors, indices[None]) == palette.mse
+    indices = histogram.map_values(palette.labels, image)
+    assert mean_squared_error(image, IndexedImage(palette.colors, indices)) == palette.mse
+    assert mean_squared_error(image[None], IndexedImage(palette.colors, indices[None])) == palette.mse
 
 
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("space", list(COLOR_SPACES))
-def test_invisible_pixels_stay_invisible_and_are_one_entry(channels, space):
+def test_fully_transparent_pixels_stay_so_and_are_one_entry(channels, space):
     image = random_image(40, 40, channels, 900, channels)
-    image[..., -1] = image[..., -1] // 16  # faint, so that a mean with what is invisible would be near
+    image[..., -1] = image[..., -1] // 16  # nearly transparent, so that a mean with transparent pixels would be near
     image[:20, :, -1] = 0
-    histogram = unique_colors(hide_invisible(image))
+    histogram = unique_colors(clear_transparent_pixels(image))
     for n_colors in (2, 3, 17):
         palette = fit_palette(histogram, n_colors, space=space)
         assert palette.colors[0].tolist() == [0] * channels
@@ -251,14 +253,14 @@ def test_invisible_pixels_stay_invisible_and_are_one_entry(channels, space):
     assert (fit_palette(histogram, 5, fixed=fixed).colors[:, -1] == 0).sum() == 1
 
 
-def test_a_soft_edge_lets_nothing_shine_through_what_is_opaque():
-    # A disc of colors that all differ a little, with an edge of a few pixels, over nothing.
+def test_translucent_edge_pixels_do_not_make_opaque_pixels_translucent():
+    # A disc of slightly different colors on a transparent background, with a translucent edge of a few pixels.
     y, x = torch.meshgrid(torch.arange(80) - 40, torch.arange(80) - 40, indexing="ij")
     alpha = ((32 - (x * x + y * y).float().sqrt()) * 80).clamp(0, 255)
     image = torch.stack([128 + x, 128 + y, 128 - x, alpha], dim=2).to(torch.uint8)
     image[alpha.to(torch.uint8) == 0] = 0
     for n_colors in (4, 8, 32):
         palette = fit_palette(unique_colors(image), n_colors)
-        shown = palette.colors[unique_colors(image).spread(palette.labels, image).long()]
+        shown = palette.colors[unique_colors(image).map_values(palette.labels, image).long()]
         assert (shown[image[..., 3] == 255][:, 3] == 255).all()
         assert len(palette.colors) == n_colors

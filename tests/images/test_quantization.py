@@ -4,8 +4,8 @@ from helpers.problems import random_image, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpukmeans import IndexedImage, apply_palette, quantize, unique_colors
-from gpukmeans.images.colorspace import COLOR_SPACES, SRGB, hide_invisible
+from gpukmeans import IndexedImage, apply_palette, fit_palette, map_to_palette, quantize, unique_colors
+from gpukmeans.images.colorspace import COLOR_SPACES, SRGB, clear_transparent_pixels
 from gpukmeans.images.dithering import DITHERINGS
 
 
@@ -13,7 +13,7 @@ def nearest_by_hand(pixels, palette):
     return ((pixels[:, None].int() - palette[None].int()) ** 2).sum(dim=2).argmin(dim=1)
 
 
-def test_a_photo_has_the_colors_asked_for_each_pixel_the_nearest(china):
+def test_a_photo_has_the_requested_number_of_colors_and_each_pixel_the_nearest(china):
     palette, indices = quantize(china, 20)
     assert (palette.shape, palette.dtype) == ((20, 3), torch.uint8)
     assert (indices.shape, indices.dtype) == (china.shape[:2], torch.uint8)
@@ -21,16 +21,16 @@ def test_a_photo_has_the_colors_asked_for_each_pixel_the_nearest(china):
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31))
-def test_an_image_of_few_colors_comes_back_lossless(channels, height, width, seed):
+def test_an_image_of_few_colors_is_returned_without_loss(channels, height, width, seed):
     image = random_image(height, width, channels, 3, seed)
     if channels in (2, 4):
-        image[..., -1] += 1  # nothing invisible
+        image[..., -1] += 1  # no pixel is fully transparent
     result = quantize(image, min(256, height * width))
     assert torch.equal(result.pixels(), image)
     assert len(result.palette) == len(unique_colors(image).colors)
 
 
-def test_one_color_more_than_asked_for_is_clustered():
+def test_an_image_of_one_color_more_than_requested_is_clustered():
     image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
     assert quantize(image, 3).palette.tolist() == [[0, 0, 0], [0, 0, 2], [200, 0, 0]]
     assert quantize(image, 2).palette.tolist() == [[0, 0, 1], [200, 0, 0]]
@@ -42,17 +42,17 @@ def test_centers_are_rounded_and_not_truncated():
 
 
 def _ramp(channels):
-    """257 colors that differ by little."""
+    """257 colors that differ little."""
     digits = torch.arange(257)
     image = torch.stack([digits % 7, digits // 7 % 7, digits // 49, digits * 0 + 200], dim=1)
     return image[None, :, [0, 1, 2, 3][:channels]].to(torch.uint8)
 
 
 def _faint(channels):
-    """Many colors of hardly any alpha, and some of more."""
+    """Many nearly transparent colors, and some of higher alpha."""
     image = random_image(40, 40, channels, 256, 3)
     image[:30, :, -1] = image[:30, :, -1] % 3
-    return hide_invisible(image)
+    return clear_transparent_pixels(image)
 
 
 @pytest.mark.parametrize("space", COLOR_SPACES)
@@ -71,8 +71,8 @@ def _faint(channels):
     ],
     ids=["ramp", "ramp-alpha", "flat", "grey-alpha", "faint-grey", "faint", "two-greys", "gradient"],
 )
-def test_there_are_exactly_as_many_colors_as_asked_for_where_the_image_has_them(image, k, space):
-    # Of many colors the search is the most of the work, and its worse result leaves more to be made up for.
+def test_there_are_exactly_as_many_colors_as_requested_if_the_image_has_as_many(image, k, space):
+    # For 256 colors refinement would take most of the time; without it more centers round to the same color.
     palette, indices = quantize(image, k, space=space, refine=0 if k == 256 else None)
     assert len(palette) == min(k, len(unique_colors(image).colors))
     assert torch.equal(palette, palette.unique(dim=0))
@@ -86,10 +86,10 @@ def test_the_palette_is_ordered_distinct_and_used(channels, k):
     palette, indices = quantize(image, k, max_iter=3)
     assert torch.equal(palette, palette.unique(dim=0))
     assert torch.equal(indices.unique(), torch.arange(len(palette)).to(torch.uint8))
-    assert len(palette) == min(k, len(unique_colors(hide_invisible(image)).colors))
+    assert len(palette) == min(k, len(unique_colors(clear_transparent_pixels(image)).colors))
 
 
-def test_invisible_colors_take_one_entry_together():
+def test_fully_transparent_colors_take_one_entry():
     image = random_image(30, 30, 4, 256, 0)
     image[:20, :, 3] = 0
     image[20:, :, 3] = 255
@@ -101,12 +101,12 @@ def test_invisible_colors_take_one_entry_together():
     assert torch.equal(IndexedImage(palette, indices).pixels()[20:], image[20:])
 
 
-def test_transparency_weighs_colors_less():
-    # The faint reds are many and far apart, but hardly seen: the two greys deserve the palette.
-    faint = torch.tensor([[200 + i, 0, 0, 1] for i in range(50)], dtype=torch.uint8)
-    solid = torch.tensor([[0, 0, 0, 255], [90, 90, 90, 255]], dtype=torch.uint8)
-    palette, _ = quantize(torch.cat([faint, solid])[None], 3)
-    assert solid.tolist() == palette[palette[:, 3] == 255].tolist()
+def test_nearly_transparent_colors_have_little_weight():
+    # The reds are many and far apart but hardly visible, so the palette has the two greys.
+    reds = torch.tensor([[200 + i, 0, 0, 1] for i in range(50)], dtype=torch.uint8)
+    greys = torch.tensor([[0, 0, 0, 255], [90, 90, 90, 255]], dtype=torch.uint8)
+    palette, _ = quantize(torch.cat([reds, greys])[None], 3)
+    assert greys.tolist() == palette[palette[:, 3] == 255].tolist()
 
 
 def test_the_same_input_gives_the_same_palette_and_seeds_differ(china):
@@ -140,7 +140,7 @@ def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, mess
         quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), 2, **options)
 
 
-def test_what_is_no_image_is_refused(unchecked):
+def test_anything_but_an_image_is_refused(unchecked):
     with pytest.raises(TypeError, match=r"image must be uint8, got torch\.int64"):
         quantize(torch.zeros(1, 1, 4, dtype=torch.int64), 2)
     with pytest.raises(TypeError, match="image must be a tensor, got list"):
@@ -157,7 +157,7 @@ def test_fixed_colors_are_the_first_of_the_palette_and_the_others_lie_around_the
     assert torch.equal(palette[3:], palette[3:].unique(dim=0))
     assert len(palette) == k
     assert torch.equal(nearest_by_hand(china.reshape(-1, 3), palette), indices.flatten().long())
-    assert 2 not in indices or k == 3  # nothing in the photo is of that color
+    assert 2 not in indices or k == 3  # no pixel of the photo is near that color
 
 
 def test_a_photo_with_its_own_palette_fixed_stays_as_it_is(china):
@@ -168,13 +168,13 @@ def test_a_photo_with_its_own_palette_fixed_stays_as_it_is(china):
     assert torch.equal(quantize(china, 12, fixed=first.palette.flip(0)).palette, first.palette.flip(0))
 
 
-def test_one_color_more_than_there_are_places_beside_the_fixed_ones_is_clustered():
+def test_one_color_more_than_the_fixed_ones_leave_entries_for_is_clustered():
     image = torch.tensor([[[0, 0, 0], [9, 9, 9], [5, 0, 0], [255, 255, 255]]], dtype=torch.uint8)
     assert quantize(image, 3, fixed=GREYS[:2]).palette.tolist() == [[255, 255, 255], [0, 0, 0], [9, 9, 9]]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_fixed_colors_may_be_unused_repeated_or_invisible(channels):
+def test_fixed_colors_may_be_unused_repeated_or_fully_transparent(channels):
     image = random_image(30, 40, channels, 200, channels)
     fixed = torch.tensor([[255] * channels, [250] * channels, [255] * channels, [7] * channels], dtype=torch.uint8)
     if channels in (2, 4):
@@ -182,12 +182,12 @@ def test_fixed_colors_may_be_unused_repeated_or_invisible(channels):
     result = quantize(image, 9, fixed=fixed)
     assert torch.equal(result.palette[:4], fixed)
     assert 2 not in result.indices
-    x, palette = (SRGB.encode(hide_invisible(t.reshape(1, -1, channels))[0]) for t in (image, result.palette))
+    x, palette = (SRGB.encode(clear_transparent_pixels(t.reshape(1, -1, channels))[0]) for t in (image, result.palette))
     sqdist = (x[:, None].double() - palette).square().sum(dim=2)
     assert torch.equal(sqdist.argmin(dim=1), result.indices.flatten().long())
 
 
-def test_no_fixed_colors_are_none(china):
+def test_an_empty_tensor_of_fixed_colors_is_the_same_as_none(china):
     none = torch.zeros(0, 3, dtype=torch.uint8)
     for image, k in ((china, 8), (china[:2, :2], 8)):
         first, second = quantize(image, k), quantize(image, k, fixed=none)
@@ -195,7 +195,7 @@ def test_no_fixed_colors_are_none(china):
         assert torch.equal(first.indices, second.indices)
 
 
-def test_each_image_of_a_batch_gets_what_it_gets_alone(china, flower):
+def test_each_image_of_a_batch_has_the_result_it_has_alone(china, flower):
     few = torch.zeros_like(china)
     few[:5] = 200
     batch = torch.stack([china, few, flower])[:, ::4, ::4]
@@ -213,7 +213,7 @@ def test_each_image_of_a_batch_gets_what_it_gets_alone(china, flower):
     assert not torch.equal(generator.get_state(), seeded(3).get_state())
 
 
-def test_apply_palette_takes_the_nearest_color_the_lowest_of_equals(china, flower):
+def test_apply_palette_takes_the_lowest_index_of_the_nearest_colors(china, flower):
     palette = torch.cat([quantize(china, 30).palette, GREYS, GREYS])
     batch = torch.stack([china, flower])[:, ::3, ::3]
     result = apply_palette(batch, palette)
@@ -224,7 +224,7 @@ def test_apply_palette_takes_the_nearest_color_the_lowest_of_equals(china, flowe
     assert torch.equal(quantize(china, 30).pixels(), apply_palette(china, palette[:30]).pixels())
 
 
-def test_apply_palette_sees_colors_as_far_as_they_are_visible():
+def test_apply_palette_compares_premultiplied_colors():
     palette = torch.tensor([[255, 0, 0, 255], [90, 90, 90, 0], [0, 0, 255, 9]], dtype=torch.uint8)
     image = torch.tensor([[[0, 0, 255, 200], [255, 255, 255, 0], [255, 0, 0, 3]]], dtype=torch.uint8)
     assert apply_palette(image, palette).indices.tolist() == [[2, 1, 1]]
@@ -234,7 +234,7 @@ def dithered_by_rows(image, palette, dithering, *, strength):
     return (torch.arange(len(image))[:, None] % len(palette)).expand(image.shape[:2]).to(torch.uint8)
 
 
-def test_a_dithering_chooses_the_indices_of_a_palette_that_is_the_same_without(china, monkeypatch):
+def test_dithering_changes_the_indices_but_not_the_palette(china, monkeypatch):
     monkeypatch.setitem(DITHERINGS, "rows", None)
     calls = []
     monkeypatch.setattr(
@@ -245,8 +245,8 @@ def test_a_dithering_chooses_the_indices_of_a_palette_that_is_the_same_without(c
     result = quantize(image, 8, dither="rows", strength=0.25)
     assert torch.equal(result.palette, quantize(image, 8).palette)
     assert result.indices[:9, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
-    (seen, _, name), options = calls[0]
-    assert torch.equal(seen, hide_invisible(image))
+    (dithered_image, _, name), options = calls[0]
+    assert torch.equal(dithered_image, clear_transparent_pixels(image))
     assert (name, options) == ("rows", {"strength": 0.25})
     batch = torch.stack([image, image.flip(0)])
     assert torch.equal(quantize(batch, 8, dither="rows").indices[0], result.indices)
@@ -261,23 +261,58 @@ def test_a_strength_of_zero_is_no_dithering_in_any_space(china, space):
     assert torch.equal(plain.indices, dithered.indices)
 
 
-def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
-    image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
-    shown = quantize(image, 3)._repr_html_()
-    assert "3 x 1, 3 colors" in shown
-    assert [title in shown for title in ('title="#00000000"', 'title="#01020304"', 'title="#ff8000"')] == [True] * 3
-    assert shown.count("<span") == 3
-    grey = quantize(torch.tensor([[[7]]], dtype=torch.uint8), 3)._repr_html_()
-    assert 'title="#070707"' in grey
+@pytest.fixture(scope="module")
+def fitted(china, flower):
+    """Two photos with alpha (2, H, W, 4), their histogram, and a palette in OKLab."""
+    photos = torch.stack([china, flower])[:, ::8, ::8]
+    images = clear_transparent_pixels(torch.cat([photos, photos[..., 1:2] // 64 * 85], dim=3))
+    histogram = unique_colors(images.flatten(0, 1))
+    return images, histogram, fit_palette(histogram, 12, space="oklab")
 
 
-def test_of_a_batch_a_notebook_shows_the_first_palettes():
-    image = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
-    shown = quantize(image, 2)._repr_html_()
-    assert "11 images of 1 x 1, 2 colors each" in shown
-    assert "and 3 more" in shown
-    assert shown.count("<span") == 8 * 2
-    assert apply_palette(image, image[:3, 0, 0])._repr_html_().count("<span") == 3
+@pytest.mark.parametrize("space", list(COLOR_SPACES))
+@pytest.mark.parametrize("dither", DITHERINGS)
+def test_map_to_palette_is_the_last_step_of_quantize(fitted, space, dither):
+    image = fitted[0][0]
+    histogram = unique_colors(image)
+    palette = fit_palette(histogram, 9, space=space)
+    mapped, quantized = (
+        map_to_palette(image, histogram, palette, dither=dither),
+        quantize(image, 9, space=space, dither=dither),
+    )
+    assert torch.equal(mapped.palette, quantized.palette)
+    assert torch.equal(mapped.indices, quantized.indices)
+
+
+def test_map_to_palette_takes_the_labels_of_the_palette(fitted):
+    images, histogram, palette = fitted
+    expected = palette.labels[histogram.lookup(images.flatten(0, 1)).long()].view(images.shape[:3])
+    assert torch.equal(map_to_palette(images, histogram, palette).indices, expected)
+    assert torch.equal(map_to_palette(images[1], histogram, palette).indices, expected[1])
+    assert torch.equal(map_to_palette(images, histogram, palette, dither="bayer", strength=0.0).indices, expected)
+    assert not torch.equal(apply_palette(images, palette.colors).indices, expected)  # that is nearest in sRGB
+
+
+@pytest.mark.parametrize("dither", [name for name in DITHERINGS if name != "none"])
+def test_map_to_palette_with_dithering_is_apply_palette(fitted, dither):
+    images, histogram, palette = fitted
+    for image in (images, images[1]):
+        mapped = map_to_palette(image, histogram, palette, dither=dither, strength=0.7)
+        applied = apply_palette(image, palette.colors, dither=dither, strength=0.7)
+        assert torch.equal(mapped.palette, palette.colors)
+        assert torch.equal(mapped.indices, applied.indices)
+
+
+def test_map_to_palette_refuses_wrong_arguments(fitted, unchecked):
+    images, histogram, palette = fitted
+    with pytest.raises(ValueError, match="dither must be one of"):
+        map_to_palette(images, histogram, palette, dither="bogus")
+    with pytest.raises(ValueError, match="strength must be from 0 to 1, got 2"):
+        map_to_palette(images, histogram, palette, strength=2)
+    with pytest.raises(TypeError, match="image must be a tensor, got list"):
+        map_to_palette([[0]], histogram, palette)
+    with pytest.raises(ValueError, match="image must have 4 channels"):
+        map_to_palette(images[..., :3], histogram, palette)
 
 
 @pytest.mark.parametrize(
@@ -315,12 +350,12 @@ def test_a_wrong_palette_or_dithering_is_refused(options, error, message, unchec
         (GREYS, {"strength": -1}, ValueError, "strength must be from 0 to 1, got -1"),
     ],
 )
-def test_apply_palette_refuses_what_is_none(palette, options, error, message, unchecked):
+def test_apply_palette_refuses_wrong_arguments(palette, options, error, message, unchecked):
     with pytest.raises(error, match=message):
         apply_palette(torch.zeros(1, 1, 3, dtype=torch.uint8), palette, **options)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 1, 1, 1, 3), (0, 2, 2, 3), (2, 2, 5)])
-def test_what_is_neither_an_image_nor_a_batch_is_refused(shape, unchecked):
+def test_anything_but_an_image_or_a_batch_is_refused(shape, unchecked):
     with pytest.raises(ValueError, match=r"image must have shape \(H, W, C\) or \(B, H, W, C\)"):
         quantize(torch.zeros(shape, dtype=torch.uint8), 2)

@@ -10,7 +10,7 @@ from gpukmeans.images.palette import fit_palette
 
 
 class Tagged(torch.Tensor):
-    """A tensor that says what it is, as those of torchvision do."""
+    """A tensor subclass, like the `tv_tensors` of torchvision."""
 
 
 def channels_first(image):
@@ -23,23 +23,23 @@ def photos(china, flower):
     return channels_first(torch.stack([china, flower])[:, ::8, ::8])
 
 
-def test_an_image_comes_out_in_the_colors_of_quantize(photos):
-    found = QuantizeColors(7)(photos[0])
-    assert (found.shape, found.dtype) == (photos[0].shape, torch.uint8)
-    assert torch.equal(found, channels_first(quantize(photos[0].movedim(0, -1), 7).pixels()))
+def test_an_image_has_the_colors_of_quantize(photos):
+    result = QuantizeColors(7)(photos[0])
+    assert (result.shape, result.dtype) == (photos[0].shape, torch.uint8)
+    assert torch.equal(result, channels_first(quantize(photos[0].movedim(0, -1), 7).pixels()))
 
 
 @pytest.mark.parametrize("lead", [(1,), (2,), (2, 1), (1, 2)])
-def test_each_image_of_a_batch_gets_what_it_gets_alone(photos, lead):
+def test_each_image_of_a_batch_has_the_result_it_has_alone(photos, lead):
     batch = photos[: torch.Size(lead).numel()].reshape(*lead, *photos.shape[1:])
-    found = QuantizeColors(7, seed=4)(batch)
-    assert found.shape == batch.shape
-    for image, alone in zip(photos, found.reshape(-1, *photos.shape[1:]), strict=False):
-        assert torch.equal(QuantizeColors(7, seed=4)(image), alone)
-        assert len(unique_colors(alone.movedim(0, -1)).colors) == 7
+    result = QuantizeColors(7, seed=4)(batch)
+    assert result.shape == batch.shape
+    for image, quantized in zip(photos, result.reshape(-1, *photos.shape[1:]), strict=False):
+        assert torch.equal(QuantizeColors(7, seed=4)(image), quantized)
+        assert len(unique_colors(quantized.movedim(0, -1)).colors) == 7
 
 
-def test_a_batch_of_none_stays_one():
+def test_an_empty_batch_is_returned_empty():
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5, dtype=torch.uint8)).shape == (0, 3, 4, 5)
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5)).dtype == torch.float32
 
@@ -47,24 +47,24 @@ def test_a_batch_of_none_stays_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_floats_are_rounded_to_8_bits_and_back(photos, dtype):
     step = QuantizeColors(7)
-    given = (photos[0].float() / 255).to(dtype)
-    found = step(given)
-    assert found.dtype == dtype
-    eight_bits = (given.float() * 255).round().to(torch.uint8)
-    assert torch.equal(found, (step(eight_bits).float() / 255).to(dtype))
+    floats = (photos[0].float() / 255).to(dtype)
+    result = step(floats)
+    assert result.dtype == dtype
+    eight_bits = (floats.float() * 255).round().to(torch.uint8)
+    assert torch.equal(result, (step(eight_bits).float() / 255).to(dtype))
     if dtype == torch.float32:
-        assert torch.equal(found * 255, step(photos[0]).float())
+        assert torch.equal(result * 255, step(photos[0]).float())
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_grey_and_alpha_are_colors_too(channels):
+def test_images_of_any_number_of_channels_are_quantized(channels):
     image = torch.randint(1, 256, (channels, 20, 20), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    found = QuantizeColors(5)(image)
-    assert found.shape == image.shape
-    assert len(unique_colors(found.movedim(0, -1)).colors) <= 5
+    result = QuantizeColors(5)(image)
+    assert result.shape == image.shape
+    assert len(unique_colors(result.movedim(0, -1)).colors) <= 5
 
 
-def test_the_seed_decides_and_no_global_state_does(photos):
+def test_the_result_depends_on_the_seed_and_not_on_global_state(photos):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = QuantizeColors(9)(photos)
@@ -76,7 +76,7 @@ def test_the_seed_decides_and_no_global_state_does(photos):
     assert not torch.equal(QuantizeColors(9, seed=1)(photos), first)
 
 
-def test_all_options_reach_quantize(photos, monkeypatch):
+def test_all_options_are_passed_to_quantize(photos, monkeypatch):
     seen = {}
 
     def spy(image, n_colors, **options):
@@ -104,23 +104,23 @@ def test_fixed_colors_are_kept_and_move_with_the_module(photos):
     assert not step.state_dict()
 
 
-def test_a_subclass_survives_and_a_parameter_becomes_a_tensor(photos):
-    found = QuantizeColors(4)(photos.as_subclass(Tagged))
-    assert type(found) is Tagged
-    assert torch.equal(found.as_subclass(torch.Tensor), QuantizeColors(4)(photos))
+def test_a_tensor_subclass_is_kept_and_a_parameter_becomes_a_tensor(photos):
+    result = QuantizeColors(4)(photos.as_subclass(Tagged))
+    assert type(result) is Tagged
+    assert torch.equal(result.as_subclass(torch.Tensor), QuantizeColors(4)(photos))
     floats = QuantizeColors(4)(nn.Parameter(photos.float() / 255))
     assert type(floats) is torch.Tensor
     assert not floats.requires_grad
 
 
-def test_it_is_a_step_of_a_pipeline(photos):
+def test_the_module_works_in_a_pipeline_and_can_be_pickled(photos):
     pipeline = nn.Sequential(QuantizeColors(6), nn.Upsample(scale_factor=2))
     assert pipeline(photos.float() / 255).shape == (2, 3, photos.shape[2] * 2, photos.shape[3] * 2)
     again = pickle.loads(pickle.dumps(pipeline))
     assert torch.equal(again(photos.float() / 255), pipeline(photos.float() / 255))
 
 
-def test_the_image_is_left_as_it_was(photos):
+def test_the_image_is_not_changed(photos):
     kept = photos.clone()
     QuantizeColors(3)(photos)[:] = 0
     assert torch.equal(photos, kept)
@@ -129,7 +129,7 @@ def test_the_image_is_left_as_it_was(photos):
     assert (few == 0).all()
 
 
-def test_it_shows_what_is_not_the_default():
+def test_the_representation_has_the_options_that_are_not_defaults():
     assert repr(QuantizeColors(16)) == "QuantizeColors(16)"
     fixed = torch.zeros(2, 3, dtype=torch.uint8)
     step = QuantizeColors(16, dither="bayer", strength=0.5, seed=3, fixed=fixed)
@@ -150,12 +150,12 @@ def test_it_shows_what_is_not_the_default():
         (torch.full((3, 2, 2), float("nan")), ValueError, "got floats from nan to nan"),
     ],
 )
-def test_what_is_no_image_is_refused(image, error, message, unchecked):
+def test_anything_but_an_image_is_refused(image, error, message, unchecked):
     with pytest.raises(error, match=message):
         QuantizeColors(2)(image)
 
 
-def test_wrong_options_are_refused_when_an_image_comes(photos):
+def test_wrong_options_are_refused_when_an_image_is_passed(photos):
     with pytest.raises(ValueError, match="n_colors must be from 1 to 256, got 0"):
         QuantizeColors(0)(photos)
 
@@ -163,5 +163,5 @@ def test_wrong_options_are_refused_when_an_image_comes(photos):
 def test_equal_images_have_the_palette_of_one_image(photos):
     image = photos[0].movedim(0, -1)
     palette = fit_palette(unique_colors(image), 7).colors
-    found = QuantizeColors(7)(photos[[0, 0]])
-    assert torch.equal(unique_colors(found[1].movedim(0, -1)).colors, palette)
+    result = QuantizeColors(7)(photos[[0, 0]])
+    assert torch.equal(unique_colors(result[1].movedim(0, -1)).colors, palette)

@@ -4,15 +4,15 @@ from helpers.problems import points_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.plain import TorchEngine
-from gpukmeans.points.base import share
-from gpukmeans.points.tensor import tensor_points
+from gpukmeans.engines import Assignment
+from gpukmeans.engines.plain import PlainEngine
+from gpukmeans.points.base import scale_random
+from gpukmeans.points.tensor import TensorNearest, tensor_points
 
 
-def shares(drawn, values):
-    """Of the draws (n, 1) of one run, which part was each of these values."""
-    return (drawn == torch.tensor(values, dtype=drawn.dtype)).double().mean(dim=0)
+def fractions(samples, values):
+    """The fraction of each of the values among the samples (n, 1) of one run."""
+    return (samples == torch.tensor(values, dtype=samples.dtype)).double().mean(dim=0)
 
 
 @given(
@@ -22,103 +22,104 @@ def shares(drawn, values):
     st.floats(1e-9, 1e9),
     st.integers(0, 2**31),
 )
-def test_no_total_overflows_at_the_limits_of_the_grid(n, dtype, offset, spread, seed):
-    x = torch.rand(n, 2, generator=seeded(seed), dtype=dtype) * spread + offset
+def test_no_total_overflows_at_the_limits_of_fixed_point(n, dtype, offset, extent, seed):
+    x = torch.rand(n, 2, generator=seeded(seed), dtype=dtype) * extent + offset
     weights = torch.rand(n, generator=seeded(seed + 1), dtype=dtype) + 1e-3
     points = points_of(x, weights)
-    # The worst case: every point as far from its center as the range allows.
+    # The worst case: each point has the largest distance from its center that the range allows.
     low, high = torch.aminmax(x, dim=0)
     far = torch.where(x > (low + high) / 2, low, high)[None, :1]
-    moments = points.measure(far, points.farthest(far))
+    moments = points.measure(far, points.sqdist_bound(far))
     total = weights.double().sum()
     expected = (weights.double()[:, None] * x.double()).sum(dim=0) / total
     torch.testing.assert_close(moments.means()[0, 0], expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(moments.weight_of_clusters()[0, 0], total, rtol=1e-9, atol=0)
+    torch.testing.assert_close(moments.cluster_weights()[0, 0], total, rtol=1e-9, atol=0)
     inertia = (points.assign(far).sqdist.double() * weights).sum().item()
     assert moments.weighted_sqdist().item() == pytest.approx(inertia, rel=1e-9)
 
 
-def test_the_farthest_is_the_diagonal_of_the_box_around_points_and_centers():
+def test_the_bound_is_the_squared_diagonal_of_a_box_around_points_and_centers():
     points = points_of(torch.tensor([[0.0, 5.0], [1.0, 5.0]]))
-    assert points.farthest(torch.tensor([[[0.5, 5.0]]])).tolist() == [1]
-    assert points.farthest(torch.tensor([[[-3.0, 9.0]]])).tolist() == [16 + 16]
-    both = points.select(torch.tensor([0, 0])).farthest(torch.tensor([[[0.5, 5.0]], [[-3.0, 9.0]]]))
+    assert points.sqdist_bound(torch.tensor([[[0.5, 5.0]]])).tolist() == [1]
+    assert points.sqdist_bound(torch.tensor([[[-3.0, 9.0]]])).tolist() == [16 + 16]
+    both = points.select(torch.tensor([0, 0])).sqdist_bound(torch.tensor([[[0.5, 5.0]], [[-3.0, 9.0]]]))
     assert both.tolist() == [1, 32]
 
 
-# Four standard deviations of a share of 20,000 draws are less than 0.0142.
+# Four standard deviations of a fraction of 20,000 samples are less than 0.0142.
 FOUR_SIGMA = {"rtol": 0, "atol": 0.0142}
 
 
-def test_points_are_drawn_by_weight():
+def test_points_are_sampled_by_weight():
     x = torch.arange(4.0)[:, None]
-    drawn = points_of(x, torch.tensor([1.0, 2.0, 0.5, 6.5])).draw(20_000, seeded())[0]
+    samples = points_of(x, torch.tensor([1.0, 2.0, 0.5, 6.5])).sample(20_000, seeded())[0]
     expected = torch.tensor([0.1, 0.2, 0.05, 0.65]).double()
-    torch.testing.assert_close(shares(drawn, [0, 1, 2, 3]), expected, **FOUR_SIGMA)
+    torch.testing.assert_close(fractions(samples, [0, 1, 2, 3]), expected, **FOUR_SIGMA)
 
 
 @given(st.integers(1, 50), st.integers(0, 2**31))
-def test_without_weights_the_draws_are_those_of_weights_that_are_all_1(n, seed):
+def test_without_weights_the_samples_are_those_of_weights_of_1(n, seed):
     x = torch.arange(2.0 * n).reshape(2, n, 1)
     plain, ones = points_of(x), points_of(x, torch.ones(2, n, dtype=torch.int64))
-    near = plain.assign(x[:, :1])
-    for name, more in (("draw", ()), ("draw_new", (near,)), ("draw_far", (near,))):
-        draws = (getattr(points, name)(7, seeded(seed), *more) for points in (plain, ones))
-        assert torch.equal(*draws), name
+    nearest = plain.assign(x[:, :1])
+    for name, state in (("sample", ()), ("sample_uncovered", (nearest,)), ("sample_d2", (nearest,))):
+        samples = (getattr(points, name)(7, seeded(seed), *state) for points in (plain, ones))
+        assert torch.equal(*samples), name
 
 
-def test_far_points_are_drawn_by_weight_times_squared_distance():
+def test_d2_samples_are_by_weight_times_squared_distance():
     x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     points = points_of(x, torch.tensor([100, 4, 1, 1]))
-    near = points.assign(torch.tensor([[[0.0]]]))
-    assert near.sqdist.tolist() == [[0, 1, 4, 9]]
-    drawn = points.draw_far(20_000, seeded(), near)[0]
+    nearest = points.assign(torch.tensor([[[0.0]]]))
+    assert nearest.sqdist.tolist() == [[0, 1, 4, 9]]
+    samples = points.sample_d2(20_000, seeded(), nearest)[0]
     expected = torch.tensor([0, 4, 4, 9]).double() / 17
-    torch.testing.assert_close(shares(drawn, [0, 1, 2, 3]), expected, **FOUR_SIGMA)
+    torch.testing.assert_close(fractions(samples, [0, 1, 2, 3]), expected, **FOUR_SIGMA)
 
 
-def test_new_points_are_drawn_by_weight_among_those_off_the_centers():
+def test_uncovered_samples_are_by_weight_and_never_equal_a_center():
     points = points_of(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([100, 3, 1]))
-    drawn = points.draw_new(20_000, seeded(), points.assign(torch.tensor([[[0.0]]])))[0]
-    torch.testing.assert_close(shares(drawn, [0, 1, 5]), torch.tensor([0, 0.75, 0.25]).double(), **FOUR_SIGMA)
+    samples = points.sample_uncovered(20_000, seeded(), points.assign(torch.tensor([[[0.0]]])))[0]
+    torch.testing.assert_close(fractions(samples, [0, 1, 5]), torch.tensor([0, 0.75, 0.25]).double(), **FOUR_SIGMA)
 
 
-def test_where_all_points_are_centers_all_are_drawn_by_weight():
+def test_if_all_points_equal_centers_all_are_sampled_by_weight():
     points = points_of(torch.tensor([[1.0], [2.0]]), torch.tensor([3, 1]))
-    near = points.assign(torch.tensor([[[2.0], [1.0]]]))
-    for draw in (points.draw_far, points.draw_new):
-        drawn = draw(20_000, seeded(), near)[0]
-        torch.testing.assert_close(shares(drawn, [1, 2]), torch.tensor([0.75, 0.25]).double(), **FOUR_SIGMA)
+    nearest = points.assign(torch.tensor([[[2.0], [1.0]]]))
+    for sample in (points.sample_d2, points.sample_uncovered):
+        samples = sample(20_000, seeded(), nearest)[0]
+        torch.testing.assert_close(fractions(samples, [1, 2]), torch.tensor([0.75, 0.25]).double(), **FOUR_SIGMA)
 
 
-def test_where_all_that_is_left_is_nearer_than_a_step_it_is_drawn_by_weight():
-    # Squared distances of 1e-305 are less than a step of the finest grid there is, 2**-1000.
+def test_points_nearer_than_a_fixed_point_unit_are_sampled_by_weight():
+    # Squared distances of 1e-305 are less than the smallest fixed-point unit, 2**-1000.
     x = torch.tensor([[0.0], [3e-153], [6e-153], [1.0]], dtype=torch.float64)
     points = points_of(x, torch.tensor([100, 3, 1, 100]))
-    drawn = points.draw_far(20_000, seeded(), points.assign(x[None, [0, 3]]))[0]
+    samples = points.sample_d2(20_000, seeded(), points.assign(x[None, [0, 3]]))[0]
     expected = torch.tensor([0, 0.75, 0.25, 0]).double()
-    torch.testing.assert_close(shares(drawn, x.flatten().tolist()), expected, **FOUR_SIGMA)
+    torch.testing.assert_close(fractions(samples, x.flatten().tolist()), expected, **FOUR_SIGMA)
 
 
-def test_a_draw_reaches_rows_past_the_limit_of_multinomial():
+def test_samples_reach_rows_past_the_limit_of_multinomial():
     rows = 2**24 + 3
     weights = torch.ones(rows, dtype=torch.uint8)
     x = torch.zeros(rows, 1)
     x[-1] = 7
     points = points_of(x, weights)
-    near = Assignment(torch.zeros(1, 1, dtype=torch.int64).expand(1, rows), x.mT)
-    assert points.draw_new(1, seeded(), near).item() == 7
+    assignment = Assignment(torch.zeros(1, 1, dtype=torch.int64).expand(1, rows), x.mT)
+    nearest = TensorNearest(points.source, points.problems, 1, assignment)
+    assert points.sample_uncovered(1, seeded(), nearest).item() == 7
 
 
-def test_potentials_are_the_inertia_with_one_more_center():
+def test_potentials_are_the_inertia_with_an_additional_center():
     x = torch.tensor([[0.0], [1.0], [4.0]])
     points = points_of(x, torch.tensor([1, 2, 3]))
-    near = points.assign(torch.tensor([[[0.0]]]))
-    potentials = points.potentials(near, torch.tensor([[[4.0], [1.0], [9.0]]]))[0]
+    nearest = points.assign(torch.tensor([[[0.0]]]))
+    potentials = points.potentials(nearest, torch.tensor([[[4.0], [1.0], [9.0]]]))[0]
     assert (potentials / potentials[0] * 2).tolist() == [2, 27, 2 + 48]
 
 
-def test_totals_are_the_weight_of_the_points_nearest_to_each_center():
+def test_cluster_weights_are_those_of_the_points_nearest_to_each_center():
     x = torch.tensor([[[0.0], [1.0], [4.0]], [[5.0], [5.0], [0.0]]])
     centers = torch.tensor([[[0.0], [4.0], [9.0]], [[5.0], [0.0], [5.0]]])
     for weights, expected in [
@@ -127,44 +128,45 @@ def test_totals_are_the_weight_of_the_points_nearest_to_each_center():
         (torch.tensor([[0.5, 0.25, 1e-3], [1.0, 0.5, 0.0]]).double(), [[0.75, 1e-3, 0], [1.5, 0, 0]]),
     ]:
         points = points_of(x, weights)
-        found = points.totals(points.assign(centers), 3)
+        found = points.cluster_weights(points.assign(centers))
         torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=1e-15, atol=0)
 
 
-def test_gathered_centers_are_points_of_these_totals():
+def test_centers_as_points_have_the_given_weights():
     points = points_of(torch.rand(2, 5, 1))
     centers = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    gathered = points.gathered(centers, torch.tensor([[5, 0], [1, 4]]))
-    assert torch.equal(gathered.part.x, centers)
-    assert gathered.grid.lowest.tolist() == [[1], [3]]
-    assert gathered.grid.highest.tolist() == [[1], [4]]  # not of what weighs nothing
-    assert gathered.draw(50, seeded())[0].unique().tolist() == [1]
-    assert gathered.draw(50, seeded())[1].unique().tolist() == [3, 4]
+    found = points.centers_as_points(centers, torch.tensor([[5, 0], [1, 4]]))
+    assert torch.equal(found.source.x, centers)
+    assert found.fixed_point.lowest.tolist() == [[1], [3]]
+    assert found.fixed_point.highest.tolist() == [[1], [4]]  # without the points of weight 0
+    assert found.sample(50, seeded())[0].unique().tolist() == [1]
+    assert found.sample(50, seeded())[1].unique().tolist() == [3, 4]
 
 
 @given(st.integers(1, 20), st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
 @settings(max_examples=50)
-def test_the_nearest_of_centers_and_more_is_that_of_all_of_them(k, more, width, seed):
-    # Few levels, so that several centers are equally near.
+def test_an_updated_state_is_that_of_all_centers(k, more, width, seed):
+    # Few levels, so that several centers are equally nearest.
     x = torch.randint(3, (2, 40, width), generator=seeded(seed)) / 3
     centers = torch.randint(3, (2, k + more, width), generator=seeded(seed + 1)) / 3
     points = points_of(x)
-    before = points.assign(centers[:, :k])
-    kept = Assignment(*(tensor.clone() for tensor in before))
-    found, expected = points.nearer(before, centers[:, k:], k), points.assign(centers)
+    previous = points.assign(centers[:, :k])
+    copies = previous.labels.clone(), previous.sqdist.clone()
+    found, expected = previous.update(centers[:, k:]), points.assign(centers)
     assert torch.equal(found.labels, expected.labels)
     assert torch.equal(found.sqdist, expected.sqdist)
-    assert all(map(torch.equal, before, kept))
+    assert all(map(torch.equal, (previous.labels, previous.sqdist), copies))
 
 
-def test_blocks_of_rows_change_no_draw_and_no_potential(monkeypatch, china):
+def test_the_block_size_changes_no_sample_and_no_potential(monkeypatch, china):
     points = points_of(china.reshape(-1, 3)[:5000].view(2, 2500, 3))
-    candidates = points.draw(4, seeded())
-    near = points.assign(candidates[:, :1])
+    candidates = points.sample(4, seeded())
+    nearest = points.assign(candidates[:, :1])
 
     def found():
-        nearer = points.nearer(near, candidates[:, 1:2], 1)
-        return points.potentials(near, candidates), *nearer, points.draw_far(9, seeded(), nearer)
+        updated = nearest.update(candidates[:, 1:2])
+        samples = points.sample_d2(9, seeded(), updated)
+        return points.potentials(nearest, candidates), updated.labels, updated.sqdist, samples
 
     whole = found()
     for size in (60, 3 * 4 * 2500):
@@ -177,62 +179,62 @@ RANDOM = st.integers(0, 2**62 - 1) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2*
 
 
 @given(st.lists(RANDOM, min_size=1, max_size=4), st.lists(TOTALS, min_size=1, max_size=4))
-def test_a_share_is_the_floor_of_random_times_total_exactly(random, totals):
-    found = share(torch.tensor(random), torch.tensor(totals)[:, None])
+def test_a_scaled_random_number_is_the_exact_floor_of_random_times_total(random, totals):
+    found = scale_random(torch.tensor(random), torch.tensor(totals)[:, None])
     assert found.tolist() == [[number * total // 2**62 for number in random] for total in totals]
-    assert all(0 <= share < total for row, total in zip(found.tolist(), totals, strict=True) for share in row)
+    assert all(0 <= value < total for row, total in zip(found.tolist(), totals, strict=True) for value in row)
 
 
 @given(TOTALS, st.data())
-def test_each_integer_below_the_total_is_the_share_of_equally_many_random_numbers_but_for_one(total, data):
+def test_each_integer_below_the_total_has_the_same_number_of_random_numbers_up_to_one(total, data):
     which = data.draw(st.integers(0, total - 1))
-    # The first random number whose share is this integer, and the first whose share is a larger one.
+    # The first random number that becomes this integer, and the first that becomes a larger one.
     first, after = (-(-number * 2**62 // total) for number in (which, which + 1))
-    found = share(torch.tensor([first, after - 1]), torch.tensor([[total]]))
+    found = scale_random(torch.tensor([first, after - 1]), torch.tensor([[total]]))
     assert found.tolist() == [[which, which]]
     assert after - first in (2**62 // total, 2**62 // total + 1)
     if which:
-        assert share(torch.tensor([first - 1]), torch.tensor([[total]])).item() == which - 1
+        assert scale_random(torch.tensor([first - 1]), torch.tensor([[total]])).item() == which - 1
 
 
-def test_draws_are_uniform_for_a_total_that_no_power_of_two_divides():
-    # The remainder of 62 random bits would be the last point with odds of 2 in 8 instead of 1 in 3.
+def test_samples_are_uniform_for_a_total_that_no_power_of_two_divides():
+    # The remainder of 62 random bits would have the last point with probability 2/8 instead of 1/3.
     points = points_of(torch.tensor([[0.0], [1.0], [2.0]]), torch.full((3,), 2**59 + 1))
-    drawn = points.draw(20_000, seeded())[0]
-    torch.testing.assert_close(shares(drawn, [0, 1, 2]), torch.full((3,), 1 / 3).double(), **FOUR_SIGMA)
+    samples = points.sample(20_000, seeded())[0]
+    torch.testing.assert_close(fractions(samples, [0, 1, 2]), torch.full((3,), 1 / 3).double(), **FOUR_SIGMA)
 
 
 def batch(generator, n, width, dtype=torch.float32, *, weighted=True):
-    """Three problems: integers, so that points repeat, of which the second has a large spread and the third a small."""
-    spread = torch.tensor([1.0, 100.0, 1e-2], dtype=dtype)[:, None, None]
-    x = torch.randint(-3, 4, (3, n, width), generator=generator) * spread
+    """Three problems with repeated points. The second has a large range, the third a small one."""
+    factors = torch.tensor([1.0, 100.0, 1e-2], dtype=dtype)[:, None, None]
+    x = torch.randint(-3, 4, (3, n, width), generator=generator) * factors
     weights = torch.rand(3, n, generator=generator, dtype=dtype)
     weights[:, 1:].mul_(torch.randint(2, (3, n - 1), generator=generator))  # many of weight 0
     return (x, weights) if weighted else (x, None)
 
 
-def asked(points, centers, seed):
-    """What these points answer to each question that there is, the draws with a new generator each."""
-    near = points.assign(centers)
-    candidates = points.draw_far(5, seeded(seed), near)
-    nearer = points.nearer(near, candidates, centers.shape[1])
-    moments = points.measure(centers, points.farthest(centers))
+def results_of(points, centers, seed):
+    """The result of each method of `Points`, with a new generator for each sample."""
+    nearest = points.assign(centers)
+    candidates = points.sample_d2(5, seeded(seed), nearest)
+    updated = nearest.update(candidates)
+    moments = points.measure(centers, points.sqdist_bound(centers))
     return {
-        "farthest": points.farthest(centers),
-        "labels": near.labels,
-        "sqdist": near.sqdist,
-        "draw": points.draw(4, seeded(seed)),
-        "draw_new": points.draw_new(4, seeded(seed), near),
-        "draw_far": candidates,
-        "draw_far later": points.draw_far(4, seeded(seed + 1), nearer),
-        "draw_new later": points.draw_new(4, seeded(seed + 1), nearer),
-        "nearer labels": nearer.labels,
-        "nearer sqdist": nearer.sqdist,
-        "potentials": points.potentials(near, candidates),
-        "totals": points.totals(nearer, centers.shape[1] + 5).double(),
+        "bound": points.sqdist_bound(centers),
+        "labels": nearest.labels,
+        "sqdist": nearest.sqdist,
+        "sample": points.sample(4, seeded(seed)),
+        "sample_uncovered": points.sample_uncovered(4, seeded(seed), nearest),
+        "sample_d2": candidates,
+        "sample_d2 updated": points.sample_d2(4, seeded(seed + 1), updated),
+        "sample_uncovered updated": points.sample_uncovered(4, seeded(seed + 1), updated),
+        "labels updated": updated.labels,
+        "sqdist updated": updated.sqdist,
+        "potentials": points.potentials(nearest, candidates),
+        "cluster_weights": points.cluster_weights(updated).double(),
         "sums": moments.sums,
         "means": moments.means(),
-        "weights": moments.weight_of_clusters(),
+        "weights": moments.cluster_weights(),
         "inertia": moments.weighted_sqdist(),
         "worst_row": moments.worst_row,
         "worst_x": moments.worst_x,
@@ -250,14 +252,14 @@ def asked(points, centers, seed):
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=50)
-def test_each_run_of_a_batch_gets_what_it_gets_alone(problems, n, k, width, dtype, weighted, seed):
+def test_each_run_of_a_batch_has_the_result_it_has_alone(problems, n, k, width, dtype, weighted, seed):
     generator = seeded(seed)
     x, weights = batch(generator, n, width, dtype, weighted=weighted)
     centers = x[problems][:, torch.randint(n, (k,), generator=generator)]
-    found = asked(points_of(x, weights).select(torch.tensor(problems)), centers, seed)
+    found = results_of(points_of(x, weights).select(torch.tensor(problems)), centers, seed)
     for run, problem in enumerate(problems):
         own = points_of(x[problem], None if weights is None else weights[problem])
-        for name, expected in asked(own, centers[run, None], seed).items():
+        for name, expected in results_of(own, centers[run, None], seed).items():
             assert torch.equal(found[name][run].nan_to_num(), expected[0].nan_to_num()), name
 
 
@@ -267,11 +269,11 @@ def test_each_run_of_a_batch_gets_what_it_gets_alone(problems, n, k, width, dtyp
     width=st.sampled_from([1, 3, 10]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     integers=st.booleans(),
-    out=st.sampled_from([1.0, 100.0, 1e12]),
+    factor=st.sampled_from([1.0, 100.0, 1e12]),
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=50)
-def test_rows_of_weight_0_change_no_bit_of_what_the_others_get(n, k, width, dtype, integers, out, seed):
+def test_rows_of_weight_0_change_no_bit_of_other_results(n, k, width, dtype, integers, factor, seed):
     generator = seeded(seed)
     x, weights = batch(generator, n, width, dtype)
     x, weights = x[0], weights[0]
@@ -279,62 +281,62 @@ def test_rows_of_weight_0_change_no_bit_of_what_the_others_get(n, k, width, dtyp
         weights = (weights * 10).ceil().long()
     present = weights > 0
     centers = x[present][torch.randint(int(present.sum()), (1, k), generator=generator)]
-    x[~present] *= out
+    x[~present] *= factor
     found, expected = (
-        asked(points_of(x, weights), centers, seed),
-        asked(points_of(x[present], weights[present]), centers, seed),
+        results_of(points_of(x, weights), centers, seed),
+        results_of(points_of(x[present], weights[present]), centers, seed),
     )
     rows = present.nonzero().squeeze(1)
-    for name in ("labels", "sqdist", "nearer labels", "nearer sqdist"):
+    for name in ("labels", "sqdist", "labels updated", "sqdist updated"):
         found[name] = found[name][:, rows]
     expected["worst_row"] = rows[expected["worst_row"]]
     for name in expected:
         assert torch.equal(found[name].nan_to_num(), expected[name].nan_to_num()), name
 
 
-def test_a_far_row_of_weight_0_does_not_hide_how_far_the_others_are():
+def test_a_far_row_of_weight_0_does_not_reduce_the_precision_of_distances():
     x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [1e15]])
     points = points_of(x, torch.tensor([100, 4, 1, 1, 0]))
-    near = points.assign(torch.tensor([[[0.0]]]))
-    drawn = points.draw_far(20_000, seeded(), near)[0]
+    nearest = points.assign(torch.tensor([[[0.0]]]))
+    samples = points.sample_d2(20_000, seeded(), nearest)[0]
     expected = torch.tensor([0, 4, 4, 9, 0]).double() / 17
-    torch.testing.assert_close(shares(drawn, x.flatten().tolist()), expected, **FOUR_SIGMA)
-    potentials = points.potentials(near, torch.tensor([[[3.0], [0.0]]]))[0].double()
+    torch.testing.assert_close(fractions(samples, x.flatten().tolist()), expected, **FOUR_SIGMA)
+    potentials = points.potentials(nearest, torch.tensor([[[3.0], [0.0]]]))[0].double()
     assert (potentials / potentials[1]).tolist() == [(4 + 1) / (4 + 4 + 9), 1]
 
 
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_a_row_of_weight_0_is_never_drawn_nor_the_worst_and_does_not_widen_the_range(place):
+@pytest.mark.parametrize("row", [0, 2, 4])
+def test_a_row_of_weight_0_is_never_sampled_or_worst_served_or_in_the_range(row):
     x, weights = torch.tensor([[1.0], [2.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 1.0, 0.5])
-    x = torch.cat([x[:place], torch.tensor([[50.0]]), x[place:]])
-    points = points_of(x, torch.cat([weights[:place], torch.zeros(1), weights[place:]]))
-    near = points.assign(torch.tensor([[[1.0]]]))
-    for drawn in (
-        points.draw(1000, seeded()),
-        points.draw_new(1000, seeded(), near),
-        points.draw_far(1000, seeded(), near),
-        points.draw_new(1000, seeded(), points.assign(x[None])),
-        points.draw_far(1000, seeded(), points.assign(x[None])),
+    x = torch.cat([x[:row], torch.tensor([[50.0]]), x[row:]])
+    points = points_of(x, torch.cat([weights[:row], torch.zeros(1), weights[row:]]))
+    nearest = points.assign(torch.tensor([[[1.0]]]))
+    for samples in (
+        points.sample(1000, seeded()),
+        points.sample_uncovered(1000, seeded(), nearest),
+        points.sample_d2(1000, seeded(), nearest),
+        points.sample_uncovered(1000, seeded(), points.assign(x[None])),
+        points.sample_d2(1000, seeded(), points.assign(x[None])),
     ):
-        assert set(drawn.flatten().tolist()) <= {1, 2, 3}
-    assert points.grid.lowest.tolist() == [[1]]
-    assert points.grid.highest.tolist() == [[3]]
+        assert set(samples.flatten().tolist()) <= {1, 2, 3}
+    assert points.fixed_point.lowest.tolist() == [[1]]
+    assert points.fixed_point.highest.tolist() == [[3]]
     centers = torch.tensor([[[1.0]]])
-    assert points.farthest(centers).tolist() == [4]
-    assert points.measure(centers, points.farthest(centers)).worst_x.tolist() == [[3]]
+    assert points.sqdist_bound(centers).tolist() == [4]
+    assert points.measure(centers, points.sqdist_bound(centers)).worst_x.tolist() == [[3]]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 @pytest.mark.parametrize("size", [1, 7, 1 << 18])
-def test_the_range_is_that_of_the_rows_of_weight_in_whatever_blocks(size, dtype, monkeypatch):
+def test_the_range_is_that_of_rows_with_weight_for_any_block_size(size, dtype, monkeypatch):
     monkeypatch.setattr("gpukmeans.points.tensor._BLOCK", size)
     x = torch.randint(256, (3, 11, 2), generator=seeded()).to(dtype)
     weights = torch.randint(2, (3, 11), generator=seeded())
     points = points_of(x, weights)
     for problem in range(3):
         rows = x[problem][weights[problem] > 0].double()
-        assert torch.equal(points.survey.lowest[problem], rows.amin(dim=0))
-        assert torch.equal(points.survey.highest[problem], rows.amax(dim=0))
+        assert torch.equal(points.stats.lowest[problem], rows.amin(dim=0))
+        assert torch.equal(points.stats.highest[problem], rows.amax(dim=0))
 
 
 @pytest.mark.parametrize(
@@ -351,15 +353,15 @@ def test_the_points_of_some_of_the_runs_are_those_of_their_problems(runs, proble
     points = points_of(x, weights).select(torch.tensor([2, 0, 0, 1]))
     selected = points.select(runs)
     assert list(selected.problems) == problems
-    assert torch.equal(selected.grid.sum, points_of(x, weights).grid.sum[problems])
-    assert selected.draw(1, seeded()).shape == (len(problems), 1, 2)
+    assert torch.equal(selected.fixed_point.sum, points_of(x, weights).fixed_point.sum[problems])
+    assert selected.sample(1, seeded()).shape == (len(problems), 1, 2)
     assert torch.equal(selected.assign(x[problems]).labels, points_of(x, weights).assign(x).labels[problems])
 
 
 def test_an_engine_is_bound_once_for_all_selections_of_its_points():
     bound = []
 
-    class Counting(TorchEngine):
+    class Counting(PlainEngine):
         def bind(self, x, weights):
             bound.append(x)
             return super().bind(x, weights)

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.batch_sources import Again, W, X, no_reader_is_left, wait_for
+from helpers.batch_sources import BatchIterable, W, X, no_reader_is_left, wait_for
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -12,13 +12,13 @@ from gpukmeans import Batches
 
 
 def read(batches):
-    """The points and the weights of all batches, and how many rows each has."""
+    """The points and the weights of all batches, and the number of rows of each."""
     found = list(batches.read())
     weights = None if found[0].weights is None else torch.cat([batch.weights for batch in found])
     return torch.cat([batch.x for batch in found]), weights, [len(batch.x) for batch in found]
 
 
-class Table(IterableDataset):
+class Pairs(IterableDataset):
     def __iter__(self):
         return iter([(X[:3], W[:3]), (X[3:], W[3:])])
 
@@ -29,7 +29,7 @@ def mapped(tmp_path):
     return np.load(tmp_path / "x.npy", mmap_mode="r")
 
 
-def test_a_list_gives_its_tensors():
+def test_a_list_of_tensors_is_a_source():
     assert [tuple(batch.shape) for batch in Batches([X[:7], X[7:]])] == [(7, 2), (3, 2)]
 
 
@@ -42,15 +42,15 @@ def test_pairs_are_points_with_their_weights():
 @pytest.mark.parametrize(
     ("source", "sizes"),
     [
-        (Again(), [4, 6]),
+        (BatchIterable(), [4, 6]),
         ([X[:1].numpy(), X[1:].numpy()], [1, 9]),
         (DataLoader(TensorDataset(X), batch_size=4), [4, 4, 2]),
         (DataLoader(TensorDataset(X, W), batch_size=7), [7, 3]),
-        (Table(), [3, 7]),
+        (Pairs(), [3, 7]),
     ],
     ids=["iterable", "arrays", "loader", "loader of pairs", "iterable dataset"],
 )
-def test_whatever_can_be_iterated_again_gives_the_same_each_time(source, sizes):
+def test_an_iterable_gives_the_same_batches_in_each_iteration(source, sizes):
     batches = Batches(source)
     for _ in range(2):
         x, weights, rows = read(batches)
@@ -60,7 +60,7 @@ def test_whatever_can_be_iterated_again_gives_the_same_each_time(source, sizes):
 
 
 @pytest.mark.parametrize("size", [1, 7, 10, 11])
-def test_what_has_slices_is_taken_so_many_rows_at_a_time(size, mapped):
+def test_a_table_is_read_in_slices_of_batch_rows(size, mapped):
     sizes = [len(X[start : start + size]) for start in range(0, 10, size)]
     for source in (X, mapped, X.numpy(), TensorDataset(X), TensorDataset(X, W)):
         x, _, rows = read(Batches(source, size))
@@ -68,14 +68,14 @@ def test_what_has_slices_is_taken_so_many_rows_at_a_time(size, mapped):
         assert rows == sizes
 
 
-def test_by_default_a_batch_of_slices_is_32_mib(monkeypatch):
+def test_by_default_a_batch_of_a_table_is_32_mib(monkeypatch):
     rows = torch.zeros(1 << 17, 128, dtype=torch.uint8)
     assert [len(batch) for batch in Batches(rows)] == [1 << 17]
     monkeypatch.setattr("gpukmeans.points.batches._BYTES", 1 << 23)
     assert [len(batch) for batch in Batches(rows)] == [1 << 16, 1 << 16]
 
 
-def test_what_has_a_length_and_slices_and_cannot_be_iterated_is_sliced():
+def test_a_source_with_a_length_and_slices_that_is_not_iterable_is_a_table():
     class Rows:
         def __len__(self):
             return len(X)
@@ -87,7 +87,7 @@ def test_what_has_a_length_and_slices_and_cannot_be_iterated_is_sliced():
         assert [tuple(batch.shape) for batch in Batches(source)] == [(10, 2)]
 
 
-def test_points_become_the_dtype_that_was_asked_for():
+def test_points_have_the_dtype_of_the_argument():
     ((x, weights),) = Batches([(X, W)], dtype=torch.float64)
     assert (x.dtype, weights.dtype) == (torch.float64, torch.int64)
 
@@ -97,26 +97,24 @@ def test_points_become_the_dtype_that_was_asked_for():
     [iter([X]), (X for _ in range(2)), map(torch.clone, [X]), zip([X], [W], strict=True)],
     ids=lambda x: type(x).__name__,
 )
-def test_what_can_be_read_only_once_is_refused_with_the_reason(once):
-    with pytest.raises(
-        TypeError, match=r"read again and again, since each round reads all .* gives them only once; got"
-    ):
+def test_an_iterator_is_an_error_with_the_reason(once):
+    with pytest.raises(TypeError, match=r"read again, because each round reads all .* gives them only once; got"):
         Batches(once)
 
 
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ((3,), TypeError, "x must be a tensor, or batches that can be read again and again.* got int"),
+        ((3,), TypeError, "x must be a tensor, or batches that can be read again.* got int"),
         (("x.npy",), TypeError, "got str"),
-        ((np.zeros((2, 3, 4)),), ValueError, r"rows side by side must have shape \(N, D\), got 3 dimensions"),
+        ((np.zeros((2, 3, 4)),), ValueError, r"a table of rows must have shape \(N, D\), got 3 dimensions"),
         (([X], 0), ValueError, "batch_rows must be at least 1, got 0"),
         (([X], 1.5), TypeError, "batch_rows must be an int, got float"),
-        ((Again(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got Again"),
+        ((BatchIterable(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got BatchIterable"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_source_says_what_was_wanted(args, error, message):
+def test_a_wrong_source_is_an_error_with_what_was_wanted(args, error, message):
     with pytest.raises(error, match=message):
         Batches(*args)
 
@@ -125,19 +123,19 @@ def test_a_wrong_source_says_what_was_wanted(args, error, message):
     ("batch", "message"),
     [
         ("rows", "batch 1 of x must be a tensor or an array, got str"),
-        ((X, W, W), "batch 1 of x must be points, or a pair of points and weights, got 3 things"),
+        ((X, W, W), "batch 1 of x must be points, or a pair of points and weights, got 3 items"),
         (np.ma.masked_array([[1.0]], [[True]]), "must be an array without a mask, got MaskedArray: give weights of 0"),
         (Image.new("L", (2, 2)), "batch 1 of x must be a tensor or an array, got Image"),
         (np.array(["a"]), "batch 1 of x must be of a dtype that torch has, got an array of <U1"),
         ((X, 3), "the weights of batch 1 of x must be a tensor or an array, got int"),
     ],
 )
-def test_a_batch_that_is_none_is_called_by_its_number(batch, message):
+def test_an_invalid_batch_is_an_error_with_its_number(batch, message):
     with pytest.raises(TypeError, match=message):
         list(Batches([X, batch]))
 
 
-def test_a_dataset_without_slices_is_for_a_loader():
+def test_a_dataset_without_slices_needs_a_loader():
     class Items(Dataset):
         def __len__(self):
             return 3
@@ -153,20 +151,20 @@ def test_a_dataset_without_slices_is_for_a_loader():
 def test_a_source_is_read_in_the_grad_mode_of_the_caller():
     modes = []
 
-    class Watched:
+    class Recording:
         def __iter__(self):
             modes.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
             yield X
 
-    list(Batches(Watched()))
+    list(Batches(Recording()))
     with torch.no_grad():
-        list(Batches(Watched()))
+        list(Batches(Recording()))
     with torch.inference_mode():
-        list(Batches(Watched()))
+        list(Batches(Recording()))
     assert modes == [(True, False), (False, False), (False, True)]
 
 
-def test_an_array_is_copied_only_where_torch_could_not_share_it(mapped):
+def test_an_array_is_copied_only_if_torch_cannot_share_its_memory(mapped):
     owned = X.numpy().copy()
     read_only = owned.copy()
     read_only.flags.writeable = False
@@ -177,31 +175,31 @@ def test_an_array_is_copied_only_where_torch_could_not_share_it(mapped):
         assert np.shares_memory(batch.numpy(), array) != copied
 
 
-def test_batches_go_to_the_device_that_was_asked_for():
+def test_batches_are_on_the_device_of_the_argument():
     ((x, weights),) = Batches([(X, W)], device="cpu")
     assert torch.equal(x, X)
     assert torch.equal(weights, W)
 
 
-def test_the_next_batch_is_read_while_one_is_in_use_and_no_third():
-    reading = []
+def test_the_next_batch_but_no_third_is_read_while_one_is_in_use():
+    reads = []
 
-    class Watched:
+    class Recording:
         def __iter__(self):
             for number in range(4):
-                reading.append((number, threading.current_thread() is threading.main_thread()))
+                reads.append((number, threading.current_thread() is threading.main_thread()))
                 yield X
 
-    batches = Batches(Watched()).read()
+    batches = Batches(Recording()).read()
     for number in range(4):
         next(batches)
-        wait_for(lambda number=number: len(reading) == min(number + 2, 4))
+        wait_for(lambda number=number: len(reads) == min(number + 2, 4))
         time.sleep(0.02)
-        assert [seen for seen, _ in reading] == list(range(min(number + 2, 4)))
-    assert not any(on_the_main_thread for _, on_the_main_thread in reading)
+        assert [index for index, _ in reads] == list(range(min(number + 2, 4)))
+    assert not any(on_the_main_thread for _, on_the_main_thread in reads)
 
 
-def test_an_error_while_reading_comes_where_the_batch_was_due():
+def test_an_error_while_reading_is_raised_in_place_of_the_batch():
     class Broken:
         def __iter__(self):
             yield X
@@ -213,7 +211,7 @@ def test_an_error_while_reading_comes_where_the_batch_was_due():
         next(batches)
 
 
-def test_no_thread_is_left_when_reading_is_given_up():
+def test_no_thread_is_left_after_an_incomplete_iteration():
     batches = Batches([X] * 5).read()
     next(batches)
     del batches
@@ -222,7 +220,7 @@ def test_no_thread_is_left_when_reading_is_given_up():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_batches_arrive_whole_on_a_gpu():
+def test_batches_on_a_gpu_are_complete():
     rows = torch.rand(1 << 20, 8)
     found = [batch.sum(dim=1).cpu() for batch in Batches(rows, 1 << 16, device="cuda")]
     torch.testing.assert_close(torch.cat(found), rows.sum(dim=1))

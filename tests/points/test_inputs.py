@@ -2,100 +2,101 @@ import pytest
 import torch
 
 from gpukmeans import METRICS, Batches
-from gpukmeans.points.communicator import Alone
-from gpukmeans.points.inputs import Request, agreed, points_of, source_of
-from gpukmeans.points.streaming import Form, StreamPart
-from gpukmeans.points.tensor import TensorPart
+from gpukmeans.points.communicator import SingleProcess
+from gpukmeans.points.inputs import CallOptions, check_equal_on_ranks, points_of, read_input
+from gpukmeans.points.streaming import BatchSource, PointSpec
+from gpukmeans.points.tensor import TensorSource
 
 X = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
-FORM = Form(2, torch.float32, torch.device("cpu"), None)
+SPEC = PointSpec(2, torch.float32, torch.device("cpu"), None)
 
 
-def opened_of(x, weights=None, **options):
-    source = source_of(x, weights, "auto", **options)
-    return points_of(source, Request.of(source, {}).form(source.form), METRICS["euclidean"], "auto", Alone())
+def opened(x, weights=None, **options):
+    given = read_input(x, weights, "auto", **options)
+    return points_of(
+        given, CallOptions.of(given, {}).spec_on(given.spec), METRICS["euclidean"], "auto", SingleProcess()
+    )
 
 
 def test_a_tensor_is_opened_as_one_and_batches_as_a_stream():
-    assert isinstance(opened_of(X).part, TensorPart)
+    assert isinstance(opened(X).source, TensorSource)
     for stream in ([X], Batches(X, 3), X.numpy()):
-        points = opened_of(stream)
-        assert isinstance(points.part, StreamPart)
-        assert points.survey.n_present.tolist() == [6]
-    assert not source_of(X, None, "auto").streams
-    assert source_of([X], None, "auto").streams
+        points = opened(stream)
+        assert isinstance(points.source, BatchSource)
+        assert points.stats.n_present.tolist() == [6]
+    assert not read_input(X, None, "auto").is_stream
+    assert read_input([X], None, "auto").is_stream
 
 
 def test_dimensions_before_n_and_d_are_problems():
-    source = source_of(X.view(3, 1, 2, 2), None, "auto")
-    assert source.batch == (3, 1)
-    assert list(opened_of(X.view(3, 1, 2, 2)).problems) == [0, 1, 2]
+    given = read_input(X.view(3, 1, 2, 2), None, "auto")
+    assert given.batch == (3, 1)
+    assert list(opened(X.view(3, 1, 2, 2)).problems) == [0, 1, 2]
 
 
-def test_the_form_of_a_stream_is_that_of_its_first_batch_with_rows():
-    source = source_of([X[:0], (X)], None, "auto")
-    assert source.form == FORM
-    assert source_of([(X, X[:, 0])], None, "auto").form == FORM._replace(weights=torch.float32)
-    assert source_of([], None, "auto").form is None
-    assert str(FORM) == "(N, 2) of float32 on cpu without weights"
+def test_the_spec_of_a_stream_is_that_of_its_first_batch_with_rows():
+    given = read_input([X[:0], (X)], None, "auto")
+    assert given.spec == SPEC
+    assert read_input([(X, X[:, 0])], None, "auto").spec == SPEC._replace(weights=torch.float32)
+    assert read_input([], None, "auto").spec is None
+    assert str(SPEC) == "(N, 2) of float32 on cpu without weights"
 
 
-def test_rows_may_be_missing_only_where_others_may_have_them():
+def test_a_tensor_without_rows_is_valid_only_on_ranks():
     with pytest.raises(ValueError, match=r"x must have shape .* with all of them at least 1, got \(0, 2\)"):
-        source_of(X[:0], None, "auto")
-    assert source_of(X[:0], None, "auto", least=0).form == FORM
+        read_input(X[:0], None, "auto")
+    assert read_input(X[:0], None, "auto", least=0).spec == SPEC
     with pytest.raises(ValueError, match=r"with all of them but N at least 1, got \(0, 0\)"):
-        source_of(X[:0, :0], None, "auto", least=0)
+        read_input(X[:0, :0], None, "auto", least=0)
 
 
-def request(x=X, weights=None, listens=False, **options):
-    return Request.of(source_of(x, weights, "auto", least=0), options, listens=listens)
+def call(x=X, weights=None, has_callback=False, **options):
+    return CallOptions.of(read_input(x, weights, "auto", least=0), options, has_callback=has_callback)
 
 
-def test_ranks_agree_on_what_those_know_that_have_batches():
-    found = agreed([request([]), request([(X, X[:, 0])], listens=True), request([])])
-    assert (found.width, found.dtype, found.weights) == (2, "float32", "float32")
-    assert found.listens
-    assert found.streams
-    assert found.form(None) == FORM._replace(weights=torch.float32)
+def test_ranks_without_batches_have_the_spec_of_the_others():
+    found = check_equal_on_ranks([call([]), call([(X, X[:, 0])], has_callback=True), call([])])
+    assert found.has_callback
+    assert found.is_stream
+    assert found.spec_on(None) == SPEC._replace(weights=torch.float32)
 
 
-def test_where_nobody_knows_a_batch_there_are_no_points():
+def test_without_batches_on_any_rank_there_are_no_points():
     with pytest.raises(ValueError, match="x must have at least one row, got none"):
-        agreed([request([]), request([])]).form(None)
+        check_equal_on_ranks([call([]), call([])]).spec_on(None)
 
 
 @pytest.mark.parametrize(
     ("one", "other", "message"),
     [
         (
-            request(),
-            request(X.double()),
+            call(),
+            call(X.double()),
             "the dtype of x must be .* got float32 on rank 1, float64 on rank 2",
         ),
-        (request(), request(X[:, :1]), "the number of coordinates of x .* got 2 on rank 1, 1 on rank 2"),
-        (request(k=2), request(k=3), "k must be the same on every rank, got 2 on rank 0, 3 on rank 2"),
-        (request(k=1), request(k=True), "k must be the same on every rank, got 1 on rank 0, True on rank 2"),
+        (call(), call(X[:, :1]), "the number of coordinates of x .* got 2 on rank 1, 1 on rank 2"),
+        (call(k=2), call(k=3), "k must be the same on every rank, got 2 on rank 0, 3 on rank 2"),
+        (call(k=1), call(k=True), "k must be the same on every rank, got 1 on rank 0, True on rank 2"),
         (
-            request(init=X),
-            request(init=X + 1),
+            call(init=X),
+            call(init=X + 1),
             "init must be the same on every rank, got a tensor",
         ),
         (
-            request(init=X),
-            request(init=X.double()),
+            call(init=X),
+            call(init=X.double()),
             "init must be the same on every rank, got a tensor",
         ),
-        (request(init="auto"), request(init=X), "init must be the same on every rank, got auto on rank 0, a tensor"),
+        (call(init="auto"), call(init=X), "init must be the same on every rank, got auto on rank 0, a tensor"),
     ],
 )
-def test_what_ranks_do_not_agree_on_is_named_with_who_said_what(one, other, message):
-    unknowing = Request.of(source_of([], None, "auto"), dict(one.options))
+def test_a_difference_between_ranks_is_an_error_with_the_values_and_ranks(one, other, message):
+    without_rows = CallOptions.of(read_input([], None, "auto"), dict(one.options))
     with pytest.raises(ValueError, match=message):
-        agreed([unknowing, one, other])
-    assert agreed([unknowing, one, one]).options.keys() == one.options.keys()
+        check_equal_on_ranks([without_rows, one, other])
+    assert check_equal_on_ranks([without_rows, one, one]).options.keys() == one.options.keys()
 
 
-def test_an_option_that_only_some_have_is_no_agreement():
+def test_an_option_that_only_some_ranks_have_is_an_error():
     with pytest.raises(ValueError, match="fixed must be the same on every rank, got None on rank 0, a tensor"):
-        agreed([request(fixed=None), request(fixed=X)])
+        check_equal_on_ranks([call(fixed=None), call(fixed=X)])

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from helpers.batch_sources import Again, no_reader_is_left
+from helpers.batch_sources import BatchIterable, no_reader_is_left
 from helpers.problems import seeded
 from helpers.rank_cases import batches_of, points
 from hypothesis import given, settings
@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpukmeans import METRICS, Batches, KMeans, assign, kmeans
-from gpukmeans.engines.plain import TorchEngine
-from gpukmeans.points.base import Masses, Part, surveyed
-from gpukmeans.points.streaming import Form, StreamPart
+from gpukmeans.engines.plain import PlainEngine
+from gpukmeans.points.base import NearestState, PointSource, SampleBy, points_from
+from gpukmeans.points.streaming import BatchSource, PointSpec
 from gpukmeans.points.tensor import tensor_points
 
 
 def assert_same(found, expected):
-    """The same bits of all but labels, which a stream has none of."""
-    for name in ("centers", "totals", "inertia", "n_iter", "converged"):
+    """Equal bits, except for labels, which a stream does not have."""
+    for name in ("centers", "cluster_weights", "inertia", "n_iter", "converged"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert found.labels is None
 
@@ -40,44 +40,44 @@ def test_a_stream_has_the_bits_of_one_tensor_of_its_rows(size, width, kind, init
 
 @pytest.mark.parametrize("block", [1, 3, 64])
 @pytest.mark.parametrize("kind", ["none", "floats"])
-def test_runs_side_by_side_draw_from_blocks_of_any_size_what_they_draw_from_a_tensor(kind, block, monkeypatch):
+def test_runs_have_the_samples_of_a_tensor_for_any_block_size(kind, block, monkeypatch):
     monkeypatch.setattr("gpukmeans.points.streaming._BLOCK", block)
     x, weights = points(150, 3, kind)
-    form = Form(3, torch.float32, torch.device("cpu"), None if weights is None else weights.dtype)
-    stream = StreamPart(Batches(batches_of(x, weights, 40)), form, TorchEngine(), torch.float32, METRICS["euclidean"])
+    spec = PointSpec(3, torch.float32, torch.device("cpu"), None if weights is None else weights.dtype)
+    stream = BatchSource(Batches(batches_of(x, weights, 40)), spec, PlainEngine(), torch.float32, METRICS["euclidean"])
     runs = torch.tensor([0, 0, 0])
-    held = tensor_points(x[None], None if weights is None else weights[None], TorchEngine(), torch.float32)
+    in_memory = tensor_points(x[None], None if weights is None else weights[None], PlainEngine(), torch.float32)
     found, expected = ([], [])
-    for own, answers in ((surveyed(stream), found), (held, expected)):
-        own = own.select(runs)
-        # The centers of the first run are near to all points; those of the last are all the same.
-        near = own.assign(torch.stack([x[:20], x[:1].expand(20, -1) + 50, x[:1].expand(20, -1)]))
+    for all_points, results in ((points_from(stream), found), (in_memory, expected)):
+        own = all_points.select(runs)
+        # The centers of the first run are points; those of the last are all equal.
+        nearest = own.assign(torch.stack([x[:20], x[:1].expand(20, -1) + 50, x[:1].expand(20, -1)]))
         for seed in range(3):
-            drawn = own.draw_far(9, seeded(seed), near)
-            answers += [drawn, own.draw_new(9, seeded(seed), near), own.draw(9, seeded(seed))]
-            answers.append(own.potentials(near, drawn))
-            near = own.nearer(near, drawn, 20 + 9 * seed)
-        answers.append(own.totals(near, 47).double())
+            samples = own.sample_d2(9, seeded(seed), nearest)
+            results += [samples, own.sample_uncovered(9, seeded(seed), nearest), own.sample(9, seeded(seed))]
+            results.append(own.potentials(nearest, samples))
+            nearest = nearest.update(samples)
+        results.append(own.cluster_weights(nearest).double())
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_round_of_draws_costs_one_pass_and_a_look_at_what_is_drawn(monkeypatch):
+def test_a_d2_sample_costs_one_pass_and_the_blocks_of_the_samples(monkeypatch):
     monkeypatch.setattr("gpukmeans.points.streaming._BLOCK", 8)
     x, _ = points(4000, 3, "none")
     rows = []
 
-    class Counting(TorchEngine):
+    class Counting(PlainEngine):
         def bind(self, x, weights):
             rows.append(x.shape[1])
             return super().bind(x, weights)
 
-    form = Form(3, torch.float32, torch.device("cpu"), None)
-    stream = surveyed(StreamPart(Batches(x, 1000), form, Counting(), torch.float32, METRICS["euclidean"]))
-    near = stream.assign(x[None, :5])
-    near = stream.nearer(near, stream.draw_far(5, seeded(), near), 5)
+    spec = PointSpec(3, torch.float32, torch.device("cpu"), None)
+    stream = points_from(BatchSource(Batches(x, 1000), spec, Counting(), torch.float32, METRICS["euclidean"]))
+    nearest = stream.assign(x[None, :5])
+    nearest = nearest.update(stream.sample_d2(5, seeded(), nearest))
     rows.clear()
-    stream.draw_far(5, seeded(1), near)
+    stream.sample_d2(5, seeded(1), nearest)
     assert sum(rows[:4]) == 4000
     assert sum(rows[4:]) <= 5 * 8
 
@@ -90,13 +90,13 @@ def test_a_round_of_draws_costs_one_pass_and_a_look_at_what_is_drawn(monkeypatch
         {"refine": 2, "init": "random"},
         {"fixed": torch.zeros(2, 3)},
         {"init": torch.arange(5.0)[:, None] * torch.full((5, 3), 1e3)},
-        {"engine": "torch"},
+        {"engine": "plain"},
         {"engine": "matmul"},
         {"engine": "cells"},
     ],
     ids=lambda options: next(iter(options)) + str(options.get("engine", "")),
 )
-def test_whatever_the_options_a_stream_has_the_bits_of_one_tensor(options):
+def test_a_stream_has_the_bits_of_one_tensor_for_all_options(options):
     x, weights = points(400, 3, "floats")
     options = {"init": "k-means||", **options}
     assert_same(kmeans(batches_of(x, weights, 90), 5, **options), kmeans(x, 5, weights=weights, **options))
@@ -109,7 +109,7 @@ def test_whatever_the_options_a_stream_has_the_bits_of_one_tensor(options):
     seed=st.integers(0, 99),
 )
 @settings(max_examples=40)
-def test_batches_may_be_of_any_sizes_and_of_no_weight_or_no_rows(sizes, kind, dtype, seed):
+def test_batches_have_any_sizes_also_without_weight_or_rows(sizes, kind, dtype, seed):
     x, weights = points(sum(sizes), 2, kind, seed)
     x = (x.abs() * 9).to(dtype)
     if weights is not None:
@@ -120,11 +120,11 @@ def test_batches_may_be_of_any_sizes_and_of_no_weight_or_no_rows(sizes, kind, dt
     stream = [pair[0] for pair in stream] if weights is None else stream
     k = min(3, int((weights > 0).sum()) if weights is not None else len(x))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of clusters that stay empty
+        warnings.simplefilter("ignore")  # the warning about empty clusters
         assert_same(kmeans(stream, k), kmeans(x, k, weights=weights, init="k-means||"))
 
 
-def test_a_stream_is_seeded_by_kmeans_parallel_unless_another_is_named():
+def test_the_default_seeding_of_a_stream_is_kmeans_parallel():
     x, _ = points(200, 3, "none")
     assert_same(kmeans(x.split(50), 4), kmeans(x, 4, init="k-means||"))
     assert torch.equal(kmeans(x, 4).centers, kmeans(x, 4, init="k-means++").centers)
@@ -136,7 +136,7 @@ def test_labels_of_a_stream_are_those_of_its_batches():
     labels = [assign(batch, result.centers).labels for batch in x.split(64)]
     whole = kmeans(x, 4, init="k-means||")
     assert torch.equal(torch.cat(labels), whole.labels)
-    assert torch.equal(torch.cat(labels).bincount(minlength=4).double(), result.totals)
+    assert torch.equal(torch.cat(labels).bincount(minlength=4).double(), result.cluster_weights)
 
 
 def test_each_round_reads_the_stream_once():
@@ -151,11 +151,11 @@ def test_each_round_reads_the_stream_once():
     rounds = []
     result = kmeans(Counted(), 4, init=x[:4], callback=lambda *_: rounds.append(len(passes)))
     assert len(rounds) == result.n_iter
-    # A last round that moves nothing needs no look at the points.
+    # A last round that moves nothing needs no pass.
     assert [after - before for before, after in itertools.pairwise(rounds)][:-1] == [1] * (len(rounds) - 2)
 
 
-def test_no_more_than_two_batches_are_held():
+def test_at_most_two_batches_are_in_memory():
     alive, most = weakref.WeakSet(), []
 
     class Tracked(torch.Tensor):
@@ -179,8 +179,8 @@ def test_no_more_than_two_batches_are_held():
     ("changed", "message"),
     [
         (lambda x: [x.flip(0)], "got another first row: is it shuffled"),
-        (lambda x: [x[:-1]], "got 99 rows in batch 0, which was another before"),
-        (lambda x: [x, x], "got 100 rows in batch 1, which was another before"),
+        (lambda x: [x[:-1]], "got 99 rows in batch 0, unlike in the first pass"),
+        (lambda x: [x, x], "got 100 rows in batch 1, unlike in the first pass"),
         (lambda x: [], "got 0 batches where there were 1"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_stream_that_changes_between_two_passes_is_an_error(changed, message):
         kmeans(Changing(), 3)
 
 
-def test_a_shuffled_loader_is_found_out():
+def test_a_shuffled_loader_is_an_error():
     x, _ = points(100, 2, "none")
     with pytest.raises(ValueError, match="is it shuffled"):
         kmeans(DataLoader(TensorDataset(x), batch_size=10, shuffle=True), 3)
@@ -227,17 +227,17 @@ NAN = torch.full((1, 2), torch.nan)
         ([X], {"weights": X[:, 0]}, TypeError, "weights of a stream come with its batches"),
         ([], {}, ValueError, "x must have at least one row, got none"),
         ([X[:0]], {}, ValueError, "x must have at least one row, got none"),
-        ([X[:1], X[1:2]], {"n_clusters": 3}, ValueError, "at most the number of points of weight, 2, got 3"),
+        ([X[:1], X[1:2]], {"n_clusters": 3}, ValueError, "at most the number of points with weight, 2, got 3"),
         ([X, X * 0], {"metric": "cosine"}, ValueError, "batch 1 of x must have no zero row .* got row 0"),
         ([X, X * 1e30], {}, ValueError, "squared distances must stay below"),
-        (iter([X]), {}, TypeError, "read again and again"),
+        (iter([X]), {}, TypeError, "batches that can be read again"),
         (3, {}, TypeError, "x must be a tensor, or batches"),
         ([X], {"init": X[:2, :1]}, ValueError, r"init must have shape \(2, 2\)"),
         ([X], {"engine": "triton"}, ValueError, "engine 'triton' cannot take these points"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_stream_says_what_was_wanted_and_what_came(stream, options, error, message):
+def test_a_wrong_stream_is_an_error_with_what_was_wanted_and_what_came(stream, options, error, message):
     with pytest.raises(error, match=message):
         kmeans(stream, **{"n_clusters": 2, **options})
 
@@ -253,7 +253,7 @@ def test_an_interrupted_run_leaves_no_thread_behind():
     assert no_reader_is_left()
 
 
-def test_the_estimator_takes_a_stream_and_has_no_labels_of_it():
+def test_the_estimator_is_fitted_to_a_stream_without_labels():
     x, _ = points(200, 3, "none")
     model = KMeans(4).fit(x.split(70))
     assert torch.equal(model.cluster_centers_, kmeans(x, 4, init="k-means||").centers)
@@ -263,33 +263,34 @@ def test_the_estimator_takes_a_stream_and_has_no_labels_of_it():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_labels_of_a_stream_are_refused_before_it_is_fitted():
+def test_fit_predict_of_a_stream_is_an_error_before_the_fit():
     with pytest.raises(TypeError, match="x must be a tensor, as a stream has no labels, got list"):
         KMeans(4).fit_predict([X])
 
 
-def part_of(batches, width, scale=1.0):
-    form = Form(width, torch.float32, torch.device("cpu"), None)
-    part = StreamPart(batches, form, TorchEngine(), torch.float32, METRICS["euclidean"])
-    surveyed(part)
-    return part
+def source_of(batches, width):
+    spec = PointSpec(width, torch.float32, torch.device("cpu"), None)
+    source = BatchSource(batches, spec, PlainEngine(), torch.float32, METRICS["euclidean"])
+    points_from(source)
+    return source
 
 
-def test_a_stream_is_a_part():
-    assert isinstance(part_of(Batches([X]), 2), Part)
+def test_the_classes_follow_the_protocols():
+    source = source_of(Batches([X]), 2)
+    assert isinstance(source, PointSource)
+    assert isinstance(source.assign(torch.zeros(1, 1, 2), [0]), NearestState)
 
 
-@pytest.mark.parametrize("masses", Masses)
-def test_positions_of_an_urn_go_through_the_batches_in_their_order(masses):
+@pytest.mark.parametrize("by", SampleBy)
+def test_positions_are_in_the_order_of_the_batches(by):
     x = torch.tensor([[1.0], [0.0], [2.0], [-0.0], [1.0]])
-    part = part_of(Batches(x, 2), 1)
-    near = part.assign(torch.zeros(1, 1, 1), [0])
-    urn = part.urn(masses, near, torch.ones(1).double(), [0])
-    rows = {Masses.WEIGHT: [0, 1, 2, 3, 4], Masses.OFF: [0, 2, 4], Masses.FAR: [0, 2, 2, 2, 2, 4]}[masses]
-    assert urn.totals.tolist() == [[len(rows)]]
-    found = urn.take(torch.arange(len(rows)).flip(0)[None])
+    source = source_of(Batches(x, 2), 1)
+    sampler = source.assign(torch.zeros(1, 1, 1), [0]).sampler(by, torch.ones(1).double())
+    rows = {SampleBy.WEIGHT: [0, 1, 2, 3, 4], SampleBy.UNCOVERED: [0, 2, 4], SampleBy.D2: [0, 2, 2, 2, 2, 4]}[by]
+    assert sampler.totals.tolist() == [[len(rows)]]
+    found = sampler.rows_at(torch.arange(len(rows)).flip(0)[None])
     assert torch.equal(found.view(torch.int32), x[rows].flip(0)[None].view(torch.int32))
 
 
-def test_the_iterable_of_a_test_can_be_clustered():
-    assert kmeans(Again(), 2).totals.sum() == 10
+def test_an_iterable_without_length_can_be_clustered():
+    assert kmeans(BatchIterable(), 2).cluster_weights.sum() == 10

@@ -1,4 +1,4 @@
-"""Which centers may be nearest to some point of a box: short lists, exact, found from large boxes to small ones."""
+"""Candidate lists: the centers that may be nearest to a point of a box, found from large boxes to small ones."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,39 +7,39 @@ import torch
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.cells.workspace import Scratch
+from gpukmeans.engines.cells.workspace import Workspace
 from gpukmeans.engines.spatial_order import Boxes, Cells
 from gpukmeans.tiling import blocks
 
-# Pairs of boxes, or points, and centers that are looked at at a time.
+# Pairs of a box, or point, and a center that are compared at a time.
 _TILE = 1 << 19
-# Pairs that are looked at in vain before one more group pays.
+# Padding pairs that cost as much as one more batch.
 _WASTE = 1 << 17
 
 
-class Group(NamedTuple):
-    """Some of the boxes of all runs, with lists of about one length L."""
+class CandidateBatch(NamedTuple):
+    """Candidate lists of some boxes of all runs, padded to the same length L."""
 
     boxes: Tensor
-    """(n,) its number among those of all runs, each of which has the boxes of its problem."""
-    listed: Tensor
-    """(L, n) int32, indices among the K centers of its run, ascending; the last one of a shorter list is repeated."""
+    """(n,) indices of boxes: run · number of boxes of a problem + index in the problem."""
+    center_ids: Tensor
+    """(L, n) int32, indices among the K centers of the run, ascending. Shorter lists repeat their last one."""
 
 
-class Lists(NamedTuple):
-    """For some of the boxes of all runs the centers that may be nearest to one of their points."""
+class CandidateLists(NamedTuple):
+    """Candidate lists of some boxes of all runs: the centers that may be nearest to one of their points."""
 
     boxes: Tensor
-    """(n,) the number of each, see `Group`."""
+    """(n,) indices of boxes, see `CandidateBatch`."""
     counts: Tensor
-    """(n,) the length of its list."""
-    listed: Tensor
-    """(sum of counts,) int32, indices among the K centers of its run, ascending, one list after the other."""
+    """(n,) the length of each list."""
+    center_ids: Tensor
+    """(sum of counts,) int32, indices among the K centers of the run, ascending, one list after the other."""
 
-    def groups(self, size: int) -> Iterator[Group]:
-        """The same in groups that make no more than a tile of pairs, each box being of so many parts.
+    def batches(self, size: int) -> Iterator[CandidateBatch]:
+        """The lists in batches of at most a tile of pairs, for boxes of `size` members.
 
-        Shorter lists are filled up where that costs less than one more group.
+        Shorter lists are padded where that costs less than one more batch.
         """
         ordered, rows = self.counts.sort(stable=True)
         boxes = self.boxes.index_select(0, rows)
@@ -51,116 +51,121 @@ class Lists(NamedTuple):
             if longer is not None:
                 wasted += (longer - length) * (stop - start) * size
             if longer is None or wasted > _WASTE:
-                place = torch.arange(length, device=first.device)[:, None]
-                for part in blocks(stop - start, _TILE // (length * size)):
-                    of = slice(start + part.start, start + part.stop)
-                    yield Group(boxes[of], self.listed.take(first[of] + place.minimum(ordered[of] - 1)))
+                rank = torch.arange(length, device=first.device)[:, None]
+                for block in blocks(stop - start, _TILE // (length * size)):
+                    of = slice(start + block.start, start + block.stop)
+                    yield CandidateBatch(boxes[of], self.center_ids.take(first[of] + rank.minimum(ordered[of] - 1)))
                 start, wasted = stop, 0
 
 
-def candidates(cells: Cells, centers: Tensor, problems: Tensor, slack: Tensor, scratch: Scratch) -> list[Group]:
-    """For the cells of B runs the centers (B, K, D) that may be nearest to one of their points, by the one score.
+def candidates(
+    cells: Cells, centers: Tensor, problems: Tensor, slack: Tensor, workspace: Workspace
+) -> list[CandidateBatch]:
+    """Candidate lists of the cells of B runs: the centers (B, K, D) that may be nearest to one of their points.
 
-    That holds as long as no center of a run moves farther than its `slack` (B,). `problems` (B,), numbers below P, says
-    whose cells each run is about. A group makes no more than a tile of pairs of points and centers.
+    The lists stay valid while no center of a run moves farther than the `slack` (B,) of the run. `problems` (B,) are
+    the indices of the problems of the runs. A batch has at most a tile of pairs of points and centers.
     """
     n_runs, n_clusters = centers.shape[:2]
     device = centers.device
-    # All large boxes of a run are in one that is as large as can be, or in several, if there are so many.
-    fan = max(1, min(_TILE // n_clusters, cells.large.count))
-    n_boxes = -(-cells.large.count // fan)
-    lists = Lists(
+    # The first lists have all centers. They are of one box of all large boxes, or of several if there are many.
+    fanout = max(1, min(_TILE // n_clusters, cells.large.count))
+    n_boxes = -(-cells.large.count // fanout)
+    lists = CandidateLists(
         boxes=torch.arange(n_runs * n_boxes, device=device),
         counts=torch.full((n_runs * n_boxes,), n_clusters, device=device),
-        listed=torch.arange(n_clusters, dtype=torch.int32, device=device).repeat(n_runs * n_boxes),
+        center_ids=torch.arange(n_clusters, dtype=torch.int32, device=device).repeat(n_runs * n_boxes),
     )
-    for boxes, within in ((cells.large, fan), (cells.small, cells.fan)):
+    for boxes, box_fanout in ((cells.large, fanout), (cells.small, cells.fanout)):
         parts = [
-            _finer(group, n_boxes, boxes, within, centers, problems, slack, scratch) for group in lists.groups(within)
+            _refined(batch, n_boxes, boxes, box_fanout, centers, problems, slack, workspace)
+            for batch in lists.batches(box_fanout)
         ]
-        lists, n_boxes = Lists(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), boxes.count
-    return list(lists.groups(cells.small.size))
+        lists, n_boxes = CandidateLists(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))), boxes.count
+    return list(lists.batches(cells.small.size))
 
 
-def _finer(
-    group: Group,
+def _refined(
+    batch: CandidateBatch,
     n_coarse: int,
     boxes: Boxes,
-    fan: int,
+    fanout: int,
     centers: Tensor,
     problems: Tensor,
     slack: Tensor,
-    scratch: Scratch,
-) -> Lists:
-    """The lists of the boxes within those of a group, `fan` of them within each of the `n_coarse` of a run."""
-    runs, coarse = group.boxes // n_coarse, group.boxes % n_coarse
-    # (fan, n), since operations on the few parts of each box side by side would be slow.
-    within = coarse * fan + torch.arange(fan, device=centers.device)[:, None]
-    number = (problems[runs] * boxes.count + within.clamp(max=boxes.count - 1)).flatten()
-    middle, half = (bound.index_select(1, number).view(-1, *within.shape) for bound in (boxes.middle, boxes.half))
-    near = _undominated(middle, half, group.listed + runs * centers.shape[1], centers, slack[runs], scratch)
-    near.logical_and_(within < boxes.count)
-    near[1:].logical_and_((group.listed[1:] != group.listed[:-1])[:, None])
-    # By boxes, and of each in the order of its list.
-    row, place = near.permute(1, 2, 0).flatten(0, 1).nonzero(as_tuple=True)
-    counts = torch.bincount(row, minlength=within.numel())
+    workspace: Workspace,
+) -> CandidateLists:
+    """The lists of the boxes in those of a batch: `fanout` boxes in each of the `n_coarse` boxes of a run."""
+    runs, coarse = batch.boxes // n_coarse, batch.boxes % n_coarse
+    # (fanout, n): the long dimension last, as operations along a short one are slow.
+    fine = coarse * fanout + torch.arange(fanout, device=centers.device)[:, None]
+    box = (problems[runs] * boxes.count + fine.clamp(max=boxes.count - 1)).flatten()
+    midpoint, half_width = (
+        bound.index_select(1, box).view(-1, *fine.shape) for bound in (boxes.midpoint, boxes.half_width)
+    )
+    flat_ids = batch.center_ids + runs * centers.shape[1]
+    near = _undominated(midpoint, half_width, flat_ids, centers, slack[runs], workspace)
+    near.logical_and_(fine < boxes.count)
+    near[1:].logical_and_((batch.center_ids[1:] != batch.center_ids[:-1])[:, None])
+    # In the order of the boxes, and within a box in the order of its list.
+    row, rank = near.permute(1, 2, 0).flatten(0, 1).nonzero(as_tuple=True)
+    counts = torch.bincount(row, minlength=fine.numel())
     exists = counts.nonzero().squeeze(1)
-    return Lists(
-        boxes=(runs * boxes.count + within).flatten().index_select(0, exists),
+    return CandidateLists(
+        boxes=(runs * boxes.count + fine).flatten().index_select(0, exists),
         counts=counts.index_select(0, exists),
-        listed=group.listed.flatten().index_select(0, row % len(runs) + place * len(runs)),
+        center_ids=batch.center_ids.flatten().index_select(0, row % len(runs) + rank * len(runs)),
     )
 
 
 def _undominated(
-    middle: Tensor, half: Tensor, listed: Tensor, centers: Tensor, slack: Tensor, scratch: Scratch
+    midpoint: Tensor, half_width: Tensor, center_ids: Tensor, centers: Tensor, slack: Tensor, workspace: Workspace
 ) -> Tensor:
-    """Whether centers may be nearest to a point of boxes (D, S, n), as a mask (L, S, n).
+    """Whether each candidate may be nearest to a point of its box (D, S, n): a mask (L, S, n).
 
-    They are those listed (L, n), counted through the centers (B, K, D) of all runs.
+    `center_ids` (L, n) are indices among the centers (B, K, D) of all runs.
 
-    Let b be the center nearest to the middle m of a box, whose points are no farther from m than h in each coordinate,
-    and c another one. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|² less twice
-    the sum of h·|c - b| over the coordinates (the test of Kanungo et al. 2002, section 3, in other words). If that is
-    above 0, c is nearest to no point of the box. If both may move by s, |x - c| - |x - b| may fall by 2s, so it must be
-    above 2s(|x - c| + |x - b|), which is at most 2s(|m - c| + |m - b| + 2|h|).
+    Let b be the center nearest to the midpoint m of a box, whose points are no farther from m than h in each
+    coordinate, and c another one. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|²
+    less twice the sum of h·|c - b| over the coordinates (equivalent to the test of Kanungo et al. 2002, section 3). If
+    that is above 0, c is nearest to no point of the box. If both may move by s, |x - c| - |x - b| may fall by 2s, so it
+    must be above 2s(|x - c| + |x - b|), which is at most 2s(|m - c| + |m - b| + 2|h|).
     """
-    width = len(middle)
-    info = torch.finfo(middle.dtype)
-    choices = centers.permute(2, 0, 1).flatten(1)
-    others = choices.index_select(1, listed.flatten()).view(width, len(listed), 1, -1)
-    shape = len(listed), *middle.shape[1:]
-    sqdist, spare, apart = (scratch.table(name, shape, middle) for name in ("scores", "spare", "apart"))
-    squared_distance(middle[:, None], others, out=sqdist, spare=spare)
-    best, nearest = lowest(sqdist, listed[:, None].int(), spare)
-    own = choices.index_select(1, nearest.flatten()).view(middle.shape)
-    reach = half.square().sum(dim=0)
-    # Two scores are compared, each off by less than (D/2 + 2) units of its own size, which in the box is no more than
-    # twice what it is in the middle, and twice the square of its half diagonal; and there is the rounding of this.
+    width = len(midpoint)
+    info = torch.finfo(midpoint.dtype)
+    flat_centers = centers.permute(2, 0, 1).flatten(1)
+    others = flat_centers.index_select(1, center_ids.flatten()).view(width, len(center_ids), 1, -1)
+    shape = len(center_ids), *midpoint.shape[1:]
+    sqdist, spare, change = (workspace.table(name, shape, midpoint) for name in ("sqdist", "spare", "change"))
+    squared_distance(midpoint[:, None], others, out=sqdist, workspace=spare)
+    best, nearest = lowest(sqdist, center_ids[:, None].int(), spare)
+    own = flat_centers.index_select(1, nearest.flatten()).view(midpoint.shape)
+    sqdiagonal = half_width.square().sum(dim=0)
+    # Two distances are compared, each with an error below (D/2 + 2) units of its own magnitude. In the box that is at
+    # most twice the distance of the midpoint plus twice the square of the half diagonal. This bound is rounded too.
     rounding = (4 * width + 32) * info.eps
-    limit = best + rounding * (best + reach) + width * info.tiny
-    half = half * (2 + 2 * rounding)
-    apart.zero_()
+    limit = best + rounding * (best + sqdiagonal) + width * info.tiny
+    half_width = half_width * (2 + 2 * rounding)
+    change.zero_()
     for channel in range(width):
-        apart.addcmul_(torch.sub(others[channel], own[channel], out=spare).abs_(), half[channel])
+        change.addcmul_(torch.sub(others[channel], own[channel], out=spare).abs_(), half_width[channel])
     if slack.any():
         slack = slack * (2 + 2 * rounding)
-        limit += slack * (best.sqrt() + 2 * reach.sqrt())
-        apart.addcmul_(torch.sqrt(sqdist, out=spare), slack)
-    # Not "at most", since where something overflowed, nothing may be left out.
-    return sqdist.mul_(1 - rounding).gt(apart.add_(limit)).logical_not_()
+        limit += slack * (best.sqrt() + 2 * sqdiagonal.sqrt())
+        change.addcmul_(torch.sqrt(sqdist, out=spare), slack)
+    # Not "at most", since a center must stay where a value overflowed.
+    return sqdist.mul_(1 - rounding).gt(change.add_(limit)).logical_not_()
 
 
-def lowest(scores: Tensor, listed: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
-    """Of scores (L, ...), not negative, the lowest and which of those listed, which broadcast to them, these are of.
+def lowest(sqdist: Tensor, center_ids: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest of distances (L, ...) of at least 0, and its center id: int32, below 2**30, broadcast to `sqdist`.
 
-    Of equals the one that is listed with the lowest index, int32 and below 2**30. What `spare`, of the shape and dtype
-    of the scores, holds is lost.
+    Of equal distances the lowest id. The values of `spare`, of the shape and dtype of `sqdist`, are overwritten.
     """
-    if len(scores) == 1:
-        return scores[0].clone(), listed[0].expand(scores.shape[1:])
-    best = scores.amin(dim=0)
-    # Numbers that are not negative have the order of their bits, and a CPU compares integers much faster.
-    bits = torch.int32 if scores.dtype == torch.float32 else torch.int64
-    marked = torch.sub(scores.view(bits), best.view(bits), out=spare.view(bits)).clamp_(max=1)
-    return best, torch.add(listed, marked, alpha=1 << 30, out=marked).amin(dim=0).int()
+    if len(sqdist) == 1:
+        return sqdist[0].clone(), center_ids[0].expand(sqdist.shape[1:])
+    best = sqdist.amin(dim=0)
+    # Floats of at least 0 have the order of their bits, and a CPU compares integers much faster.
+    bits = torch.int32 if sqdist.dtype == torch.float32 else torch.int64
+    marked = torch.sub(sqdist.view(bits), best.view(bits), out=spare.view(bits)).clamp_(max=1)
+    return best, torch.add(center_ids, marked, alpha=1 << 30, out=marked).amin(dim=0).int()

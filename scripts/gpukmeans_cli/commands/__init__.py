@@ -1,1 +1,1 @@
-"""The subcommands: arguments, checks, and a call of the code that does the work."""
+"""The subcommands: parse and check arguments, then call the code that does the work."""

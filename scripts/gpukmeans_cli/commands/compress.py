@@ -1,27 +1,28 @@
-"""`gpukmeans compress`: arguments in, a picture with a palette and a line of report for each file out."""
+"""`gpukmeans compress`: write each input picture with a palette, and print a report of each."""
 
 from dataclasses import replace
 
-import typer
-
 import gpukmeans_cli.options as options
 from gpukmeans_cli.compression.plan import Job
-from gpukmeans_cli.compression.reporter import Voice
+from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 from gpukmeans_cli.system.rank_env import device_name
-from gpukmeans_cli.system.rank_store import agreed, meeting
+from gpukmeans_cli.system.rank_store import raise_on_all_ranks, rank_store
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
 from gpukmeans_cli.validation import (
     check_device_name,
-    check_one_of,
+    check_exclusive,
+    check_palette_space,
     check_standard_streams,
-    check_strength,
-    device_called,
-    given_colors,
-    goal_of,
-    place_of_rank,
-    planned,
+    check_tol,
+    find_device,
+    find_rank_env,
+    load_colors,
+    parse_dither_strength,
+    parse_target,
+    plan_jobs,
+    required,
 )
 
 
@@ -51,7 +52,7 @@ def compress(
     device: options.DeviceName = "auto",
     best: options.Best = False,
     init: options.InitName = "random",
-    n_init: options.Restarts = None,
+    n_init: options.NInit = None,
     refine: options.Refine = None,
     max_iter: options.MaxIter = 100,
     tol: options.Tol = None,
@@ -61,59 +62,47 @@ def compress(
     verbose: options.Verbose = False,
 ) -> int:
     """Write each picture with a palette of few colors."""
-    if not inputs:
-        raise typer.TyperException("Please specify an image, for example: gpukmeans compress photo.jpg")
-    check_one_of({"--colors": colors, "--min-psnr": min_psnr, "--max-bytes": max_bytes, "--palette": palette})
-    # None where it is not given, as the others are.
-    check_one_of(
-        {
-            "--shared-palette": shared_palette or None,
-            "--min-psnr": min_psnr,
-            "--max-bytes": max_bytes,
-            "--palette": palette,
-        }
-    )
-    check_one_of({"--palette": palette, "--fixed": fixed, "--best": best or None})
-    if palette is not None and space != "srgb":
-        raise typer.TyperException(f"--palette maps to the nearest colors in srgb; leave --space {space} out")
-    strength = check_strength(dither, dither_strength)
-    goal = goal_of(min_psnr, max_bytes)
+    inputs = required(inputs, "an image", "gpukmeans compress photo.jpg")
+    instead_of_k = {"--min-psnr": min_psnr, "--max-bytes": max_bytes, "--palette": palette}
+    check_exclusive({"--colors": colors, **instead_of_k})
+    check_exclusive({"--shared-palette": shared_palette, **instead_of_k})
+    check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
+    check_palette_space(palette, space)
+    strength = parse_dither_strength(dither, dither_strength)
+    target_quality = parse_target(min_psnr, max_bytes)
     n_colors = colors or 20
-    name = "palette" if goal is not None or palette is not None else str(n_colors)
-    check_one_of({"--output": output, "--output-folder": output_folder})
-    check_one_of({"--skip-existing": skip_existing or None, "--force": force or None})
-    if tol is not None and not tol < float("inf"):
-        raise typer.TyperException(f"--tol must be a number, at least 0, got {tol}")
+    has_k = target_quality is None and palette is None
+    check_exclusive({"--output": output, "--output-folder": output_folder})
+    check_exclusive({"--skip-existing": skip_existing, "--force": force})
+    check_tol(tol)
     check_device_name(device)
-    here = place_of_rank(*inputs, output)
+    env = find_rank_env(*inputs, output)
 
-    with meeting(here) as ranks:
-        with agreed(ranks):
-            given = given_colors(fixed, palette)
-            if fixed is not None and goal is None and len(given["fixed"]) > n_colors:
-                raise typer.TyperException(
-                    f"--fixed names {len(given['fixed'])} colors, more than the {n_colors} of the palette"
-                )
+    with rank_store(env) as ranks:
+        with raise_on_all_ranks(ranks):
+            given_colors = load_colors(fixed, palette, max_fixed=n_colors if target_quality is None else 256)
             todo: list[Job] = []
-            if here.leads:  # files may come and go meanwhile, and all should share the same ones
-                todo = planned(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
-            check_standard_streams(todo, as_json, twice=shared_palette)
+            if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
+                name = str(n_colors) if has_k else "palette"
+                todo = plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+            check_standard_streams(todo, as_json, read_twice=shared_palette)
+            import_torch()  # only now: it takes longer than most pictures
+            torch_device = find_device(device_name(device, env))
+        todo = ranks.broadcast(todo)[env.rank :: env.size]
 
-            # Only now, when there is work to do: importing torch takes longer than most pictures.
-            import_torch()
-            chosen = device_called(device_name(device, here))
-        todo = ranks.share(todo)[here.rank :: here.size]
-
-        from gpukmeans.images.palette import BEST
-        from gpukmeans_cli.compression.batch import compress_all, palette_for_all
+        from gpukmeans import BEST_QUALITY
+        from gpukmeans_cli.compression.batch import compress_all
         from gpukmeans_cli.compression.pipeline import Settings
+        from gpukmeans_cli.compression.shared_palette import find_shared_palette
 
-        asked = {"n_init": n_init, "refine": refine, "tol": tol}
+        overrides = {"n_init": n_init, "refine": refine, "tol": tol}
+        clustering = {"init": init, "max_iter": max_iter, **(BEST_QUALITY if best else {})}
+        clustering |= {option: value for option, value in overrides.items() if value is not None}
         settings = Settings(
             n_colors=n_colors,
-            device=chosen,
+            device=torch_device,
             any_device=device == "auto",
-            goal=goal,
+            target=target_quality,
             space=space,
             dither=dither,
             dither_strength=strength,
@@ -122,27 +111,22 @@ def compress(
             optimize=optimize,
             allow_larger=allow_larger,
             max_pixels=max_pixels,
-            clustering={
-                "init": init,
-                "max_iter": max_iter,
-                **(BEST if best else {}),
-                **{option: value for option, value in asked.items() if value is not None},
-            },
+            clustering=clustering,
             seed=seed,
             root=output_folder,
             dry_run=dry_run,
-            **given,
+            **given_colors,
         )
         if shared_palette:
             try:
-                settings = replace(settings, palette=palette_for_all(todo, settings, ranks))
+                settings = replace(settings, palette=find_shared_palette(todo, settings, ranks))
             except ImageError as error:
-                if here.leads:
+                if env.is_main:
                     warn(str(error))
                 return 1
-        aside = any(job.target == STDIO for job in todo)
-        voice = Voice(as_json=as_json, quiet=quiet, verbose=verbose, aside=aside)
-        sound = compress_all(
-            todo, settings, voice, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
+        to_stdout = any(job.output == STDIO for job in todo)
+        reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, text_to_stderr=to_stdout)
+        done = compress_all(
+            todo, settings, reporter, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
         )
-        return 0 if sound else 1
+        return 0 if done else 1

@@ -1,1 +1,1 @@
-"""Pictures in, pictures with a palette out: one file, many files, the results."""
+"""Image files to image files with a palette: plan, pipeline, batches, results."""

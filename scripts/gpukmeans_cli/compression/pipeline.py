@@ -1,8 +1,8 @@
-"""One file through the whole line: read, count colors, cluster, map the pixels, write, report."""
+"""The pipeline for one file: read, count colors, cluster, map the pixels, encode, write, report."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -13,42 +13,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.selection import ENGINES
-from gpukmeans.images.colorspace import COLOR_SPACES, hide_invisible
-from gpukmeans.images.histogram import ColorHistogram, unique_colors
-from gpukmeans.images.palette import Palette, fit_palette, mean_squared_error, with_invisible
-from gpukmeans.images.quantization import apply_palette
-from gpukmeans_cli.compression.result import Report
-from gpukmeans_cli.compression.targets import Goal
+from gpukmeans import (
+    COLOR_SPACES,
+    ENGINES,
+    ColorHistogram,
+    Palette,
+    apply_palette,
+    clear_transparent_pixels,
+    fit_palette,
+    map_to_palette,
+    mean_squared_error,
+    unique_colors,
+    with_transparent_color,
+)
+from gpukmeans_cli.compression.result import CompressionReport, CompressionResult
+from gpukmeans_cli.compression.targets import Target
 from gpukmeans_cli.formats.animation import encode_animation
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import Source, read_source
 from gpukmeans_cli.formats.still import encode_still
-from gpukmeans_cli.images.channels import add_histograms, channels_of_both, with_channels
+from gpukmeans_cli.images.channels import common_channels, with_channels
 from gpukmeans_cli.images.quality import peak_signal_to_noise
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_free, check_inside, make_folder, publish
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_free, check_inside, make_folder, write_atomically
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.worker_pool import Event
 
-# Pictures of fewer pixels are clustered on the CPU unless a device was asked for: so few colors are less work than the
-# 60 launches of a round. Chosen by that count and not by measuring, as no GPU was at hand.
-_FEW_PIXELS = 1 << 12
+# With `any_device`, pictures of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
+# would take longer. An estimate from that count, not a measurement, as no GPU was at hand.
+_MIN_GPU_PIXELS = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What holds for every file of a run."""
+    """Options that are the same for every file of a run."""
 
     n_colors: int
-    """Of the palette, at most, where there is neither a goal nor a palette."""
+    """Maximal number of colors, without a target or a palette."""
     device: torch.device
     any_device: bool = False
-    """Whether the CPU may do instead, where moving a picture to the device would cost more."""
-    goal: Goal | None = None
+    """Whether small pictures are clustered on the CPU, if moving them to the device would cost more."""
+    target: Target | None = None
     palette: np.ndarray | None = None
-    """Colors (K, C) to map to, in place of clustering."""
+    """Colors (K, C) to map to, instead of clustering."""
     fixed: np.ndarray | None = None
-    """Colors (F, C) that the palette has in any case."""
+    """Colors (F, C) that every palette contains."""
     space: str = "srgb"
     dither: str = "none"
     dither_strength: float = 1.0
@@ -61,43 +69,31 @@ class Settings:
     """Options of `fit_palette`."""
     seed: int = 0
     root: Path | None = None
-    """The folder that outputs may not leave, and that folders are made in for them."""
+    """The folder that must contain all outputs; missing folders in it are created."""
     dry_run: bool = False
-    """Whether all is done but to write."""
-    turn: AbstractContextManager[Any] | None = None
-    """What a file waits for before it is clustered, where several are worked on and one at a time fits the device."""
+    """Whether the outputs are computed but not written."""
+    gpu_lock: AbstractContextManager[Any] | None = None
+    """Lock held while a file uses the GPU; None on the CPU."""
     stop: Event = field(default_factory=threading.Event)
-    """Set when work should end before anything more is written."""
+    """Set to stop all work before anything else is written."""
 
 
 class StoppedError(Exception):
-    """Work that was given up because it was asked to stop."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A report, with what `--verbose` and a note to the user need beside it."""
-
-    report: Report
-    frames_left_out: int
-    engine: str
-    """Its name, and why it."""
-    stages: dict[str, float]
-    """Seconds of each stage."""
+    """Work that was stopped by `Settings.stop`."""
 
 
 @dataclass
-class Clock:
-    """Seconds of the stages of one file."""
+class StageTimer:
+    """Seconds of each stage of one file."""
 
     device: torch.device
     stop: Event = field(default_factory=threading.Event)
-    """Set when the stage at work should be the last one."""
+    """Set to stop the work at the end of the current stage."""
     stages: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
     def lap(self, stage: str) -> None:
-        """Ascribe the time since the last lap to a stage. StoppedError if it was the last one."""
+        """Add the time since the last lap to a stage. StoppedError if `stop` is set."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -108,20 +104,22 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """The picture in the colors of a palette: colors (K, C), and an index for each pixel of all frames (F, H, W)."""
+class IndexedPicture:
+    """All frames of a picture in the colors of a palette, with their error and their encoded file."""
 
     colors: np.ndarray
+    """The palette (K, C)."""
     indices: np.ndarray
+    """The palette index of each pixel (F, H, W)."""
     mse: float
     psnr: float | None
     fit: Palette | None
-    """None where colors were given."""
+    """The fitted palette; None for a palette that was given."""
     encode: Callable[[], bytes]
 
     @cached_property
     def data(self) -> bytes:
-        """The file, made when it is first asked for, since not every goal asks."""
+        """The encoded file. Encoded on first use, since a search for a PSNR needs no files."""
         return self.encode()
 
     @property
@@ -130,161 +128,126 @@ class Picture:
 
     @property
     def n_colors(self) -> int:
-        """Those that some pixel wears."""
+        """The number of colors that some pixel uses."""
         return int(np.count_nonzero(np.bincount(self.indices.ravel())))
 
 
-def compress_picture(source: Path, target: Path, settings: Settings) -> Outcome:
-    """What became of `source`, after `target` has been written as a picture with a palette.
+def compress_picture(source: Path, output: Path, settings: Settings) -> CompressionResult:
+    """The result of compressing the file `source` to `output`, a picture with a palette.
 
-    ImageError if either file cannot be, if a goal is out of reach, or if memory runs out; `target` is then as it was.
+    ImageError if `source` cannot be read, `output` cannot be written, the target is out of reach or memory runs out;
+    `output` is then unchanged.
     """
     if settings.root is not None:
-        check_inside(target, settings.root)
-    check_free(target, overwrite=settings.force)
+        check_inside(output, settings.root)
+    check_free(output, overwrite=settings.force)
     with within_memory(settings.device):
-        return _compress(source, target, settings)
+        return _compress(source, output, settings)
 
 
-def shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
-    """The palette (K, C) that serves the pixels of all these pictures; those that cannot be read are left out.
-
-    ImageError if none can be, StoppedError if asked to stop.
-    """
-    total = colors_of_all(sources, settings)
-    return palette_of([] if total is None else [total], settings)
-
-
-def colors_of_all(sources: Iterable[Path], settings: Settings) -> ColorHistogram | None:
-    """The colors of all these pictures, on the device; those that cannot be read are left out, None if none can be.
-
-    StoppedError if asked to stop.
-    """
-    # On one device, where histograms can be added.
-    settings = replace(settings, any_device=False)
-    total: ColorHistogram | None = None
-    for path in sources:
-        if settings.stop.is_set():
-            raise StoppedError
-        with within_memory(settings.device):
-            try:
-                source = read_source(path, max_pixels=settings.max_pixels)
-            except ImageError:
-                continue  # which is told when its turn comes to be written
-            _, part = colors_of(source, settings)
-            total = part if total is None else add_histograms(total, part)
-    return total
-
-
-def palette_of(parts: Iterable[ColorHistogram], settings: Settings) -> np.ndarray:
-    """The palette (K, C) that serves all these histograms together. ImageError if there are none."""
-    total: ColorHistogram | None = None
-    with within_memory(settings.device):
-        for part in parts:
-            total = part if total is None else add_histograms(total, part)
-        if total is None:
-            raise ImageError("none of the pictures can be read, so there is no palette to share")
-        return _fit(total, settings.n_colors, settings).colors.cpu().numpy()
-
-
-def _compress(path: Path, target: Path, settings: Settings) -> Outcome:
-    clock = Clock(settings.device, settings.stop)
+def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult:
+    timer = StageTimer(settings.device, settings.stop)
     source = read_source(path, max_pixels=settings.max_pixels)
-    suffix = ".png" if target == STDIO else target.suffix.lower()
-    clock.lap("read")
-    with settings.turn or nullcontext():
-        if settings.turn is not None:
-            clock.lap("wait")
-        image, histogram = colors_of(source, settings)
-        clock.lap("count colors")
+    suffix = ".png" if output == STDIO else output.suffix.lower()
+    timer.lap("read")
+    with settings.gpu_lock or nullcontext():
+        if settings.gpu_lock is not None:
+            timer.lap("wait")
+        image, histogram = image_and_histogram(source, settings)
+        timer.lap("count colors")
 
         @cache
-        def picture_of(n_colors: int) -> Picture:
-            return picture_in_colors(source, image, histogram, n_colors, suffix, settings, clock)
+        def quantize(n_colors: int) -> IndexedPicture:
+            return quantize_source(source, image, histogram, n_colors, suffix, settings, timer)
 
         n_colors = settings.n_colors
-        if settings.goal is not None:
-            n_colors = settings.goal.search(min(256, len(histogram.colors)), picture_of)
-        found = picture_of(n_colors)
-    kept = is_kept(source, found, suffix, settings)
+        if settings.target is not None:
+            n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
+        picture = quantize(n_colors)
+    kept = keeps_input(source, picture, suffix, settings)
     if not settings.dry_run:
-        _deliver(target, source.original() if kept else found.data, settings)
-    clock.lap("write")
+        _write(output, source.original() if kept else picture.data, settings)
+    timer.lap("write")
     n_frames, height, width, _ = source.pixels.shape
-    report = Report(
+    report = CompressionReport(
         input=str(path),
-        output=str(target),
+        output=str(output),
         width=width,
         height=height,
         frames=n_frames,
         mode=source.mode,
         colors_in=len(histogram.colors),
-        colors_out=len(histogram.colors) if kept else found.n_colors,
+        colors_out=len(histogram.colors) if kept else picture.n_colors,
         bytes_in=source.n_bytes,
-        bytes_out=source.n_bytes if kept else found.n_bytes,
-        mse=0.0 if kept else found.mse,
-        psnr=None if kept else found.psnr,
-        iterations=found.fit.n_iter if found.fit else 0,
-        converged=found.fit.converged if found.fit else True,
+        bytes_out=source.n_bytes if kept else picture.n_bytes,
+        mse=0.0 if kept else picture.mse,
+        psnr=None if kept else picture.psnr,
+        iterations=picture.fit.n_iter if picture.fit else 0,
+        converged=picture.fit.converged if picture.fit else True,
         kept=kept,
         written=not settings.dry_run,
         device=str(image.device),
-        seconds=sum(clock.stages.values()),
+        seconds=sum(timer.stages.values()),
     )
-    engine = _engine_and_why(found.fit, histogram, settings)
-    return Outcome(report, source.frames_in_file - n_frames, engine, clock.stages)
+    engine = _describe_engine(picture.fit, histogram, settings)
+    return CompressionResult(report, source.frames_in_file - n_frames, engine, timer.stages)
 
 
-def _deliver(target: Path, data: bytes, settings: Settings) -> None:
+def _write(output: Path, data: bytes, settings: Settings) -> None:
     if settings.root is not None:
-        check_inside(target, settings.root)
-        make_folder(target.parent)
-    publish(target, data, overwrite=settings.force)
+        check_inside(output, settings.root)
+        make_folder(output.parent)
+    write_atomically(output, data, overwrite=settings.force)
 
 
-def colors_of(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
-    """The image (F, H, W, C) of all frames on the device that is to work on it, and its histogram."""
-    few = source.pixels[..., 0].size < _FEW_PIXELS
-    device = torch.device("cpu") if settings.any_device and few else settings.device
-    image = hide_invisible(_with_channels_of(torch.from_numpy(source.pixels).to(device), settings))
+def image_and_histogram(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
+    """The image (F, H, W, C) of all frames, on the device that will process it, and its color histogram."""
+    is_small = source.pixels[..., 0].size < _MIN_GPU_PIXELS
+    device = torch.device("cpu") if settings.any_device and is_small else settings.device
+    image = clear_transparent_pixels(_with_palette_channels(torch.from_numpy(source.pixels).to(device), settings))
     return image, unique_colors(image.flatten(0, 1))
 
 
-def picture_in_colors(
+def quantize_source(
     source: Source,
     image: Tensor,
     histogram: ColorHistogram,
     n_colors: int,
     suffix: str,
     settings: Settings,
-    clock: Clock,
-) -> Picture:
-    """The image (F, H, W, C) in so many colors, or in those that were given."""
+    timer: StageTimer,
+) -> IndexedPicture:
+    """The image (F, H, W, C) of a source in at most `n_colors` colors, or in the palette that was given.
+
+    `suffix` is the file format that the picture encodes to.
+    """
     if settings.palette is None:
-        fit = _fit(histogram, n_colors, settings)
+        fit = fit_colors(histogram, n_colors, settings)
         colors = fit.colors
     else:
         given = with_channels(torch.from_numpy(settings.palette), image.shape[-1]).to(image.device)
-        fit, colors = None, with_invisible(given, histogram, 256)
-    clock.lap("cluster")
-    if fit is not None and (settings.dither == "none" or not settings.dither_strength):
-        indices, mse = histogram.spread(fit.labels, image.flatten(0, 1)).view(image.shape[:3]), fit.mse
+        fit, colors = None, with_transparent_color(given, histogram, 256)
+    timer.lap("cluster")
+    dithering = {"dither": settings.dither, "strength": settings.dither_strength}
+    if fit is None:
+        indexed = apply_palette(image, colors, **dithering)
     else:
-        indices = apply_palette(image, colors, dither=settings.dither, strength=settings.dither_strength).indices
-        mse = mean_squared_error(image, colors, indices)
-    found = colors.cpu().numpy(), indices.cpu().numpy()
-    clock.lap("map pixels")
+        indexed = map_to_palette(image, histogram, fit, **dithering)
+    is_dithered = settings.dither != "none" and settings.dither_strength > 0
+    mse = mean_squared_error(image, indexed) if fit is None or is_dithered else fit.mse
+    palette, indices = colors.cpu().numpy(), indexed.indices.cpu().numpy()
+    timer.lap("map pixels")
     psnr = peak_signal_to_noise(mse, image.shape[-1])
 
     def encode() -> bytes:
-        data = _encoded(source, *found, suffix, settings)
-        clock.lap("encode")
+        data = _encode(source, palette, indices, suffix, settings)
+        timer.lap("encode")
         return data
 
-    return Picture(colors=found[0], indices=found[1], mse=mse, psnr=psnr, fit=fit, encode=encode)
+    return IndexedPicture(colors=palette, indices=indices, mse=mse, psnr=psnr, fit=fit, encode=encode)
 
 
-def _encoded(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
+def _encode(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
     metadata = Metadata() if settings.strip else source.metadata
     if source.animation is None:
         return encode_still(
@@ -300,15 +263,16 @@ def _encoded(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: st
     return encode_animation(colors, indices, replace(source.animation, metadata=metadata), suffix)
 
 
-def _fit(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palette:
+def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palette:
+    """The palette of a histogram with at most `n_colors` colors, or the number of fixed colors if that is larger."""
     fixed = None
     if settings.fixed is not None:
         fixed = with_channels(torch.from_numpy(settings.fixed), histogram.colors.shape[1]).to(histogram.colors.device)
         n_colors = max(n_colors, len(fixed))
     options = dict(settings.clustering)
     if histogram.colors.device.type == "cpu":
-        # On a GPU, whose rounds are short, to be asked each round would be to wait for each.
-        options.setdefault("callback", _asked_to(settings.stop))
+        # On a GPU, whose iterations are short, a callback would wait for the end of each.
+        options.setdefault("callback", lambda n_iter, inertia, shift: settings.stop.is_set())
     return fit_palette(
         histogram,
         n_colors,
@@ -319,36 +283,33 @@ def _fit(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palett
     )
 
 
-def _asked_to(stop: Event) -> Callable[..., bool]:
-    """What ends the rounds of `kmeans` when it is time to stop."""
-    return lambda n_iter, inertia, shift: stop.is_set()
+def keeps_input(source: Source, picture: IndexedPicture, suffix: str, settings: Settings) -> bool:
+    """Whether the output is a copy of the input, since the input has the same format and is no larger.
 
-
-def is_kept(source: Source, found: Picture, suffix: str, settings: Settings) -> bool:
-    """Whether the input, of the format of this suffix, is no larger, so that it may stand for one of fewer colors.
-
-    Not where colors were given, which the input need not have, nor where there is something to strip from it.
+    Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it.
     """
-    asked_for_more = settings.allow_larger or settings.palette is not None or settings.fixed is not None
-    to_strip = settings.strip and source.metadata != Metadata()
+    needs_palette = settings.allow_larger or settings.palette is not None or settings.fixed is not None
+    needs_strip = settings.strip and source.metadata != Metadata()
     same_format = source.format.lower() == suffix.lower()[1:]
-    return same_format and not asked_for_more and not to_strip and source.n_bytes <= found.n_bytes
+    return same_format and not needs_palette and not needs_strip and source.n_bytes <= picture.n_bytes
 
 
-def _with_channels_of(image: Tensor, settings: Settings) -> Tensor:
-    """The image in the channels that it and the colors given need."""
+def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:
+    """The image with the channels that it and the given colors need."""
     given = settings.palette if settings.palette is not None else settings.fixed
-    return image if given is None else with_channels(image, channels_of_both(image.shape[-1], given.shape[1]))
+    return image if given is None else with_channels(image, common_channels(image.shape[-1], given.shape[1]))
 
 
-def _engine_and_why(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
-    """The engine that was at work, and why not another."""
+def _describe_engine(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
+    """The name of the engine that was used, and the reasons against the others."""
     if fit is None:
         return "none, since the colors were given"
     if fit.engine is None:
         return "none, since there are no more colors than asked for"
     points = COLOR_SPACES[settings.space].encode(histogram.colors)
-    passed_over = [
-        f"; {name} cannot: {reason}" for name, engine in ENGINES.items() if (reason := engine.obstacle(points))
+    unsupported = [
+        f"; {name} cannot: {reason}"
+        for name, engine in ENGINES.items()
+        if (reason := engine.unsupported_reason(points))
     ]
-    return f"{fit.engine}, the fastest for these colors{''.join(passed_over)}"
+    return f"{fit.engine}, the fastest for these colors{''.join(unsupported)}"

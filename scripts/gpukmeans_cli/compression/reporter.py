@@ -1,60 +1,56 @@
-"""What the command says of each file: a line for people or for programs, and notes beside it."""
+"""Output of the command for each file: a line of text or JSON, and warnings."""
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import typer
 
 from gpukmeans_cli.compression.plan import Job
-from gpukmeans_cli.compression.result import counted
+from gpukmeans_cli.compression.result import CompressionResult
 from gpukmeans_cli.system.atomic_files import ImageError
-from gpukmeans_cli.terminal.messages import say, warn, warn_of_frames
-
-if TYPE_CHECKING:
-    from gpukmeans_cli.compression.pipeline import Outcome
+from gpukmeans_cli.terminal.formatting import format_count
+from gpukmeans_cli.terminal.messages import print_line, warn, warn_ignored_frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
-    """How the command speaks. Errors are told in any case."""
+class Reporter:
+    """Prints the result of each file. Errors are printed with every setting."""
 
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
-    aside: bool = False
-    """Whether lines for people go to stderr, since stdout is for a picture."""
+    text_to_stderr: bool = False
+    """Whether lines of text go to stderr, since a picture goes to stdout."""
 
-    def done(self, outcome: "Outcome") -> None:
-        """Tell of a file that was compressed."""
-        report = outcome.report
+    def done(self, result: CompressionResult) -> None:
+        """Report a compressed file."""
         if not self.quiet:
-            self._note(outcome)
+            self._warn_of_details(result)
         if self.as_json:
-            typer.echo(json.dumps(report.as_json()))
+            typer.echo(json.dumps(result.report.as_json()))
         elif not self.quiet:
-            (warn if self.aside else say)(report.line())
+            (warn if self.text_to_stderr else print_line)(result.report.line())
 
     def failed(self, job: Job, error: ImageError) -> None:
-        """Tell of a file that could not be."""
+        """Report a file that could not be compressed."""
         warn(f"{job.source}: {error}")
         if self.as_json:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 
     def skipped(self, job: Job) -> None:
-        """Tell of a file that was passed over, since its output is there."""
+        """Report a file that was skipped, since its output exists."""
         if self.verbose and not self.quiet:
-            warn(f"{job.source}: skipped, {job.target} is there")
+            warn(f"{job.source}: skipped, {job.output} exists")
         if self.as_json:
-            typer.echo(json.dumps({"input": str(job.source), "output": str(job.target), "skipped": True}))
+            typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
-    def _note(self, outcome: "Outcome") -> None:
-        """What is worth knowing beside the report, on stderr."""
-        name = outcome.report.input
-        warn_of_frames(name, outcome.frames_left_out + 1)
+    def _warn_of_details(self, result: CompressionResult) -> None:
+        """Print dropped frames and, if verbose, the engine, the end of the loop and the stages on stderr."""
+        report = result.report
+        warn_ignored_frames(report.input, result.dropped_frames + 1)
         if self.verbose:
-            ended = "converged" if outcome.report.converged else "stopped at --max-iter"
-            stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in outcome.stages.items())
-            warn(f"{name}: engine {outcome.engine}")
-            warn(f"{name}: {ended} after {counted(outcome.report.iterations, 'iteration')}")
-            warn(f"{name}: {stages}")
+            end = "converged" if report.converged else "stopped at --max-iter"
+            stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in result.stages.items())
+            warn(f"{report.input}: engine {result.engine}")
+            warn(f"{report.input}: {end} after {format_count(report.iterations, 'iteration')}")
+            warn(f"{report.input}: {stages}")

@@ -1,4 +1,4 @@
-"""Goals in place of a number of colors: a quality to reach with the fewest, or a size to keep with the most."""
+"""Targets that choose the number of colors: a minimal PSNR with the fewest colors, or a maximal size with the most."""
 
 import re
 from bisect import bisect_left
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpukmeans_cli.compression.result import format_size
 from gpukmeans_cli.system.atomic_files import ImageError
+from gpukmeans_cli.terminal.formatting import format_size
 
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 
 
 class Candidate(Protocol):
-    """A picture of some number of colors."""
+    """A picture in some number of colors."""
 
     @property
     def psnr(self) -> float | None: ...
@@ -24,46 +24,52 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class MinPsnr:
-    """The fewest colors whose picture reaches so many dB."""
+    """The fewest colors with at least this PSNR."""
 
     decibels: float
 
-    def search(self, most: int, picture_of: Callable[[int], Candidate]) -> int:
-        """The number of colors, from 1 to `most`, or ImageError. One color less has been tried and does not do."""
+    def search(self, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
+        """The number of colors, from 1 to `max_colors`. One color less was tried and has a lower PSNR.
 
-        def reaches(n_colors: int) -> bool:
-            psnr = picture_of(n_colors).psnr
+        ImageError if `max_colors` are too few.
+        """
+
+        def is_reached(n_colors: int) -> bool:
+            psnr = quantize(n_colors).psnr
             return psnr is None or psnr >= self.decibels
 
-        found = _first(reaches, most)
-        if found > most:
-            best = f"{picture_of(most).psnr:.2f} dB with {most} colors"
+        n_colors = _first_true(is_reached, max_colors)
+        if n_colors > max_colors:
+            best = f"{quantize(max_colors).psnr:.2f} dB with {max_colors} colors"
             raise ImageError(f"reaches {best}, --min-psnr {self.decibels:g} is out of reach")
-        return found
+        return n_colors
 
 
 @dataclass(frozen=True)
 class MaxBytes:
-    """The most colors whose file is no larger than that."""
+    """The most colors with a file of at most this size."""
 
     limit: int
 
-    def search(self, most: int, picture_of: Callable[[int], Candidate]) -> int:
-        """The number of colors, from 1 to `most`, or ImageError. One color more has been tried and does not fit."""
-        if picture_of(most).n_bytes <= self.limit:
-            return most
-        found = _first(lambda n_colors: picture_of(n_colors).n_bytes > self.limit, most) - 1
-        if found < 1:
-            smallest = format_size(picture_of(1).n_bytes)
+    def search(self, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
+        """The number of colors, from 1 to `max_colors`. One color more was tried and makes a larger file.
+
+        ImageError if one color makes a larger file.
+        """
+        if quantize(max_colors).n_bytes <= self.limit:
+            return max_colors
+        n_colors = _first_true(lambda n: quantize(n).n_bytes > self.limit, max_colors) - 1
+        if n_colors < 1:
+            smallest = format_size(quantize(1).n_bytes)
             raise ImageError(f"takes {smallest} with 1 color, --max-bytes {format_size(self.limit)} is out of reach")
-        return found
+        return n_colors
 
 
-Goal = MinPsnr | MaxBytes
+Target = MinPsnr | MaxBytes
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a text such as 40000, 40k or 1.5MB, in decimal units; ValueError for what is none, or below 1."""
+    """The number of bytes in a text such as 40000, 40k or 1.5MB, in decimal units. ValueError if invalid or below 1."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"a size is a number of bytes such as 40000, 40k or 1.5M, got {text!r}")
@@ -73,6 +79,6 @@ def parse_size(text: str) -> int:
     return n_bytes
 
 
-def _first(holds: Callable[[int], bool], most: int) -> int:
-    """The first number from 1 to `most` for which it holds, when it holds for all that follow; else `most` + 1."""
-    return 1 + bisect_left(range(1, most + 1), True, key=holds)
+def _first_true(condition: Callable[[int], bool], last: int) -> int:
+    """The smallest number from 1 to `last` that fulfills a monotone condition, or `last` + 1."""
+    return 1 + bisect_left(range(1, last + 1), True, key=condition)

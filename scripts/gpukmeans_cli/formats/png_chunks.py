@@ -1,4 +1,4 @@
-"""What PNGs are made of, still or moving: chunks, packed samples, and metadata."""
+"""Building blocks of PNG files, still or animated: chunks, packed samples, scanlines and metadata."""
 
 import re
 import struct
@@ -14,88 +14,88 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
-# Pillow refuses a whole file for a packed text or profile that unpacks to more.
-_LARGEST_PACKED = 1 << 20
+# Pillow rejects a whole file for a compressed text or profile that decompresses to more.
+_MAX_DECOMPRESSED = 1 << 20
 
 
-def assembled(*parts: bytes) -> bytes:
-    """The PNG of these chunks, to which IEND is added."""
-    return b"".join([MAGIC, *parts, chunk(b"IEND", b"")])
+def png_file(*chunks: bytes) -> bytes:
+    """The PNG file of these chunks; IEND is added."""
+    return b"".join([MAGIC, *chunks, chunk(b"IEND", b"")])
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """One chunk, with length and check."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """The bytes of one chunk, with length and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the chunks of a PNG, up to IEND. SyntaxError where it is cut off or a chunk is broken."""
-    at, kind = len(MAGIC), b""
+def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and body of each chunk of a PNG file, through IEND. SyntaxError for a cut off file or a wrong checksum."""
+    start, kind = len(MAGIC), b""
     while kind != b"IEND":
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body, check = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        if len(check) < 4:
+        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        body, checksum = data[start + 8 : start + 8 + length], data[start + 8 + length : start + 12 + length]
+        if len(checksum) < 4:
             raise SyntaxError("it is cut off")
-        if int.from_bytes(check, "big") != zlib.crc32(body, zlib.crc32(kind)):
+        if int.from_bytes(checksum, "big") != zlib.crc32(body, zlib.crc32(kind)):
             raise SyntaxError("a chunk is broken")
         yield kind, body
-        at += 12 + length
+        start += 12 + length
 
 
-def depth_for(n_colors: int) -> int:
-    """The fewest bits, 1, 2, 4 or 8, of an index of so many colors."""
+def index_bit_depth(n_colors: int) -> int:
+    """The lowest bit depth, 1, 2, 4 or 8, of indices into a palette of `n_colors`."""
     return next(bits for bits in (1, 2, 4, 8) if n_colors <= 2**bits)
 
 
-def packed(samples: np.ndarray, depth: int) -> np.ndarray:
-    """The bytes of the rows of samples (height, width): uint8 (height, ceil(width * depth / 8)).
+def pack_samples(samples: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Rows of bytes, uint8 (height, ceil(width * bit_depth / 8)), of samples (height, width).
 
-    The left one of several samples is in the highest bits.
+    The leftmost sample of a byte is in its highest bits.
     """
-    per_byte = 8 // depth
+    per_byte = 8 // bit_depth
     height, width = samples.shape
-    bytes_of_rows = np.zeros((height, -(-width // per_byte)), dtype=np.uint8)
-    for place in range(per_byte):
-        part = samples[:, place::per_byte]
-        bytes_of_rows[:, : part.shape[1]] |= part << np.uint8(8 - depth * (place + 1))
-    return bytes_of_rows
+    rows = np.zeros((height, -(-width // per_byte)), dtype=np.uint8)
+    for position in range(per_byte):
+        column = samples[:, position::per_byte]
+        rows[:, : column.shape[1]] |= column << np.uint8(8 - bit_depth * (position + 1))
+    return rows
 
 
-def rows_of(bytes_of_rows: np.ndarray, filter_type: int) -> bytes:
-    """What is compressed: the rows, each after the number of its filter."""
-    return np.pad(bytes_of_rows, ((0, 0), (1, 0)), constant_values=filter_type).tobytes()
+def scanlines(rows: np.ndarray, filter_type: int) -> bytes:
+    """The uncompressed data of IDAT: each row of bytes after its filter type."""
+    return np.pad(rows, ((0, 0), (1, 0)), constant_values=filter_type).tobytes()
 
 
-def before_palette(metadata: Metadata) -> Iterator[bytes]:
-    """The chunks of metadata that have to come before PLTE; no profile that readers would refuse."""
-    if metadata.icc_profile is not None and len(metadata.icc_profile) <= _LARGEST_PACKED:
+def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
+    """The metadata chunks required before PLTE: the color profile, unless decoders would reject it for its size."""
+    if metadata.icc_profile is not None and len(metadata.icc_profile) <= _MAX_DECOMPRESSED:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9))
 
 
-def before_pixels(metadata: Metadata) -> Iterator[bytes]:
-    """The other chunks of metadata: those that PNG can say, in their places before IDAT."""
-    # A resolution of nothing, or beyond what a field holds, is none.
+def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
+    """The other metadata chunks: resolution, EXIF, XMP and texts, where PNG can store them."""
+    # Excluded: resolutions that round to 0 or overflow the field.
     if metadata.dpi is not None and all(0.0127 <= dpi < 5e7 for dpi in metadata.dpi):
         per_meter = [int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi]
         yield chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
     if metadata.exif is not None:
         yield chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
-        # Never packed: so the standard of XMP wants it, for programs that look for it in the bytes of any file.
+        # Not compressed, as the XMP standard requires for programs that search any file for it.
         yield chunk(b"iTXt", _XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
     for keyword, text in metadata.text.items():
         if not (keyword == _XMP and metadata.xmp is not None) and _KEYWORD.fullmatch(keyword):
             yield _text_chunk(keyword.encode("latin-1"), text)
 
 
-def _text_chunk(name: bytes, text: str) -> bytes:
-    """A text as PNG wants it: Latin-1 where that can say it, otherwise UTF-8; packed if that is smaller."""
+def _text_chunk(keyword: bytes, text: str) -> bytes:
+    """A text in Latin-1 if possible, else in UTF-8; compressed if that is smaller."""
     try:
-        content, kind = text.encode("latin-1"), b"tEXt"
+        body, kind = text.encode("latin-1"), b"tEXt"
     except UnicodeEncodeError:
-        content, kind = text.encode("utf-8", errors="replace"), b"iTXt"
-    packed = zlib.compress(content, 9)
-    smaller = len(packed) + 1 < len(content) <= _LARGEST_PACKED
+        body, kind = text.encode("utf-8", errors="replace"), b"iTXt"
+    compressed = zlib.compress(body, 9)
+    smaller = len(compressed) + 1 < len(body) <= _MAX_DECOMPRESSED
     if kind == b"iTXt":
-        return chunk(kind, name + (b"\0\1\0\0\0" + packed if smaller else b"\0\0\0\0\0" + content))
-    return chunk(b"zTXt", name + b"\0\0" + packed) if smaller else chunk(kind, name + b"\0" + content)
+        return chunk(kind, keyword + (b"\0\1\0\0\0" + compressed if smaller else b"\0\0\0\0\0" + body))
+    return chunk(b"zTXt", keyword + b"\0\0" + compressed) if smaller else chunk(kind, keyword + b"\0" + body)

@@ -1,4 +1,4 @@
-"""What a picture file holds, of one frame or of many."""
+"""Source images: all frames of an animation or one still, with metadata and access to the original bytes."""
 
 import io
 import os
@@ -8,60 +8,62 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gpukmeans_cli.formats.animation import Animation, animation_in
+from gpukmeans_cli.formats.animation import decode_animation
+from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.reading import Picture, opened, picture_in, why_unopened
+from gpukmeans_cli.formats.reading import Picture, decode_picture, open_error_reason, open_for_decoding
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The pixels (F, H, W, C) of a file, uint8, and what is to be kept of it beside them."""
+    """The decoded frames of an image file, and its properties for the output."""
 
     path: Path
     pixels: np.ndarray
+    """uint8 (F, H, W, C)."""
     mode: str
     """The mode that Pillow reports for the file as stored."""
     format: str
-    """Pillow's name of the format, by what the file holds and not by its name: "PNG", "JPEG", ..."""
+    """Pillow's name of the format, from the content of the file: "PNG", "JPEG", ..."""
     n_bytes: int
     frames_in_file: int
-    """More than F where only the first is taken."""
+    """More than F where only the first is used."""
     upright: bool
-    """Whether a still is known to lie so in the file, as in `Picture`."""
+    """Whether the file stores a still image upright, as in `Picture`."""
     metadata: Metadata
     animation: Animation | None
-    _held: "bytes | _Stamp" = field(repr=False)
-    """The bytes of what can be read only once, or what shows whether a file is still the same."""
+    _original: "bytes | _FileVersion" = field(repr=False)
+    """The bytes of a pipe, which can be read only once, or the version of a file."""
 
     def original(self) -> bytes:
-        """The bytes of the file as they were when it was read. ImageError if it has changed since, or is gone."""
-        if isinstance(self._held, bytes):
-            return self._held
+        """The bytes of the file as decoded. ImageError if the file has changed or is missing now."""
+        if isinstance(self._original, bytes):
+            return self._original
         try:
             with self.path.open("rb") as file:
-                before, data, after = _stamp(file), file.read(), _stamp(file)
+                before, data, after = _file_version(file), file.read(), _file_version(file)
         except OSError as error:
-            raise ImageError(why_unopened(error)) from error
-        if not before == after == self._held:
+            raise ImageError(open_error_reason(error)) from error
+        if not before == after == self._original:
             raise ImageError("has changed while it was worked on; try again")
         return data
 
 
-_Stamp = tuple[int, int, int, int]
+_FileVersion = tuple[int, int, int, int]
 
 
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
-    """The pixels of a picture file: all frames of an animation, or the first. ImageError if it cannot be read.
+    """All frames of an animation, otherwise the first frame of an image file. ImageError if it cannot be read.
 
-    The path is that of a file or a pipe, which is opened once, or `STDIO`.
+    `path` is a file or a pipe, which is opened once, or `STDIO`.
     """
-    with opened(path, max_pixels) as file:
-        held = _held(file)
-        animation = animation_in(file)
+    with open_for_decoding(path, max_pixels) as file:
+        original = _original(file)
+        animation = decode_animation(file)
         if animation is None:
             file.seek(0)
-            return _still(path, held, picture_in(file))
+            return _still(path, original, decode_picture(file))
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -73,17 +75,17 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         upright=False,
         metadata=animation.metadata,
         animation=animation,
-        _held=held,
+        _original=original,
     )
 
 
 def read_still(path: Path, *, max_pixels: int | None = None) -> Source:
-    """The same of the first frame, whatever follows it in the file."""
-    with opened(path, max_pixels) as file:
-        return _still(path, _held(file), picture_in(file))
+    """The first frame of an image file, also of an animation. Arguments and errors as in `read_source`."""
+    with open_for_decoding(path, max_pixels) as file:
+        return _still(path, _original(file), decode_picture(file))
 
 
-def _still(path: Path, held: bytes | _Stamp, picture: Picture) -> Source:
+def _still(path: Path, original: bytes | _FileVersion, picture: Picture) -> Source:
     return Source(
         path=path,
         pixels=picture.pixels[None],
@@ -94,15 +96,15 @@ def _still(path: Path, held: bytes | _Stamp, picture: Picture) -> Source:
         upright=picture.upright,
         metadata=picture.metadata,
         animation=None,
-        _held=held,
+        _original=original,
     )
 
 
-def _held(file: BinaryIO) -> bytes | _Stamp:
-    return file.getvalue() if isinstance(file, io.BytesIO) else _stamp(file)
+def _original(file: BinaryIO) -> bytes | _FileVersion:
+    return file.getvalue() if isinstance(file, io.BytesIO) else _file_version(file)
 
 
-def _stamp(file: BinaryIO) -> _Stamp:
-    """What is different when another file, or another content, has taken its place."""
+def _file_version(file: BinaryIO) -> _FileVersion:
+    """A value that differs for another file, or other content, at the same path."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

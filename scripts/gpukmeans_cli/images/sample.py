@@ -1,10 +1,11 @@
-"""The sample picture: balloons over a lake at dusk, drawn by formulas, so that trying the command needs no photo.
+"""The sample picture: balloons over a lake at dusk, drawn by formulas, for a demo without a photo.
 
-Its smooth sky shows banding; its balloons and flowers are the small saturated details that a bad palette loses.
+Its smooth sky shows banding; its balloons and flowers are small saturated details, which a bad palette loses.
 
-Lengths are in heights of the picture, y down from its upper edge, x right from its middle; for a balloon or a flower in
-its radii, from its middle. Colors are float32 (3, H, W), 0 to 255. The bytes are the same on every machine, for only
-what IEEE 754 rounds correctly is used (+ - * / and square root, no sums over pixels), and the raw bits of PCG64.
+The unit of length is the height of the picture, with y down from its upper edge and x right from its center; for a
+balloon or a flower it is the radius, from its own center. Colors are float32 (3, H, W), 0 to 255. The bytes are the
+same on every machine: the formulas use only operations that IEEE 754 rounds correctly (+ - * / and square root), no
+sums over pixels, and the raw bits of PCG64.
 """
 
 from collections.abc import Callable
@@ -44,9 +45,10 @@ _BALLOONS: tuple[tuple[float, float, float, Color, Color], ...] = (
 
 
 class _Layer(NamedTuple):
-    """What `paint` makes of the pixels from top to bottom and up to `side` left and right, in units around (x, y).
+    """A rectangle of the picture and the function that repaints it.
 
-    `paint` takes these pixels, their y (H, 1) and x (1, W) in those units, and how many pixels a unit has.
+    The rectangle reaches from `top` to `bottom` and `side` to the left and right, in units of length `unit` around
+    (x, y). `paint` takes its pixels, their y (H, 1) and x (1, W) in these units, and the number of pixels in a unit.
     """
 
     paint: Callable[[Array, Array, Array, float], Array]
@@ -59,7 +61,7 @@ class _Layer(NamedTuple):
 
 
 def draw_sample(width: int = 1280, height: int = 864) -> NDArray[np.uint8]:
-    """The picture (height, width, 3), the same bytes on every machine. Other sizes show the same scene."""
+    """The sample picture (height, width, 3), the same bytes on every machine. All sizes show the same scene."""
     picture = np.zeros((3, height, width), dtype=np.float32)
     ys = (np.arange(height, dtype=np.float32) + 0.5) / height
     xs = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / height
@@ -67,13 +69,13 @@ def draw_sample(width: int = 1280, height: int = 864) -> NDArray[np.uint8]:
         y, x = (ys - layer.y) / layer.unit, (xs - layer.x) / layer.unit
         rows = slice(*np.searchsorted(y, (layer.top, layer.bottom)))
         columns = slice(*np.searchsorted(x, (-layer.side, layer.side)))
-        part = picture[:, rows, columns]
-        part[...] = layer.paint(part, y[rows, None], x[None, columns], layer.unit * height)
+        region = picture[:, rows, columns]
+        region[...] = layer.paint(region, y[rows, None], x[None, columns], layer.unit * height)
     return np.ascontiguousarray(np.rint(picture.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _scene() -> list[_Layer]:
-    """From far to near."""
+    """The layers from far to near."""
     balloons = [
         _Layer(partial(_balloon, colors=(one, other), light=0.3 if x < _SUN_X else -0.3), -1.2, 2.1, 1.2, x, y, radius)
         for x, y, radius, one, other in _BALLOONS
@@ -83,46 +85,48 @@ def _scene() -> list[_Layer]:
 
 
 def _flowers(count: int) -> list[_Layer]:
-    """Poppies with a few buttercups and cornflowers among them, from far to near."""
+    """Poppies with a few buttercups and cornflowers, from far to near."""
     random = (np.random.PCG64(7).random_raw(count * 4) >> np.uint64(40)).reshape(count, 4) / 2.0**24
     right, down, size, draws = random[np.argsort(random[:, 1])].T
     right, near = 1.5 * right - 0.75, 0.05 + 0.95 * down * down
-    places = np.stack([right, _ground(near, right) - 0.03, (0.0035 + 0.013 * near) * (0.7 + 0.6 * size), draws], axis=1)
+    rows = np.stack([right, _ground(near, right) - 0.03, (0.0035 + 0.013 * near) * (0.7 + 0.6 * size), draws], axis=1)
     flowers: list[_Layer] = []
-    for x, y, radius, kind in places.tolist():
-        color, share = (_POPPY, 1) if kind < 0.7 else (_BUTTERCUP, 0.6) if kind < 0.88 else (_CORNFLOWER, 0.6)
-        flowers.append(_Layer(partial(_flower, color=color), -1.5, 1.5, 1.5, x, y, radius * share))
+    for x, y, radius, kind in rows.tolist():
+        color, scale = (_POPPY, 1) if kind < 0.7 else (_BUTTERCUP, 0.6) if kind < 0.88 else (_CORNFLOWER, 0.6)
+        flowers.append(_Layer(partial(_flower, color=color), -1.5, 1.5, 1.5, x, y, radius * scale))
     return flowers
 
 
 def _sky(_: Array, y: Array, x: Array, scale: float) -> Array:
-    """Dusk, a low sun and a few streaks of cloud lit from below."""
+    """The sky at dusk, with a low sun and a few streaks of cloud lit from below."""
     east, down = x - _SUN_X, y - _SUN_Y
     sqdist = east * east + down * down
     picture = _gradient(y / _SHORE - 0.08 * x * x + 0.02, _DUSK)
     picture = _over(picture, (128, 52, 132), 0.3 / (1 + 6 * (x + 0.8) * (x + 0.8) + 9 * (y - 0.3) * (y - 0.3)))
-    streaks = _ease(4 * _octaves(y * 16 + x * 1.5, x * 2.2, 4) - 2) * _ease(1.1 - 7 * np.abs(y - 0.27))
+    streaks = _smoothstep(4 * _fractal_noise(y * 16 + x * 1.5, x * 2.2, 4) - 2) * _smoothstep(
+        1.1 - 7 * np.abs(y - 0.27)
+    )
     picture = _over(picture, _gradient(y / 0.5, _CLOUD), streaks * 0.6)
     picture = _over(picture, (255, 214, 150), 0.75 / (1 + sqdist * 40))
     return _over(picture, (255, 248, 222), _coverage(0.036 - np.sqrt(sqdist), scale))
 
 
 def _hills(picture: Array, y: Array, x: Array, scale: float) -> Array:
-    """Three ranges in the haze, then a wooded shore."""
-    for row, (base, relief, steps, crest, foot) in enumerate(_RANGES):
-        depth = y - base - relief * (0.5 - _octaves(40 * row + 7, x * steps, 6))
+    """Three mountain ranges in haze, then a wooded shore."""
+    for row, (base, relief, frequency, crest, foot) in enumerate(_RANGES):
+        depth = y - base - relief * (0.5 - _fractal_noise(40 * row + 7, x * frequency, 6))
         picture = _over(picture, _gradient(depth * 10 + 0.1 * x, (crest, foot)), _coverage(depth, scale))
-    return _over(picture, (30, 34, 58), _coverage(y - _treetops(x), scale))
+    return _over(picture, (30, 34, 58), _coverage(y - _treeline(x), scale))
 
 
-def _treetops(x: Array) -> Array:
-    """The skyline of a row of conifers: y at each x."""
-    line = 0.555 - 0.016 * _octaves(3, x * 3, 4)
+def _treeline(x: Array) -> Array:
+    """The skyline of conifers: y at each x."""
+    line = 0.555 - 0.016 * _fractal_noise(3, x * 3, 4)
     top = line
-    for row, steps in enumerate((42, 55, 71)):
-        middle = np.floor(x * steps)
-        tall = _noise(row + 90, middle) * _ease(3 * _noise(row, x * 4) - 0.9)
-        top = np.minimum(top, line - 0.04 * tall * (1 - 2 * np.abs(x * steps - middle - 0.5)))
+    for row, frequency in enumerate((42, 55, 71)):
+        middle = np.floor(x * frequency)
+        tall = _noise(row + 90, middle) * _smoothstep(3 * _noise(row, x * 4) - 0.9)
+        top = np.minimum(top, line - 0.04 * tall * (1 - 2 * np.abs(x * frequency - middle - 0.5)))
     return top
 
 
@@ -139,74 +143,74 @@ def _balloon(picture: Array, y: Array, x: Array, scale: float, colors: tuple[Col
 
 
 def _lake(picture: Array, y: Array, x: Array, scale: float) -> Array:
-    """Below the shore what is above it, mirrored by waves that grow toward the viewer."""
+    """The reflection of the scene above the shore, by waves that grow toward the viewer."""
     shore = int(np.searchsorted(y[:, 0], _SHORE))
     depth = y[shore:] - _SHORE
-    waves = _octaves(9 / (depth + 0.06), x * 1.2 / (depth + 0.06), 4) - 0.5
+    waves = _fractal_noise(9 / (depth + 0.06), x * 1.2 / (depth + 0.06), 4) - 0.5
     rows = ((_SHORE - depth * 1.25 + waves * (0.008 + 0.3 * depth)) * scale).astype(np.int32).clip(0, max(shore - 1, 0))
-    water = picture[:, rows, np.arange(x.size)] * _filled((220, 200, 212)) / 255
+    water = picture[:, rows, np.arange(x.size)] * _channels_first((220, 200, 212)) / 255
     water = _over(water, (40, 44, 104), 1.6 * depth + 0.5 * (waves - 0.1))
     path, east = 0.02 + 0.25 * depth, x - _SUN_X
-    glitter = _ease(waves * 6 - 0.2) * _ease(depth * 20 - 0.2) / (1 + east * east / (path * path))
+    glitter = _smoothstep(waves * 6 - 0.2) * _smoothstep(depth * 20 - 0.2) / (1 + east * east / (path * path))
     return np.concatenate([picture[:, :shore], _over(water, (255, 226, 160), glitter * 0.8)], axis=1)
 
 
 def _meadow(picture: Array, y: Array, x: Array, scale: float) -> Array:
-    """Grass, row after row of blades from far to near."""
+    """Rows of grass blades from far to near."""
     depth = np.full(picture.shape[1:], -1, dtype=np.float32)
     for row in range(14):
         near = row / 13
-        edge = _ground(near, x) - 0.02 * _octaves(row * 5, x * 2, 3)
+        edge = _ground(near, x) - 0.02 * _fractal_noise(row * 5, x * 2, 3)
         lean = x + (y - edge) * (_noise(row + 50, x * 9) - 0.5)
         inside = y - edge + (0.012 + 0.05 * near) * _noise(row * 3, lean * (215 - 140 * near))
-        depth = _mix(depth, inside / (0.05 + 0.08 * near), _coverage(inside, scale))
-    shade = depth * 0.7 + 1.9 * (y - 0.74) + 0.5 * (_octaves(y * 12, x * 5, 3) - 0.5)
-    color = _gradient(shade, _GRASS) * (0.6 + 0.6 * _octaves(y * 36, x * 90, 2))
+        depth = _lerp(depth, inside / (0.05 + 0.08 * near), _coverage(inside, scale))
+    shade = depth * 0.7 + 1.9 * (y - 0.74) + 0.5 * (_fractal_noise(y * 12, x * 5, 3) - 0.5)
+    color = _gradient(shade, _GRASS) * (0.6 + 0.6 * _fractal_noise(y * 36, x * 90, 2))
     warmth = 0.7 / (1 + 5 * (x - _SUN_X) * (x - _SUN_X)) + _noise(y * 20 + 9, x * 24) - 0.6
-    return _over(picture, color * (1 + _filled((28, 10, -12)) / 100 * warmth), (depth + 1).clip(0, 1))
+    return _over(picture, color * (1 + _channels_first((28, 10, -12)) / 100 * warmth), (depth + 1).clip(0, 1))
 
 
 def _ground(near: Array | float, x: Array) -> Array:
-    """Where the grass stands that is far (near = 0) to near (1): y at each x."""
+    """The ground line of the meadow, from far (near = 0) to near (1): y at each x."""
     return 0.77 + 0.24 * near + (0.05 - 0.04 * near) * x
 
 
 def _flower(picture: Array, y: Array, x: Array, scale: float, color: Color) -> Array:
     """A flower seen from the side and above: bright at its far rim, dark in its heart."""
-    petals = _filled(color) * (1 - 0.5 * _ease(0.8 + y - x * x))
+    petals = _channels_first(color) * (1 - 0.5 * _smoothstep(0.8 + y - x * x))
     picture = _over(picture, petals, _coverage(1 - np.sqrt(x * x + y * y * 1.7), scale))
     heart = 0.3 - np.sqrt(x * x + (y - 0.2) * (y - 0.2) * 3)
     return _over(picture, (40, 20, 30), _coverage(heart, scale) * 0.8)
 
 
-def _mix(a: Array, b: Array, share: Array) -> Array:
-    """From a (share 0) to b (share 1)."""
-    return a + (b - a) * share
+def _lerp(a: Array, b: Array, t: Array) -> Array:
+    """Linear interpolation from a (t = 0) to b (t = 1)."""
+    return a + (b - a) * t
 
 
 def _over(picture: Array, color: Array | Color, coverage: Array) -> Array:
-    """The picture with a color laid over it where the coverage (H, W) says so."""
-    return _mix(picture, _filled(color) if isinstance(color, tuple) else color, coverage)
+    """The picture with a color composited over it by the coverage (H, W)."""
+    return _lerp(picture, _channels_first(color) if isinstance(color, tuple) else color, coverage)
 
 
-def _filled(color: Color) -> Array:
-    """The color (3, 1, 1), which broadcasts to a picture."""
+def _channels_first(color: Color) -> Array:
+    """The color as (3, 1, 1), which broadcasts to a picture."""
     return np.asarray(color, dtype=np.float32)[:, None, None]
 
 
 def _coverage(inside: Array, scale: float) -> Array:
-    """Coverage of a shape by how far inside it each pixel is: its edge is one pixel soft."""
+    """The coverage of a shape from the signed distance of each pixel to its edge, which is one pixel soft."""
     return (inside * scale + 0.5).clip(0, 1)
 
 
-def _ease(t: Array) -> Array:
-    """0 up to t = 0, 1 from t = 1 on, smooth between."""
+def _smoothstep(t: Array) -> Array:
+    """0 for t <= 0, 1 for t >= 1, smooth between."""
     t = t.clip(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _gradient(t: Array, colors: tuple[Color, ...]) -> Array:
-    """The colors in their order for t from 0 to 1: a quadratic B-spline, so that no kink shows as a line."""
+    """A gradient through the colors for t from 0 to 1: a quadratic B-spline, whose kinks do not show as lines."""
     knots = np.asarray((colors[0], *colors, colors[-1]), dtype=np.float32).T
     t = t.clip(0, 1) * (len(colors) - 1) + 0.5
     i = t.astype(np.int32).clip(0, len(colors) - 1)
@@ -215,20 +219,20 @@ def _gradient(t: Array, colors: tuple[Color, ...]) -> Array:
 
 
 def _noise(y: Array | float, x: Array) -> Array:
-    """Smooth value noise from 0 to 1 with one random value at each integer (y, x), repeating after 256."""
+    """Smooth value noise from 0 to 1 with one random value at each integer (y, x), with period 256."""
     y = np.asarray(y, dtype=np.float32)
     row, column = np.floor(y), np.floor(x)
     i, j = (row.astype(np.int32) & 255) << 8, column.astype(np.int32) & 255
     below, beside = (i + 256) & 0xFF00, (j + 1) & 255
-    right = _ease(x - column)
-    upper = _mix(_RANDOM.take(i + j), _RANDOM.take(i + beside), right)
-    lower = _mix(_RANDOM.take(below + j), _RANDOM.take(below + beside), right)
-    return _mix(upper, lower, _ease(y - row))
+    right = _smoothstep(x - column)
+    upper = _lerp(_RANDOM.take(i + j), _RANDOM.take(i + beside), right)
+    lower = _lerp(_RANDOM.take(below + j), _RANDOM.take(below + beside), right)
+    return _lerp(upper, lower, _smoothstep(y - row))
 
 
-def _octaves(y: Array | float, x: Array, count: int) -> Array:
-    """Noise from 0 to 1 in which each finer octave weighs half."""
+def _fractal_noise(y: Array | float, x: Array, octaves: int) -> Array:
+    """Noise from 0 to 1 of several octaves, each with half the weight of the next coarser one."""
     total = _noise(y, x)
-    for octave in range(1, count):
+    for octave in range(1, octaves):
         total = total + _noise(y * 2**octave + 31 * octave, x * 2**octave + 17 * octave) / 2**octave
-    return total / (2 - 0.5 ** (count - 1))
+    return total / (2 - 0.5 ** (octaves - 1))

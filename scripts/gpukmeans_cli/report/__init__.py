@@ -1,1 +1,1 @@
-"""The HTML report of one photo in several numbers of colors."""
+"""The HTML report on one photo in several numbers of colors."""

@@ -1,4 +1,4 @@
-"""The colors of a picture as a cloud of points in the plane, as K-means sees them."""
+"""The colors of a picture as points in a plane: principal component analysis (PCA) in a color space."""
 
 from dataclasses import dataclass
 
@@ -6,66 +6,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace
-from gpukmeans.images.histogram import ColorHistogram
+from gpukmeans import COLOR_SPACES, ColorHistogram, ColorSpace
 
-# Places are whole numbers from 0 to this, so that text holds them in three digits or little more.
-SIDE = 1000
+# Plane coordinates are integers from 0 to this, mostly three digits of text.
+MAX_COORDINATE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plane:
-    """The plane through a color space in which the pixels of a picture lie farthest apart.
+class ColorPCA:
+    """The first two principal components of the colors of a picture, weighted by their pixel counts.
 
-    Its axes are the two principal ones of the colors, each weighing as many pixels as wear it, and each is stretched so
-    that the colors reach from 0 to `SIDE`.
+    Each component is scaled so that the colors of the picture reach from 0 to `MAX_COORDINATE`.
     """
 
     space: ColorSpace
-    axes: Tensor
+    components: Tensor
     """(2, D), float64, of length 1; the largest coordinate of each is positive."""
     low: Tensor
     high: Tensor
-    """Where the colors begin and end on the two axes (2,)."""
-    share: float
-    """Of the variance, what lies in the plane: 0 to 1, and 1 where there is none."""
+    """The range of the colors along the components (2,)."""
+    explained_variance_ratio: float
+    """The fraction of the variance along the two components: 0 to 1, and 1 without variance."""
 
-    def place(self, colors: Tensor) -> np.ndarray:
-        """Where colors (N, C), uint8, lie: (N, 2), whole numbers from 0 to `SIDE`; on an axis without extent amid."""
-        along = self.space.encode(colors).double() @ self.axes.T
+    def project(self, colors: Tensor) -> np.ndarray:
+        """The plane coordinates (N, 2) of uint8 colors (N, C): integers from 0 to `MAX_COORDINATE`.
+
+        All colors are in the middle along a component without variance.
+        """
+        along = self.space.encode(colors).double() @ self.components.T
         extent = self.high - self.low
         scaled = torch.where(extent > 0, (along - self.low) / extent.clamp(min=1e-12), 0.5)
-        return (scaled.clamp(0, 1) * SIDE).round().long().cpu().numpy()
+        return (scaled.clamp(0, 1) * MAX_COORDINATE).round().long().cpu().numpy()
 
 
-def fit_plane(histogram: ColorHistogram, space: str) -> Plane:
-    """The plane in which the colors of a picture are to be drawn, in the color space of that name."""
-    points = COLOR_SPACES[space].encode(histogram.colors).double()
+def fit_color_pca(histogram: ColorHistogram, space: str) -> ColorPCA:
+    """The PCA of the colors of a histogram, in the color space of that name."""
+    color_space = COLOR_SPACES[space]
+    points = color_space.encode(histogram.colors).double()
     weights = histogram.counts.double() / histogram.counts.sum()
-    off = points - weights @ points
-    # The smallest come first; there are 3 or 4 of them.
-    variances, vectors = torch.linalg.eigh(off.T * weights @ off)
-    axes = vectors.T[[-1, -2]]
-    signs = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
-    axes = axes * signs
-    along = points @ axes.T
+    centered = points - weights @ points
+    # 3 or 4 eigenvalues, in ascending order.
+    variances, vectors = torch.linalg.eigh(centered.T * weights @ centered)
+    components = vectors.T[[-1, -2]]
+    components = components * components.gather(1, components.abs().argmax(dim=1, keepdim=True)).sign()
+    along = points @ components.T
     total = variances.clamp(min=0).sum()
-    share = float(variances[-2:].clamp(min=0).sum() / total) if total > 0 else 1.0
+    ratio = float(variances[-2:].clamp(min=0).sum() / total) if total > 0 else 1.0
     low, high = along.aminmax(dim=0)
-    # What is left of a straight line across it is only rounding.
-    flat = high - low < 1e-6 * COLOR_SPACES[space].steps
-    return Plane(space=COLOR_SPACES[space], axes=axes, low=low, high=torch.where(flat, low, high), share=share)
+    # A smaller range, such as that across a straight line of colors, is only rounding.
+    high = torch.where(high - low < 1e-6 * color_space.scale, low, high)
+    return ColorPCA(space=color_space, components=components, low=low, high=high, explained_variance_ratio=ratio)
 
 
-def drawn_rows(counts: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of at most so many colors that stand for all, ascending, and how many times each was drawn.
+def sample_rows(counts: Tensor, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a sample of colors, ascending, and the number of times each was drawn.
 
-    All of them, once each, if there are no more. Else those of every n-th pixel, in the order of the rows: a color that
-    many pixels wear is drawn more often, and no chance is involved.
+    All rows, once each, if there are at most `n_draws`. Else a systematic sample without randomness: the colors of
+    `n_draws` evenly spaced pixels, in the order of the rows, so that colors with more pixels are drawn more often.
     """
-    if len(counts) <= most:
+    if len(counts) <= n_draws:
         return np.arange(len(counts)), np.ones(len(counts), dtype=np.int64)
     ends = counts.cumsum(0).cpu().numpy()
-    # The middle pixel of each of `most` stretches of equal length.
-    pixels = (2 * np.arange(most) + 1) * int(ends[-1]) // (2 * most)
+    # The middle pixel of each of `n_draws` intervals of equal length.
+    pixels = (2 * np.arange(n_draws) + 1) * int(ends[-1]) // (2 * n_draws)
     return np.unique(np.searchsorted(ends, pixels, side="right"), return_counts=True)

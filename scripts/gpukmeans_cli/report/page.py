@@ -1,4 +1,4 @@
-"""Trials as one page of HTML, which needs nothing but a browser."""
+"""The report as one page of HTML, a single file without other resources."""
 
 import base64
 import hashlib
@@ -11,27 +11,27 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import gpukmeans_cli.report.charts as charts
-from gpukmeans_cli.compression.result import format_share, format_size
 from gpukmeans_cli.formats.palette_files import hex_of
-from gpukmeans_cli.report.color_pca import SIDE
-from gpukmeans_cli.report.variants import Trial, Trials
+from gpukmeans_cli.report.color_pca import MAX_COORDINATE
+from gpukmeans_cli.report.variants import ReportData, Variant
+from gpukmeans_cli.terminal.formatting import format_percent, format_size
 from gpukmeans_cli.terminal.messages import one_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Colors of a palette that are listed at once; the rest unfolds.
-_LISTED = 32
+# Colors of a palette listed at once; the others are listed in a closed <details>.
+_MAX_LISTED = 32
 
-# More labels than that would lie on each other.
-_MOST_LABELS = 12
+# With more labels than that, labels would overlap.
+_MAX_LABELS = 12
 
 
-def render_page(name: str, trials: Trials, options: Sequence[str] = ()) -> str:
-    """The report on a photo of this name, as HTML; of equal trials the same text.
+def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str:
+    """The HTML report on a photo of this name, the same text for the same data.
 
-    `options` are arguments of `compress` beside the photo and -k that the trials were made with. The number of colors
-    in the middle is chosen at first. The page asks for nothing on a network, and its policy forbids to: no script
-    runs in it but its own, whatever a file is called.
+    `options` are the arguments of `compress`, besides the photo and -k, that give these variants. The middle variant
+    is selected at first. The page makes no network requests, and its content security policy allows none and no script
+    but its own, for every name of a file.
     """
     name = one_line(name)
     environment = Environment(
@@ -42,72 +42,75 @@ def render_page(name: str, trials: Trials, options: Sequence[str] = ()) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"size": format_size, "percent": format_share, "decibels": _decibels}
+    environment.filters |= {"size": format_size, "percent": format_percent, "decibels": _decibels}
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    sizes = charts.chart_sizes([len(trial.data) for trial in trials.trials], [trial.psnr for trial in trials.trials])
+    variants = data.variants
     return environment.get_template("report.html").render(
         name=name,
-        photo=trials,
-        original=_data_url(trials.original, trials.original_suffix),
-        trials=[_shown(name, trial, trials, options) for trial in trials.trials],
-        chosen=trials.trials[len(trials.trials) // 2].n_colors,
-        listed=_LISTED,
+        photo=data,
+        original=_data_url(data.original, data.original_suffix),
+        variants=[_variant_context(name, variant, data, options) for variant in variants],
+        selected=variants[len(variants) // 2].n_colors,
+        max_listed=_MAX_LISTED,
         charts=charts,
-        sizes=sizes,
-        labelled=len(trials.trials) <= _MOST_LABELS,
-        cloud=_cloud(trials),
+        sizes=charts.chart_sizes([len(variant.data) for variant in variants], [variant.psnr for variant in variants]),
+        has_labels=len(variants) <= _MAX_LABELS,
+        cloud=_cloud_data(data),
         script=script,
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'",
     )
 
 
-def _shown(name: str, trial: Trial, photo: Trials, options: Sequence[str]) -> dict[str, Any]:
-    """What the page says of one trial."""
-    # A file of several frames, and a pipe, have no size that one picture could be compared with.
-    comparable = photo.n_bytes > 0 and photo.frames_left_out == 0
+def _variant_context(name: str, variant: Variant, data: ReportData, options: Sequence[str]) -> dict[str, Any]:
+    """The template variables of one variant."""
+    # The size of a pipe is unknown, and that of a file of several frames is not the size of one picture.
+    is_comparable = data.n_bytes > 0 and data.dropped_frames == 0
+    inertia = variant.inertia
     return {
-        "n": trial.n_colors,
-        "n_worn": len(trial.colors),
-        "image": _data_url(trial.data, ".png"),
-        "n_bytes": len(trial.data),
-        "of_input": len(trial.data) / photo.n_bytes if comparable else None,
-        "kept": trial.kept,
-        "psnr": trial.psnr,
-        "n_iter": trial.n_iter,
-        "swatches": list(zip(map(hex_of, trial.colors.tolist()), trial.counts.tolist(), trial.shares, strict=True)),
-        "inertia": charts.chart_inertia(trial.inertia) if trial.inertia else None,
-        "fell": trial.inertia[-1] / trial.inertia[0] if trial.inertia and trial.inertia[0] > 0 else None,
-        "command": shlex.join(["gpukmeans", "compress", _as_argument(name), "-k", str(trial.n_colors), *options]),
+        "n": variant.n_colors,
+        "n_used": len(variant.colors),
+        "image": _data_url(variant.data, ".png"),
+        "n_bytes": len(variant.data),
+        "size_ratio": len(variant.data) / data.n_bytes if is_comparable else None,
+        "kept": variant.kept,
+        "psnr": variant.psnr,
+        "n_iter": variant.n_iter,
+        "swatches": list(
+            zip(map(hex_of, variant.colors.tolist()), variant.counts.tolist(), variant.fractions, strict=True)
+        ),
+        "inertia": charts.chart_inertia(inertia) if inertia else None,
+        "inertia_ratio": inertia[-1] / inertia[0] if inertia and inertia[0] > 0 else None,
+        "command": shlex.join(["gpukmeans", "compress", _as_argument(name), "-k", str(variant.n_colors), *options]),
     }
 
 
 def _as_argument(name: str) -> str:
-    # Else it would be taken for an option; - alone is standard input.
+    # Without ./ it would be an option; - alone is standard input.
     return f"./{name}" if name.startswith("-") and name != "-" else name
 
 
-def _cloud(photo: Trials) -> dict[str, Any]:
-    """The cloud as the script of the page reads it; labels are two hex digits for each point."""
+def _cloud_data(data: ReportData) -> dict[str, Any]:
+    """The cloud as JSON for the script of the page; labels are two hex digits for each point."""
     return {
-        "side": SIDE,
-        "points": _flat(photo.cloud.points),
-        "times": photo.cloud.times.tolist(),
-        "colors": [hex_of(color) for color in photo.cloud.colors.tolist()],
-        "trials": {
-            str(trial.n_colors): {
-                "labels": trial.labels.astype(np.uint8).tobytes().hex(),
-                "centers": _flat(trial.centers),
-                "colors": [hex_of(color) for color in trial.center_colors.tolist()],
+        "max": MAX_COORDINATE,
+        "points": _flatten(data.cloud.points),
+        "counts": data.cloud.draw_counts.tolist(),
+        "colors": [hex_of(color) for color in data.cloud.colors.tolist()],
+        "variants": {
+            str(variant.n_colors): {
+                "labels": variant.labels.astype(np.uint8).tobytes().hex(),
+                "centers": _flatten(variant.centers),
+                "colors": [hex_of(color) for color in variant.center_colors.tolist()],
             }
-            for trial in photo.trials
+            for variant in data.variants
         },
     }
 
 
-def _flat(places: np.ndarray) -> list[int]:
-    return places.ravel().tolist()
+def _flatten(coordinates: np.ndarray) -> list[int]:
+    return coordinates.ravel().tolist()
 
 
 def _data_url(data: bytes, suffix: str) -> str:

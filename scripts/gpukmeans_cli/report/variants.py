@@ -1,4 +1,4 @@
-"""One photo in several numbers of colors: the file that each makes, its palette, and how that was found."""
+"""One photo in several numbers of colors: the encoded file, the palette and the K-means run of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,42 +8,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans.images.histogram import ColorHistogram
-from gpukmeans_cli.compression.pipeline import Clock, Settings, colors_of, is_kept, picture_in_colors
+from gpukmeans import ColorHistogram
+from gpukmeans_cli.compression.pipeline import Settings, StageTimer, image_and_histogram, keeps_input, quantize_source
 from gpukmeans_cli.formats.source import Source, read_still
 from gpukmeans_cli.formats.still import encode_pixels
-from gpukmeans_cli.images.channels import with_color
-from gpukmeans_cli.images.palette_usage import Shares, most_first
-from gpukmeans_cli.report.color_pca import Plane, drawn_rows, fit_plane
+from gpukmeans_cli.images.channels import to_rgb
+from gpukmeans_cli.images.palette_usage import PaletteUsage, sort_by_count
+from gpukmeans_cli.report.color_pca import ColorPCA, fit_color_pca, sample_rows
 from gpukmeans_cli.system.device import within_memory
 
-# Of points that are drawn: so many still show the shape of a cloud, and take a browser no time.
-MOST_POINTS = 2000
+# Number of colors drawn for the cloud: enough to show its shape, and few enough for a browser to draw at once.
+MAX_POINTS = 2000
 
-_SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "GIF")
-_SHOWN_ALIKE = ("1", "L", "LA", "P", "RGB", "RGBA")  # CMYK, say, each program turns into RGB in its own way
+_BROWSER_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_BROWSER_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # programs differ in how they convert others, such as CMYK
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial(Shares):
-    """The photo in so many colors, of which those that no pixel wears are left out."""
+class Variant(PaletteUsage):
+    """The photo in one number of colors, with the usage of its palette without unused colors."""
 
     n_colors: int
-    """Asked for."""
+    """The number of colors that was asked for."""
     data: bytes
-    """The PNG that `compress --allow-larger` writes."""
+    """The PNG file that `compress --allow-larger` writes."""
     kept: bool
-    """Whether `compress` would rather keep the photo's file as it is, which is a PNG and no larger."""
+    """Whether `compress` would keep the file of the photo, a PNG that is no larger."""
     psnr: float | None
-    """In dB; None where nothing was lost."""
+    """In dB; None without error."""
     inertia: tuple[float, ...]
-    """After each round of Lloyd's loop; none where there was nothing to cluster."""
+    """The inertia after each iteration; empty if nothing was clustered."""
     centers: np.ndarray
-    """Where the entries of the palette lie in the plane of the cloud (K', 2), as `Plane.place` says."""
+    """The plane coordinates (K', 2) of the palette entries, from `ColorPCA.project`."""
     center_colors: np.ndarray
     """Their colors (K', 3 or 4)."""
     labels: np.ndarray
-    """For each point of the cloud the entry of the palette that it belongs to (N,)."""
+    """The palette entry of each point of the cloud (N,)."""
 
     @property
     def n_iter(self) -> int:
@@ -52,96 +52,105 @@ class Trial(Shares):
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """Distinct colors of the photo, as points in a plane."""
+    """A sample of the distinct colors of the photo, as points in a plane."""
 
     points: np.ndarray
-    """Where they lie (N, 2), as `Plane.place` says; N is at most `MOST_POINTS`."""
+    """Plane coordinates (N, 2) from `ColorPCA.project`; N is at most `MAX_POINTS`."""
     colors: np.ndarray
     """uint8 (N, 3), or (N, 4) with alpha."""
-    times: np.ndarray
-    """How many times each was drawn (N,), at least once."""
-    share: float
-    """Of the variance of the colors, what lies in the plane: 0 to 1."""
+    draw_counts: np.ndarray
+    """The number of times each color was drawn (N,), at least 1."""
+    explained_variance_ratio: float
+    """The fraction of the variance of the colors in the plane: 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trials:
-    """A photo, and what became of it in each number of colors."""
+class ReportData:
+    """A photo and its variants."""
 
     width: int
     height: int
     n_colors: int
-    """Distinct ones of the photo."""
+    """Number of distinct colors of the photo."""
     n_bytes: int
-    """Of its file."""
-    frames_left_out: int
+    """Size of the file."""
+    dropped_frames: int
+    """Frames of the file after the first, which are not in the report."""
     original: bytes
-    """A file that browsers show as the photo: its own, or one without loss."""
+    """A file that browsers show as the photo: its own file, or a lossless copy."""
     original_suffix: str
     cloud: Cloud
-    trials: tuple[Trial, ...]
-    """In the order asked for."""
+    variants: tuple[Variant, ...]
+    """In the order of the numbers of colors that were asked for."""
 
 
-def try_colors(path: Path, numbers: Sequence[int], settings: Settings) -> Trials:
-    """The first frame of a photo in each of these numbers of colors. ImageError if it cannot be read or memory ends."""
+def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) -> ReportData:
+    """The first frame of a photo in each of these numbers of colors.
+
+    ImageError if it cannot be read or memory runs out.
+    """
     with within_memory(settings.device):
         source = read_still(path, max_pixels=settings.max_pixels)
         original, suffix = _original(source)
-        image, histogram = colors_of(source, settings)
-        plane = fit_plane(histogram, settings.space)
-        rows, times = drawn_rows(histogram.counts, MOST_POINTS)
-        chosen = torch.from_numpy(rows).to(image.device)
-        colors = histogram.colors[chosen]
-        return Trials(
+        image, histogram = image_and_histogram(source, settings)
+        pca = fit_color_pca(histogram, settings.space)
+        rows, draw_counts = sample_rows(histogram.counts, MAX_POINTS)
+        sample = torch.from_numpy(rows).to(image.device)
+        colors = histogram.colors[sample]
+        return ReportData(
             width=image.shape[2],
             height=image.shape[1],
             n_colors=len(histogram.colors),
             n_bytes=source.n_bytes,
-            frames_left_out=source.frames_in_file - 1,
+            dropped_frames=source.frames_in_file - 1,
             original=original,
             original_suffix=suffix,
-            cloud=Cloud(points=plane.place(colors), colors=with_color(colors), times=times, share=plane.share),
-            trials=tuple(_trial(source, image, histogram, n, plane, chosen, settings) for n in numbers),
+            cloud=Cloud(
+                points=pca.project(colors),
+                colors=to_rgb(colors),
+                draw_counts=draw_counts,
+                explained_variance_ratio=pca.explained_variance_ratio,
+            ),
+            variants=tuple(_variant(source, image, histogram, n, pca, sample, settings) for n in numbers),
         )
 
 
 def _original(source: Source) -> tuple[bytes, str]:
-    """The photo's own file if all browsers show it as it was read, else one of its pixels; and its suffix."""
-    as_it_is = source.upright and source.frames_in_file == 1 and source.mode in _SHOWN_ALIKE
-    if as_it_is and source.format in _SHOWN_BY_BROWSERS:
+    """The file of the photo if all browsers show it with the pixels of `source`, else a lossless copy; its suffix."""
+    is_unchanged = source.upright and source.frames_in_file == 1 and source.mode in _BROWSER_MODES
+    if is_unchanged and source.format in _BROWSER_FORMATS:
         return source.original(), f".{source.format.lower()}"
     return encode_pixels(source.pixels[0], source.metadata)
 
 
-def _trial(
+def _variant(
     source: Source,
     image: Tensor,
     histogram: ColorHistogram,
     n_colors: int,
-    plane: Plane,
-    chosen: Tensor,
+    pca: ColorPCA,
+    sample: Tensor,
     settings: Settings,
-) -> Trial:
+) -> Variant:
     inertia: list[float] = []
 
-    def watch(n_iter: int, value: Tensor, shift: Tensor) -> None:
+    def record(n_iter: int, value: Tensor, shift: Tensor) -> None:
         inertia.append(float(value))
 
-    watched = replace(settings, clustering={**settings.clustering, "callback": watch})
-    found = picture_in_colors(source, image, histogram, n_colors, ".png", watched, Clock(image.device))
-    assert found.fit is not None  # as no colors were given
-    counts = np.bincount(found.indices.ravel(), minlength=len(found.colors))
-    worn = most_first(with_color(torch.from_numpy(found.colors)), counts)
-    return Trial(
+    recorded = replace(settings, clustering={**settings.clustering, "callback": record})
+    picture = quantize_source(source, image, histogram, n_colors, ".png", recorded, StageTimer(image.device))
+    assert picture.fit is not None  # since no palette is given
+    counts = np.bincount(picture.indices.ravel(), minlength=len(picture.colors))
+    usage = sort_by_count(to_rgb(torch.from_numpy(picture.colors)), counts)
+    return Variant(
         n_colors=n_colors,
-        data=found.data,
-        kept=is_kept(source, found, ".png", settings),
-        colors=worn.colors,
-        counts=worn.counts,
-        psnr=found.psnr,
+        data=picture.data,
+        kept=keeps_input(source, picture, ".png", settings),
+        colors=usage.colors,
+        counts=usage.counts,
+        psnr=picture.psnr,
         inertia=tuple(inertia),
-        centers=plane.place(found.fit.colors),
-        center_colors=with_color(found.fit.colors),
-        labels=found.fit.labels[chosen].cpu().numpy(),
+        centers=pca.project(picture.fit.colors),
+        center_colors=to_rgb(picture.fit.colors),
+        labels=picture.fit.labels[sample].cpu().numpy(),
     )

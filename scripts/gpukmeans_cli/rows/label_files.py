@@ -1,4 +1,4 @@
-"""A file of labels for each file of rows, to which several ranks write, and which appear whole or not at all."""
+"""One file of labels per file of rows, written by all ranks, complete or not at all."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,77 +7,77 @@ from pathlib import Path
 
 import numpy as np
 
-from gpukmeans_cli.rows.table import Shards
-from gpukmeans_cli.system.atomic_files import ImageError, give_name, temporary_for, why_unwritten
-from gpukmeans_cli.system.rank_store import Meeting, SharedError, together
+from gpukmeans_cli.rows.table import RowTable
+from gpukmeans_cli.system.atomic_files import ImageError, move_to, temporary_path, write_error_reason
+from gpukmeans_cli.system.rank_store import CollectiveError, RankStore, raise_on_all_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFiles:
-    """Files that take the labels of rows while they have no name yet."""
+    """Temporary files into which all ranks write the labels of their rows."""
 
-    shards: Shards
+    table: RowTable
     targets: Sequence[Path]
-    unnamed: Sequence[Path]
+    temporaries: Sequence[Path]
     offsets: Sequence[int]
-    """Where the labels begin in each of the files."""
+    """The byte offset of the labels in each file."""
     dtype: np.dtype
 
     def write(self, start: int, labels: np.ndarray) -> None:
-        """Write the labels of the rows from `start`, of all files together. ImageError if it cannot be."""
-        for index, first, last in self.shards.spans(start, start + len(labels)):
-            begins = self.shards.starts[index] + first - start
-            part = labels[begins : begins + last - first].astype(self.dtype)
-            with _said(self.targets[index]), self.unnamed[index].open("r+b") as file:
-                file.seek(self.offsets[index] + first * self.dtype.itemsize)
-                file.write(part.tobytes())
+        """Write the labels of the rows of the table from `start`. ImageError if that fails."""
+        for index, file_start, file_stop in self.table.file_ranges(start, start + len(labels)):
+            offset = self.table.starts[index] - start
+            file_labels = labels[offset + file_start : offset + file_stop].astype(self.dtype)
+            with _write_errors(self.targets[index]), self.temporaries[index].open("r+b") as file:
+                file.seek(self.offsets[index] + file_start * self.dtype.itemsize)
+                file.write(file_labels.tobytes())
 
 
 @contextlib.contextmanager
 def label_files(
-    shards: Shards, targets: Sequence[Path], dtype: np.dtype, ranks: Meeting, *, overwrite: bool
+    table: RowTable, targets: Sequence[Path], dtype: np.dtype, ranks: RankStore, *, overwrite: bool
 ) -> Iterator[LabelFiles]:
-    """Inside, each rank writes the labels of its rows; afterwards the files (N_i,), .npy, have their names.
+    """Inside, each rank writes the labels of its rows. At the end all .npy files (N_i,) are moved to `targets`.
 
-    If a rank raises ImageError, OSError or ValueError, it is a SharedError on all, and there is no file. All ranks must
-    have one file system for `targets`.
+    An ImageError, OSError or ValueError of one rank becomes a CollectiveError on all, and no file is written. All ranks
+    must share the file system of `targets`.
     """
-    unnamed = ranks.share([temporary_for(target) for target in targets])
+    temporaries = ranks.broadcast([temporary_path(target) for target in targets])
     offsets: list[int] = []
-    leads = ranks.place.leads
+    is_main = ranks.env.is_main
     try:
-        with together(ranks, ImageError):
-            if leads:
-                for target, path, file in zip(targets, unnamed, shards.files, strict=True):
-                    offsets.append(_begin(path, target, file.shape[0], dtype))
-        offsets = ranks.share(offsets)
-        with together(ranks, ImageError, OSError, ValueError):
-            yield LabelFiles(shards=shards, targets=targets, unnamed=unnamed, offsets=offsets, dtype=dtype)
-        with together(ranks, ImageError):
-            if leads:
-                for target, path in zip(targets, unnamed, strict=True):
-                    with _said(target):
-                        give_name(path, target, overwrite=overwrite)
+        with raise_on_all_ranks(ranks, ImageError):
+            if is_main:
+                for target, path, file in zip(targets, temporaries, table.files, strict=True):
+                    offsets.append(_create(path, target, file.shape[0], dtype))
+        offsets = ranks.broadcast(offsets)
+        with raise_on_all_ranks(ranks, ImageError, OSError, ValueError):
+            yield LabelFiles(table=table, targets=targets, temporaries=temporaries, offsets=offsets, dtype=dtype)
+        with raise_on_all_ranks(ranks, ImageError):
+            if is_main:
+                for target, path in zip(targets, temporaries, strict=True):
+                    with _write_errors(target):
+                        move_to(path, target, overwrite=overwrite)
     finally:
-        if leads:
-            for path in unnamed:
+        if is_main:
+            for path in temporaries:
                 path.unlink(missing_ok=True)
 
 
 def label_targets(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where the labels of each file go. SharedError if two would go to one place, or to a file of rows."""
+    """The path of the label file of each file. CollectiveError if two files have the same one."""
     targets = [folder / f"{path.stem}-labels.npy" for path in paths]
-    taken: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     for path, target in zip(paths, targets, strict=True):
-        if target in taken:
-            raise SharedError(f"labels of {taken[target]} and {path} would both be {target}; give one another name")
-        taken[target] = path
+        if target in by_target:
+            raise CollectiveError(f"labels of {by_target[target]} and {path} would both be {target}; rename one file")
+        by_target[target] = path
     return targets
 
 
-def _begin(path: Path, target: Path, n_rows: int, dtype: np.dtype) -> int:
-    """Make the file of so many labels that are to be written, and say where they begin."""
-    with _said(target), path.open("xb") as file:
+def _create(path: Path, target: Path, n_rows: int, dtype: np.dtype) -> int:
+    """Create a .npy file of `n_rows` zeros. Returns the byte offset of the labels."""
+    with _write_errors(target), path.open("xb") as file:
         descr = np.lib.format.dtype_to_descr(dtype)
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (n_rows,)})
         offset = file.tell()
@@ -86,9 +86,9 @@ def _begin(path: Path, target: Path, n_rows: int, dtype: np.dtype) -> int:
 
 
 @contextlib.contextmanager
-def _said(target: Path) -> Iterator[None]:
-    """Inside, an OSError is an ImageError with the path of the file that is to be."""
+def _write_errors(target: Path) -> Iterator[None]:
+    """Inside, an OSError becomes an ImageError with the path of the final file."""
     try:
         yield
     except OSError as error:
-        raise ImageError(f"{target} {why_unwritten(error)}") from error
+        raise ImageError(f"{target} {write_error_reason(error)}") from error

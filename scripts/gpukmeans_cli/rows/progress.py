@@ -1,4 +1,4 @@
-"""How far a clustering is, on stderr: a line that changes on a terminal, elsewhere now and then a line."""
+"""Progress of a clustering on stderr: a changing line on a terminal, elsewhere a line from time to time."""
 
 import contextlib
 import shutil
@@ -9,113 +9,112 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gpukmeans_cli.terminal.messages import one_line, warn
-from gpukmeans_cli.terminal.progress import can_hold_a_bar
+from gpukmeans_cli.terminal.progress import supports_bar
 
-_FRAME = 0.25
-"""Seconds that a line on a terminal stands at least."""
+_MIN_REDRAW_SECONDS = 0.25
 
 
-class Rounds:
-    """Counts what it is told of, from any thread, and may say how far it is."""
+class ClusterProgress:
+    """Counts rows and rounds, from any thread, and shows each change."""
 
-    def __init__(self, share: float, say: Callable[["Rounds"], None], clock: Callable[[], float]) -> None:
-        self._share = share
-        self._say = say
+    def __init__(self, fraction: float, show: Callable[["ClusterProgress"], None], clock: Callable[[], float]) -> None:
+        """`fraction` of all rows are read by this process, from 0 to 1."""
+        self._fraction = fraction
+        self._show = show
         self._clock = clock
         self._lock = threading.Lock()
         self._stage = "first centers"
-        self._since = clock(), 0
-        """When the round began, and what had been read by then."""
+        self._stage_start = clock(), 0
+        """Time and rows read at the start of the stage or round."""
         self._rate = 0.0
-        self._read = 0
+        self._rows_read = 0
         self.n_rounds = 0
 
-    def seen(self, n_rows: int) -> None:
-        """So many rows were read."""
+    def add_rows(self, n_rows: int) -> None:
+        """Count rows that were read."""
         with self._lock:
-            self._read += n_rows
-            self._say(self)
+            self._rows_read += n_rows
+            self._show(self)
 
-    def ended(self, n_iter: int, inertia: float, shift: float) -> None:
-        """A round is over."""
+    def end_round(self, n_iter: int, inertia: float, shift: float) -> None:
+        """Count a finished round. The arguments are those of the callback of `kmeans`."""
         with self._lock:
-            self._measure()
-            self._since = self._clock(), self._read
+            self._measure_rate()
+            self._stage_start = self._clock(), self._rows_read
             self.n_rounds = n_iter
             self._stage = f"round {n_iter:,}, inertia {inertia:.6g}, centers moved up to {shift:.3g}"
-            self._say(self)
+            self._show(self)
 
-    def begin(self, stage: str) -> None:
-        """What is done from now on."""
+    def begin_stage(self, stage: str) -> None:
+        """Set the name of the work from now on."""
         with self._lock:
             self._stage = stage
-            self._since = self._clock(), self._read
+            self._stage_start = self._clock(), self._rows_read
 
     @property
-    def read(self) -> int:
-        """Rows that were read here."""
-        return self._read
+    def rows_read(self) -> int:
+        """The number of rows that this process has read."""
+        return self._rows_read
 
-    def words(self) -> str:
-        """How far it is, and how fast in this round, or right after it in the one before."""
-        self._measure()
+    def text(self) -> str:
+        """The stage, and the rows per second of all ranks in it. In its first second the rate of the stage before."""
+        self._measure_rate()
         return f"{self._stage}, {self._rate:,.0f} rows/s" if self._rate else self._stage
 
-    def _measure(self) -> None:
-        start, before = self._since
+    def _measure_rate(self) -> None:
+        start, rows_before = self._stage_start
         seconds = self._clock() - start
-        if seconds >= 1 and self._read > before and self._share > 0:
-            self._rate = (self._read - before) / self._share / seconds
+        if seconds >= 1 and self._rows_read > rows_before and self._fraction > 0:
+            self._rate = (self._rows_read - rows_before) / self._fraction / seconds
 
 
 @contextmanager
-def rounds_shown(
-    share: float = 1.0,
+def cluster_progress(
+    fraction: float = 1.0,
     *,
     quiet: bool = False,
-    each: bool = False,
-    every: float = 10.0,
+    every_round: bool = False,
+    interval: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Rounds]:
-    """While points are clustered: yields what is to be told of rows and rounds.
+) -> Iterator[ClusterProgress]:
+    """Show the progress of a clustering of which this process reads `fraction` of all rows, from 0 to 1.
 
-    `share` is how many of all rows those are that are read here, from 0 to 1; rates are of all.
-
-    Where stderr is a terminal, a line stands there, and is gone at the end. Elsewhere a line is written when the last
-    one or the start is `every` seconds ago, or with `each` after each round. With `quiet` nothing is written.
+    On a terminal, one line changes and is erased at the end. Elsewhere a line is written every `interval` seconds, and
+    with `every_round` after each round. With `quiet` nothing is written.
     """
     if quiet:
-        yield Rounds(share, lambda rounds: None, clock)
-    elif not can_hold_a_bar(sys.stderr):
-        yield Rounds(share, _lines(each, every, clock), clock)
+        yield ClusterProgress(fraction, lambda progress: None, clock)
+    elif not supports_bar(sys.stderr):
+        yield ClusterProgress(fraction, _line_writer(every_round, interval, clock), clock)
     else:
-        stream, last = sys.stderr, clock() - _FRAME
+        stream, last_time = sys.stderr, clock() - _MIN_REDRAW_SECONDS
 
-        def draw(rounds: Rounds) -> None:
-            nonlocal last
-            if clock() - last >= _FRAME:
-                last = clock()
-                room = shutil.get_terminal_size().columns - 1
+        def redraw(progress: ClusterProgress) -> None:
+            nonlocal last_time
+            if clock() - last_time >= _MIN_REDRAW_SECONDS:
+                last_time = clock()
+                n_columns = shutil.get_terminal_size().columns - 1
                 with contextlib.suppress(OSError):
-                    stream.write("\r\x1b[2K" + one_line(f"gpukmeans: {rounds.words()}", stream.encoding)[:room])
+                    line = one_line(f"gpukmeans: {progress.text()}", stream.encoding)[:n_columns]
+                    stream.write(f"\r\x1b[2K{line}")
                     stream.flush()
 
         try:
-            yield Rounds(share, draw, clock)
+            yield ClusterProgress(fraction, redraw, clock)
         finally:
             with contextlib.suppress(OSError):
                 stream.write("\r\x1b[2K")
                 stream.flush()
 
 
-def _lines(each: bool, every: float, clock: Callable[[], float]) -> Callable[[Rounds], None]:
-    last, told = clock(), 0
+def _line_writer(every_round: bool, interval: float, clock: Callable[[], float]) -> Callable[[ClusterProgress], None]:
+    last_time, last_round = clock(), 0
 
-    def say(rounds: Rounds) -> None:
-        nonlocal last, told
-        if clock() - last >= every or (each and rounds.n_rounds > told):
-            last, told = clock(), rounds.n_rounds
-            with contextlib.suppress(OSError):  # a log that is full ends no work of hours
-                warn(rounds.words())
+    def write_line(progress: ClusterProgress) -> None:
+        nonlocal last_time, last_round
+        if clock() - last_time >= interval or (every_round and progress.n_rounds > last_round):
+            last_time, last_round = clock(), progress.n_rounds
+            with contextlib.suppress(OSError):  # a full disk of the log must not end hours of work
+                warn(progress.text())
 
-    return say
+    return write_line

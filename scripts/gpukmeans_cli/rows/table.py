@@ -1,4 +1,4 @@
-"""The rows of many files as those of one table, of which only the slices that are asked for are read."""
+"""Many files of rows as one table. Only the requested slices are read."""
 
 import bisect
 import glob
@@ -6,132 +6,125 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans.validation import short_name
-from gpukmeans_cli.rows.files import KEYED, Shard, ShardError, open_shard
+from gpukmeans_cli.rows.files import KEYED_SUFFIXES, RowFile, RowFileError, dtype_name, open_row_file
 
 
-class Rows(Protocol):
-    """Something that has a length and slices (n, D)."""
+class RowTable:
+    """The rows of several files in file order. A slice is a new tensor, `len` the number of all rows.
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
-
-
-class Shards:
-    """The rows of files in their order. A slice is a new tensor; len is the number of all rows.
-
-    All files have the same number of coordinates, `width`, and the same dtype, or it is a ShardError that names two.
+    RowFileError, with the paths of two files, if the files differ in the number of columns or the dtype.
     """
 
-    def __init__(self, files: Sequence[Shard]) -> None:
+    def __init__(self, files: Sequence[RowFile]) -> None:
         first = files[0]
         for file in files[1:]:
             if (file.shape[1], file.dtype) != (first.shape[1], first.dtype):
-                raise ShardError(
-                    f"{file.path}: has rows of {_kind(file)}, and {first.path} of {_kind(first)}; all must be alike"
+                raise RowFileError(
+                    f"{file.path}: has rows of {_row_type(file)}, and {first.path} of {_row_type(first)}; "
+                    "all must be alike"
                 )
         self.files = tuple(files)
-        self.width = first.shape[1]
+        self.n_columns = first.shape[1]
         self.dtype = first.dtype
         self.starts = tuple(itertools.accumulate((file.shape[0] for file in files), initial=0))
-        """The row that each file begins with, and after these the number of all."""
+        """The index of the first row of each file, then the number of all rows."""
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """The rows (n, D) from start to stop, in the dtype of the files. OSError as `Shard.read` says."""
-        start, stop = _bounds(rows, len(self))
-        # By numpy, which has large pages for it: with those of torch.empty reading took twice the time.
-        memory = np.empty((stop - start, self.width), f"u{self.dtype.itemsize}")
+        """The rows (n, D) of a slice, in the dtype of the files. OSError as in `RowFile.read`."""
+        start, stop = _slice_bounds(rows, len(self))
+        # numpy allocates huge pages; with the pages of torch.empty reading takes twice the time.
+        memory = np.empty((stop - start, self.n_columns), f"u{self.dtype.itemsize}")
         target = torch.from_numpy(memory).view(self.dtype)
-        for index, first, last in self.spans(start, stop):
-            begins = self.starts[index]
-            self.files[index].read(first, target[begins + first - start : begins + last - start])
+        for index, file_start, file_stop in self.file_ranges(start, stop):
+            offset = self.starts[index] - start
+            self.files[index].read(file_start, target[offset + file_start : offset + file_stop])
         return target
 
-    def spans(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """The files that the rows from `start` to `stop` lie in, and which of each one's rows: (index, first, last)."""
-        found = []
+    def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """The rows `start` to `stop` by file: the index of the file, then the start and stop row in it."""
+        ranges = []
         index = bisect.bisect_right(self.starts, start) - 1
         while start < stop:
-            begins, ends = self.starts[index], self.starts[index + 1]
-            if (last := min(stop, ends)) > start:
-                found.append((index, start - begins, last - begins))
-                start = last
+            file_start, file_stop = self.starts[index], self.starts[index + 1]
+            if (end := min(stop, file_stop)) > start:
+                ranges.append((index, start - file_start, end - file_start))
+                start = end
             index += 1
-        return found
+        return ranges
 
 
-class Part:
-    """The rows of a table from `start` to `stop`. `seen` is told of how many were read, each time."""
+class RowRange:
+    """The rows `start` to `stop` of a table. `on_read` is called with the number of rows of each slice."""
 
-    def __init__(self, rows: Rows, start: int, stop: int, seen: Callable[[int], object] | None = None) -> None:
-        self._rows = rows
+    def __init__(
+        self, table: RowTable, start: int, stop: int, on_read: Callable[[int], object] = lambda n_rows: None
+    ) -> None:
+        self._table = table
         self._start = start
         self._length = stop - start
-        self._seen = seen
+        self._on_read = on_read
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, rows: slice) -> Tensor:
-        start, stop = _bounds(rows, self._length)
-        found = self._rows[self._start + start : self._start + stop]
-        if self._seen is not None:
-            self._seen(len(found))
-        return found
+        start, stop = _slice_bounds(rows, self._length)
+        read = self._table[self._start + start : self._start + stop]
+        self._on_read(len(read))
+        return read
 
 
-def share(n_rows: int, rank: int, size: int) -> tuple[int, int]:
-    """The rows that are those of one rank of so many, from and to: all are shared, in order, and evenly."""
+def rank_rows(n_rows: int, rank: int, size: int) -> tuple[int, int]:
+    """The start and stop row of a rank. The ranks divide all rows evenly and in rank order."""
     return rank * n_rows // size, (rank + 1) * n_rows // size
 
 
-def found_paths(inputs: Sequence[Path]) -> list[Path]:
-    """The files that these name, in their order; those of a pattern, as of `glob` with ** for any folders, sorted.
+def expand_patterns(inputs: Sequence[Path]) -> list[Path]:
+    """The input files in order. The matches of a `glob` pattern, with ** for any folders, are sorted.
 
-    ShardError for a pattern that matches none, and for a file that is named twice.
+    RowFileError for a pattern without matches and for a file that is named twice.
     """
     paths: list[Path] = []
-    for given in inputs:
-        if glob.has_magic(str(given)) and not os.path.lexists(given):
-            matching = sorted(Path(name) for name in glob.glob(str(given), recursive=True) if not os.path.isdir(name))
-            if not matching:
-                raise ShardError(f"{given}: matches no file; check the pattern")
-            paths += matching
+    for path in inputs:
+        if glob.has_magic(str(path)) and not os.path.lexists(path):
+            matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if not os.path.isdir(name))
+            if not matches:
+                raise RowFileError(f"{path}: matches no file; check the pattern")
+            paths += matches
         else:
-            paths.append(given)
-    seen: dict[str, Path] = {}
+            paths.append(path)
+    by_real_path: dict[str, Path] = {}
     for path in paths:
-        real = os.path.realpath(path)
-        if real in seen:
-            other = f", also as {seen[real]}" if seen[real] != path else ""
-            raise ShardError(f"{path}: is named twice{other}; its rows would count twice")
-        seen[real] = path
+        real_path = os.path.realpath(path)
+        if real_path in by_real_path:
+            first = by_real_path[real_path]
+            alias = f", also as {first}" if first != path else ""
+            raise RowFileError(f"{path}: is named twice{alias}; its rows would count twice")
+        by_real_path[real_path] = path
     return paths
 
 
-def open_shards(paths: Sequence[Path], key: str | None = None) -> Shards:
-    """The rows of these files, of those that name their tensors by that key. ShardError if they are not there."""
-    if key is not None and not any(path.suffix.lower() in KEYED for path in paths):
-        raise ShardError(f"{paths[0]}: holds no tensors by name; leave --key {key} out")
-    return Shards([open_shard(path, key) for path in paths])
+def open_row_table(paths: Sequence[Path], key: str | None = None) -> RowTable:
+    """The rows of these files. `key` names the tensor in files with several. RowFileError if a file has no rows."""
+    if key is not None and not any(path.suffix.lower() in KEYED_SUFFIXES for path in paths):
+        raise RowFileError(f"{paths[0]}: holds no tensors by name; leave --key {key} out")
+    return RowTable([open_row_file(path, key) for path in paths])
 
 
-def _bounds(rows: slice, length: int) -> tuple[int, int]:
+def _slice_bounds(rows: slice, length: int) -> tuple[int, int]:
     start, stop, step = rows.indices(length)
     if step != 1:
-        raise ValueError(f"rows are read one after the other, got a step of {step}")
+        raise ValueError(f"a slice of rows must have step 1, got {step}")
     return start, max(start, stop)
 
 
-def _kind(file: Shard) -> str:
-    return f"{file.shape[1]:,} {short_name(file.dtype)}"
+def _row_type(file: RowFile) -> str:
+    return f"{file.shape[1]:,} {dtype_name(file.dtype)}"

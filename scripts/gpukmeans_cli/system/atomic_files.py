@@ -1,4 +1,4 @@
-"""Bytes that become a file: whole or not at all."""
+"""Files written atomically: complete or not at all."""
 
 import errno
 import os
@@ -6,27 +6,25 @@ import secrets
 import sys
 from pathlib import Path
 
-# The formats that a picture can be written in; said here, where nothing slow is imported.
+# Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
 
 STDIO = Path("-")
-"""What stands for standard input where a file to read is asked for, and for standard output where one to write is."""
+"""Standard input as the path of an input, standard output as the path of an output."""
 
 
 class ImageError(Exception):
-    """A picture that cannot be read or written: what is wrong and what to do, as a sentence to put after its path.
+    """An image that cannot be read or written. The text follows the path of the image: the problem and a remedy.
 
-    Where the trouble is with another file, the one to be written, the sentence begins with that path.
+    If the problem is with another file, such as the output, the text begins with the path of that file.
     """
 
 
-def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Make `path` a file of these bytes, or raise ImageError with the path in front and leave all as it was.
+def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a file of these bytes, complete or not at all. ImageError, beginning with the path, if that fails.
 
-    Bytes for `STDIO` go to standard output; an OSError if that cannot take them is raised as it is.
-
-    The file appears whole or not at all, and with the permissions of any new file. With `overwrite` a symbolic link
-    is followed: the file it points to is replaced and the link stays.
+    The file has the permissions of any new file. With `overwrite` a symbolic link is followed: the file it points to
+    is replaced and the link stays. Bytes for `STDIO` go to standard output, whose OSError is raised unchanged.
     """
     if path == STDIO:
         sys.stdout.buffer.write(data)
@@ -34,29 +32,29 @@ def publish(path: Path, data: bytes, *, overwrite: bool) -> None:
         return
     check_free(path, overwrite=overwrite)
     try:
-        _save(path, data, overwrite)
+        _write(path, data, overwrite)
     except OSError as error:
-        raise ImageError(f"{path} {why_unwritten(error)}") from error
+        raise ImageError(f"{path} {write_error_reason(error)}") from error
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """ImageError, with the path in front, if anything is there but, with `overwrite`, a file. `STDIO` is free."""
+    """ImageError, beginning with the path, if the path exists. `overwrite` permits a regular file; `STDIO` is free."""
     if path == STDIO:
         return
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder; name a file in it")
         if path.exists() and not path.is_file():
-            # Replacing /dev/null or a pipe by a file is never meant, and root could.
+            # Replacing /dev/null or a pipe by a file is never intended, and root could do it.
             raise ImageError(f"{path} is not a regular file; choose another path")
         if not overwrite and os.path.lexists(path):
             raise FileExistsError
     except OSError as error:
-        raise ImageError(f"{path} {why_unwritten(error)}") from error
+        raise ImageError(f"{path} {write_error_reason(error)}") from error
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder and those that it lies in, unless they are there. ImageError, with the path in front, if not."""
+    """Create the folder and its missing parents. ImageError, beginning with the path, if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,37 +65,37 @@ def make_folder(path: Path) -> None:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """ImageError, with the path in front, if a symbolic link in it leads out of the folder that it begins with."""
+    """ImageError, beginning with the path, if a symbolic link in it leads out of `folder`, with which it begins."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ImageError(f"{path} leads out of {folder} by a symbolic link; remove the link")
 
 
 def check_folder(path: Path) -> None:
-    """ImageError, as `publish` would raise it after all the work, if there is no folder to write `path` in."""
+    """ImageError, as `write_atomically` would raise it later, if the folder of `path` does not exist."""
     if not path.parent.is_dir():
-        raise ImageError(f"{path} {why_unwritten(FileNotFoundError())}")
+        raise ImageError(f"{path} {write_error_reason(FileNotFoundError())}")
 
 
-def temporary_for(path: Path) -> Path:
-    """A name that no file has, in the folder of the file that `path`, perhaps a link, leads to."""
+def temporary_path(path: Path) -> Path:
+    """A new random name in the folder of `path`, or of the target if `path` is a symbolic link."""
     return Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.tmp")
 
 
 def check_writable(path: Path) -> None:
-    """ImageError, as `publish` would raise it after all the work, if no file can be made beside `path`."""
+    """ImageError, as `write_atomically` would raise it later, if no file can be created in the folder of `path`."""
     check_folder(path)
-    temporary = temporary_for(path)
+    temporary = temporary_path(path)
     try:
         temporary.open("xb").close()
         temporary.unlink()
-    except FileNotFoundError as error:  # as the folder is there, one that takes no files
+    except FileNotFoundError as error:  # the folder exists, but cannot hold files, like /proc
         raise ImageError(f"{path} cannot be written, its folder takes no files; choose another folder") from error
     except OSError as error:
-        raise ImageError(f"{path} {why_unwritten(error)}") from error
+        raise ImageError(f"{path} {write_error_reason(error)}") from error
 
 
-def why_unwritten(error: OSError) -> str:
-    """What to say after the path of a file that could not be written."""
+def write_error_reason(error: OSError) -> str:
+    """Why a file could not be written, to follow its path in an error."""
     if isinstance(error, FileExistsError):
         return "already exists; use --force to overwrite it"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -109,23 +107,23 @@ def why_unwritten(error: OSError) -> str:
     return f"cannot be written ({error.strerror or error}); choose another path"
 
 
-def _save(path: Path, data: bytes, overwrite: bool) -> None:
+def _write(path: Path, data: bytes, overwrite: bool) -> None:
     target = Path(os.path.realpath(path))
-    # Not by tempfile, which would leave the file readable by its owner only.
-    temporary = temporary_for(target)
+    # tempfile would create a file that only its owner can read.
+    temporary = temporary_path(target)
     try:
         with temporary.open("xb") as file:
             file.write(data)
-        give_name(temporary, target, overwrite=overwrite)
+        move_to(temporary, target, overwrite=overwrite)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Make a file that lies in the same folder, and is closed, the one at `path`. OSError, and no change, if not.
+def move_to(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Move a closed file to `path` in the same folder, atomically. OSError, and no change, if that fails.
 
-    With `overwrite` a symbolic link is followed. Without it a FileExistsError keeps what is there, and the temporary
-    name may stay.
+    With `overwrite` a symbolic link is followed. Without it an existing file is a FileExistsError, and the temporary
+    name may remain.
     """
     if overwrite:
         os.replace(temporary, os.path.realpath(path))
@@ -134,14 +132,14 @@ def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _move_to_free_name(temporary: Path, target: Path) -> None:
-    """Give the file its name, or raise FileExistsError; a rename would replace a file that appeared meanwhile."""
+    """Move without overwriting. FileExistsError if the name is taken; `os.rename` would replace that file."""
     try:
         os.link(temporary, target)
         return
     except FileExistsError:
         raise
     except OSError:
-        pass  # no hard links on this disk (FAT, some network folders): take the name first, then fill it
+        pass  # no hard links on this file system (FAT, some network folders): reserve the name first
     target.open("xb").close()
     try:
         os.replace(temporary, target)

@@ -1,4 +1,4 @@
-"""Devices: the one that was asked for, and errors where memory runs out."""
+"""Device selection, and errors for exhausted memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ from gpukmeans_cli.system.atomic_files import ImageError
 
 
 class DeviceError(Exception):
-    """A device that is not there; its text is one sentence."""
+    """A missing device, in one sentence."""
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name: "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+    """The device of this name: "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    DeviceError if it is asked for but absent. Never another one in its place.
+    DeviceError if the named device is missing; no other device replaces it.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if n_gpus else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and n_gpus == 0:
-        built = "torch sees no GPU" if torch.backends.cuda.is_built() else "this torch is built without CUDA"
+        built = "torch finds no GPU" if torch.backends.cuda.is_built() else "this torch is built without CUDA"
         raise DeviceError(f"--device {name}: {built}; use --device cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         raise DeviceError(f"--device {name}: there are only {n_gpus} GPUs, cuda:0 to cuda:{n_gpus - 1}")
@@ -30,19 +30,19 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def within_memory(device: torch.device, instead: str | None = None) -> Iterator[None]:
-    """Inside, ImageError in place of the several errors that say that memory has run out, with what to do instead.
+def within_memory(device: torch.device, advice: str | None = None) -> Iterator[None]:
+    """Inside, the several errors for exhausted memory become an ImageError with advice.
 
-    By default that is a smaller picture, or on a GPU the CPU.
+    The default advice is a smaller picture, or on a GPU the CPU.
     """
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ImageError(f"{device} is out of memory; {instead or 'use --device cpu'}") from None
+        raise ImageError(f"{device} is out of memory; {advice or 'use --device cpu'}") from None
     except MemoryError:
-        raise ImageError(f"out of memory; {instead or 'use a smaller picture'}") from None
+        raise ImageError(f"out of memory; {advice or 'use a smaller picture'}") from None
     except RuntimeError as error:
-        # torch has no class of its own for memory that the CPU does not have.
+        # torch has no error class for exhausted memory of the CPU.
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise ImageError(f"out of memory; {instead or 'use a smaller picture'}") from None
+            raise ImageError(f"out of memory; {advice or 'use a smaller picture'}") from None
         raise

@@ -1,4 +1,4 @@
-"""What the ranks of one run tell each other, by way of the store that `torchrun` keeps for them."""
+"""Data exchange and common errors of the ranks, over the key-value store of `torchrun`."""
 
 import contextlib
 import pickle
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from gpukmeans_cli.system.rank_env import Place, RankError, place
+from gpukmeans_cli.system.rank_env import RankEnv, RankError, rank_env
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
 
@@ -18,170 +18,163 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The store takes no more than 8 MiB at a time.
-_MOST_AT_A_TIME = 4 << 20
-# Seconds between two looks at the store, at most.
-_PATIENCE = 0.05
+# The store takes at most 8 MiB per value.
+_CHUNK_BYTES = 4 << 20
+# Seconds between two polls of the store, at most.
+_MAX_POLL_SECONDS = 0.05
 
 
-class Meeting:
-    """All ranks, of which each calls the same methods in the same order. One alone sends nothing.
+class RankStore:
+    """Collective operations over a key-value store. All ranks call the same methods in the same order.
 
-    This is not a process group: a rank may copy itself between two calls, and while it waits it hears Ctrl-C.
-    RankError where another rank has left by an error, or the store cannot be reached.
+    Unlike a process group it allows a fork between two calls, and Ctrl-C while it waits. A single process exchanges
+    nothing. RankError if another rank has aborted, or if the store cannot be reached.
     """
 
-    def __init__(self, place: Place, store: "Store | None" = None) -> None:
-        """`store` is one that all of them reach; one alone needs none."""
-        self.place = place
+    def __init__(self, env: RankEnv, store: "Store | None" = None) -> None:
+        """`store` is the store of all ranks, None for a single process."""
+        self.env = env
         self._store: Any = store
-        self._calls = 0
+        self._n_calls = 0
 
-    def gather(self, thing: T) -> list[T] | None:
-        """What the ranks gave, in their order, to the one that leads; None to the others, which do not wait."""
-        if self.place.size == 1:
-            return [thing]
-        self._calls += 1
-        with _reached():
-            if not self.place.leads:
-                self._put(f"{self._calls}/{self.place.rank}", thing)
+    def gather(self, value: T) -> list[T] | None:
+        """The values of all ranks in rank order on rank 0; None on the other ranks, which do not wait."""
+        if self.env.size == 1:
+            return [value]
+        self._n_calls += 1
+        with _connection_errors():
+            if not self.env.is_main:
+                self._put(f"{self._n_calls}/{self.env.rank}", value)
                 return None
-            return [thing, *(self._taken(f"{self._calls}/{rank}") for rank in range(1, self.place.size))]
+            return [value, *(self._pop(f"{self._n_calls}/{rank}") for rank in range(1, self.env.size))]
 
-    def share(self, thing: T | None) -> T:
-        """What the rank that leads gave; that of the others is not looked at."""
-        if self.place.size > 1:
-            self._calls += 1
-            with _reached():
-                if not self.place.leads:
-                    return self._got(str(self._calls))
-                self._put(str(self._calls), thing)
-        return thing  # pyright: ignore[reportReturnType] # None is what was given, too
+    def broadcast(self, value: T | None) -> T:
+        """The value of rank 0. Values of other ranks are ignored."""
+        if self.env.size > 1:
+            self._n_calls += 1
+            with _connection_errors():
+                if not self.env.is_main:
+                    return self._get(str(self._n_calls))
+                self._put(str(self._n_calls), value)
+        return value  # pyright: ignore[reportReturnType] # None is a valid value, too
 
-    def all(self, thing: T) -> list[T]:
-        """What the ranks gave, in their order, to each of them."""
-        return self.share(self.gather(thing))
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all ranks in rank order, on every rank."""
+        return self.broadcast(self.gather(value))
 
-    def desert(self) -> None:
-        """Let those who would wait for this rank know that it does not come."""
-        if self.place.size > 1:
-            with contextlib.suppress(RankError), _reached():
-                self._store.set("gone", str(self.place.rank))
+    def abort(self) -> None:
+        """Make the ranks that wait for this one raise RankError."""
+        if self.env.size > 1:
+            with contextlib.suppress(RankError), _connection_errors():
+                self._store.set("aborted", str(self.env.rank))
 
-    def _put(self, key: str, thing: object) -> None:
-        data = pickle.dumps(thing)
-        starts = range(0, len(data), _MOST_AT_A_TIME)
-        for part, start in enumerate(starts):
-            self._store.set(f"{key}/part/{part}", data[start : start + _MOST_AT_A_TIME])
+    def _put(self, key: str, value: object) -> None:
+        data = pickle.dumps(value)
+        starts = range(0, len(data), _CHUNK_BYTES)
+        for index, start in enumerate(starts):
+            self._store.set(f"{key}/chunk/{index}", data[start : start + _CHUNK_BYTES])
         self._store.set(key, str(len(starts)))
 
-    def _got(self, key: str) -> Any:
+    def _get(self, key: str) -> Any:
         self._wait_for(key)
-        return pickle.loads(b"".join(map(self._store.get, self._parts(key))))
+        return pickle.loads(b"".join(map(self._store.get, self._chunk_keys(key))))
 
-    def _taken(self, key: str) -> Any:
-        """What is there for this rank alone, and then no more: it may be large."""
-        thing = self._got(key)
-        for part in self._parts(key):
-            self._store.delete_key(part)
-        return thing
+    def _pop(self, key: str) -> Any:
+        """A value for this rank alone. It is deleted from the store, as it may be large."""
+        value = self._get(key)
+        for chunk_key in self._chunk_keys(key):
+            self._store.delete_key(chunk_key)
+        return value
 
-    def _parts(self, key: str) -> list[str]:
-        return [f"{key}/part/{part}" for part in range(int(self._store.get(key)))]
+    def _chunk_keys(self, key: str) -> list[str]:
+        return [f"{key}/chunk/{index}" for index in range(int(self._store.get(key)))]
 
     def _wait_for(self, key: str) -> None:
-        pause = _PATIENCE / 64
+        seconds = _MAX_POLL_SECONDS / 64
         while not self._store.check([key]):
-            # One that has come so far may be gone by now; what it gave before is there.
-            if self._store.check(["gone"]) and not self._store.check([key]):
-                raise RankError(f"rank {int(self._store.get('gone'))} has ended before the others, which cannot go on")
-            time.sleep(pause)
-            pause = min(2 * pause, _PATIENCE)
+            # The second check of the key finds a value that was written just before the rank aborted.
+            if self._store.check(["aborted"]) and not self._store.check([key]):
+                raise RankError(f"rank {int(self._store.get('aborted'))} ended before the others, which cannot go on")
+            time.sleep(seconds)
+            seconds = min(2 * seconds, _MAX_POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def meeting(place: Place) -> Iterator[Meeting]:
-    """The ranks while they are at work, to be entered by all. Imports torch unless this one is alone.
+def rank_store(env: RankEnv) -> Iterator[RankStore]:
+    """The store of all ranks, entered and exited by all of them. Imports torch if there is more than one rank.
 
-    They leave together, as `torchrun` ends all others when one ends by an error, of a file perhaps. Whoever leaves by
-    an error leaves at once; one of arguments is for all of them to raise, see `agreed`.
+    The ranks exit together, because `torchrun` ends all others when one ends by an error, such as that of a file. An
+    error aborts the store at once, except a TyperException: it must be raised on all ranks (`raise_on_all_ranks`).
     """
-    ranks = _all_ranks(place) if place.size > 1 else Meeting(place)
+    ranks = _all_ranks(env) if env.size > 1 else RankStore(env)
     try:
         yield ranks
     except typer.TyperException:
         raise
     except (Exception, KeyboardInterrupt):
-        ranks.desert()
+        ranks.abort()
         raise
-    ranks.share(None)
-    ranks.gather(None)  # that which leads may keep the store, and is the last to go
+    ranks.broadcast(None)
+    ranks.gather(None)  # rank 0 exits last, because its process may host the store
+
+
+class CollectiveError(Exception):
+    """An error of the work of all ranks, in one sentence, equal on all of them."""
 
 
 @contextlib.contextmanager
-def agreed(ranks: Meeting) -> Iterator[None]:
-    """Inside, a TyperException on one rank is raised on all, when they have come to the end."""
-    problem = None
+def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator[None]:
+    """Raise a failure inside the block on all ranks, when all of them have reached its end.
+
+    One of `failures` becomes a CollectiveError, a TyperException stays one. If several ranks fail, the lowest counts.
+    """
+    failure = None
     try:
         yield
     except typer.TyperException as error:
-        if ranks.place.size == 1:
+        if ranks.env.size == 1:
             raise
-        problem = error.format_message()
-    for rank, said in enumerate(ranks.all(problem)):
-        if said is not None:
-            raise typer.TyperException(f"rank {rank}: {said}" if rank else said)
-
-
-class SharedError(Exception):
-    """What ends the work of all ranks; its text is one sentence, the same on all of them."""
-
-
-@contextlib.contextmanager
-def together(ranks: Meeting, *failures: type[Exception]) -> Iterator[None]:
-    """Inside, each rank does its part and may fail by one of these. At the end that is a SharedError on all, in the
-    words of the first that failed."""
-    problem = None
-    try:
-        yield
+        failure = typer.TyperException, error.format_message()
     except failures as error:
-        problem = str(error)
-    for rank, said in enumerate(ranks.all(problem)):
-        if said is not None:
-            raise SharedError(f"rank {rank}: {said}" if rank else said)
+        failure = CollectiveError, str(error)
+    for rank, found in enumerate(ranks.all_gather(failure)):
+        if found is not None:
+            error_type, text = found
+            raise error_type(f"rank {rank}: {text}" if rank else text)
 
 
 def warn_once(text: str) -> None:
-    """Print on stderr, as `warn` does, what all ranks are about to end for. It is printed when any of them goes on."""
+    """Print on stderr, by rank 0 only, an error that ends all ranks. Returns on all ranks after it is printed."""
     try:
-        with meeting(place()) as ranks:
-            if ranks.place.leads:
+        with rank_store(rank_env()) as ranks:
+            if ranks.env.is_main:
                 warn(text)
     except RankError:
         warn(text)
     except KeyboardInterrupt:
-        pass  # they end in any case
+        pass  # the ranks are ending anyway
 
 
 @cache
-def _all_ranks(place: Place) -> Meeting:
-    """What is the same for as long as the process lives, since the calls are counted."""
+def _all_ranks(env: RankEnv) -> RankStore:
+    """The store of this process. It is cached, because keys contain the number of earlier calls."""
     import_torch()
     import torch.distributed as dist
 
     try:
-        meet = dist.rendezvous  # pyright: ignore[reportPrivateImportUsage]
-        store, _, _ = next(iter(meet("env://", place.rank, place.size)))
+        rendezvous = dist.rendezvous  # pyright: ignore[reportPrivateImportUsage]
+        store, _, _ = next(iter(rendezvous("env://", env.rank, env.size)))
     except (dist.DistError, ValueError) as error:
-        raise RankError(f"the ranks cannot meet ({error}); start them by torchrun") from None
-    return Meeting(place, dist.PrefixStore("gpukmeans", store))  # pyright: ignore[reportPrivateImportUsage]
+        raise RankError(f"the ranks cannot connect ({error}); start them by torchrun") from None
+    return RankStore(env, dist.PrefixStore("gpukmeans", store))  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextlib.contextmanager
-def _reached() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
+    """Inside, errors of the store are RankErrors."""
     import torch.distributed as dist
 
     try:
         yield
     except dist.DistError:
-        raise RankError("the other ranks cannot be reached any more; see what has ended torchrun or rank 0") from None
+        raise RankError("the other ranks cannot be reached any more; check why torchrun or rank 0 ended") from None

@@ -1,4 +1,4 @@
-"""The process around torch, which is imported here and not before there is work to do, and never taken down."""
+"""Process start and exit: the delayed import of torch, Ctrl-C and SIGTERM, an exit without teardown."""
 
 import contextlib
 import gc
@@ -11,16 +11,15 @@ from typing import NoReturn
 
 
 def import_torch() -> None:
-    """Import torch so that it starts sooner and shares the machine.
+    """Import torch with the garbage collector off and short OpenMP spins.
 
-    The garbage collector would look through the objects that torch makes again and again, though they all stay: without
-    that, importing takes 1.14 s where it took 1.23 s, and a later import no longer 50 ms in the middle of the work.
+    The collector would scan the permanent objects of torch again and again. Without it the import takes 1.14 s instead
+    of 1.23 s, and a later import saves a pause of 50 ms.
 
-    The threads of GNU OpenMP, which torch brings, spin for a long time while they wait for each other. Two commands at
-    once on two cores then took 45 s for a picture of 18 megapixels each, and 2.9 s with fewer spins; one alone takes
-    1.8 s in either case.
+    The OpenMP threads of torch spin for a long time while they wait. Two commands at once on two cores took 45 s for
+    18 megapixels each, and 2.9 s with fewer spins. A single command takes 1.8 s either way.
 
-    KeyboardInterrupt where Ctrl-C was pressed meanwhile, but only when the import is over.
+    Ctrl-C during the import raises KeyboardInterrupt after it.
     """
     if "torch" in sys.modules:
         return
@@ -28,7 +27,7 @@ def import_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.disable()
     try:
-        with interruption_held():
+        with deferred_interrupt():
             import torch  # noqa: F401
     finally:
         gc.freeze()
@@ -36,13 +35,13 @@ def import_torch() -> None:
 
 
 @contextlib.contextmanager
-def interruption_held() -> Iterator[None]:
-    """Inside, Ctrl-C only counts; KeyboardInterrupt comes afterwards.
+def deferred_interrupt() -> Iterator[None]:
+    """Inside, Ctrl-C is recorded; KeyboardInterrupt is raised at the end.
 
-    torch takes numpy for missing where its import is interrupted, and goes on until it stumbles over the half of it.
+    An interrupted import of torch concludes that numpy is missing and fails later on the half-imported module.
     """
-    usual = threading.current_thread() is threading.main_thread()
-    if not usual or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     pressed: list[int] = []
@@ -55,36 +54,33 @@ def interruption_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Terminated(KeyboardInterrupt):  # as it is no error
-    """The process was told to end, by another one."""
+class Terminated(KeyboardInterrupt):  # no Exception, so that handlers of errors pass it on
+    """SIGTERM from another process."""
 
 
 @contextlib.contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Inside, to be told to end (SIGTERM) is as Ctrl-C, which leaves nothing half done; unless it means something.
-
-    What is raised is a `Terminated`.
-    """
-    usual = threading.current_thread() is threading.main_thread()
-    if not usual or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`, so that it cleans up as Ctrl-C does. A handler set before stays in use."""
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
-    def end(number: int, frame: object) -> NoReturn:
+    def interrupt(number: int, frame: object) -> NoReturn:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process with this exit code as soon as what was printed is out. OSError if it cannot be.
+def exit_now(code: int) -> NoReturn:
+    """Flush the standard streams and exit the process with this code. OSError if they cannot be flushed.
 
-    Python would first free every object of torch, one by one, which takes 0.1 s. Files must be closed by now, and what
-    is registered with atexit is not called.
+    A normal exit of Python first frees the objects of torch, which takes 0.1 s. Files must be closed before, and
+    functions registered with atexit are not called.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

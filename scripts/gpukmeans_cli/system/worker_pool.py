@@ -1,4 +1,4 @@
-"""Work on many things at a time whose results come in the order of the things."""
+"""Pools of threads or processes that run tasks, with results in the order of the tasks."""
 
 import mmap
 import multiprocessing
@@ -16,198 +16,201 @@ from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from gpukmeans_cli.system.startup import interruption_held
+from gpukmeans_cli.system.startup import deferred_interrupt
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Results that may wait for their turn, for each worker: so a slow file holds up the others late, and memory is bounded.
-_AHEAD = 16
+# Results per worker that may wait for an earlier task: slow tasks rarely delay others, and memory stays bounded.
+_MAX_AHEAD = 16
 
 
 class Event(Protocol):
-    """What `threading.Event` and `SharedEvent` have in common."""
+    """The common interface of `threading.Event` and `SharedEvent`."""
 
     def set(self) -> None: ...
 
     def is_set(self) -> bool: ...
 
 
-class Crew(Protocol):
-    """Workers that are given things and give results."""
+class WorkerPool(Protocol):
+    """Workers that run one function on many tasks."""
 
     n_workers: int
 
     def event(self) -> Event:
-        """One that the workers see when it is set, and when the process that made it is no more."""
+        """A new event that the workers can read. In other processes it also counts as set once its creator has died."""
         ...
 
-    def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
-        """Get ready for what all of them are to do, `lost` being the result for a thing whose worker died."""
+    def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
+        """Start the workers. `on_lost` gives the result of a task whose worker process died."""
         ...
 
-    def is_free(self) -> bool:
-        """Whether another thing may be given."""
+    def can_submit(self) -> bool:
+        """Whether the pool accepts another task now."""
         ...
 
-    def give(self, place: int, thing: Any) -> None: ...
-
-    def ended(self) -> list[tuple[int, Any]]:
-        """Places and results of things that have ended, at least one of those given. What `work` raised is raised."""
+    def submit(self, index: int, task: Any) -> None:
+        """Queue a task."""
         ...
 
-    def leave(self) -> None:
-        """Return when no worker is at work any more."""
+    def completed(self) -> list[tuple[int, Any]]:
+        """Wait for at least one submitted task. Indices and results; an error of `function` is raised."""
+        ...
+
+    def shutdown(self) -> None:
+        """Wait until no worker is running. Queued tasks are dropped."""
         ...
 
 
 def in_order(
-    crew: Crew,
-    work: Callable[[T], R],
-    things: Sequence[T],
+    pool: WorkerPool,
+    function: Callable[[T], R],
+    tasks: Sequence[T],
     *,
     stop: Event,
-    seen: Callable[[int, R], object] = lambda place, result: None,
-    lost: Callable[[T], R],
+    on_result: Callable[[int, R], object] = lambda index, result: None,
+    on_lost: Callable[[T], R],
 ) -> Generator[R, None, None]:
-    """The results of `work` in the order of the things; `seen` is told of each, and its place, as soon as it is there.
+    """Yield the results of `function` in the order of the tasks.
 
-    What `work` raises is raised. However the generator is left, no further thing is begun, `stop` is set for `work` to
-    see, and it is left only when no worker is at work any more.
+    `on_result` is called with the index and result of each task as soon as it completes. Errors of `function` are
+    raised. However the generator ends, it starts no further task, sets `stop` for `function` to read, and returns only
+    when no worker is running.
     """
     results: dict[int, R] = {}
-    begun = 0
+    n_submitted = 0
     try:
-        crew.start(work, lost)
-        for place in range(len(things)):
-            while place not in results:
-                while begun < min(len(things), place + _AHEAD * crew.n_workers) and crew.is_free():
-                    crew.give(begun, things[begun])
-                    begun += 1
-                for ended, result in crew.ended():
-                    results[ended] = result
-                    seen(ended, result)
-            yield results.pop(place)
+        pool.start(function, on_lost)
+        for index in range(len(tasks)):
+            while index not in results:
+                while n_submitted < min(len(tasks), index + _MAX_AHEAD * pool.n_workers) and pool.can_submit():
+                    pool.submit(n_submitted, tasks[n_submitted])
+                    n_submitted += 1
+                for completed, result in pool.completed():
+                    results[completed] = result
+                    on_result(completed, result)
+            yield results.pop(index)
     finally:
         stop.set()
-        crew.leave()
+        pool.shutdown()
 
 
-class Alone:
-    """This thread, which does what it is given when the result is asked for."""
+class InlinePool:
+    """The calling thread, which runs a task when its result is requested."""
 
     n_workers = 1
 
     def __init__(self) -> None:
-        self._given: list[tuple[int, Any]] = []
+        self._submitted: list[tuple[int, Any]] = []
 
     def event(self) -> Event:
         return threading.Event()
 
-    def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
-        self._work = work
+    def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
+        self._function = function
 
-    def is_free(self) -> bool:
-        return not self._given
+    def can_submit(self) -> bool:
+        return not self._submitted
 
-    def give(self, place: int, thing: Any) -> None:
-        self._given.append((place, thing))
+    def submit(self, index: int, task: Any) -> None:
+        self._submitted.append((index, task))
 
-    def ended(self) -> list[tuple[int, Any]]:
-        place, thing = self._given.pop()
-        return [(place, self._work(thing))]
+    def completed(self) -> list[tuple[int, Any]]:
+        index, task = self._submitted.pop()
+        return [(index, self._function(task))]
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         pass
 
 
-class Threads:
-    """Threads, which share a device."""
+class ThreadPool:
+    """Threads of this process, which can use one GPU together."""
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
-        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="crew")
-        self._given: dict[Future[Any], int] = {}
+        self._executor = ThreadPoolExecutor(n_workers, thread_name_prefix="worker")
+        self._submitted: dict[Future[Any], int] = {}
 
     def event(self) -> Event:
         return threading.Event()
 
-    def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
-        self._work = work
+    def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
+        self._function = function
 
-    def is_free(self) -> bool:
-        return len(self._given) < 2 * self.n_workers  # one waits for each, which so never waits for us
+    def can_submit(self) -> bool:
+        return len(self._submitted) < 2 * self.n_workers  # with one queued per thread, no thread idles
 
-    def give(self, place: int, thing: Any) -> None:
-        self._given[self._pool.submit(self._work, thing)] = place
+    def submit(self, index: int, task: Any) -> None:
+        self._submitted[self._executor.submit(self._function, task)] = index
 
-    def ended(self) -> list[tuple[int, Any]]:
-        done, _ = wait(self._given, return_when=FIRST_COMPLETED)
-        return [(self._given.pop(future), future.result()) for future in done]
+    def completed(self) -> list[tuple[int, Any]]:
+        done, _ = wait(self._submitted, return_when=FIRST_COMPLETED)
+        return [(self._submitted.pop(future), future.result()) for future in done]
 
-    def leave(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def shutdown(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
 
 
 class SharedEvent:
-    """An event for this process and copies of it that are made later; in a copy it is set, too, if this one is no more.
+    """An event in memory shared with processes forked later. There it also counts as set once its creator has died.
 
-    It has no lock, unlike that of multiprocessing: one that is killed while it holds that would stop all others.
+    Unlike the event of multiprocessing it has no lock, which a killed process could hold forever.
     """
 
     def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)  # which copies share
-        self._maker = os.getpid()
+        self._byte = mmap.mmap(-1, 1)  # shared with forked processes
+        self._creator = os.getpid()
 
     def set(self) -> None:
         self._byte[0] = 1
 
     def is_set(self) -> bool:
-        return self._byte[0] == 1 or self._maker not in (os.getpid(), os.getppid())
+        return self._byte[0] == 1 or self._creator not in (os.getpid(), os.getppid())
 
 
-class Processes:
-    """Copies of this process, which do not wait for each other as threads of Python do, and may die alone.
+class ProcessPool:
+    """Forked processes, which run Python code in parallel. The death of one loses one task only.
 
-    Before they are made, no thread may be at work, nor a GPU in use. Ctrl-C, SIGTERM and SIGHUP are for this process
-    alone; without it they end as soon as they can.
+    No other thread may be computing and no GPU in use when they are forked. They ignore Ctrl-C, SIGTERM and SIGHUP,
+    which only this process handles, and exit as soon as they can when it has died.
     """
 
-    def __init__(self, n_workers: int, prepare: Callable[[], object] = lambda: None) -> None:
-        """`prepare` is called in each before it works."""
+    def __init__(self, n_workers: int, initializer: Callable[[], object] = lambda: None) -> None:
+        """`initializer` is called once in each worker before its first task."""
         self.n_workers = n_workers
-        self._prepare = prepare
+        self._initializer = initializer
         self._context = multiprocessing.get_context("fork")
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, int, Any]] = {}
 
     @staticmethod
-    def obstacle() -> str | None:
-        """Why there can be none here."""
-        # On macOS its own libraries do not stand being copied.
-        return None if sys.platform == "linux" else "processes cannot be copied here"
+    def unsupported_reason() -> str | None:
+        """Why this platform has no process pool, or None."""
+        # The system libraries of macOS are not safe to fork.
+        return None if sys.platform == "linux" else "processes cannot be forked safely on this platform"
 
     def event(self) -> Event:
         return SharedEvent()
 
-    def start(self, work: Callable[[Any], Any], lost: Callable[[Any], Any]) -> None:
-        self._work, self._lost = work, lost
+    def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
+        self._function, self._on_lost = function, on_lost
         for _ in range(self.n_workers):
             self._add_worker()
 
-    def is_free(self) -> bool:
+    def can_submit(self) -> bool:
         return bool(self._idle)
 
-    def give(self, place: int, thing: Any) -> None:
+    def submit(self, index: int, task: Any) -> None:
         worker = self._idle.pop()
-        with suppress(ConnectionError):  # it is dead, as will be seen when the result is waited for
-            worker.pipe.send(thing)
-        self._busy[worker.pipe] = worker, place, thing
+        with suppress(ConnectionError):  # the worker has died; `completed` handles that
+            worker.pipe.send(task)
+        self._busy[worker.pipe] = worker, index, task
 
-    def ended(self) -> list[tuple[int, Any]]:
+    def completed(self) -> list[tuple[int, Any]]:
         return [self._result(pipe) for pipe in wait_for_any(list(self._busy)) if isinstance(pipe, Connection)]
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         workers = [*self._idle, *(worker for worker, _, _ in self._busy.values())]
         for worker in workers:
             worker.pipe.close()
@@ -215,39 +218,40 @@ class Processes:
             worker.process.join()
 
     def _result(self, pipe: Connection) -> tuple[int, Any]:
-        worker, place, thing = self._busy.pop(pipe)
+        worker, index, task = self._busy.pop(pipe)
         try:
             result, failure = pipe.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
             pipe.close()
             self._add_worker()
-            return place, self._lost(thing)
+            return index, self._on_lost(task)
         self._idle.append(worker)
         if failure is not None:
-            error, where = failure
-            raise error from RuntimeError(where)  # a traceback does not go through a pipe
-        return place, result
+            error, error_traceback = failure
+            raise error from RuntimeError(error_traceback)  # traceback objects cannot be pickled
+        return index, result
 
     def _add_worker(self) -> None:
-        # Ctrl-C just now would end the worker before it can ignore that, or leave one behind that nobody knows of.
-        with interruption_held():
+        # Ctrl-C at this moment would end the worker before it ignores the signal, or leave an unregistered process.
+        with deferred_interrupt():
             self._idle.append(self._new_worker())
 
     def _new_worker(self) -> "_Worker":
-        ours, theirs = self._context.Pipe()
-        others = [worker.pipe for worker in self._idle] + list(self._busy)
+        own_end, worker_end = self._context.Pipe()
+        inherited = [own_end, *(worker.pipe for worker in self._idle), *self._busy]
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
-                stream.flush()  # else what is not written yet would be twice
-        process = self._context.Process(target=_serve, args=(theirs, [ours, *others], self._work, self._prepare))
+                stream.flush()  # else buffered text would be printed by both processes
+        args = worker_end, inherited, self._function, self._initializer
+        process = self._context.Process(target=_run_worker, args=args)
         with warnings.catch_warnings():
-            # Python warns where there are threads, for what they hold is held for ever in the copy; those that may be
-            # here, of a bar or of torch, hold nothing that is used there.
+            # Python warns about forking beside threads, whose locks stay locked in the child. The threads that may
+            # exist here, of a progress bar or of torch, hold no lock that a worker uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
-        theirs.close()
-        return _Worker(process, ours)  # pyright: ignore[reportArgumentType] # of Windows
+        worker_end.close()
+        return _Worker(process, own_end)  # pyright: ignore[reportArgumentType] # of Windows
 
 
 class _Worker(NamedTuple):
@@ -255,21 +259,21 @@ class _Worker(NamedTuple):
     pipe: Connection
 
 
-def _serve(
-    pipe: Connection, of_others: Sequence[Connection], work: Callable[[Any], Any], prepare: Callable[[], object]
+def _run_worker(
+    pipe: Connection, inherited: Sequence[Connection], function: Callable[[Any], Any], initializer: Callable[[], object]
 ) -> None:
-    """Work on what comes through the pipe until its other end is closed, also by the death of the process there."""
-    # Whole groups get them. When the process there dies of one, this ends, too, but first takes away a half of a file.
+    """Run the tasks that arrive through the pipe until its other end is closed, also by the death of that process."""
+    # Signals go to whole process groups. When the parent dies of one, the worker must first remove its unfinished file.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    for other in of_others:
+    for other in inherited:
         other.close()
-    prepare()
-    with suppress(EOFError, ConnectionError):  # a reset, if an answer was not read any more
+    initializer()
+    with suppress(EOFError, ConnectionError):  # ConnectionError if the parent closed the pipe with a result unread
         while True:
-            thing = pipe.recv()
+            task = pipe.recv()
             try:
-                answer = work(thing), None
+                answer = function(task), None
             except Exception as error:
                 answer = None, (error, traceback.format_exc())
             pipe.send(answer)

@@ -1,4 +1,4 @@
-"""How far the work on many files is: a bar on a terminal, now and then a line elsewhere, and all of it on stderr."""
+"""Progress of a batch of files on stderr: a bar on a terminal, otherwise a line from time to time."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from datetime import timedelta
 from io import TextIOBase
 from typing import TYPE_CHECKING, TextIO
 
-from gpukmeans_cli.compression.result import format_size
+from gpukmeans_cli.terminal.formatting import format_size
 from gpukmeans_cli.terminal.messages import warn
 
 if TYPE_CHECKING:
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One file that has been dealt with. Sizes are in bytes."""
+    """One finished file. Sizes are in bytes."""
 
     pixels: int
-    """0 where it failed or was skipped."""
+    """0 if the file failed or was skipped."""
     bytes_in: int
     bytes_out: int
     failed: bool = False
-    """Of a file that failed the sizes do not count."""
+    """The sizes of a failed file are not counted."""
 
 
 @contextmanager
-def shown(
+def show_progress(
     total: int,
     *,
     quiet: bool = False,
@@ -39,20 +39,20 @@ def shown(
     every: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[Step], None]]:
-    """While files are worked on: yields what is to be called, from any thread, when one of `total` files is done.
+    """Progress of `total` files: yields the function to call, from any thread, after each file.
 
-    Where stderr is a terminal, a bar stands below all that is printed meanwhile, and is gone at the end. sys.stderr is
-    replaced for that long, and so is sys.stdout if it is the same terminal: by text streams, which have no `buffer`. A
-    line appears when it is complete. Any other stdout stays what it was.
+    If stderr is a terminal, a bar is below all lines printed meanwhile, and is removed at the end. Until then
+    sys.stderr is replaced, and sys.stdout if it is the same terminal, by text streams that write complete lines and
+    have no `buffer`. Any other stdout is not replaced.
 
-    Where stderr is no terminal, or one that cannot move its cursor, a file that is done writes a line if the start and
-    the last line are `every` seconds ago, by a clock that counts seconds; the last of the files writes none. So it is
-    with a `prefix`, which then begins each line: where that is needed, others may write to the same terminal. With
-    `quiet`, and for fewer than two files, nothing is written.
+    If stderr is not a terminal, or one without cursor movement, a finished file writes a line if at least `every`
+    seconds of `clock` have passed since the start and the last line; the last file writes none. The same holds with a
+    `prefix`, which begins each line: other processes may then write to the same terminal. With `quiet`, and for fewer
+    than two files, nothing is written.
     """
     if quiet or total < 2:
         yield lambda step: None
-    elif not prefix and can_hold_a_bar(sys.stderr):
+    elif not prefix and supports_bar(sys.stderr):
         with _bar(total, clock) as done:
             yield done
     else:
@@ -60,8 +60,8 @@ def shown(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tally:
-    """What the steps so far add up to."""
+class _Totals:
+    """Totals of the steps so far."""
 
     files: int = 0
     pixels: int = 0
@@ -70,8 +70,8 @@ class _Tally:
     seconds: float = 0
     """From the start to the last step."""
 
-    def plus(self, step: Step, seconds: float) -> "_Tally":
-        return _Tally(
+    def plus(self, step: Step, seconds: float) -> "_Totals":
+        return _Totals(
             files=self.files + 1,
             pixels=self.pixels + step.pixels,
             saved=self.saved + (0 if step.failed else step.bytes_in - step.bytes_out),
@@ -79,95 +79,95 @@ class _Tally:
             seconds=seconds,
         )
 
-    def words(self, total: int, seconds: float, room: int | None = None) -> str:
-        """How far it is after these seconds. What does not fit into `room` characters is left out, files never."""
-        parts = [f"{self.files:,} of {total:,} files"]
+    def text(self, total: int, seconds: float, max_length: int | None = None) -> str:
+        """The progress after `seconds`. Items beyond `max_length` are left out, except the number of files."""
+        items = [f"{self.files:,} of {total:,} files"]
         if self.seconds > 0:
             size = f"{format_size(abs(self.saved))} {'larger' if self.saved < 0 else 'saved'}"
-            left = timedelta(seconds=round(self._left(total, seconds)))
-            parts += [f"{self.pixels / 1e6 / self.seconds:,.1f} megapixels/s", size, f"{left} left"]
+            left = timedelta(seconds=round(self._seconds_left(total, seconds)))
+            items += [f"{self.pixels / 1e6 / self.seconds:,.1f} megapixels/s", size, f"{left} left"]
         if self.failed:
-            parts.append(f"{self.failed:,} failed")
-        while room is not None and len(parts) > 1 and len(", ".join(parts)) > room:
-            del parts[1]
-        return ", ".join(parts)
+            items.append(f"{self.failed:,} failed")
+        while max_length is not None and len(items) > 1 and len(", ".join(items)) > max_length:
+            del items[1]
+        return ", ".join(items)
 
-    def _left(self, total: int, seconds: float) -> float:
-        """Seconds that the other files take at the rate so far.
+    def _seconds_left(self, total: int, seconds: float) -> float:
+        """The estimate for the other files at the mean rate so far.
 
-        They count down while the next file is worked on, but only by one file, however long that one takes.
+        Between steps it decreases with the clock, by the time of one file at most.
         """
-        each = self.seconds / self.files
-        return max(0.0, each * (total - self.files) - min(each, seconds - self.seconds))
+        per_file = self.seconds / self.files
+        return max(0.0, per_file * (total - self.files) - min(per_file, seconds - self.seconds))
 
 
-def can_hold_a_bar(stream: TextIO | None) -> bool:
-    """Whether it is a terminal on which a line can be drawn anew."""
+def supports_bar(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal that can redraw a line."""
     return stream is not None and stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _lines(total: int, prefix: str, every: float, clock: Callable[[], float]) -> Callable[[Step], None]:
-    """What counts steps and writes lines."""
+    """The function that counts steps and writes lines."""
     lock = threading.Lock()
-    tally = _Tally()
+    totals = _Totals()
     start = last = clock()
 
     def done(step: Step) -> None:
-        nonlocal tally, last
-        with lock:  # while it writes too, so that lines come in the order of their numbers
+        nonlocal totals, last
+        with lock:  # held while writing, so that lines are in the order of their counts
             now = clock()
-            tally = tally.plus(step, now - start)
-            if now - last >= every and tally.files < total:
+            totals = totals.plus(step, now - start)
+            if now - last >= every and totals.files < total:
                 last = now
-                warn(prefix + tally.words(total, now - start))
+                warn(prefix + totals.text(total, now - start))
 
     return done
 
 
 @contextmanager
 def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[Step], None]]:
-    """A bar on stderr, and what counts steps for it."""
+    """Shows a bar on stderr and yields the function that counts steps."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task
     from rich.table import Column
     from rich.text import Text
 
     lock = threading.Lock()
-    tally = _Tally()
+    totals = _Totals()
     start = clock()
-    # What a terminal is has been decided; rich would ask further variables of the environment.
+    # `supports_bar` has decided; rich would also check environment variables of its own.
     console = Console(file=sys.stderr, force_terminal=True, force_interactive=True, force_jupyter=False)
 
-    class Words(ProgressColumn):
+    class TotalsColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
-            room = console.width - 5  # the bar, which takes what is left, has no less than four and a space
-            return Text(tally.words(total, clock() - start, room), no_wrap=True, overflow="ellipsis")
+            max_length = console.width - 5  # at least four characters of bar and a space remain
+            return Text(totals.text(total, clock() - start, max_length), no_wrap=True, overflow="ellipsis")
 
     progress = Progress(
         BarColumn(),
-        Words(table_column=Column(no_wrap=True)),
+        TotalsColumn(table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
-        redirect_stdout=False,  # rich would break long lines, and send those for another terminal or a file here
+        redirect_stdout=False,  # rich would wrap long lines, and print here those of a stdout that is elsewhere
         redirect_stderr=False,
         refresh_per_second=4,
     )
     task = progress.add_task("", total=total)
 
     def done(step: Step) -> None:
-        nonlocal tally
+        nonlocal totals
         with lock:
-            tally = tally.plus(step, clock() - start)
-        progress.advance(task)  # not under the lock, since this takes one of rich's
+            totals = totals.plus(step, clock() - start)
+        progress.advance(task)  # outside the lock, since rich takes a lock of its own
 
     streams = [sys.stderr] + [sys.stdout] * _same_terminal(sys.stdout, sys.stderr)
-    above = [_Above(console, stream) for stream in streams]
+    above = [_StreamAboveBar(console, stream) for stream in streams]
     try:
         with progress, redirect_stderr(above[0]), redirect_stdout(above[1] if above[1:] else sys.stdout):
             yield done
     finally:
         for stream in above:
-            stream.end()
+            stream.write_rest()
 
 
 def _same_terminal(stream: TextIO | None, terminal: TextIO) -> bool:
@@ -176,19 +176,19 @@ def _same_terminal(stream: TextIO | None, terminal: TextIO) -> bool:
     return os.fstat(stream.fileno()).st_rdev == os.fstat(terminal.fileno()).st_rdev
 
 
-class _Above(TextIOBase):
-    """A stream of the terminal that a bar is on, whose lines go above the bar as they are.
+class _StreamAboveBar(TextIOBase):
+    """A stream of the bar's terminal that writes complete lines above the bar, unchanged.
 
-    It has no `buffer`: bytes written past it would land on the bar.
+    It has no `buffer`, since bytes written to that would overwrite the bar.
     """
 
     def __init__(self, console: "Console", stream: TextIO) -> None:
         self._console = console
         self._stream = stream
         self._lock = threading.Lock()
-        self._begun = ""
+        self._incomplete = ""
 
-    # Properties, as they are in the base, where they cannot be set; type checkers think otherwise.
+    # Properties, as in the base class, where they are read-only; its type stubs have attributes.
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._stream.encoding
@@ -209,18 +209,18 @@ class _Above(TextIOBase):
     def write(self, text: str) -> int:
         from rich.segment import Segment, Segments
 
-        if not isinstance(text, str):  # typer asks by trying
-            raise TypeError(f"write() wants str, got {type(text).__name__}")
+        if not isinstance(text, str):  # typer tries bytes to detect binary streams
+            raise TypeError(f"write() needs str, got {type(text).__name__}")
         with self._lock:
-            lines, newline, self._begun = (self._begun + text).rpartition("\n")
+            lines, newline, self._incomplete = (self._incomplete + text).rpartition("\n")
         if newline:
-            # Segments, which are what is written: text would be wrapped, and its tabs and brackets changed.
+            # Segments are written unchanged: a str would be wrapped, and its tabs and markup expanded.
             self._console.print(Segments([Segment(lines + newline)]), soft_wrap=True)
         return len(text)
 
-    def end(self) -> None:
-        """Write what is left of a line that was not completed; there must be no bar any more."""
+    def write_rest(self) -> None:
+        """Write a last incomplete line. The bar must be gone."""
         with self._lock:
-            rest, self._begun = self._begun, ""
+            rest, self._incomplete = self._incomplete, ""
         self._stream.write(rest)
         self._stream.flush()

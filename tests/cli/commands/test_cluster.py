@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from gpukmeans import __version__, assign, kmeans
 from gpukmeans_cli.commands import cluster
 from gpukmeans_cli.main import main
-from gpukmeans_cli.rows import run as clusters
-from gpukmeans_cli.system.rank_env import Place
-from gpukmeans_cli.system.rank_store import Meeting
+from gpukmeans_cli.rows import run as rows_run
+from gpukmeans_cli.rows import task_runner
+from gpukmeans_cli.system.rank_env import RankEnv
+from gpukmeans_cli.system.rank_store import RankStore
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,14 +30,14 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command, tmp_path, monkeypatch):
-    """Exit code, stdout and stderr of `gpukmeans cluster` in a folder of its own."""
+    """Runs `gpukmeans cluster` in an empty folder, and gives the exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(command, "cluster")
 
 
 @pytest.fixture
 def x(tmp_path):
-    """Rows, which are in x.npy."""
+    """The rows of x.npy."""
     x = blobs()
     save_rows(x, tmp_path / "x.npy")
     return x
@@ -46,10 +47,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# What is written and said
+# Reports and outputs
 
 
-def test_a_line_says_what_was_found_and_a_file_holds_it(run, x, tmp_path):
+def test_the_result_is_printed_in_one_line_and_written_to_a_file(run, x, tmp_path):
     code, out, err = run("x.npy", "-k", 5)
     expected = kmeans(x, 5, init="k-means||")
     assert (code, err) == (0, "")
@@ -57,7 +58,7 @@ def test_a_line_says_what_was_found_and_a_file_holds_it(run, x, tmp_path):
     line = rf"x\.npy, 600 x 3 -> centers\.safetensors: K=5, inertia {inertia}, \d+ rounds?, converged, \d+\.\d\d s\n"
     assert re.fullmatch(line, out)
     found = load_file(tmp_path / "centers.safetensors")
-    assert found.keys() == {"centers", "totals", "inertia"}
+    assert found.keys() == {"centers", "cluster_weights", "inertia"}
     assert torch.equal(found["centers"], expected.centers)
     with safe_open(tmp_path / "centers.safetensors", framework="pt") as file:
         assert file.metadata() == {
@@ -94,14 +95,14 @@ def test_json_has_exactly_these_keys(run, x, tmp_path):
     assert np.array_equal(labels, assign(x, expected.centers).labels.int().numpy())
 
 
-def test_patterns_and_keys_are_taken(run, x, tmp_path):
+def test_patterns_and_tensor_keys_are_accepted(run, x, tmp_path):
     torch.save({"a": x[:300].clone(), "b": x[:2].clone()}, tmp_path / "one.pt")
     torch.save({"b": torch.zeros(1), "a": x[300:].clone()}, tmp_path / "two.pt")
     assert run("*.pt", "-k", 5, "--key", "a", "-q") == (0, "", "")
     assert torch.equal(load_file("centers.safetensors")["centers"], kmeans(x, 5, init="k-means||").centers)
 
 
-def test_each_round_is_told_with_verbose(run, x):
+def test_verbose_prints_each_iteration(run, x):
     code, out, err = run("x.npy", "-k", 5, "-v")
     n_rounds = int(re.search(r"(\d+) rounds?,", out).group(1))
     lines = err.splitlines()
@@ -109,14 +110,14 @@ def test_each_round_is_told_with_verbose(run, x):
     assert code == 0
 
 
-def test_quiet_prints_nothing_but_the_json_that_is_asked_for(run, x):
+def test_quiet_prints_only_requested_json(run, x):
     assert run("x.npy", "-k", 5, "-q", "-v") == (0, "", "")
     code, out, err = run("x.npy", "-k", 5, "-q", "--json", "--force")
     assert (code, err) == (0, "")
     assert json.loads(out)["clusters"] == 5
 
 
-def test_an_output_is_overwritten_by_force(run, x, tmp_path):
+def test_force_overwrites_outputs(run, x, tmp_path):
     (tmp_path / "c.npy").write_bytes(b"old")
     (tmp_path / "x-labels.npy").write_bytes(b"old")
     assert run("x.npy", "-k", 5, "-o", "c.npy", "--labels", ".", "-f", "-q") == (0, "", "")
@@ -124,23 +125,23 @@ def test_an_output_is_overwritten_by_force(run, x, tmp_path):
     assert np.load(tmp_path / "x-labels.npy").shape == (600,)
 
 
-# What is refused
+# Wrong arguments
 
 
 def refuse(*args, **options):
-    raise AssertionError("this should not have been called")
+    raise AssertionError("unexpected call")
 
 
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
         ([], "Please specify a file of rows, for example: gpukmeans cluster rows.npy -k 64"),
-        (["x.npy"], "Please say how many clusters, for example: -k 64"),
+        (["x.npy"], "Please specify the number of clusters, for example: -k 64"),
         (["x.npy", "-k", "0"], "0 is not in the range x>=1"),
-        (["-", "-k", "2"], "standard input cannot be read again and again; name a file"),
+        (["-", "-k", "2"], "standard input cannot be read several times; name a file"),
         (["x.npy", "-k", "2", "-o", "c.txt"], "--output must end in .safetensors or .npy, got c.txt"),
         (["x.npy", "-k", "2", "-o", "-"], "--output must end in .safetensors or .npy, got -"),
-        (["x.npy", "-k", "2", "--resume"], "--resume goes on from a --checkpoint; name its file"),
+        (["x.npy", "-k", "2", "--resume"], "--resume continues from a --checkpoint; name its file"),
         (["x.npy", "-k", "2", "--tol", "nan"], "--tol must be a number, at least 0, got nan"),
         (["x.npy", "-k", "2", "--timeout", "0"], "--timeout must be a number of seconds above 0, got 0"),
         (["x.npy", "-k", "2", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
@@ -178,8 +179,8 @@ def refuse(*args, **options):
         ),
     ],
 )
-def test_what_cannot_be_done_is_one_line_before_any_work(run, x, tmp_path, monkeypatch, args, complaint):
-    monkeypatch.setattr(clusters, "kmeans", refuse)
+def test_an_impossible_task_gives_one_line_before_any_work(run, x, tmp_path, monkeypatch, args, complaint):
+    monkeypatch.setattr(rows_run, "kmeans", refuse)
     (tmp_path / "taken").mkdir()
     save_rows(blobs(4, 4), tmp_path / "wide.npy")
     for name in ("old.npy", "taken/x.npy", "taken/x-labels.npy", "x-labels.npy"):
@@ -197,10 +198,10 @@ def test_help_and_wrong_arguments_are_answered_without_torch(codes_without_torch
     assert codes_without_torch(calls) == ["0", "2", "2", "2"]
 
 
-# What fails later
+# Failures during the run
 
 
-def test_rows_that_cannot_be_clustered_are_one_line_and_nothing_is_written(run, tmp_path):
+def test_rows_that_cannot_be_clustered_give_one_line_and_no_file(run, tmp_path):
     save_rows(torch.tensor([[1.0], [float("nan")], [2.0]]), tmp_path / "x.npy")
     code, out, err = run("x.npy", "-k", 2, "--json")
     assert code == 1
@@ -209,49 +210,49 @@ def test_rows_that_cannot_be_clustered_are_one_line_and_nothing_is_written(run, 
     assert names(tmp_path) == ["x.npy"]
 
 
-def test_a_file_that_changes_meanwhile_is_one_line_and_nothing_is_written(run, x, tmp_path, monkeypatch):
-    find = clusters.kmeans
+def test_a_file_that_changes_during_the_run_gives_one_line_and_no_labels(run, x, tmp_path, monkeypatch):
+    find = rows_run.kmeans
 
     def change(*args, **options):
         result = find(*args, **options)
         save_rows(x[:500], tmp_path / "x.npy")
         return result
 
-    monkeypatch.setattr(clusters, "kmeans", change)
+    monkeypatch.setattr(rows_run, "kmeans", change)
     code, out, err = run("x.npy", "-k", 2, "--labels", "out")
     assert (code, out) == (1, "")
     assert err == "gpukmeans: x.npy: has changed while it was being read; leave it as it is and start anew\n"
     assert names(tmp_path / "out") == []
-    assert (tmp_path / "centers.safetensors").exists()  # which are as good as they were
+    assert (tmp_path / "centers.safetensors").exists()  # which were complete
 
 
-def test_an_output_that_appears_meanwhile_is_kept(run, x, tmp_path, monkeypatch):
-    find = clusters.kmeans
+def test_an_output_that_appears_during_the_run_is_kept(run, x, tmp_path, monkeypatch):
+    find = rows_run.kmeans
 
     def take(*args, **options):
         (tmp_path / "centers.safetensors").write_bytes(b"someone else's")
         return find(*args, **options)
 
-    monkeypatch.setattr(clusters, "kmeans", take)
+    monkeypatch.setattr(rows_run, "kmeans", take)
     code, out, err = run("x.npy", "-k", 2)
     assert (code, out) == (1, "")
     assert err == "gpukmeans: centers.safetensors already exists; use --force to overwrite it\n"
     assert (tmp_path / "centers.safetensors").read_bytes() == b"someone else's"
 
 
-def test_memory_that_runs_out_is_one_line(run, x, monkeypatch):
+def test_running_out_of_memory_gives_one_line(run, x, monkeypatch):
     def fail(*args, **options):
         raise MemoryError
 
-    monkeypatch.setattr(clusters, "kmeans", fail)
+    monkeypatch.setattr(rows_run, "kmeans", fail)
     assert run("x.npy", "-k", 2) == (1, "", "gpukmeans: out of memory; use a smaller --batch-rows\n")
 
 
-def test_a_mistake_of_ours_is_not_hidden(run, x, monkeypatch):
+def test_an_unexpected_exception_is_not_caught(run, x, monkeypatch):
     def fail(*args, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(clusters, "kmeans", fail)
+    monkeypatch.setattr(rows_run, "kmeans", fail)
     with pytest.raises(ZeroDivisionError):
         main(["cluster", "x.npy", "-k", "2"])
 
@@ -259,23 +260,23 @@ def test_a_mistake_of_ours_is_not_hidden(run, x, monkeypatch):
 # Interruptions
 
 
-@pytest.mark.parametrize(("send", "why"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end")])
-def test_an_interruption_leaves_nothing_and_says_what_goes_on(run, x, tmp_path, monkeypatch, ctrl_c, send, why):
+@pytest.mark.parametrize(("send", "why"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interruption_leaves_no_labels_and_names_the_checkpoint(run, x, tmp_path, monkeypatch, ctrl_c, send, why):
     def interrupt(*args, **options):
         os.kill(os.getpid(), send)
 
-    monkeypatch.setattr(clusters, "assign", interrupt)
+    monkeypatch.setattr(rows_run, "assign", interrupt)
     args = ("x.npy", "-k", 5, "--labels", "out", "--checkpoint", "state")
-    assert run(*args) == (130, "", f"gpukmeans: {why}; --resume goes on from state\n")
+    assert run(*args) == (130, "", f"gpukmeans: {why}; --resume continues from state\n")
     assert names(tmp_path / "out") == []
     with monkeypatch.context() as during:
-        during.setattr(clusters, "kmeans", interrupt)
+        during.setattr(rows_run, "kmeans", interrupt)
         assert run("x.npy", "-k", 5, "-f") == (130, "", f"gpukmeans: {why}\n")
-    monkeypatch.setattr(clusters, "assign", assign)
-    code, _, err = run(*args, "--resume", "-q")  # though the centers were there when the labels were cut off
+    monkeypatch.setattr(rows_run, "assign", assign)
+    code, _, err = run(*args, "--resume", "-q")  # the centers were written before the interruption
     assert (code, err) == (0, "")
     assert names(tmp_path / "out") == ["x-labels.npy"]
-    monkeypatch.setattr(clusters, "kmeans", interrupt)
+    monkeypatch.setattr(rows_run, "kmeans", interrupt)
     assert run("x.npy", "-k", 5, "-f", "-q") == (130, "", "")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -283,8 +284,6 @@ def test_an_interruption_leaves_nothing_and_says_what_goes_on(run, x, tmp_path, 
 KILLED = """
 import os, signal, sys
 from gpukmeans_cli.main import main
-from gpukmeans_cli.system.rank_store import Meeting
-from gpukmeans_cli.system.rank_env import Place
 replace, n_replaced = os.replace, 0
 def kill_the_third_time(*args):
     global n_replaced
@@ -297,7 +296,7 @@ main(["cluster", *sys.argv[1:]])
 """
 
 
-def test_a_killed_run_is_gone_on_from_to_the_same_bytes(run, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bytes(run, tmp_path):
     generator = torch.Generator().manual_seed(0)
     save_parts(torch.rand(800, 2, generator=generator), tmp_path, (300, 500))
     args = ["part*", "-k", "16", "--tol", "0", "--every", "2", "--batch-rows", "100", "--labels"]
@@ -318,7 +317,7 @@ def test_a_killed_run_is_gone_on_from_to_the_same_bytes(run, tmp_path):
 # Ranks
 
 
-def test_a_rank_that_cannot_be_is_refused(run, x, monkeypatch):
+def test_an_invalid_rank_environment_is_rejected(run, x, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     code, out, err = run("x.npy", "-k", 2)
     assert out == ""
@@ -326,39 +325,39 @@ def test_a_rank_that_cannot_be_is_refused(run, x, monkeypatch):
     assert "as torchrun sets them, got RANK=0, WORLD_SIZE=missing" in err
 
 
-def test_a_rank_that_finds_no_group_says_so(run, x, monkeypatch):
+def test_a_rank_that_cannot_join_the_process_group_gives_one_line(run, x, monkeypatch):
     @contextlib.contextmanager
     def group(*args):
-        raise RuntimeError("nobody came\nat all")
+        raise RuntimeError("timeout\nafter 1 s")
         yield
 
-    monkeypatch.setattr(cluster, "process_group", group)
-    monkeypatch.setattr(cluster, "place_of_rank", lambda *paths: Place(rank=0, size=2))
-    monkeypatch.setattr(cluster, "meeting", lambda here: contextlib.nullcontext(Deaf(here)))
-    words = "rank 0 of 2: the ranks find no group (nobody came); start them by torchrun"
-    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {words}\n")
+    monkeypatch.setattr(task_runner, "process_group", group)
+    monkeypatch.setattr(cluster, "find_rank_env", lambda *paths: RankEnv(rank=0, size=2))
+    monkeypatch.setattr(cluster, "rank_store", lambda env: contextlib.nullcontext(LocalStore(env)))
+    message = "rank 0 of 2: cannot join the process group (timeout); start all by torchrun"
+    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
 
 
-class Deaf(Meeting):
-    """A rank that hears only itself."""
+class LocalStore(RankStore):
+    """The store of one of several ranks that exchanges nothing with the others."""
 
     def gather(self, thing):
         return [thing]
 
-    def share(self, thing):
+    def broadcast(self, thing):
         return thing
 
 
-def test_a_rank_that_does_not_answer_is_told_by_those_that_wait(run, x, monkeypatch):
+def test_a_lost_rank_is_reported_by_the_waiting_ranks(run, x, monkeypatch):
     def lose(*args, **options):
-        raise RuntimeError(words)
+        raise RuntimeError(message)
 
-    monkeypatch.setattr(clusters, "kmeans", lose)
-    words = "rank 0 of 2 lost the others at the sum of moments: one has ended or did not come in time (closed)"
-    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {words}\n")
-    words = "rank 1: OutOfMemoryError: CUDA out of memory"
-    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {words}\n")
-    words = "shapes differ"
+    monkeypatch.setattr(rows_run, "kmeans", lose)
+    message = "rank 0 of 2 lost the others at the sum of moments: one has ended or did not come in time (closed)"
+    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
+    message = "rank 1: OutOfMemoryError: CUDA out of memory"
+    assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
+    message = "shapes differ"
     with pytest.raises(RuntimeError, match="shapes differ"):
         main(["cluster", "x.npy", "-k", "2"])
 
@@ -385,18 +384,18 @@ def test_two_ranks_write_the_bytes_of_one_process(run, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert names(tmp_path / "two") == names(tmp_path / "one")
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
-    # What ranks have kept is gone on from by one process.
+    # One process resumes from the checkpoint of two ranks.
     assert run(*args, "--checkpoint", "two-state", "--resume", "-o", "on.npy")[0] == 0
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "on.npy").read_bytes()
 
 
-def test_the_rows_of_one_rank_that_cannot_be_clustered_are_told_once(tmp_path):
+def test_invalid_rows_on_one_rank_are_reported_once(tmp_path):
     x = blobs()
     x[500] = float("inf")
     save_rows(x, tmp_path / "x.npy")
     both = torchrun("x.npy", "-k", "5", cwd=tmp_path)
     assert both.returncode != 0
-    said = re.findall(r"^gpukmeans: .*", both.stderr, re.MULTILINE)
-    assert len(said) == 1
-    assert "finite" in said[0]
+    errors = re.findall(r"^gpukmeans: .*", both.stderr, re.MULTILINE)
+    assert len(errors) == 1
+    assert "finite" in errors[0]
     assert names(tmp_path) == ["x.npy"]

@@ -10,10 +10,8 @@ import pytest
 from helpers.picture_files import assert_one_line, files, noise, save
 from PIL import Image
 
-from gpukmeans_cli.commands import compare as command
-from gpukmeans_cli.formats import reading as image_io
-from gpukmeans_cli.images import comparison_sheet as comparison
-from gpukmeans_cli.images import quality as similarity
+from gpukmeans_cli.commands import compare as module
+from gpukmeans_cli.images import comparison
 from gpukmeans_cli.images.comparison_sheet import GUTTER, MARGIN
 from gpukmeans_cli.main import main
 
@@ -25,25 +23,25 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command):
-    """Exit code, stdout and stderr of `gpukmeans compare`."""
+    """Runs `gpukmeans compare`, and gives the exit code, stdout and stderr."""
     return functools.partial(command, "compare")
 
 
 @pytest.fixture
 def pair(tmp_path):
-    """A picture of 40 x 30 pixels, and the same with its colors off by up to 7."""
+    """A picture of 40 x 30 pixels, and a copy whose channels differ by up to 7."""
     pixels = noise(30, 40, 3)
     return save(pixels, tmp_path / "a.png"), save(pixels // 8 * 8, tmp_path / "b.png")
 
 
 def refuse(*args, **options):
-    raise AssertionError("this should not have been called")
+    raise AssertionError("unexpected call")
 
 
-# What is printed
+# Reports
 
 
-def test_two_pictures_are_one_line(run, pair):
+def test_the_comparison_of_two_pictures_is_one_line(run, pair):
     a, b = pair
     code, out, err = run(a, b)
     assert (code, err) == (0, "")
@@ -51,7 +49,7 @@ def test_two_pictures_are_one_line(run, pair):
     assert re.fullmatch(rf"{re.escape(f'{a}, {b}')}: PSNR \d\d\.\d\d dB, SSIM 0\.\d{{4}}, {sizes}\n", out)
 
 
-def test_pictures_that_look_the_same_are_identical(run, pair, tmp_path):
+def test_pictures_with_equal_pixels_are_identical(run, pair, tmp_path):
     a, _ = pair
     size = a.stat().st_size
     code, out, err = run(a, save(np.asarray(Image.open(a)), tmp_path / "a.bmp"), "--no-sheet")
@@ -59,29 +57,29 @@ def test_pictures_that_look_the_same_are_identical(run, pair, tmp_path):
     assert out.startswith(f"{a}, {tmp_path / 'a.bmp'}: identical, SSIM 1.0000, {size / 1000:.1f} kB -> 3.7 kB (")
 
 
-def test_json_has_all_that_was_found(run, pair, tmp_path):
+def test_json_has_exactly_these_keys(run, pair, tmp_path):
     a, b = pair
     code, out, err = run(a, b, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     found = json.loads(out)
     assert list(found) == ["a", "b", "width", "height", "mse", "psnr", "ssim", "bytes_a", "bytes_b", "output"]
-    off = np.asarray(Image.open(a)).astype(int) - np.asarray(Image.open(b))
-    assert found["mse"] == pytest.approx((off**2).sum() / (30 * 40), rel=1e-12)
-    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / (off**2).mean()), rel=1e-12)
+    difference = np.asarray(Image.open(a)).astype(int) - np.asarray(Image.open(b))
+    assert found["mse"] == pytest.approx((difference**2).sum() / (30 * 40), rel=1e-12)
+    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / (difference**2).mean()), rel=1e-12)
     assert 0.9 < found["ssim"] < 1
     assert (found["a"], found["b"], found["width"], found["height"]) == (str(a), str(b), 40, 30)
     assert (found["bytes_a"], found["bytes_b"]) == (a.stat().st_size, b.stat().st_size)
     assert found["output"] == str(tmp_path / "a-b-comparison.png")
 
 
-def test_json_knows_no_infinity_and_no_sheet_that_was_not_asked_for(run, pair):
+def test_json_has_null_for_infinite_psnr_and_for_no_sheet(run, pair):
     found = json.loads(run(pair[0], pair[0], "--json", "--no-sheet")[1])
     assert (found["mse"], found["psnr"], found["ssim"], found["output"]) == (0, None, 1, None)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("options", [[], ["--dither", "floyd-steinberg"]], ids=["plain", "dithered"])
-def test_the_error_is_the_one_that_compress_has_reported(run, tmp_path, capsys, channels, options):
+def test_the_error_equals_the_one_that_compress_reports(run, tmp_path, capsys, channels, options):
     pixels = noise(21, 33, channels)
     photo = save(pixels[..., 0] if channels == 1 else pixels, tmp_path / "photo.png")
     with pytest.raises(SystemExit):
@@ -99,9 +97,9 @@ def test_grey_and_alpha_are_compared_with_color(run, tmp_path):
     alpha = np.full((12, 13, 1), 255, dtype=np.uint8)
     alpha[0, 0] = 0
     names = [save(grey, tmp_path / "grey.png"), save(color, tmp_path / "color.png")]
-    seen = save(np.concatenate([color, alpha], axis=2), tmp_path / "seen.png")
+    with_alpha = save(np.concatenate([color, alpha], axis=2), tmp_path / "alpha.png")
     assert ": identical, " in run(*names, "--no-sheet")[1]
-    both = [json.loads(run(name, seen, "--no-sheet", "--json")[1]) for name in names]
+    both = [json.loads(run(name, with_alpha, "--no-sheet", "--json")[1]) for name in names]
     assert both[0]["mse"] == both[1]["mse"] == (3 * int(grey[0, 0]) ** 2 + 255**2) / (12 * 13)
     assert both[0]["ssim"] == both[1]["ssim"] < 1
 
@@ -110,11 +108,11 @@ def test_a_photo_is_compared_upright(run, pair, tmp_path):
     pixels = np.asarray(Image.open(pair[0]))
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = save(np.rot90(pixels).copy(), tmp_path / "turned.png", exif=exif)
-    assert ": identical, " in run(pair[0], turned, "--no-sheet")[1]
+    rotated = save(np.rot90(pixels).copy(), tmp_path / "rotated.png", exif=exif)
+    assert ": identical, " in run(pair[0], rotated, "--no-sheet")[1]
 
 
-def test_of_an_animation_the_first_frame_is_compared_and_it_is_said(run, tmp_path):
+def test_the_first_frame_of_an_animation_is_compared_with_a_note(run, tmp_path):
     frames = [Image.new("RGB", (4, 3), (10 * n, 0, 0)) for n in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     still = save(np.zeros((3, 4, 3), dtype=np.uint8), tmp_path / "b.png")
@@ -127,17 +125,17 @@ def test_of_an_animation_the_first_frame_is_compared_and_it_is_said(run, tmp_pat
 # The sheet
 
 
-def test_the_sheet_shows_both_pictures_beside_each_other(run, pair, tmp_path):
+def test_the_sheet_shows_both_pictures_side_by_side(run, pair, tmp_path):
     assert run(*pair)[0] == 0
     sheet = np.asarray(Image.open(tmp_path / "a-b-comparison.png"))
     column = (sheet.shape[1] - 2 * MARGIN - GUTTER) // 2
     for name, left in zip(pair, (MARGIN, MARGIN + column + GUTTER), strict=True):
         start = left + (column - 40) // 2
-        shown = sheet[MARGIN : MARGIN + 30, start : start + 40]
-        assert np.array_equal(shown, np.asarray(Image.open(name)))
+        drawn = sheet[MARGIN : MARGIN + 30, start : start + 40]
+        assert np.array_equal(drawn, np.asarray(Image.open(name)))
 
 
-def test_the_captions_say_names_sizes_and_how_alike_they_are(run, pair, monkeypatch):
+def test_the_captions_have_names_sizes_and_quality(run, pair, monkeypatch):
     drawn = []
 
     def draw_comparison(before, after, *, captions):
@@ -151,22 +149,22 @@ def test_the_captions_say_names_sizes_and_how_alike_they_are(run, pair, monkeypa
     assert drawn == [f"a.png: {sizes[0]}", f"b.png: {sizes[1]}, {quality}"]
 
 
-def test_the_sheet_stands_beside_b_by_the_names_of_both(run, pair, tmp_path):
+def test_the_sheet_is_written_beside_b_and_named_after_both(run, pair, tmp_path):
     (tmp_path / "few").mkdir()
     b = pair[1].rename(tmp_path / "few" / "b.png")
     assert run(pair[0], b)[0] == 0
     assert set(files(tmp_path)) == {pair[0], b, tmp_path / "few" / "a-b-comparison.png"}
 
 
-def test_the_sheet_goes_where_it_is_asked_for(run, pair, tmp_path):
-    target = tmp_path / "sheet.PNG"
-    found = json.loads(run(*pair, "-o", target, "--json")[1])
-    assert found["output"] == str(target)
-    assert set(files(tmp_path)) == {*pair, target}
-    assert target.read_bytes().startswith(PNG)
+def test_the_sheet_is_written_to_the_given_output(run, pair, tmp_path):
+    output = tmp_path / "sheet.PNG"
+    found = json.loads(run(*pair, "-o", output, "--json")[1])
+    assert found["output"] == str(output)
+    assert set(files(tmp_path)) == {*pair, output}
+    assert output.read_bytes().startswith(PNG)
 
 
-def test_without_a_sheet_nothing_is_written(run, pair, tmp_path):
+def test_no_sheet_writes_nothing(run, pair, tmp_path):
     before = files(tmp_path)
     code, out, err = run(*pair, "--no-sheet")
     assert (code, err) == (0, "")
@@ -174,41 +172,41 @@ def test_without_a_sheet_nothing_is_written(run, pair, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_sheet_that_exists_is_left_alone_before_any_work_but_by_force(run, pair, tmp_path, monkeypatch):
-    target = tmp_path / "a-b-comparison.png"
-    target.write_text("mine")
+def test_an_existing_sheet_is_an_error_before_any_work_without_force(run, pair, tmp_path, monkeypatch):
+    output = tmp_path / "a-b-comparison.png"
+    output.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(image_io, "read_picture", refuse)
+        patch.setattr(comparison, "read_picture", refuse)
         code, out, err = run(*pair)
-        assert (code, out, target.read_text()) == (1, "", "mine")
-        assert_one_line(err, f"{target} already exists; use --force")
+        assert (code, out, output.read_text()) == (1, "", "mine")
+        assert_one_line(err, f"{output} already exists; use --force")
     assert run(*pair, "-f")[0] == 0
-    assert target.read_bytes().startswith(PNG)
+    assert output.read_bytes().startswith(PNG)
 
 
-def test_a_sheet_that_appears_meanwhile_is_left_alone(run, pair, tmp_path, monkeypatch):
-    target = tmp_path / "a-b-comparison.png"
-    original = similarity.compare_pixels
+def test_a_sheet_that_appears_during_the_run_is_kept(run, pair, tmp_path, monkeypatch):
+    output = tmp_path / "a-b-comparison.png"
+    original = comparison.compare_pixels
 
     def compare_pixels(*args):
-        target.write_text("mine")
+        output.write_text("mine")
         return original(*args)
 
-    monkeypatch.setattr(similarity, "compare_pixels", compare_pixels)
+    monkeypatch.setattr(comparison, "compare_pixels", compare_pixels)
     code, out, err = run(*pair)
-    assert (code, out, target.read_text()) == (1, "", "mine")
+    assert (code, out, output.read_text()) == (1, "", "mine")
     assert_one_line(err, "already exists")
 
 
-def test_a_sheet_without_its_folder_is_one_line(run, pair, tmp_path):
+def test_a_missing_folder_of_the_sheet_gives_one_line(run, pair, tmp_path):
     code, out, err = run(*pair, "-o", tmp_path / "none" / "sheet.png")
     assert (code, out) == (1, "")
     assert_one_line(err, "sheet.png", "its folder does not exist")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
 @pytest.mark.parametrize("name", [b"new\nline.png", b"b\xff.png", "\u65e5\u672c.png".encode()])
-def test_a_name_never_breaks_the_line_nor_the_sheet(run, tmp_path, name):
+def test_a_strange_name_breaks_neither_the_line_nor_the_sheet(run, tmp_path, name):
     a = save(noise(3, 4, 3), tmp_path / os.fsdecode(name))
     code, out, err = run(a, a)
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -217,21 +215,20 @@ def test_a_name_never_breaks_the_line_nor_the_sheet(run, tmp_path, name):
 
 
 @pytest.mark.parametrize("stage", ["read_picture", "compare_pixels", "draw_comparison"])
-def test_an_interruption_in_any_stage_leaves_nothing(run, pair, tmp_path, monkeypatch, stage):
+def test_an_interruption_in_any_stage_leaves_no_file(run, pair, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    rooms = {"read_picture": image_io, "compare_pixels": similarity, "draw_comparison": comparison}
-    monkeypatch.setattr(rooms[stage], stage, interrupt)
+    monkeypatch.setattr(comparison, stage, interrupt)
     assert run(*pair) == (130, "", "")
     assert set(tmp_path.iterdir()) == set(pair)
 
 
-# Exit 1: the pictures cannot be compared
+# Exit code 1: the pictures cannot be compared
 
 
 @pytest.mark.parametrize("options", [[], ["--no-sheet"]], ids=["sheet", "numbers"])
-def test_pictures_of_different_size_are_one_line_that_names_both_sizes(run, pair, tmp_path, options):
+def test_pictures_of_different_size_give_one_line_with_both_sizes(run, pair, tmp_path, options):
     other = save(noise(40, 30, 3), tmp_path / "c.png")
     code, out, err = run(pair[0], other, *options)
     assert (code, out) == (1, "")
@@ -249,20 +246,20 @@ def test_pictures_of_different_size_are_one_line_that_names_both_sizes(run, pair
     ],
 )
 @pytest.mark.parametrize("bad_first", [True, False], ids=["A", "B"])
-def test_a_file_that_cannot_be_read_is_one_line(run, pair, tmp_path, make, complaint, bad_first):
+def test_a_file_that_cannot_be_read_gives_one_line(run, pair, tmp_path, make, complaint, bad_first):
     path = tmp_path / "photo.png"
     make(path)
     names = (path, pair[0]) if bad_first else (pair[0], path)
     code, out, err = run(*names, "--json")
     assert code == 1
     assert_one_line(err, f"gpukmeans: {path}: {complaint}")
-    sentence = err.removeprefix("gpukmeans: ").rstrip("\n")
-    assert json.loads(out) == {"a": str(names[0]), "b": str(names[1]), "error": sentence}
+    message = err.removeprefix("gpukmeans: ").rstrip("\n")
+    assert json.loads(out) == {"a": str(names[0]), "b": str(names[1]), "error": message}
     assert run(*names)[:2] == (1, "")
     assert not list(tmp_path.glob("*-comparison.png"))
 
 
-def test_max_pixels_lowers_the_limit(run, pair):
+def test_max_pixels_rejects_larger_pictures(run, pair):
     assert run(*pair, "--max-pixels", 1200)[0] == 0
     code, out, err = run(*pair, "--max-pixels", 1199, "-f")
     assert (code, out) == (1, "")
@@ -270,17 +267,17 @@ def test_max_pixels_lowers_the_limit(run, pair):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] not enough memory: you tried to")])
-def test_memory_that_runs_out_is_one_line(run, pair, monkeypatch, error):
+def test_running_out_of_memory_gives_one_line(run, pair, monkeypatch, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(similarity, "compare_pixels", fail)
+    monkeypatch.setattr(comparison, "compare_pixels", fail)
     code, out, err = run(*pair)
     assert (code, out) == (1, "")
     assert_one_line(err, "out of memory; use a smaller picture")
 
 
-# Exit 2: nothing was read or written
+# Exit code 2: nothing was read or written
 
 
 WRONG = [
@@ -291,17 +288,21 @@ WRONG = [
     pytest.param(["a.png", "b.png", "-o", "c"], "--output must end in .png, got c", id="no suffix"),
     pytest.param(["a.png", "b.png", "-o", "./b.png"], "--output must be a new picture, got b.png", id="over B"),
     pytest.param(["a.png", "b.png", "-f", "-o", "a.png"], "--output must be a new picture, got a.png", id="over A"),
-    pytest.param(["a.png", "b.png", "--no-sheet", "-o", "c.png"], "--no-sheet and --output", id="no sheet and where"),
-    pytest.param(["-", "-", "--no-sheet"], "standard input can be read only once", id="one stream twice"),
-    pytest.param(["a.png", "-"], "standard input has no name to write beside", id="no name"),
+    pytest.param(["a.png", "b.png", "--no-sheet", "-o", "c.png"], "--no-sheet and --output", id="no sheet and output"),
+    pytest.param(["-", "-", "--no-sheet"], "standard input can be read only once", id="standard input twice"),
+    pytest.param(
+        ["a.png", "-"],
+        "the output cannot be named after standard input; add --output or --no-sheet",
+        id="no output name",
+    ),
     pytest.param(["a.png", "b.png", "--max-pixels", "0"], "--max-pixels", id="no pixels"),
     pytest.param(["a.png", "b.png", "--colors", "3"], "--colors", id="unknown option"),
 ]
 
 
 @pytest.mark.parametrize(("args", "complaint"), WRONG)
-def test_wrong_arguments_are_one_line_before_anything_is_done(run, monkeypatch, tmp_path, args, complaint):
-    monkeypatch.setattr(command, "import_torch", refuse)
+def test_wrong_arguments_give_one_line_before_any_work(run, monkeypatch, tmp_path, args, complaint):
+    monkeypatch.setattr(module, "import_torch", refuse)
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*args)
     assert (code, out) == (2, "")

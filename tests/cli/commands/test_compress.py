@@ -24,7 +24,7 @@ from helpers.picture_files import assert_one_line, chunks, files, noise, rgba, s
 from PIL import Image
 
 import gpukmeans
-from gpukmeans.images.palette import BEST
+from gpukmeans.images.palette import BEST_QUALITY
 from gpukmeans_cli.compression import pipeline
 from gpukmeans_cli.main import main
 
@@ -34,7 +34,7 @@ CHINA, FLOWER = (Path(sklearn.__file__).parent / "datasets" / "images" / name fo
 REPORTED = "input output width height frames mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
 KEYS = [*REPORTED.split(), "kept", "written", "device", "seconds"]
 
-# Another process that is to be repeatable: a PYTHONPATH would lend it the code of the checkout.
+# The environment of a subprocess that runs the installed code: PYTHONPATH would add the checkout.
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 ENV |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command):
-    """Exit code, stdout and stderr of `gpukmeans compress`."""
+    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
     return functools.partial(command, "compress")
 
 
@@ -73,50 +73,50 @@ def premultiplied(path):
 
 
 def refuse(*args, **options):
-    raise AssertionError("this should not have been called")
+    raise AssertionError("unexpected call")
 
 
 # Outputs
 
 
-def test_the_output_is_named_after_the_input_and_the_colors_and_lies_beside_it(run, photo):
+def test_the_output_is_beside_the_input_and_named_after_it_and_k(run, photo):
     assert run(photo, "--max-iter", 1)[0] == 0
     assert run(photo, "-k", 3)[0] == 0
     assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "photo-20.png", "photo-3.png"}
 
 
-def test_the_output_goes_where_it_is_asked_for(run, photo, tmp_path):
+def test_the_output_is_written_to_the_given_path(run, photo, tmp_path):
     (tmp_path / "other").mkdir()
-    target = tmp_path / "other" / "FEW.PNG"
-    assert run(photo, "--output", target, "-k", 3)[0] == 0
-    assert files(tmp_path).keys() == {photo, target}
+    output = tmp_path / "other" / "FEW.PNG"
+    assert run(photo, "--output", output, "-k", 3)[0] == 0
+    assert files(tmp_path).keys() == {photo, output}
 
 
-def test_the_input_is_left_as_it_is(run, photo):
+def test_the_input_is_not_changed(run, photo):
     before = photo.read_bytes()
     run(photo, "-k", 3)
     assert photo.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("distinct", "asked", "bits"),
+    ("distinct", "k", "bits"),
     [(1, 20, 1), (2, 20, 1), (3, 20, 2), (4, 4, 2), (5, 20, 4), (16, 256, 4), (17, 256, 8), (187, 256, 8), (187, 9, 4)],
 )
-def test_the_png_has_a_palette_of_the_real_colors_and_the_fewest_bits(run, tmp_path, distinct, asked, bits):
+def test_the_png_has_only_used_palette_entries_and_the_smallest_bit_depth(run, tmp_path, distinct, k, bits):
     numbers = np.arange(187, dtype=np.uint8) % distinct
     photo = save(np.stack([numbers, 255 - numbers, numbers], axis=1).reshape(11, 17, 3), tmp_path / "photo.png")
-    code, out, _ = run(photo, "-k", asked, "-o", tmp_path / "few.png", "--allow-larger", "--json")
+    code, out, _ = run(photo, "-k", k, "-o", tmp_path / "few.png", "--allow-larger", "--json")
     assert code == 0
     with Image.open(tmp_path / "few.png") as image:
         assert (image.format, image.mode, image.size) == ("PNG", "P", (17, 11))
         n_colors = len(image.getcolors())
-    assert n_colors == min(distinct, asked) == json.loads(out)["colors_out"]
+    assert n_colors == min(distinct, k) == json.loads(out)["colors_out"]
     found = chunks(tmp_path / "few.png")
     assert struct.unpack(">IIBBBBB", found["IHDR"]) == (17, 11, bits, 3, 0, 0, 0)
     assert len(found["PLTE"]) == 3 * n_colors
 
 
-def test_an_output_that_exists_is_left_alone(run, photo, tmp_path):
+def test_an_existing_output_is_kept(run, photo, tmp_path):
     (tmp_path / "photo-20.png").write_bytes(b"mine")
     before = files(tmp_path)
     code, out, err = run(photo)
@@ -127,13 +127,13 @@ def test_an_output_that_exists_is_left_alone(run, photo, tmp_path):
 
 @pytest.mark.parametrize("flag", ["-f", "--force"])
 def test_force_overwrites(run, photo, tmp_path, flag):
-    target = tmp_path / "photo-2.png"
-    target.write_bytes(b"mine")
+    output = tmp_path / "photo-2.png"
+    output.write_bytes(b"mine")
     assert run(photo, "-k", 2, flag)[0] == 0
-    assert target.read_bytes().startswith(b"\x89PNG")
+    assert output.read_bytes().startswith(b"\x89PNG")
 
 
-def test_force_can_put_the_picture_of_few_colors_in_place_of_the_input(run, photo):
+def test_force_can_overwrite_the_input(run, photo):
     size = photo.stat().st_size
     code, out, _ = run(photo, "-k", 2, "-f", "-o", photo, "--json")
     assert code == 0
@@ -142,7 +142,7 @@ def test_force_can_put_the_picture_of_few_colors_in_place_of_the_input(run, phot
 
 
 @pytest.mark.parametrize("step", ["open", "replace"])
-def test_a_write_that_fails_leaves_everything_as_it_was(run, photo, tmp_path, monkeypatch, step):
+def test_a_failed_write_changes_no_file(run, photo, tmp_path, monkeypatch, step):
     (tmp_path / "photo-2.png").write_bytes(b"mine")
     before = files(tmp_path)
 
@@ -162,8 +162,8 @@ def test_a_write_that_fails_leaves_everything_as_it_was(run, photo, tmp_path, mo
 # Names
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
-def test_names_with_spaces_a_newline_a_dash_or_bytes_that_are_no_text(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_names_may_have_spaces_newlines_dashes_and_undecodable_bytes(tmp_path):
     names = [b"two  spaces.png", b"new\nline.png", b"-x.png", b"b\xff.png", "\u65e5\u672c.png".encode()]
     for name in names:
         save(noise(4, 4, 3), tmp_path / os.fsdecode(name))
@@ -176,9 +176,9 @@ def test_names_with_spaces_a_newline_a_dash_or_bytes_that_are_no_text(tmp_path):
         assert (tmp_path / report["output"]).is_file()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
 @pytest.mark.parametrize("name", [b"new\nline.png", b"b\xff.png", b"bell\x07.png"])
-def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
+def test_a_strange_name_does_not_break_the_line(run, tmp_path, name):
     photo = save(noise(4, 4, 3), tmp_path / os.fsdecode(name))
     code, out, err = run(photo, "-k", "2")
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -189,7 +189,7 @@ def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
 
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs names in any script")
-def test_a_name_that_the_encoding_of_stdout_lacks_does_not_stop_the_report(monkeypatch, tmp_path):
+def test_a_name_that_stdout_cannot_encode_does_not_stop_the_report(monkeypatch, tmp_path):
     photo = save(noise(4, 4, 3), tmp_path / "\u65e5\u672c.png")
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
@@ -199,10 +199,10 @@ def test_a_name_that_the_encoding_of_stdout_lacks_does_not_stop_the_report(monke
     assert b"4 x 4" in raw.getvalue()
 
 
-# What the report says
+# The report
 
 
-def test_the_line_of_a_file_has_this_form(run, photo, tmp_path):
+def test_the_report_line_has_this_form(run, photo, tmp_path):
     code, out, err = run(photo, "-k", 3, "--device", "cpu")
     assert (code, err) == (0, "")
     before, after = photo.stat().st_size, (tmp_path / "photo-3.png").stat().st_size
@@ -214,7 +214,7 @@ def test_the_line_of_a_file_has_this_form(run, photo, tmp_path):
     assert re.fullmatch(pattern, out)
 
 
-def test_each_file_has_a_line_of_its_own(run, photo, tmp_path):
+def test_each_file_has_its_own_line(run, photo, tmp_path):
     save(noise(5, 5, 3), tmp_path / "other.png")
     _, out, _ = run(tmp_path / "other.png", photo, "-k", 2)
     first, second = out.splitlines()
@@ -251,13 +251,13 @@ def test_json_has_exactly_these_keys(run, photo, tmp_path):
     assert 0 < report["seconds"] < 60
 
 
-def test_a_rounds_limit_of_one_is_reported_as_not_converged(run, photo):
+def test_one_iteration_is_reported_as_not_converged(run, photo):
     report = json.loads(run(photo, "-k", 9, "--refine", 0, "--max-iter", 1, "--json")[1])
     assert (report["iterations"], report["converged"]) == (1, False)
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["line", "json"])
-def test_quiet_prints_no_word_of_what_went_well(run, photo, tmp_path, as_json):
+def test_quiet_prints_no_report_line(run, photo, tmp_path, as_json):
     Image.fromarray(noise(4, 4, 3)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (4, 4))])
     code, out, err = run(photo, tmp_path / "a.gif", "-q", "-k", 2, *as_json)
     assert (code, err) == (0, "")
@@ -281,7 +281,7 @@ def test_verbose_prints_engine_iterations_and_the_time_of_each_stage_on_stderr(r
     assert all(line.startswith(f"gpukmeans: {photo}: ") for line in err.splitlines())
 
 
-def test_verbose_says_that_the_rounds_converged(run, photo):
+def test_verbose_prints_the_convergence(run, photo):
     _, out, err = run(photo, "-k", 2, "--verbose")
     rounds = re.search(r"\d+ iterations?", out)
     assert rounds
@@ -289,7 +289,7 @@ def test_verbose_says_that_the_rounds_converged(run, photo):
 
 
 @pytest.mark.parametrize(("args", "notes"), [((), 1), (("--json",), 1), (("-q",), 0)], ids=["line", "json", "quiet"])
-def test_a_file_of_several_pages_says_that_only_the_first_was_taken(run, tmp_path, args, notes):
+def test_a_file_with_several_pages_gives_a_note_that_the_first_was_taken(run, tmp_path, args, notes):
     frames = [Image.fromarray(noise(4, 4, 3, seed=seed)) for seed in range(3)]
     frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
     code, out, err = run(tmp_path / "a.tiff", "-k", 2, *args)
@@ -300,7 +300,7 @@ def test_a_file_of_several_pages_says_that_only_the_first_was_taken(run, tmp_pat
     assert "3 frames" not in out
 
 
-def test_a_photo_turned_by_its_exif_is_reported_upright(run, tmp_path):
+def test_a_photo_rotated_by_exif_is_written_upright(run, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     photo = save(noise(11, 17, 3), tmp_path / "turned.jpg", exif=exif)
@@ -314,7 +314,7 @@ def test_a_photo_turned_by_its_exif_is_reported_upright(run, tmp_path):
 
 
 @pytest.mark.parametrize("source", [CHINA, FLOWER], ids=lambda path: path.stem)
-def test_a_photo_gets_smaller_and_loses_what_the_report_says(run, tmp_path, source):
+def test_a_photo_gets_smaller_and_the_report_has_its_error(run, tmp_path, source):
     code, out, err = run(source, "-o", tmp_path / "few.png", "--max-iter", 20, "--json")
     report = json.loads(out)
     assert (code, err) == (0, "")
@@ -341,7 +341,7 @@ def test_a_photo_gets_smaller_and_loses_what_the_report_says(run, tmp_path, sour
         ("RGBA", ".tif", 4),
     ],
 )
-def test_the_error_is_what_pillow_and_numpy_find_between_the_files(run, tmp_path, mode, suffix, channels):
+def test_the_error_is_the_difference_between_the_files(run, tmp_path, mode, suffix, channels):
     image = Image.fromarray(noise(21, 31, channels)).convert(mode)
     image.save(tmp_path / f"photo{suffix}")
     code, out, _ = run(tmp_path / f"photo{suffix}", "-k", 7, "--json", "-o", tmp_path / "few.png")
@@ -368,10 +368,8 @@ def test_each_pixel_has_the_nearest_color_of_the_palette(run, photo, tmp_path):
         pytest.param(noise(1, 1, 3), 1, id="one pixel"),
         pytest.param(np.full((9, 13, 3), (200, 30, 7), dtype=np.uint8), 1, id="one color"),
         pytest.param(np.full((9, 13), 77, dtype=np.uint8), 1, id="one grey"),
-        pytest.param(
-            np.repeat(np.arange(20, dtype=np.uint8)[:, None] * 13, 3, axis=1), 20, id="as many greys as asked for"
-        ),
-        pytest.param(np.repeat(noise(6, 1, 3), 5, axis=1), 6, id="fewer colors than asked for"),
+        pytest.param(np.repeat(np.arange(20, dtype=np.uint8)[:, None] * 13, 3, axis=1), 20, id="as many greys as k"),
+        pytest.param(np.repeat(noise(6, 1, 3), 5, axis=1), 6, id="fewer colors than k"),
         pytest.param(np.repeat(noise(6, 1, 4) | 1, 5, axis=1), 6, id="fewer colors with alpha"),
         pytest.param(np.repeat(noise(6, 1, 2) | 1, 5, axis=1), 6, id="fewer greys with alpha"),
     ],
@@ -387,7 +385,7 @@ def test_a_picture_of_few_colors_is_lossless(run, tmp_path, pixels, distinct):
     assert (report["psnr"], report["mse"], report["iterations"], report["converged"]) == (None, 0, 0, True)
 
 
-def test_a_picture_that_is_all_transparent_stays_so(run, tmp_path):
+def test_a_fully_transparent_picture_stays_transparent(run, tmp_path):
     pixels = noise(9, 13, 4)
     pixels[..., 3] = 0
     report = json.loads(run(save(pixels, tmp_path / "photo.png"), "--json")[1])
@@ -403,7 +401,7 @@ def test_alpha_is_kept_in_the_palette(run, tmp_path):
     colors = np.frombuffer(found["PLTE"], dtype=np.uint8).reshape(3, 3)
     alpha = np.frombuffer(found["tRNS"].ljust(3, b"\xff"), dtype=np.uint8)
     assert {(*color, a) for color, a in zip(colors.tolist(), alpha.tolist(), strict=True)} == {
-        (0, 0, 0, 0),  # whatever no one sees is black
+        (0, 0, 0, 0),  # transparent pixels become black
         (250, 0, 0, 128),
         (0, 0, 90, 255),
     }
@@ -423,25 +421,25 @@ def test_a_transparent_index_of_a_gif_is_kept(run, tmp_path):
 
 @pytest.fixture
 def clustering(monkeypatch):
-    """What the palette is fit with."""
-    seen = {}
+    """The options of `fit_palette`."""
+    used_options = {}
 
     def fit_palette(histogram, n_colors, **options):
-        seen.update(options, n_colors=n_colors, seed=options["generator"].initial_seed())
-        del seen["callback"]  # which asks whether to stop
+        used_options.update(options, n_colors=n_colors, seed=options["generator"].initial_seed())
+        del used_options["callback"]  # which stops the run on request
         return original(histogram, n_colors, **options)
 
     original = pipeline.fit_palette
     monkeypatch.setattr(pipeline, "fit_palette", fit_palette)
-    return seen
+    return used_options
 
 
-def test_the_defaults_are_those_promised(run, photo, clustering):
+def test_the_defaults_are_the_documented_ones(run, photo, clustering):
     run(photo)
     del clustering["generator"]
-    # What is not passed on is up to the package.
-    promised = {"n_colors": 20, "space": "srgb", "fixed": None, "init": "random", "max_iter": 100, "seed": 0}
-    assert clustering == promised
+    # The library sets the defaults of all other options.
+    documented = {"n_colors": 20, "space": "srgb", "fixed": None, "init": "random", "max_iter": 100, "seed": 0}
+    assert clustering == documented
 
 
 def test_options_reach_the_clustering(run, photo, clustering):
@@ -469,9 +467,9 @@ def test_options_reach_the_clustering(run, photo, clustering):
     assert clustering == given | {"space": "oklab", "fixed": None}
 
 
-def test_best_searches_longer_but_for_what_is_asked_for_otherwise(run, photo, clustering):
+def test_best_sets_the_search_options_that_are_not_given(run, photo, clustering):
     run(photo, "--best", "--n-init", 3)
-    assert {name: clustering[name] for name in BEST} == BEST | {"n_init": 3}
+    assert {name: clustering[name] for name in BEST_QUALITY} == BEST_QUALITY | {"n_init": 3}
 
 
 @pytest.mark.parametrize("name", gpukmeans.SEEDINGS)
@@ -480,13 +478,13 @@ def test_each_seeding_can_be_chosen(run, photo, name):
 
 
 @pytest.mark.parametrize("n_colors", [1, 256])
-def test_the_smallest_and_the_largest_number_of_colors_are_taken(run, tmp_path, n_colors):
+def test_the_smallest_and_the_largest_number_of_colors_are_accepted(run, tmp_path, n_colors):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     report = json.loads(run(photo, "--colors", n_colors, "--max-iter", 1, "--json")[1])
     assert report["colors_out"] == n_colors
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, photo, tmp_path):
+def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(run, photo, tmp_path):
     for name, seed in (("one", 7), ("again", 7), ("other", 8)):
         assert run(photo, "-k", 6, "--max-iter", 2, "--seed", seed, "-o", tmp_path / f"{name}.png")[0] == 0
     one, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "other"))
@@ -502,7 +500,7 @@ def test_the_number_of_threads_does_not_change_a_byte(tmp_path):
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
-def test_max_pixels_lowers_the_limit(run, photo, tmp_path):
+def test_max_pixels_rejects_larger_pictures(run, photo, tmp_path):
     assert run(photo, "-k", 2, "--max-pixels", 187)[0] == 0
     code, out, err = run(photo, "-k", 2, "-f", "--max-pixels", 186)
     assert (code, out) == (1, "")
@@ -518,12 +516,12 @@ def test_max_pixels_raises_the_limit_for_a_decompression_bomb(run, photo, tmp_pa
     assert run(photo, "-k", 2, "--max-pixels", 200)[0] == 0
 
 
-def test_a_device_is_used_as_asked_for(run, photo):
+def test_the_given_device_is_used(run, photo):
     assert json.loads(run(photo, "-k", 2, "--device", "cpu", "--json")[1])["device"] == "cpu"
     assert json.loads(run(photo, "-k", 2, "--device", "auto", "--json", "-f")[1])["device"] == "cpu"
 
 
-# Exit 2: nothing was read or written
+# Exit code 2: nothing was read or written
 
 
 @pytest.mark.parametrize(
@@ -538,24 +536,24 @@ def test_a_device_is_used_as_asked_for(run, photo):
         pytest.param(["--output", "few"], "must end in one of .png, .gif, .webp, got few", id="no suffix"),
         pytest.param(["--device", "cuda"], "use --device cpu or auto", id="no GPU"),
         pytest.param(["--device", "cuda:0"], "use --device cpu or auto", id="no first GPU"),
-        pytest.param(["--device", "cuda:01"], "cuda:01", id="a GPU with a zero before it"),
-        pytest.param(["--device", "cuda:99999999999999999999"], "cuda:99999999999999999999", id="a GPU beyond all"),
-        pytest.param(["--device", "cuda:x"], "auto, cpu, cuda or cuda:N", id="a GPU that is no number"),
-        pytest.param(["--device", "cuda:"], "auto, cpu, cuda or cuda:N", id="a GPU without its number"),
+        pytest.param(["--device", "cuda:01"], "cuda:01", id="a GPU number with a leading zero"),
+        pytest.param(["--device", "cuda:99999999999999999999"], "cuda:99999999999999999999", id="a large GPU number"),
+        pytest.param(["--device", "cuda:x"], "auto, cpu, cuda or cuda:N", id="a GPU name without a number"),
+        pytest.param(["--device", "cuda:"], "auto, cpu, cuda or cuda:N", id="a GPU without a number"),
         pytest.param(["--device", "mps"], "auto, cpu, cuda or cuda:N", id="another kind of device"),
         pytest.param(["--init", "forgy"], "'random'", id="unknown init"),
         pytest.param(["--n-init", "0"], "--n-init", id="no runs"),
-        pytest.param(["--max-iter", "0"], "--max-iter", id="no rounds"),
+        pytest.param(["--max-iter", "0"], "--max-iter", id="no iterations"),
         pytest.param(["--tol", "-1"], "--tol", id="negative tolerance"),
-        pytest.param(["--tol", "nan"], "--tol must be a number", id="tolerance that is no number"),
-        pytest.param(["--tol", "inf"], "--tol must be", id="endless tolerance"),
+        pytest.param(["--tol", "nan"], "--tol must be a number", id="NaN tolerance"),
+        pytest.param(["--tol", "inf"], "--tol must be", id="infinite tolerance"),
         pytest.param(["--seed", "-1"], "--seed", id="negative seed"),
         pytest.param(["--seed", str(2**63)], "--seed", id="seed beyond 63 bits"),
         pytest.param(["--max-pixels", "0"], "--max-pixels", id="no pixels"),
         pytest.param(["--fast"], "--fast", id="unknown option"),
     ],
 )
-def test_wrong_arguments_are_one_line_before_anything_is_done(run, photo, tmp_path, monkeypatch, args, complaint):
+def test_wrong_arguments_give_one_line_before_any_work(run, photo, tmp_path, monkeypatch, args, complaint):
     monkeypatch.setattr(pipeline, "read_source", refuse)
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path)
@@ -565,7 +563,7 @@ def test_wrong_arguments_are_one_line_before_anything_is_done(run, photo, tmp_pa
     assert files(tmp_path) == before
 
 
-def test_no_image_at_all_is_an_error(run):
+def test_a_missing_input_is_an_error(run):
     code, out, err = run()
     assert (code, out) == (2, "")
     assert_one_line(err, "Please specify an image", "gpukmeans compress photo.jpg")
@@ -590,21 +588,21 @@ def test_two_inputs_that_would_write_one_output_are_an_error(run, photo, tmp_pat
     assert files(tmp_path) == before
 
 
-def test_two_relative_names_of_one_output_are_an_error(run, photo, tmp_path, monkeypatch):
+def test_two_names_of_one_output_are_an_error(run, photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run("photo.png", photo, "-k", 2)
     assert code == 2
     assert_one_line(err, "photo-2.png")
 
 
-def test_one_stem_in_two_folders_is_no_conflict(run, photo, tmp_path):
+def test_equal_stems_in_two_folders_are_no_conflict(run, photo, tmp_path):
     (tmp_path / "sub").mkdir()
     shutil.copy(photo, tmp_path / "sub")
     assert run(photo, tmp_path / "sub" / "photo.png", "-k", 2)[0] == 0
     assert (tmp_path / "photo-2.png").read_bytes() == (tmp_path / "sub" / "photo-2.png").read_bytes()
 
 
-# Exit 1: a file failed
+# Exit code 1: a file failed
 
 
 def broken_png(path):
@@ -622,7 +620,7 @@ def broken_png(path):
         pytest.param(Path.touch, "is empty (0 bytes); copy", id="empty"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(run, tmp_path, make, complaint):
+def test_a_file_that_cannot_be_read_gives_one_line(run, tmp_path, make, complaint):
     path = tmp_path / "photo.png"
     make(path)
     before = files(tmp_path)
@@ -633,7 +631,7 @@ def test_a_file_that_cannot_be_read_is_one_line(run, tmp_path, make, complaint):
     assert files(tmp_path) == before
 
 
-def test_a_file_that_may_not_be_read_is_one_line(run, photo, monkeypatch):
+def test_a_file_without_read_permission_gives_one_line(run, photo, monkeypatch):
     def deny(path, *args, **options):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -644,7 +642,7 @@ def test_a_file_that_may_not_be_read_is_one_line(run, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "denied"])
-def test_an_output_folder_that_cannot_take_the_file_is_one_line(run, photo, tmp_path, monkeypatch, kind):
+def test_an_output_folder_that_cannot_be_written_gives_one_line(run, photo, tmp_path, monkeypatch, kind):
     folder = tmp_path / "out"
     if kind == "file":
         folder.touch()
@@ -658,21 +656,21 @@ def test_an_output_folder_that_cannot_take_the_file_is_one_line(run, photo, tmp_
 
 
 def close(folder, monkeypatch):
-    """Make the folder refuse everything, as one without permissions does to anyone but root."""
+    """Make every access to the folder fail, as file permissions do for users other than root."""
 
     def guarded(call):
-        def ask(path, *args, **options):
+        def denied(path, *args, **options):
             if isinstance(path, (str, Path)) and Path(path).parent == folder:
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
             return call(path, *args, **options)
 
-        return ask
+        return denied
 
     for owner, name in ((os, "stat"), (os, "lstat"), (os, "access"), (os, "link"), (os, "replace"), (Path, "open")):
         monkeypatch.setattr(owner, name, guarded(getattr(owner, name)))
 
 
-def test_an_output_that_is_a_folder_is_one_line(run, photo, tmp_path):
+def test_an_output_that_is_a_folder_gives_one_line(run, photo, tmp_path):
     (tmp_path / "few.png").mkdir()
     for force in ([], ["-f"]):
         code, out, err = run(photo, "-k", 2, "-o", tmp_path / "few.png", *force)
@@ -680,7 +678,7 @@ def test_an_output_that_is_a_folder_is_one_line(run, photo, tmp_path):
         assert_one_line(err, str(photo), str(tmp_path / "few.png"))
 
 
-def test_an_output_whose_name_is_too_long_is_one_line(run, tmp_path):
+def test_an_output_name_that_is_too_long_gives_one_line(run, tmp_path):
     photo = save(noise(4, 4, 3), tmp_path / f"{'m' * 251}.png")
     code, out, err = run(photo, "-k", 2)
     assert (code, out) == (1, "")
@@ -690,7 +688,7 @@ def test_an_output_whose_name_is_too_long_is_one_line(run, tmp_path):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to"), MemoryError()], ids=["GPU", "CPU"]
 )
-def test_memory_that_runs_out_fails_one_file_and_not_the_others(run, photo, tmp_path, monkeypatch, error):
+def test_running_out_of_memory_fails_one_file_and_not_the_others(run, photo, tmp_path, monkeypatch, error):
     def fail_once(*args, **options):
         monkeypatch.setattr(pipeline, "fit_palette", original)
         raise error
@@ -709,7 +707,7 @@ def test_memory_that_runs_out_fails_one_file_and_not_the_others(run, photo, tmp_
     assert files(tmp_path).keys() == {photo, other, tmp_path / "other-2.png"}
 
 
-def test_good_inputs_are_done_beside_bad_ones_and_reported_in_their_order(run, photo, tmp_path):
+def test_valid_and_invalid_inputs_are_reported_in_their_order(run, photo, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     other = save(noise(4, 4, 3), tmp_path / "other.png")
     inputs = [tmp_path / "missing.png", photo, tmp_path / "text.png", other]
@@ -735,7 +733,7 @@ def test_a_pipe_can_be_the_input(run, photo, tmp_path):
     assert "17 x 11, 187 -> 2 colors" in out
 
 
-def test_an_input_that_vanishes_meanwhile_gets_no_traceback(run, photo, monkeypatch):
+def test_an_input_that_vanishes_during_the_run_gives_no_traceback(run, photo, monkeypatch):
     def fit_palette(*args, **options):
         photo.unlink()
         return original(*args, **options)
@@ -749,8 +747,8 @@ def test_an_input_that_vanishes_meanwhile_gets_no_traceback(run, photo, monkeypa
 # Interruptions
 
 
-@pytest.mark.parametrize("stage", ["read_source", "unique_colors", "fit_palette", "encode_still", "publish"])
-def test_an_interruption_in_any_stage_leaves_nothing(run, photo, tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize("stage", ["read_source", "unique_colors", "fit_palette", "encode_still", "write_atomically"])
+def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
@@ -761,23 +759,23 @@ def test_an_interruption_in_any_stage_leaves_nothing(run, photo, tmp_path, monke
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_of_what_is_not(tmp_path):
+def test_ctrl_c_keeps_finished_files_and_leaves_no_partial_ones(tmp_path):
     small = save(noise(4, 4, 3), tmp_path / "small.png")
     large = save(noise(1200, 1200, 3), tmp_path / "large.png", compress_level=1)
     args = (COMMAND, "compress", small, large, "-k", "256", "--tol", "0")
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, text=True) as process:
         assert process.stdout.readline().startswith(str(small))
-        time.sleep(0.5)  # it is at work on the large one now
+        time.sleep(0.5)  # now the large one is being compressed
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     interrupted, summary = err.strip().splitlines()
-    assert interrupted == "gpukmeans: interrupted; --skip-existing goes on where this ended"
+    assert interrupted == "gpukmeans: interrupted; run again with --skip-existing to continue"
     assert summary.startswith("gpukmeans: 1 of 2 files done, 1 not begun or given up, ")
     assert files(tmp_path).keys() == {small, large, tmp_path / "small-256.png"}
 
 
-def test_a_reader_who_has_gone_gets_no_traceback(photo):
+def test_a_closed_pipe_behind_stdout_gives_no_traceback(photo):
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as pipe:
@@ -786,7 +784,7 @@ def test_a_reader_who_has_gone_gets_no_traceback(photo):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
-def test_a_stdout_that_is_closed_does_not_keep_the_file_from_being_written(run, photo, tmp_path):
+def test_a_closed_stdout_does_not_prevent_writing_the_file(run, photo, tmp_path):
     close_stdout = ("sh", "-c", 'exec "$@" >&-', "sh")
     answer = start(*close_stdout, COMMAND, "compress", photo, "-k", "2", "-o", tmp_path / "few.png")
     assert (answer.returncode, answer.stderr) == (0, b"")
@@ -799,7 +797,7 @@ def test_a_stdout_that_is_closed_does_not_keep_the_file_from_being_written(run, 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the code that says so when it is imported."""
+    """A copy of the code that prints a line when it is imported."""
     folder = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "gpukmeans", folder / "gpukmeans", ignore=ignore)
@@ -812,7 +810,7 @@ def checkout(tmp_path):
 
 @pytest.mark.parametrize("installed", [True, False], ids=["another one installed", "none installed"])
 def test_a_checkout_runs_its_own_code_from_any_folder_and_writes_the_same_bytes(run, photo, checkout, installed):
-    # Without site, no editable installation is found; the packages beside it still are.
+    # -S disables editable installations; PYTHONPATH makes the other packages importable.
     python = [sys.executable] if installed else [sys.executable, "-S"]
     env = {} if installed else {"PYTHONPATH": sysconfig.get_path("purelib")}
     (elsewhere := photo.parent / "elsewhere").mkdir()
@@ -825,7 +823,7 @@ def test_a_checkout_runs_its_own_code_from_any_folder_and_writes_the_same_bytes(
     assert (elsewhere / "few.png").read_bytes() == (photo.parent / "same.png").read_bytes()
 
 
-def test_the_launcher_asks_for_an_image_too(monkeypatch, capsys):
+def test_the_launcher_reports_a_missing_input(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["compress.py"])
     monkeypatch.setattr(sys, "path", sys.path.copy())
     with pytest.raises(SystemExit) as caught:

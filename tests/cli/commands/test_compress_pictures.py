@@ -18,13 +18,13 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command):
-    """Exit code, stdout and stderr of `gpukmeans compress`."""
+    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
     return functools.partial(command, "compress")
 
 
 @pytest.fixture
 def report(run):
-    """The JSON report of one file that was done."""
+    """Runs `gpukmeans compress` on one file, and gives the JSON report."""
 
     def report(*args):
         code, out, err = run(*args, "--json", "-q")
@@ -36,7 +36,7 @@ def report(run):
 
 @pytest.fixture(scope="module")
 def crop(tmp_path_factory):
-    """A piece of a photo, as a PNG."""
+    """A crop of a photo, as a PNG."""
     path = tmp_path_factory.mktemp("crop") / "crop.png"
     with Image.open(CHINA) as image:
         image.crop((200, 100, 328, 196)).save(path)
@@ -47,7 +47,7 @@ def colors_of(path):
     return {tuple(color) for color in rgba(path).reshape(-1, 4).tolist()}
 
 
-# Goals
+# Targets
 
 
 def test_min_psnr_takes_the_fewest_colors_that_reach_it(report, crop, tmp_path):
@@ -66,31 +66,31 @@ def test_max_bytes_takes_the_most_colors_that_fit(report, crop, tmp_path, limit)
     assert more["bytes_out"] > n_bytes
 
 
-def test_a_goal_names_the_output_after_the_palette(report, crop, tmp_path):
+def test_a_target_names_the_output_palette(report, crop, tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(crop.read_bytes())
     assert report(photo, "--min-psnr", 25)["output"] == str(tmp_path / "photo-palette.png")
 
 
 @pytest.mark.parametrize(("option", "value"), [("--min-psnr", 90), ("--max-bytes", 60)])
-def test_a_goal_out_of_reach_is_an_error_and_leaves_no_file(run, crop, tmp_path, option, value):
+def test_an_unreachable_target_is_an_error_and_leaves_no_file(run, crop, tmp_path, option, value):
     code, out, err = run(crop, option, value, "--refine", 0, "--max-iter", 1, "-o", tmp_path / "out.png")
     assert (code, out) == (1, "")
     assert_one_line(err, "crop.png", option, "out of reach")
     assert files(tmp_path) == {}
 
 
-def test_a_goal_holds_for_the_dithered_picture(report, crop, tmp_path):
+def test_a_target_holds_for_the_dithered_picture(report, crop, tmp_path):
     found = report(crop, "--min-psnr", 28, "--dither", "bayer", "--refine", 0, "-o", tmp_path / "out.png")
     error = (rgba(crop).astype(float) - rgba(tmp_path / "out.png"))[..., :3]
     assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(found["psnr"])
     assert found["psnr"] >= 28
 
 
-# Colors that are given
+# Given colors
 
 
-def test_fixed_colors_are_in_the_palette_exactly(report, crop, tmp_path):
+def test_the_palette_contains_the_fixed_colors_exactly(report, crop, tmp_path):
     found = report(crop, "-k", 8, "--fixed", "#ff0000, #0f8", "-o", tmp_path / "out.png")
     palette = chunks(tmp_path / "out.png")["PLTE"]
     entries = {tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)}
@@ -99,14 +99,14 @@ def test_fixed_colors_are_in_the_palette_exactly(report, crop, tmp_path):
     assert found["colors_out"] == len(colors_of(tmp_path / "out.png"))
 
 
-def test_a_grey_picture_with_a_fixed_color_has_room_for_it(report, tmp_path):
+def test_the_palette_of_a_grey_picture_contains_a_fixed_color(report, tmp_path):
     grey = save(noise(20, 20), tmp_path / "grey.png")
     report(grey, "-k", 4, "--fixed", "#ff0000", "-o", tmp_path / "out.png", "--allow-larger")
     palette = chunks(tmp_path / "out.png")["PLTE"]
     assert b"\xff\x00\x00" in {palette[i : i + 3] for i in range(0, len(palette), 3)}
 
 
-def test_a_palette_file_is_all_there_is(report, crop, tmp_path):
+def test_a_palette_file_is_the_whole_palette(report, crop, tmp_path):
     listed = tmp_path / "list.hex"
     listed.write_text("#000000\n#808080\n#ffffff\n#4060a0\n")
     report(crop, "--palette", listed, "-o", tmp_path / "out.png")
@@ -115,13 +115,13 @@ def test_a_palette_file_is_all_there_is(report, crop, tmp_path):
     assert np.array_equal(rgba(tmp_path / "out.png")[..., :3], nearest)
 
 
-def test_a_picture_lends_its_palette_to_another(report, crop, tmp_path):
+def test_a_picture_can_be_the_palette_file(report, crop, tmp_path):
     report(crop, "-k", 5, "-o", tmp_path / "few.png")
     report(CHINA, "--palette", tmp_path / "few.png", "-o", tmp_path / "out.png")
     assert colors_of(tmp_path / "out.png") <= colors_of(tmp_path / "few.png")
 
 
-def test_what_is_invisible_stays_so_in_a_palette_that_has_no_alpha(report, tmp_path):
+def test_transparent_pixels_stay_transparent_with_a_palette_without_alpha(report, tmp_path):
     pixels = noise(12, 12, 4)
     pixels[..., 3] = 255
     pixels[:6, :, 3] = 0
@@ -134,7 +134,7 @@ def test_what_is_invisible_stays_so_in_a_palette_that_has_no_alpha(report, tmp_p
     assert found["colors_out"] == 3
 
 
-def test_colors_that_no_pixel_wears_do_not_count(report, crop, tmp_path):
+def test_unused_palette_colors_are_not_counted(report, crop, tmp_path):
     (tmp_path / "four.hex").write_text("#000000\n#808080\n#ffffff\n#ff00ff\n")
     assert report(crop, "--palette", tmp_path / "four.hex", "-o", tmp_path / "out.png")["colors_out"] == 3
     assert len(colors_of(tmp_path / "out.png")) == 3
@@ -155,14 +155,14 @@ def test_colors_that_no_pixel_wears_do_not_count(report, crop, tmp_path):
         (["--dither-strength", 2], "--dither-strength"),
         (["--dither-strength", 0.5], "--dither-strength needs --dither"),
         (["--dither", "bayer", "--dither-strength", "nan"], "--dither-strength must be a number from 0 to 1, got nan"),
-        (["--palette", "two.hex", "--space", "oklab"], "leave --space oklab out"),
+        (["--palette", "two.hex", "--space", "oklab"], "remove --space oklab"),
         (["--palette", "two.hex", "--best"], "exclude each other"),
         (["--dither", "riemersma"], "--dither"),
         (["--space", "lab"], "--space"),
         (["-o", "out.jpg"], ".webp"),
     ],
 )
-def test_a_wrong_argument_is_one_line_before_any_work(run, crop, tmp_path, monkeypatch, args, part):
+def test_a_wrong_argument_gives_one_line_before_any_work(run, crop, tmp_path, monkeypatch, args, part):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.hex").write_text("#000000\n#ffffff\n")
     code, out, err = run(crop, *args)
@@ -174,7 +174,7 @@ def test_a_wrong_argument_is_one_line_before_any_work(run, crop, tmp_path, monke
 # One palette over many pictures
 
 
-def test_a_shared_palette_of_grey_pictures_has_the_fixed_colors_too(run, tmp_path):
+def test_a_shared_palette_of_grey_pictures_contains_the_fixed_colors(run, tmp_path):
     sources = [save(noise(9, 9, seed=seed), tmp_path / f"{seed}.png") for seed in (0, 1)]
     code, _, err = run(*sources, "--shared-palette", "-k", 4, "--fixed", "#ff0000", "--allow-larger", "-q")
     assert (code, err) == (0, "")
@@ -183,7 +183,7 @@ def test_a_shared_palette_of_grey_pictures_has_the_fixed_colors_too(run, tmp_pat
         assert (255, 0, 0) in other.palette.colors
 
 
-def test_a_shared_palette_serves_all_pictures(run, crop, tmp_path):
+def test_all_pictures_are_mapped_to_the_shared_palette(run, crop, tmp_path):
     red, grey = np.zeros((9, 9, 3), dtype=np.uint8), np.full((9, 9), 77, dtype=np.uint8)
     red[..., 0] = 250
     sources = [save(red, tmp_path / "red.png"), save(grey, tmp_path / "grey.png"), tmp_path / "crop.png"]
@@ -195,7 +195,7 @@ def test_a_shared_palette_serves_all_pictures(run, crop, tmp_path):
     assert (250, 0, 0, 255) in palettes[0]
 
 
-def test_a_picture_that_cannot_be_read_does_not_spoil_the_shared_palette(run, crop, tmp_path):
+def test_an_unreadable_picture_is_left_out_of_the_shared_palette(run, crop, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(crop.read_bytes()[:200])
     good = tmp_path / "good.png"
@@ -206,7 +206,7 @@ def test_a_picture_that_cannot_be_read_does_not_spoil_the_shared_palette(run, cr
     assert len(colors_of(tmp_path / "good-4.png")) == 4
 
 
-def test_a_picture_that_can_be_read_only_once_shares_no_palette(run):
+def test_standard_input_cannot_have_a_shared_palette(run):
     code, out, err = run("-", "--shared-palette")
     assert (code, out) == (2, "")
     assert_one_line(err, "--shared-palette reads pictures twice")
@@ -217,19 +217,19 @@ def test_a_picture_that_can_be_read_only_once_shares_no_palette(run):
 
 @pytest.fixture
 def small(report, crop, tmp_path):
-    """A PNG that no palette of as many colors makes smaller."""
+    """A PNG that cannot be made smaller with 4 colors."""
     report(crop, "-k", 4, "-o", tmp_path / "small.png")
     return tmp_path / "small.png"
 
 
-def test_a_file_that_would_not_get_smaller_is_kept_as_it_is(run, small):
+def test_an_input_that_would_not_get_smaller_is_copied(run, small):
     code, out, _ = run(small, "-k", 4)
     assert code == 0
     assert "kept as it is" in out
     assert small.with_name("small-4.png").read_bytes() == small.read_bytes()
 
 
-def test_allow_larger_writes_it_all_the_same(report, small):
+def test_allow_larger_writes_the_compressed_picture(report, small):
     found = report(small, "-k", 4, "--allow-larger")
     assert not found["kept"]
     assert small.with_name("small-4.png").stat().st_size == found["bytes_out"]
@@ -245,7 +245,7 @@ def test_another_format_is_written_even_if_it_is_larger(run, tmp_path):
         assert image.format == "PNG"
 
 
-def test_what_is_to_be_stripped_is_not_kept(report, tmp_path):
+def test_strip_does_not_copy_the_input(report, tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("Author", "someone")
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "small.png", pnginfo=text)
@@ -254,11 +254,11 @@ def test_what_is_to_be_stripped_is_not_kept(report, tmp_path):
     assert b"someone" not in (tmp_path / "small-4.png").read_bytes()
 
 
-# Formats, and what a file says beside its pixels
+# Formats and metadata
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".webp", ".PNG"])
-def test_the_format_is_that_of_the_suffix_and_shows_the_same_picture(report, crop, tmp_path, suffix):
+def test_the_suffix_sets_the_format_and_all_formats_have_equal_pixels(report, crop, tmp_path, suffix):
     report(crop, "-k", 12, "-o", tmp_path / f"out{suffix}")
     report(crop, "-k", 12, "-o", tmp_path / "plain.png")
     with Image.open(tmp_path / f"out{suffix}") as image:
@@ -302,12 +302,12 @@ def animation(path, n_frames=5, **options):
 
 
 @pytest.mark.parametrize("source", ["a.png", "a.webp"])
-@pytest.mark.parametrize("target", ["out.png", "out.gif"])
-def test_an_animation_keeps_frames_timing_and_loop_with_one_palette(report, tmp_path, source, target):
+@pytest.mark.parametrize("output", ["out.png", "out.gif"])
+def test_an_animation_keeps_frames_timing_and_loop_with_one_palette(report, tmp_path, source, output):
     options = {"lossless": True} if source.endswith("webp") else {}
-    found = report(animation(tmp_path / source, loop=3, **options), "-k", 16, "-o", tmp_path / target)
+    found = report(animation(tmp_path / source, loop=3, **options), "-k", 16, "-o", tmp_path / output)
     assert found["frames"] == 5
-    with Image.open(tmp_path / target) as image:
+    with Image.open(tmp_path / output) as image:
         assert (image.n_frames, image.info["loop"]) == (5, 3)
         durations, colors = [], set()
         for i in range(5):
@@ -358,8 +358,8 @@ def test_degenerate_pictures_work_in_every_color_space(report, tmp_path, name, s
         assert found["colors_out"] == min(n_colors, found["colors_in"])
 
 
-def test_a_halo_that_is_hardly_seen_stays_clean(report, tmp_path):
-    """Premultiplied, the dark colors below a soft white edge count as little as they are seen."""
+def test_dark_colors_of_nearly_transparent_pixels_do_not_enter_the_palette(report, tmp_path):
+    """Colors are premultiplied, so the weight of a color below a soft edge is its visibility."""
     row, column = np.mgrid[:64, :64]
     distance = np.hypot(row - 31.5, column - 31.5)
     alpha = np.clip((28 - distance) * 32, 0, 255)

@@ -1,4 +1,4 @@
-"""The command as users run it on folders, patterns and pipes; a process of its own where it is killed or piped."""
+"""`gpukmeans compress` with folders, patterns, ranks, pipes and signals; in a subprocess for signals and pipes."""
 
 import io
 import json
@@ -21,119 +21,119 @@ from PIL import Image
 
 import gpukmeans
 import gpukmeans_cli
-from gpukmeans_cli import validation as arguments
+from gpukmeans_cli import validation
 from gpukmeans_cli.commands import compress
 from gpukmeans_cli.main import main
-from gpukmeans_cli.system import rank_store as meeting
-from gpukmeans_cli.system.rank_env import Place
-from gpukmeans_cli.system.worker_pool import Processes
+from gpukmeans_cli.system import rank_store
+from gpukmeans_cli.system.rank_env import RankEnv
+from gpukmeans_cli.system.worker_pool import ProcessPool
 
 ROOTS = [str(Path(package.__file__).parents[1]) for package in (gpukmeans, gpukmeans_cli)]
 COMMAND = (sys.executable, "-m", "gpukmeans_cli.main", "compress", "--device", "cpu")
 
 LAUNCHER = Path(gpukmeans_cli.__file__).parents[1] / "compress.py"
 
-# The code under test, wherever it lies, and whatever else is installed.
+# Import the code under test, not an installed copy.
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(ROOTS), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
 
 pytestmark = pytest.mark.usefixtures("no_gpu", "ctrl_c")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="needs processes that are copied, and /proc")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and /proc")
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """The folder that the command works in, which is empty."""
+def cwd(tmp_path, monkeypatch):
+    """The working directory of the command, empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def tree(here):
-    """Four pictures in folders, beside what is none or is hidden."""
-    (here / "tree" / "sub" / "deep").mkdir(parents=True)
-    (here / "tree" / ".hidden").mkdir()
+def tree(cwd):
+    """Four pictures in folders, beside hidden files and files that are no pictures."""
+    (cwd / "tree" / "sub" / "deep").mkdir(parents=True)
+    (cwd / "tree" / ".hidden").mkdir()
     for seed, name in enumerate(["b.png", "a.PNG", "sub/a.png", "sub/deep/c.gif", ".hidden/d.png"]):
-        save(noise(5 + seed, 7, 3, seed=seed), here / "tree" / name)
-    (here / "tree" / "notes.txt").write_text("no picture")
-    (here / "tree" / "sub" / "photo.png.bak").write_text("no picture either")
-    return here / "tree"
+        save(noise(5 + seed, 7, 3, seed=seed), cwd / "tree" / name)
+    (cwd / "tree" / "notes.txt").write_text("no picture")
+    (cwd / "tree" / "sub" / "photo.png.bak").write_text("no picture either")
+    return cwd / "tree"
 
 
-PLACES = {"a.PNG": "a-4.png", "b.png": "b-4.png", "sub/a.png": "sub/a-4.png", "sub/deep/c.gif": "sub/deep/c-4.png"}
+OUTPUTS = {"a.PNG": "a-4.png", "b.png": "b-4.png", "sub/a.png": "sub/a-4.png", "sub/deep/c.gif": "sub/deep/c-4.png"}
 
 
 def names(folder):
-    """Paths of all that is in a folder but folders, as text."""
+    """Relative paths of all files below a folder, as text."""
     return {path.relative_to(folder).as_posix() for path in files(folder)}
 
 
 def inputs_of(out):
-    """The inputs that lines of the report are about."""
+    """The inputs named by the lines of the report."""
     return [line.split(" -> ")[0] for line in out.splitlines()]
 
 
 # Folders
 
 
-def test_a_tree_is_kept_in_the_output_folder_and_told_of_in_its_order(command, tree, here):
+def test_the_output_folder_has_the_tree_of_the_input_and_reports_are_ordered(command, tree, cwd):
     before = files(tree)
     code, out, err = command("compress", "tree", "-r", "-d", "out", "-k", 4)
     assert code == 0
-    assert inputs_of(out) == [f"tree/{name}" for name in PLACES]
-    assert names(here / "out") == set(PLACES.values())
+    assert inputs_of(out) == [f"tree/{name}" for name in OUTPUTS]
+    assert names(cwd / "out") == set(OUTPUTS.values())
     assert_one_line(err, "4 of 4 files done, ")
     assert "skipped" not in err
     assert files(tree) == before
 
 
-def test_lines_come_in_the_order_of_the_inputs(command, tree, here):
-    lone = save(noise(4, 4, 3), here / "lone.png")
+def test_report_lines_have_the_order_of_the_inputs(command, tree, cwd):
+    lone = save(noise(4, 4, 3), cwd / "lone.png")
     code, out, _ = command("compress", "tree/sub", "tree/b.png", lone, "tree/a.PNG", "-r", "-k", 4)
     assert code == 0
     assert inputs_of(out) == ["tree/sub/a.png", "tree/sub/deep/c.gif", "tree/b.png", str(lone), "tree/a.PNG"]
 
 
-def test_two_inputs_of_one_place_in_the_output_folder_exit_2(command, tree, here):
+def test_two_inputs_with_one_path_in_the_output_folder_give_exit_code_2(command, tree, cwd):
     code, out, err = command("compress", "tree/sub", "tree/a.PNG", "-r", "-d", "out", "-k", 4)
     assert (code, out) == (2, "")
     assert_one_line(err, f"2 inputs would write {Path('out', 'a-4.png')}")
-    assert not (here / "out").exists()
+    assert not (cwd / "out").exists()
 
 
-def test_without_an_output_folder_each_lies_beside_its_input_and_is_no_input_of_a_second_run(command, tree):
+def test_without_an_output_folder_outputs_are_beside_inputs_and_no_inputs_of_a_second_run(command, tree):
     before = names(tree)
     assert command("compress", tree, "-r", "-k", 4)[0] == 0
-    assert names(tree) == before | set(PLACES.values())
+    assert names(tree) == before | set(OUTPUTS.values())
     code, out, err = command("compress", tree, "-r", "-k", 4, "--skip-existing")
     assert (code, out) == (0, "")
     assert_one_line(err, "0 of 4 files done, 4 skipped, ")
 
 
-def test_what_is_there_is_skipped_and_left_alone_when_so_asked(command, tree, here):
+def test_skip_existing_skips_and_keeps_existing_outputs(command, tree, cwd):
     command("compress", tree, "-r", "-d", "out", "-k", 4)
     Path("out", "b-4.png").unlink()
     Path("out", "a-4.png").write_bytes(b"mine")
-    before = files(here / "out")
+    before = files(cwd / "out")
     code, out, err = command("compress", "tree", "-r", "-d", "out", "-k", 4, "--skip-existing")
     assert (code, inputs_of(out)) == (0, ["tree/b.png"])
     assert_one_line(err, "1 of 4 files done, 3 skipped, ")
-    assert files(here / "out").items() > before.items()
-    before = {path: path.stat().st_mtime_ns for path in files(here / "out")}
+    assert files(cwd / "out").items() > before.items()
+    before = {path: path.stat().st_mtime_ns for path in files(cwd / "out")}
     code, out, err = command("compress", "tree", "-r", "-d", "out", "-k", 4, "--skip-existing", "--json")
     assert code == 0
     assert [json.loads(line) for line in out.splitlines()] == [
-        {"input": f"tree/{name}", "output": f"out/{place}", "skipped": True} for name, place in PLACES.items()
+        {"input": f"tree/{name}", "output": f"out/{output}", "skipped": True} for name, output in OUTPUTS.items()
     ]
     assert_one_line(err, "0 of 4 files done, 4 skipped, ")
-    assert {path: path.stat().st_mtime_ns for path in files(here / "out")} == before
+    assert {path: path.stat().st_mtime_ns for path in files(cwd / "out")} == before
 
 
-def test_without_force_what_is_there_is_an_error_of_each_file(command, tree, here):
+def test_without_force_each_existing_output_is_an_error(command, tree, cwd):
     command("compress", tree, "-r", "-d", "out", "-k", 4)
     Path("out", "b-4.png").unlink()
     code, out, err = command("compress", "tree", "-r", "-d", "out", "-k", 4)
     assert (code, inputs_of(out)) == (1, ["tree/b.png"])
-    assert err.count("already exists; use --force") == 2 * 3  # as it happens, and after the summary
+    assert err.count("already exists; use --force") == 2 * 3  # immediately, and after the summary
     assert "1 of 4 files done, 3 failed, " in err
 
 
@@ -149,43 +149,43 @@ def test_without_force_what_is_there_is_an_error_of_each_file(command, tree, her
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_does_not_fit_a_folder_exits_2_before_any_work(command, tree, here, options, complaint):
-    before = files(here)
+def test_options_that_conflict_with_a_folder_give_exit_code_2_before_any_work(command, tree, cwd, options, complaint):
+    before = files(cwd)
     code, out, err = command("compress", "tree", "-r", *options)
     assert (code, out) == (2, "")
     assert_one_line(err, complaint)
-    assert files(here) == before
-    assert not (here / "out").exists()
+    assert files(cwd) == before
+    assert not (cwd / "out").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["-d", "out"], ["--force"], ["--dry-run"]], ids=" ".join)
-def test_two_pictures_of_one_stem_exit_2_before_any_work(command, tree, here, options):
+def test_two_pictures_of_one_stem_give_exit_code_2_before_any_work(command, tree, cwd, options):
     save(noise(4, 4, 3), tree / "sub" / "a.jpg")
-    before = files(here)
+    before = files(cwd)
     code, out, err = command("compress", "tree", "-r", *options)
     assert (code, out) == (2, "")
     assert_one_line(err, "2 inputs would write ", "a-20.png; compress them one by one with --output")
-    assert files(here) == before
-    assert not (here / "out").exists()
+    assert files(cwd) == before
+    assert not (cwd / "out").exists()
 
 
-def test_a_folder_without_r_is_an_error_beside_the_others_and_without_pictures_of_all(command, tree, here):
+def test_a_folder_without_r_fails_alone_and_a_folder_without_pictures_fails_the_command(command, tree, cwd):
     code, out, err = command("compress", "tree", "tree/b.png", "-d", "out")
     assert (code, inputs_of(out)) == (1, ["tree/b.png"])
     assert "gpukmeans: tree: is a folder; add -r to take the pictures in it\n" in err
-    (here / "empty").mkdir()
+    (cwd / "empty").mkdir()
     code, out, err = command("compress", "empty", "-r")
     assert (code, out) == (2, "")
     assert_one_line(err, "there is no picture to compress in empty")
 
 
-def test_the_umask_holds_for_outputs_and_the_folders_made_for_them(command, tree, here):
+def test_the_umask_applies_to_outputs_and_created_folders(command, tree, cwd):
     before = os.umask(0o027)
     try:
         assert command("compress", "tree", "-r", "-d", "far/out")[0] == 0
     finally:
         os.umask(before)
-    made = {here / "far", *(here / "far").rglob("*")}
+    made = {cwd / "far", *(cwd / "far").rglob("*")}
     modes = {path.stat().st_mode & 0o777 for path in made if path.is_file()}
     assert modes == ({0o640} if os.name == "posix" else modes)
     modes = {path.stat().st_mode & 0o777 for path in made if path.is_dir()}
@@ -196,8 +196,8 @@ def test_the_umask_holds_for_outputs_and_the_folders_made_for_them(command, tree
 # Patterns
 
 
-def test_a_quoted_pattern_is_what_it_matches_and_one_that_matches_nothing_is_named(command, tree, here):
-    save(noise(4, 4, 3), here / "[1].png")
+def test_a_pattern_is_expanded_and_one_without_matches_is_an_error(command, tree, cwd):
+    save(noise(4, 4, 3), cwd / "[1].png")
     patterns = ["tree/**/a*", "none/*.png", "tree/sub/*.gif", "[1].png", "tree/b.p?g"]
     code, out, err = command("compress", *patterns, "-d", "out", "-k", 4)
     assert code == 1
@@ -209,22 +209,22 @@ def test_a_quoted_pattern_is_what_it_matches_and_one_that_matches_nothing_is_nam
         "gpukmeans: failed: none/*.png: matches no file; check the pattern",
         "gpukmeans: failed: tree/sub/*.gif: matches no file; check the pattern",
     ]
-    assert names(here / "out") == {"a-4.png", "sub/a-4.png", "[1]-4.png", "b-4.png"}
+    assert names(cwd / "out") == {"a-4.png", "sub/a-4.png", "[1]-4.png", "b-4.png"}
 
 
 # Without writing
 
 
-def test_a_dry_run_says_what_there_would_be_and_writes_nothing(command, tree, here):
-    before = files(here)
+def test_a_dry_run_reports_what_would_be_written_and_writes_nothing(command, tree, cwd):
+    before = files(cwd)
     args = ("compress", "tree", "-r", "-d", "out", "-k", 4)
     code, out, _ = command(*args, "--dry-run")
     assert code == 0
-    assert inputs_of(out) == [f"tree/{name}" for name in PLACES]
+    assert inputs_of(out) == [f"tree/{name}" for name in OUTPUTS]
     assert all(line.endswith(", not written") for line in out.splitlines())
     dry = [json.loads(line) for line in command(*args, "--dry-run", "--json")[1].splitlines()]
-    assert files(here) == before
-    assert not (here / "out").exists()
+    assert files(cwd) == before
+    assert not (cwd / "out").exists()
     real = [json.loads(line) for line in command(*args, "--json")[1].splitlines()]
     assert [report.pop("written") for report in dry] == [False] * 4
     assert [report.pop("written") for report in real] == [True] * 4
@@ -235,27 +235,27 @@ def test_a_dry_run_says_what_there_would_be_and_writes_nothing(command, tree, he
 # After a failure
 
 
-def test_fail_fast_begins_nothing_after_a_failure_and_all_else_is_done_without_it(command, tree, here):
+def test_fail_fast_starts_no_file_after_a_failure(command, tree, cwd):
     (tree / "b.png").write_text("no picture")
     args = ("compress", "tree", "-r", "-d", "out", "-k", 4)
     code, out, err = command(*args, "--fail-fast", "-j", 1)
     assert (code, inputs_of(out)) == (1, ["tree/a.PNG"])
-    told, summary, again = err.splitlines()
-    assert told.startswith("gpukmeans: tree/b.png: is not an image")
+    failure, summary, again = err.splitlines()
+    assert failure.startswith("gpukmeans: tree/b.png: is not an image")
     assert summary.startswith("gpukmeans: 1 of 4 files done, 1 failed, 2 not begun or given up, ")
     assert again.startswith("gpukmeans: failed: tree/b.png: ")
-    assert names(here / "out") == {"a-4.png"}
+    assert names(cwd / "out") == {"a-4.png"}
     code, out, err = command(*args, "--skip-existing", "--quiet")
     assert (code, out) == (1, "")
     assert_one_line(err, "tree/b.png: is not an image")
-    assert names(here / "out") == set(PLACES.values()) - {"b-4.png"}
+    assert names(cwd / "out") == set(OUTPUTS.values()) - {"b-4.png"}
 
 
-@linux
-def test_a_disk_that_gets_full_has_whole_files_and_those_that_did_not_fit_are_named(command, small_disk, here):
-    (here / "tree").mkdir()
+@linux_only
+def test_a_disk_that_gets_full_has_only_complete_files_and_the_others_are_errors(command, small_disk, cwd):
+    (cwd / "tree").mkdir()
     for number, side in enumerate([30, 150, 31, 160, 32]):
-        save(noise(side, side, 3, seed=number), here / "tree" / f"{number}.png")
+        save(noise(side, side, 3, seed=number), cwd / "tree" / f"{number}.png")
     args = ("compress", "tree", "-r", "-k", 256, "--max-iter", 1, "--refine", 0, "--json", "-j", 2)
     code, out, err = command(*args, "-d", small_disk / "out")
     assert code == 1
@@ -275,12 +275,12 @@ def test_a_disk_that_gets_full_has_whole_files_and_those_that_did_not_fit_are_na
 
 @pytest.fixture
 def ranks(capsys, monkeypatch):
-    """Exit codes, stdout and stderr of so many ranks with these arguments, which are threads here."""
+    """Exit codes, stdout and stderr of this many ranks with these arguments. The ranks are threads."""
 
     def ranks(size, *args):
         def one(rank):
-            mine.place = Place(rank=rank, size=size, local_rank=rank, local_size=size)
-            mine.ranks = meeting.Meeting(mine.place, store)
+            local.env = RankEnv(rank=rank, size=size, local_rank=rank, local_size=size)
+            local.ranks = rank_store.RankStore(local.env, store)
             with pytest.raises(SystemExit) as caught:
                 main(["compress", *map(str, args), "-j", "1"])
             return caught.value.code
@@ -289,52 +289,54 @@ def ranks(capsys, monkeypatch):
         with ThreadPoolExecutor(size) as pool:
             return list(pool.map(one, range(size), timeout=60)), *capsys.readouterr()
 
-    mine = threading.local()
-    for room in (arguments, meeting):
-        monkeypatch.setattr(room, "place", lambda: mine.place)
-    monkeypatch.setattr(meeting, "_all_ranks", lambda place: mine.ranks)
-    monkeypatch.setattr(Processes, "obstacle", staticmethod(lambda: "threads are not to be copied"))
+    local = threading.local()
+    for module in (validation, rank_store):
+        monkeypatch.setattr(module, "rank_env", lambda: local.env)
+    monkeypatch.setattr(rank_store, "_all_ranks", lambda _: local.ranks)
+    monkeypatch.setattr(
+        ProcessPool, "unsupported_reason", staticmethod(lambda: "ranks are threads, which fork does not copy")
+    )
     return ranks
 
 
 @pytest.mark.parametrize("size", [2, 3, 6])
-def test_ranks_share_the_files_that_the_first_of_them_finds(ranks, tree, here, size):
+def test_ranks_divide_the_files_that_the_main_rank_finds(ranks, tree, cwd, size):
     codes, out, err = ranks(size, "tree", "-r", "-d", "out", "-k", 4)
     assert codes == [0] * size
-    assert sorted(inputs_of(out)) == [f"tree/{name}" for name in PLACES]
-    assert names(here / "out") == set(PLACES.values())
+    assert sorted(inputs_of(out)) == [f"tree/{name}" for name in OUTPUTS]
+    assert names(cwd / "out") == set(OUTPUTS.values())
     assert_one_line(err, "4 of 4 files done, ")
 
 
-def test_only_one_rank_looks_for_files_which_may_come_and_go_meanwhile(ranks, tree, monkeypatch):
-    def planned(*args, **options):
+def test_only_the_main_rank_searches_for_files(ranks, tree, monkeypatch):
+    def plan_jobs(*args, **options):
         plans.append(original(*args, **options))
         save(noise(3, 3, 3), tree / "late.png")
         return plans[-1]
 
-    plans, original = [], compress.planned
-    monkeypatch.setattr(compress, "planned", planned)
+    plans, original = [], compress.plan_jobs
+    monkeypatch.setattr(compress, "plan_jobs", plan_jobs)
     before = names(tree)
     assert ranks(2, tree, "-r", "-k", 4)[0] == [0, 0]
     assert len(plans) == 1
-    assert names(tree) == before | set(PLACES.values()) | {"late.png"}
+    assert names(tree) == before | set(OUTPUTS.values()) | {"late.png"}
 
 
-def test_a_file_that_fails_is_of_one_rank_and_all_others_are_done(ranks, tree, here):
+def test_a_failing_file_affects_one_rank_and_no_other_file(ranks, tree, cwd):
     (tree / "b.png").write_text("no picture")
     codes, out, err = ranks(2, "tree", "-r", "-d", "out", "-k", 4, "--json", "--shared-palette")
     assert codes == [0, 1]
-    assert sorted(json.loads(line)["input"] for line in out.splitlines()) == [f"tree/{name}" for name in PLACES]
-    assert names(here / "out") == set(PLACES.values()) - {"b-4.png"}
+    assert sorted(json.loads(line)["input"] for line in out.splitlines()) == [f"tree/{name}" for name in OUTPUTS]
+    assert names(cwd / "out") == set(OUTPUTS.values()) - {"b-4.png"}
     failure, summary, again = err.splitlines()
     assert "tree/b.png: is not an image" in failure
     assert "3 of 4 files done, 1 failed, " in summary
     assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
 
 
-def test_pictures_that_share_no_palette_are_one_line_of_all_ranks(ranks, here):
+def test_unreadable_pictures_with_a_shared_palette_give_one_line_for_all_ranks(ranks, cwd):
     for name in ("a.png", "b.png"):
-        (here / name).write_text("no picture")
+        (cwd / name).write_text("no picture")
     codes, out, err = ranks(2, "a.png", "b.png", "-k", 4, "--shared-palette")
     assert (codes, out) == ([1, 1], "")
     assert_one_line(err, "none of the pictures can be read")
@@ -348,20 +350,20 @@ def test_pictures_that_share_no_palette_are_one_line_of_all_ranks(ranks, here):
         (["tree/sub", "tree/a.PNG", "-r", "-d", "out"], "2 inputs would write"),
         (["tree", "-r", "--palette", "missing.hex"], "missing.hex"),
         (["tree", "-r", "--device", "cuda"], "use --device cpu or auto"),
-        (["-"], "- is a picture for one process, and there are 3 ranks"),
-        (["tree/b.png", "-o", "-"], "- is a picture for one process"),
+        (["-"], "- needs a single process, got 3 ranks"),
+        (["tree/b.png", "-o", "-"], "- needs a single process"),
     ],
 )
-def test_ranks_say_once_what_is_wrong_with_their_arguments(ranks, tree, here, args, complaint):
-    before = files(here)
+def test_ranks_print_an_argument_error_once(ranks, tree, cwd, args, complaint):
+    before = files(cwd)
     codes, out, err = ranks(3, *args)
     assert (codes, out) == ([2, 2, 2], "")
     assert_one_line(err, complaint)
-    assert files(here) == before
+    assert files(cwd) == before
 
 
-def test_processes_started_by_torchrun_write_the_bytes_of_one(command, tree, here):
-    """Also where one of them has a file that fails, which must not stop the others."""
+def test_processes_started_by_torchrun_write_the_bytes_of_one_process(command, tree, cwd):
+    """One rank has a file that fails, which must not stop the other rank."""
     (tree / "sub" / "broken.png").write_text("no picture")
     args = ("tree", "-r", "-k", "8", "-j", "1", "--shared-palette", "--device", "cpu")
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", LAUNCHER)
@@ -371,11 +373,11 @@ def test_processes_started_by_torchrun_write_the_bytes_of_one(command, tree, her
     assert answer.returncode == 1
     assert command("compress", *args, "-d", "one")[0] == 1
     one, two = (
-        {path.relative_to(here / name): data for path, data in files(here / name).items()} for name in ("one", "two")
+        {path.relative_to(cwd / name): data for path, data in files(cwd / name).items()} for name in ("one", "two")
     )
     assert len(one) == 4
     assert two == one
-    assert sorted(inputs_of(answer.stdout)) == [f"tree/{name}" for name in PLACES]
+    assert sorted(inputs_of(answer.stdout)) == [f"tree/{name}" for name in OUTPUTS]
     failure, summary, again = [line for line in answer.stderr.splitlines() if line.startswith("gpukmeans: ")]
     assert "tree/sub/broken.png: is not an image" in failure
     assert "4 of 5 files done, 1 failed, " in summary
@@ -387,7 +389,7 @@ def test_processes_started_by_torchrun_write_the_bytes_of_one(command, tree, her
 
 @pytest.fixture
 def piped(monkeypatch, capsys):
-    """Exit code, bytes on stdout and text on stderr of `gpukmeans compress` with such bytes on stdin."""
+    """Exit code, bytes on stdout and text on stderr of `gpukmeans compress` with these bytes on stdin."""
 
     def piped(*args, data=b""):
         raw = io.BytesIO()
@@ -402,29 +404,29 @@ def piped(monkeypatch, capsys):
 
 
 @pytest.fixture
-def photo(here):
-    return save(noise(11, 17, 3), here / "photo.png")
+def photo(cwd):
+    return save(noise(11, 17, 3), cwd / "photo.png")
 
 
 @pytest.fixture
-def animation(here):
+def animation(cwd):
     frames = [Image.fromarray(noise(9, 8, 3, seed=seed)) for seed in range(3)]
-    frames[0].save(here / "a.gif", save_all=True, append_images=frames[1:], duration=70)
-    return here / "a.gif"
+    frames[0].save(cwd / "a.gif", save_all=True, append_images=frames[1:], duration=70)
+    return cwd / "a.gif"
 
 
-def test_a_picture_through_a_pipe_is_the_one_that_a_file_gets(command, photo, here):
+def test_a_picture_through_a_pipe_equals_the_one_written_to_a_file(command, photo, cwd):
     assert command("compress", photo, "-k", 16, "-o", "few.png")[0] == 0
-    before = files(here)
+    before = files(cwd)
     with photo.open("rb") as stdin:
         args = [*COMMAND, "-", "-k", "16"]
-        answer = subprocess.run(args, stdin=stdin, cwd=here, env=ENV, capture_output=True, timeout=120, check=False)
+        answer = subprocess.run(args, stdin=stdin, cwd=cwd, env=ENV, capture_output=True, timeout=120, check=False)
     assert (answer.returncode, answer.stdout) == (0, Path("few.png").read_bytes())
     assert_one_line(answer.stderr.decode(), "gpukmeans: - -> -: 17 x 11, 187 -> 16 colors, ")
-    assert files(here) == before
+    assert files(cwd) == before
 
 
-def test_either_end_may_be_a_file(command, piped, photo):
+def test_input_or_output_may_be_a_file(command, piped, photo):
     command("compress", photo, "-k", 5, "-o", "few.png")
     few = Path("few.png").read_bytes()
     code, out, err = piped(photo, "-k", 5, "-o", "-")
@@ -437,7 +439,7 @@ def test_either_end_may_be_a_file(command, piped, photo):
     assert (code, json.loads(out)["input"], Path("json.png").read_bytes()) == (0, "-", few)
 
 
-def test_quiet_and_dry_runs_of_a_pipe_say_and_write_as_little_as_elsewhere(piped, photo):
+def test_quiet_and_dry_run_work_with_a_pipe(piped, photo):
     data = photo.read_bytes()
     code, out, err = piped("-", "-q", data=data)
     assert (code, out[:4], err) == (0, b"\x89PNG", "")
@@ -465,13 +467,13 @@ def test_an_animation_comes_through_a_pipe(piped, animation):
     ],
     ids=["empty", "text", "head"],
 )
-def test_what_is_no_picture_on_stdin_is_one_line_and_nothing_on_stdout(piped, here, data, complaint):
+def test_invalid_data_on_stdin_gives_one_line_and_nothing_on_stdout(piped, cwd, data, complaint):
     code, out, err = piped("-", data=data)
     assert (code, out) == (1, b"")
     assert_one_line(err, complaint)
     code, out, err = piped("-", "-o", "x.png", data=data)
     assert (code, out) == (1, b"")
-    assert not (here / "x.png").exists()
+    assert not (cwd / "x.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -486,15 +488,15 @@ def test_what_is_no_picture_on_stdin_is_one_line_and_nothing_on_stdout(piped, he
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_does_not_fit_a_pipe_exits_2_before_any_work(piped, photo, here, args, complaint):
+def test_options_that_conflict_with_a_pipe_give_exit_code_2_before_any_work(piped, photo, cwd, args, complaint):
     code, out, err = piped(*args, data=photo.read_bytes())
     assert (code, out) == (2, b"")
     assert_one_line(err, complaint)
-    assert names(here) == {"photo.png"}
+    assert names(cwd) == {"photo.png"}
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout"])
-def test_a_pipe_that_is_closed_exits_2(monkeypatch, capsys, photo, stream):
+def test_a_closed_stream_gives_exit_code_2(monkeypatch, capsys, photo, stream):
     monkeypatch.setattr(sys, stream, None)
     with pytest.raises(SystemExit) as caught:
         main(["compress", "-"] if stream == "stdin" else ["compress", "photo.png", "-o", "-"])
@@ -502,8 +504,8 @@ def test_a_pipe_that_is_closed_exits_2(monkeypatch, capsys, photo, stream):
     assert_one_line(capsys.readouterr().err, {"stdin": "standard input", "stdout": "standard output"}[stream], "closed")
 
 
-def test_stdout_is_never_skipped_whatever_lies_in_the_folder(piped, photo, here):
-    (here / "-").write_bytes(b"a file of that name")
+def test_stdout_is_never_skipped_even_if_a_file_has_its_name(piped, photo, cwd):
+    (cwd / "-").write_bytes(b"a file of that name")
     code, out, _ = piped("-", "--skip-existing", data=photo.read_bytes())
     assert (code, out[:4]) == (0, b"\x89PNG")
     assert Path("-").read_bytes() == b"a file of that name"
@@ -512,10 +514,10 @@ def test_stdout_is_never_skipped_whatever_lies_in_the_folder(piped, photo, here)
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes and devices of Unix")
 @pytest.mark.parametrize(
     ("sink", "args"),
-    [("gone", ["-"]), ("full", ["-"]), ("gone", ["tree", "-r", "-d", "out", "-j", "2"])],
-    ids=["picture to nobody", "picture to a full disk", "lines to nobody"],
+    [("closed", ["-"]), ("full", ["-"]), ("closed", ["tree", "-r", "-d", "out", "-j", "2"])],
+    ids=["picture to a closed pipe", "picture to a full disk", "lines to a closed pipe"],
 )
-def test_a_stdout_that_takes_nothing_is_at_most_one_line_and_exit_1(tree, photo, here, sink, args):
+def test_an_unwritable_stdout_gives_at_most_one_line_and_exit_code_1(tree, photo, cwd, sink, args):
     if sink == "full":
         if not Path("/dev/full").exists():
             pytest.skip("needs a device that is always full")
@@ -526,7 +528,7 @@ def test_a_stdout_that_takes_nothing_is_at_most_one_line_and_exit_1(tree, photo,
     with photo.open("rb") as stdin, os.fdopen(stdout, "wb") as out:
         answer = subprocess.run(
             [*COMMAND, *args],
-            cwd=here,
+            cwd=cwd,
             env=ENV,
             stdin=stdin,
             stdout=out,
@@ -536,23 +538,23 @@ def test_a_stdout_that_takes_nothing_is_at_most_one_line_and_exit_1(tree, photo,
         )
     assert answer.returncode == 1
     lines = [line for line in answer.stderr.decode().splitlines() if " files done" not in line]
-    assert [line.split(" (")[0] for line in lines] == (["gpukmeans: cannot go on"] if sink == "full" else [])
-    if args != ["-"]:  # what was done before is whole
-        assert names(here / "out") <= {place.replace("-4", "-20") for place in PLACES.values()}
+    assert [line.split(" (")[0] for line in lines] == (["gpukmeans: cannot continue"] if sink == "full" else [])
+    if args != ["-"]:  # files written before are complete
+        assert names(cwd / "out") <= {path.replace("-4", "-20") for path in OUTPUTS.values()}
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo terminals here")
-def test_a_bar_on_the_terminal_leaves_lines_in_a_file_untouched(tree, here):
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo terminals")
+def test_a_progress_bar_on_the_terminal_does_not_change_stdout_in_a_file(tree, cwd):
     reader, writer = os.openpty()
     with open("lines.txt", "wb") as out:
         args = [*COMMAND, "tree", "-r", "-d", "out", "-k", "4", "-j", "2"]
-        process = subprocess.Popen(args, cwd=here, env=ENV, stdin=subprocess.DEVNULL, stdout=out, stderr=writer)
+        process = subprocess.Popen(args, cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, stdout=out, stderr=writer)
     os.close(writer)
     written = bytearray()
     try:
         while data := os.read(reader, 1 << 16):
             written += data
-    except OSError:  # nobody has the other end open any more
+    except OSError:  # the other end is closed
         pass
     os.close(reader)
     assert process.wait(timeout=60) == 0
@@ -560,7 +562,7 @@ def test_a_bar_on_the_terminal_leaves_lines_in_a_file_untouched(tree, here):
     assert b"\x1b[?25h" in written  # the cursor is back
     assert b"4 of 4 files done, " in written.rpartition(b"\x1b")[2]
     text = Path("lines.txt").read_text()
-    assert inputs_of(text) == [f"tree/{name}" for name in PLACES]
+    assert inputs_of(text) == [f"tree/{name}" for name in OUTPUTS]
     assert text.replace("\n", "").isprintable()
     assert b"a.PNG" not in written
 
@@ -569,32 +571,32 @@ def test_a_bar_on_the_terminal_leaves_lines_in_a_file_untouched(tree, here):
 
 
 def session_of(process):
-    """Processes at work in the session that this one began, but for itself."""
+    """The running processes of the session that this process started, without itself."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session, *others = path.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has just ended
             continue
         if int(session) == process.pid and int(path.parent.name) != process.pid and state != "Z":
             found.append((int(path.parent.name), sum(map(int, others[7:9]))))
-    # The one that has taken most time of a processor first.
+    # The one with most CPU time first.
     return [number for number, _ in sorted(found, key=lambda pair: -pair[1])]
 
 
-def wait_until(true, seconds=60):
+def wait_until(condition, seconds=60):
     for _ in range(100 * seconds):
-        if found := true():
+        if found := condition():
             return found
         time.sleep(0.01)
-    raise AssertionError("that did not happen")
+    raise AssertionError("timeout")
 
 
 @contextmanager
-def at_work(here, *args):
-    """The command in a session of its own, by two workers; none of it is left afterwards."""
+def running(cwd, *args):
+    """The running command with two workers in its own session; all its processes are killed at the end."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([*COMMAND, *args], cwd=here, env=ENV, text=True, start_new_session=True, **pipes)
+    process = subprocess.Popen([*COMMAND, *args], cwd=cwd, env=ENV, text=True, start_new_session=True, **pipes)
     try:
         yield process
     finally:
@@ -603,47 +605,47 @@ def at_work(here, *args):
         process.communicate()
 
 
-# A worker that is not stopped works on a large picture for longer than a test waits.
+# A large picture takes a worker longer than the timeout of a test.
 LONG = ("-k", "256", "--tol", "0", "--max-iter", "100000", "--n-init", "3")
 SHORT = ("-k", "256", "--max-iter", "1", "--refine", "0")
 
 
 @pytest.fixture
-def long_tree(here):
-    """Small pictures 0, 3 and 4, and between them two that take long."""
-    (here / "tree").mkdir()
+def long_tree(cwd):
+    """Small pictures 0, 3 and 4, and the large pictures 1 and 2 between them."""
+    (cwd / "tree").mkdir()
     for number, side in enumerate([4, 600, 600, 5, 6]):
-        save(noise(side, side, 3, seed=number), here / "tree" / f"{number}.png", compress_level=1)
-    return here / "tree"
+        save(noise(side, side, 3, seed=number), cwd / "tree" / f"{number}.png", compress_level=1)
+    return cwd / "tree"
 
 
-@linux
-def test_ctrl_c_ends_all_workers_and_a_second_run_does_the_rest(command, long_tree, here):
-    with at_work(here, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
+@linux_only
+def test_ctrl_c_ends_all_workers_and_a_second_run_compresses_the_rest(command, long_tree, cwd):
+    with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
         assert process.stdout.readline().startswith("tree/0.png -> ")
-        time.sleep(0.5)  # two are at work on the large ones now
+        time.sleep(0.5)  # now both workers have a large picture
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
         assert session_of(process) == []
     interrupted, summary = err.splitlines()
-    assert interrupted == "gpukmeans: interrupted; --skip-existing goes on where this ended"
+    assert interrupted == "gpukmeans: interrupted; run again with --skip-existing to continue"
     assert summary.startswith("gpukmeans: 1 of 5 files done, 4 not begun or given up, ")
-    assert names(here / "out") == {"0-256.png"}
+    assert names(cwd / "out") == {"0-256.png"}
     code, out, err = command("compress", "tree", "-r", "-d", "out", *SHORT, "--skip-existing")
     assert (code, inputs_of(out)) == (0, [f"tree/{number}.png" for number in range(1, 5)])
     assert_one_line(err, "4 of 5 files done, 1 skipped, ")
-    assert [rgba(here / "out" / f"{number}-256.png").shape[0] for number in range(5)] == [4, 600, 600, 5, 6]
+    assert [rgba(cwd / "out" / f"{number}-256.png").shape[0] for number in range(5)] == [4, 600, 600, 5, 6]
 
 
-@linux
+@linux_only
 @pytest.mark.parametrize(
     ("number", "send"),
     [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGKILL, os.kill)],
     ids=["SIGTERM", "SIGTERM of the group", "SIGKILL"],
 )
-def test_a_parent_that_is_killed_takes_its_workers_along_and_leaves_no_part_of_a_file(long_tree, here, number, send):
-    with at_work(here, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
+def test_a_killed_parent_ends_its_workers_and_leaves_no_partial_file(long_tree, cwd, number, send):
+    with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
         assert process.stdout.readline().startswith("tree/0.png -> ")
         time.sleep(0.5)
         assert len(session_of(process)) == 2
@@ -651,14 +653,14 @@ def test_a_parent_that_is_killed_takes_its_workers_along_and_leaves_no_part_of_a
         assert process.wait(timeout=60) == -number
         wait_until(lambda: not session_of(process), seconds=10)
         assert process.communicate() == ("", "")
-    assert names(here / "out") == {"0-256.png"}
+    assert names(cwd / "out") == {"0-256.png"}
 
 
-@linux
-def test_a_worker_that_is_killed_costs_its_file_and_no_other(long_tree, here):
-    shutil.copy(long_tree / "3.png", long_tree / "2.png")  # one long picture is enough
-    with at_work(here, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
-        wait_until((here / "out" / "4-256.png").exists)
+@linux_only
+def test_a_killed_worker_fails_its_file_and_no_other(long_tree, cwd):
+    shutil.copy(long_tree / "3.png", long_tree / "2.png")  # one large picture is enough
+    with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
+        wait_until((cwd / "out" / "4-256.png").exists)
         workers = session_of(process)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
@@ -667,8 +669,8 @@ def test_a_worker_that_is_killed_costs_its_file_and_no_other(long_tree, here):
         assert session_of(process) == []
     assert inputs_of(out) == [f"tree/{number}.png" for number in (0, 2, 3, 4)]
     why = "tree/1.png: the process that worked on it was killed, perhaps for its memory; try fewer --jobs"
-    told, summary, again = err.splitlines()
-    assert told == f"gpukmeans: {why}"
+    failure, summary, again = err.splitlines()
+    assert failure == f"gpukmeans: {why}"
     assert re.match(r"gpukmeans: 4 of 5 files done, 1 failed, ", summary)
     assert again == f"gpukmeans: failed: {why}"
-    assert names(here / "out") == {f"{number}-256.png" for number in (0, 2, 3, 4)}
+    assert names(cwd / "out") == {f"{number}-256.png" for number in (0, 2, 3, 4)}

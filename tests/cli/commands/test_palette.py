@@ -10,9 +10,8 @@ import pytest
 from helpers.picture_files import assert_one_line, noise
 from PIL import Image
 
-from gpukmeans_cli.commands import palette as command
 from gpukmeans_cli.formats.palette_files import read_palette
-from gpukmeans_cli.images import palette_usage as shares
+from gpukmeans_cli.images import palette_report, palette_usage
 from gpukmeans_cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command):
-    """Exit code, stdout and stderr of `gpukmeans palette`."""
+    """Runs `gpukmeans palette`, and gives the exit code, stdout and stderr."""
     return functools.partial(command, "palette")
 
 
@@ -37,17 +36,17 @@ def save(pixels, path, **options):
 
 
 def refuse(*args, **options):
-    raise AssertionError("this should not have been called")
+    raise AssertionError("unexpected call")
 
 
-# What is printed
+# Reports
 
 
-def test_each_color_is_a_line_with_its_share_the_largest_first(run, photo):
+def test_each_color_is_a_line_with_its_percentage_in_descending_order(run, photo):
     assert run(photo) == (0, "#ff0000  50.0 %\n#ffffff  31.2 %\n#0000ff  18.8 %\n", "")
 
 
-def test_no_more_colors_than_asked_for_are_printed_and_8_by_default(run, tmp_path):
+def test_at_most_k_colors_are_printed_and_8_by_default(run, tmp_path):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     assert run(photo)[1].count("\n") == 8
     code, out, err = run(photo, "-k", 5)
@@ -58,20 +57,20 @@ def test_no_more_colors_than_asked_for_are_printed_and_8_by_default(run, tmp_pat
     assert sum(percents) == pytest.approx(100, abs=0.3)
 
 
-def test_the_palette_is_that_of_compress(run, tmp_path):
+def test_the_palette_equals_that_of_compress(run, tmp_path):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     colors = run(photo, "-k", 6, "--seed", 3)[1]
     with pytest.raises(SystemExit):
         main(["compress", str(photo), "-k", "6", "--seed", "3", "-q"])
     pixels = np.asarray(Image.open(tmp_path / "photo-6.png").convert("RGB")).reshape(-1, 3)
-    worn, counts = np.unique(pixels, axis=0, return_counts=True)
+    used, counts = np.unique(pixels, axis=0, return_counts=True)
     expected = {
-        f"#{bytes(c).hex()}  {100 * n / len(pixels):4.1f} %" for c, n in zip(worn.tolist(), counts, strict=True)
+        f"#{bytes(c).hex()}  {100 * n / len(pixels):4.1f} %" for c, n in zip(used.tolist(), counts, strict=True)
     }
     assert set(colors.splitlines()) == expected
 
 
-def test_a_share_too_small_to_show_is_not_said_to_be_none(run, tmp_path):
+def test_a_tiny_percentage_is_not_printed_as_zero(run, tmp_path):
     pixels = np.zeros((100, 100, 3), dtype=np.uint8)
     pixels[5, 5] = 255
     assert run(save(pixels, tmp_path / "a.png"))[1] == "#000000  100.0 %\n#ffffff  < 0.1 %\n"
@@ -98,7 +97,7 @@ def test_a_gimp_palette_is_named_after_the_picture(run, photo):
     )
 
 
-def test_what_is_printed_is_read_as_the_same_palette(run, photo, tmp_path):
+def test_the_printed_palette_can_be_read_back(run, photo, tmp_path):
     for name, args in (("a.gpl", ["--gpl"]), ("b.hex", [])):
         text = run(photo, *args)[1]
         (tmp_path / name).write_text(re.sub(r"  [\d.]+ %", "", text))
@@ -106,11 +105,11 @@ def test_what_is_printed_is_read_as_the_same_palette(run, photo, tmp_path):
 
 
 @pytest.mark.parametrize(("bits", "code"), [(24, "48;2;255;0;0"), (8, "48;5;196")])
-def test_a_terminal_gets_swatches(photo, monkeypatch, bits, code):
-    # What is captured is no terminal, and typer takes the codes away from what is none.
+def test_swatches_are_printed_on_a_terminal(photo, monkeypatch, bits, code):
+    # typer removes color codes from output that is no terminal, such as captured output.
     lines = []
-    monkeypatch.setattr(command, "color_bits", lambda stream, environ: bits)
-    monkeypatch.setattr(command.typer, "echo", lines.append)
+    monkeypatch.setattr(palette_report, "color_bits", lambda stream, environ: bits)
+    monkeypatch.setattr(palette_report.typer, "echo", lines.append)
     with pytest.raises(SystemExit):
         main(["palette", str(photo)])
     assert lines[0] == f"\x1b[{code}m    \x1b[0m #ff0000  50.0 %"
@@ -126,27 +125,27 @@ def test_a_terminal_gets_swatches(photo, monkeypatch, bits, code):
         ({"TERM": "xterm", "COLORTERM": "truecolor", "NO_COLOR": "1"}, b"#ff0000"),
     ],
 )
-def test_a_real_terminal_is_asked_what_it_can_show(photo, environ, start, monkeypatch, capsys):
+def test_swatches_depend_on_the_color_depth_of_the_terminal(photo, environ, start, monkeypatch, capsys):
     for name in ("NO_COLOR", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    ours, theirs = os.openpty()
-    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as caught:
             main(["palette", str(photo), "--device", "cpu"])
         terminal.flush()
-        shown = os.read(ours, 1000)
-    os.close(ours)
-    assert (ended.value.code, capsys.readouterr().err) == (0, "")
+        shown = os.read(reader, 1000)
+    os.close(reader)
+    assert (caught.value.code, capsys.readouterr().err) == (0, "")
     assert shown.startswith(start)
 
 
 # Several pictures
 
 
-def test_several_pictures_have_a_palette_each_with_the_name_above(run, photo, tmp_path):
+def test_each_of_several_pictures_has_a_palette_below_its_name(run, photo, tmp_path):
     other = save(np.full((2, 2, 3), 7), tmp_path / "other.png")
     code, out, err = run(other, photo)
     assert (code, err) == (0, "")
@@ -164,28 +163,28 @@ def test_a_shared_palette_counts_the_pixels_of_all(run, photo, tmp_path):
     assert run(photo, other, "--shared", "--gpl")[1].splitlines()[1] == "Name: 2 pictures"
 
 
-def test_a_shared_palette_is_that_of_the_pictures_side_by_side(run, tmp_path):
+def test_a_shared_palette_equals_that_of_the_concatenated_pictures(run, tmp_path):
     one, other = noise(16, 16, 3), noise(16, 16, 3, seed=1)
     names = [save(one, tmp_path / "one.png"), save(other, tmp_path / "other.png")]
     both = save(np.concatenate([one, other]), tmp_path / "both.png")
     assert run(*names, "--shared", "-k", 7)[1] == run(both, "-k", 7)[1]
 
 
-def test_the_same_seed_gives_the_same_colors_and_another_seed_others(run, tmp_path):
+def test_equal_seeds_give_equal_colors_and_different_seeds_do_not(run, tmp_path):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     one, again, other = (run(photo, "--seed", seed)[1] for seed in (7, 7, 8))
     assert one == again
     assert one != other
 
 
-# Pictures that are hardly any
+# Degenerate pictures
 
 
 def test_a_picture_of_one_pixel_has_one_color(run, tmp_path):
     assert run(save([[[1, 2, 3]]], tmp_path / "a.png")) == (0, "#010203  100.0 %\n", "")
 
 
-def test_a_picture_that_is_all_transparent_has_one_color(run, tmp_path):
+def test_a_fully_transparent_picture_has_one_color(run, tmp_path):
     pixels = noise(5, 4, 4)
     pixels[..., 3] = 0
     photo = save(pixels, tmp_path / "a.png")
@@ -196,7 +195,7 @@ def test_a_picture_that_is_all_transparent_has_one_color(run, tmp_path):
     assert run(photo, "--gpl") == (0, "GIMP Palette\nName: a\n#\n", "")
 
 
-def test_transparent_pixels_are_one_color_and_count(run, tmp_path):
+def test_transparent_pixels_count_as_one_color(run, tmp_path):
     pixels = np.zeros((4, 5, 4), dtype=np.uint8)
     pixels[:, 0] = (9, 8, 7, 0)
     pixels[:, 1] = (6, 5, 4, 0)
@@ -211,12 +210,12 @@ def test_grey_is_printed_as_a_color(run, tmp_path):
 
 
 @pytest.mark.parametrize("k", [1, 256])
-def test_the_smallest_and_the_largest_number_of_colors_are_taken(run, tmp_path, k):
+def test_the_smallest_and_the_largest_number_of_colors_are_accepted(run, tmp_path, k):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     assert len(json.loads(run(photo, "-k", k, "--json")[1])["colors"]) == k
 
 
-def test_a_gif_of_several_frames_says_that_only_the_first_was_taken(run, tmp_path):
+def test_a_gif_of_several_frames_gives_a_note_that_the_first_was_taken(run, tmp_path):
     frames = [Image.new("RGB", (2, 2), (10 * n, 0, 0)) for n in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     code, out, err = run(tmp_path / "a.gif")
@@ -234,7 +233,7 @@ def test_a_gif_of_several_frames_says_that_only_the_first_was_taken(run, tmp_pat
         ("a.HEX", "#ff0000\n#ffffff\n#0000ff\n"),
     ],
 )
-def test_the_output_goes_where_it_is_asked_for(run, photo, tmp_path, name, text):
+def test_the_output_is_written_to_the_given_path(run, photo, tmp_path, name, text):
     assert run(photo, "-o", tmp_path / name) == (0, f"{photo} -> {tmp_path / name}: 3 colors\n", "")
     assert (tmp_path / name).read_text() == text
 
@@ -245,27 +244,27 @@ def test_a_shared_palette_can_be_written(run, photo, tmp_path):
     assert out == f"{photo} and 1 more -> {tmp_path / 'a.hex'}: 3 colors\n"
 
 
-def test_an_output_that_exists_is_left_alone_but_by_force(run, photo, tmp_path, monkeypatch):
-    target = tmp_path / "a.hex"
-    target.write_text("mine")
+def test_an_existing_output_is_overwritten_only_with_force(run, photo, tmp_path, monkeypatch):
+    output = tmp_path / "a.hex"
+    output.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(shares, "read_picture", refuse)
-        code, out, err = run(photo, "-o", target)
-    assert (code, out, target.read_text()) == (1, "", "mine")
+        patch.setattr(palette_usage, "read_picture", refuse)
+        code, out, err = run(photo, "-o", output)
+    assert (code, out, output.read_text()) == (1, "", "mine")
     assert_one_line(err, str(photo), "a.hex already exists; use --force")
-    assert run(photo, "-o", target, "-f")[0] == 0
-    assert target.read_text().startswith("#ff0000\n")
+    assert run(photo, "-o", output, "-f")[0] == 0
+    assert output.read_text().startswith("#ff0000\n")
 
 
-def test_an_output_without_its_folder_is_one_line(run, photo, tmp_path):
+def test_a_missing_folder_of_the_output_gives_one_line(run, photo, tmp_path):
     code, out, err = run(photo, "-o", tmp_path / "none" / "a.hex")
     assert (code, out) == (1, "")
     assert_one_line(err, "a.hex", "its folder does not exist")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
 @pytest.mark.parametrize("name", [b"new\nline.png", b"b\xff.png", b"bell\x07.png", "\u65e5\u672c.png".encode()])
-def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
+def test_a_strange_name_does_not_break_the_line(run, tmp_path, name):
     photo = save([[[1, 2, 3]]], tmp_path / os.fsdecode(name))
     code, out, err = run(photo, photo)
     assert (code, err, out.count("\n")) == (0, "", 4)
@@ -277,7 +276,7 @@ def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
     assert json.loads(run(photo, "--json")[1])["input"] == str(photo)
 
 
-# Exit 1: a picture failed
+# Exit code 1: a picture failed
 
 
 @pytest.mark.parametrize(
@@ -290,7 +289,7 @@ def test_a_name_never_breaks_the_line_it_stands_in(run, tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("shared", [[], ["--shared"]], ids=["alone", "shared"])
-def test_a_file_that_cannot_be_read_is_one_line(run, tmp_path, make, complaint, shared):
+def test_a_file_that_cannot_be_read_gives_one_line(run, tmp_path, make, complaint, shared):
     path = tmp_path / "photo.png"
     make(path)
     code, out, err = run(path, *shared, "--json")
@@ -300,35 +299,35 @@ def test_a_file_that_cannot_be_read_is_one_line(run, tmp_path, make, complaint, 
     assert run(path, *shared)[:2] == (1, "")
 
 
-def test_good_pictures_are_done_beside_bad_ones(run, photo, tmp_path):
+def test_valid_pictures_are_processed_beside_invalid_ones(run, photo, tmp_path):
     code, out, err = run(tmp_path / "missing.png", photo)
     assert (code, out.count("\n")) == (1, 4)
     assert out.startswith(f"{photo}:\n#ff0000")
     assert_one_line(err, "missing.png")
 
 
-def test_a_shared_palette_is_that_of_the_pictures_that_could_be_read(run, photo, tmp_path):
+def test_a_shared_palette_is_that_of_the_readable_pictures(run, photo, tmp_path):
     code, out, err = run(tmp_path / "missing.png", photo, "--shared", "--json")
     assert code == 1
-    failed, done = map(json.loads, out.splitlines())
+    failed, found = map(json.loads, out.splitlines())
     assert failed["input"] == str(tmp_path / "missing.png")
-    assert done["inputs"] == [str(photo)]
-    assert len(done["colors"]) == 3
+    assert found["inputs"] == [str(photo)]
+    assert len(found["colors"]) == 3
     assert_one_line(err, "missing.png")
 
 
-def test_max_pixels_lowers_the_limit(run, photo):
+def test_max_pixels_rejects_larger_pictures(run, photo):
     assert run(photo, "--max-pixels", 16)[0] == 0
     code, out, err = run(photo, "--max-pixels", 15)
     assert (code, out) == (1, "")
     assert_one_line(err, str(photo), "16 pixels", "15", "--max-pixels")
 
 
-def test_memory_that_runs_out_is_one_line(run, photo, monkeypatch):
+def test_running_out_of_memory_gives_one_line(run, photo, monkeypatch):
     def fail(*args, **options):
         raise MemoryError
 
-    monkeypatch.setattr(shares, "fit_palette", fail)
+    monkeypatch.setattr(palette_usage, "fit_palette", fail)
     code, out, err = run(photo, photo, "--shared", "--json")
     assert code == 1
     assert_one_line(err, f"{photo} and 1 more: out of memory")
@@ -336,16 +335,16 @@ def test_memory_that_runs_out_is_one_line(run, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["read_picture", "unique_colors", "fit_palette"])
-def test_an_interruption_in_any_stage_leaves_nothing(run, photo, tmp_path, monkeypatch, stage):
+def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shares, stage, interrupt)
+    monkeypatch.setattr(palette_usage, stage, interrupt)
     assert run(photo, "-o", tmp_path / "a.hex") == (130, "", "")
     assert set(tmp_path.iterdir()) == {photo}
 
 
-# Exit 2: nothing was read or written
+# Exit code 2: nothing was read or written
 
 
 WRONG = [
@@ -357,21 +356,21 @@ WRONG = [
     pytest.param(["a.png", "--device", "tpu"], "auto, cpu, cuda or cuda:N", id="another device"),
     pytest.param(["a.png", "-o", "a.png"], "--output must end in .gpl or .hex, got a.png", id="another suffix"),
     pytest.param(["a.png", "-o", "a"], "--output must end in .gpl or .hex, got a", id="no suffix"),
-    pytest.param(["a.png", "--json", "--gpl"], "--json and --gpl", id="two forms"),
+    pytest.param(["a.png", "--json", "--gpl"], "--json and --gpl", id="two formats"),
     pytest.param(["a.png", "--json", "-o", "a.gpl"], "--output", id="file and JSON"),
     pytest.param(["a.png", "--gpl", "-o", "a.gpl"], "--output", id="file and GIMP"),
     pytest.param(
         ["a.png", "b.png", "--gpl"], "--gpl takes one palette, got 2 pictures; add --shared", id="two for GIMP"
     ),
     pytest.param(["a.png", "b.png", "-o", "a.hex"], "--output takes one palette", id="two for one file"),
-    pytest.param(["-", "a.png", "-"], "standard input can be read only once", id="one stream twice"),
+    pytest.param(["-", "a.png", "-"], "standard input can be read only once", id="standard input twice"),
     pytest.param(["a.png", "--dither"], "--dither", id="unknown option"),
 ]
 
 
 @pytest.mark.parametrize(("args", "complaint"), WRONG)
-def test_wrong_arguments_are_one_line_before_anything_is_done(run, monkeypatch, tmp_path, args, complaint):
-    monkeypatch.setattr(shares, "read_picture", refuse)
+def test_wrong_arguments_give_one_line_before_any_work(run, monkeypatch, tmp_path, args, complaint):
+    monkeypatch.setattr(palette_usage, "read_picture", refuse)
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*args)
     assert (code, out) == (2, "")
@@ -379,7 +378,7 @@ def test_wrong_arguments_are_one_line_before_anything_is_done(run, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gpu_that_is_not_there_is_one_line(run, photo):
+def test_a_missing_gpu_gives_one_line(run, photo):
     code, out, err = run(photo, "--device", "cuda")
     assert (code, out) == (2, "")
     assert_one_line(err, "use --device cpu or auto")
@@ -390,7 +389,7 @@ def test_help_and_wrong_arguments_are_answered_without_torch(codes_without_torch
     assert codes_without_torch(calls) == ["0"] + ["2"] * len(WRONG)
 
 
-def test_the_help_of_the_command_names_it(capsys):
+def test_the_main_help_lists_the_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert re.search(r"^\W*palette\s+\w", capsys.readouterr().out, re.MULTILINE)

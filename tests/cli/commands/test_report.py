@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def run(command):
-    """Exit code, stdout and stderr of `gpukmeans report`."""
+    """Runs `gpukmeans report`, and gives the exit code, stdout and stderr."""
     return functools.partial(command, "report")
 
 
@@ -34,7 +34,7 @@ def numbers(page):
     ]
 
 
-def test_a_page_is_written_beside_the_photo_and_a_line_says_so(run, photo):
+def test_a_page_is_written_beside_the_photo_and_one_line_is_printed(run, photo):
     code, out, err = run(photo, "-k", "3,8")
     page = photo.with_name("photo-report.html")
     assert (code, err) == (0, "")
@@ -53,7 +53,7 @@ def test_one_number_is_one_palette(run, photo, tmp_path):
     assert ": 1 palette of 1 color, " in run(photo, "-k", 1, "-o", tmp_path / "one.html")[1]
 
 
-def test_numbers_are_sorted_and_each_is_taken_once(run, photo):
+def test_numbers_are_sorted_and_distinct(run, photo):
     run(photo, "-k", "8, 3,8,003")
     assert numbers(photo.with_name("photo-report.html")) == [3, 8]
 
@@ -61,7 +61,7 @@ def test_numbers_are_sorted_and_each_is_taken_once(run, photo):
 @pytest.mark.parametrize(
     "options", [[], ["--space", "oklab"], ["--dither", "bayer", "--dither-strength", "0.5"], ["--seed", "7"]], ids=str
 )
-def test_sizes_are_those_of_the_files_that_compress_writes_by_the_command_shown(run, photo, tmp_path, options):
+def test_sizes_equal_those_of_the_files_that_the_shown_command_writes(run, photo, tmp_path, options):
     page = tmp_path / "page.html"
     assert run(photo, "-k", "2,5,17", "-o", page, *options)[0] == 0
     written = []
@@ -74,7 +74,7 @@ def test_sizes_are_those_of_the_files_that_compress_writes_by_the_command_shown(
     assert sizes(page) == written
 
 
-def test_equal_photos_make_equal_bytes_wherever_they_are(run, photo, tmp_path):
+def test_equal_photos_in_different_folders_give_equal_pages(run, photo, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "photo.png"
     other.write_bytes(photo.read_bytes())
@@ -87,7 +87,7 @@ def test_equal_photos_make_equal_bytes_wherever_they_are(run, photo, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "x", "0", "257", "4,", "4;8", "-4", "4.5", "1e2", "4,,8", "٤"])
-def test_what_is_no_list_of_numbers_is_refused_before_any_work(run, photo, given, tmp_path):
+def test_an_invalid_list_of_numbers_is_rejected_before_any_work(run, photo, given, tmp_path):
     before = files(tmp_path)
     code, out, err = run(photo, "-k", given)
     assert (code, out) == (2, "")
@@ -95,11 +95,11 @@ def test_what_is_no_list_of_numbers_is_refused_before_any_work(run, photo, given
     assert files(tmp_path) == before
 
 
-def test_other_mistakes_are_one_line_and_exit_2(run, photo, tmp_path):
+def test_other_wrong_arguments_give_one_line_and_exit_code_2(run, photo, tmp_path):
     for args, complaint in (
         ([], "Please specify an image"),
-        (["-"], "standard input has no name to write beside; add --output"),
-        ([photo, "-o", tmp_path / "page.png"], "--output must end in .html, got"),
+        (["-"], "the output cannot be named after standard input; add --output"),
+        ([photo, "-o", tmp_path / "page.png"], "--output must end in .html or .htm, got"),
         ([photo, photo], "photo.png"),
         ([photo, "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N"),
         ([photo, "--device", "cuda"], "cuda"),
@@ -121,14 +121,16 @@ def test_an_existing_page_is_kept_unless_forced(run, photo, tmp_path):
     assert numbers(page) == [2]
 
 
-def test_a_folder_that_is_not_there_is_said_before_any_work(run, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpukmeans_cli.report.variants.try_colors", lambda *args: pytest.fail("work for nothing"))
+def test_a_missing_folder_is_an_error_before_any_work(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "gpukmeans_cli.report.report_file.build_report_data", lambda *args: pytest.fail("unexpected call")
+    )
     code, out, err = run(photo, "-o", tmp_path / "none" / "page.html")
     assert (code, out) == (1, "")
     assert_one_line(err, "none/page.html cannot be written, its folder does not exist")
 
 
-def test_what_is_no_picture_leaves_no_page(run, tmp_path):
+def test_an_invalid_picture_gives_no_page(run, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     before = files(tmp_path)
     for name, complaint in (("text.jpg", "is not an image"), ("missing.png", "does not exist"), (".", "is a folder")):
@@ -138,14 +140,14 @@ def test_what_is_no_picture_leaves_no_page(run, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_too_many_pixels_are_refused(run, photo):
+def test_too_many_pixels_are_rejected(run, photo):
     code, _, err = run(photo, "--max-pixels", 31 * 40 - 1)
     assert code == 1
     assert_one_line(err, "--max-pixels")
     assert run(photo, "--max-pixels", 31 * 40, "-k", 2)[0] == 0
 
 
-def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(run, tmp_path):
+def test_the_first_frame_of_an_animation_is_taken_with_a_note(run, tmp_path):
     frames = [Image.fromarray(noise(9, 8, 3, seed=seed)) for seed in range(3)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     code, _, err = run(tmp_path / "moving.gif", "-k", 2)
@@ -154,7 +156,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(run, tmp_path
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "P", "CMYK", "I;16"])
-def test_any_picture_makes_a_page(run, tmp_path, mode):
+def test_a_picture_of_any_mode_gives_a_page(run, tmp_path, mode):
     path = tmp_path / f"photo.{'tiff' if mode == 'CMYK' else 'png'}"
     if mode == "I;16":
         Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(path)
@@ -165,11 +167,11 @@ def test_any_picture_makes_a_page(run, tmp_path, mode):
     assert len(sizes(tmp_path / "photo-report.html")) == 3
 
 
-def test_a_picture_of_one_pixel_makes_a_page(run, tmp_path):
+def test_a_picture_of_one_pixel_gives_a_page(run, tmp_path):
     assert run(save(noise(1, 1, 3), tmp_path / "a.png"), "-k", "1,2")[0] == 0
 
 
-def test_a_name_of_tags_is_no_tag(run, tmp_path):
+def test_html_in_a_file_name_is_escaped(run, tmp_path):
     path = tmp_path / """<img src=x onerror=alert(1)>&"'.png"""
     save(noise(9, 8, 3), path)
     code, _, err = run(path, "-k", 2)
@@ -179,7 +181,7 @@ def test_a_name_of_tags_is_no_tag(run, tmp_path):
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&#34;&#39;.png</h1>" in page
 
 
-def test_help_is_answered_without_what_draws_the_page():
+def test_help_and_wrong_arguments_are_answered_without_torch_and_jinja():
     code = """
 import sys
 from gpukmeans_cli.main import main

@@ -9,7 +9,7 @@ from gpukmeans_cli.system.atomic_files import STDIO
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder with pictures in it and in folders below, and with other things."""
+    """A folder with pictures in it and in its subfolders, and with other files."""
     root = tmp_path / "in"
     for name in (
         "b.jpg",
@@ -27,19 +27,19 @@ def tree(tmp_path):
 
 
 def pairs(inputs, root, **options):
-    """Sources and targets, relative to a folder."""
+    """Sources and outputs, relative to a folder."""
     jobs = plan(inputs, **{"name": "4"} | options)
     assert not [job for job in jobs if job.problem]
-    return [(str(job.source.relative_to(root)), str(job.target.relative_to(root))) for job in jobs]
+    return [(str(job.source.relative_to(root)), str(job.output.relative_to(root))) for job in jobs]
 
 
-def test_a_file_is_written_beside_itself_under_a_name_that_tells_the_colors(tmp_path):
+def test_an_output_is_beside_its_input_with_the_number_of_colors_in_its_name(tmp_path):
     inputs = [tmp_path / "a.jpg", tmp_path / "b.c.png"]
     assert pairs(inputs, tmp_path) == [("a.jpg", "a-4.png"), ("b.c.png", "b.c-4.png")]
     assert pairs(inputs[:1], tmp_path, name="palette") == [("a.jpg", "a-palette.png")]
 
 
-def test_the_pictures_of_a_folder_come_by_their_paths_and_nothing_that_is_hidden(tree):
+def test_the_pictures_of_a_folder_are_sorted_by_path_without_hidden_files(tree):
     assert pairs([tree], tree, recursive=True) == [
         ("a.PNG", "a-4.png"),
         ("b.jpg", "b-4.png"),
@@ -48,9 +48,9 @@ def test_the_pictures_of_a_folder_come_by_their_paths_and_nothing_that_is_hidden
     ]
 
 
-def test_an_output_folder_keeps_the_tree(tree, tmp_path):
+def test_an_output_folder_has_the_relative_paths_of_the_inputs(tree, tmp_path):
     found = pairs([tree], tmp_path, recursive=True, folder=tmp_path / "out")
-    assert [target for _, target in found] == [
+    assert [output for _, output in found] == [
         "out/a-4.png",
         "out/b-4.png",
         "out/sub/a-4.png",
@@ -58,36 +58,36 @@ def test_an_output_folder_keeps_the_tree(tree, tmp_path):
     ]
 
 
-def test_a_file_that_is_named_lies_at_the_top_of_the_output_folder(tree, tmp_path):
+def test_the_output_of_a_named_file_is_directly_in_the_output_folder(tree, tmp_path):
     assert pairs([tree / "sub" / "a.png"], tmp_path, folder=tmp_path / "out") == [("in/sub/a.png", "out/a-4.png")]
 
 
-def test_a_folder_needs_to_be_asked_for(tree):
+def test_a_folder_without_recursive_is_a_problem(tree):
     (job,) = plan([tree], name="4")
     assert (job.source, job.problem) == (tree, "is a folder; add -r to take the pictures in it")
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
 @pytest.mark.parametrize("folder", [None, Path("out")])
-def test_a_folder_without_a_name_is_one_too(name, folder):
+def test_a_folder_without_a_name_is_a_problem(name, folder):
     (job,) = plan([Path(name)], name="4", folder=folder)
     assert job.problem == "is a folder; add -r to take the pictures in it"
 
 
-def test_what_cannot_be_tried_is_in_no_other_s_way(tree):
+def test_an_input_with_a_problem_does_not_conflict_with_others(tree):
     (tree / "sub.jpg").touch()
     folder, picture = plan([tree / "sub", tree / "sub.jpg"], name="4")
     assert folder.problem
-    assert picture.target == tree / "sub-4.png"
+    assert picture.output == tree / "sub-4.png"
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(tree, monkeypatch):
+def test_an_unreadable_folder_is_a_problem(tree, monkeypatch):
     def scandir(path):
         if str(path).endswith("deep"):
             raise PermissionError(13, "Permission denied", str(path))
-        return usual(path)
+        return original(path)
 
-    usual = os.scandir
+    original = os.scandir
     monkeypatch.setattr(os, "scandir", scandir)
     *others, last = plan([tree], name="4", recursive=True)
     assert [job.source.name for job in others] == ["a.PNG", "b.jpg", "a.png"]
@@ -95,15 +95,15 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(tree, monkey
     assert last.problem == "is a folder that cannot be read (Permission denied)"
 
 
-def test_outputs_of_an_earlier_run_are_passed_over(tree):
+def test_outputs_of_an_earlier_run_are_skipped(tree):
     before = pairs([tree], tree, recursive=True)
-    for _, target in before:
-        (tree / target).touch()
+    for _, output in before:
+        (tree / output).touch()
     assert pairs([tree], tree, recursive=True) == before
     assert pairs([Path(f"{tree}/*.[pj][np]g")], tree) == [("a-4.png", "a-4-4.png"), ("b.jpg", "b-4.png")]
 
 
-def test_an_output_that_is_named_is_an_error(tree):
+def test_a_named_input_that_is_also_an_output_is_an_error(tree):
     (tree / "b-4.png").touch()
     with pytest.raises(PlanError, match=r"b-4\.png is both an input and an output"):
         plan([tree / "b.jpg", tree / "b-4.png"], name="4")
@@ -118,7 +118,7 @@ def test_the_output_folder_is_not_searched(tree):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_the_output_folder_is_not_searched_by_patterns_unless_they_begin_in_it(tree):
+def test_a_pattern_skips_the_output_folder_unless_it_begins_there(tree):
     out = tree / "out"
     (out / "sub").mkdir(parents=True)
     (out / "a-8.png").touch()
@@ -129,7 +129,7 @@ def test_the_output_folder_is_not_searched_by_patterns_unless_they_begin_in_it(t
     assert pairs([out / "sub" / "*.png"], tree, folder=out) == [("out/sub/a-8.png", "out/a-8-4.png")]
 
 
-def test_links_to_folders_are_not_entered_and_links_to_files_are_taken(tree, tmp_path):
+def test_links_to_folders_are_skipped_and_links_to_files_are_inputs(tree, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "far.png").touch()
     (tree / "sub" / "away").symlink_to(tmp_path / "other")
@@ -140,47 +140,47 @@ def test_links_to_folders_are_not_entered_and_links_to_files_are_taken(tree, tmp
     ]
 
 
-def test_a_pattern_keeps_the_tree_below_its_first_wildcard(tree, tmp_path):
+def test_outputs_of_a_pattern_have_the_paths_below_its_first_wildcard(tree, tmp_path):
     found = pairs([tree / "sub" / "**" / "*"], tmp_path, folder=tmp_path / "out")
     assert found == [("in/sub/a.png", "out/a-4.png"), ("in/sub/deep/c.webp", "out/deep/c-4.png")]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_a_link_back_does_not_lead_a_pattern_around(tree):
+def test_a_pattern_returns_a_file_once_despite_a_link_to_a_parent_folder(tree):
     (tree / "sub" / "back").symlink_to(tree)
     assert [source for source, _ in pairs([tree / "**" / "*.*g"], tree)] == ["b.jpg", "sub/a.png"]
 
 
-def test_a_pattern_that_matches_nothing_is_a_file_that_fails(tree):
+def test_a_pattern_without_matches_is_a_problem(tree):
     (job,) = plan([tree / "*.tiff"], name="4")
     assert job.problem == "matches no file; check the pattern"
 
 
-def test_a_name_with_brackets_is_a_name_where_there_is_such_a_file(tmp_path):
+def test_the_name_of_an_existing_file_with_brackets_is_not_a_pattern(tmp_path):
     (tmp_path / "a[1].png").touch()
     (tmp_path / "a1.png").touch()
     assert pairs([tmp_path / "a[1].png"], tmp_path) == [("a[1].png", "a[1]-4.png")]
 
 
-def test_a_file_that_is_missing_is_left_to_fail_when_it_is_read(tmp_path):
+def test_a_missing_file_is_a_job_without_a_problem(tmp_path):
     assert pairs([tmp_path / "none.png"], tmp_path) == [("none.png", "none-4.png")]
 
 
-def test_standard_input_goes_to_standard_output_or_to_a_file(tmp_path):
-    assert [(job.source, job.target) for job in plan([STDIO], name="4")] == [(STDIO, STDIO)]
+def test_standard_input_is_written_to_standard_output_or_to_a_file(tmp_path):
+    assert [(job.source, job.output) for job in plan([STDIO], name="4")] == [(STDIO, STDIO)]
     (job,) = plan([STDIO], name="4", output=tmp_path / "a.gif")
-    assert (job.source, job.target) == (STDIO, tmp_path / "a.gif")
+    assert (job.source, job.output) == (STDIO, tmp_path / "a.gif")
     (job,) = plan([tmp_path / "a.png"], name="4", output=STDIO)
-    assert (job.source, job.target) == (tmp_path / "a.png", STDIO)
+    assert (job.source, job.output) == (tmp_path / "a.png", STDIO)
 
 
 @pytest.mark.parametrize("options", [{"folder": Path("out")}, {"others": [Path("a.png")]}, {"others": [STDIO]}])
-def test_standard_input_stands_alone(options):
+def test_standard_input_with_other_inputs_or_a_folder_is_an_error(options):
     with pytest.raises(PlanError, match="standard input is taken alone"):
         plan([STDIO, *options.pop("others", [])], name="4", **options)
 
 
-def test_two_that_would_write_one_file_are_an_error(tree, tmp_path):
+def test_two_inputs_with_one_output_are_an_error(tree, tmp_path):
     (tree / "a.jpg").touch()
     with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png"):
         plan([tree], name="4", recursive=True)
@@ -188,7 +188,7 @@ def test_two_that_would_write_one_file_are_an_error(tree, tmp_path):
         plan([tree / "sub" / "a.png", tree / "a.PNG"], name="4", folder=tmp_path / "out")
 
 
-def test_what_cannot_even_be_tried_stands_in_nobody_s_way(tree, tmp_path):
+def test_inputs_with_problems_may_have_one_output(tree, tmp_path):
     (tmp_path / "other" / "sub").mkdir(parents=True)
     inputs = [tree / "x*.jpg", tree / "sub" / "x*.jpg", tree / "sub", tmp_path / "other" / "sub", tree / "b.jpg"]
     jobs = plan(inputs, name="4", folder=tmp_path / "out")
@@ -196,7 +196,7 @@ def test_what_cannot_even_be_tried_stands_in_nobody_s_way(tree, tmp_path):
     assert [job.problem is None for job in jobs] == [False] * 4 + [True]
 
 
-def test_an_output_is_for_one_input_and_of_a_format_that_can_be_written(tree):
+def test_an_output_takes_one_input_and_a_writable_format(tree):
     with pytest.raises(PlanError, match="--output takes one input, got 4"):
         plan([tree], name="4", output=Path("a.png"), recursive=True)
     with pytest.raises(PlanError, match=r"--output must end in one of \.png, \.gif, \.webp, got a\.jpg"):
@@ -208,6 +208,6 @@ def test_an_output_folder_that_is_a_file_is_an_error(tree):
         plan([tree], name="4", recursive=True, folder=tree / "notes.txt")
 
 
-def test_a_folder_without_pictures_is_no_job(tree):
+def test_a_folder_without_pictures_gives_no_job(tree):
     (tree / "empty").mkdir()
     assert plan([tree / "empty"], name="4", recursive=True) == []

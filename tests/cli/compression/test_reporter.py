@@ -4,65 +4,65 @@ from pathlib import Path
 import pytest
 from helpers.example_report import REPORT
 
-from gpukmeans_cli.compression.pipeline import Outcome
 from gpukmeans_cli.compression.plan import Job
-from gpukmeans_cli.compression.reporter import Voice
+from gpukmeans_cli.compression.reporter import Reporter
+from gpukmeans_cli.compression.result import CompressionResult
 from gpukmeans_cli.system.atomic_files import ImageError
 
-JOB = Job(source=Path("a.jpg"), target=Path("a-4.png"))
+JOB = Job(source=Path("a.jpg"), output=Path("a-4.png"))
 
 
-def outcome(frames_left_out=0):
-    return Outcome(REPORT, frames_left_out, "matmul, the fastest", {"read": 0.25})
+def result(dropped_frames=0):
+    return CompressionResult(REPORT, dropped_frames, "matmul, the fastest", {"read": 0.25})
 
 
-def test_a_file_that_was_done_is_a_line_on_stdout(capsys):
-    Voice().done(outcome())
+def test_a_compressed_file_is_a_line_on_stdout(capsys):
+    Reporter().done(result())
     assert capsys.readouterr() == (f"{REPORT.line()}\n", "")
 
 
-def test_the_line_goes_aside_where_stdout_is_for_a_picture(capsys):
-    Voice(aside=True).done(outcome())
+def test_the_line_goes_to_stderr_if_a_picture_goes_to_stdout(capsys):
+    Reporter(text_to_stderr=True).done(result())
     assert capsys.readouterr() == ("", f"gpukmeans: {REPORT.line()}\n")
 
 
-def test_json_takes_the_place_of_the_line(capsys):
-    Voice(as_json=True).done(outcome())
+def test_json_replaces_the_line(capsys):
+    Reporter(as_json=True).done(result())
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (REPORT.as_json(), "")
 
 
-def test_frames_left_out_are_noted(capsys):
-    Voice().done(outcome(3))
+def test_dropped_frames_are_a_warning(capsys):
+    Reporter().done(result(3))
     assert capsys.readouterr().err == "gpukmeans: photos/sea.jpg: took the first of 4 frames\n"
 
 
 @pytest.mark.parametrize("verbose", [True, False])
-def test_quiet_leaves_errors_alone(capsys, verbose):
-    voice = Voice(quiet=True, verbose=verbose)
-    voice.done(outcome(3))
-    voice.skipped(JOB)
+def test_quiet_prints_errors_only(capsys, verbose):
+    reporter = Reporter(quiet=True, verbose=verbose)
+    reporter.done(result(3))
+    reporter.skipped(JOB)
     assert capsys.readouterr() == ("", "")
-    voice.failed(JOB, ImageError("is empty"))
+    reporter.failed(JOB, ImageError("is empty"))
     assert capsys.readouterr() == ("", "gpukmeans: a.jpg: is empty\n")
 
 
-def test_verbose_tells_of_engine_end_stages_and_files_passed_over(capsys):
-    voice = Voice(verbose=True)
-    voice.done(outcome())
-    voice.skipped(JOB)
+def test_verbose_prints_engine_end_stages_and_skipped_files(capsys):
+    reporter = Reporter(verbose=True)
+    reporter.done(result())
+    reporter.skipped(JOB)
     assert capsys.readouterr().err.splitlines() == [
         "gpukmeans: photos/sea.jpg: engine matmul, the fastest",
         "gpukmeans: photos/sea.jpg: converged after 32 iterations",
         "gpukmeans: photos/sea.jpg: read 0.250 s",
-        "gpukmeans: a.jpg: skipped, a-4.png is there",
+        "gpukmeans: a.jpg: skipped, a-4.png exists",
     ]
 
 
-def test_what_was_not_done_is_json_too(capsys):
-    voice = Voice(as_json=True)
-    voice.skipped(JOB)
-    voice.failed(JOB, ImageError("is empty"))
+def test_skipped_and_failed_files_are_json_too(capsys):
+    reporter = Reporter(as_json=True)
+    reporter.skipped(JOB)
+    reporter.failed(JOB, ImageError("is empty"))
     out, err = capsys.readouterr()
     assert list(map(json.loads, out.splitlines())) == [
         {"input": "a.jpg", "output": "a-4.png", "skipped": True},

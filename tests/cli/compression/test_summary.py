@@ -7,14 +7,14 @@ def report(bytes_in, bytes_out):
     return SimpleNamespace(bytes_in=bytes_in, bytes_out=bytes_out)
 
 
-def test_files_bytes_and_stages_add_up():
+def test_files_bytes_and_stages_are_added():
     summary = Summary(planned=2)
     summary.add(report(1000, 300), {"read": 0.5, "encode": 1.0})
     summary.add(report(3000, 700), {"read": 0.25})
     assert summary.lines(2) == ["2 of 2 files done, 4.0 kB -> 1.0 kB (25%), 2.00 s (read 0.75, encode 1.00)"]
 
 
-def test_what_was_not_done_is_counted_and_failures_are_named_again():
+def test_skipped_failed_and_unfinished_files_are_counted_and_failures_are_listed():
     summary = Summary(planned=7, skipped=2, failures=[("a.png", "is empty"), ("b.png", "is a folder")])
     summary.add(report(1000, 2000), {"read": 1.0})
     assert summary.lines(0.5) == [
@@ -25,12 +25,12 @@ def test_what_was_not_done_is_counted_and_failures_are_named_again():
     ]
 
 
-def test_what_became_of_files_in_several_places_adds_up():
+def test_the_total_of_summaries_adds_counts_and_lists_all_failures():
     one = Summary(planned=3, failures=[("a.png", "is empty")])
     one.add(report(1000, 300), {"read": 0.5, "encode": 1.0})
     other = Summary(planned=4, skipped=2, failures=[("b.png", "is a folder")])
     other.add(report(3000, 700), {"read": 0.25})
-    assert Summary.of([one, other]).lines(2) == [
+    assert Summary.total([one, other]).lines(2) == [
         "2 of 7 files done, 2 skipped, 2 failed, 1 not begun or given up, "
         "4.0 kB -> 1.0 kB (25%), 2.00 s (read 0.75, encode 1.00)",
         "failed: a.png: is empty",
@@ -39,5 +39,5 @@ def test_what_became_of_files_in_several_places_adds_up():
     assert one.lines(2)[0].startswith("1 of 3 files done")
 
 
-def test_nothing_done_has_no_sizes():
+def test_a_summary_without_done_files_has_no_sizes():
     assert Summary(planned=3, skipped=3).lines(0) == ["0 of 3 files done, 3 skipped, 0.00 s"]

@@ -42,7 +42,7 @@ def entries_of(exif: bytes | None) -> dict[int, object]:
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".jpg", ".png", ".tif", ".webp"])
-def test_a_file_that_says_nothing_has_no_metadata(tmp_path, suffix):
+def test_a_file_without_metadata_has_none(tmp_path, suffix):
     assert saved(tmp_path / f"plain{suffix}") == Metadata()
 
 
@@ -50,7 +50,7 @@ def test_a_file_that_says_nothing_has_no_metadata(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-def test_a_profile_for_rgb_is_kept(tmp_path, suffix):
+def test_an_rgb_profile_is_kept(tmp_path, suffix):
     assert saved(tmp_path / f"p{suffix}", icc_profile=SRGB).icc_profile == SRGB
 
 
@@ -78,7 +78,7 @@ def test_a_profile_of_another_color_space_is_dropped(tmp_path, mode, suffix, pro
     assert found == (profile if kept else None)
 
 
-def test_a_text_named_like_a_profile_is_none(tmp_path):
+def test_a_text_with_the_key_of_another_item_is_only_a_text(tmp_path):
     texts = PngImagePlugin.PngInfo()
     for name in ("icc_profile", "exif", "dpi", "xmp"):
         texts.add_text(name, "not what it is called")
@@ -97,12 +97,12 @@ def test_dots_per_inch_are_kept(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 @pytest.mark.parametrize(("orientation", "expected"), [(1, (300, 150)), (3, (300, 150)), (6, (150, 300))])
-def test_dots_per_inch_are_turned_with_the_picture(tmp_path, suffix, orientation, expected):
+def test_dots_per_inch_are_swapped_with_the_sides(tmp_path, suffix, orientation, expected):
     found = saved(tmp_path / f"p{suffix}", dpi=(300, 150), exif=exif_of(orientation=orientation))
     assert found.dpi == pytest.approx(expected, abs=0.02)
 
 
-def test_dots_per_inch_of_a_jpeg_may_stand_in_its_exif(tmp_path):
+def test_dots_per_inch_of_a_jpeg_may_be_in_its_exif(tmp_path):
     exif = exif_of()
     exif[0x011A], exif[0x011B], exif[0x0128] = 240.0, 240.0, 2
     assert saved(tmp_path / "p.jpg", exif=exif).dpi == (240, 240)
@@ -113,13 +113,13 @@ def test_a_jpeg_whose_exif_has_no_resolution_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("dpi", [(0, 0), (float("nan"), 72), (72, float("inf")), (-72, 72), (1e12, 72), 72, "72", None])
-def test_dots_per_inch_that_cannot_be_are_dropped(dpi):
+def test_invalid_dots_per_inch_are_dropped(dpi):
     image = Image.new("RGB", (1, 1))
     image.info["dpi"] = dpi
     assert read_metadata(image).dpi is None
 
 
-def test_a_resolution_that_is_a_fraction_by_0_is_dropped():
+def test_a_resolution_with_denominator_0_is_dropped():
     image = Image.new("RGB", (1, 1))
     image.info["dpi"] = (TiffImagePlugin.IFDRational(72, 0),) * 2
     assert read_metadata(image).dpi is None
@@ -130,7 +130,7 @@ def test_a_resolution_that_is_a_fraction_by_0_is_dropped():
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", [1, 6, 8])
-def test_exif_is_kept_with_the_orientation_of_the_pixels(tmp_path, suffix, orientation):
+def test_exif_is_kept_with_orientation_1(tmp_path, suffix, orientation):
     path = tmp_path / f"p{suffix}"
     found = entries_of(saved(path, exif=exif_of(orientation=orientation)).exif)
     assert found[0x010F] == "Maker"
@@ -138,14 +138,14 @@ def test_exif_is_kept_with_the_orientation_of_the_pixels(tmp_path, suffix, orien
     assert not set(found) & {0x0100, 0x0111, 0x0117}  # the size and the strips of a TIFF
 
 
-def test_but_for_the_orientation_the_bytes_of_exif_stay_as_they_are(tmp_path):
+def test_only_the_orientation_in_the_bytes_of_exif_changes(tmp_path):
     for order in "<>":
         head = b"II*\0" if order == "<" else b"MM\0*"
-        makers = struct.pack(f"{order}HHII", 0x927C, 7, 20, 38)
-        turn = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 6, 0)
-        exif = head + struct.pack(f"{order}IH", 8, 2) + turn + makers + bytes(4) + b"by absolute offset  "
+        maker_note = struct.pack(f"{order}HHII", 0x927C, 7, 20, 38)
+        orientation = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 6, 0)
+        exif = head + struct.pack(f"{order}IH", 8, 2) + orientation + maker_note + bytes(4) + b"by absolute offset  "
         found = saved(tmp_path / "p.jpg", exif=b"Exif\0\0" + exif).exif
-        assert found == exif.replace(turn, struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 1, 0))
+        assert found == exif.replace(orientation, struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 1, 0))
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_but_for_the_orientation_the_bytes_of_exif_stay_as_they_are(tmp_path):
     [
         b"no exif at all",
         b"II*\0",
-        b"II*\0\xff\xff\0\0",  # the folder lies outside
-        b"II*\0\x08\0\0\0\x09\0" + bytes(12),  # nine entries, room for one
-        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x010F, 2, 100, 1000) + bytes(4),  # a text outside
+        b"II*\0\xff\xff\0\0",  # the IFD lies outside
+        b"II*\0\x08\0\0\0\x09\0" + bytes(12),  # nine entries, space for one
+        b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x010F, 2, 100, 1000) + bytes(4),  # a text that lies outside
     ],
 )
 def test_broken_exif_is_dropped(tmp_path, exif):
@@ -166,7 +166,7 @@ def test_broken_exif_is_dropped(tmp_path, exif):
     assert found.pixels.shape == (4, 6, 3)
 
 
-def test_exif_that_imagemagick_wrote_as_text_is_exif(tmp_path):
+def test_exif_stored_as_text_by_imagemagick_is_exif(tmp_path):
     exif = exif_of(orientation=6).tobytes()
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n", zip=True)
@@ -179,11 +179,11 @@ def test_exif_that_imagemagick_wrote_as_text_is_exif(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_xmp_is_kept_upright(tmp_path, suffix):
+def test_xmp_is_kept_with_orientation_1(tmp_path, suffix):
     assert saved(tmp_path / f"p{suffix}", xmp=XMP).xmp == UPRIGHT_XMP
 
 
-def test_xmp_of_a_tiff_is_kept_upright(tmp_path):
+def test_xmp_of_a_tiff_is_kept_with_orientation_1(tmp_path):
     assert saved(tmp_path / "p.tif", tiffinfo={700: b"<x:xmpmeta/>"}).xmp == b"<x:xmpmeta/>"
     found = saved(tmp_path / "p.tif", tiffinfo={700: XMP}).xmp
     assert found is not None
@@ -191,19 +191,19 @@ def test_xmp_of_a_tiff_is_kept_upright(tmp_path):
     assert b"6" not in found
 
 
-def test_xmp_of_a_png_is_kept_and_is_no_text(tmp_path):
+def test_xmp_of_a_png_is_kept_and_is_not_a_text(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
     found = saved(tmp_path / "p.png", pnginfo=texts)
     assert found.xmp == UPRIGHT_XMP
     assert found.text == {}
-    assert read_picture(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # turned as it said
+    assert read_picture(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # rotated by its orientation
 
 
 # Texts
 
 
-def test_texts_of_a_png_are_kept_also_behind_the_pixels(tmp_path):
+def test_texts_of_a_png_are_kept_also_after_the_pixels(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Title", "caf\xe9")
     texts.add_text("Comment", "long " * 100, zip=True)
@@ -225,7 +225,7 @@ def test_the_comment_of_a_gif_is_kept(tmp_path, comment, text):
 # Bounds
 
 
-def test_what_is_too_long_is_left_out(tmp_path, monkeypatch):
+def test_items_that_are_too_long_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "MAX_BYTES", 300)
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Long", "x" * 299, zip=True)
@@ -239,14 +239,14 @@ def test_what_is_too_long_is_left_out(tmp_path, monkeypatch):
     assert {name: len(text) for name, text in found.text.items()} == {"A": 199, "C": 99}
 
 
-@pytest.mark.parametrize(("said", "understood"), [(1, 1), (6, 6), (8, 8), (0, 1), (9, 1), (77, 1)])
-def test_an_orientation_that_does_not_exist_is_upright(said, understood):
+@pytest.mark.parametrize(("stored", "expected"), [(1, 1), (6, 6), (8, 8), (0, 1), (9, 1), (77, 1)])
+def test_an_invalid_orientation_is_1(stored, expected):
     file = io.BytesIO()
-    Image.new("RGB", (6, 4)).save(file, "JPEG", exif=exif_of(orientation=said))
-    assert read_orientation(Image.open(file)) == understood
+    Image.new("RGB", (6, 4)).save(file, "JPEG", exif=exif_of(orientation=stored))
+    assert read_orientation(Image.open(file)) == expected
 
 
-def test_the_pixels_are_read_as_without_metadata(tmp_path):
+def test_metadata_does_not_change_the_pixels(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png", icc_profile=SRGB, dpi=(72, 72), exif=exif_of())
     np.testing.assert_array_equal(read_picture(tmp_path / "p.png").pixels, pixels)

@@ -17,7 +17,7 @@ from gpukmeans_cli.system.atomic_files import ImageError
 
 @pytest.fixture
 def read(tmp_path):
-    """The palette of a file with this text in it."""
+    """Reads the palette of a file of this text."""
 
     def read(text, name="palette.hex", encoding="utf-8"):
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
@@ -54,15 +54,15 @@ def test_colors_have_3_4_6_or_8_digits(text, colors):
     assert palette.tolist() == colors
 
 
-def test_alpha_that_is_opaque_everywhere_is_left_out():
+def test_alpha_is_dropped_if_all_colors_are_opaque():
     assert parse_colors("#ff0000ff,#00ff").tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
-def test_the_order_stays_and_of_equal_colors_only_the_first_is_kept():
+def test_the_order_is_kept_and_of_equal_colors_only_the_first():
     assert parse_colors("#fff,#000,#ffffff,#00f,#000f").tolist() == [[255, 255, 255], [0, 0, 0], [0, 0, 255]]
 
 
-def test_all_colors_of_alpha_0_are_one_and_0_in_all_channels():
+def test_colors_of_alpha_0_become_one_color_of_0_in_all_channels():
     assert parse_colors("#fff0,#123,#12345600").tolist() == [[0, 0, 0, 0], [17, 34, 51, 255]]
 
 
@@ -87,7 +87,7 @@ def test_all_colors_of_alpha_0_are_one_and_0_in_all_channels():
         ("x" * 1000, [f"'{'x' * 37}...'"]),
     ],
 )
-def test_what_is_no_color_is_named_with_its_place(text, parts):
+def test_an_invalid_color_is_an_error_with_its_number(text, parts):
     with pytest.raises(PaletteError) as caught:
         parse_colors(text)
     for part in parts:
@@ -95,7 +95,7 @@ def test_what_is_no_color_is_named_with_its_place(text, parts):
     assert len(str(caught.value)) < 150
 
 
-def test_256_colors_are_taken_and_257_are_not():
+def test_256_colors_are_valid_and_257_are_not():
     colors = [f"{n:06x}" for n in range(257)]
     assert parse_colors(",".join(colors[:256])).shape == (256, 3)
     with pytest.raises(PaletteError, match="257 colors are too many, a palette has at most 256"):
@@ -124,7 +124,7 @@ def test_a_palette_error_is_an_image_error_of_one_line():
     ],
     ids=["lines", "crlf", "commas", "blanks", "both", "byte order mark", "comments", "number signs"],
 )
-def test_a_text_of_hex_colors_may_be_laid_out_in_many_ways(read, text):
+def test_hex_colors_may_be_separated_in_many_ways(read, text):
     assert read(text) == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     assert read(text, "palette.TXT") == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
     assert read(text, "palette") == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
@@ -143,32 +143,32 @@ def test_paint_net_writes_alpha_first_also_of_one_digit(read):
     assert read("; paint.net Palette File\n8123\n", "palette.txt") == [[0x11, 0x22, 0x33, 0x88]]
 
 
-def test_alpha_is_last_where_paint_net_is_not_named(read):
+def test_alpha_is_last_without_the_name_of_paint_net(read):
     assert read("; Colors: 1\nFF010203\n") == [[255, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("#fff\n#comment\n", "line 2: '#comment' is no color"),
         ("#fff\n#000 black\n", "line 2: 'black' is no color"),
         ("\n\nred\n", "line 3: 'red' is no color"),
         ("", "holds no color"),
         ("; nothing\n\n# here\n", "holds no color"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is called text but is none"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "has the suffix of text but is not text"),
         ("#fff\n".encode("utf-16"), "save text as UTF-8"),
         (b"\xff\xfe\n", "line 1: '\ufffd\ufffd' is no color"),
         ("\n".join(f"{n:06x}" for n in range(300)), "300 colors are too many, a palette has at most 256"),
         (b"#fff\n" * 300_000, "is too large for a palette"),
     ],
 )
-def test_a_broken_text_is_named_with_the_line(read, text, complaint):
+def test_an_invalid_text_is_an_error_with_the_line(read, text, message):
     with pytest.raises(PaletteError) as caught:
         read(text)
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_text_may_have_a_mebibyte_and_no_more(read):
+def test_a_text_has_at_most_one_mebibyte(read):
     text = "#fff\n;".ljust(1 << 20, "x")
     assert read(text) == [[255, 255, 255]]
     with pytest.raises(PaletteError, match="more than 1 MiB"):
@@ -186,7 +186,7 @@ GIMP = "GIMP Palette\nName: Three\nColumns: 3\n# comment\n255   0   0\tred\n  0 
 
 
 @pytest.mark.parametrize("name", ["palette.gpl", "palette.txt", "palette", "palette.GPL", "palette.png"])
-def test_a_gimp_palette_is_known_by_its_name_or_first_line(read, name):
+def test_a_gimp_palette_is_recognized_by_its_first_line(read, name):
     assert read(GIMP, name) == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
@@ -199,18 +199,18 @@ def test_gimp_palettes_come_in_variants(read, text):
     assert read(text, "palette.gpl") == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
-def test_names_in_latin_1_do_not_matter(read):
+def test_names_may_be_in_latin_1(read):
     assert read("GIMP Palette\nName: gr\xfcn\n0 255 0 gr\xfcn\n", "palette.gpl", "latin-1") == [[0, 255, 0]]
 
 
-def test_a_fourth_channel_counts_only_where_it_is_declared(read):
+def test_a_fourth_channel_is_alpha_only_if_declared(read):
     rows = "1 2 3 128\n4 5 6 255 name\n"
     assert read(f"GIMP Palette\n{rows}", "a.gpl") == [[1, 2, 3], [4, 5, 6]]
     assert read(f"GIMP Palette\nChannels: RGBA\n#\n{rows}", "a.gpl") == [[1, 2, 3, 128], [4, 5, 6, 255]]
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("GIMP Palette\n1 2\n", "line 2: '1 2' does not begin with red, green and blue of 0 to 255"),
         ("GIMP Palette\n#\n\n1 2 256 name\n", "line 4: '1 2 256 name'"),
@@ -224,16 +224,16 @@ def test_a_fourth_channel_counts_only_where_it_is_declared(read):
         ("", 'does not begin with the line "GIMP Palette"'),
     ],
 )
-def test_a_broken_gimp_palette_is_named_with_the_line(read, text, complaint):
+def test_an_invalid_gimp_palette_is_an_error_with_the_line(read, text, message):
     with pytest.raises(PaletteError) as caught:
         read(text, "palette.gpl")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
-# Pictures
+# Images
 
 
-def test_the_colors_of_a_picture_come_in_order_of_first_appearance_along_rows(tmp_path):
+def test_the_colors_of_an_image_are_in_order_of_first_occurrence_along_rows(tmp_path):
     pixels = [[[9, 9, 9], [1, 2, 3]], [[1, 2, 3], [200, 0, 0]], [[0, 0, 0], [9, 9, 9]]]
     palette = read_palette(save(pixels, tmp_path / "a.png"))
     assert palette.dtype == np.uint8
@@ -241,35 +241,35 @@ def test_the_colors_of_a_picture_come_in_order_of_first_appearance_along_rows(tm
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
-def test_only_the_entries_of_a_palette_that_are_shown_count(tmp_path, suffix):
+def test_unused_entries_of_the_palette_of_an_image_are_left_out(tmp_path, suffix):
     image = Image.fromarray(np.array([[2, 2, 0], [0, 2, 2]], dtype=np.uint8))
     image.putpalette([1, 1, 1, 50, 50, 50, 7, 8, 9, 60, 60, 60])
     image.save(tmp_path / f"a{suffix}")
     assert read_palette(tmp_path / f"a{suffix}").tolist() == [[7, 8, 9], [1, 1, 1]]
 
 
-def test_too_many_colors_that_no_one_sees_are_one_color(tmp_path):
+def test_many_invisible_colors_are_one_color(tmp_path):
     pixels = np.zeros((300, 1, 4))
     pixels[:256, 0, 0], pixels[256:, 0, 1] = np.arange(256), np.arange(1, 45)
     assert read_palette(save(pixels, tmp_path / "a.png")).tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_picture_with_alpha_has_one_color_for_all_that_is_invisible(tmp_path):
+def test_an_image_with_alpha_has_one_color_for_all_invisible_pixels(tmp_path):
     pixels = [[[9, 9, 9, 0], [1, 2, 3, 128], [7, 7, 7, 0], [1, 2, 3, 255]]]
     assert read_palette(save(pixels, tmp_path / "a.png")).tolist() == [[0, 0, 0, 0], [1, 2, 3, 128], [1, 2, 3, 255]]
 
 
-def test_a_grey_picture_gives_colors(tmp_path):
+def test_a_grey_image_gives_rgb_colors(tmp_path):
     assert read_palette(save([[5, 0], [5, 255]], tmp_path / "a.png")).tolist() == [[5, 5, 5], [0, 0, 0], [255] * 3]
     assert read_palette(save([[[5, 128], [6, 0]]], tmp_path / "b.png")).tolist() == [[5, 5, 5, 128], [0, 0, 0, 0]]
 
 
-def test_a_picture_of_one_pixel_and_an_invisible_one_have_one_color(tmp_path):
+def test_an_image_of_one_pixel_and_an_invisible_image_have_one_color(tmp_path):
     assert read_palette(save([[[1, 2, 3]]], tmp_path / "a.png")).tolist() == [[1, 2, 3]]
     assert read_palette(save(np.full((3, 4, 4), [9, 9, 9, 0]), tmp_path / "b.png")).tolist() == [[0, 0, 0, 0]]
 
 
-def test_a_picture_of_too_many_colors_says_how_many(tmp_path):
+def test_an_image_of_too_many_colors_is_an_error_with_their_number(tmp_path):
     pixels = np.arange(257 * 3 * 2).reshape(-1, 2, 3) // 3 % 257
     pixels[..., 1] = np.arange(pixels.shape[0] * 2).reshape(-1, 2) // 257
     distinct = len(np.unique(pixels.astype(np.uint8).reshape(-1, 3), axis=0))
@@ -281,19 +281,19 @@ def test_a_picture_of_too_many_colors_says_how_many(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing.png", "missing.gpl", "missing.hex", "missing"])
-def test_a_file_that_is_missing_is_said_to_be(tmp_path, name):
+def test_a_missing_file_is_an_error(tmp_path, name):
     with pytest.raises(ImageError, match="does not exist; check the path"):
         read_palette(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["folder.gpl", "folder"])
-def test_a_folder_is_said_to_be_one(tmp_path, name):
+def test_a_folder_is_an_error(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(ImageError, match="is a folder"):
         read_palette(tmp_path / name)
 
 
-def test_a_picture_that_is_none_or_empty_is_said_to_be(tmp_path):
+def test_a_file_that_is_not_an_image_or_empty_is_an_error(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     with pytest.raises(ImageError, match="is not an image that Pillow can read"):
         read_palette(tmp_path / "a.png")
@@ -302,14 +302,14 @@ def test_a_picture_that_is_none_or_empty_is_said_to_be(tmp_path):
         read_palette(tmp_path / "b.png")
 
 
-def test_pictures_that_are_text_are_read_as_pictures(tmp_path):
+def test_image_formats_that_are_text_are_read_as_images(tmp_path):
     (tmp_path / "a.xbm").write_text("#define a_width 1\n#define a_height 1\nstatic char a_bits[] = {\n0x01};\n")
     assert read_palette(tmp_path / "a.xbm").tolist() == [[255, 255, 255]]
     (tmp_path / "a.ppm").write_text("P3 1 1 255\n1 2 3\n")
     assert read_palette(tmp_path / "a.ppm").tolist() == [[1, 2, 3]]
 
 
-def test_the_limit_of_pixels_is_handed_on(tmp_path):
+def test_the_limit_of_pixels_is_applied(tmp_path):
     save(np.zeros((3, 4)), tmp_path / "a.png")
     assert len(read_palette(tmp_path / "a.png", max_pixels=12)) == 1
     with pytest.raises(ImageError, match="has 12 pixels, the limit is 11"):
@@ -327,7 +327,7 @@ def test_a_pipe_is_opened_once(tmp_path, monkeypatch, name, data):
     opened, original = [], Path.open
 
     def open_once(path, *args, **options):
-        assert not opened  # else it would wait for ever for another writer
+        assert not opened  # a second open would wait for another writer forever
         opened.append(path)
         return original(path, *args, **options)
 
@@ -343,7 +343,7 @@ def test_a_pipe_is_opened_once(tmp_path, monkeypatch, name, data):
 # Palettes as text
 
 
-def test_hex_has_a_line_for_each_color_and_alpha_only_where_it_is_seen():
+def test_hex_has_a_line_for_each_color_and_alpha_only_if_not_opaque():
     assert format_hex(np.array([[255, 128, 0], [0, 0, 10]], dtype=np.uint8)) == "#ff8000\n#00000a\n"
     assert format_hex(np.array([[255, 128, 0, 255], [0, 0, 10, 5]], dtype=np.uint8)) == "#ff8000\n#00000a05\n"
 
@@ -354,14 +354,14 @@ def test_a_color_in_hex_has_two_digits_a_channel():
     assert hex_of([0, 1, 255, 0]) == "#0001ff00"
 
 
-def test_a_gimp_palette_has_this_form():
+def test_a_gimp_palette_has_the_expected_form():
     palette = np.array([[255, 128, 0, 255], [0, 0, 0, 0], [7, 0, 10, 5]], dtype=np.uint8)
     assert format_gpl(palette, " my\npalette ") == (
         "GIMP Palette\nName: my palette\n#\n255 128   0 #ff8000\n  7   0  10 #07000a05\n"
     )
 
 
-def test_a_name_like_a_color_stays_a_name(read):
+def test_a_name_that_looks_like_a_color_is_not_read_as_a_color(read):
     assert read(format_gpl(np.array([[1, 2, 3]], dtype=np.uint8), "1 2 3\n4 5 6"), "a.gpl") == [[1, 2, 3]]
 
 
@@ -370,13 +370,13 @@ def palettes(draw, channels):
     colors = draw(arrays.arrays(np.uint8, st.tuples(st.integers(1, 12), st.just(channels)), unique=False))
     if channels == 4:
         colors[colors[:, 3] == 0] = 0
-        colors[0, 3] = 7  # so that there is alpha to keep
+        colors[0, 3] = 7  # so that alpha is kept
     _, first = np.unique(colors, axis=0, return_index=True)
     return colors[np.sort(first)]
 
 
 @given(st.sampled_from([3, 4]).flatmap(palettes))
-def test_what_is_written_as_hex_is_read_as_it_was(tmp_path_factory, palette):
+def test_a_palette_written_as_hex_is_read_unchanged(tmp_path_factory, palette):
     path = tmp_path_factory.mktemp("hex") / "a.hex"
     path.write_text(format_hex(palette))
     assert np.array_equal(read_palette(path), palette)
@@ -384,7 +384,7 @@ def test_what_is_written_as_hex_is_read_as_it_was(tmp_path_factory, palette):
 
 
 @given(palettes(3))
-def test_what_is_written_for_gimp_is_read_as_it_was(tmp_path_factory, palette):
+def test_a_palette_written_for_gimp_is_read_unchanged(tmp_path_factory, palette):
     path = tmp_path_factory.mktemp("gpl") / "a.gpl"
     path.write_text(format_gpl(palette, "a"))
     assert np.array_equal(read_palette(path), palette)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpukmeans_cli.formats import reading as image_io
-from gpukmeans_cli.formats.reading import opened, read_picture
+from gpukmeans_cli.formats import reading
+from gpukmeans_cli.formats.reading import open_for_decoding, read_picture
 from gpukmeans_cli.system.atomic_files import ImageError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -49,23 +49,23 @@ def chunks_of(path: Path) -> dict[bytes, bytes]:
     return found
 
 
-def pretend_to_open(monkeypatch: pytest.MonkeyPatch, image: Image.Image, path: Path) -> Path:
-    """Let Pillow find this image in a file, for modes that none of its writers can store."""
+def fake_open(monkeypatch: pytest.MonkeyPatch, image: Image.Image, path: Path) -> Path:
+    """Make Pillow return this image for a file, for modes that it cannot write."""
     path.write_bytes(b"anything")
     monkeypatch.setattr(Image, "open", lambda file: image)
     return path
 
 
-def refusal(path: Path, **options: int) -> str:
+def error_of(path: Path, **options: int) -> str:
     with pytest.raises(ImageError) as caught:
         read_picture(path, **options)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert str(path) not in sentence
-    return sentence
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) not in message
+    return message
 
 
-# Reading: modes
+# Modes
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def refusal(path: Path, **options: int) -> str:
         ("LAB", ".tif", RGB),
     ],
 )
-def test_a_file_of_any_mode_becomes_what_pillow_converts_it_to(tmp_path, mode, suffix, channels):
+def test_pixels_of_every_mode_equal_the_conversion_of_pillow(tmp_path, mode, suffix, channels):
     path = tmp_path / f"picture{suffix}"
     source = Image.fromarray(noise(5, 7, 4))
     if mode == "LAB":
@@ -114,14 +114,14 @@ def test_a_file_of_any_mode_becomes_what_pillow_converts_it_to(tmp_path, mode, s
     ("mode", "target"),
     [("La", "LA"), ("RGBa", "RGBA"), ("PA", "RGBA"), ("HSV", "RGB"), ("YCbCr", "RGB"), ("RGBX", "RGB")],
 )
-def test_a_mode_only_a_decoder_can_make_becomes_what_pillow_converts_it_to(tmp_path, monkeypatch, mode, target):
+def test_pixels_of_modes_that_only_decoders_produce_equal_the_conversion_of_pillow(tmp_path, monkeypatch, mode, target):
     bands = len(Image.new(mode, (1, 1)).getbands())
     image = Image.frombytes(mode, (7, 5), noise(5, 7, bands).tobytes())
     if mode == "PA":
         image.putpalette(noise(256, 3).tobytes())
     expected = np.asarray(image.convert(target))
 
-    picture = read_picture(pretend_to_open(monkeypatch, image, tmp_path / "picture"))
+    picture = read_picture(fake_open(monkeypatch, image, tmp_path / "picture"))
 
     assert picture.mode == mode
     np.testing.assert_array_equal(picture.pixels, expected)
@@ -133,7 +133,7 @@ def test_black_and_white_become_0_and_255(tmp_path):
     assert read_picture(path).pixels.tolist() == [[[0], [255], [255]]]
 
 
-def test_the_pixels_are_a_fresh_contiguous_array_that_may_be_written(tmp_path):
+def test_the_pixels_are_a_new_contiguous_writable_array(tmp_path):
     for channels in (GREY, GREY_ALPHA, RGB, RGBA):
         path = tmp_path / f"{channels}.png"
         Image.fromarray(noise(4, 6, channels).squeeze()).save(path)
@@ -145,7 +145,7 @@ def test_the_pixels_are_a_fresh_contiguous_array_that_may_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["RGB", "P", "I;16", "F", "L"])
-def test_a_picture_of_many_strips_is_put_together_again(tmp_path, monkeypatch, kind):
+def test_pixels_converted_in_strips_equal_pixels_converted_at_once(tmp_path, monkeypatch, kind):
     path = tmp_path / "tall.tif"
     if kind == "I;16":
         Image.fromarray(noise(23, 5, 1).astype(np.uint16).squeeze() * 257).save(path)
@@ -154,11 +154,11 @@ def test_a_picture_of_many_strips_is_put_together_again(tmp_path, monkeypatch, k
     else:
         Image.fromarray(noise(23, 5, 3)).convert(kind).save(path)
     whole = read_picture(path).pixels
-    monkeypatch.setattr(image_io, "STRIP_PIXELS", 16)
+    monkeypatch.setattr(reading, "STRIP_PIXELS", 16)
     np.testing.assert_array_equal(read_picture(path).pixels, whole)
 
 
-# Reading: grey deeper than 8 bits
+# Grey deeper than 8 bits
 
 SIXTEEN_BITS = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
 SIXTEEN_BITS_AS_EIGHT = [0, 0, 1, 1, 128, 255]  # 128 / 257 = 0.498, 129 / 257 = 0.502, 32768 / 257 = 127.502
@@ -178,9 +178,9 @@ def test_16_bit_grey_is_scaled_and_rounded(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "order"), [("I;16", "<"), ("I;16L", "<"), ("I;16B", ">"), ("I;16N", "=")])
-def test_16_bit_grey_reads_the_same_in_any_byte_order(tmp_path, monkeypatch, mode, order):
+def test_16_bit_grey_is_decoded_equally_in_every_byte_order(tmp_path, monkeypatch, mode, order):
     image = Image.frombytes(mode, (6, 1), SIXTEEN_BITS.astype(f"{order}u2").tobytes())
-    assert grey(pretend_to_open(monkeypatch, image, tmp_path / "picture")) == SIXTEEN_BITS_AS_EIGHT
+    assert grey(fake_open(monkeypatch, image, tmp_path / "picture")) == SIXTEEN_BITS_AS_EIGHT
 
 
 def test_32_bit_grey_within_16_bits_is_scaled_from_16_bits(tmp_path):
@@ -228,7 +228,7 @@ def test_floats_are_scaled_from_0_to_1_or_from_their_own_range(tmp_path, values,
     assert grey(path) == expected
 
 
-# Reading: transparency
+# Transparency
 
 
 def test_a_transparent_index_becomes_alpha(tmp_path):
@@ -276,7 +276,7 @@ def test_a_transparent_grey_becomes_alpha_at_every_bit_depth(tmp_path, depth, ro
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_alpha_that_is_opaque_everywhere_is_left_out(tmp_path, mode):
+def test_alpha_is_dropped_if_all_pixels_are_opaque(tmp_path, mode):
     for size in ((3, 2), (1, 1)):
         path = tmp_path / f"opaque{size[0]}.png"
         image = Image.new(mode, size, (9,) * (len(mode) - 1) + (255,))
@@ -304,7 +304,7 @@ def test_one_pixel_that_is_not_opaque_keeps_alpha(tmp_path):
     np.testing.assert_array_equal(read_picture(path).pixels, alpha)
 
 
-# Reading: orientation and frames
+# Orientation and frames
 
 UPRIGHT = {
     1: [[1, 2, 3], [4, 5, 6]],
@@ -329,7 +329,7 @@ def oriented(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_rotated_photo_is_turned_upright(tmp_path, orientation, suffix):
+def test_an_image_is_made_upright_by_its_orientation(tmp_path, orientation, suffix):
     path = tmp_path / f"turned{suffix}"
     numbered = np.zeros((2, 3, 4), dtype=np.uint8)
     numbered[..., 0] = UPRIGHT[1]
@@ -344,7 +344,7 @@ def test_a_rotated_photo_is_turned_upright(tmp_path, orientation, suffix):
     assert pixels.flags.c_contiguous
 
 
-def test_a_rotated_picture_with_a_transparent_index_is_turned_with_its_palette(tmp_path):
+def test_an_image_with_a_transparent_index_is_made_upright(tmp_path):
     path = tmp_path / "turned.png"
     image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
     image.putpalette(bytes([1, 2, 3, 4, 5, 6]))
@@ -352,7 +352,7 @@ def test_a_rotated_picture_with_a_transparent_index_is_turned_with_its_palette(t
     assert read_picture(path).pixels.tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 255]]]
 
 
-def test_a_rotated_jpeg_is_turned_upright(tmp_path):
+def test_a_jpeg_is_made_upright(tmp_path):
     path = tmp_path / "turned.jpg"
     halves = np.zeros((16, 32), dtype=np.uint8)
     halves[:, 16:] = 255
@@ -373,16 +373,16 @@ def exif_entries(*entries: tuple[int, int, int, int]) -> bytes:
     [
         exif_entries((0x0112, 3, 1, 6), (0x0100, 9, 1, 0xFFFFFFFF)),  # a negative width
         exif_entries((0x0112, 3, 1, 6), (0x010F, 11, 1, 1)),  # a float for the maker's name
-        exif_entries((0x0112, 3, 2, 6)),  # two orientations: Pillow warns
+        exif_entries((0x0112, 3, 2, 6)),  # two orientations, which is a warning of Pillow
     ],
 )
-def test_exif_that_pillow_could_not_write_back_does_not_spoil_the_picture(tmp_path, exif):
+def test_exif_that_pillow_cannot_write_is_no_error(tmp_path, exif):
     path = tmp_path / "odd.jpg"
     Image.new("RGB", (8, 4)).save(path, exif=exif)
     assert read_picture(path).pixels.shape == (8, 4, 3)
 
 
-def test_unreadable_exif_leaves_the_picture_as_it_is_stored(tmp_path):
+def test_with_unreadable_exif_the_pixels_are_as_stored(tmp_path):
     path = tmp_path / "odd.png"
     text = b"Raw profile type exif\0\nexif\n4\nnot hexadecimal\n"
     path.write_bytes(handmade_png(2, 8, 0, b"\x01\x02", tEXt=text))
@@ -392,8 +392,8 @@ def test_unreadable_exif_leaves_the_picture_as_it_is_stored(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
-def test_the_first_of_several_frames_is_read_and_all_are_counted(tmp_path, suffix):
-    path = tmp_path / f"film{suffix}"
+def test_the_first_frame_is_decoded_and_all_frames_are_counted(tmp_path, suffix):
+    path = tmp_path / f"animation{suffix}"
     frames = [Image.new("RGB", (4, 3), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(suffix, {}))
     picture = read_picture(path)
@@ -402,47 +402,47 @@ def test_the_first_of_several_frames_is_read_and_all_are_counted(tmp_path, suffi
     assert (picture.pixels == (255, 0, 0)).all()
 
 
-def test_a_picture_of_one_frame_counts_one(tmp_path):
+def test_a_still_image_has_one_frame(tmp_path):
     path = tmp_path / "still.jpg"
     Image.new("RGB", (4, 3)).save(path)
     assert read_picture(path).frames == 1
 
 
-def test_a_format_that_counts_layers_beside_the_picture_still_has_one_frame(tmp_path, monkeypatch):
+def test_a_format_that_reports_0_frames_has_one_frame(tmp_path, monkeypatch):
     image = Image.new("RGB", (4, 3))
     image.n_frames = 0  # type: ignore[attr-defined]
-    assert read_picture(pretend_to_open(monkeypatch, image, tmp_path / "layers")).frames == 1
+    assert read_picture(fake_open(monkeypatch, image, tmp_path / "layers")).frames == 1
 
 
-# Reading: files that cannot be read
+# Files that cannot be read
 
 
-def test_a_missing_file_is_named_missing(tmp_path):
-    assert refusal(tmp_path / "none.png") == "does not exist; check the path"
+def test_a_missing_file_is_an_error(tmp_path):
+    assert error_of(tmp_path / "none.png") == "does not exist; check the path"
     (tmp_path / "file").write_bytes(b"x")
-    assert refusal(tmp_path / "file" / "none.png") == "does not exist; check the path"
+    assert error_of(tmp_path / "file" / "none.png") == "does not exist; check the path"
 
 
-def test_a_folder_is_no_picture(tmp_path):
-    assert refusal(tmp_path) == "is a folder; name an image file in it"
+def test_a_folder_is_an_error(tmp_path):
+    assert error_of(tmp_path) == "is a folder; name an image file in it"
 
 
-def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_an_error(tmp_path, monkeypatch):
     def deny(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", deny)
-    assert refusal(tmp_path / "secret.png") == "may not be read; check its permissions"
+    assert error_of(tmp_path / "secret.png") == "may not be read; check its permissions"
 
 
-def test_a_path_the_system_refuses_gives_the_reason(tmp_path):
-    assert "File name too long" in refusal(tmp_path / ("x" * 300))
+def test_an_invalid_path_is_an_error_with_the_reason_of_the_system(tmp_path):
+    assert "File name too long" in error_of(tmp_path / ("x" * 300))
 
 
-def test_an_empty_file_is_called_empty(tmp_path):
+def test_an_empty_file_is_an_error(tmp_path):
     path = tmp_path / "empty.png"
     path.touch()
-    assert refusal(path) == "is empty (0 bytes); copy or export it again"
+    assert error_of(path) == "is empty (0 bytes); copy or export it again"
 
 
 def test_a_pipe_is_read_like_a_file(tmp_path):
@@ -455,7 +455,7 @@ def test_a_pipe_is_read_like_a_file(tmp_path):
     writer.join()
 
 
-def test_a_file_the_system_fails_to_read_gives_the_reason(tmp_path, monkeypatch):
+def test_a_read_error_is_an_error_with_the_reason_of_the_system(tmp_path, monkeypatch):
     class BrokenDisk(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -464,29 +464,29 @@ def test_a_file_the_system_fails_to_read_gives_the_reason(tmp_path, monkeypatch)
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "open", lambda *_: io.BufferedReader(BrokenDisk()))
-    assert "Input/output error" in refusal(tmp_path / "picture.png")
+    assert "Input/output error" in error_of(tmp_path / "picture.png")
 
 
-def test_a_text_is_no_picture(tmp_path):
+def test_a_text_file_is_an_error(tmp_path):
     path = tmp_path / "text.png"
     path.write_text("hello")
-    assert "not an image" in refusal(path)
+    assert "not an image" in error_of(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
-def test_a_truncated_picture_is_refused(tmp_path, suffix):
+def test_a_truncated_file_is_an_error(tmp_path, suffix):
     path = tmp_path / f"cut{suffix}"
     Image.fromarray(noise(64, 64, 3)).save(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    sentence = refusal(path)
-    assert sentence.startswith("cannot be decoded (") or "not an image" in sentence
+    message = error_of(path)
+    assert message.startswith("cannot be decoded (") or "not an image" in message
     if suffix in (".png", ".jpg"):
-        assert "truncated" in sentence
+        assert "truncated" in message
 
 
-def test_a_picture_without_pixels_is_refused(tmp_path, monkeypatch):
-    assert "no pixels" in refusal(pretend_to_open(monkeypatch, Image.new("RGB", (0, 5)), tmp_path / "thin"))
+def test_an_image_without_pixels_is_an_error(tmp_path, monkeypatch):
+    assert "no pixels" in error_of(fake_open(monkeypatch, Image.new("RGB", (0, 5)), tmp_path / "thin"))
 
 
 @pytest.mark.parametrize(
@@ -505,53 +505,53 @@ def test_a_picture_without_pixels_is_refused(tmp_path, monkeypatch):
         AssertionError(),
     ],
 )
-def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch, error):
-    def stumble(file: object) -> None:
+def test_every_exception_of_a_decoder_becomes_a_one_line_error(tmp_path, monkeypatch, error):
+    def fail(file: object) -> None:
         raise error
 
     path = tmp_path / "odd"
     path.write_bytes(b"anything")
-    monkeypatch.setattr(Image, "open", stumble)
-    sentence = refusal(path)
-    assert sentence.startswith("cannot be decoded (")
-    assert (" ".join(str(error).split()) or "AssertionError") in sentence
+    monkeypatch.setattr(Image, "open", fail)
+    message = error_of(path)
+    assert message.startswith("cannot be decoded (")
+    assert (" ".join(str(error).split()) or "AssertionError") in message
 
 
-def test_a_mistake_of_ours_is_not_called_a_broken_file(tmp_path, monkeypatch):
+def test_an_exception_of_our_own_code_is_not_reported_as_a_broken_file(tmp_path, monkeypatch):
     path = tmp_path / "fine.png"
     Image.new("RGB", (2, 2)).save(path)
-    monkeypatch.setattr(image_io, "_WITH_ALPHA", None)
+    monkeypatch.setattr(reading, "_WITH_ALPHA", None)
     with pytest.raises(AttributeError):
         read_picture(path)
 
 
 @pytest.mark.parametrize("where", ["load", "crop"])
-def test_a_picture_beyond_the_memory_is_called_too_large(tmp_path, monkeypatch, where):
+def test_an_image_too_large_for_the_memory_is_an_error(tmp_path, monkeypatch, where):
     path = tmp_path / "large.png"
     Image.new("RGB", (2, 2)).save(path)
-    monkeypatch.setattr(image_io, "STRIP_PIXELS", 2)
+    monkeypatch.setattr(reading, "STRIP_PIXELS", 2)
 
-    def exhaust(*_: object) -> None:
+    def raise_memory_error(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Image.Image, where, exhaust)
-    assert "too large for the memory" in refusal(path)
+    monkeypatch.setattr(Image.Image, where, raise_memory_error)
+    assert "too large for the memory" in error_of(path)
 
 
-def test_the_file_is_closed_however_the_reading_ends(tmp_path, monkeypatch):
+def test_the_file_is_closed_after_success_and_after_an_error(tmp_path, monkeypatch):
     good, bad = tmp_path / "good.gif", tmp_path / "bad.gif"
     frames = [Image.new("L", (4, 4), shade) for shade in (0, 99)]
     frames[0].save(good, save_all=True, append_images=frames[1:])
     bad.write_bytes(good.read_bytes()[:20])
-    opened = []
-    really_open = Path.open
-    monkeypatch.setattr(Path, "open", lambda *args: opened.append(really_open(*args)) or opened[-1])
+    opened_files = []
+    original_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda *args: opened_files.append(original_open(*args)) or opened_files[-1])
     read_picture(good)
-    refusal(bad)
-    assert [file.closed for file in opened] == [True, True]
+    error_of(bad)
+    assert [file.closed for file in opened_files] == [True, True]
 
 
-def test_pillow_logs_nothing_beside_the_sentence(tmp_path):
+def test_pillow_prints_nothing_on_an_error(tmp_path):
     path = tmp_path / "nine.tif"
     Image.new("CMYK", (2, 2)).save(path)
     data = path.read_bytes()
@@ -570,7 +570,7 @@ def test_pillow_logs_nothing_beside_the_sentence(tmp_path):
     assert (done.stdout, done.stderr) == ("refused\n", "")
 
 
-# Reading: too many pixels
+# Limit of pixels
 
 
 @pytest.fixture
@@ -584,85 +584,85 @@ def blank(path: Path, width: int, height: int = 1) -> Path:
 
 
 @pytest.mark.usefixtures("_low_limit")
-def test_a_picture_between_pillows_warning_and_its_error_is_read_without_a_warning(tmp_path):
+def test_an_image_between_the_warning_and_the_error_of_pillow_is_decoded_without_a_warning(tmp_path):
     for width in (50, 51, 100):
         assert read_picture(blank(tmp_path / "p.png", width)).pixels.shape == (1, width, 1)
 
 
 @pytest.mark.usefixtures("_low_limit")
 @pytest.mark.parametrize("pixels", [101, 200, 201, 5000])
-def test_a_picture_over_the_limit_is_refused_with_its_size_and_the_way_out(tmp_path, pixels):
-    sentence = refusal(blank(tmp_path / "p.png", pixels))
-    assert f"has {pixels} pixels" in sentence
-    assert "limit is 100;" in sentence
-    assert "--max-pixels" in sentence
+def test_an_image_above_the_limit_is_an_error_with_its_size_and_the_option_to_raise_the_limit(tmp_path, pixels):
+    message = error_of(blank(tmp_path / "p.png", pixels))
+    assert f"has {pixels} pixels" in message
+    assert "limit is 100;" in message
+    assert "--max-pixels" in message
 
 
 @pytest.mark.usefixtures("_low_limit")
 def test_the_caller_can_raise_the_limit(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
     assert read_picture(path, max_pixels=400).pixels.shape == (20, 20, 1)
-    assert "limit is 399;" in refusal(path, max_pixels=399)
+    assert "limit is 399;" in error_of(path, max_pixels=399)
 
 
 def test_the_caller_can_lower_the_limit(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
     assert read_picture(path).pixels.shape == (20, 20, 1)
     for limit in (0, 150, 399):
-        assert f"has 400 pixels, the limit is {limit};" in refusal(path, max_pixels=limit)
+        assert f"has 400 pixels, the limit is {limit};" in error_of(path, max_pixels=limit)
 
 
-def test_a_bomb_is_refused_before_its_pixels_are_decoded(tmp_path):
+def test_a_decompression_bomb_is_an_error_before_its_pixels_are_decoded(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(handmade_png(400_000_000, 8, 0, b""))
-    assert "has 400000000 pixels, the limit is 178956970;" in refusal(path)
+    assert "has 400000000 pixels, the limit is 178956970;" in error_of(path)
 
 
-def test_a_bomb_inside_an_icon_is_refused(tmp_path):
+def test_a_decompression_bomb_inside_an_icon_is_an_error(tmp_path):
     path = tmp_path / "bomb.ico"
     inside = io.BytesIO()
     Image.new("RGBA", (40, 40)).save(inside, "PNG")
     png = inside.getvalue()
     path.write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png)
     assert read_picture(path).pixels.shape == (40, 40, 4)
-    assert "has 1600 pixels, the limit is 1000;" in refusal(path, max_pixels=1000)
+    assert "has 1600 pixels, the limit is 1000;" in error_of(path, max_pixels=1000)
 
 
-def test_no_limit_stays_no_limit_unless_one_is_given(tmp_path, monkeypatch):
+def test_a_limit_disabled_in_pillow_stays_disabled_unless_one_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     path = blank(tmp_path / "p.png", 20, 20)
     assert read_picture(path).pixels.shape == (20, 20, 1)
-    assert "limit is 10;" in refusal(path, max_pixels=10)
+    assert "limit is 10;" in error_of(path, max_pixels=10)
 
 
 @pytest.mark.usefixtures("_low_limit")
-def test_pillows_own_limit_is_left_as_it_was(tmp_path):
+def test_the_limit_of_pillow_is_restored(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
     read_picture(path, max_pixels=400)
     assert Image.MAX_IMAGE_PIXELS == 50
-    refusal(path, max_pixels=1)
+    error_of(path, max_pixels=1)
     assert Image.MAX_IMAGE_PIXELS == 50
 
 
-def test_readers_of_one_limit_work_at_the_same_time(tmp_path):
-    path, together = blank(tmp_path / "p.png", 20, 20), threading.Barrier(3)
+def test_threads_with_the_same_limit_run_concurrently(tmp_path):
+    path, barrier = blank(tmp_path / "p.png", 20, 20), threading.Barrier(3)
 
     def read() -> None:
-        with opened(path, 400):
-            together.wait(timeout=10)  # which raises if the others are kept out
+        with open_for_decoding(path, 400):
+            barrier.wait(timeout=10)  # raises if another thread cannot enter
 
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    together.wait(timeout=10)
+    barrier.wait(timeout=10)
     for thread in threads:
         thread.join()
 
 
 @pytest.mark.usefixtures("_low_limit")
-def test_threads_with_different_limits_do_not_disturb_each_other(tmp_path):
+def test_threads_with_different_limits_each_have_their_own(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
-    surprises = []
+    failures = []
 
     def read(limit: int | None) -> None:
         for _ in range(100):
@@ -671,14 +671,14 @@ def test_threads_with_different_limits_do_not_disturb_each_other(tmp_path):
                 outcome = "read"
             except ImageError as error:
                 outcome = str(error)
-            wanted = "read" if limit == 400 else f"the limit is {limit or 100};"
-            if wanted not in outcome:
-                surprises.append((limit, outcome))
+            expected = "read" if limit == 400 else f"the limit is {limit or 100};"
+            if expected not in outcome:
+                failures.append((limit, outcome))
 
     threads = [threading.Thread(target=read, args=(limit,)) for limit in (400, 399, None, 400)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert surprises == []
+    assert failures == []
     assert Image.MAX_IMAGE_PIXELS == 50

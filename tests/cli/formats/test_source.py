@@ -15,7 +15,7 @@ def frames(n_frames, channels):
     return np.random.default_rng(0).integers(0, 255, (n_frames, 5, 7, channels), dtype=np.uint8)
 
 
-def test_a_still_is_one_frame(tmp_path):
+def test_a_still_image_has_one_frame(tmp_path):
     pixels = frames(1, 3)
     Image.fromarray(pixels[0]).save(tmp_path / "still.png")
     source = read_source(tmp_path / "still.png")
@@ -25,24 +25,24 @@ def test_a_still_is_one_frame(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_an_animation_is_all_its_frames_without_alpha_if_that_says_nothing(tmp_path, channels):
+def test_an_animation_has_all_its_frames_without_alpha_if_all_are_opaque(tmp_path, channels):
     pixels = frames(4, channels)
     first, *others = (Image.fromarray(frame) for frame in pixels)
-    first.save(tmp_path / "moving.png", save_all=True, append_images=others, duration=70)
-    source = read_source(tmp_path / "moving.png")
+    first.save(tmp_path / "animation.png", save_all=True, append_images=others, duration=70)
+    source = read_source(tmp_path / "animation.png")
     assert np.array_equal(source.pixels, pixels)
     assert (source.format, source.frames_in_file) == ("PNG", 4)
     assert source.animation.durations == (70, 70, 70, 70)
 
 
-def test_of_pages_that_are_no_animation_only_the_first_is_taken(tmp_path):
+def test_only_the_first_page_of_a_tiff_is_decoded(tmp_path):
     first, *others = (Image.fromarray(frame) for frame in frames(3, 3))
     first.save(tmp_path / "pages.tiff", save_all=True, append_images=others)
     source = read_source(tmp_path / "pages.tiff")
     assert (len(source.pixels), source.frames_in_file, source.animation) == (1, 3, None)
 
 
-def test_one_pixel_that_can_be_seen_through_keeps_the_alpha_of_all_frames(tmp_path):
+def test_one_translucent_pixel_keeps_the_alpha_of_all_frames(tmp_path):
     pixels = frames(2, 4)
     pixels[..., 3] = 255
     pixels[1, 4, 6, 3] = 100
@@ -51,7 +51,7 @@ def test_one_pixel_that_can_be_seen_through_keeps_the_alpha_of_all_frames(tmp_pa
 
 
 @pytest.mark.parametrize("n_frames", [1, 2])
-def test_the_limit_of_pixels_is_for_all_frames(tmp_path, n_frames):
+def test_the_limit_of_pixels_is_for_the_sum_over_all_frames(tmp_path, n_frames):
     first, *others = (Image.fromarray(frame) for frame in frames(n_frames, 3))
     first.save(tmp_path / "in.png", save_all=True, append_images=others)
     n_pixels = n_frames * 5 * 7
@@ -60,20 +60,20 @@ def test_the_limit_of_pixels_is_for_all_frames(tmp_path, n_frames):
         read_source(tmp_path / "in.png", max_pixels=n_pixels - 1)
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(ImageError, match="does not exist"):
         read_source(tmp_path / "missing.png")
 
 
-def moving(path):
+def save_animation(path):
     first, *others = (Image.fromarray(frame) for frame in frames(4, 3))
     first.save(path, save_all=True, append_images=others, duration=70)
     return path
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
-def test_a_pipe_is_read_like_a_file_also_if_it_moves(tmp_path):
-    data = moving(tmp_path / "moving.png").read_bytes()
+def test_an_animation_in_a_pipe_is_read_like_a_file(tmp_path):
+    data = save_animation(tmp_path / "animation.png").read_bytes()
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[data], daemon=True)
     writer.start()
@@ -84,62 +84,62 @@ def test_a_pipe_is_read_like_a_file_also_if_it_moves(tmp_path):
 
 
 def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
-    data = moving(tmp_path / "moving.png").read_bytes()
+    data = save_animation(tmp_path / "animation.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     source = read_source(STDIO)
     assert np.array_equal(source.pixels, frames(4, 3))
     assert (source.n_bytes, source.original()) == (len(data), data)
 
 
-def test_standard_input_that_is_closed_is_an_error(monkeypatch):
+def test_closed_standard_input_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ImageError, match="standard input is closed; send a picture in"):
         read_source(STDIO)
 
 
-def test_the_bytes_of_a_file_can_be_had_again(tmp_path):
-    path = moving(tmp_path / "moving.png")
+def test_the_original_is_the_content_of_the_file(tmp_path):
+    path = save_animation(tmp_path / "animation.png")
     assert read_source(path).original() == path.read_bytes()
 
 
-def longer(path):
+def append(path):
     with path.open("ab") as file:
         file.write(b"more")
 
 
-def replaced(path):
+def replace(path):
     data = path.read_bytes()
     path.unlink()
     path.with_name("other").write_bytes(data)
     path.with_name("other").rename(path)
 
 
-def touched(path):
+def touch(path):
     os.utime(path, ns=(1, 1))
 
 
-@pytest.mark.parametrize("change", [longer, replaced, touched])
-def test_a_file_that_has_changed_is_not_taken_for_what_was_read(tmp_path, change):
-    path = moving(tmp_path / "moving.png")
-    keeper = path.open("rb")  # so that its number is not given to another file
+@pytest.mark.parametrize("change", [append, replace, touch])
+def test_the_original_of_a_changed_file_is_an_error(tmp_path, change):
+    path = save_animation(tmp_path / "animation.png")
+    open_file = path.open("rb")  # so that its inode is not reused
     source = read_source(path)
     change(path)
     with pytest.raises(ImageError, match="has changed while it was worked on; try again"):
         source.original()
-    keeper.close()
+    open_file.close()
 
 
-def test_a_file_that_has_gone_is_an_error(tmp_path):
-    source = read_source(moving(tmp_path / "moving.png"))
+def test_the_original_of_a_deleted_file_is_an_error(tmp_path):
+    source = read_source(save_animation(tmp_path / "animation.png"))
     source.path.unlink()
     with pytest.raises(ImageError, match="does not exist"):
         source.original()
 
 
-def test_a_picture_is_a_source_of_one_frame_whatever_follows(tmp_path):
+def test_read_still_decodes_only_the_first_frame(tmp_path):
     pixels = frames(3, 3)
     first, *others = (Image.fromarray(frame) for frame in pixels)
-    first.save(tmp_path / "moving.png", save_all=True, append_images=others)
-    source = read_still(tmp_path / "moving.png")
+    first.save(tmp_path / "animation.png", save_all=True, append_images=others)
+    source = read_still(tmp_path / "animation.png")
     assert np.array_equal(source.pixels, pixels[:1])
     assert (source.frames_in_file, source.animation, source.format) == (3, None, "PNG")

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from gpukmeans_cli.formats import png_chunks as png_module
-from gpukmeans_cli.formats import still as encoding
+from gpukmeans_cli.formats import png_chunks, still
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.still import encode_pixels, encode_still, write_png
 from gpukmeans_cli.system.atomic_files import SUFFIXES, ImageError
@@ -35,14 +34,14 @@ def any_indices(n_colors: int, height: int = 19, width: int = 23) -> np.ndarray:
 
 def list_of_chunks(png: bytes) -> list[tuple[bytes, bytes]]:
     assert png.startswith(PNG_MAGIC)
-    found, at = [], len(PNG_MAGIC)
-    while at < len(png):
-        (length,) = struct.unpack_from(">I", png, at)
-        kind, content = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        assert struct.unpack_from(">I", png, at + 8 + length) == (zlib.crc32(kind + content),)
+    found, start = [], len(PNG_MAGIC)
+    while start < len(png):
+        (length,) = struct.unpack_from(">I", png, start)
+        kind, content = png[start + 4 : start + 8], png[start + 8 : start + 8 + length]
+        assert struct.unpack_from(">I", png, start + 8 + length) == (zlib.crc32(kind + content),)
         found.append((kind, content))
-        at += 12 + length
-    assert at == len(png)
+        start += 12 + length
+    assert start == len(png)
     return found
 
 
@@ -57,31 +56,31 @@ def depth_and_color_type(png: bytes) -> tuple[int, int]:
     return header[8], header[9]
 
 
-def shown(file: bytes) -> np.ndarray:
+def decoded(file: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGBA"))
 
 
 def rgba(palette: np.ndarray) -> np.ndarray:
-    """The colors as they are shown, (K, 4)."""
+    """The colors as RGBA (K, 4)."""
     colors = palette[:, :3] if palette.shape[1] >= RGB else palette[:, [0, 0, 0]]
     alpha = palette[:, -1:] if palette.shape[1] in (GREY_ALPHA, RGBA) else np.full((len(palette), 1), 255, np.uint8)
     return np.hstack([colors, alpha])
 
 
-def encoded_well(palette: np.ndarray, indices: np.ndarray, suffix: str = ".png", **options) -> bytes:
-    """The file, after it was found to show what it should."""
+def encoded(palette: np.ndarray, indices: np.ndarray, suffix: str = ".png", **options) -> bytes:
+    """The encoded file, after a check of its pixels."""
     file = encode_still(palette, indices, suffix, **options)
-    np.testing.assert_array_equal(shown(file), rgba(palette)[indices])
+    np.testing.assert_array_equal(decoded(file), rgba(palette)[indices])
     return file
 
 
 # Every format
 
 ALPHAS = np.array([[10, 20, 30, 255], [200, 100, 0, 255], [0, 0, 0, 0], [9, 200, 9, 255]], dtype=np.uint8)
-PARTIAL = np.array([[10, 20, 30, 255], [200, 100, 0, 128], [0, 0, 0, 0], [9, 200, 9, 255]], dtype=np.uint8)
-GREY_WITH_HOLE = np.array([[0, 255], [77, 255], [78, 255], [3, 0]], dtype=np.uint8)
-PICTURES = {
+PARTIAL_ALPHA = np.array([[10, 20, 30, 255], [200, 100, 0, 128], [0, 0, 0, 0], [9, 200, 9, 255]], dtype=np.uint8)
+GREY_AND_INVISIBLE = np.array([[0, 255], [77, 255], [78, 255], [3, 0]], dtype=np.uint8)
+IMAGES = {
     "a pixel": (np.array([[1, 2, 3]], np.uint8), np.zeros((1, 1), np.uint8)),
     "a pixel that is invisible": (np.zeros((1, 4), np.uint8), np.zeros((1, 1), np.uint8)),
     "one color": (np.array([[1, 2, 3]], np.uint8), np.zeros((30, 40), np.uint8)),
@@ -92,52 +91,52 @@ PICTURES = {
     "a column": (any_palette(16, RGB), any_indices(16, 10_000, 1)),
     "grey": (np.arange(0, 256, 5, dtype=np.uint8)[:, None], any_indices(52)),
     "grey as RGB": (np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), any_indices(256)),
-    "grey with a hole": (GREY_WITH_HOLE, any_indices(4)),
-    "color with a hole": (ALPHAS, any_indices(4)),
+    "grey and invisible": (GREY_AND_INVISIBLE, any_indices(4)),
+    "colors and invisible": (ALPHAS, any_indices(4)),
     "equal colors": (np.array([[9, 9, 8], [1, 1, 1], [9, 9, 8]], np.uint8), any_indices(3)),
 }
-PARTLY = {
-    "partial alphas": (PARTIAL, any_indices(4)),
+TRANSLUCENT = {
+    "partial alphas": (PARTIAL_ALPHA, any_indices(4)),
     "256 alphas": (any_palette(256, RGBA), any_indices(256)),
     "grey with partial alphas": (any_palette(30, GREY_ALPHA), any_indices(30)),
 }
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_file_shows_the_colors_of_the_indices(suffix, name):
-    encoded_well(*PICTURES[name], suffix)
+@pytest.mark.parametrize("name", IMAGES)
+def test_decoded_pixels_equal_the_palette_at_the_indices(suffix, name):
+    encoded(*IMAGES[name], suffix)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
-@pytest.mark.parametrize("name", PARTLY)
+@pytest.mark.parametrize("name", TRANSLUCENT)
 def test_partial_alpha_is_kept(suffix, name):
-    encoded_well(*PARTLY[name], suffix)
+    encoded(*TRANSLUCENT[name], suffix)
 
 
-@pytest.mark.parametrize("name", PARTLY)
-def test_gif_refuses_partial_alpha_and_says_what_keeps_it(name):
+@pytest.mark.parametrize("name", TRANSLUCENT)
+def test_partial_alpha_in_a_gif_is_an_error_that_names_other_formats(name):
     with pytest.raises(ImageError, match=r"partly transparent.*\.png or \.webp"):
-        encode_still(*PARTLY[name], ".gif")
+        encode_still(*TRANSLUCENT[name], ".gif")
 
 
-@pytest.mark.parametrize(("suffix", "most"), [(".gif", 65_535), (".webp", 16_383)])
-def test_a_side_longer_than_the_format_holds_is_refused(suffix, most):
+@pytest.mark.parametrize(("suffix", "max_side"), [(".gif", 65_535), (".webp", 16_383)])
+def test_a_side_above_the_limit_of_the_format_is_an_error(suffix, max_side):
     palette = any_palette(1, RGB)
-    assert shown(encode_still(palette, np.zeros((1, most), np.uint8), suffix)).shape == (1, most, 4)
-    with pytest.raises(ImageError, match=f"holds at most {most} a side; write .png"):
-        encode_still(palette, np.zeros((most + 1, 1), np.uint8), suffix)
+    assert decoded(encode_still(palette, np.zeros((1, max_side), np.uint8), suffix)).shape == (1, max_side, 4)
+    with pytest.raises(ImageError, match=f"holds at most {max_side} a side; write .png"):
+        encode_still(palette, np.zeros((max_side + 1, 1), np.uint8), suffix)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_format_is_that_of_the_suffix_in_any_case(suffix):
+def test_the_suffix_selects_the_format_in_any_case(suffix):
     for name in (suffix, suffix.upper()):
         file = encode_still(any_palette(5, RGB), any_indices(5), name)
         assert Image.open(io.BytesIO(file)).format == suffix[1:].upper()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", "png", ""])
-def test_another_suffix_is_refused_with_those_there_are(suffix):
+def test_another_suffix_is_an_error_that_lists_the_supported_ones(suffix):
     with pytest.raises(ImageError, match=r"use one of \.png, \.gif, \.webp"):
         encode_still(any_palette(5, RGB), any_indices(5), suffix)
 
@@ -151,21 +150,21 @@ def test_equal_pixels_give_equal_bytes(suffix, n_colors):
     assert file == encode_still(palette[::-1], n_colors - 1 - indices, suffix)
 
 
-def test_indices_that_are_not_contiguous_are_written_as_they_look():
+def test_indices_need_not_be_contiguous():
     for suffix in SUFFIXES:
-        encoded_well(any_palette(7, RGB)[::-1], any_indices(7).T[::2], suffix)
+        encoded(any_palette(7, RGB)[::-1], any_indices(7).T[::2], suffix)
 
 
-def test_the_arguments_are_left_as_they_were():
-    palette, indices = PARTIAL.copy(), any_indices(4)
+def test_the_arguments_are_not_modified():
+    palette, indices = PARTIAL_ALPHA.copy(), any_indices(4)
     for array in (palette, indices):
         array.setflags(write=False)
-    encoded_well(palette, indices)
-    np.testing.assert_array_equal(palette, PARTIAL)
+    encoded(palette, indices)
+    np.testing.assert_array_equal(palette, PARTIAL_ALPHA)
 
 
 @pytest.mark.parametrize(
-    ("palette", "indices", "complaint"),
+    ("palette", "indices", "message"),
     [
         (np.zeros((0, 3), np.uint8), any_indices(1), "palette must be"),
         (np.zeros((257, 3), np.uint8), any_indices(1), "palette must be"),
@@ -179,15 +178,15 @@ def test_the_arguments_are_left_as_they_were():
         (np.zeros((2, 3), np.uint8), any_indices(3), "must be below 2"),
     ],
 )
-def test_a_palette_and_indices_that_do_not_fit_are_a_value_error(palette, indices, complaint):
+def test_a_palette_and_indices_that_do_not_match_are_a_value_error(palette, indices, message):
     for suffix in SUFFIXES:
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(ValueError, match=message):
             encode_still(palette, indices, suffix)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_what_is_written_is_read_again(data):
+def test_encoding_is_lossless(data):
     n_colors = data.draw(st.integers(1, 256), "n_colors")
     channels = data.draw(st.sampled_from([GREY, GREY_ALPHA, RGB, RGBA]), "channels")
     height, width = data.draw(st.integers(1, 9), "height"), data.draw(st.integers(1, 9), "width")
@@ -195,10 +194,10 @@ def test_what_is_written_is_read_again(data):
     palette = rng.integers(0, 256, (n_colors, channels), dtype=np.uint8)
     if channels in (GREY_ALPHA, RGBA):
         palette[palette[:, -1] == 0] = 0
-    encoded_well(palette, rng.integers(0, n_colors, (height, width), dtype=np.uint8))
+    encoded(palette, rng.integers(0, n_colors, (height, width), dtype=np.uint8))
 
 
-# What is in a PNG
+# PNG chunks
 
 
 @pytest.mark.parametrize(
@@ -206,7 +205,7 @@ def test_what_is_written_is_read_again(data):
 )
 def test_the_png_has_the_fewest_bits_and_exactly_the_colors(n_colors, bits):
     palette = any_palette(n_colors, RGB)
-    chunks = chunks_of(encoded_well(palette, any_indices(n_colors)))
+    chunks = chunks_of(encoded(palette, any_indices(n_colors)))
     assert chunks[b"IHDR"] == struct.pack(">IIBBBBB", 23, 19, bits, WITH_PALETTE, 0, 0, 0)
     stored = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
     np.testing.assert_array_equal(np.unique(stored, axis=0), np.unique(palette, axis=0))
@@ -216,33 +215,33 @@ def test_the_png_has_the_fewest_bits_and_exactly_the_colors(n_colors, bits):
 
 @pytest.mark.parametrize("width", range(1, 18))
 @pytest.mark.parametrize("n_colors", [2, 4, 16])
-def test_rows_that_end_within_a_byte_are_whole(n_colors, width):
-    encoded_well(any_palette(n_colors, RGB), any_indices(n_colors, 19, width))
+def test_rows_may_end_within_a_byte(n_colors, width):
+    encoded(any_palette(n_colors, RGB), any_indices(n_colors, 19, width))
 
 
-def test_colors_that_no_pixel_wears_and_equal_ones_are_not_stored():
+def test_unused_and_equal_colors_are_not_stored():
     palette = any_palette(20, RGB)
     palette[7] = palette[3]
-    png = encoded_well(palette, np.array([[3, 7, 5]], np.uint8))
+    png = encoded(palette, np.array([[3, 7, 5]], np.uint8))
     assert depth_and_color_type(png) == (1, WITH_PALETTE)
     assert set(struct.iter_unpack("3s", chunks_of(png)[b"PLTE"])) == {(palette[3].tobytes(),), (palette[5].tobytes(),)}
 
 
-def test_invisible_colors_are_one_entry():
+def test_invisible_colors_have_one_palette_entry():
     palette = np.array([[1, 2, 3, 0], [5, 6, 7, 255], [9, 9, 9, 0]], np.uint8)
     png = encode_still(palette, any_indices(3), ".png")
     assert chunks_of(png)[b"PLTE"] == bytes([1, 2, 3, 5, 6, 7])
     assert chunks_of(png)[b"tRNS"] == b"\0"
-    np.testing.assert_array_equal(shown(png), palette[[0, 1, 0]][any_indices(3)])
+    np.testing.assert_array_equal(decoded(png), palette[[0, 1, 0]][any_indices(3)])
 
 
 @pytest.mark.parametrize(
     "alphas", [[255, 255, 255], [0, 255, 255], [255, 7, 255], [255, 255, 0], [1, 2, 3], [255, 0, 3]]
 )
-def test_alpha_is_stored_for_the_entries_that_need_it_alone(alphas):
+def test_alpha_is_stored_only_for_entries_that_are_not_opaque(alphas):
     palette = any_palette(3, RGBA)
     palette[:, -1] = alphas
-    stored = chunks_of(encoded_well(palette, any_indices(3))).get(b"tRNS", b"")
+    stored = chunks_of(encoded(palette, any_indices(3))).get(b"tRNS", b"")
     assert sorted(stored) == sorted(alpha for alpha in alphas if alpha < 255)
 
 
@@ -250,43 +249,43 @@ def test_alpha_is_stored_for_the_entries_that_need_it_alone(alphas):
     ("levels", "depth"),
     [([0, 255], 1), ([255], 1), ([0, 85, 255], 2), ([17, 0, 34, 68, 238], 4), (range(256), 8), (range(0, 256, 5), 8)],
 )
-def test_grey_is_written_without_a_palette_in_the_fewest_bits_that_have_its_levels(levels, depth):
+def test_grey_has_no_palette_and_the_lowest_bit_depth_of_its_levels(levels, depth):
     palette = np.array(levels, dtype=np.uint8)[:, None]
-    png = encoded_well(palette, any_indices(len(palette)))
+    png = encoded(palette, any_indices(len(palette)))
     assert depth_and_color_type(png) == (depth, IN_GREY)
     assert list(chunks_of(png)) == [b"IHDR", b"IDAT", b"IEND"]
 
 
-def test_grey_of_few_levels_that_need_8_bits_has_a_palette_of_fewer():
-    png = encoded_well(np.array([[1], [2]], np.uint8), noise(60, 60) % 2)
+def test_few_grey_levels_that_need_8_bits_have_a_palette_of_fewer_bits():
+    png = encoded(np.array([[1], [2]], np.uint8), noise(60, 60) % 2)
     assert depth_and_color_type(png) == (1, WITH_PALETTE)
 
 
-def test_grey_with_a_hole_is_written_without_a_palette_in_8_bits():
+def test_grey_with_an_invisible_color_has_no_palette_and_8_bits():
     palette = np.full((256, 2), 255, np.uint8)
     palette[:, 0] = np.arange(256)
     palette[7, 1] = 0
-    png = encoded_well(palette, any_indices(256))
+    png = encoded(palette, any_indices(256))
     assert depth_and_color_type(png) == (8, IN_GREY)
     assert chunks_of(png)[b"tRNS"] == b"\0\7"
 
 
-def test_a_hole_of_a_level_that_is_worn_needs_a_palette():
-    png = encoded_well(np.array([[0, 255], [0, 0], [255, 255]], np.uint8), any_indices(3))
+def test_an_invisible_color_of_a_used_grey_level_needs_a_palette():
+    png = encoded(np.array([[0, 255], [0, 0], [255, 255]], np.uint8), any_indices(3))
     assert depth_and_color_type(png)[1] == WITH_PALETTE
 
 
-# How small it is
+# Size of a PNG
 
 
 def hills(n_colors: int) -> np.ndarray:
-    """Random walks along the rows, of which each begins near the one above."""
+    """Random walks along the rows, each of which begins near the one above."""
     rng = np.random.default_rng(n_colors)
     height = rng.normal(size=(400, 400)).cumsum(axis=1) + rng.normal(size=(400, 1)).cumsum(axis=0)
     return np.digitize(height, np.linspace(height.min(), height.max(), n_colors + 1)[1:-1])
 
 
-def steps(n_colors: int) -> np.ndarray:
+def runs(n_colors: int) -> np.ndarray:
     """Runs of 1 to 9 pixels of a color."""
     rng = np.random.default_rng(n_colors)
     return np.repeat(rng.integers(0, n_colors, 40_000), rng.integers(1, 10, 40_000))[:160_000].reshape(400, 400)
@@ -300,70 +299,43 @@ def scattered(n_colors: int) -> np.ndarray:
     return np.random.default_rng(n_colors).integers(0, n_colors, (400, 400))
 
 
-@pytest.mark.parametrize("draw", [steps, hills, tiles, scattered])
+@pytest.mark.parametrize("make_indices", [runs, hills, tiles, scattered])
 @pytest.mark.parametrize("n_colors", [2, 4, 7, 16, 17, 64, 256])
-def test_no_picture_is_larger_than_by_the_usual_search_but_for_a_hundredth(draw, n_colors):
-    palette, indices = any_palette(n_colors, RGB), draw(n_colors).astype(np.uint8)
+def test_no_file_is_more_than_one_percent_larger_than_by_pillow(make_indices, n_colors):
+    palette, indices = any_palette(n_colors, RGB), make_indices(n_colors).astype(np.uint8)
     image = Image.fromarray(indices)
     image.putpalette(palette.tobytes())
-    searched = io.BytesIO()
-    image.save(searched, "PNG", compress_level=encoding.LEVEL)
-    assert len(encoded_well(palette, indices)) <= 1.01 * len(searched.getvalue())
+    by_pillow = io.BytesIO()
+    image.save(by_pillow, "PNG", compress_level=still.LEVEL)
+    assert len(encoded(palette, indices)) <= 1.01 * len(by_pillow.getvalue())
 
 
-def test_the_order_of_the_palette_makes_a_photo_smaller():
-    """Neighbors that are alike have indices that are close, whatever their colors."""
+def test_the_palette_order_makes_a_photo_smaller():
+    """Colors that are often adjacent get close indices, regardless of their values."""
     indices = hills(256).astype(np.uint8)
     shuffled = np.random.default_rng(1).permutation(256).astype(np.uint8)
     palette = any_palette(256, RGB)
     unordered = io.BytesIO()
     Image.fromarray(shuffled[indices]).save(unordered, "PNG", compress_level=9)
-    png = encoded_well(palette[np.argsort(shuffled)], shuffled[indices])
+    png = encoded(palette[np.argsort(shuffled)], shuffled[indices])
     assert len(png) < 0.8 * len(unordered.getvalue())
 
 
-def test_a_chain_links_the_pairs_that_meet_most_often():
-    indices = np.array([[0, 3, 0, 3, 0, 3, 1, 3, 1, 2]], np.uint8)
-    meetings = encoding._meetings(indices, 4)
-    np.testing.assert_array_equal(meetings, [[0, 0, 0, 5], [0, 0, 1, 3], [0, 1, 0, 0], [5, 3, 0, 0]])
-    np.testing.assert_array_equal(encoding._chained_order(meetings), [0, 3, 1, 2])
+# Optimization
 
 
-def test_a_row_grows_at_the_end_that_is_nearer_to_what_the_color_meets():
-    indices = np.array([[0, 3, 0, 3, 0, 3, 1, 3, 1, 2]], np.uint8)
-    np.testing.assert_array_equal(encoding._grown_order(encoding._meetings(indices, 4)), [0, 3, 1, 2])
-    mirrored = encoding._grown_order(encoding._meetings(np.array([[0, 1, 0, 1, 0, 1, 0, 2, 0, 2, 3]], np.uint8), 4))
-    np.testing.assert_array_equal(mirrored, [3, 2, 0, 1])
-
-
-@pytest.mark.parametrize("n_colors", [2, 3, 17, 256])
-def test_orders_name_each_color_once(n_colors):
-    indices = scattered(n_colors).astype(np.uint8)
-    for order in encoding._orders(np.zeros((n_colors, 4), np.uint8), indices):
-        np.testing.assert_array_equal(np.sort(order), np.arange(n_colors))
-
-
-def test_steps_between_neighbors_that_are_all_alike_say_nothing():
-    meetings = encoding._meetings(np.array([[0, 1, 2, 3]], np.uint8), 4)
-    assert encoding._entropy_of_steps(meetings, np.arange(4)) == pytest.approx(6)  # one bit each: up or down
-    assert encoding._entropy_of_steps(meetings, np.array([0, 2, 1, 3])) > 6
-
-
-# Optimized
-
-
-def test_without_oxipng_the_way_to_it_is_told(monkeypatch):
+def test_a_missing_oxipng_is_an_error_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "oxipng", None)
     with pytest.raises(ImageError, match=r"pip install 'gpukmeans\[optimize\]'"):
         encode_still(any_palette(5, RGB), any_indices(5), ".png", optimize=True)
 
 
-def test_the_smallest_of_what_oxipng_makes_is_taken(monkeypatch):
-    """In place of oxipng one that knows only the last of the files, and makes that smaller if it may change it."""
-    seen = []
+def test_the_smallest_result_of_oxipng_is_used(monkeypatch):
+    """A fake oxipng makes only the last file smaller, and only if it may reorder the palette."""
+    inputs = []
 
     def optimize_from_memory(png, *, palette_reduction=True, **options):
-        seen.append(png)
+        inputs.append(png)
         return b"small" if palette_reduction else png
 
     fake = ModuleType("oxipng")
@@ -371,17 +343,17 @@ def test_the_smallest_of_what_oxipng_makes_is_taken(monkeypatch):
     monkeypatch.setitem(sys.modules, "oxipng", fake)
     palette, indices = any_palette(20, RGB), any_indices(20)
     assert encode_still(palette, indices, ".png", optimize=True) == b"small"
-    assert len(seen) == 3
-    assert encode_still(palette, indices, ".png") in seen
-    for png in seen:
-        np.testing.assert_array_equal(shown(png), rgba(palette)[indices])
+    assert len(inputs) == 3
+    assert encode_still(palette, indices, ".png") in inputs
+    for png in inputs:
+        np.testing.assert_array_equal(decoded(png), rgba(palette)[indices])
 
 
-@pytest.mark.parametrize("name", [*PICTURES, *PARTLY])
-def test_an_optimized_file_shows_the_same_and_is_not_larger(name):
+@pytest.mark.parametrize("name", [*IMAGES, *TRANSLUCENT])
+def test_an_optimized_file_has_the_same_pixels_and_is_not_larger(name):
     pytest.importorskip("oxipng")
-    palette, indices = (PICTURES | PARTLY)[name]
-    assert len(encoded_well(palette, indices, optimize=True)) <= len(encode_still(palette, indices, ".png"))
+    palette, indices = (IMAGES | TRANSLUCENT)[name]
+    assert len(encoded(palette, indices, optimize=True)) <= len(encode_still(palette, indices, ".png"))
 
 
 # Metadata
@@ -391,24 +363,24 @@ XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def reopened(suffix: str, palette: np.ndarray | None = None, **said: object) -> Image.Image:
+def reopened(suffix: str, palette: np.ndarray | None = None, **fields: object) -> Image.Image:
     palette = any_palette(5, RGB) if palette is None else palette
-    file = encoded_well(palette, any_indices(len(palette)), suffix, metadata=Metadata(**said))
+    file = encoded(palette, any_indices(len(palette)), suffix, metadata=Metadata(**fields))
     image = Image.open(io.BytesIO(file))
     image.load()
     return image
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_profile_exif_and_xmp_are_read_again(suffix):
+def test_profile_exif_and_xmp_are_stored(suffix):
     info = reopened(suffix, icc_profile=PROFILE, exif=EXIF, xmp=XMP).info
     assert (info["icc_profile"], info["xmp"]) == (PROFILE, XMP)
     assert info["exif"].removeprefix(b"Exif\0\0") == EXIF
 
 
-def test_chunks_stand_where_png_wants_them():
-    said = Metadata(icc_profile=PROFILE, exif=EXIF, xmp=XMP, dpi=(72, 72), text={"Title": "A"})
-    kinds = [kind for kind, _ in list_of_chunks(encode_still(PARTIAL, any_indices(4), ".png", metadata=said))]
+def test_chunks_are_in_the_order_required_by_png():
+    stored = Metadata(icc_profile=PROFILE, exif=EXIF, xmp=XMP, dpi=(72, 72), text={"Title": "A"})
+    kinds = [kind for kind, _ in list_of_chunks(encode_still(PARTIAL_ALPHA, any_indices(4), ".png", metadata=stored))]
     assert kinds == [
         *(b"IHDR", b"iCCP", b"PLTE", b"tRNS", b"pHYs"),
         *(b"eXIf", b"iTXt", b"tEXt", b"IDAT", b"IEND"),
@@ -416,14 +388,14 @@ def test_chunks_stand_where_png_wants_them():
 
 
 @pytest.mark.parametrize("dpi", [(72, 72), (300.5, 96), (1, 9600)])
-def test_a_resolution_is_written_as_pillow_writes_it(dpi):
-    ours, theirs = reopened(".png", dpi=dpi), io.BytesIO()
-    Image.new("L", (1, 1)).save(theirs, "PNG", dpi=dpi)
-    assert ours.info["dpi"] == Image.open(theirs).info["dpi"]
+def test_a_resolution_is_stored_as_by_pillow(dpi):
+    ours, by_pillow = reopened(".png", dpi=dpi), io.BytesIO()
+    Image.new("L", (1, 1)).save(by_pillow, "PNG", dpi=dpi)
+    assert ours.info["dpi"] == Image.open(by_pillow).info["dpi"]
 
 
 @pytest.mark.parametrize("dpi", [(0, 0), (-1, 72), (float("nan"), 72), (72, float("inf")), (1e9, 1e9)])
-def test_a_resolution_that_png_cannot_say_is_left_out(dpi):
+def test_a_resolution_that_png_cannot_store_is_left_out(dpi):
     assert "dpi" not in reopened(".png", dpi=dpi).info
 
 
@@ -438,68 +410,68 @@ def test_a_resolution_that_png_cannot_say_is_left_out(dpi):
         ("色" * 500, b"iTXt"),
     ],
 )
-def test_a_text_is_read_again(text, kind):
+def test_a_text_is_stored_in_the_smallest_form(text, kind):
     image = reopened(".png", text={"Title": text})
     assert image.text == {"Title": text}
     png = encode_still(any_palette(5, RGB), any_indices(5), ".png", metadata=Metadata(text={"Title": text}))
     assert len(chunks_of(png)[kind]) < 200
 
 
-def test_a_text_too_long_for_readers_to_unpack_is_not_packed():
-    text = "a" * (png_module._LARGEST_PACKED + 1)
+def test_a_text_too_long_for_decoders_to_decompress_is_not_compressed():
+    text = "a" * (png_chunks._MAX_DECOMPRESSED + 1)
     assert reopened(".png", text={"Comment": text}).text == {"Comment": text}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_a_profile_too_long_for_readers_to_unpack_is_left_out_of_a_png(suffix, beyond):
-    profile = PROFILE.ljust(png_module._LARGEST_PACKED + beyond, b"\0")
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_profile_too_long_for_decoders_to_decompress_is_left_out_of_a_png(suffix, excess):
+    profile = PROFILE.ljust(png_chunks._MAX_DECOMPRESSED + excess, b"\0")
     kept = reopened(suffix, icc_profile=profile).info.get("icc_profile")
-    assert kept == (None if beyond and suffix == ".png" else profile)
+    assert kept == (None if excess and suffix == ".png" else profile)
 
 
 @pytest.mark.parametrize("keyword", ["", "a" * 80, "色", "a\0b"])
-def test_a_text_whose_keyword_png_cannot_say_is_left_out(keyword):
+def test_a_text_with_a_keyword_that_png_cannot_store_is_left_out(keyword):
     assert reopened(".png", text={keyword: "text", "Title": "kept"}).text == {"Title": "kept"}
 
 
-def test_xmp_among_the_texts_is_not_said_twice():
+def test_xmp_among_the_texts_is_not_stored_twice():
     assert reopened(".png", xmp=XMP, text={"XML:com.adobe.xmp": "old"}).info["xmp"] == XMP
 
 
-def test_a_gif_says_its_comment():
+def test_a_gif_stores_its_comment():
     assert reopened(".gif", text={"Comment": "größer", "Title": "lost"}).info["comment"] == "größer".encode()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_says_nothing_unless_told(suffix):
+def test_a_file_has_no_metadata_by_default(suffix):
     assert not {"icc_profile", "exif", "xmp", "dpi", "comment"} & reopened(suffix).info.keys()
 
 
-def test_grey_with_a_profile_for_rgb_keeps_a_palette():
+def test_grey_with_an_rgb_profile_has_a_palette():
     image = reopened(".png", np.array([[0], [255]], np.uint8), icc_profile=PROFILE)
     assert (image.mode, image.info["icc_profile"]) == ("P", PROFILE)
 
 
-def test_a_profile_for_grey_goes_with_grey_even_where_a_palette_is_smaller():
+def test_a_grey_profile_needs_grey_samples_even_where_a_palette_is_smaller():
     profile = PROFILE[:16] + b"GRAY" + PROFILE[20:]
     palette, indices = np.array([[1], [2]], np.uint8), noise(60, 60) % 2
-    png = encoded_well(palette, indices, metadata=Metadata(icc_profile=profile))
+    png = encoded(palette, indices, metadata=Metadata(icc_profile=profile))
     assert depth_and_color_type(png) == (8, IN_GREY)
 
 
-# Sheets
+# Other functions
 
 
-def test_an_image_of_many_colors_becomes_a_png_over_what_was_there(tmp_path):
+def test_write_png_replaces_an_existing_file(tmp_path):
     path = tmp_path / "sheet.png"
     path.write_bytes(b"old")
     write_png(path, Image.fromarray(noise(9, 8, 3)), overwrite=True)
     assert depth_and_color_type(path.read_bytes()) == (8, IN_COLOR)
-    np.testing.assert_array_equal(shown(path.read_bytes())[..., :3], noise(9, 8, 3))
+    np.testing.assert_array_equal(decoded(path.read_bytes())[..., :3], noise(9, 8, 3))
 
 
-def test_an_image_does_not_become_a_png_over_what_was_there_unless_asked_to(tmp_path):
+def test_write_png_without_overwrite_keeps_an_existing_file(tmp_path):
     path = tmp_path / "sheet.png"
     path.write_bytes(b"old")
     with pytest.raises(ImageError, match="already exists"):
@@ -507,12 +479,12 @@ def test_an_image_does_not_become_a_png_over_what_was_there_unless_asked_to(tmp_
     assert path.read_bytes() == b"old"
 
 
-def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_write_png_into_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ImageError, match="its folder does not exist"):
         write_png(tmp_path / "none" / "sheet.png", Image.new("RGB", (1, 1)), overwrite=True)
 
 
-def test_colors_that_no_pixel_wears_are_stored_only_where_the_whole_palette_is_wanted():
+def test_unused_colors_are_stored_only_with_whole_palette():
     palette = np.array([[0, 0, 0], [255, 0, 0], [9, 9, 9]], dtype=np.uint8)
     indices = np.array([[0, 2, 0]], dtype=np.uint8)
     for whole in (False, True):
@@ -522,7 +494,7 @@ def test_colors_that_no_pixel_wears_are_stored_only_where_the_whole_palette_is_w
             assert np.array_equal(np.asarray(image.convert("RGB")), palette[indices])
 
 
-def test_an_invisible_grey_beside_black_and_white_is_read_by_others_as_it_was():
+def test_an_invisible_grey_beside_black_and_white_is_decoded_unchanged_by_pillow():
     palette = np.array([[0, 255], [255, 255], [85, 0]], dtype=np.uint8)
     indices = np.array([[0, 1, 2, 0]], dtype=np.uint8)
     with Image.open(io.BytesIO(encode_still(palette, indices, ".png"))) as image:
@@ -530,7 +502,7 @@ def test_an_invisible_grey_beside_black_and_white_is_read_by_others_as_it_was():
 
 
 @pytest.mark.parametrize("channels", [GREY, GREY_ALPHA, RGB, RGBA])
-def test_pixels_are_encoded_without_loss_and_with_their_profile(channels):
+def test_pixels_are_encoded_losslessly_with_their_profile(channels):
     pixels = noise(9, 8, channels)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data, suffix = encode_pixels(pixels, Metadata(icc_profile=profile, exif=b"MM\0*"))
@@ -541,7 +513,7 @@ def test_pixels_are_encoded_without_loss_and_with_their_profile(channels):
     assert np.array_equal(np.asarray(image.convert(mode)).reshape(pixels.shape), pixels)
 
 
-def test_pixels_too_long_for_webp_are_a_png():
+def test_pixels_too_long_for_webp_become_a_png():
     pixels = noise(1, 16384, RGB)
     data, suffix = encode_pixels(pixels, Metadata())
     assert (data[:8], suffix) == (PNG_MAGIC, ".png")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gpukmeans.images.histogram import unique_colors
-from gpukmeans_cli.images.channels import add_histograms, channels_of_both, with_channels, with_color
+from gpukmeans_cli.images.channels import add_histograms, common_channels, to_rgb, with_channels
 
 COLORS = {
     1: [[7]],
@@ -15,27 +15,27 @@ WIDER = {(1, 1): 1, (1, 2): 2, (1, 3): 3, (1, 4): 4, (2, 2): 2, (2, 3): 4, (2, 4
 
 
 @pytest.mark.parametrize(("one", "other"), [*WIDER, *((b, a) for a, b in WIDER)])
-def test_both_fit_into_the_channels_of_both(one, other):
-    assert channels_of_both(one, other) == WIDER[min(one, other), max(one, other)]
+def test_common_channels_hold_the_color_and_alpha_of_both(one, other):
+    assert common_channels(one, other) == WIDER[min(one, other), max(one, other)]
 
 
-@pytest.mark.parametrize(("had", "wanted"), list(WIDER))
-def test_a_color_stays_what_it_is_in_more_channels(had, wanted):
-    wanted = channels_of_both(had, wanted)
-    opaque = had in (1, 3)
-    expected = torch.tensor(COLORS[wanted])
-    if opaque and wanted in (2, 4):
+@pytest.mark.parametrize(("before", "after"), list(WIDER))
+def test_more_channels_keep_the_color(before, after):
+    after = common_channels(before, after)
+    is_opaque = before in (1, 3)
+    expected = torch.tensor(COLORS[after])
+    if is_opaque and after in (2, 4):
         expected[..., -1] = 255
-    assert torch.equal(with_channels(torch.tensor(COLORS[had]), wanted), expected)
+    assert torch.equal(with_channels(torch.tensor(COLORS[before]), after), expected)
 
 
-def test_all_leading_dimensions_stay():
+def test_leading_dimensions_are_kept():
     assert with_channels(torch.zeros(2, 3, 4, 1, dtype=torch.uint8), 4).shape == (2, 3, 4, 4)
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 @pytest.mark.parametrize("second", [1, 2, 3, 4])
-def test_histograms_of_any_channels_add_to_that_of_both_pictures(first, second):
+def test_the_sum_of_histograms_of_any_channels_is_that_of_both_pictures(first, second):
     generator = np.random.default_rng(0)
     one, other = (
         generator.integers(0, 4, (*size, n), dtype=np.uint8) for size, n in (((4, 5), first), ((3, 5), second))
@@ -55,6 +55,6 @@ def test_histograms_of_any_channels_add_to_that_of_both_pictures(first, second):
     assert torch.equal(total.counts, expected.counts)
 
 
-@pytest.mark.parametrize(("colors", "shown"), [([7], [7, 7, 7]), ([7, 9], [7, 7, 7, 9]), ([1, 2, 3], [1, 2, 3])])
-def test_colors_get_red_green_and_blue_and_keep_alpha(colors, shown):
-    assert with_color(torch.tensor([colors], dtype=torch.uint8)).tolist() == [shown]
+@pytest.mark.parametrize(("color", "expected"), [([7], [7, 7, 7]), ([7, 9], [7, 7, 7, 9]), ([1, 2, 3], [1, 2, 3])])
+def test_grey_becomes_rgb_and_alpha_is_kept(color, expected):
+    assert to_rgb(torch.tensor([color], dtype=torch.uint8)).tolist() == [expected]

@@ -9,7 +9,7 @@ Pixels = NDArray[np.uint8]
 
 _CAPTIONS = ("before", "after")
 _PALETTE = np.array([[200, 30, 40]], dtype=np.uint8)
-_SHARES = np.array([1.0])
+_USAGE = np.array([1.0])
 
 
 def noise(height: int, width: int, channels: int = 3, *, seed: int = 0) -> Pixels:
@@ -17,16 +17,16 @@ def noise(height: int, width: int, channels: int = 3, *, seed: int = 0) -> Pixel
 
 
 def sheet_of(before: Pixels, after: Pixels, *, width: int = 600) -> Pixels:
-    return np.asarray(draw_comparison(before, after, _PALETTE, _SHARES, width=width, captions=_CAPTIONS))
+    return np.asarray(draw_comparison(before, after, _PALETTE, _USAGE, width=width, captions=_CAPTIONS))
 
 
-def sheet_with(palette: Pixels, shares: NDArray[np.floating], *, width: int = 1200) -> Pixels:
+def sheet_with(palette: Pixels, usage: NDArray[np.floating], *, width: int = 1200) -> Pixels:
     grey = np.full((4, 6, 1), 128, dtype=np.uint8)
-    return np.asarray(draw_comparison(grey, grey, palette, shares, width=width, captions=_CAPTIONS))
+    return np.asarray(draw_comparison(grey, grey, palette, usage, width=width, captions=_CAPTIONS))
 
 
 def pictures_in(sheet: Pixels, height: int, width: int) -> tuple[Pixels, Pixels]:
-    """Both pictures of that size, cut out of a sheet."""
+    """The two pictures of that size on a sheet."""
     column = (sheet.shape[1] - 2 * MARGIN - GUTTER) // 2
     left = MARGIN + (column - width) // 2
     right = left + column + GUTTER
@@ -35,13 +35,13 @@ def pictures_in(sheet: Pixels, height: int, width: int) -> tuple[Pixels, Pixels]
 
 
 def distinct_palette(n_colors: int) -> Pixels:
-    """Colors that nothing else on a sheet has, in an order that is not sorted by red."""
+    """Colors that occur nowhere else on a sheet, not sorted by red."""
     red = (np.arange(n_colors) * 37) % 256
     return np.stack([red, 255 - red, np.full(n_colors, 77)], axis=1).astype(np.uint8)
 
 
 def swatches_in(sheet: Pixels) -> tuple[Pixels, NDArray[np.intp]]:
-    """The colors of a `distinct_palette` found on a sheet, in reading order, and how many pixels each has."""
+    """The colors of a `distinct_palette` on a sheet, in reading order, and their pixel counts."""
     found = sheet[(sheet[..., 2] == 77) & (sheet[..., 0] != sheet[..., 1])]
     colors, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)
@@ -49,7 +49,7 @@ def swatches_in(sheet: Pixels) -> tuple[Pixels, NDArray[np.intp]]:
 
 
 def captions_of(captions: tuple[str, str]) -> Pixels:
-    """What a sheet 600 wide shows above its swatches if both pictures are white."""
+    """The part of a sheet 600 wide above its swatches, with two white pictures."""
     white = np.full((30, 40, 1), 255, dtype=np.uint8)
     sheet = np.asarray(draw_comparison(white, white, _PALETTE, np.zeros(1), width=600, captions=captions))
     outline = np.flatnonzero((sheet == _PALETTE[0]).all(axis=2).any(axis=1))[0] - 1
@@ -57,21 +57,21 @@ def captions_of(captions: tuple[str, str]) -> Pixels:
 
 
 def bars_in(sheet: Pixels, n_colors: int) -> list[int]:
-    """Lengths of the bars below the swatches of a sheet with one row of them."""
+    """The lengths of the usage bars of a sheet with one row of swatches."""
     ink = (sheet == INK).all(axis=2)
     lowest = np.flatnonzero(ink.any(axis=1))[-1]
     return [int(part.sum()) for part in np.array_split(ink[lowest, MARGIN:-MARGIN], n_colors)]
 
 
 @pytest.mark.parametrize("width", [200, 601, 1200])
-def test_the_sheet_has_the_width_asked_for(width: int):
-    sheet = draw_comparison(noise(50, 70), noise(50, 70), _PALETTE, _SHARES, width=width, captions=_CAPTIONS)
+def test_the_sheet_has_the_requested_width(width: int):
+    sheet = draw_comparison(noise(50, 70), noise(50, 70), _PALETTE, _USAGE, width=width, captions=_CAPTIONS)
     assert sheet.width == width
     assert sheet.mode == "RGB"
 
 
 @pytest.mark.parametrize("width", [600, 601])
-def test_both_pictures_shrink_alike_to_half_of_the_sheet(width: int):
+def test_both_pictures_are_shrunk_to_half_of_the_sheet(width: int):
     before, after = noise(300, 400, seed=1), noise(300, 400, seed=2)
     column = (width - 2 * MARGIN - GUTTER) // 2
     height = round(column * 300 / 400)
@@ -82,7 +82,7 @@ def test_both_pictures_shrink_alike_to_half_of_the_sheet(width: int):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 90), (90, 1), (31, 45)])
-def test_a_picture_with_room_enough_stays_as_it_is(height: int, width: int):
+def test_a_picture_that_fits_is_unchanged(height: int, width: int):
     before, after = noise(height, width, seed=1), noise(height, width, seed=2)
     shown = pictures_in(sheet_of(before, after), height, width)
     np.testing.assert_array_equal(shown[0], before)
@@ -92,14 +92,16 @@ def test_a_picture_with_room_enough_stays_as_it_is(height: int, width: int):
 @pytest.mark.parametrize(
     ("height", "width", "shown"), [(5000, 4, (600, 1)), (4, 5000, (1, 278)), (2000, 500, (600, 150))]
 )
-def test_a_tall_or_wide_picture_keeps_its_shape_and_at_least_a_pixel(height: int, width: int, shown: tuple[int, int]):
+def test_a_tall_or_wide_picture_keeps_its_aspect_ratio_and_at_least_one_pixel(
+    height: int, width: int, shown: tuple[int, int]
+):
     black = np.zeros((height, width, 1), dtype=np.uint8)
     sheet = sheet_of(black, black)
     rows, columns = np.nonzero((sheet[:, : sheet.shape[1] // 2] == 0).all(axis=2))
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == shown
 
 
-def test_nothing_but_white_surrounds_the_pictures():
+def test_the_margins_are_white():
     black = np.zeros((300, 400, 3), dtype=np.uint8)
     sheet = sheet_of(black, black)
     column = (600 - 2 * MARGIN - GUTTER) // 2
@@ -109,25 +111,25 @@ def test_nothing_but_white_surrounds_the_pictures():
     assert (sheet[: MARGIN + 50, MARGIN + column : MARGIN + column + GUTTER] == 255).all()
 
 
-def test_grey_looks_like_the_same_grey_in_rgb():
+def test_grey_is_drawn_like_the_same_grey_in_rgb():
     grey = noise(40, 60, 1)
     np.testing.assert_array_equal(sheet_of(grey, grey), sheet_of(grey.repeat(3, axis=2), grey.repeat(3, axis=2)))
 
 
-def test_grey_with_alpha_looks_like_the_same_in_rgba():
+def test_grey_with_alpha_is_drawn_like_the_same_in_rgba():
     pixels = noise(400, 500, 2)
     rgba = pixels[..., [0, 0, 0, 1]]
     np.testing.assert_array_equal(sheet_of(pixels, pixels), sheet_of(rgba, rgba))
 
 
-def test_full_alpha_looks_like_none():
+def test_an_opaque_alpha_channel_changes_nothing():
     rgb = noise(400, 500)
     rgba = np.concatenate([rgb, np.full((400, 500, 1), 255, dtype=np.uint8)], axis=2)
     np.testing.assert_array_equal(sheet_of(rgb, rgba), sheet_of(rgb, rgb))
 
 
 @pytest.mark.parametrize("size", [40, 400])
-def test_transparency_shows_a_light_checkerboard_whatever_color_it_hides(size: int):
+def test_transparent_pixels_of_any_color_show_a_light_checkerboard(size: int):
     hidden = np.zeros((size, size, 4), dtype=np.uint8)
     hidden[..., 0] = 255
     shown, _ = pictures_in(sheet_of(hidden, hidden), min(size, 278), min(size, 278))
@@ -138,7 +140,7 @@ def test_transparency_shows_a_light_checkerboard_whatever_color_it_hides(size: i
     assert np.ptp(colors[0]) == 0
 
 
-def test_half_transparent_black_halves_the_light_of_the_checkerboard():
+def test_half_transparent_black_halves_the_brightness_of_the_checkerboard():
     black = np.zeros((40, 40, 4), dtype=np.uint8)
     clear, _ = pictures_in(sheet_of(black, black), 40, 40)
     black[..., 3] = 128
@@ -148,21 +150,21 @@ def test_half_transparent_black_halves_the_light_of_the_checkerboard():
 
 @pytest.mark.parametrize("width", [200, 1200])
 @pytest.mark.parametrize("n_colors", [1, 2, 20, 33, 256])
-def test_every_color_has_a_swatch_of_the_same_size_in_the_order_given(n_colors: int, width: int):
+def test_all_swatches_have_the_same_size_and_the_order_of_the_palette(n_colors: int, width: int):
     palette = distinct_palette(n_colors)
     colors, counts = swatches_in(sheet_with(palette, np.full(n_colors, 1 / n_colors), width=width))
     np.testing.assert_array_equal(colors, palette)
     assert len(set(counts.tolist())) == 1
 
 
-def test_a_few_colors_share_one_row_and_many_do_not():
+def test_few_colors_are_in_one_row_and_many_in_several():
     few, many = (sheet_with(distinct_palette(n), np.ones(n)) for n in (20, 256))
     assert few.shape[0] < many.shape[0] < 600
     (tops, _), (bottoms, _) = (np.argwhere((few == color).all(axis=2))[0] for color in distinct_palette(20)[[0, -1]])
     assert tops == bottoms
 
 
-def test_white_has_an_outline():
+def test_a_white_swatch_has_an_outline():
     white, black = (sheet_with(np.full((1, 3), value, dtype=np.uint8), np.zeros(1)) for value in (255, 0))
     rows, columns = np.nonzero((black[MARGIN + 20 :] == 0).all(axis=2))
     top, left = rows.min() + MARGIN + 20, columns.min()
@@ -173,38 +175,38 @@ def test_white_has_an_outline():
 
 def test_a_palette_may_be_grey_or_have_alpha():
     grey = np.array([[10], [200]], dtype=np.uint8)
-    shares = np.array([0.5, 0.5])
-    expected = sheet_with(grey.repeat(3, axis=1), shares)
-    np.testing.assert_array_equal(sheet_with(grey, shares), expected)
-    np.testing.assert_array_equal(sheet_with(np.array([[10, 255], [200, 255]], dtype=np.uint8), shares), expected)
-    clear = sheet_with(np.array([[10, 10, 10, 0], [200, 200, 200, 255]], dtype=np.uint8), shares)
+    usage = np.array([0.5, 0.5])
+    expected = sheet_with(grey.repeat(3, axis=1), usage)
+    np.testing.assert_array_equal(sheet_with(grey, usage), expected)
+    np.testing.assert_array_equal(sheet_with(np.array([[10, 255], [200, 255]], dtype=np.uint8), usage), expected)
+    clear = sheet_with(np.array([[10, 10, 10, 0], [200, 200, 200, 255]], dtype=np.uint8), usage)
     assert not (clear == 10).all(axis=2).any()
 
 
-def test_bars_are_as_long_as_shares_compared_with_the_largest():
+def test_bars_have_lengths_relative_to_the_largest_usage():
     bars = bars_in(sheet_with(distinct_palette(4), np.array([0.4, 0.2, 0.3, 0.1])), 4)
     np.testing.assert_allclose(np.array(bars) / bars[0], [1, 0.5, 0.75, 0.25], atol=0.01)
 
 
-def test_the_smallest_share_leaves_a_trace_and_no_share_none():
+def test_the_bar_of_a_used_color_has_a_pixel_and_that_of_an_unused_color_none():
     bars = bars_in(sheet_with(distinct_palette(3), np.array([1, 1e-9, 0])), 3)
     assert bars[1:] == [1, 0]
 
 
-def test_counts_of_pixels_serve_as_shares():
+def test_usage_may_be_pixel_counts_or_fractions():
     palette = distinct_palette(3)
     counts = sheet_with(palette, np.array([50, 30, 20]))
     np.testing.assert_array_equal(counts, sheet_with(palette, np.array([0.5, 0.3, 0.2])))
 
 
-def test_each_caption_stands_under_its_picture():
+def test_each_caption_is_below_its_picture():
     for captions, empty in ((("here", ""), np.s_[:, 300:]), (("", "here"), np.s_[:, :300])):
         above_swatches = captions_of(captions)
         assert (above_swatches < 255).any()
         assert (above_swatches[empty] == 255).all()
 
 
-def test_a_long_caption_is_written_small_enough_to_stand_whole_in_its_column():
+def test_a_long_caption_has_a_font_size_that_fits_its_column():
     above_swatches = captions_of(("original, 612,345 colors, 2.1 MB, " * 2, "20 colors, 310 kB"))
     column = (600 - 2 * MARGIN - GUTTER) // 2
     inked = np.flatnonzero((above_swatches[:, : MARGIN + column + GUTTER] < 255).any(axis=(0, 2)))
@@ -214,19 +216,19 @@ def test_a_long_caption_is_written_small_enough_to_stand_whole_in_its_column():
 
 
 def test_arguments_may_be_read_only():
-    pixels, palette, shares = noise(40, 50), distinct_palette(3), np.ones(3)
-    for array in (pixels, palette, shares):
+    pixels, palette, usage = noise(40, 50), distinct_palette(3), np.ones(3)
+    for array in (pixels, palette, usage):
         array.setflags(write=False)
-    sheet = draw_comparison(pixels, pixels, palette, shares, captions=_CAPTIONS)
+    sheet = draw_comparison(pixels, pixels, palette, usage, captions=_CAPTIONS)
     assert sheet.width == 1200
 
 
-def test_pictures_of_different_size_are_refused():
+def test_pictures_of_different_size_are_an_error():
     with pytest.raises(ValueError, match=r"equal in height and width, got \(4, 5\) and \(5, 4\)"):
         sheet_of(noise(4, 5), noise(5, 4))
 
 
-def test_without_a_palette_the_sheet_ends_below_the_captions():
+def test_a_sheet_without_a_palette_ends_below_the_captions():
     before, after = noise(30, 40, seed=1), noise(30, 40, seed=2)
     sheet = np.asarray(draw_comparison(before, after, width=600, captions=_CAPTIONS))
     with_palette = sheet_of(before, after)
@@ -236,16 +238,16 @@ def test_without_a_palette_the_sheet_ends_below_the_captions():
     assert len(with_palette) > len(sheet) > MARGIN + 30 + MARGIN
 
 
-def test_a_palette_without_shares_is_refused():
-    with pytest.raises(ValueError, match="1 colors and 0 shares"):
+def test_a_palette_without_usage_is_an_error():
+    with pytest.raises(ValueError, match="equally long, got 1 and 0"):
         draw_comparison(noise(4, 5), noise(4, 5), _PALETTE, captions=_CAPTIONS)
 
 
-def test_a_color_without_a_share_is_refused():
-    with pytest.raises(ValueError, match="3 colors and 2 shares"):
+def test_a_palette_and_usage_of_different_length_are_an_error():
+    with pytest.raises(ValueError, match="equally long, got 3 and 2"):
         sheet_with(distinct_palette(3), np.ones(2))
 
 
-def test_a_sheet_too_narrow_to_draw_on_is_refused():
+def test_a_width_below_the_minimum_is_an_error():
     with pytest.raises(ValueError, match="at least 200, got 199"):
         sheet_of(noise(4, 5), noise(4, 5), width=199)

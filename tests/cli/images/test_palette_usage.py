@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from gpukmeans.images.histogram import unique_colors
-from gpukmeans_cli.images import palette_usage as shares
-from gpukmeans_cli.images.palette_usage import Shares, count_picture, find_shares
+from gpukmeans_cli.images import palette_usage
+from gpukmeans_cli.images.palette_usage import PaletteUsage, count_picture, find_palette_usage
 from gpukmeans_cli.system.atomic_files import ImageError
 
 CPU = torch.device("cpu")
@@ -19,34 +19,34 @@ def histogram(pixels):
     return unique_colors(torch.from_numpy(np.array(pixels, dtype=np.uint8)))
 
 
-def test_the_counts_are_those_of_the_pixels_nearest_to_each_color():
+def test_each_count_is_the_number_of_pixels_nearest_to_the_color():
     pixels = noise(23, 17, 3)
-    found = find_shares(histogram(pixels), 5)
-    assert found.colors.shape == (5, 3)
-    sqdist = np.square(pixels.reshape(-1, 1, 3).astype(int) - found.colors.astype(int)).sum(axis=2)
+    usage = find_palette_usage(histogram(pixels), 5)
+    assert usage.colors.shape == (5, 3)
+    sqdist = np.square(pixels.reshape(-1, 1, 3).astype(int) - usage.colors.astype(int)).sum(axis=2)
     nearest = sqdist == sqdist.min(axis=1, keepdims=True)
-    alone = nearest & (nearest.sum(axis=1, keepdims=True) == 1)  # equally near ones may go to either
-    assert (alone.sum(axis=0) <= found.counts).all()
-    assert (found.counts <= nearest.sum(axis=0)).all()
-    assert alone.sum() > 380
-    assert found.counts.sum() == 23 * 17
-    assert sum(found.shares) == pytest.approx(1)
+    unique = nearest & (nearest.sum(axis=1, keepdims=True) == 1)  # a tie may count for either color
+    assert (unique.sum(axis=0) <= usage.counts).all()
+    assert (usage.counts <= nearest.sum(axis=0)).all()
+    assert unique.sum() > 380
+    assert usage.counts.sum() == 23 * 17
+    assert sum(usage.fractions) == pytest.approx(1)
 
 
-def test_the_color_that_serves_most_is_first_and_the_lower_one_of_equals():
+def test_colors_are_sorted_by_count_and_ties_by_color():
     pixels = [[[9, 9, 9], [3, 0, 0], [2, 0, 0], [9, 9, 9], [1, 0, 0], [1, 0, 0]]]
-    found = find_shares(histogram(pixels), 8)
-    assert found.colors.tolist() == [[1, 0, 0], [9, 9, 9], [2, 0, 0], [3, 0, 0]]
-    assert found.counts.tolist() == [2, 2, 1, 1]
-    assert found.shares == [2 / 6, 2 / 6, 1 / 6, 1 / 6]
+    usage = find_palette_usage(histogram(pixels), 8)
+    assert usage.colors.tolist() == [[1, 0, 0], [9, 9, 9], [2, 0, 0], [3, 0, 0]]
+    assert usage.counts.tolist() == [2, 2, 1, 1]
+    assert usage.fractions == [2 / 6, 2 / 6, 1 / 6, 1 / 6]
 
 
-def test_grey_becomes_three_channels_and_alpha_stays():
-    assert find_shares(histogram([[[5], [5], [6]]]), 2).colors.tolist() == [[5, 5, 5], [6, 6, 6]]
-    assert find_shares(histogram([[[5, 7], [6, 8], [6, 8]]]), 2).colors.tolist() == [[6, 6, 6, 8], [5, 5, 5, 7]]
+def test_grey_becomes_rgb_and_alpha_is_kept():
+    assert find_palette_usage(histogram([[[5], [5], [6]]]), 2).colors.tolist() == [[5, 5, 5], [6, 6, 6]]
+    assert find_palette_usage(histogram([[[5, 7], [6, 8], [6, 8]]]), 2).colors.tolist() == [[6, 6, 6, 8], [5, 5, 5, 7]]
 
 
-def test_the_limit_of_pixels_is_heeded(tmp_path):
+def test_more_than_max_pixels_are_an_error(tmp_path):
     Image.fromarray(noise(5, 7, 3)).save(tmp_path / "in.png")
     counted, _ = count_picture(tmp_path / "in.png", CPU, max_pixels=35)
     assert counted.counts.sum() == 35
@@ -54,15 +54,15 @@ def test_the_limit_of_pixels_is_heeded(tmp_path):
         count_picture(tmp_path / "in.png", CPU, max_pixels=34)
 
 
-def test_the_seed_decides_where_there_is_something_to_decide():
+def test_equal_seeds_give_equal_palettes():
     pixels = histogram(noise(40, 40, 3))
-    one, again, other = (find_shares(pixels, 9, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (find_palette_usage(pixels, 9, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.colors, again.colors)
     assert np.array_equal(one.counts, again.counts)
     assert not np.array_equal(one.colors, other.colors)
 
 
-def test_a_picture_is_counted_with_its_invisible_pixels_as_one_color(tmp_path):
+def test_all_transparent_pixels_of_a_picture_count_as_one_color(tmp_path):
     pixels = np.array([[[9, 9, 9, 0], [8, 8, 8, 0], [1, 2, 3, 255]]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     counted, frames = count_picture(tmp_path / "a.png", CPU)
@@ -78,23 +78,23 @@ def test_a_picture_is_counted_with_its_invisible_pixels_as_one_color(tmp_path):
         (RuntimeError("[enforce fail] not enough memory: you tried to"), "out of memory; use a smaller picture"),
     ],
 )
-def test_memory_that_runs_out_is_a_sentence(monkeypatch, error, sentence):
+def test_running_out_of_memory_is_an_image_error(monkeypatch, error, sentence):
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(shares, "fit_palette", fail)
+    monkeypatch.setattr(palette_usage, "fit_palette", fail)
     with pytest.raises(ImageError, match=f"^{sentence}$"):
-        find_shares(histogram([[[1]]]), 1)
+        find_palette_usage(histogram([[[1]]]), 1)
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+def test_other_errors_are_raised_unchanged(monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(shares, "fit_palette", fail)
+    monkeypatch.setattr(palette_usage, "fit_palette", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        find_shares(histogram([[[1]]]), 1)
+        find_palette_usage(histogram([[[1]]]), 1)
 
 
-def test_shares_are_of_all_pixels():
-    assert Shares(colors=np.zeros((2, 3), dtype=np.uint8), counts=np.array([3, 1])).shares == [0.75, 0.25]
+def test_fractions_are_relative_to_all_pixels():
+    assert PaletteUsage(colors=np.zeros((2, 3), dtype=np.uint8), counts=np.array([3, 1])).fractions == [0.75, 0.25]

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from gpukmeans import quantize
-from gpukmeans.images import palette
-from gpukmeans_cli.images import quality as similarity
-from gpukmeans_cli.images.quality import compare_pixels, mean_squared_error, peak_signal_to_noise, structural_similarity
+from gpukmeans_cli.images import quality
+from gpukmeans_cli.images.quality import compare_pixels, peak_signal_to_noise, structural_similarity
 
 C1, C2 = 2.55**2, 7.65**2
 
@@ -24,54 +23,24 @@ def flat(height, width, color):
 
 
 def ssim_by_definition(one, other, size):
-    """Of pictures of one channel, window by window, in two passes: first the means, then what is off them."""
+    """SSIM of two pictures of one channel, window by window, in two passes: means, then deviations from them."""
     x, y = one[..., 0].double().numpy(), other[..., 0].double().numpy()
-    off = np.arange(size) - size // 2
-    weights = np.exp(-(off[:, None] ** 2 + off[None, :] ** 2) / (2 * 1.5**2))
+    offsets = np.arange(size) - size // 2
+    weights = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
-    found = []
+    values = []
     for row in range(x.shape[0] - size + 1):
         for column in range(x.shape[1] - size + 1):
             a, b = (part[row : row + size, column : column + size] for part in (x, y))
             mean_a, mean_b = (weights * a).sum(), (weights * b).sum()
             var_a, var_b = (weights * (a - mean_a) ** 2).sum(), (weights * (b - mean_b) ** 2).sum()
             covariance = (weights * (a - mean_a) * (b - mean_b)).sum()
-            light = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
-            found.append(light * (2 * covariance + C2) / (var_a + var_b + C2))
-    return np.mean(found)
+            luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+            values.append(luminance * (2 * covariance + C2) / (var_a + var_b + C2))
+    return np.mean(values)
 
 
-# Squared error and PSNR
-
-
-def test_squared_errors_are_summed_over_channels_and_averaged_over_pixels():
-    one = torch.tensor([[[10, 20, 30], [0, 0, 0]]], dtype=torch.uint8)
-    other = torch.tensor([[[11, 18, 33], [0, 0, 2]]], dtype=torch.uint8)
-    assert mean_squared_error(one, other) == (1 + 4 + 9 + 4) / 2
-
-
-def test_grey_errs_in_three_channels():
-    assert mean_squared_error(flat(2, 3, [5]), flat(2, 3, [9])) == 3 * 16
-
-
-def test_colors_count_as_much_as_they_are_seen():
-    one, other = flat(1, 1, [255, 0, 100, 51]), flat(1, 1, [0, 0, 100, 51])
-    assert mean_squared_error(one, other) == 51**2
-    assert mean_squared_error(flat(1, 1, [255, 0, 0, 255]), flat(1, 1, [255, 0, 0, 0])) == 2 * 255**2
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_the_error_is_what_a_palette_says_of_itself(monkeypatch, channels):
-    monkeypatch.setattr(similarity, "_BLOCK", 37)
-    image = noise(23, 17, channels)
-    colors, indices = quantize(image, 5)
-    indexed = colors[indices.long()]
-    assert mean_squared_error(image, indexed) == palette.mean_squared_error(image, colors, indices) > 0
-
-
-def test_the_error_of_many_pixels_is_exact():
-    # 255² times 3 million is above what float32 can count.
-    assert mean_squared_error(flat(1000, 3001, [255, 255, 255]), flat(1000, 3001, [0, 0, 0])) == 3 * 255**2
+# PSNR
 
 
 def test_psnr_is_per_channel():
@@ -84,7 +53,7 @@ def test_psnr_is_per_channel():
 # SSIM
 
 
-def test_ssim_of_one_pixel_compares_light_alone():
+def test_ssim_of_one_pixel_is_the_luminance_term():
     assert structural_similarity(flat(1, 1, [0]), flat(1, 1, [255])) == pytest.approx(C1 / (255**2 + C1), rel=1e-12)
     expected = (2 * 30 * 50 + C1) / (30**2 + 50**2 + C1)
     assert structural_similarity(flat(1, 1, [30]), flat(1, 1, [50])) == pytest.approx(expected, rel=1e-12)
@@ -95,13 +64,13 @@ def test_ssim_of_flat_pictures_is_the_mean_over_channels():
     assert structural_similarity(one, other) == pytest.approx((C1 / (255**2 + C1) + 2) / 3, rel=1e-9)
 
 
-def test_alpha_is_a_channel_and_colors_are_as_they_are_over_black():
+def test_ssim_with_alpha_composites_over_black_and_adds_alpha_as_a_channel():
     # R and alpha go from 255 to 0, G and B stay 0.
     one, other = flat(12, 12, [255, 0, 0, 255]), flat(12, 12, [255, 0, 0, 0])
     assert structural_similarity(one, other) == pytest.approx((2 * C1 / (255**2 + C1) + 2) / 4, rel=1e-9)
 
 
-def test_ssim_of_half_transparent_pictures_is_that_of_their_colors_by_half():
+def test_ssim_with_alpha_is_that_of_the_premultiplied_colors():
     alpha = torch.full((15, 14, 1), 51, dtype=torch.uint8)
     one, other = (noise(15, 14, 3, seed=seed) // 5 * 5 for seed in (1, 2))
     fifths = structural_similarity(one // 5, other // 5)
@@ -109,12 +78,12 @@ def test_ssim_of_half_transparent_pictures_is_that_of_their_colors_by_half():
     assert found == pytest.approx((3 * fifths + 1) / 4, rel=1e-9)
 
 
-def test_a_negative_looks_unlike_its_picture():
+def test_ssim_of_a_picture_and_its_negative_is_negative():
     picture = noise(30, 30, 3)
     assert structural_similarity(picture, 255 - picture) < -0.5
 
 
-def test_a_loss_of_contrast_costs_less_than_noise_of_the_same_error(china):
+def test_ssim_is_lower_for_noise_than_for_a_brighter_picture_of_the_same_error(china):
     china = china[:200, :200]
     shift = torch.where(noise(200, 200, 3) < 128, -12, 12)
     noisy = (china.int() + shift).clamp(0, 255).to(torch.uint8)
@@ -133,21 +102,21 @@ def test_the_window_is_the_largest_odd_square_that_fits_up_to_11(height, width, 
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (3, 5), (7, 100), (100, 2)])
-def test_tiles_leave_no_window_out_and_take_none_twice(monkeypatch, tile):
+def test_the_size_of_tiles_does_not_change_ssim(monkeypatch, tile):
     one, other = noise(23, 29, 4, seed=1), noise(23, 29, 4, seed=2)
     whole = structural_similarity(one, other)
-    monkeypatch.setattr(similarity, "_TILE", tile)
+    monkeypatch.setattr(quality, "_TILE", tile)
     assert structural_similarity(one, other) == pytest.approx(whole, abs=1e-13)
 
 
-def test_a_tile_is_too_small_for_threads():
-    rows, columns = (side + similarity._WINDOW - 1 for side in similarity._TILE)
+def test_a_tile_is_small_enough_for_one_thread_of_torch():
+    rows, columns = (side + quality._WINDOW - 1 for side in quality._TILE)
     assert rows * columns < 32768
 
 
 @pytest.mark.parametrize("photo", ["china", "flower"])
 @pytest.mark.parametrize("n_colors", [2, 16, 256])
-def test_ssim_is_that_of_scikit_image(request, photo, n_colors):
+def test_ssim_equals_that_of_scikit_image(request, photo, n_colors):
     from skimage import metrics
 
     image = request.getfixturevalue(photo)
@@ -173,7 +142,7 @@ def pictures(channels):
 
 
 @given(pictures((3, 3)) | pictures((4, 4)) | pictures((1, 4)) | pictures((2, 3)))
-def test_the_order_of_two_pictures_makes_no_difference(pair):
+def test_quality_is_symmetric(pair):
     one, other = map(torch.from_numpy, pair)
     found = compare_pixels(one, other)
     assert found == compare_pixels(other, one)
@@ -181,37 +150,39 @@ def test_the_order_of_two_pictures_makes_no_difference(pair):
 
 
 @given(pictures((1,)) | pictures((2,)) | pictures((3,)) | pictures((4,)))
-def test_a_picture_is_identical_with_itself(pair):
+def test_a_picture_is_identical_to_itself(pair):
     picture = torch.from_numpy(pair[0])
     assert compare_pixels(picture, picture.clone()) == (0, None, 1)
 
 
-def test_a_photo_is_identical_with_itself(china):
+def test_a_photo_is_identical_to_itself(china):
     assert compare_pixels(china, china.clone()) == (0, None, 1)
 
 
-def test_grey_is_equal_to_the_same_in_colors():
+def test_grey_equals_the_same_grey_in_rgb():
     grey = noise(13, 12, 1)
     assert compare_pixels(grey, grey.expand(-1, -1, 3)) == (0, None, 1)
     other = noise(13, 12, 3, seed=1)
     assert compare_pixels(grey, other) == compare_pixels(grey.expand(-1, -1, 3), other)
 
 
-def test_what_has_no_alpha_is_opaque():
+def test_a_picture_without_alpha_is_opaque():
     color, alpha = noise(13, 12, 3), noise(13, 12, 1, seed=1)
-    seen = torch.cat([color, alpha], 2)
+    translucent = torch.cat([color, alpha], 2)
     assert compare_pixels(color, torch.cat([color, torch.full_like(alpha, 255)], 2)) == (0, None, 1)
-    assert compare_pixels(color, seen) == compare_pixels(torch.cat([color, torch.full_like(alpha, 255)], 2), seen)
-    assert compare_pixels(color, seen).ssim < 1
+    assert compare_pixels(color, translucent) == compare_pixels(
+        torch.cat([color, torch.full_like(alpha, 255)], 2), translucent
+    )
+    assert compare_pixels(color, translucent).ssim < 1
 
 
-def test_no_one_sees_the_color_of_what_is_invisible():
+def test_the_color_of_transparent_pixels_is_ignored():
     one, other = noise(13, 12, 4, seed=1), noise(13, 12, 4, seed=2)
     one[..., 3] = other[..., 3] = 0
     assert compare_pixels(one, other) == (0, None, 1)
 
 
-def test_pixels_are_left_as_they_are():
+def test_the_pictures_are_not_modified():
     one, other = noise(13, 12, 1), noise(13, 12, 4)
     before = one.clone(), other.clone()
     compare_pixels(one, other)

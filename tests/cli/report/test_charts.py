@@ -28,14 +28,14 @@ NUMBERS = st.floats(-1e9, 1e9).map(lambda value: round(value, 3))
         (7, 7, [6, 6.5, 7, 7.5, 8]),
     ],
 )
-def test_ticks_are_round_and_reach_around_the_values(low, high, ticks):
+def test_ticks_are_round_numbers_and_enclose_the_values(low, high, ticks):
     assert ticks_between(low, high, 4) == ticks
 
 
 @given(NUMBERS, NUMBERS)
 @example(0.001, 0.0011)
 @example(-5, -5)
-def test_ticks_are_evenly_spaced_and_hold_all_values(one, other):
+def test_ticks_are_evenly_spaced_and_enclose_all_values(one, other):
     low, high = min(one, other), max(one, other)
     ticks = ticks_between(low, high, 4)
     step = ticks[1] - ticks[0]
@@ -45,18 +45,18 @@ def test_ticks_are_evenly_spaced_and_hold_all_values(one, other):
     assert all(b - a == pytest.approx(step, rel=1e-6) for a, b in pairwise(ticks))
 
 
-def test_sizes_are_as_far_apart_as_they_differ_by_a_factor_and_quality_goes_up():
+def test_the_size_axis_is_logarithmic_and_the_psnr_axis_goes_up():
     chart = chart_sizes([10_000, 20_000, 40_000], [20.0, 25.0, 40.0])
     first, second, third = chart.points
     assert second.x - first.x == pytest.approx(third.x - second.x, abs=0.2)
     assert LEFT < first.x < third.x < RIGHT
     assert (first.y, third.y) == (BOTTOM, TOP)
     assert [tick.text for tick in chart.y_ticks] == ["20", "25", "30", "35", "40"]
-    assert [(tick.text, tick.at) for tick in chart.x_ticks] == [("10 kB", first.x), ("20 kB", second.x)]
+    assert [(tick.text, tick.position) for tick in chart.x_ticks] == [("10 kB", first.x), ("20 kB", second.x)]
     assert chart.path == f"M{first.x:g} {first.y:g}L{second.x:g} {second.y:g}L{third.x:g} {third.y:g}"
 
 
-def test_a_picture_without_loss_is_at_the_upper_edge():
+def test_a_picture_without_error_is_at_the_upper_edge():
     assert [point.y for point in chart_sizes([10, 20, 30], [20.0, 25.0, None]).points][-1] == TOP
     alone = chart_sizes([900], [None])
     assert (alone.points[0].y, alone.y_ticks) == (TOP, ())
@@ -64,16 +64,16 @@ def test_a_picture_without_loss_is_at_the_upper_edge():
 
 
 @given(st.lists(st.tuples(st.integers(60, 10**9), st.floats(0.1, 99)), min_size=1, max_size=20))
-def test_all_is_within_the_chart_and_no_more_than_six_sizes_are_named(pairs):
+def test_all_points_and_ticks_are_in_the_chart_and_at_most_six_sizes_have_labels(pairs):
     sizes, psnrs = [size for size, _ in pairs], [psnr for _, psnr in pairs]
     chart = chart_sizes(sizes, psnrs)
     assert 1 <= len(chart.x_ticks) <= 6
     assert all(LEFT <= point.x <= RIGHT and TOP <= point.y <= BOTTOM for point in chart.points)
-    assert all(LEFT <= tick.at <= RIGHT for tick in chart.x_ticks)
-    assert all(TOP <= tick.at <= BOTTOM for tick in chart.y_ticks)
+    assert all(LEFT <= tick.position <= RIGHT for tick in chart.x_ticks)
+    assert all(TOP <= tick.position <= BOTTOM for tick in chart.y_ticks)
 
 
-def test_inertia_falls_from_the_first_round_to_the_last():
+def test_inertia_falls_from_the_first_iteration_to_the_last():
     chart = chart_inertia([5e6, 4.2e6, 4e6])
     assert [point.x for point in chart.points] == [LEFT, (LEFT + RIGHT) / 2, RIGHT]
     assert [point.y for point in chart.points] == sorted(point.y for point in chart.points)
@@ -81,14 +81,14 @@ def test_inertia_falls_from_the_first_round_to_the_last():
     assert [tick.text for tick in chart.y_ticks] == ["4M", "4.5M", "5M"]
 
 
-def test_rounds_are_whole_and_the_first_is_named():
+def test_iteration_labels_are_integers_from_1():
     for n in (1, 2, 7, 100):
         ticks = [tick.text for tick in chart_inertia([float(n - i) for i in range(n)]).x_ticks]
         assert ticks[0] == "1"
         assert all(text.isdigit() and int(text) <= n for text in ticks)
 
 
-def test_one_round_and_equal_values_are_a_point_amid():
+def test_one_iteration_is_in_the_middle_and_equal_values_are_level():
     (point,) = chart_inertia([0.0]).points
     assert point.x == (LEFT + RIGHT) / 2
     assert TOP < point.y < BOTTOM
@@ -99,5 +99,5 @@ def test_one_round_and_equal_values_are_a_point_amid():
     ("value", "text"),
     [(0, "0"), (950, "950"), (1500, "1.5k"), (52.4e6, "52.4M"), (2e9, "2G"), (1e13, "10T"), (0.25, "0.25")],
 )
-def test_numbers_are_short(value, text):
+def test_numbers_have_metric_prefixes(value, text):
     assert short_number(value) == text

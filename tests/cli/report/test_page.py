@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from gpukmeans_cli.report.page import render_page
-from gpukmeans_cli.report.variants import Cloud, Trial, Trials
+from gpukmeans_cli.report.variants import Cloud, ReportData, Variant
 
 NASTY = """</script><script>alert(1)</script><img src=x onerror=alert(1)>&"'{{ 7 * 7 }}.png"""
 VOID = {"meta", "link", "img", "input", "br"}
 
 
-def trial(n_colors=2, **changes):
-    given = {
+def variant(n_colors=2, **changes):
+    fields = {
         "n_colors": n_colors,
         "data": b"png of %d" % n_colors,
         "kept": False,
@@ -26,32 +26,32 @@ def trial(n_colors=2, **changes):
         "center_colors": np.array([[0, 0, 255], [255, 0, 0]], dtype=np.uint8),
         "labels": np.array([0, 1, 1], dtype=np.uint8),
     }
-    return Trial(**{**given, **changes})
+    return Variant(**{**fields, **changes})
 
 
-def trials(*of, **changes):
+def report_data(*variants, **changes):
     cloud = Cloud(
         points=np.array([[0, 0], [500, 1], [1000, 1000]]),
         colors=np.array([[0, 0, 254], [200, 0, 0], [255, 0, 0]], dtype=np.uint8),
-        times=np.array([1, 1, 2]),
-        share=0.987,
+        draw_counts=np.array([1, 1, 2]),
+        explained_variance_ratio=0.987,
     )
-    given = {
+    fields = {
         "width": 30,
         "height": 20,
         "n_colors": 3,
         "n_bytes": 1000,
-        "frames_left_out": 0,
+        "dropped_frames": 0,
         "original": b"jpeg",
         "original_suffix": ".jpeg",
         "cloud": cloud,
-        "trials": of or (trial(2), trial(7), trial(9)),
+        "variants": variants or (variant(2), variant(7), variant(9)),
     }
-    return Trials(**{**given, **changes})
+    return ReportData(**{**fields, **changes})
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, text by tag, and an error where tags are not nested."""
+    """The tags of a page with their attributes, and the text by tag; an error for tags that are not nested."""
 
     def __init__(self, html):
         super().__init__()
@@ -80,8 +80,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_pictures_are_in_the_page_as_they_are():
-    page = Page(render_page("photo.jpg", trials()))
+def test_the_page_contains_the_files_of_the_pictures():
+    page = Page(render_page("photo.jpg", report_data()))
     sources = [image["src"] for image in page.attributes("img")]
     kinds, data = zip(
         *(re.fullmatch("data:image/(.*);base64,(.*)", source).groups() for source in sources), strict=True
@@ -93,22 +93,22 @@ def test_pictures_are_in_the_page_as_they_are():
     ]
 
 
-def test_the_number_in_the_middle_is_chosen_at_first():
-    for numbers, chosen in (([2], 2), ([2, 7], 7), ([2, 7, 9], 7), ([1, 2, 7, 9], 7)):
-        page = Page(render_page("photo.jpg", trials(*map(trial, numbers))))
+def test_the_middle_number_is_selected_at_first():
+    for numbers, selected in (([2], 2), ([2, 7], 7), ([2, 7, 9], 7), ([1, 2, 7, 9], 7)):
+        page = Page(render_page("photo.jpg", report_data(*map(variant, numbers))))
         radios = [attributes for attributes in page.attributes("input") if attributes["type"] == "radio"]
         assert [int(radio["value"]) for radio in radios] == numbers
-        assert [int(radio["value"]) for radio in radios if "checked" in radio] == [chosen]
+        assert [int(radio["value"]) for radio in radios if "checked" in radio] == [selected]
 
 
 def test_each_input_has_a_label():
-    page = Page(render_page("photo.jpg", trials()))
+    page = Page(render_page("photo.jpg", report_data()))
     labels = {label["for"] for label in page.attributes("label")}
     assert {attributes["id"] for attributes in page.attributes("input")} == labels
 
 
-def test_nothing_is_asked_for_from_elsewhere():
-    html = render_page("photo.jpg", trials())
+def test_the_page_makes_no_network_requests():
+    html = render_page("photo.jpg", report_data())
     page = Page(html)
     assert "//" not in re.sub('data:[^"]*|// [A-Z].*', "", html).replace("<!--", "")
     assert all(value.startswith("data:") for _, a in page.tags for key, value in a.items() if key in ("src", "href"))
@@ -116,8 +116,8 @@ def test_nothing_is_asked_for_from_elsewhere():
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_a_name_is_text_wherever_it_stands():
-    plain, nasty = (Page(render_page(name, trials())) for name in ("photo.png", NASTY))
+def test_the_name_of_the_file_is_escaped_everywhere():
+    plain, nasty = (Page(render_page(name, report_data())) for name in ("photo.png", NASTY))
     assert [tag for tag, _ in nasty.tags] == [tag for tag, _ in plain.tags]
     assert "".join(nasty.text["h1"]) == NASTY
     assert "".join(nasty.text["title"]) == f"{NASTY} in few colors"
@@ -125,14 +125,14 @@ def test_a_name_is_text_wherever_it_stands():
     assert not any("onerror" in attributes for _, attributes in nasty.tags)
 
 
-def test_a_name_that_is_no_text_is_shown_all_the_same():
-    html = render_page("a\udcff\n\x1b[31m\u202e.png", trials())
+def test_a_name_with_invalid_characters_is_shown_escaped():
+    html = render_page("a\udcff\n\x1b[31m\u202e.png", report_data())
     assert "".join(Page(html).text["h1"]) == r"a\udcff\n\x1b[31m\u202e.png"
     html.encode("utf-8")
 
 
-def test_swatches_have_their_hex_digits_and_shares():
-    page = Page(render_page("photo.jpg", trials(trial())))
+def test_swatches_have_hex_digits_and_percentages():
+    page = Page(render_page("photo.jpg", report_data(variant())))
     assert page.text["code"][:2] == ["#ff0000", "#0000ff"]
     assert [text for text in page.text["span"] if "%" in text] == ["75.0 %", "25.0 %"]
     assert [a["style"] for a in page.attributes("span") if "style" in a] == [
@@ -148,8 +148,8 @@ def rows(page_html):
     return [re.sub("<[^>]*>", "|", row).strip("|").split("||") for row in body.strip().splitlines()]
 
 
-def test_the_table_has_all_numbers():
-    html = render_page("photo.jpg", trials(trial(2), trial(7, psnr=None, inertia=())))
+def test_the_table_has_a_row_for_each_variant():
+    html = render_page("photo.jpg", report_data(variant(2), variant(7, psnr=None, inertia=())))
     assert [[cell for part in row for cell in part.split("|") if cell] for row in rows(html)] == [
         ["2", "8 bytes", "0.8 %", "31.23 dB", "2"],
         ["2 of 7", "8 bytes", "0.8 %", "lossless", "0"],
@@ -157,64 +157,64 @@ def test_the_table_has_all_numbers():
     assert [data["value"] for data in Page(html).attributes("data")] == ["8", "8"]
 
 
-@pytest.mark.parametrize("changes", [{"n_bytes": 0}, {"frames_left_out": 4}])
-def test_a_size_that_says_nothing_is_not_compared(changes):
-    html = render_page("photo.gif", trials(trial(), **changes))
+@pytest.mark.parametrize("changes", [{"n_bytes": 0}, {"dropped_frames": 4}])
+def test_an_incomparable_file_size_is_not_compared(changes):
+    html = render_page("photo.gif", report_data(variant(), **changes))
     assert "Of the input" not in html
     assert "\N{EN DASH}" in html
-    assert ("the first of 5 frames" in html) == ("frames_left_out" in changes)
+    assert ("the first of 5 frames" in html) == ("dropped_frames" in changes)
 
 
-def test_what_compress_would_keep_is_said():
-    assert "no smaller than the input" in render_page("photo.png", trials(trial(kept=True)))
-    assert "no smaller than the input" not in render_page("photo.png", trials(trial()))
+def test_a_note_names_the_variants_that_compress_would_not_write():
+    assert "no smaller than the input" in render_page("photo.png", report_data(variant(kept=True)))
+    assert "no smaller than the input" not in render_page("photo.png", report_data(variant()))
 
 
-def test_where_nothing_was_clustered_there_is_no_curve():
-    html = render_page("photo.png", trials(trial(inertia=())))
+def test_a_variant_without_clustering_has_no_inertia_chart():
+    html = render_page("photo.png", report_data(variant(inertia=())))
     assert "nothing to cluster" in html
     assert "chart inertia" not in html
-    assert len(re.findall('class="chart inertia"', render_page("photo.png", trials()))) == 3
+    assert len(re.findall('class="chart inertia"', render_page("photo.png", report_data()))) == 3
 
 
-def test_the_cloud_is_data_for_the_script():
-    html = render_page(NASTY, trials(trial(2)))
+def test_the_cloud_is_json_for_the_script():
+    html = render_page(NASTY, report_data(variant(2)))
     data = json.loads(re.search('<script type="application/json" id="cloud">(.*?)</script>', html)[1])
     assert data == {
-        "side": 1000,
+        "max": 1000,
         "points": [0, 0, 500, 1, 1000, 1000],
-        "times": [1, 1, 2],
+        "counts": [1, 1, 2],
         "colors": ["#0000fe", "#c80000", "#ff0000"],
-        "trials": {"2": {"labels": "000101", "centers": [0, 500, 1000, 500], "colors": ["#0000ff", "#ff0000"]}},
+        "variants": {"2": {"labels": "000101", "centers": [0, 500, 1000, 500], "colors": ["#0000ff", "#ff0000"]}},
     }
 
 
-def test_the_command_is_one_that_a_shell_takes():
-    html = render_page("my photo.jpg", trials(trial(2)), ["--dither", "bayer"])
+def test_the_command_is_quoted_for_a_shell():
+    html = render_page("my photo.jpg", report_data(variant(2)), ["--dither", "bayer"])
     (command,) = re.findall('<code class="command"[^>]*>(.*)</code>', html)
     assert command == "gpukmeans compress &#39;my photo.jpg&#39; -k 2 --dither bayer"
 
 
-def test_a_name_is_no_option_of_the_command():
+def test_a_name_with_a_dash_is_not_an_option_of_the_command():
     for name, argument in (("-k.png", "./-k.png"), ("-", "-")):
-        page_html = render_page(name, trials(trial(2)))
+        page_html = render_page(name, report_data(variant(2)))
         assert re.findall("gpukmeans compress ([^<]*) -k 2<", page_html) == [argument]
 
 
-def test_colors_that_are_not_opaque_are_shown_so():
+def test_translucent_colors_have_alpha():
     colors = np.array([[255, 0, 0, 128], [0, 0, 0, 0]], dtype=np.uint8)
-    html = render_page("photo.png", trials(trial(colors=colors)))
+    html = render_page("photo.png", report_data(variant(colors=colors)))
     assert 'style="background:#ff000080"' in html
     assert 'style="background:#00000000"' in html
 
 
-def test_many_numbers_leave_out_names_of_points():
+def test_many_variants_hide_the_labels_of_points():
     few, many = (
-        render_page("photo.png", trials(*(trial(n, data=bytes(n)) for n in range(1, last)))) for last in (13, 14)
+        render_page("photo.png", report_data(*(variant(n, data=bytes(n)) for n in range(1, last)))) for last in (13, 14)
     )
     assert few.count('class="name rare"') == 0
     assert many.count('class="name rare"') == 13
 
 
-def test_equal_trials_make_equal_pages():
-    assert render_page("photo.jpg", trials()) == render_page("photo.jpg", trials())
+def test_equal_data_gives_equal_pages():
+    assert render_page("photo.jpg", report_data()) == render_page("photo.jpg", report_data())

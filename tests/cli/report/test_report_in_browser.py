@@ -1,6 +1,7 @@
-"""The page in a real browser: what moves when it is dragged, what keys do, what fits a phone."""
+"""The page in a browser: dragging, keys, the selection of a variant, screen sizes and color schemes."""
 
 import io
+import os
 import shutil
 import time
 
@@ -8,51 +9,49 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.actions.pointer_input import PointerInput
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.report.page import render_page
-from gpukmeans_cli.report.variants import try_colors
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.actions.action_builder import ActionBuilder  # noqa: E402
-from selenium.webdriver.common.actions.pointer_input import PointerInput  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from gpukmeans_cli.report.variants import build_report_data
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver, Debian's packages chromium-driver"
-)
 
 NUMBERS = [3, 8, 40]
 NAME = """<img src=x onerror="document.title='harm'">&"'</script><script>document.title='harm'</script>.png"""
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory):
+def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(draw_sample(300, 200)).save(path)
-    return try_colors(path, NUMBERS, Settings(n_colors=3, device=torch.device("cpu")))
+    return build_report_data(path, NUMBERS, Settings(n_colors=3, device=torch.device("cpu")))
 
 
 @pytest.fixture(scope="module")
-def address(trials, tmp_path_factory):
+def address(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_page("photo.png", trials), encoding="utf-8")
+    path.write_text(render_page("photo.png", data), encoding="utf-8")
     return path.as_uri()
 
 
 @pytest.fixture(scope="module")
 def chromium():
+    if BROWSER is None or DRIVER is None:
+        refuse = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+        refuse("needs chromium and chromedriver, which `make browser` installs")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
         options.add_argument(argument)
-    options.add_argument("--no-sandbox")  # which root and some containers cannot have; the pages are our own
+    options.add_argument("--no-sandbox")  # root and some containers have no sandbox; the pages are our own
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
@@ -60,34 +59,34 @@ def chromium():
 
 @pytest.fixture
 def browser(chromium, address):
-    """A window of 1000 x 800 with the page in it, light; after the test nothing may have complained."""
-    look_like(chromium)
+    """A window of 1000 x 800 with the page, in the light scheme; afterwards the log of the browser must be empty."""
+    emulate(chromium)
     chromium.get(address)
     yield chromium
     assert chromium.get_log("browser") == []
 
 
-def look_like(browser, *, width=1000, height=800, scheme="light"):
+def emulate(browser, *, width=1000, height=800, scheme="light"):
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
 
 
-def eventually(true):
-    """Whether it comes true within five seconds."""
+def eventually(condition):
+    """Whether a condition becomes true within five seconds."""
     for _ in range(100):
-        if true():
+        if condition():
             return True
         time.sleep(0.05)
     return False
 
 
-def shot(element):
+def screenshot(element):
     return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
 
 
-def whole(browser):
+def page_screenshot(browser):
     return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")).astype(int)
 
 
@@ -96,7 +95,7 @@ def find(browser, selector):
 
 
 def compare(browser):
-    browser.execute_script("scrollTo(0, 0)")  # where the numbers, which stick to the upper edge, cover nothing of it
+    browser.execute_script("scrollTo(0, 0)")  # so that the tabs, which stick to the upper edge, do not cover it
     return find(browser, "#compare")
 
 
@@ -104,116 +103,116 @@ def visible(browser, selector):
     return [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
 
 
-def in_colors(trials, n_colors):
-    data = next(trial.data for trial in trials.trials if trial.n_colors == n_colors)
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+def in_colors(data, n_colors):
+    variant = next(variant for variant in data.variants if variant.n_colors == n_colors)
+    return np.asarray(Image.open(io.BytesIO(variant.data)).convert("RGB")).astype(int)
 
 
 def boundary(browser, left, right):
-    """Where, in percent of the width, the picture on the left ends, or None if this is not a picture of the two.
+    """The boundary between the two pictures in percent of the width, or None if other pixels are shown.
 
-    The corners, badges and the knob are left aside: only the upper third of the rows is compared.
+    Only the upper third of the rows is compared, without the corners, the badges and the handle.
     """
-    shown = shot(compare(browser))
+    shown = screenshot(compare(browser))
     rows = slice(15, 70)
     assert shown.shape == left.shape
     is_left = (shown[rows] == left[rows]).all(axis=(0, 2))
     is_right = (shown[rows] == right[rows]).all(axis=(0, 2))
     n = int(np.argmin(is_left[15:])) + 15 if not is_left[15:].all() else len(is_left)
-    line = 5  # of the handle, with its shadow
+    line = 5  # width of the handle with its shadow
     if not is_right[n + line : -15].all():
         return None
     return 100 * (n + 2) / len(is_left)
 
 
-def test_the_pictures_are_those_of_the_files_on_either_side_of_the_handle(browser, trials):
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(50, abs=2)
+def test_the_original_is_left_of_the_handle_and_the_variant_right_of_it(browser, data):
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(50, abs=2)
 
 
-def test_a_mouse_moves_the_boundary_from_anywhere_in_the_picture(browser, trials):
+def test_a_mouse_moves_the_boundary_from_anywhere_in_the_picture(browser, data):
     picture = compare(browser)
     chain = ActionChains(browser).move_to_element_with_offset(picture, 90, 60)
     chain.click_and_hold().move_by_offset(-20, 0).release().perform()
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(100 * 220 / 300, abs=2)
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(100 * 220 / 300, abs=2)
     ActionChains(browser).move_by_offset(-100, 0).perform()  # no longer held
     assert find(browser, "#split").get_property("value") == "73"
 
 
-def test_a_finger_moves_the_boundary_and_still_scrolls_the_page(browser, trials):
+def test_a_finger_moves_the_boundary_and_still_scrolls_the_page(browser, data):
     assert compare(browser).value_of_css_property("touch-action") == "pan-y"
     touch = ActionBuilder(browser, mouse=PointerInput("touch", "finger"))
     action = touch.pointer_action
     action.move_to(compare(browser), 0, 0).pointer_down().move_to(compare(browser), -60, 0).pointer_up()
     touch.perform()
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(30, abs=2)
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(30, abs=2)
 
 
-def test_keys_move_the_boundary_and_it_can_be_reached_by_them(browser, trials):
+def test_the_boundary_is_focused_and_moved_by_keys(browser, data):
     find(browser, "#k-8").send_keys(Keys.TAB)
     focused = browser.switch_to.active_element
     assert focused.get_attribute("id") == "split"
     assert focused.accessible_name == "How much of the original is shown, in percent from the left"
     focused.send_keys(Keys.ARROW_RIGHT * 10)
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(60, abs=2)
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(60, abs=2)
     assert focused.get_attribute("aria-valuetext") == "60 % original"
     focused.send_keys(Keys.HOME)
-    shown = shot(compare(browser))[15:70, 15:-15]
-    assert (shown == in_colors(trials, 8)[15:70, 15:-15]).all()
+    shown = screenshot(compare(browser))[15:70, 15:-15]
+    assert (shown == in_colors(data, 8)[15:70, 15:-15]).all()
 
 
-def test_keys_go_on_where_a_click_was(browser):
+def test_keys_move_the_boundary_from_the_position_of_a_click(browser):
     ActionChains(browser).move_to_element_with_offset(compare(browser), 30, 0).click().perform()
     ActionChains(browser).send_keys(Keys.ARROW_LEFT * 5).perform()
     assert find(browser, "#split").get_property("value") == "55"
 
 
 def clouds(browser):
-    return [shot(find(browser, f"#cloud-{name}")) for name in ("before", "after")]
+    return [screenshot(find(browser, f"#cloud-{name}")) for name in ("before", "after")]
 
 
 def state(browser):
-    """What the page shows of the chosen number of colors."""
+    """All content of the page that depends on the selected variant."""
     return {
-        "picture": shot(compare(browser))[:, 170:].tobytes(),
+        "picture": screenshot(compare(browser))[:, 170:].tobytes(),
         "swatches": [code.text for code in visible(browser, ".swatches code")],
         "facts": [e.text for e in visible(browser, ".facts")],
         "curve": [find(e, ".main").get_attribute("d") for e in visible(browser, ".inertia")],
-        "sizes": shot(find(browser, "#sizes")).tobytes(),
+        "sizes": screenshot(find(browser, "#sizes")).tobytes(),
         "cloud": clouds(browser)[1].tobytes(),
         "command": [e.text for e in visible(browser, ".command")],
-        "row": shot(find(browser, "tbody")).tobytes(),
+        "row": screenshot(find(browser, "tbody")).tobytes(),
     }
 
 
-def test_a_click_on_a_number_changes_all_that_depends_on_it(browser, trials):
+def test_a_click_on_a_number_selects_its_variant_everywhere(browser, data):
     before = state(browser)
     points = clouds(browser)[0]
     find(browser, "label[for=k-3]").click()
     after = state(browser)
     assert [key for key in before if before[key] == after[key]] == []
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 3)) == pytest.approx(50, abs=2)
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 3)) == pytest.approx(50, abs=2)
     assert len(after["swatches"]) == 3
     assert len(after["curve"]) == len(after["command"]) == len(after["facts"]) == 1
     assert after["command"] == ["gpukmeans compress photo.png -k 3"]
-    assert (clouds(browser)[0] == points).all()  # in their own colors, whatever the number
+    assert (clouds(browser)[0] == points).all()  # in their own colors with every number
 
 
-def test_arrow_keys_change_the_number_of_colors(browser, trials):
+def test_arrow_keys_select_the_number_of_colors(browser, data):
     find(browser, "#k-8").send_keys(Keys.ARROW_RIGHT)
-    assert boundary(browser, draw_sample(300, 200), in_colors(trials, 40)) == pytest.approx(50, abs=2)
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 40)) == pytest.approx(50, abs=2)
     assert visible(browser, ".command")[0].text.endswith("-k 40")
-    find(browser, "#k-40").send_keys(Keys.ARROW_RIGHT)  # round to the first
+    find(browser, "#k-40").send_keys(Keys.ARROW_RIGHT)  # wraps to the first
     assert len(visible(browser, ".swatches code")) == 3
 
 
 @pytest.mark.parametrize("selector", ["tbody label[for=k-40]", "#sizes [data-mark='40']"])
-def test_the_table_and_the_chart_choose_too(browser, selector):
+def test_the_table_and_the_chart_select_a_variant(browser, selector):
     find(browser, selector).click()
     assert find(browser, "#k-40").is_selected()
     assert visible(browser, ".command")[0].text.endswith("-k 40")
 
 
-def test_a_finger_chooses_a_number(browser):
+def test_a_tap_selects_a_number(browser):
     touch = ActionBuilder(browser, mouse=PointerInput("touch", "finger"))
     touch.pointer_action.move_to(find(browser, "label[for=k-3]")).pointer_down().pointer_up()
     touch.perform()
@@ -242,8 +241,8 @@ def test_points_are_drawn_and_centers_on_them(browser):
     assert n_pixels_near(centers, INK["light"]) > 8 * 20 + n_pixels_near(points, INK["light"])  # rings
 
 
-def test_nothing_is_wider_than_a_phone(browser, address):
-    look_like(browser, width=320, height=640)
+def test_the_page_fits_the_width_of_a_phone(browser, address):
+    emulate(browser, width=320, height=640)
     browser.get(address)
     assert browser.execute_script("return innerWidth") == 320
     for n in NUMBERS:
@@ -258,29 +257,29 @@ def test_nothing_is_wider_than_a_phone(browser, address):
     assert float(browser.execute_script(text).removesuffix("px")) >= 12
 
 
-def test_a_picture_is_at_its_full_size_where_there_is_room(browser):
+def test_a_picture_has_its_full_size_in_a_wide_window(browser):
     size = compare(browser).size
     assert (size["width"], size["height"]) == (300, 200)
 
 
-def test_dark_mode_is_dark_and_also_in_what_the_script_draws(browser):
-    light = whole(browser)
+def test_dark_mode_changes_the_page_and_the_canvases(browser):
+    light = page_screenshot(browser)
     assert light[:, :30].mean() > 200
-    look_like(browser, scheme="dark")
-    assert eventually(lambda: whole(browser)[:, :30].mean() < 60)
+    emulate(browser, scheme="dark")
+    assert eventually(lambda: page_screenshot(browser)[:, :30].mean() < 60)
     points, centers = clouds(browser)
     assert points[3, 200].mean() < 60
     assert n_pixels_near(centers, INK["dark"]) > 8 * 20 + n_pixels_near(points, INK["dark"])  # rings are light now
 
 
-def test_nothing_moves_by_itself(browser):
+def test_the_page_has_no_animations(browser):
     assert browser.execute_script("return document.getAnimations().length") == 0
     moving = "return [...document.querySelectorAll('*')].filter((e) => \
         getComputedStyle(e).transitionDuration !== '0s' || getComputedStyle(e).animationName !== 'none').length"
     assert browser.execute_script(moving) == 0
 
 
-def test_what_a_screen_reader_hears_has_names(browser):
+def test_all_images_have_accessible_names(browser):
     images = visible(browser, "img, [role=img]")
     names = [element.accessible_name for element in images]
     assert "photo.png, the original" in names
@@ -289,22 +288,22 @@ def test_what_a_screen_reader_hears_has_names(browser):
     assert len(names) == 6  # two pictures, two charts, two clouds
 
 
-def test_without_a_script_pictures_and_table_are_there_and_numbers_can_be_chosen(chromium, address, trials):
-    look_like(chromium)
+def test_pictures_table_and_selection_work_without_scripts(chromium, address, data):
+    emulate(chromium)
     chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         chromium.get(address)
-        assert boundary(chromium, draw_sample(300, 200), in_colors(trials, 8)) == pytest.approx(50, abs=2)
+        assert boundary(chromium, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(50, abs=2)
         find(chromium, "label[for=k-3]").click()
-        assert boundary(chromium, draw_sample(300, 200), in_colors(trials, 3)) == pytest.approx(50, abs=2)
+        assert boundary(chromium, draw_sample(300, 200), in_colors(data, 3)) == pytest.approx(50, abs=2)
         assert len(chromium.find_elements(By.CSS_SELECTOR, "tbody tr")) == 3
         assert "drawn by a script" in find(chromium, "noscript").get_property("innerText")
     finally:
         chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_the_name_of_a_file_is_text_and_nothing_else(browser, trials, tmp_path):
-    (tmp_path / "page.html").write_text(render_page(NAME, trials), encoding="utf-8")
+def test_the_name_of_a_file_is_escaped(browser, data, tmp_path):
+    (tmp_path / "page.html").write_text(render_page(NAME, data), encoding="utf-8")
     browser.get((tmp_path / "page.html").as_uri())
     assert browser.title == f"{NAME} in few colors"
     assert find(browser, "h1").get_property("textContent") == NAME
@@ -315,18 +314,18 @@ def test_the_name_of_a_file_is_text_and_nothing_else(browser, trials, tmp_path):
     assert (clouds(browser)[0] != clouds(browser)[1]).any()
 
 
-def test_the_page_lets_no_other_script_run_and_asks_nobody(chromium, address):
-    look_like(chromium)
+def test_the_page_blocks_other_scripts_and_network_requests(chromium, address):
+    emulate(chromium)
     chromium.get(address)
     add = "const e = document.createElement(arguments[0]); Object.assign(e, arguments[1]); document.body.append(e)"
     chromium.execute_script(add, "script", {"textContent": "document.title = 'harm'"})
     chromium.execute_script(add, "img", {"src": "http://localhost:9/a.png"})
-    refused = []
+    blocked = []
 
-    def both_refused():
-        refused.extend(chromium.get_log("browser"))
-        return len(refused) >= 2
+    def both_blocked():
+        blocked.extend(chromium.get_log("browser"))
+        return len(blocked) >= 2
 
-    assert eventually(both_refused)
-    assert all("Content Security Policy" in entry["message"] for entry in refused)
+    assert eventually(both_blocked)
+    assert all("Content Security Policy" in entry["message"] for entry in blocked)
     assert chromium.title == "photo.png in few colors"

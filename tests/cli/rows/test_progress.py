@@ -5,11 +5,11 @@ import sys
 import pytest
 
 from gpukmeans_cli.rows import progress as module
-from gpukmeans_cli.rows.progress import rounds_shown
+from gpukmeans_cli.rows.progress import cluster_progress
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test advances."""
 
     def __init__(self):
         self.now = 1000.0
@@ -24,7 +24,7 @@ def clock():
 
 
 class Terminal(io.StringIO):
-    """A stream that is a terminal."""
+    """A stream that claims to be a terminal."""
 
     encoding = "utf-8"
 
@@ -33,34 +33,34 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_log_that_is_full_ends_no_work(clock, monkeypatch, terminal):
-    class Full(Terminal):
+def test_a_full_disk_of_the_log_raises_no_error(clock, monkeypatch, terminal):
+    class FullDisk(Terminal):
         def isatty(self):
             return terminal
 
         def write(self, text):
-            tried.append(text)
+            attempts.append(text)
             raise OSError(28, "No space left on device")
 
-    tried = []
+    attempts = []
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Full())
-    with rounds_shown(clock=clock, each=True) as rounds:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    with cluster_progress(clock=clock, every_round=True) as progress:
         clock.now += 60
-        rounds.seen(1000)
-        rounds.ended(1, 1.0, 0.5)
-    assert tried
-    assert (rounds.read, rounds.n_rounds) == (1000, 1)
+        progress.add_rows(1000)
+        progress.end_round(1, 1.0, 0.5)
+    assert attempts
+    assert (progress.rows_read, progress.n_rounds) == (1000, 1)
 
 
-def test_now_and_then_a_line_says_how_far_it_is_and_how_fast(clock, capsys):
-    with rounds_shown(clock=clock) as rounds:
+def test_a_line_with_the_stage_and_the_rate_is_written_every_ten_seconds(clock, capsys):
+    with cluster_progress(clock=clock) as progress:
         for _ in range(3):
             clock.now += 4
-            rounds.seen(1000)
-        rounds.ended(1, 1234567.0, 0.5)
+            progress.add_rows(1000)
+        progress.end_round(1, 1234567.0, 0.5)
         clock.now += 10
-        rounds.ended(2, 1000.25, 0.125)
+        progress.end_round(2, 1000.25, 0.125)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -69,57 +69,57 @@ def test_now_and_then_a_line_says_how_far_it_is_and_how_fast(clock, capsys):
     ]
 
 
-def test_each_round_is_a_line_when_it_is_asked_for(clock, capsys):
-    with rounds_shown(clock=clock, each=True) as rounds:
+def test_every_round_writes_a_line_on_request(clock, capsys):
+    with cluster_progress(clock=clock, every_round=True) as progress:
         for n in (1, 2):
             clock.now += n
-            rounds.seen(10)
-            rounds.ended(n, 5.0, 0.0)
-        rounds.seen(10)
+            progress.add_rows(10)
+            progress.end_round(n, 5.0, 0.0)
+        progress.add_rows(10)
     assert capsys.readouterr().err.splitlines() == [
         "gpukmeans: round 1, inertia 5, centers moved up to 0, 10 rows/s",
         "gpukmeans: round 2, inertia 5, centers moved up to 0, 5 rows/s",
     ]
 
 
-def test_rates_are_of_the_rows_of_all_ranks(clock):
-    with rounds_shown(0.25, clock=clock) as rounds:
+def test_the_rate_counts_the_rows_of_all_ranks(clock):
+    with cluster_progress(0.25, clock=clock) as progress:
         clock.now += 2
-        rounds.seen(100)
-        assert rounds.words() == "first centers, 200 rows/s"
-        assert rounds.read == 100
+        progress.add_rows(100)
+        assert progress.text() == "first centers, 200 rows/s"
+        assert progress.rows_read == 100
 
 
-def test_a_rank_without_rows_and_a_clock_that_stands_still_have_no_rate(clock):
-    with rounds_shown(0.0, clock=clock) as rounds:
+def test_a_rank_without_rows_or_a_stage_without_time_has_no_rate(clock):
+    with cluster_progress(0.0, clock=clock) as progress:
         clock.now += 2
-        assert rounds.words() == "first centers"
-    with rounds_shown(clock=clock) as rounds:
-        rounds.begin("labels")
-        assert rounds.words() == "labels"
+        assert progress.text() == "first centers"
+    with cluster_progress(clock=clock) as progress:
+        progress.begin_stage("labels")
+        assert progress.text() == "labels"
 
 
 def test_quiet_writes_nothing(clock, capsys):
-    with rounds_shown(quiet=True, each=True, clock=clock) as rounds:
+    with cluster_progress(quiet=True, every_round=True, clock=clock) as progress:
         clock.now += 100
-        rounds.seen(1)
-        rounds.ended(1, 1.0, 1.0)
+        progress.add_rows(1)
+        progress.end_round(1, 1.0, 1.0)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_has_one_line_that_is_gone_at_the_end(clock, monkeypatch):
+def test_a_terminal_shows_one_line_that_is_erased_at_the_end(clock, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((30, 20)))
 
     def interrupted():
-        with rounds_shown(clock=clock) as rounds:
-            rounds.seen(1)
+        with cluster_progress(clock=clock) as progress:
+            progress.add_rows(1)
             clock.now += 0.1
-            rounds.seen(1)  # too soon for another
+            progress.add_rows(1)  # too soon for a redraw
             clock.now += 1
-            rounds.ended(3, 2.0, 1.0)
+            progress.end_round(3, 2.0, 1.0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.rank_threads import as_ranks
+from helpers.rank_threads import run_on_ranks
 from helpers.row_files import blobs, save_parts, save_rows
 from safetensors.torch import load_file
 
 from gpukmeans import assign, kmeans
-from gpukmeans_cli.rows.progress import rounds_shown
-from gpukmeans_cli.rows.run import Outcome, Task, cluster_rows, prepare
-from gpukmeans_cli.system.rank_env import Place
-from gpukmeans_cli.system.rank_store import Meeting, SharedError
+from gpukmeans_cli.rows.progress import cluster_progress
+from gpukmeans_cli.rows.run import ClusterResult, ClusterTask, cluster_rows, prepare
+from gpukmeans_cli.system.rank_env import RankEnv
+from gpukmeans_cli.system.rank_store import CollectiveError, RankStore
 
-ALONE = Meeting(Place())
+SINGLE = RankStore(RankEnv())
 
 
 @pytest.fixture
 def task(tmp_path):
-    return Task(
+    return ClusterTask(
         inputs=(),
         key=None,
         n_clusters=5,
@@ -44,15 +44,15 @@ def task(tmp_path):
     )
 
 
-def done(task):
-    """What became of it, and the tensors that were written."""
-    with rounds_shown(quiet=True) as rounds:
-        outcome = cluster_rows(prepare(task, ALONE), ALONE, None, rounds)
-    return outcome, load_file(task.output)
+def run(task):
+    """The result of a task, and the tensors that it wrote."""
+    with cluster_progress(quiet=True) as progress:
+        result = cluster_rows(prepare(task, SINGLE), SINGLE, None, progress)
+    return result, load_file(task.output)
 
 
-def at_once(x, task):
-    """What the library finds of a tensor of all rows."""
+def kmeans_of(x, task):
+    """The result of the library for one tensor of all rows."""
     return kmeans(
         x,
         task.n_clusters,
@@ -67,15 +67,15 @@ def at_once(x, task):
 
 @pytest.mark.parametrize("sizes", [(600,), (1, 0, 250, 349), (200, 200, 200)])
 @pytest.mark.parametrize("batch_rows", [None, 31, 137])
-def test_centers_are_those_of_a_tensor_of_all_rows_to_the_bit(task, tmp_path, sizes, batch_rows):
+def test_centers_equal_those_of_one_tensor_of_all_rows(task, tmp_path, sizes, batch_rows):
     x = blobs()
     task = replace(task, inputs=tuple(save_parts(x, tmp_path, sizes)), batch_rows=batch_rows)
-    outcome, found = done(task)
-    expected = at_once(x, task)
-    for name in ("centers", "totals", "inertia"):
+    result, found = run(task)
+    expected = kmeans_of(x, task)
+    for name in ("centers", "cluster_weights", "inertia"):
         assert torch.equal(found[name], getattr(expected, name))
-    assert (outcome.n_iter, outcome.converged) == (int(expected.n_iter), True)
-    assert (outcome.inertia, outcome.rows, outcome.dimensions) == (float(expected.inertia), 600, 3)
+    assert (result.n_iter, result.converged) == (int(expected.n_iter), True)
+    assert (result.inertia, result.rows, result.dimensions) == (float(expected.inertia), 600, 3)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_centers_are_those_of_a_tensor_of_all_rows_to_the_bit(task, tmp_path, si
 def test_options_reach_the_library(task, tmp_path, options):
     x = blobs()
     task = replace(task, inputs=(save_rows(x, tmp_path / "x.npy"),), batch_rows=100, **options)
-    outcome, found = done(task)
-    expected = at_once(x, task)
+    result, found = run(task)
+    expected = kmeans_of(x, task)
     assert torch.equal(found["centers"], expected.centers)
-    assert outcome.converged == bool(expected.converged)
+    assert result.converged == bool(expected.converged)
 
 
 @pytest.mark.parametrize(
@@ -110,62 +110,60 @@ def test_options_reach_the_library(task, tmp_path, options):
         (torch.int32, None, torch.float64),
     ],
 )
-def test_rows_are_computed_in_the_dtype_of_the_library_or_that_which_is_asked_for(
-    task, tmp_path, stored, dtype, computed
-):
+def test_rows_are_clustered_in_the_dtype_of_the_library_or_the_given_dtype(task, tmp_path, stored, dtype, computed):
     x = blobs(dtype=stored)
     task = replace(task, inputs=(save_rows(x, tmp_path / "x.safetensors"),), dtype=dtype, labels=tmp_path)
-    _, found = done(task)
+    _, found = run(task)
     assert found["centers"].dtype == computed
     rows = x if dtype is None else x.to(dtype)
-    assert torch.equal(found["centers"], at_once(rows, task).centers)
+    assert torch.equal(found["centers"], kmeans_of(rows, task).centers)
     labels = torch.from_numpy(np.load(tmp_path / "x-labels.npy"))
     assert torch.equal(labels, assign(rows, found["centers"]).labels.int())
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_labels_are_those_of_assign_a_file_for_each_file(task, tmp_path, metric):
+def test_each_file_gets_a_file_of_the_labels_that_assign_returns(task, tmp_path, metric):
     x = blobs()
     paths = save_parts(x, tmp_path, (1, 0, 250, 349))
     task = replace(task, inputs=tuple(paths), batch_rows=99, labels=tmp_path / "a" / "b", metric=metric)
-    outcome, found = done(task)
+    result, found = run(task)
     labels = [np.load(tmp_path / "a" / "b" / f"{path.stem}-labels.npy") for path in paths]
     assert [each.shape for each in labels] == [(1,), (0,), (250,), (349,)]
     assert {each.dtype for each in labels} == {np.dtype(np.int32)}
     expected = assign(x, found["centers"], metric=metric).labels.int()
     assert torch.equal(torch.from_numpy(np.concatenate(labels)), expected)
-    assert outcome.labels == str(tmp_path / "a" / "b")
+    assert result.labels == str(tmp_path / "a" / "b")
 
 
 def test_a_numpy_file_holds_the_centers(task, tmp_path):
     x = blobs()
     task = replace(task, inputs=(save_rows(x, tmp_path / "x.npy"),), output=tmp_path / "c.npy")
-    with rounds_shown(quiet=True) as rounds:
-        cluster_rows(prepare(task, ALONE), ALONE, None, rounds)
-    assert np.array_equal(np.load(tmp_path / "c.npy"), at_once(x, task).centers.numpy())
+    with cluster_progress(quiet=True) as progress:
+        cluster_rows(prepare(task, SINGLE), SINGLE, None, progress)
+    assert np.array_equal(np.load(tmp_path / "c.npy"), kmeans_of(x, task).centers.numpy())
 
 
 def test_batches_are_about_32_mib(task, tmp_path):
     for dtype, d, rows in ((torch.float32, 16, 524_288), (torch.float64, 3, 1_398_101)):
         task = replace(task, inputs=(save_rows(blobs(6, d, dtype=dtype), tmp_path / f"{d}.npy"),))
-        assert prepare(task, ALONE).batch_rows == rows
-    assert prepare(replace(task, batch_rows=7), ALONE).batch_rows == 7
+        assert prepare(task, SINGLE).batch_rows == rows
+    assert prepare(replace(task, batch_rows=7), SINGLE).batch_rows == 7
     wide = replace(task, n_clusters=1, inputs=(save_rows(torch.zeros(1, 2**23 + 1), tmp_path / "wide.npy"),))
-    assert prepare(wide, ALONE).batch_rows == 1
+    assert prepare(wide, SINGLE).batch_rows == 1
 
 
-def test_what_is_not_distinct_is_told_and_no_more_than_that(task, tmp_path, capsys):
+def test_too_few_distinct_rows_are_one_warning(task, tmp_path, capsys):
     task = replace(task, inputs=(save_rows(torch.tensor([[1.0], [2.0]]).repeat(9, 1), tmp_path / "x.npy"),))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        done(task)
+        run(task)
     assert capsys.readouterr().err == "gpukmeans: x has only 2 distinct points, so 3 of 5 clusters stay empty\n"
 
 
-def test_what_was_written_of_other_rows_or_options_is_not_gone_on_from(task, tmp_path):
+def test_a_checkpoint_of_other_rows_or_options_is_refused(task, tmp_path):
     x = blobs()
     task = replace(task, inputs=(save_rows(x, tmp_path / "x.npy"),), checkpoint=tmp_path / "c")
-    done(task)
+    run(task)
     task = replace(task, resume=True, output=tmp_path / "other.safetensors")
     for options, words in (
         ({"n_clusters": 6}, "written with --clusters 5, now it is 6"),
@@ -174,83 +172,83 @@ def test_what_was_written_of_other_rows_or_options_is_not_gone_on_from(task, tmp
         ({"dtype": torch.float64}, "written with --dtype None, now it is float64"),
         ({"inputs": (save_rows(x[:-1], tmp_path / "y.npy"),)}, "written with rows 600 x 3 float32, now it is 599 x 3"),
     ):
-        with pytest.raises(SharedError, match=words):
-            prepare(replace(task, **options), ALONE)
+        with pytest.raises(CollectiveError, match=words):
+            prepare(replace(task, **options), SINGLE)
     (tmp_path / "other").mkdir()
     other = replace(task, inputs=(save_rows(x + 1, tmp_path / "other" / "x.npy"),))
-    with pytest.raises(SharedError, match="checkpoint"):
-        done(other)
+    with pytest.raises(CollectiveError, match="checkpoint"):
+        run(other)
 
 
-def test_files_in_another_order_are_not_gone_on_with(task, tmp_path):
+def test_a_checkpoint_of_files_in_another_order_is_refused(task, tmp_path):
     paths = save_parts(blobs(), tmp_path, [300, 300])
     task = replace(task, inputs=tuple(paths), checkpoint=tmp_path / "c")
-    done(task)
-    with pytest.raises(SharedError, match=r"written with files .*, now it is"):
-        prepare(replace(task, inputs=tuple(reversed(paths)), resume=True), ALONE)
+    run(task)
+    with pytest.raises(CollectiveError, match=r"written with files .*, now it is"):
+        prepare(replace(task, inputs=tuple(reversed(paths)), resume=True), SINGLE)
 
 
-def test_rows_that_are_wrong_are_told_by_their_files(task, tmp_path):
+def test_an_error_of_rows_names_their_files(task, tmp_path):
     x = blobs()
     x[450, 1] = torch.nan
     paths = save_parts(x, tmp_path, [400, 200])
     task = replace(task, inputs=tuple(paths), batch_rows=150)
-    with pytest.raises(SharedError) as raised:
-        done(task)
+    with pytest.raises(CollectiveError) as raised:
+        run(task)
     assert str(raised.value).startswith(f"{paths[1]}: rows 50 to 199 must be finite, got NaN")
     task = replace(task, batch_rows=500)
-    with pytest.raises(SharedError) as raised:
-        done(task)
+    with pytest.raises(CollectiveError) as raised:
+        run(task)
     assert str(raised.value).startswith(f"{paths[0]}: rows 0 to 399 and {paths[1]}: rows 0 to 99 must be finite")
 
 
-@pytest.mark.parametrize("what", ["output", "checkpoint", "labels"])
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that takes no files, whoever asks")
-def test_a_folder_that_takes_no_files_is_known_before_any_work(task, tmp_path, what):
-    place = Path("/proc") if what == "labels" else Path("/proc/none.npy")
-    task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),), **{what: place})
-    with pytest.raises(SharedError, match=r"^/proc/.* cannot be written, its folder takes no files; choose another"):
-        prepare(task, ALONE)
+@pytest.mark.parametrize("option", ["output", "checkpoint", "labels"])
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that cannot hold files, even for root")
+def test_a_folder_that_cannot_hold_files_is_refused_before_the_clustering(task, tmp_path, option):
+    path = Path("/proc") if option == "labels" else Path("/proc/none.npy")
+    task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),), **{option: path})
+    with pytest.raises(CollectiveError, match=r"^/proc/.* cannot be written, its folder takes no files; choose"):
+        prepare(task, SINGLE)
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_work_in_one_line(task, tmp_path, small_disk):
+def test_a_checkpoint_that_cannot_be_written_is_an_error_in_one_line(task, tmp_path, small_disk):
     x = torch.rand(300, 64, generator=torch.Generator().manual_seed(0))
     task = replace(task, n_clusters=200, init="random", max_iter=1, checkpoint=small_disk / "c")
     task = replace(task, inputs=(save_rows(x, tmp_path / "x.npy"),))
-    with pytest.raises(SharedError, match="c cannot be written, the disk is full"):
-        done(task)
+    with pytest.raises(CollectiveError, match="c cannot be written, the disk is full"):
+        run(task)
     assert not task.output.exists()
 
 
 # Ranks
 
 
-def test_ranks_that_see_other_files_are_told_so(task, tmp_path):
+def test_ranks_with_different_files_are_an_error_on_all_ranks(task, tmp_path):
     save_rows(blobs(), tmp_path / "a.npy")
     save_rows(blobs(601), tmp_path / "b.npy")
 
-    def do(ranks):
-        return prepare(replace(task, inputs=(tmp_path / f"{'ab'[ranks.place.rank]}.npy",)), ranks)
+    def work(ranks):
+        return prepare(replace(task, inputs=(tmp_path / f"{'ab'[ranks.env.rank]}.npy",)), ranks)
 
-    sentence = "rank 1: sees other files, 601 x 3 float32 in 1, than rank 0, 600 x 3 float32"
-    assert [str(result) for result in as_ranks(do, 2)] == [sentence] * 2
+    sentence = "rank 1: found 601 x 3 float32 in 1 file, but rank 0 found 600 x 3 float32 in 1 file"
+    assert [str(result) for result in run_on_ranks(work, 2)] == [sentence] * 2
 
 
-def test_only_the_leading_rank_looks_at_what_it_is_to_write_and_all_are_told(task, tmp_path):
+def test_an_output_that_rank_0_cannot_write_is_an_error_on_all_ranks(task, tmp_path):
     task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),))
-    prepared = as_ranks(lambda ranks: prepare(task, ranks), 3)
-    assert [each.share(Place(rank=rank, size=3)) for rank, each in enumerate(prepared)] == [1 / 3] * 3
+    prepared = run_on_ranks(lambda ranks: prepare(task, ranks), 3)
+    assert [each.rank_fraction(RankEnv(rank=rank, size=3)) for rank, each in enumerate(prepared)] == [1 / 3] * 3
     task.output.touch()
-    results = as_ranks(lambda ranks: prepare(task, ranks), 3)
+    results = run_on_ranks(lambda ranks: prepare(task, ranks), 3)
     sentence = f"{task.output} already exists; use --force to overwrite it"
     assert [str(result) for result in results] == [sentence] * 3
 
 
-def test_what_is_gone_on_from_is_told_to_all_ranks(task, tmp_path):
+def test_all_ranks_get_the_state_to_resume(task, tmp_path):
     task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),), checkpoint=tmp_path / "c")
-    done(task)
+    run(task)
     task = replace(task, resume=True, force=True)
-    first, second = as_ranks(lambda ranks: prepare(task, ranks), 2)
+    first, second = run_on_ranks(lambda ranks: prepare(task, ranks), 2)
     assert first.state.keys() == second.state.keys()
     assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
 
@@ -258,7 +256,7 @@ def test_what_is_gone_on_from_is_told_to_all_ranks(task, tmp_path):
 # The report
 
 
-OUTCOME = Outcome(
+RESULT = ClusterResult(
     inputs=["a.npy", "b.npy", "c.npy"],
     rows=50_000_000,
     dimensions=16,
@@ -275,11 +273,11 @@ OUTCOME = Outcome(
 )
 
 
-def test_a_line_says_what_became_of_it():
-    assert OUTCOME.line() == (
+def test_a_result_is_one_line_of_text():
+    assert RESULT.line() == (
         "3 files, 50,000,000 x 16 -> centers.safetensors: K=1,256, inertia 1.23457e+06, 23 rounds, converged, 41.00 s"
     )
-    one = replace(OUTCOME, inputs=["a.npy"], n_iter=1, converged=False, labels="out")
+    one = replace(RESULT, inputs=["a.npy"], n_iter=1, converged=False, labels="out")
     assert one.line() == (
         "a.npy, 50,000,000 x 16 -> centers.safetensors, out: K=1,256, inertia 1.23457e+06, 1 round, not converged, "
         "41.00 s"

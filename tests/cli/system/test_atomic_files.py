@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpukmeans_cli.system.atomic_files import ImageError, check_folder, check_free, check_writable, publish
+from gpukmeans_cli.system.atomic_files import ImageError, check_folder, check_free, check_writable, write_atomically
 
 NEW = b"a new file, long enough to be cut off on its way to the disk"
 TAKEN = "already exists; use --force to overwrite it"
@@ -16,7 +16,7 @@ NO_LINKS = OSError(errno.EPERM, "Operation not permitted")
 
 def failure(path: Path, *, overwrite: bool = False) -> str:
     with pytest.raises(ImageError) as caught:
-        publish(path, NEW, overwrite=overwrite)
+        write_atomically(path, NEW, overwrite=overwrite)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.startswith(f"{path} ")
@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_a_file_that_exists_is_kept(tmp_path):
+def test_an_existing_file_is_kept(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     assert failure(path) == TAKEN
@@ -42,16 +42,16 @@ def test_a_file_that_exists_is_kept(tmp_path):
     assert names(tmp_path) == ["out.png"]
 
 
-def test_a_file_that_exists_is_replaced_when_asked(tmp_path):
+def test_an_existing_file_is_replaced_with_overwrite(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
-    publish(path, NEW, overwrite=True)
+    write_atomically(path, NEW, overwrite=True)
     assert path.read_bytes() == NEW
     assert names(tmp_path) == ["out.png"]
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
+def test_a_file_that_appears_during_the_write_is_kept(tmp_path, monkeypatch, links):
     path = tmp_path / "out.png"
     link = os.link
 
@@ -67,18 +67,18 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
     assert names(tmp_path) == ["out.png"]
 
 
-def test_a_disk_without_hard_links_gets_the_file_too(tmp_path, monkeypatch):
+def test_a_file_system_without_hard_links_gets_the_file_too(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", raising(NO_LINKS))
     path = tmp_path / "out.png"
-    publish(path, NEW, overwrite=False)
+    write_atomically(path, NEW, overwrite=False)
     assert path.read_bytes() == NEW
     assert names(tmp_path) == ["out.png"]
     assert failure(path) == TAKEN
 
 
 @contextlib.contextmanager
-def files_of_at_most(size: int):
-    """The system itself stops every write of this process beyond so many bytes of a file."""
+def file_size_limit(size: int):
+    """Inside, the system fails each write of this process beyond this file size."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -88,11 +88,11 @@ def files_of_at_most(size: int):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_write_that_stops_half_way_leaves_the_folder_as_it_was(tmp_path, exists):
+def test_a_failed_write_leaves_the_folder_unchanged(tmp_path, exists):
     path = tmp_path / "out.png"
     if exists:
         path.write_bytes(b"old")
-    with files_of_at_most(40):
+    with file_size_limit(40):
         sentence = failure(path, overwrite=exists)
     assert "File too large" in sentence
     assert names(tmp_path) == (["out.png"] if exists else [])
@@ -101,34 +101,34 @@ def test_a_write_that_stops_half_way_leaves_the_folder_as_it_was(tmp_path, exist
 
 @pytest.mark.parametrize("step", ["replace", "link"])
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(), MemoryError()])
-def test_an_interruption_leaves_the_folder_as_it_was(tmp_path, monkeypatch, step, interruption):
+def test_an_interruption_leaves_the_folder_unchanged(tmp_path, monkeypatch, step, interruption):
     path = tmp_path / "out.png"
     if step == "replace":
         path.write_bytes(b"old")
-    seen = []
+    files_during_write = []
 
     def interrupt(source: Path, target: Path) -> None:
-        seen.extend(names(tmp_path))
+        files_during_write.extend(names(tmp_path))
         raise interruption
 
     monkeypatch.setattr(os, step, interrupt)
     with pytest.raises(type(interruption)):
-        publish(path, NEW, overwrite=step == "replace")
-    assert len(seen) == (2 if step == "replace" else 1), "the temporary file was in the same folder"
+        write_atomically(path, NEW, overwrite=step == "replace")
+    assert len(files_during_write) == (2 if step == "replace" else 1), "the temporary file was in the same folder"
     assert names(tmp_path) == (["out.png"] if step == "replace" else [])
     assert step == "link" or path.read_bytes() == b"old"
 
 
-def test_an_interruption_without_hard_links_gives_the_name_back(tmp_path, monkeypatch):
+def test_an_interruption_without_hard_links_removes_the_reserved_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", raising(NO_LINKS))
     monkeypatch.setattr(os, "replace", raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        publish(tmp_path / "out.png", NEW, overwrite=False)
+        write_atomically(tmp_path / "out.png", NEW, overwrite=False)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_called_full(tmp_path, monkeypatch, code):
+def test_a_full_disk_is_reported_as_full(tmp_path, monkeypatch, code):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", raising(OSError(code, os.strerror(code))))
@@ -143,41 +143,41 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path, mask, overwrite):
     path = tmp_path / "out.png"
     before = os.umask(mask)
     try:
-        publish(path, NEW, overwrite=overwrite)
+        write_atomically(path, NEW, overwrite=overwrite)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
     assert path.stat().st_nlink == 1
 
 
-def test_overwriting_a_link_replaces_the_file_behind_it(tmp_path):
+def test_overwriting_a_symbolic_link_replaces_its_target(tmp_path):
     (tmp_path / "far").mkdir()
-    behind, link = tmp_path / "far" / "behind.png", tmp_path / "link.png"
-    behind.write_bytes(b"old")
-    link.symlink_to(behind)
-    publish(link, NEW, overwrite=True)
+    target, link = tmp_path / "far" / "target.png", tmp_path / "link.png"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_atomically(link, NEW, overwrite=True)
     assert link.is_symlink()
-    assert behind.read_bytes() == NEW
-    assert names(tmp_path / "far") == ["behind.png"]
+    assert target.read_bytes() == NEW
+    assert names(tmp_path / "far") == ["target.png"]
 
 
-def test_a_link_is_taken_even_if_it_leads_nowhere(tmp_path):
+def test_a_broken_symbolic_link_is_an_existing_file(tmp_path):
     link = tmp_path / "link.png"
     link.symlink_to(tmp_path / "nowhere.png")
     assert failure(link) == TAKEN
     assert not (tmp_path / "nowhere.png").exists()
-    publish(link, NEW, overwrite=True)
+    write_atomically(link, NEW, overwrite=True)
     assert (tmp_path / "nowhere.png").read_bytes() == NEW
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_missing_folder_is_named_missing(tmp_path, overwrite):
+def test_a_missing_folder_is_reported_as_missing(tmp_path, overwrite):
     assert "folder does not exist" in failure(tmp_path / "none" / "out.png", overwrite=overwrite)
     (tmp_path / "file").write_bytes(b"x")
     assert "folder does not exist" in failure(tmp_path / "file" / "out.png", overwrite=overwrite)
 
 
-def test_a_folder_that_may_not_be_changed_says_so(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_reported(tmp_path, monkeypatch):
     def deny(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -187,33 +187,33 @@ def test_a_folder_that_may_not_be_changed_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_folder_is_no_place_for_the_bytes(tmp_path, overwrite):
+def test_a_folder_is_not_overwritten(tmp_path, overwrite):
     assert failure(tmp_path, overwrite=overwrite) == "is a folder; name a file in it"
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_pipe_is_not_replaced_by_a_file(tmp_path, overwrite):
+def test_a_pipe_is_not_overwritten(tmp_path, overwrite):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     assert "not a regular file" in failure(path, overwrite=overwrite)
     assert path.is_fifo()
 
 
-def test_a_name_at_the_limit_of_the_system_can_be_written(tmp_path):
+def test_a_name_of_the_maximum_length_can_be_written(tmp_path):
     path = tmp_path / ("x" * 251 + ".png")
-    publish(path, NEW, overwrite=False)
+    write_atomically(path, NEW, overwrite=False)
     assert path.read_bytes() == NEW
     assert "File name too long" in failure(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_path_is_free_where_nothing_is(tmp_path, overwrite):
+def test_a_path_without_a_file_is_free(tmp_path, overwrite):
     check_free(tmp_path / "out.png", overwrite=overwrite)
     check_free(tmp_path / "none" / "out.png", overwrite=overwrite)
     assert names(tmp_path) == []
 
 
-def test_a_path_of_a_file_is_free_only_to_overwrite(tmp_path):
+def test_the_path_of_a_file_is_free_only_with_overwrite(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     check_free(path, overwrite=True)
@@ -230,7 +230,7 @@ def test_a_folder_and_a_pipe_are_never_free(tmp_path, overwrite):
         check_free(tmp_path / "pipe", overwrite=overwrite)
 
 
-def test_a_missing_folder_is_known_before_there_is_anything_to_write(tmp_path):
+def test_check_folder_reports_a_missing_folder_in_the_words_of_the_write(tmp_path):
     check_folder(tmp_path / "new.png")
     (tmp_path / "file").write_bytes(b"")
     for folder in ("none", "file"):
@@ -238,11 +238,11 @@ def test_a_missing_folder_is_known_before_there_is_anything_to_write(tmp_path):
         with pytest.raises(ImageError) as caught:
             check_folder(path)
         with pytest.raises(ImageError) as later:
-            publish(path, b"", overwrite=False)
+            write_atomically(path, b"", overwrite=False)
         assert str(caught.value) == str(later.value)
 
 
-def test_a_place_that_takes_no_file_is_known_without_writing_one(tmp_path):
+def test_check_writable_leaves_no_file(tmp_path):
     check_writable(tmp_path / "new.npy")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ImageError, match=r"^/none/x.npy cannot be written, its folder does not exist"):

@@ -7,7 +7,7 @@ from gpukmeans_cli.system.device import DeviceError, pick_device, within_memory
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Make torch see so many GPUs."""
+    """Makes torch report a number of GPUs."""
 
     def pretend(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -31,13 +31,13 @@ def gpus(monkeypatch):
         (11, "cuda:10", "cuda:10"),
     ],
 )
-def test_a_device_that_is_there_is_picked(gpus, count, name, picked):
+def test_an_available_device_is_picked(gpus, count, name, picked):
     gpus(count)
     assert pick_device(name) == torch.device(picked)
 
 
 @pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (2, "cuda:2"), (2, "cuda:99")])
-def test_a_device_that_is_absent_is_an_error_in_one_line(gpus, count, name):
+def test_a_missing_device_is_an_error_in_one_line(gpus, count, name):
     gpus(count)
     with pytest.raises(DeviceError) as caught:
         pick_device(name)
@@ -47,22 +47,24 @@ def test_a_device_that_is_absent_is_an_error_in_one_line(gpus, count, name):
 
 
 @pytest.mark.parametrize(
-    ("built", "reason"), [(True, "torch sees no GPU"), (False, "this torch is built without CUDA")], ids=["cuda", "cpu"]
+    ("built", "reason"),
+    [(True, "torch finds no GPU"), (False, "this torch is built without CUDA")],
+    ids=["cuda", "cpu"],
 )
-def test_the_error_says_why_there_is_no_gpu(gpus, monkeypatch, built, reason):
+def test_the_error_names_the_reason_for_a_missing_gpu(gpus, monkeypatch, built, reason):
     gpus(0)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     with pytest.raises(DeviceError, match=f"{reason}; use --device cpu or auto"):
         pick_device("cuda")
 
 
-def test_the_error_says_which_gpus_there_are(gpus):
+def test_the_error_lists_the_available_gpus(gpus):
     gpus(2)
     with pytest.raises(DeviceError, match="cuda:0 to cuda:1"):
         pick_device("cuda:2")
 
 
-def test_a_gpu_whose_driver_does_not_answer_is_no_gpu(monkeypatch):
+def test_a_gpu_without_a_working_driver_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert pick_device("auto") == torch.device("cpu")
@@ -82,16 +84,16 @@ CPU = torch.device("cpu")
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "use a smaller picture"),
     ],
 )
-def test_memory_that_runs_out_is_one_sentence(error, advice):
+def test_exhausted_memory_is_an_image_error_with_advice(error, advice):
     with pytest.raises(ImageError, match=advice), within_memory(CPU):
         raise error
 
 
-def test_the_advice_may_be_another():
+def test_the_caller_may_give_its_own_advice():
     with pytest.raises(ImageError, match=r"^out of memory; buy some$"), within_memory(CPU, "buy some"):
         raise MemoryError
 
 
-def test_another_error_stays_what_it_is():
+def test_another_error_is_raised_unchanged():
     with pytest.raises(RuntimeError, match="shapes differ"), within_memory(CPU):
         raise RuntimeError("shapes differ")

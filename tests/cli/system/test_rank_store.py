@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import typer
 
-from gpukmeans_cli.system import rank_store as room
-from gpukmeans_cli.system.rank_env import Place, RankError
-from gpukmeans_cli.system.rank_store import Meeting, SharedError, agreed, meeting, warn_once
+from gpukmeans_cli.system import rank_store as module
+from gpukmeans_cli.system.rank_env import RankEnv, RankError
+from gpukmeans_cli.system.rank_store import CollectiveError, RankStore, raise_on_all_ranks, rank_store, warn_once
 
 
 @pytest.fixture
@@ -20,96 +20,96 @@ def store():
 
 
 @pytest.fixture
-def together(store):
-    """What `work` gives for each of so many ranks, which are threads here; what it raises, it gives."""
+def on_ranks(store):
+    """A function that runs `work` on `size` ranks, which are threads here. Gives the results, or errors, by rank."""
 
-    def together(size, work):
-        start = str(next(starts))  # calls are counted from here on
+    def on_ranks(size, work):
+        start = str(next(starts))  # so that keys of one call of on_ranks differ from those of another
 
-        def one(rank):
+        def run_rank(rank):
             try:
-                return work(Meeting(Place(rank=rank, size=size), dist.PrefixStore(start, store)))
+                return work(RankStore(RankEnv(rank=rank, size=size), dist.PrefixStore(start, store)))
             except Exception as error:
                 return error
 
         with ThreadPoolExecutor(size) as pool:
-            return list(pool.map(one, range(size), timeout=60))
+            return list(pool.map(run_rank, range(size), timeout=60))
 
     starts = itertools.count()
-    return together
+    return on_ranks
 
 
-def test_what_ranks_give_comes_to_the_first_in_their_order(together):
-    given = together(3, lambda ranks: (ranks.gather(ranks.place.rank), ranks.gather("again")))
-    assert given == [([0, 1, 2], ["again"] * 3), (None, None), (None, None)]
+def test_rank_0_gathers_the_values_of_all_ranks_in_rank_order(on_ranks):
+    gathered = on_ranks(3, lambda ranks: (ranks.gather(ranks.env.rank), ranks.gather("again")))
+    assert gathered == [([0, 1, 2], ["again"] * 3), (None, None), (None, None)]
 
 
-def test_what_the_first_gives_comes_to_all(together):
-    assert together(3, lambda ranks: ranks.share(torch.arange(2) + ranks.place.rank).tolist()) == [[0, 1]] * 3
-    assert together(2, lambda ranks: ranks.share(None)) == [None, None]
+def test_rank_0_broadcasts_its_value_to_all_ranks(on_ranks):
+    assert on_ranks(3, lambda ranks: ranks.broadcast(torch.arange(2) + ranks.env.rank).tolist()) == [[0, 1]] * 3
+    assert on_ranks(2, lambda ranks: ranks.broadcast(None)) == [None, None]
 
 
-def test_all_can_know_what_all_gave(together):
-    assert together(3, lambda ranks: ranks.all(ranks.place.rank)) == [[0, 1, 2]] * 3
+def test_all_ranks_gather_the_values_of_all_ranks(on_ranks):
+    assert on_ranks(3, lambda ranks: ranks.all_gather(ranks.env.rank)) == [[0, 1, 2]] * 3
 
 
-def test_what_is_larger_than_the_store_takes_goes_in_parts_and_does_not_stay_there(together, store, monkeypatch):
-    monkeypatch.setattr(room, "_MOST_AT_A_TIME", 100)
+def test_a_value_above_the_limit_of_the_store_is_sent_in_chunks_that_are_deleted_later(on_ranks, store, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 100)
     data = bytes(range(256)) * 3
-    assert together(2, lambda ranks: ranks.gather(data))[0] == [data, data]
+    assert on_ranks(2, lambda ranks: ranks.gather(data))[0] == [data, data]
     assert store.num_keys() == 1
 
 
-def test_one_alone_sends_nothing():
-    ranks = Meeting(Place())
-    assert (ranks.gather(1), ranks.share(2), ranks.all(3)) == ([1], 2, [3])
-    ranks.desert()
+def test_a_single_process_needs_no_store():
+    ranks = RankStore(RankEnv())
+    assert (ranks.gather(1), ranks.broadcast(2), ranks.all_gather(3)) == ([1], 2, [3])
+    ranks.abort()
 
 
-def test_a_rank_that_left_is_not_waited_for_but_what_it_gave_before_counts(together):
+def test_an_aborted_rank_is_not_waited_for_but_its_earlier_values_arrive(on_ranks):
     def work(ranks):
-        if ranks.place.leads:
-            left.wait(30)
-            given.extend(ranks.gather("here"))
-            ranks.gather("and here")
-        ranks.gather("here")
-        ranks.desert()
-        left.set()
+        if ranks.env.is_main:
+            aborted.wait(30)
+            gathered.extend(ranks.gather("first"))
+            ranks.gather("second")
+        ranks.gather("first")
+        ranks.abort()
+        aborted.set()
 
-    left, given = threading.Event(), []
-    error, _ = together(2, work)
-    assert given == ["here", "here"]
+    aborted, gathered = threading.Event(), []
+    error, _ = on_ranks(2, work)
+    assert gathered == ["first", "first"]
     assert isinstance(error, RankError)
-    assert str(error) == "rank 1 has ended before the others, which cannot go on"
+    assert str(error) == "rank 1 ended before the others, which cannot go on"
 
 
-def test_a_store_that_is_gone_is_a_sentence():
-    class Gone:
+def test_a_store_that_cannot_be_reached_is_a_rank_error():
+    class LostStore:
         def check(self, keys):
             raise dist.DistNetworkError("failed to recv, got 0 bytes")
 
     with pytest.raises(RankError, match="the other ranks cannot be reached any more"):
-        Meeting(Place(rank=1, size=2), Gone()).share(None)
+        RankStore(RankEnv(rank=1, size=2), LostStore()).broadcast(None)
 
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_is_heard_by_one_who_waits(store):
+def test_ctrl_c_interrupts_a_rank_that_waits(store):
     timer = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        Meeting(Place(rank=1, size=2), store).share(None)
+        RankStore(RankEnv(rank=1, size=2), store).broadcast(None)
     timer.join()
 
 
-def test_arguments_that_one_rank_cannot_mean_are_an_error_on_all(together):
-    def errors(*bad):
+def test_a_wrong_argument_on_one_rank_is_a_typer_exception_on_all_ranks(on_ranks):
+    def errors(*failing):
         def work(ranks):
-            with agreed(ranks):
-                if ranks.place.rank in bad:
+            with raise_on_all_ranks(ranks):
+                if ranks.env.rank in failing:
                     raise typer.TyperException("--device cuda:1: there is none")
 
-        return [error and (type(error), error.format_message()) for error in together(3, work)]
+        return [error and (type(error), error.format_message()) for error in on_ranks(3, work)]
 
     assert errors() == [None] * 3
     assert errors(1, 2) == [(typer.TyperException, "rank 1: --device cuda:1: there is none")] * 3
@@ -118,61 +118,61 @@ def test_arguments_that_one_rank_cannot_mean_are_an_error_on_all(together):
 
 @pytest.fixture
 def ranks_of_threads(monkeypatch, store):
-    """Processes that meet are threads here."""
-    monkeypatch.setattr(room, "_all_ranks", lambda place: Meeting(place, store))
+    """Makes ranks of one run threads of this process."""
+    monkeypatch.setattr(module, "_all_ranks", lambda env: RankStore(env, store))
 
 
 @pytest.mark.usefixtures("ranks_of_threads")
-def test_ranks_leave_together_and_the_first_is_the_last():
+def test_ranks_exit_together_and_rank_0_exits_last():
     def work(rank):
-        with meeting(Place(rank=rank, size=3)):
+        with rank_store(RankEnv(rank=rank, size=3)):
             if rank == 0:
-                may_leave.wait(30)
-        left.append(rank)
+                may_exit.wait(30)
+        exited.append(rank)
 
-    may_leave, left = threading.Event(), []
+    may_exit, exited = threading.Event(), []
     with ThreadPoolExecutor(3) as pool:
         done = [pool.submit(work, rank) for rank in range(3)]
-        assert not left
-        may_leave.set()
-        for each in done:
-            each.result(30)
-    assert left[2] == 0
+        assert not exited
+        may_exit.set()
+        for future in done:
+            future.result(30)
+    assert exited[2] == 0
 
 
 @pytest.mark.usefixtures("ranks_of_threads")
 @pytest.mark.parametrize("end", [ZeroDivisionError, KeyboardInterrupt])
-def test_a_rank_that_fails_or_is_interrupted_leaves_at_once_and_others_know(end):
-    with pytest.raises(end), meeting(Place(rank=1, size=2)):
+def test_a_rank_that_fails_or_is_interrupted_exits_at_once_and_the_others_raise(end):
+    with pytest.raises(end), rank_store(RankEnv(rank=1, size=2)):
         raise end
-    with pytest.raises(RankError, match="rank 1 has ended"), meeting(Place(rank=0, size=2)):
+    with pytest.raises(RankError, match="rank 1 ended"), rank_store(RankEnv(rank=0, size=2)):
         pass
 
 
 @pytest.mark.usefixtures("ranks_of_threads")
-def test_what_ends_all_is_printed_once_before_any_goes_on(monkeypatch):
+def test_an_error_of_all_ranks_is_printed_once_before_any_rank_continues(monkeypatch):
     def work(rank):
         warn_once("wrong")
         return list(warned)
 
-    warned, places = [], iter(Place(rank=rank, size=3) for rank in range(3))
-    monkeypatch.setattr(room, "place", lambda: next(places))
-    monkeypatch.setattr(room, "warn", warned.append)
+    warned, envs = [], iter(RankEnv(rank=rank, size=3) for rank in range(3))
+    monkeypatch.setattr(module, "rank_env", lambda: next(envs))
+    monkeypatch.setattr(module, "warn", warned.append)
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(work, range(3), timeout=60)) == [["wrong"]] * 3
 
 
-def test_where_there_is_no_place_it_is_printed_all_the_same(monkeypatch, capsys):
+def test_an_error_is_printed_even_if_the_rank_variables_are_invalid(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "7")
     warn_once("wrong")
     assert capsys.readouterr().err == "gpukmeans: wrong\n"
 
 
-def test_ranks_that_nobody_tells_where_to_meet_are_an_error(monkeypatch):
+def test_ranks_without_a_master_address_are_an_error(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with (
-        pytest.raises(RankError, match=r"the ranks cannot meet .*MASTER_ADDR.*; start them by torchrun"),
-        meeting(Place(rank=0, size=2)),
+        pytest.raises(RankError, match=r"the ranks cannot connect .*MASTER_ADDR.*; start them by torchrun"),
+        rank_store(RankEnv(rank=0, size=2)),
     ):
         pass
 
@@ -180,27 +180,27 @@ def test_ranks_that_nobody_tells_where_to_meet_are_an_error(monkeypatch):
 @pytest.mark.parametrize(
     ("failing", "sentence"), [({0, 1, 2}, "no file"), ({1}, "rank 1: no file"), ({1, 2}, "rank 1: no file")]
 )
-def test_work_that_fails_on_one_rank_has_failed_on_all_in_one_sentence(together, failing, sentence):
+def test_a_failure_on_one_rank_is_raised_on_all_ranks_in_one_sentence(on_ranks, failing, sentence):
     def work(ranks):
-        with room.together(ranks, OSError, ValueError):
-            if ranks.place.rank in failing:
+        with raise_on_all_ranks(ranks, OSError, ValueError):
+            if ranks.env.rank in failing:
                 raise OSError("no file")
         return "went on"
 
-    results = together(3, work)
-    assert [type(result) for result in results] == [SharedError] * 3
+    results = on_ranks(3, work)
+    assert [type(result) for result in results] == [CollectiveError] * 3
     assert [str(result) for result in results] == [sentence] * 3
 
 
-def test_work_that_goes_well_on_all_goes_on(together):
+def test_work_continues_if_no_rank_fails(on_ranks):
     def work(ranks):
-        with room.together(ranks, OSError):
+        with raise_on_all_ranks(ranks, OSError):
             pass
-        return ranks.place.rank
+        return ranks.env.rank
 
-    assert together(2, work) == [0, 1]
+    assert on_ranks(2, work) == [0, 1]
 
 
-def test_what_is_no_failure_of_the_work_is_raised_as_it_is():
-    with pytest.raises(KeyboardInterrupt), room.together(Meeting(Place()), OSError):
+def test_an_error_that_is_not_listed_is_raised_unchanged():
+    with pytest.raises(KeyboardInterrupt), raise_on_all_ranks(RankStore(RankEnv()), OSError):
         raise KeyboardInterrupt

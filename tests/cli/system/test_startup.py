@@ -16,7 +16,7 @@ PRINT_SETTING = (
     ("setting", "spins"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
-def test_torch_is_there_the_collector_runs_on_and_the_choices_of_the_user_stand(setting, spins, monkeypatch):
+def test_import_torch_restarts_the_collector_and_respects_settings_of_the_user(setting, spins, monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
@@ -26,9 +26,9 @@ def test_torch_is_there_the_collector_runs_on_and_the_choices_of_the_user_stand(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 @pytest.mark.parametrize("pressed", [True, False])
-def test_ctrl_c_waits_until_torch_is_there_as_a_whole(pressed, tmp_path, monkeypatch):
+def test_ctrl_c_during_the_import_of_torch_is_raised_after_it(pressed, tmp_path, monkeypatch):
     press = "os.kill(os.getpid(), signal.SIGINT)" if pressed else ""
-    # In place of torch, which takes an interruption for a numpy that is missing.
+    # Stands in for torch, which treats an interrupted import of numpy as a missing numpy.
     (tmp_path / "torch.py").write_text(
         f"import os, signal\ntry: {press or 'pass'}\nexcept BaseException: numpy = None\nelse: numpy = 'whole'\n"
     )
@@ -44,7 +44,7 @@ def test_ctrl_c_waits_until_torch_is_there_as_a_whole(pressed, tmp_path, monkeyp
     assert run.stdout.split() == ["interrupted" if pressed else "done", "whole", "True"]
 
 
-def test_where_torch_is_there_already_nothing_changes():
+def test_a_second_import_of_torch_changes_nothing():
     import torch  # noqa: F401
 
     from gpukmeans_cli.system.startup import import_torch
@@ -54,34 +54,34 @@ def test_where_torch_is_there_already_nothing_changes():
     assert gc.get_freeze_count() == frozen
 
 
-def test_to_be_told_to_end_is_an_interruption_for_a_while():
-    from gpukmeans_cli.system.startup import termination_interrupts
+def test_sigterm_raises_an_interrupt_inside_the_block():
+    from gpukmeans_cli.system.startup import sigterm_as_interrupt
 
-    def told():
-        with termination_interrupts():
+    def terminate():
+        with sigterm_as_interrupt():
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        told()
+        terminate()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_what_it_means_already_to_be_told_to_end_stays():
-    from gpukmeans_cli.system.startup import termination_interrupts
+def test_a_sigterm_handler_set_before_stays_in_use():
+    from gpukmeans_cli.system.startup import sigterm_as_interrupt
 
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with termination_interrupts():
+    with sigterm_as_interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
 
 
-@pytest.mark.parametrize(("last_words", "out"), [("sys.stdout.write('all')", "all"), ("sys.stdout = None", "")])
-def test_leaving_prints_what_is_left_and_takes_nothing_down(last_words, out, monkeypatch):
+@pytest.mark.parametrize(("statement", "out"), [("sys.stdout.write('all')", "all"), ("sys.stdout = None", "")])
+def test_exit_now_flushes_the_streams_and_skips_atexit_functions(statement, out, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     program = (
-        "import atexit, sys; from gpukmeans_cli.system.startup import leave; "
+        "import atexit, sys; from gpukmeans_cli.system.startup import exit_now; "
         "atexit.register(print, 'slowly', flush=True); "
-        f"{last_words}; sys.stderr.write('said'); leave(3)"
+        f"{statement}; sys.stderr.write('error'); exit_now(3)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout, run.stderr) == (3, out, "said")
+    assert (run.returncode, run.stdout, run.stderr) == (3, out, "error")

@@ -1,6 +1,6 @@
 import pytest
 
-from gpukmeans_cli.terminal.messages import one_line, say, warn, warn_of_frames
+from gpukmeans_cli.terminal.messages import one_line, print_line, warn, warn_ignored_frames
 
 
 @pytest.mark.parametrize(
@@ -12,18 +12,18 @@ from gpukmeans_cli.terminal.messages import one_line, say, warn, warn_of_frames
         ("undecodable \udcff", r"undecodable \udcff"),
     ],
 )
-def test_what_would_break_a_line_or_a_terminal_is_escaped(text, line):
+def test_control_characters_are_escaped(text, line):
     assert one_line(text) == line
 
 
 def test_lines_go_to_stdout_and_warnings_to_stderr(capsys):
-    say("done\n")
+    print_line("done\n")
     warn("not\ndone")
     assert capsys.readouterr() == ("done\\n\n", "gpukmeans: not\\ndone\n")
 
 
-def test_only_of_several_frames_it_is_said_that_the_first_was_taken(capsys):
-    warn_of_frames("a.gif", 1)
+def test_ignored_frames_are_a_warning(capsys):
+    warn_ignored_frames("a.gif", 1)
     assert capsys.readouterr().err == ""
-    warn_of_frames("a.gif", 4)
+    warn_ignored_frames("a.gif", 4)
     assert capsys.readouterr().err == "gpukmeans: a.gif: took the first of 4 frames\n"

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from gpukmeans_cli.terminal.swatches import color_bits, nearest_of_256, swatch
+from gpukmeans_cli.terminal.swatches import color_bits, nearest_256_color, swatch
 
 
 class Terminal(io.StringIO):
@@ -24,11 +24,11 @@ class Terminal(io.StringIO):
         ({"NO_COLOR": "", "COLORTERM": "truecolor"}, 24),
     ],
 )
-def test_a_terminal_shows_the_colors_its_environment_tells_of(environ, bits):
+def test_the_color_depth_of_a_terminal_depends_on_its_environment(environ, bits):
     assert color_bits(Terminal(), environ) == bits
 
 
-def test_what_is_no_terminal_shows_none():
+def test_a_stream_that_is_not_a_terminal_has_no_colors():
     assert color_bits(io.StringIO(), {"COLORTERM": "truecolor"}) == 0
     assert color_bits(None, {"COLORTERM": "truecolor"}) == 0
 
@@ -40,7 +40,7 @@ def test_a_swatch_is_a_block_of_the_color():
     assert swatch([255, 0, 0], 0) == ""
 
 
-def test_an_invisible_color_is_no_block_but_takes_its_place():
+def test_an_invisible_color_is_as_many_spaces():
     assert swatch([0, 0, 0, 0], 24) == swatch([0, 0, 0, 0], 8) == "     "
     assert swatch([0, 0, 0, 0], 0) == ""
 
@@ -50,18 +50,18 @@ def color_256(number):
     if number >= 232:
         return (10 * (number - 232) + 8,) * 3
     number -= 16
-    return tuple((0, 95, 135, 175, 215, 255)[place] for place in (number // 36, number // 6 % 6, number % 6))
+    return tuple((0, 95, 135, 175, 215, 255)[level] for level in (number // 36, number // 6 % 6, number % 6))
 
 
 def test_each_of_the_256_colors_is_its_own_nearest():
     for number in range(16, 256):
-        assert color_256(nearest_of_256(*color_256(number))) == color_256(number)
+        assert color_256(nearest_256_color(*color_256(number))) == color_256(number)
 
 
-def test_no_other_of_the_256_colors_is_nearer():
+def test_no_other_of_the_256_colors_is_closer():
     for color in [(r, g, b) for r in range(0, 256, 37) for g in range(3, 256, 41) for b in range(7, 256, 43)]:
         distances = [sum((a - b) ** 2 for a, b in zip(color, color_256(n), strict=True)) for n in range(16, 256)]
-        assert distances[nearest_of_256(*color) - 16] == min(distances)
+        assert distances[nearest_256_color(*color) - 16] == min(distances)
     for grey in range(256):
-        found = color_256(nearest_of_256(grey, grey, grey))
+        found = color_256(nearest_256_color(grey, grey, grey))
         assert min((grey - color_256(n)[0]) ** 2 for n in range(232, 256)) >= (found[0] - grey) ** 2

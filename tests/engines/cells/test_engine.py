@@ -1,24 +1,24 @@
 import pytest
 import torch
-from helpers.problems import assert_same_moments, grid_of, seeded
+from helpers.problems import assert_same_moments, fixed_point_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans import assign, kmeans
 from gpukmeans.engines.cells.engine import CellsEngine
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 
 DTYPES = [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def check(x, centers, problems, weights=None, engine=None):
-    """One engine, asked again and again, gives what the plain one does."""
-    bound, plain = (e.bind(x, weights) for e in (engine or CellsEngine(4, 3), TorchEngine()))
-    grid = grid_of(x, weights).select(torch.tensor(problems))
+    """Each of several calls of one bound engine has the result of the plain engine."""
+    bound, plain = (e.bind(x, weights) for e in (engine or CellsEngine(4, 3), PlainEngine()))
+    fixed_point = fixed_point_of(x, weights).select(torch.tensor(problems))
     for moved in (centers, centers + 0.125, centers + 0.127, centers + 0.126, centers.flip(1)):
         for found, expected in zip(bound.assign(moved, problems), plain.assign(moved, problems), strict=True):
             assert torch.equal(found, expected)
-        assert_same_moments(bound.measure(moved, grid, problems), plain.measure(moved, grid, problems))
+        assert_same_moments(bound.measure(moved, fixed_point, problems), plain.measure(moved, fixed_point, problems))
 
 
 @given(
@@ -44,48 +44,48 @@ def test_every_bit_is_that_of_the_plain_engine(n, k, width, levels, offset, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 301, 2000])
-def test_and_for_points_of_every_dtype_in_cells_that_are_not_full(dtype, n):
+def test_every_bit_is_that_of_the_plain_engine_for_every_dtype_and_for_padded_cells(dtype, n):
     x = (torch.rand(1, n, 3, generator=seeded(), dtype=torch.float64) * 200).to(dtype)
     computed = torch.float64 if dtype in (torch.int32, torch.float64) else torch.float32
     check(x, torch.rand(1, 7, 3, generator=seeded(1), dtype=computed) * 200, [0], engine=CellsEngine())
 
 
-@pytest.mark.parametrize(("size", "fan"), [(1, 1), (2, 7), (5, 2), (64, 64)])
-def test_no_bit_depends_on_the_size_of_cells(size, fan):
+@pytest.mark.parametrize(("size", "fanout"), [(1, 1), (2, 7), (5, 2), (64, 64)])
+def test_no_bit_depends_on_the_size_of_cells(size, fanout):
     x, centers = torch.rand(1, 500, 3, generator=seeded()), torch.rand(1, 40, 3, generator=seeded(1))
-    check(x, centers, [0], torch.rand(1, 500, generator=seeded(2)), CellsEngine(size, fan))
+    check(x, centers, [0], torch.rand(1, 500, generator=seeded(2)), CellsEngine(size, fanout))
 
 
-def test_points_may_lie_in_memory_in_any_way():
+def test_points_may_have_any_strides():
     x = torch.rand(3, 1, 300, generator=seeded()).permute(1, 2, 0)
     check(x, torch.rand(1, 9, 3, generator=seeded(1)), [0])
 
 
-def test_of_equally_bad_points_the_first_row_is_the_worst_served():
+def test_of_equally_badly_served_points_the_first_row_is_the_worst():
     x = torch.tensor([[[0.0], [5.0], [-5.0], [5.0], [1.0]]])
     for weights, row in ((None, 1), (torch.tensor([[1, 0, 2, 1, 1]]), 2)):
-        moments = CellsEngine(2, 2).bind(x, weights).measure(torch.zeros(1, 1, 1), grid_of(x, weights), [0])
+        moments = CellsEngine(2, 2).bind(x, weights).measure(torch.zeros(1, 1, 1), fixed_point_of(x, weights), [0])
         assert (moments.worst_row.item(), moments.worst_sqdist.item()) == (row, 25)
 
 
-def test_an_absent_point_is_not_the_worst_served_where_all_are_at_their_center():
+def test_a_point_of_weight_0_is_not_the_worst_served_even_if_all_points_are_at_their_center():
     x, weights = torch.zeros(1, 3, 1), torch.tensor([[0, 1, 1]])
-    moments = CellsEngine(2, 2).bind(x, weights).measure(torch.zeros(1, 1, 1), grid_of(x, weights), [0])
+    moments = CellsEngine(2, 2).bind(x, weights).measure(torch.zeros(1, 1, 1), fixed_point_of(x, weights), [0])
     assert (moments.worst_row.item(), moments.worst_sqdist.item()) == (1, 0)
 
 
-def test_one_run_may_be_about_any_problem():
+def test_one_run_may_be_over_any_problem():
     x = torch.rand(3, 100, 3, generator=seeded())
     check(x, torch.rand(1, 9, 3, generator=seeded(1)), [2], torch.rand(3, 100, generator=seeded(2)))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e15])
-def test_nor_on_the_range_of_floats(scale):
+def test_no_bit_depends_on_the_magnitude_of_the_points(scale):
     x = torch.rand(1, 200, 3, generator=seeded()) * scale
     centers = x[:, :20].clone()
     for found, expected in zip(
         CellsEngine(4, 3).bind(x, None).assign(centers, [0]),
-        TorchEngine().bind(x, None).assign(centers, [0]),
+        PlainEngine().bind(x, None).assign(centers, [0]),
         strict=True,
     ):
         assert torch.equal(found, expected)
@@ -95,22 +95,22 @@ def test_nor_on_the_range_of_floats(scale):
 def test_a_clustering_of_colors_has_the_bits_of_the_plain_engine(china, n_init):
     x, weights = china[::3, ::3].flatten(0, 1).unique(dim=0, return_counts=True)
     results = [
-        kmeans(x, 24, weights=weights, n_init=n_init, max_iter=12, engine=engine) for engine in ("cells", "torch")
+        kmeans(x, 24, weights=weights, n_init=n_init, max_iter=12, engine=engine) for engine in ("cells", "plain")
     ]
-    for name in ("centers", "labels", "totals", "inertia", "n_iter"):
+    for name in ("centers", "labels", "cluster_weights", "inertia", "n_iter"):
         assert torch.equal(*(getattr(result, name) for result in results)), name
 
 
 def test_centers_may_be_changed_in_place_between_calls():
     x, centers = torch.rand(1, 500, 3, generator=seeded()), torch.rand(1, 40, 3, generator=seeded(1))
-    bound, plain = CellsEngine(4, 3).bind(x, None), TorchEngine().bind(x, None)
-    for step in (0.0, 1e-4, 2e-4, 0.3):
-        centers += step
+    bound, plain = CellsEngine(4, 3).bind(x, None), PlainEngine().bind(x, None)
+    for move in (0.0, 1e-4, 2e-4, 0.3):
+        centers += move
         assert torch.equal(bound.assign(centers, [0]).labels, plain.assign(centers, [0]).labels)
 
 
-def test_it_states_its_obstacle():
-    assert CellsEngine().obstacle(torch.rand(5, 8)) is None
-    assert "at most 8 coordinates, and these have 9" in CellsEngine().obstacle(torch.rand(5, 9))
+def test_more_than_8_coordinates_are_unsupported():
+    assert CellsEngine().unsupported_reason(torch.rand(5, 8)) is None
+    assert "at most 8 coordinates, and these have 9" in CellsEngine().unsupported_reason(torch.rand(5, 9))
     with pytest.raises(ValueError, match="'cells' cannot take these points: it is for points of at most 8 coordinates"):
         assign(torch.rand(5, 9), torch.rand(2, 9), engine="cells")

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from gpukmeans import assign, kmeans
 from gpukmeans.engines.fused.engine import TritonEngine
-from gpukmeans.engines.plain import TorchEngine
+from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.tensor import tensor_points
 
 pytest.importorskip("triton")
 
-# A GPU, or its kernels interpreted.
+# With a GPU kernels are compiled, without one they are interpreted.
 CUDA = torch.cuda.is_available()
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="there is no CUDA device")]
 DEVICES = [
@@ -31,18 +31,18 @@ def device(request):
 
 
 def engine_on(device, **options):
-    """Few programs, so that each has several blocks."""
+    """An engine with few programs, so that each has several blocks."""
     return TritonEngine(**({"device": device, "programs": 3, "sorts_from": 1} | options))
 
 
 def passes(engine, device, x, centers, weights, problems):
-    """What `assign`, `measure` and again `assign` find, on the CPU."""
+    """Results of `assign`, `measure` and again `assign`, on the CPU."""
     points = tensor_points(x.to(device), None if weights is None else weights.to(device), engine, centers.dtype)
     points, centers = points.select(torch.tensor(problems)), centers.to(device)
-    before, moments = points.assign(centers), points.measure(centers, points.farthest(centers))
-    found = {f"{name} before": value for name, value in before._asdict().items()}
-    found |= {field.name: getattr(moments, field.name) for field in fields(moments) if field.name != "grid"}
-    found |= points.assign(centers)._asdict()
+    before, moments = points.assign(centers), points.measure(centers, points.sqdist_bound(centers))
+    found = {f"{name} before": value for name, value in before.assignment._asdict().items()}
+    found |= {field.name: getattr(moments, field.name) for field in fields(moments) if field.name != "fixed_point"}
+    found |= points.assign(centers).assignment._asdict()
     return {name: value.cpu() for name, value in found.items()}
 
 
@@ -50,7 +50,7 @@ def assert_same(device, x, centers, weights=None, problems=None, **options):
     """Every bit of all passes is that of the plain engine."""
     problems = list(range(len(x))) if problems is None else problems
     found = passes(engine_on(device, **options), device, x, centers, weights, problems)
-    for name, expected in passes(TorchEngine(), "cpu", x, centers, weights, problems).items():
+    for name, expected in passes(PlainEngine(), "cpu", x, centers, weights, problems).items():
         assert found[name].dtype == expected.dtype, name
         assert torch.equal(found[name], expected), name
 
@@ -74,12 +74,12 @@ class TestSizes:
         assert_same(device, cloud(1, 60, 3), cloud(1, k, 3, seed=1), sorts_from=sorts_from)
 
     @pytest.mark.parametrize("n", [1, 7, 100])
-    def test_as_many_centers_as_points(self, device, n):
+    def test_there_may_be_as_many_centers_as_points(self, device, n):
         x = cloud(1, n, 3)
         assert_same(device, x, x.clone())
 
-    def test_the_shape_for_many_centers(self, device):
-        # Six clusters, so that most of the centers are in no list.
+    def test_more_than_a_thousand_centers(self, device):
+        # Six clusters, so that most of the centers are in no candidate list.
         means = torch.tensor([[1.0], [5e3], [9e4], [3e5], [7e5], [9e6]])
         x = means[torch.arange(300) % 6].expand(300, 2) + cloud(300, 2) / 200
         centers = torch.cat([means.expand(6, 2), cloud(1100, 2, seed=1) * -1e6])
@@ -110,7 +110,7 @@ class TestTies:
         assert_same(device, x, torch.ones(1, k, 3))
 
     def test_of_equally_badly_served_points_the_lowest_row_is_the_worst(self, device):
-        # Both ends are equally far, in several blocks and programs, and sorting puts the one of the high rows first.
+        # Both ends are equally far, in several blocks and programs. Sorting puts the end of the high rows first.
         x = torch.full((1, 900, 1), 3.0)
         x[0, 200:] = -x[0, 200:]
         x[0, :150] = 0
@@ -118,7 +118,7 @@ class TestTies:
             assert_same(device, x, torch.zeros(1, 1, 1), sorts_from=sorts_from)
             bound = engine_on(device, sorts_from=sorts_from).bind(x.to(device), None)
             points = tensor_points(x.to(device), None, engine_on(device), torch.float32)
-            assert bound.measure(torch.zeros(1, 1, 1, device=device), points.grid, [0]).worst_row.item() == 150
+            assert bound.measure(torch.zeros(1, 1, 1, device=device), points.fixed_point, [0]).worst_row.item() == 150
 
 
 class TestWeights:
@@ -135,10 +135,10 @@ class TestWeights:
         elif kind == "one":
             weights = torch.zeros(1, 301)
             weights[0, 290] = 0.3
-        # Of 24 centers of unsorted points, all totals are added one by one.
+        # For 24 centers and unsorted points all totals are added point by point.
         assert_same(device, cloud(1, 301, 3), cloud(1, k, 3, seed=1), weights, sorts_from=NEVER if k == 24 else 1)
 
-    def test_the_farthest_point_has_none(self, device):
+    def test_the_farthest_point_has_weight_0(self, device):
         x, weights = cloud(1, 301, 3), torch.ones(1, 301)
         x[0, 7], weights[0, 7] = 1e6, 0
         for sorts_from in (1, NEVER):
@@ -150,7 +150,7 @@ class TestPoints:
     LARGE = (*SMALL, torch.int32, torch.int64, torch.float64)
 
     @pytest.mark.parametrize("dtype", SMALL)
-    def test_every_dtype_that_is_computed_in_float32(self, device, dtype):
+    def test_every_dtype_at_centers_in_float32(self, device, dtype):
         assert_same(device, cloud(1, 201, 3, dtype=dtype), cloud(1, 9, 3, seed=1))
 
     @pytest.mark.parametrize("dtype", LARGE)
@@ -164,7 +164,7 @@ class TestPoints:
         assert_same(device, x + offset, centers + offset, sorts_from=sorts_from)
 
     @pytest.mark.parametrize("sorts_from", [1, NEVER])
-    def test_strides_of_any_kind(self, device, sorts_from):
+    def test_any_strides(self, device, sorts_from):
         base = cloud(4, 310, 7)
         views = {
             "every second": base[:2, :301, :6:2],
@@ -177,7 +177,7 @@ class TestPoints:
             weights = cloud(2 * x.shape[1], 2, seed=2)[::2].mT
             assert_same(device, x, cloud(2, 3, x.shape[2], seed=1), weights, sorts_from=sorts_from)
 
-    def test_values_that_lie_in_no_float32_grid(self, device):
+    def test_terms_that_need_float64(self, device):
         # Terms around 2**51, where a float64 still has halves.
         x = torch.tensor([[[0.0], [1.0], [1.5], [2.0**52 + 1], [2.0**51 - 0.5]]], dtype=torch.float64) / 2**9
         assert_same(device, x, x[:, :1].clone(), torch.tensor([[1.0, 3.0, 0.7, 1e-3, 0.9]]))
@@ -185,17 +185,17 @@ class TestPoints:
 
 class TestProblems:
     @pytest.mark.parametrize("problems", [[0], [1, 0], [2, 2, 0, 2], [2, 1, 0]])
-    def test_runs_are_of_the_problems_that_are_named(self, device, problems):
+    def test_runs_may_be_over_any_problems(self, device, problems):
         x = cloud(3, 140, 3) * torch.tensor([1.0, 0.1, 3.0])[:, None, None]
         assert_same(device, x, cloud(len(problems), 5, 3, seed=1), cloud(3, 140, seed=2), problems)
 
-    def test_other_problems_in_the_next_call(self, device):
+    def test_the_next_call_may_have_other_problems(self, device):
         x, centers = cloud(2, 50, 3).to(device), cloud(2, 5, 3, seed=1).to(device)
         bound = engine_on(device).bind(x, None)
         forth, back = bound.assign(centers, [0, 1]), bound.assign(centers.flip(0), [1, 0])
         assert torch.equal(forth.labels, back.labels.flip(0))
 
-    def test_more_runs_than_programs(self, device):
+    def test_there_may_be_more_runs_than_programs(self, device):
         assert_same(device, cloud(7, 9, 2), cloud(7, 3, 2, seed=1), cloud(7, 9, seed=2))
 
 
@@ -226,80 +226,84 @@ def test_every_bit_is_that_of_the_plain_engine(device, n, k, width, levels, offs
 @pytest.mark.parametrize("n_clusters", [5, 36])
 def test_a_clustering_has_the_bits_of_the_plain_engine(device, n_clusters):
     x, weights = cloud(2, 100, 3, dtype=torch.uint8), torch.randint(1, 4, (2, 100), generator=seeded(1))
-    on = TritonEngine(device=device)
+    engine = TritonEngine(device=device)
     init = x[:, :n_clusters]
-    plain = kmeans(x, n_clusters, weights=weights, init=init, max_iter=2, engine="torch")
-    fused = kmeans(x.to(device), n_clusters, weights=weights.to(device), init=init, max_iter=2, engine=on)
+    plain = kmeans(x, n_clusters, weights=weights, init=init, max_iter=2, engine="plain")
+    fused = kmeans(x.to(device), n_clusters, weights=weights.to(device), init=init, max_iter=2, engine=engine)
     for field in fields(plain):
         assert torch.equal(getattr(fused, field.name).cpu(), getattr(plain, field.name)), field.name
 
 
-def test_it_serves_the_operation_for_models(device):
+def test_assign_has_the_bits_of_the_plain_engine(device):
     x, centers = cloud(100, 3), cloud(6, 3, seed=1)
     found = assign(x.to(device), centers.to(device), engine=TritonEngine(device=device))
-    for value, expected in zip(found, assign(x, centers, engine="torch"), strict=True):
+    for value, expected in zip(found, assign(x, centers, engine="plain"), strict=True):
         assert torch.equal(value.cpu(), expected)
 
 
 class TestOnTheGpu:
-    """What could race: enough programs that thousands run at a time."""
+    """Races: enough programs that thousands run at a time."""
 
     pytestmark = GPU
 
     @pytest.mark.parametrize("sorts_from", [1, NEVER])
     @pytest.mark.parametrize("k", [3, 256, 2000])
-    def test_no_bit_moves_in_twenty_passes(self, sorts_from, k):
+    def test_twenty_passes_have_the_same_bits(self, sorts_from, k):
         x, centers, weights = cloud(1, 200_001, 3), cloud(1, k, 3, seed=1), cloud(1, 200_001, seed=2)
         points = tensor_points(x.cuda(), weights.cuda(), TritonEngine(sorts_from=sorts_from), torch.float32)
-        at = centers.cuda()
-        expected = passes(TorchEngine(), "cpu", x, centers, weights, [0])
+        on_gpu = centers.cuda()
+        expected = passes(PlainEngine(), "cpu", x, centers, weights, [0])
         for _ in range(20):
-            moments, found = points.measure(at, points.farthest(at)), points.assign(at)
+            moments, found = points.measure(on_gpu, points.sqdist_bound(on_gpu)), points.assign(on_gpu)
             for name, value in expected.items():
                 if "before" not in name:
                     assert torch.equal(getattr(found if hasattr(found, name) else moments, name).cpu(), value), name
 
-    def test_a_measure_waits_for_nothing(self):
+    def test_measure_does_not_wait_for_the_device(self):
         x, centers = cloud(1, 5000, 3).cuda(), cloud(1, 40, 3, seed=1).cuda()
         points = tensor_points(x, None, TritonEngine(), torch.float32)
-        grid = points.grid
+        fixed_point = points.fixed_point
         bound = TritonEngine().bind(x, None)
-        bound.measure(centers, grid, [0])
+        bound.measure(centers, fixed_point, [0])
         torch.cuda.set_sync_debug_mode("error")
         try:
-            moments = bound.measure(centers, grid, [0])
+            moments = bound.measure(centers, fixed_point, [0])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert moments.totals.sum() == 5000
 
 
-class TestObstacle:
-    def test_points_elsewhere(self):
-        assert "for cuda, and these points are on cpu" in TritonEngine().obstacle(torch.rand(3, 2))
+class TestUnsupportedReason:
+    def test_points_on_another_device(self):
+        assert "for cuda, and these points are on cpu" in TritonEngine().unsupported_reason(torch.rand(3, 2))
         with pytest.raises(ValueError, match="engine 'triton' cannot take these points: its kernels are for cuda"):
             kmeans(torch.rand(9, 2), 2, engine="triton")
 
-    def test_many_coordinates(self):
-        assert TritonEngine(device="cpu").obstacle(torch.rand(3, 8)) is None
-        assert "up to 8 coordinates, got 9" in TritonEngine(device="cpu").obstacle(torch.rand(3, 9))
+    def test_more_than_8_coordinates(self):
+        assert TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 8)) is None
+        assert "up to 8 coordinates, got 9" in TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 9))
 
-    def test_no_triton(self, monkeypatch):
+    def test_triton_is_not_installed(self, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert TritonEngine(device="cpu").obstacle(torch.rand(3, 2)) == "it needs triton, which is not installed"
+        assert (
+            TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 2)) == "it needs triton, which is not installed"
+        )
 
-    def test_a_triton_without_tuples(self, monkeypatch):
+    def test_triton_is_too_old(self, monkeypatch):
         import triton
 
         monkeypatch.setattr(triton, "__version__", "3.2.0")
         monkeypatch.delattr(triton.language, "tuple")
-        assert TritonEngine(device="cpu").obstacle(torch.rand(3, 2)) == "it needs triton 3.3 or later, got 3.2.0"
+        assert (
+            TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 2)) == "it needs triton 3.3 or later, got 3.2.0"
+        )
 
 
-WHAT_IS_IMPORTED = """
+CHECK_IMPORTS = """
 import sys, torch
 from gpukmeans import ENGINES, kmeans
 x = torch.rand(50, 3)
-ENGINES["triton"].obstacle(x)
+ENGINES["triton"].unsupported_reason(x)
 kmeans(x, 3)
 assert "triton" not in sys.modules
 from gpukmeans.engines.fused.engine import TritonEngine
@@ -311,5 +315,5 @@ assert not {"torch._dynamo", "torch._inductor"} & set(sys.modules)
 
 @pytest.mark.skipif(CUDA, reason="kernels are compiled, not interpreted")
 def test_triton_is_imported_by_its_first_pass_and_the_compiler_of_torch_never():
-    run = subprocess.run([sys.executable, "-c", WHAT_IS_IMPORTED], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", CHECK_IMPORTS], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

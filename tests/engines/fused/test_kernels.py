@@ -2,8 +2,8 @@ import pytest
 import torch
 from helpers.problems import seeded
 
-from gpukmeans.engines.plain import TorchEngine
-from gpukmeans.fixed_point import to_grid
+from gpukmeans.engines.plain import PlainEngine
+from gpukmeans.fixed_point import to_fixed
 
 triton = pytest.importorskip("triton")
 kernels = pytest.importorskip("gpukmeans.engines.fused.kernels")
@@ -18,9 +18,9 @@ def on_device(*tensors):
 
 
 @triton.jit
-def steps_kernel(out, terms, n: tl.constexpr):
-    at = tl.arange(0, n)
-    tl.store(out + at, kernels._steps(tl.load(terms + at)))
+def to_fixed_kernel(out, terms, n: tl.constexpr):
+    positions = tl.arange(0, n)
+    tl.store(out + positions, kernels._to_fixed(tl.load(terms + positions)))
 
 
 def test_terms_are_rounded_to_even_at_every_magnitude():
@@ -30,20 +30,20 @@ def test_terms_are_rounded_to_even_at_every_magnitude():
     terms = torch.nn.functional.pad(terms, (0, 1024 - len(terms)), value=2.0**51 + 1.5)
     (terms,) = on_device(terms)
     out = torch.empty(1024, dtype=torch.int64, device=DEVICE)
-    steps_kernel[(1,)](out, terms, 1024, enable_fp_fusion=False)
-    assert torch.equal(out, to_grid(terms, torch.ones((), dtype=torch.float64, device=DEVICE)))
+    to_fixed_kernel[(1,)](out, terms, 1024, enable_fp_fusion=False)
+    assert torch.equal(out, to_fixed(terms, torch.ones((), dtype=torch.float64, device=DEVICE)))
 
 
 @triton.jit
 def list_kernel(candidates, counts, x, centers, n, k, width: tl.constexpr, block: tl.constexpr, tile: tl.constexpr):
-    at = tl.arange(0, block)
-    points = kernels._load(x, n, at, at < n, centers.dtype.element_ty, width)
-    lowest, highest = kernels._box(points, at < n, width)
+    positions = tl.arange(0, block)
+    points = kernels._load(x, n, positions, positions < n, centers.dtype.element_ty, width)
+    lowest, highest = kernels._box(points, positions < n, width)
     tl.store(counts, kernels._list_candidates(candidates, centers, k, lowest, highest, width, tile))
 
 
-def listed(x, centers):
-    """The candidates of points (N, D)."""
+def candidates_of(x, centers):
+    """The candidate list of points (N, D)."""
     x, centers = on_device(x, centers)
     candidates = torch.full((len(centers),), -1, dtype=torch.int32, device=DEVICE)
     count = torch.zeros(1, dtype=torch.int32, device=DEVICE)
@@ -54,27 +54,27 @@ def listed(x, centers):
 
 class TestLists:
     def test_a_toy_by_hand(self):
-        # No point of 0 to 1 is farther than 2 from 2; only what may be as near is listed.
+        # No point from 0 to 1 is farther than 2 from the center at 2; only centers that may be as near are listed.
         x = torch.tensor([[0.0], [1.0]])
-        assert listed(x, torch.tensor([[2.0], [3.5], [-2.0], [-2.1], [3.0], [2.0]])) == [0, 2, 4, 5]
+        assert candidates_of(x, torch.tensor([[2.0], [3.5], [-2.0], [-2.1], [3.0], [2.0]])) == [0, 2, 4, 5]
 
-    def test_one_point_lists_its_nearest_and_what_is_equally_near(self):
-        assert listed(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 2.0], [5.0, 5.0], [0.0, 1.0]])) == [0, 2]
+    def test_the_list_of_one_point_has_its_nearest_centers_with_ties(self):
+        assert candidates_of(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 2.0], [5.0, 5.0], [0.0, 1.0]])) == [0, 2]
 
-    def test_rows_that_are_not_there_do_not_widen_the_box(self):
-        # Where a masked row counted as 0, 0.5 would be listed.
-        assert listed(torch.tensor([[100.0], [101.0]]), torch.tensor([[0.5], [100.0]])) == [1]
+    def test_masked_rows_do_not_widen_the_box(self):
+        # If a masked row counted as 0, 0.5 would be listed.
+        assert candidates_of(torch.tensor([[100.0], [101.0]]), torch.tensor([[0.5], [100.0]])) == [1]
 
     @pytest.mark.parametrize("side", [0.02, 0.3, 1.0])
     @pytest.mark.parametrize("k", [5, 32, 33, 100])
-    def test_the_list_holds_all_that_are_nearest_and_is_ascending(self, side, k):
+    def test_the_list_has_all_nearest_centers_and_is_ascending(self, side, k):
         x = torch.rand(60, 3, generator=seeded()) * side + 1e3
         centers = torch.rand(k, 3, generator=seeded(1)) + 1e3
-        labels, _ = TorchEngine().bind(x[None], None).assign(centers[None], [0])
-        found = listed(x, centers)
+        labels, _ = PlainEngine().bind(x[None], None).assign(centers[None], [0])
+        found = candidates_of(x, centers)
         assert set(labels.flatten().tolist()) <= set(found)
         assert found == sorted(set(found))
 
     def test_a_small_box_has_a_short_list(self):
         x = torch.rand(60, 3, generator=seeded()) * 0.02 + 0.5
-        assert 1 <= len(listed(x, torch.rand(300, 3, generator=seeded(1)))) < 20
+        assert 1 <= len(candidates_of(x, torch.rand(300, 3, generator=seeded(1)))) < 20

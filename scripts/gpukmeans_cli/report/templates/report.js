@@ -2,14 +2,14 @@
 (() => {
   document.documentElement.classList.add("scripted");
 
-  // The slider. The range is what keys and screen readers move; a pointer moves it from anywhere in the picture.
+  // The slider: keys and screen readers move the range input, and a pointer moves it from anywhere in the picture.
   const compare = document.getElementById("compare");
   const range = document.getElementById("split");
   const split = (percent) => {
     compare.style.setProperty("--split", `${percent}%`);
     range.setAttribute("aria-valuetext", `${range.value} % original`);
   };
-  const follow = (event) => {
+  const moveTo = (event) => {
     const box = compare.getBoundingClientRect();
     const percent = Math.min(100, Math.max(0, ((event.clientX - box.left) / box.width) * 100));
     range.value = percent;
@@ -20,12 +20,12 @@
     if (event.button !== 0) return;
     compare.setPointerCapture(event.pointerId);
     range.focus({ preventScroll: true });
-    follow(event);
+    moveTo(event);
   });
   compare.addEventListener("pointermove", (event) => {
-    if (compare.hasPointerCapture(event.pointerId)) follow(event);
+    if (compare.hasPointerCapture(event.pointerId)) moveTo(event);
   });
-  // Else the picture would be dragged away, and the range lose the focus it was just given.
+  // By default the browser would drag the picture and take the focus from the range.
   compare.addEventListener("mousedown", (event) => event.preventDefault());
   split(range.value);
 
@@ -33,9 +33,9 @@
   const cloud = JSON.parse(document.getElementById("cloud").textContent);
   const before = document.getElementById("cloud-before");
   const after = document.getElementById("cloud-after");
-  const chosen = () => document.querySelector("input[name=k]:checked").value;
+  const selected = () => document.querySelector("input[name=k]:checked").value;
 
-  const brush = (canvas) => {
+  const prepare = (canvas) => {
     const ratio = window.devicePixelRatio || 1;
     const { width, height } = canvas.getBoundingClientRect();
     canvas.width = Math.round(width * ratio);
@@ -43,11 +43,11 @@
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     const margin = 18;
-    const disc = (places, i, radius) => {
+    const disc = (points, i, radius) => {
       context.beginPath();
       context.arc(
-        margin + (places[2 * i] / cloud.side) * (width - 2 * margin),
-        height - margin - (places[2 * i + 1] / cloud.side) * (height - 2 * margin),
+        margin + (points[2 * i] / cloud.max) * (width - 2 * margin),
+        height - margin - (points[2 * i + 1] / cloud.max) * (height - 2 * margin),
         radius, 0, 2 * Math.PI,
       );
     };
@@ -55,22 +55,22 @@
   };
 
   const drawPoints = ({ context, disc, scale }, colorOf) => {
-    cloud.times.forEach((times, i) => {
-      disc(cloud.points, i, scale * Math.min(5, 1.6 + 0.5 * Math.sqrt(times)));
+    cloud.counts.forEach((count, i) => {
+      disc(cloud.points, i, scale * Math.min(5, 1.6 + 0.5 * Math.sqrt(count)));
       context.fillStyle = colorOf(i);
       context.fill();
     });
   };
 
-  const drawCenters = ({ context, disc, scale }, trial) => {
+  const drawCenters = ({ context, disc, scale }, variant) => {
     const style = getComputedStyle(document.documentElement);
-    const n = trial.colors.length;
+    const n = variant.colors.length;
     const radius = scale * (n <= 16 ? 9 : n <= 64 ? 7 : 5);
-    trial.colors.forEach((color, i) => {
-      disc(trial.centers, i, radius + 1.5);
+    variant.colors.forEach((color, i) => {
+      disc(variant.centers, i, radius + 1.5);
       context.fillStyle = style.getPropertyValue("--card");
       context.fill();
-      disc(trial.centers, i, radius);
+      disc(variant.centers, i, radius);
       context.fillStyle = color;
       context.fill();
       context.lineWidth = n <= 64 ? 2 : 1.5;
@@ -80,11 +80,11 @@
   };
 
   const draw = () => {
-    const trial = cloud.trials[chosen()];
-    drawPoints(brush(before), (i) => cloud.colors[i]);
-    const canvas = brush(after);
-    drawPoints(canvas, (i) => trial.colors[parseInt(trial.labels.slice(2 * i, 2 * i + 2), 16)]);
-    drawCenters(canvas, trial);
+    const variant = cloud.variants[selected()];
+    drawPoints(prepare(before), (i) => cloud.colors[i]);
+    const canvas = prepare(after);
+    drawPoints(canvas, (i) => variant.colors[parseInt(variant.labels.slice(2 * i, 2 * i + 2), 16)]);
+    drawCenters(canvas, variant);
   };
   document.querySelectorAll("input[name=k]").forEach((radio) => radio.addEventListener("change", draw));
   document.querySelectorAll("#sizes [data-mark]").forEach((mark) => {

@@ -1,0 +1,95 @@
+"""`IndexedImage`: a palette and the index of each pixel. `mean_squared_error`: the error between two images."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from gpukmeans.images.colorspace import SRGB
+from gpukmeans.tiling import blocks
+
+# Number of palettes that a notebook shows of a batch.
+_MAX_SHOWN = 8
+
+# Number of pixels compared at a time.
+_BLOCK = 1 << 20
+
+
+class IndexedImage(NamedTuple):
+    """A palette of at most 256 colors and the index of each pixel: of one image, or of a batch.
+
+    A batch has one palette for all images, or one for each.
+
+    Args:
+        palette: uint8 (K, C), or (B, K, C) with one palette per image.
+        indices: uint8 (H, W) or (B, H, W), below K.
+
+    Example:
+        >>> palette = torch.tensor([[0, 0, 0], [255, 0, 0]], dtype=torch.uint8)
+        >>> IndexedImage(palette, torch.tensor([[1, 0]], dtype=torch.uint8)).pixels().tolist()
+        [[[255, 0, 0], [0, 0, 0]]]
+    """
+
+    palette: UInt8[Tensor, "*palettes k c"]
+    indices: UInt8[Tensor, "*batch h w"]
+
+    def pixels(self) -> UInt8[Tensor, "*batch h w c"]:
+        """The colors of the pixels, uint8 (H, W, C) or (B, H, W, C)."""
+        indices = self.indices.int()  # torch takes a uint8 index for a mask
+        if self.palette.ndim == 2:
+            return self.palette[indices]
+        images = torch.arange(len(indices), device=indices.device)
+        return self.palette[images[:, None, None], indices]
+
+    def _repr_html_(self) -> str:
+        """HTML for notebooks: the size and a swatch of each palette color; for a batch, those of the first palettes."""
+        height, width = self.indices.shape[-2:]
+        palettes = self.palette[None] if self.palette.ndim == 2 else self.palette
+        size = f"{width} x {height}, {palettes.shape[1]} colors"
+        if self.indices.ndim > 2:
+            size = f"{len(self.indices)} images of {size}" + (" each" if self.palette.ndim > 2 else "")
+        rows = [
+            f'<div style="line-height:0">{"".join(map(_swatch, colors))}</div>'
+            for colors in palettes[:_MAX_SHOWN].tolist()
+        ]
+        more = f"<div>and {len(palettes) - _MAX_SHOWN} more</div>" if len(palettes) > _MAX_SHOWN else ""
+        return f"<div><div>{size}</div>{''.join(rows)}{more}</div>"
+
+
+def mean_squared_error(
+    image: UInt8[Tensor, "*batch h w c"], other: UInt8[Tensor, "*batch h w c"] | IndexedImage
+) -> float:
+    """Mean over the pixels of dR² + dG² + dB² (Celebi 2011), in squared 8-bit levels. Exact up to the final division.
+
+    Grey counts as three equal channels. With alpha, colors are premultiplied and dA² is added.
+
+    Args:
+        image: uint8 (H, W, C) or (B, H, W, C).
+        other: image of the same shape, or `IndexedImage` of one palette whose pixels have that shape.
+
+    Example:
+        >>> black, white = torch.zeros(2, 2, 3, dtype=torch.uint8), torch.full((2, 2, 3), 255, dtype=torch.uint8)
+        >>> mean_squared_error(black, white)
+        195075.0
+    """
+    pixels = image.reshape(-1, image.shape[-1])
+    indexed = isinstance(other, IndexedImage)
+    other_pixels = other.indices.reshape(-1) if indexed else other.reshape(pixels.shape)
+    palette = SRGB.encode(other.palette) if indexed else None
+    total = 0
+    for block in blocks(len(pixels), _BLOCK):
+        part = other_pixels[block]
+        points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
+        total += int((SRGB.encode(pixels[block]) - points).long().square().sum())
+    return total / len(pixels) / SRGB.unit(pixels.shape[1]) ** 2
+
+
+def _swatch(color: list[int]) -> str:
+    """HTML of a box of this color, over a checkerboard that is visible through alpha."""
+    channels = [color[0]] * 3 if len(color) < 3 else color[:3]
+    alpha = color[-1] if len(color) in (2, 4) else 255
+    name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))
+    board = "repeating-conic-gradient(#ccc 0% 25%, #fff 0% 50%) 0 0/8px 8px"
+    style = f"display:inline-block;width:16px;height:16px;background:linear-gradient({name},{name}),{board}"
+    return f'<span title="{name}" style="{style}"></span>'

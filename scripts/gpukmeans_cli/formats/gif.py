@@ -1,0 +1,89 @@
+"""GIF encoding of animations: each frame is stored as the box of pixels that changed."""
+
+import struct
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from gpukmeans_cli.formats.frames import Animation, bounding_box, smaller_encoding
+from gpukmeans_cli.system.atomic_files import ImageError
+
+_KEEP, _CLEAR = 1, 2  # disposal methods
+
+
+def encode_gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes:
+    """The GIF file of RGBA `colors` (K, 4) at `indices` (F, height, width), as described in `encode_animation`."""
+    height, width = indices.shape[1:]
+    if max(height, width) > 65535:
+        raise ImageError("has a side above 65535 pixels, which a GIF cannot have; use .png")
+    indices, transparent = _with_one_transparent_index(colors, indices)
+    # A spare transparent index skips unchanged pixels also where no pixel is transparent.
+    skip = transparent if transparent is not None else len(colors) if len(colors) < 256 else None
+    bits = max(1, (max(len(colors) - 1, skip or 0)).bit_length())
+    color_table = colors[:, :3].tobytes().ljust(3 << bits, b"\0")
+    blocks = [b"GIF89a", struct.pack("<HHBBB", width, height, 0x80 | 0x70 | bits - 1, 0, 0), color_table]
+    if animation.loop is not None:
+        blocks.append(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", min(animation.loop, 65535), 0))
+    if comment := animation.metadata.text.get("Comment"):
+        blocks.append(b"\x21\xfe" + _sub_blocks(comment.encode()))
+    canvas = None
+    for number, delay in enumerate(_delays(animation.durations)):
+        frame, cleared = indices[number], np.zeros(1, dtype=bool)
+        if transparent is not None and number + 1 < len(indices):
+            cleared = (frame != transparent) & (indices[number + 1] == transparent)
+        changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
+        # Disposal clears the box of this frame only, so the box includes pixels that the next frame needs transparent.
+        rows, columns = box = bounding_box(changed | cleared)
+        data, skips = smaller_encoding(frame[box], changed[box], skip, partial(_image_data, bits=max(2, bits)))
+        disposal = _CLEAR if cleared.any() else _KEEP
+        flags = disposal << 2 | (skips or transparent is not None)
+        blocks.append(b"\x21\xf9\x04" + struct.pack("<BHBB", flags, delay, skip or 0, 0))
+        size = frame[box].shape[::-1]
+        blocks.append(b"," + struct.pack("<HHHHB", columns.start, rows.start, *size, 0) + data)
+        canvas = frame
+        if transparent is not None and disposal == _CLEAR:
+            canvas = frame.copy()
+            canvas[box] = transparent
+    return b"".join([*blocks, b";"])
+
+
+def _with_one_transparent_index(colors: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Indices of which at most one is transparent, and that one. ImageError for partial alpha."""
+    alpha = colors[:, 3]
+    if ((alpha > 0) & (alpha < 255)).any():
+        raise ImageError("has half-transparent colors, which a GIF cannot have; use .png")
+    transparent = np.flatnonzero(alpha == 0)
+    if not transparent.size:
+        return indices, None
+    first = int(transparent[0])
+    new_index = np.arange(256, dtype=np.uint8)
+    new_index[transparent] = first
+    return new_index[indices], first
+
+
+def _delays(durations: tuple[float, ...]) -> list[int]:
+    """Durations in 1/100 s, at least 1 where not 0.
+
+    The rounding error, at most half a unit, is carried over to the next frame. It never reduces a frame from 2 units to
+    1, which many players show as 10.
+    """
+    delays, error = [], 0.0
+    for duration in durations:
+        least = min(2, max(1, round(duration / 10))) if duration else 0
+        delay = max(least, round((duration + error) / 10)) if duration else 0
+        if delay > 65535:
+            raise ImageError("shows a frame for more than 655 s, which a GIF cannot; use .png")
+        error = min(5.0, max(-5.0, duration + error - 10 * delay))
+        delays.append(delay)
+    return delays
+
+
+def _image_data(indices: np.ndarray, bits: int) -> bytes:
+    # Pillow's GIF writer drops equal frames and reorders palettes. Its LZW compressor does neither.
+    return bytes([bits]) + Image.fromarray(np.ascontiguousarray(indices)).tobytes("gif", "L", bits, 0) + b"\0"
+
+
+def _sub_blocks(data: bytes) -> bytes:
+    blocks = [data[start : start + 255] for start in range(0, len(data), 255)]
+    return b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"

@@ -1,0 +1,91 @@
+"""Two picture files compared: error, similarity, sizes, and a sheet with both pictures side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gpukmeans_cli.formats.reading import Picture, read_picture
+from gpukmeans_cli.formats.still import write_png
+from gpukmeans_cli.images.comparison_sheet import draw_comparison
+from gpukmeans_cli.images.quality import compare_pixels
+from gpukmeans_cli.system.atomic_files import ImageError
+from gpukmeans_cli.system.device import within_memory
+from gpukmeans_cli.terminal.formatting import format_quality, format_size, format_sizes
+from gpukmeans_cli.terminal.messages import one_line, warn_ignored_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The similarity of two pictures. The fields are the keys of the JSON report; sizes are in bytes, `psnr` in dB."""
+
+    a: str
+    b: str
+    width: int
+    height: int
+    mse: float
+    psnr: float | None
+    """None for pictures without any difference: infinity is not JSON."""
+    ssim: float
+    bytes_a: int
+    bytes_b: int
+    output: str | None
+    """The comparison sheet, if it was drawn."""
+
+    def quality(self) -> str:
+        """PSNR and SSIM."""
+        return f"{format_quality(self.psnr, 'identical')}, SSIM {self.ssim:.4f}"
+
+    def line(self) -> str:
+        """The report for people."""
+        return f"{self.a}, {self.b}: {self.quality()}, {format_sizes(self.bytes_a, self.bytes_b)}"
+
+
+def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
+    """The comparison of two picture files, drawn to `sheet` if that is given.
+
+    ImageError, a sentence with the path, if a file cannot be read or written, the sizes differ or memory runs out.
+    """
+    with within_memory(torch.device("cpu")):
+        before, after = _read(a, max_pixels), _read(b, max_pixels)
+        (height, width), other = before.pixels.shape[:2], after.pixels.shape[:2]
+        if other != (height, width):
+            raise ImageError(
+                f"{a} is {width} x {height} and {b} {other[1]} x {other[0]}, but only pictures of one size can be "
+                "compared; resize one of them"
+            )
+        mse, psnr, ssim = compare_pixels(torch.from_numpy(before.pixels), torch.from_numpy(after.pixels))
+        comparison = Comparison(
+            a=str(a),
+            b=str(b),
+            width=width,
+            height=height,
+            mse=mse,
+            psnr=psnr,
+            ssim=ssim,
+            bytes_a=before.n_bytes,
+            bytes_b=after.n_bytes,
+            output=None if sheet is None else str(sheet),
+        )
+        if sheet is not None:
+            captions = (
+                _caption(a, format_size(before.n_bytes)),
+                _caption(b, f"{format_size(after.n_bytes)}, {comparison.quality()}"),
+            )
+            write_png(sheet, draw_comparison(before.pixels, after.pixels, captions=captions), overwrite=force)
+    return comparison
+
+
+def _read(path: Path, max_pixels: int | None) -> Picture:
+    """The picture. ImageError, a sentence with the path, if it cannot be read."""
+    try:
+        picture = read_picture(path, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    warn_ignored_frames(path, picture.frames)
+    return picture
+
+
+def _caption(path: Path, text: str) -> str:
+    # The font of a Pillow without FreeType has Latin-1 only.
+    return f"{one_line(path.name, 'latin-1')}: {text}"

@@ -1,0 +1,136 @@
+"""Small animations for tests: as frames, as palettes with indices, and as files."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from PIL import Image
+
+from gpukmeans_cli.formats.animation import encode_animation, read_animation
+from gpukmeans_cli.formats.frames import Animation
+from gpukmeans_cli.formats.metadata import Metadata
+from gpukmeans_cli.system.atomic_files import ImageError
+
+DISPOSE_NONE, DISPOSE_BACKGROUND, DISPOSE_PREVIOUS = 0, 1, 2
+BLEND_SOURCE, BLEND_OVER = 0, 1
+RED, GREEN, BLUE, TRANSPARENT = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (0, 0, 0, 0)
+PALETTE = np.array([RED, GREEN, BLUE, (9, 9, 9, 255)], dtype=np.uint8)
+WITH_TRANSPARENT = np.array([TRANSPARENT, GREEN, BLUE], dtype=np.uint8)
+
+
+def moving_square(n_frames: int = 5, mode: str = "RGB") -> list[Image.Image]:
+    frames = []
+    for step in range(n_frames):
+        frame = Image.new("RGBA", (20, 12), TRANSPARENT if mode == "RGBA" else BLUE)
+        frame.paste(RED, (3 * step, 2, 3 * step + 4, 6))
+        frame.paste(GREEN, (15, 8, 18, 10))
+        frames.append(frame.convert(mode))
+    return frames
+
+
+def save_frames(path: Path, frames: Sequence[Image.Image], **options: object) -> Path:
+    if path.suffix == ".webp":
+        options = {"lossless": True, "exact": True, **options}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return path
+
+
+def rgba_of(frames: Sequence[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(frame.convert("RGBA")) for frame in frames])
+
+
+def read(path: Path, **options: int) -> Animation:
+    found = read_animation(path, **options)
+    assert found is not None
+    return found
+
+
+def visible(frames: np.ndarray) -> np.ndarray:
+    """Frames whose invisible pixels are 0 in all channels."""
+    return np.where(frames[..., 3:] == 0, 0, frames)
+
+
+def error_of(path: Path, **options: int) -> str:
+    """The message of the error on reading a file."""
+    with pytest.raises(ImageError) as caught:
+        read_animation(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) not in message
+    return message
+
+
+def animation_of(durations: Sequence[float], *, loop: int | None = 0, metadata: Metadata | None = None) -> Animation:
+    """An animation with these properties, whose frames are not used by encoders."""
+    return Animation(
+        frames=np.zeros((len(durations), 1, 1, 4), dtype=np.uint8),
+        durations=tuple(durations),
+        loop=loop,
+        mode="RGBA",
+        format="GIF",
+        n_bytes=0,
+        metadata=metadata or Metadata(),
+    )
+
+
+def decoded_by_pillow(data: bytes) -> tuple[np.ndarray, list[float], int | None]:
+    """Frames, durations and loop as decoded by Pillow."""
+    image = Image.open(io.BytesIO(data))
+    frames, durations = [], []
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        image.load()
+        frames.append(np.asarray(image.convert("RGBA")))
+        durations.append(image.info["duration"])
+    return np.stack(frames), durations, image.info.get("loop")
+
+
+@st.composite
+def animations(draw: st.DrawFn, alphas: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A palette, and indices of frames that each change some pixels of the one before."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n_colors = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 200, 255, 256]))
+    channels = draw(st.integers(1, 4))
+    n_frames, height, width = draw(st.integers(2, 6)), draw(st.integers(1, 19)), draw(st.integers(1, 19))
+    palette = rng.integers(0, 256, (n_colors, channels), dtype=np.uint8)
+    if channels in (2, 4):
+        palette[:, -1] = rng.choice(alphas, n_colors)
+        palette[palette[:, -1] == 0] = 0
+    indices = np.repeat(rng.integers(0, n_colors, (1, height, width), dtype=np.uint8), n_frames, axis=0)
+    for number in range(1, n_frames):
+        indices[number] = indices[number - 1]
+        changed = rng.random((height, width)) < draw(st.sampled_from([0, 0.05, 0.5, 1]))
+        indices[number, changed] = rng.integers(0, n_colors, changed.sum())
+    return palette, indices
+
+
+def rgba_at(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """The colors at the indices as RGBA, converted by Pillow."""
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[palette.shape[1]]
+    row = Image.frombytes(mode, (len(palette), 1), palette.tobytes()).convert("RGBA")
+    return np.asarray(row)[0][indices]
+
+
+def check_round_trip(palette: np.ndarray, indices: np.ndarray, suffix: str, folder: Path) -> None:
+    """Encode an animation, and compare what Pillow and `read_animation` decode."""
+    durations = [float(10 * (1 + 3 * number)) for number in range(len(indices))]
+    data = encode_animation(palette, indices, animation_of(durations, loop=3), suffix)
+    expected = visible(rgba_at(palette, indices))
+    frames, times, loop = decoded_by_pillow(data)
+    np.testing.assert_array_equal(visible(frames), expected)
+    assert times == durations
+    assert loop == 3
+    path = folder / f"written{suffix}"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(visible(read(path).frames), expected)
+    assert read(path).durations == tuple(durations)
+
+
+def square_indices(n_frames: int = 5, *, fill: int = 0) -> np.ndarray:
+    indices = np.full((n_frames, 40, 60), fill, dtype=np.uint8)
+    for step in range(n_frames):
+        indices[step, 10:18, 5 + 8 * step : 13 + 8 * step] = 1
+    return indices

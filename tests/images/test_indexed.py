@@ -1,0 +1,64 @@
+import pytest
+import torch
+from helpers.problems import random_image
+
+from gpukmeans import IndexedImage, apply_palette, mean_squared_error, quantize
+
+
+def flat(height, width, color):
+    return torch.tensor(color, dtype=torch.uint8).expand(height, width, len(color))
+
+
+def test_squared_errors_are_summed_over_channels_and_averaged_over_pixels():
+    one = torch.tensor([[[10, 20, 30], [0, 0, 0]]], dtype=torch.uint8)
+    other = torch.tensor([[[11, 18, 33], [0, 0, 2]]], dtype=torch.uint8)
+    assert mean_squared_error(one, other) == (1 + 4 + 9 + 4) / 2
+
+
+def test_grey_counts_as_three_equal_channels():
+    assert mean_squared_error(flat(2, 3, [5]), flat(2, 3, [9])) == 3 * 16
+
+
+def test_errors_are_of_premultiplied_colors_and_alpha():
+    one, other = flat(1, 1, [255, 0, 100, 51]), flat(1, 1, [0, 0, 100, 51])
+    assert mean_squared_error(one, other) == 51**2
+    assert mean_squared_error(flat(1, 1, [255, 0, 0, 255]), flat(1, 1, [255, 0, 0, 0])) == 2 * 255**2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_error_of_an_indexed_image_is_that_of_its_pixels(monkeypatch, channels):
+    monkeypatch.setattr("gpukmeans.images.indexed._BLOCK", 37)
+    image = random_image(23, 17, channels, 256, 0)
+    indexed = quantize(image, 5)
+    assert mean_squared_error(image, indexed) == mean_squared_error(image, indexed.pixels()) > 0
+
+
+def test_the_error_of_many_pixels_is_exact():
+    # The sum, 9 million times 255², is above 2**24, from where on float32 does not hold every integer.
+    assert mean_squared_error(flat(1000, 3001, [255, 255, 255]), flat(1000, 3001, [0, 0, 0])) == 3 * 255**2
+
+
+def test_each_image_of_a_batch_is_shown_in_its_own_palette_or_in_the_one_of_all():
+    palettes = torch.tensor([[[1], [2]], [[3], [4]]], dtype=torch.uint8)
+    indices = torch.tensor([[[0, 1]], [[1, 0]]], dtype=torch.uint8)
+    assert IndexedImage(palettes, indices).pixels().tolist() == [[[[1], [2]]], [[[4], [3]]]]
+    assert IndexedImage(palettes[0], indices).pixels().tolist() == [[[[1], [2]]], [[[2], [1]]]]
+
+
+def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
+    image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
+    shown = quantize(image, 3)._repr_html_()
+    assert "3 x 1, 3 colors" in shown
+    assert [title in shown for title in ('title="#00000000"', 'title="#01020304"', 'title="#ff8000"')] == [True] * 3
+    assert shown.count("<span") == 3
+    grey = quantize(torch.tensor([[[7]]], dtype=torch.uint8), 3)._repr_html_()
+    assert 'title="#070707"' in grey
+
+
+def test_a_notebook_shows_the_first_palettes_of_a_batch():
+    image = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
+    shown = quantize(image, 2)._repr_html_()
+    assert "11 images of 1 x 1, 2 colors each" in shown
+    assert "and 3 more" in shown
+    assert shown.count("<span") == 8 * 2
+    assert apply_palette(image, image[:3, 0, 0])._repr_html_().count("<span") == 3
