@@ -27,6 +27,7 @@ from gpukmeans.points import (
     on_device,
     points_of,
     read_input,
+    required_spec,
     run_on_all_ranks,
 )
 from gpukmeans.refinement import refined
@@ -155,7 +156,7 @@ def kmeans(
 def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine) -> Tensor:
     """The inertia (...) of points (..., N, D), or of a stream, at centers (K, D) or (..., K, D)."""
     given = read_input(x, weights, engine)
-    spec = CallOptions.of(given, {}).spec_on(given.spec)
+    spec = required_spec(given.spec)
     check_centers(spec.empty_points(given.batch), centers)
     metric = check_metric(metric)
     points = points_of(given, spec, metric, engine, SingleProcess())
@@ -177,12 +178,16 @@ class _Clustering:
     @staticmethod
     def of(options: KMeansOptions, given: KMeansInput, communicator: Communicator) -> "_Clustering":
         """The call with its points. ValueError if options differ between ranks, or points cannot be clustered."""
-        checkpoint = options.checkpoint
-        resumes = checkpoint is not None and checkpoint.state is not None
 
         def own_call() -> CallOptions:
-            has_callback = options.callback is not None
-            return CallOptions.of(given, options.comparable(), has_callback=has_callback, resumes=resumes)
+            return CallOptions(
+                spec=given.spec,
+                batch=given.batch,
+                is_stream=given.is_stream,
+                has_callback=options.callback is not None,
+                resumes=options.checkpoint is not None and options.checkpoint.state is not None,
+                options=options.comparable(),
+            )
 
         call = check_equal_on_ranks(communicator.all_gather("the options", own_call))
         metric = check_metric(options.metric)
@@ -254,7 +259,7 @@ class _Clustering:
 
     def _start(self, generator: torch.Generator) -> Tensor:
         """First centers (P, K, D) of one run of each problem, the fixed ones first."""
-        options, points, n_fixed = self.options, self.points, self.options.n_fixed
+        options, points = self.options, self.points
         if self.fixed is not None and options.n_free == 0:
             return self.fixed
         # Two generators, because the number of draws of a seeding may depend on other problems.
@@ -265,20 +270,28 @@ class _Clustering:
             centers = _prepared(points, self._seeded_centers(options.init, first), self.metric, "first centers")
         if self.fixed is not None:
             centers = torch.cat([self.fixed, centers], dim=1)
-        return (
-            refined(points, centers, options.refine, later, self.metric.project, n_fixed) if options.refine else centers
-        )
+        if not options.refine:
+            return centers
+        return refined(points, centers, options.refine, later, self.metric.project, options.n_fixed)
 
     def _seeded_centers(self, init: str | Seeding, generator: torch.Generator) -> Tensor:
         """The centers (K - F, D) or (P, K - F, D) of a seeding."""
         if isinstance(init, str):
             name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
-            return _checked_seeding(self.points, self.options.n_free, SEEDINGS[name], self.fixed, generator)
+            return self._checked(SEEDINGS[name], generator)
         # A function of the user may return something else on each rank.
-        return self.communicator.all_gather(
-            "the first centers",
-            lambda: _checked_seeding(self.points, self.options.n_free, init, self.fixed, generator),
-        )[0]
+        return self.communicator.all_gather("the first centers", lambda: self._checked(init, generator))[0]
+
+    def _checked(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
+        """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
+        points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
+        centers = seeding(points, self.options.n_free, generator, **fixed)
+        wanted = (self.options.n_free, points.width)
+        shapes = (wanted, (len(points.problems), *wanted))
+        if not isinstance(centers, Tensor) or centers.shape not in shapes:
+            came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
+            raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
+        return centers
 
     def _loop_callback(self) -> LoopCallback:
         """The callback of the loop: that of the user on each rank that has one, for the best run of each problem."""
@@ -301,20 +314,6 @@ class _Clustering:
             run_on_all_ranks(self.communicator, "the checkpoint", lambda: checkpoint.save({**self.identity, **state}))
 
         return save
-
-
-def _checked_seeding(
-    points: Points, n_clusters: int, seeding: Seeding, fixed: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """The centers of a seeding. ValueError unless they are (K, D) or (P, K, D)."""
-    options = {} if fixed is None else {"fixed": fixed}
-    centers = seeding(points, n_clusters, generator, **options)
-    wanted = (n_clusters, points.width)
-    shapes = (wanted, (len(points.problems), *wanted))
-    if not isinstance(centers, Tensor) or centers.shape not in shapes:
-        came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
-        raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
-    return centers
 
 
 def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:

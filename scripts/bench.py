@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -137,18 +137,13 @@ def pngquant(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
 ) -> None:
     """A process of `compress`, without `import torch`, beside one of pngquant for each photo: time, error, size."""
-    version = benchmark_pngquant.version()
-    if version is None:
-        print("pngquant is not installed; it is in the packages of most systems", file=sys.stderr)
-        raise typer.Exit(2)
+    version = benchmark_pngquant.version() or _fail("pngquant is not installed; it is in the packages of most systems")
     photos = benchmark_pngquant.rgb_photos(folder)
     if not photos:
-        print(f"{folder} holds no RGB PNG", file=sys.stderr)
-        raise typer.Exit(2)
+        _fail(f"{folder} holds no RGB PNG")
     load = os.getloadavg()[0]
     comparisons = benchmark_pngquant.compare(photos, list(PNGQUANT_TARGETS), runs)
-    if json_path is not None:
-        json_path.write_text(json.dumps([dataclasses.asdict(each) for each in comparisons], indent=1), encoding="utf-8")
+    _write_json(json_path, comparisons)
     _print_machine()
     print(f"pngquant {version} {benchmark_pngquant.OPTIONS}, {len(photos)} photos, load of {load:.1f} at the start")
     for each in comparisons:
@@ -190,10 +185,7 @@ def folder(
     Whole processes, at K = 16. The photos are those of FOLDER, also flipped and with permuted channels; the small files
     are crops of them. Linux only.
     """
-    version = benchmark_pngquant.version()
-    if version is None:
-        print("pngquant is not installed; it is in the packages of most systems", file=sys.stderr)
-        raise typer.Exit(2)
+    version = benchmark_pngquant.version() or _fail("pngquant is not installed; it is in the packages of most systems")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -201,8 +193,7 @@ def folder(
                 benchmark_pictures.rgb_pictures(folder), photos, Path(scratch, "photos")
             )
         except benchmark_folder.PhotosError as error:
-            print(f"{folder} {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            _fail(f"{folder} {error}")
         _print_machine()
         print(
             f"pngquant {version} {benchmark_pngquant.OPTIONS}, K = {benchmark_folder.N_COLORS}, "
@@ -265,18 +256,15 @@ def pictures(
     except ValueError:
         n_colors = []
     if not n_colors or not all(2 <= k <= 256 for k in n_colors):
-        print(f"-k takes numbers from 2 to 256 with commas, got {colors!r}", file=sys.stderr)
-        raise typer.Exit(2)
+        _fail(f"-k takes numbers from 2 to 256 with commas, got {colors!r}")
     images = benchmark_pictures.rgb_pictures(folder)
     if not images:
-        print(f"{folder} holds no RGB picture", file=sys.stderr)
-        raise typer.Exit(2)
+        _fail(f"{folder} holds no RGB picture")
     if quick:
         images, n_colors = dict(list(images.items())[:2]), n_colors[:1]
     load = os.getloadavg()[0]
     rows = benchmark_pictures.compare(images, n_colors)
-    if json_path is not None:
-        json_path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1), encoding="utf-8")
+    _write_json(json_path, rows)
     _print_machine()
     print(f"{_joined(benchmark_pictures.versions())}; {len(images)} pictures, load of {load:.1f} at the start")
     for k in n_colors:
@@ -381,8 +369,7 @@ def clustering(
     _need_peers()
     load = os.getloadavg()[0]
     results = benchmark_clustering.compare(benchmark_clustering.QUICK if quick else benchmark_clustering.FULL)
-    if json_path is not None:
-        json_path.write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1), encoding="utf-8")
+    _write_json(json_path, results)
     _print_machine()
     print(f"cpu, {os.cpu_count()} threads each, load of {load:.1f} at the start, {_joined(peers.versions())}")
     print(f"\n{table(results)}")
@@ -403,12 +390,10 @@ def colors(
     try:
         selected = pick_device(device).type
     except DeviceError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+        _fail(error)
     load = os.getloadavg()[0]
     figures = benchmark_colors.measure(selected, benchmark_colors.QUICK if quick else benchmark_colors.FULL)
-    if json_path is not None:
-        json_path.write_text(json.dumps([dataclasses.asdict(each) for each in figures], indent=1), encoding="utf-8")
+    _write_json(json_path, figures)
     _print_machine()
     name = torch.cuda.get_device_name() if selected == "cuda" else "cpu"
     print(f"{name}, {os.cpu_count()} threads each, load of {load:.1f} at the start, {_joined(peers.versions())}")
@@ -424,10 +409,19 @@ def colors(
         raise typer.Exit(1)
 
 
+def _fail(message: object) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _write_json(path: Path | None, rows: Sequence[Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1), encoding="utf-8")
+
+
 def _need_peers(required: Sequence[str] = peers.REQUIRED) -> None:
     if missing := peers.missing(required):
-        print(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'", file=sys.stderr)
-        raise typer.Exit(2)
+        _fail(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'")
 
 
 def _joined(versions: Mapping[str, str]) -> str:
@@ -447,12 +441,7 @@ def _quantize_by_scikit_learn(image: torch.Tensor, n_colors: int, seed: int) -> 
     from sklearn.cluster import KMeans
 
     histogram = unique_colors(image)
-    peer = KMeans(
-        n_colors,
-        n_init=1,  # pyright: ignore[reportArgumentType]
-        max_iter=100,
-        random_state=seed,
-    )
+    peer = KMeans(n_colors, n_init=1, max_iter=100, random_state=seed)  # pyright: ignore[reportArgumentType]
     peer.fit(histogram.colors.float().numpy(), sample_weight=histogram.counts.numpy())
     palette = torch.from_numpy(peer.cluster_centers_).round().to(torch.uint8)
     return palette[torch.from_numpy(peer.labels_)[histogram.lookup(image)].long()]

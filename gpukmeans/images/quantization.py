@@ -1,5 +1,7 @@
 """Color quantization: `quantize` an image to few colors, or map it to a given palette."""
 
+from typing import Any
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -74,15 +76,8 @@ def quantize(
     refine = default_refine(refine, n_colors)
     if fixed is not None:
         check_colors(fixed, "fixed", image, n_colors)
-    KMeansOptions(
-        n_clusters=n_colors,
-        init=init,
-        n_init=n_init,
-        refine=refine,
-        max_iter=max_iter,
-        tol=tol,
-        generator=generator,
-    )
+    search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": refine, "max_iter": max_iter, "tol": tol}
+    KMeansOptions(n_clusters=n_colors, generator=generator, **search)
     check_count("polish", polish, least=0)
     choose(engine, image)  # checked even if no clustering is needed
     state = None if generator is None else generator.get_state()
@@ -93,18 +88,7 @@ def quantize(
         cleared = clear_transparent_pixels(one)
         histogram = unique_colors(cleared)
         palette = fit_palette(
-            histogram,
-            n_colors,
-            space=space,
-            fixed=fixed,
-            init=init,
-            n_init=n_init,
-            refine=refine,
-            polish=polish,
-            max_iter=max_iter,
-            tol=tol,
-            engine=engine,
-            generator=generator,
+            histogram, n_colors, space=space, fixed=fixed, polish=polish, engine=engine, generator=generator, **search
         )
         results.append(map_to_palette(cleared, histogram, palette, dither=dither, strength=strength))
     return results[0] if image.ndim == 3 else _stacked(results, n_colors)

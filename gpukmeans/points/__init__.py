@@ -3,7 +3,7 @@
 from gpukmeans.points.base import NearestState, Points
 from gpukmeans.points.batches import Batches
 from gpukmeans.points.communicator import Communicator, SingleProcess, communicator_for, on_device, run_on_all_ranks
-from gpukmeans.points.inputs import CallOptions, KMeansInput, check_equal_on_ranks, points_of, read_input
+from gpukmeans.points.inputs import CallOptions, KMeansInput, check_equal_on_ranks, points_of, read_input, required_spec
 
 __all__ = [
     "Batches",
@@ -18,5 +18,6 @@ __all__ = [
     "on_device",
     "points_of",
     "read_input",
+    "required_spec",
     "run_on_all_ranks",
 ]

@@ -53,6 +53,13 @@ def read_input(x: Any, weights: Tensor | None, engine: str | Engine, *, least: i
     return KMeansInput(rows=batches, weights=None, spec=spec, batch=(), engine=chosen)
 
 
+def required_spec(spec: PointSpec | None) -> PointSpec:
+    """The spec. ValueError if there is none, because there are no points."""
+    if spec is None:
+        raise ValueError("x must have at least one row, got none")
+    return spec
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CallOptions:
     """The properties of a call of `kmeans` that all ranks compare.
@@ -68,26 +75,11 @@ class CallOptions:
     resumes: bool
     options: Mapping[str, Any]
 
-    @staticmethod
-    def of(
-        given: KMeansInput, options: Mapping[str, Any], *, has_callback: bool = False, resumes: bool = False
-    ) -> "CallOptions":
-        """The properties of a call with this input and these options."""
-        return CallOptions(
-            spec=given.spec,
-            batch=given.batch,
-            is_stream=given.is_stream,
-            has_callback=has_callback,
-            resumes=resumes,
-            options=options,
-        )
-
     def spec_on(self, own: PointSpec | None) -> PointSpec:
         """The spec of the points of all ranks, on the device of this rank's own. ValueError if there are no points."""
-        if self.spec is None:
-            raise ValueError("x must have at least one row, got none")
+        spec = required_spec(self.spec)
         # The device of another rank, if this one has no rows: without its number, which may be of another GPU.
-        return self.spec._replace(device=torch.device(self.spec.device.type) if own is None else own.device)
+        return spec._replace(device=torch.device(spec.device.type) if own is None else own.device)
 
 
 def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:

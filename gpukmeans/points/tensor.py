@@ -92,8 +92,11 @@ class TensorSource:
 
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "TensorNearest":
         if centers is None:
-            return TensorNearest(self, problems, 0, None)
-        return TensorNearest(self, problems, centers.shape[1], self.bound.assign(centers, problems))
+            shape, device = (len(problems), self.x.shape[1]), self.x.device
+            label = torch.zeros((), dtype=torch.int64, device=device)
+            infinity = torch.full((), math.inf, dtype=self.dtype, device=device)
+            return TensorNearest(self, problems, 0, label.expand(shape), infinity.expand(shape))
+        return TensorNearest(self, problems, centers.shape[1], *self.bound.assign(centers, problems))
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor:
         return self.bound.assign(centers, problems).labels
@@ -133,37 +136,21 @@ class TensorSource:
 
 @dataclass(frozen=True, eq=False)
 class TensorNearest:
-    """The nearest of M centers for each point of B runs; no assignment for M = 0."""
+    """The nearest of M centers for each point of B runs: labels (B, N) int64, and squared distances (B, N)."""
 
     source: TensorSource
     problems: Sequence[int]
     n_centers: int
-    assignment: Assignment | None
-
-    @property
-    def labels(self) -> Tensor:
-        """The indices of the nearest centers (B, N), int64."""
-        return self._assigned.labels
-
-    @property
-    def sqdist(self) -> Tensor:
-        """The squared distances to the nearest centers (B, N)."""
-        return self._assigned.sqdist
-
-    @property
-    def _assigned(self) -> Assignment:
-        assert self.assignment is not None, "a state without centers has no nearest ones"
-        return self.assignment
+    labels: Tensor
+    sqdist: Tensor
 
     def update(self, centers: Tensor) -> "TensorNearest":
         # For one center its distances alone are up to five times faster than an assignment.
         found = self._distances_to(centers) if centers.shape[1] == 1 else self.source.assign(centers, self.problems)
         closer = found.sqdist < self.sqdist  # strictly, so that the lowest index wins a tie
-        assignment = Assignment(
-            torch.where(closer, found.labels + self.n_centers, self.labels),
-            torch.where(closer, found.sqdist, self.sqdist),
-        )
-        return replace(self, n_centers=self.n_centers + centers.shape[1], assignment=assignment)
+        labels = torch.where(closer, found.labels + self.n_centers, self.labels)
+        sqdist = torch.where(closer, found.sqdist, self.sqdist)
+        return replace(self, n_centers=self.n_centers + centers.shape[1], labels=labels, sqdist=sqdist)
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
         sqdist, weights = self.sqdist, self.source.weights

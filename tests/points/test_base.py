@@ -4,7 +4,6 @@ from helpers.problems import points_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpukmeans.engines import Assignment
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.base import scale_random
 from gpukmeans.points.tensor import TensorNearest, tensor_points
@@ -106,8 +105,9 @@ def test_samples_reach_rows_past_the_limit_of_multinomial():
     x = torch.zeros(rows, 1)
     x[-1] = 7
     points = points_of(x, weights)
-    assignment = Assignment(torch.zeros(1, 1, dtype=torch.int64).expand(1, rows), x.mT)
-    nearest = TensorNearest(points.source, points.problems, 1, assignment)
+    nearest = TensorNearest(
+        points.source, points.problems, 1, torch.zeros(1, 1, dtype=torch.int64).expand(1, rows), x.mT
+    )
     assert points.sample_uncovered(1, seeded(), nearest).item() == 7
 
 

@@ -13,9 +13,7 @@ SPEC = PointSpec(2, torch.float32, torch.device("cpu"), None)
 
 def opened(x, weights=None, **options):
     given = read_input(x, weights, "auto", **options)
-    return points_of(
-        given, CallOptions.of(given, {}).spec_on(given.spec), METRICS["euclidean"], "auto", SingleProcess()
-    )
+    return points_of(given, given.spec, METRICS["euclidean"], "auto", SingleProcess())
 
 
 def test_a_tensor_is_opened_as_one_and_batches_as_a_stream():
@@ -51,7 +49,15 @@ def test_a_tensor_without_rows_is_valid_only_on_ranks():
 
 
 def call(x=X, weights=None, has_callback=False, **options):
-    return CallOptions.of(read_input(x, weights, "auto", least=0), options, has_callback=has_callback)
+    given = read_input(x, weights, "auto", least=0)
+    return CallOptions(
+        spec=given.spec,
+        batch=given.batch,
+        is_stream=given.is_stream,
+        has_callback=has_callback,
+        resumes=False,
+        options=options,
+    )
 
 
 def test_ranks_without_batches_have_the_spec_of_the_others():
@@ -91,7 +97,7 @@ def test_without_batches_on_any_rank_there_are_no_points():
     ],
 )
 def test_a_difference_between_ranks_is_an_error_with_the_values_and_ranks(one, other, message):
-    without_rows = CallOptions.of(read_input([], None, "auto"), dict(one.options))
+    without_rows = call([], **one.options)
     with pytest.raises(ValueError, match=message):
         check_equal_on_ranks([without_rows, one, other])
     assert check_equal_on_ranks([without_rows, one, one]).options.keys() == one.options.keys()

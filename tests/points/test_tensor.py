@@ -26,8 +26,7 @@ def test_the_classes_follow_the_protocols():
 def test_without_centers_points_are_sampled_by_weight_only():
     nearest = source_of(X, torch.tensor([[1, 0, 2, 0]])).assign(None, range(1))
     assert nearest.sampler(SampleBy.WEIGHT, torch.ones(1).double()).totals.tolist() == [[3]]
-    with pytest.raises(AssertionError, match="a state without centers"):
-        nearest.sampler(SampleBy.D2, torch.ones(1).double())
+    assert nearest.update(CENTER).sqdist.tolist() == [[1, 0, 1, 9]]
 
 
 X = torch.tensor([[[0.0], [1.0], [2.0], [4.0]]])

@@ -35,14 +35,18 @@ def engine_on(device, **options):
     return TritonEngine(**({"device": device, "programs": 3, "sorts_from": 1} | options))
 
 
+def as_dict(nearest):
+    return {"labels": nearest.labels, "sqdist": nearest.sqdist}
+
+
 def passes(engine, device, x, centers, weights, problems):
     """Results of `assign`, `measure` and again `assign`, on the CPU."""
     points = tensor_points(x.to(device), None if weights is None else weights.to(device), engine, centers.dtype)
     points, centers = points.select(torch.tensor(problems)), centers.to(device)
     before, moments = points.assign(centers), points.measure(centers, points.sqdist_bound(centers))
-    found = {f"{name} before": value for name, value in before.assignment._asdict().items()}
+    found = {f"{name} before": value for name, value in as_dict(before).items()}
     found |= {field.name: getattr(moments, field.name) for field in fields(moments) if field.name != "fixed_point"}
-    found |= points.assign(centers).assignment._asdict()
+    found |= as_dict(points.assign(centers))
     return {name: value.cpu() for name, value in found.items()}
 
 
