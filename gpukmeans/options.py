@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.checkpoints import Checkpoint, CheckpointState
 from gpukmeans.engines import Engine
-from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.metrics import METRICS, Metric, check_metric
 from gpukmeans.points import Points
 from gpukmeans.seeding import SEEDINGS, Seeding
 from gpukmeans.validation import check_count, check_fixed, check_init
@@ -111,8 +111,9 @@ class KMeansOptions:
 
     def identity(self, points: Points, fixed: Tensor | None) -> CheckpointState:
         """The properties that this run and its checkpoint must share, by name. `fixed` (P, F, D) are prepared."""
-        factor = check_metric(self.metric).factor
-        numbers = {"n_clusters": self.n_clusters, "n_init": self.n_init, "tol": self.tol, "metric": factor}
+        metric = check_metric(self.metric)
+        name = next((name for name, other in METRICS.items() if other is metric), "a metric")
+        numbers = {"n_clusters": self.n_clusters, "n_init": self.n_init, "tol": self.tol}
         none = torch.zeros(0, dtype=points.dtype)
         return {
             "the range of x": torch.stack([points.stats.lowest, points.stats.highest]),
@@ -120,6 +121,7 @@ class KMeansOptions:
             "the total weight": points.stats.total_weight,
             "the dtype computed in": none,
             "fixed": none if fixed is None else fixed,
+            "metric": torch.tensor([*name.encode()]),
             **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
         }
 

@@ -171,8 +171,7 @@ def _print_photos(comparison: benchmark_pngquant.Comparison) -> None:
 @app.command()
 def folder(
     folder: Annotated[
-        Path,
-        typer.Argument(help="A folder of photos; RGB photos are used.", exists=True, file_okay=False),
+        Path, typer.Argument(help="A folder of photos; RGB photos are used.", exists=True, file_okay=False)
     ],
     photos: Annotated[int, typer.Option(min=1, help="Number of different photos to derive from them.")] = 200,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 3,

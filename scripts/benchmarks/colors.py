@@ -66,13 +66,7 @@ FULL = Sizes(
     size=(6000, 4000),
 )
 QUICK = Sizes(
-    n=20_000,
-    counts=(1, 5),
-    cuda_counts=(8, 24),
-    colors_n_iter=10,
-    memory_n=400_000,
-    large_n=1_000_000,
-    size=(600, 400),
+    n=20_000, counts=(1, 5), cuda_counts=(8, 24), colors_n_iter=10, memory_n=400_000, large_n=1_000_000, size=(600, 400)
 )
 
 

@@ -17,6 +17,8 @@ _message = partial(typer.Option, rich_help_panel="Messages")
 Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
 Dither = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
+Metric = Literal["euclidean", "cosine"]
+InitOrAuto = Literal["auto", Init]
 
 # Unreadable files are reported one by one: typer's own check would reject all inputs for one of them.
 _inputs = partial(typer.Argument, show_default=False, readable=False)
@@ -26,8 +28,7 @@ _input = partial(typer.Argument, show_default=False)
 
 Force = Annotated[bool, _output("-f", "--force", help="Overwrite existing files.")]
 MaxPixels = Annotated[
-    int | None,
-    _output(min=1, help="Reject pictures with more pixels. Default: Pillow's limit, about 179 million."),
+    int | None, _output(min=1, help="Reject pictures with more pixels. Default: Pillow's limit, about 179 million.")
 ]
 SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]
 DitherName = Annotated[Dither, _color(help="Dithering: error diffusion or ordered.")]
@@ -93,11 +94,7 @@ Output = Annotated[
 ]
 OutputFolder = Annotated[
     Path | None,
-    _output(
-        "-d",
-        "--output-folder",
-        help="Output folder, created if missing. Subfolders of input folders are kept.",
-    ),
+    _output("-d", "--output-folder", help="Output folder, created if missing. Subfolders of input folders are kept."),
 ]
 AllowLarger = Annotated[
     bool,
@@ -136,11 +133,7 @@ PaletteColors = Annotated[
 PaletteShared = Annotated[bool, _color("--shared", help="Find one palette for all pictures.")]
 PaletteOutput = Annotated[
     Path | None,
-    _output(
-        "-o",
-        "--output",
-        help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000.",
-    ),
+    _output("-o", "--output", help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000."),
 ]
 AsGpl = Annotated[bool, _output("--gpl", help="Print one palette in GIMP's format.")]
 PaletteJson = Annotated[bool, _message("--json", help="Print one JSON object per palette on stdout.")]
@@ -163,8 +156,7 @@ NoSheet = Annotated[bool, _output("--no-sheet", help="Write no comparison sheet.
 
 ReportPhoto = Annotated[Path | None, _input(metavar="PHOTO", help="An image file.")]
 ReportColors = Annotated[
-    str,
-    _color("-k", "--colors", metavar="K,...", help="Maximum numbers of colors, 1 to 256, separated by commas."),
+    str, _color("-k", "--colors", metavar="K,...", help="Maximum numbers of colors, 1 to 256, separated by commas.")
 ]
 ReportOutput = Annotated[
     Path | None, _output("-o", "--output", help="Output file, .html. Default: <stem>-report.html beside the photo.")
@@ -183,8 +175,7 @@ DemoFolder = Annotated[
 # cluster
 
 ClusterInputs = Annotated[
-    list[Path] | None,
-    _inputs(metavar="FILE...", help=".npy, .safetensors or .pt files of rows (N, D), or patterns."),
+    list[Path] | None, _inputs(metavar="FILE...", help=".npy, .safetensors or .pt files of rows (N, D), or patterns.")
 ]
 Clusters = Annotated[int | None, _clustering("-k", "--clusters", metavar="K", min=1, help="Number of clusters.")]
 TensorKey = Annotated[
@@ -196,8 +187,7 @@ BatchRows = Annotated[
     _file(metavar="N", min=1, help="Number of rows read at a time; no effect on the results. Default: about 32 MiB."),
 ]
 CentersOutput = Annotated[
-    Path,
-    _output("-o", "--output", help="Output file: .safetensors for centers, cluster weights and inertia, or .npy."),
+    Path, _output("-o", "--output", help="Output file: .safetensors for centers, cluster weights and inertia, or .npy.")
 ]
 LabelsFolder = Annotated[
     Path | None,
@@ -218,9 +208,9 @@ Resume = Annotated[
         help="Continue from --checkpoint to the bits of an uninterrupted run. Existing outputs are overwritten.",
     ),
 ]
-MetricName = Annotated[Literal["euclidean", "cosine"], _clustering(help="Distance between rows and centers.")]
+MetricName = Annotated[Metric, _clustering(help="Distance between rows and centers.")]
 ClusterInit = Annotated[
-    Literal["auto", "k-means++", "k-means||", "random"],
+    InitOrAuto,
     _clustering(
         help="Method that chooses the initial centers. auto: k-means||; k-means++ reads all rows three times for each "
         "center."
@@ -241,7 +231,6 @@ DtypeName = Annotated[
     _clustering(help="Floats are converted to this type first. Default: float64 stays, others become float32."),
 ]
 Timeout = Annotated[
-    float | None,
-    _clustering(metavar="SECONDS", help="Maximum time that ranks wait for each other. Default: torch's."),
+    float | None, _clustering(metavar="SECONDS", help="Maximum time that ranks wait for each other. Default: torch's.")
 ]
 ClusterVerbose = Annotated[bool, _message("-v", "--verbose", help="Also print each iteration.")]

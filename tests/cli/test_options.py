@@ -12,6 +12,8 @@ def test_the_choices_of_options_match_the_library():
     assert set(get_args(options.Init)) == set(gpukmeans.SEEDINGS)
     assert set(get_args(options.Space)) == set(gpukmeans.COLOR_SPACES)
     assert set(get_args(options.Dither)) == set(gpukmeans.DITHERINGS)
+    assert set(get_args(options.Metric)) == set(gpukmeans.METRICS)
+    assert set(get_args(options.InitOrAuto)) == {"auto", *gpukmeans.SEEDINGS}
 
 
 def test_all_parameters_of_the_subcommands_are_defined_in_options():

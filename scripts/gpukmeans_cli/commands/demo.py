@@ -8,9 +8,7 @@ from gpukmeans_cli.terminal.messages import print_line, warn
 
 
 def demo(
-    image: options.DemoPhoto = None,
-    colors: options.DemoColors = 20,
-    folder: options.DemoFolder = Path("demo"),
+    image: options.DemoPhoto = None, colors: options.DemoColors = 20, folder: options.DemoFolder = Path("demo")
 ) -> int:
     """Compress a sample picture or a photo, and draw both side by side with the palette below."""
     from gpukmeans_cli.system.atomic_files import ImageError, make_folder

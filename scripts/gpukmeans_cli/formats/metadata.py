@@ -48,11 +48,7 @@ def read_metadata(image: Image.Image) -> Metadata:
     describe the image are kept, and none that describe the file.
     """
     return Metadata(
-        icc_profile=_icc_profile(image),
-        dpi=_dpi(image),
-        exif=_exif(image),
-        xmp=_xmp(image),
-        text=_text(image),
+        icc_profile=_icc_profile(image), dpi=_dpi(image), exif=_exif(image), xmp=_xmp(image), text=_text(image)
     )
 
 

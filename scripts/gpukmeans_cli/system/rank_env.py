@@ -71,11 +71,7 @@ def process_group(env: RankEnv, device: "torch.device", timeout: timedelta | Non
     # A single process needs no rendezvous address.
     store = dist.HashStore() if env.size == 1 else None  # pyright: ignore[reportPrivateImportUsage] # documented
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        rank=env.rank,
-        world_size=env.size,
-        store=store,
-        timeout=timeout,
+        "nccl" if device.type == "cuda" else "gloo", rank=env.rank, world_size=env.size, store=store, timeout=timeout
     )
     try:
         yield dist.group.WORLD  # pyright: ignore[reportReturnType] # not None after init_process_group
