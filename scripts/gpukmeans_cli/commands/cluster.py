@@ -5,20 +5,10 @@ from pathlib import Path
 import typer
 
 import gpukmeans_cli.options as options
+import gpukmeans_cli.validation as validation
 from gpukmeans_cli.rows.reporter import ClusterReporter
 from gpukmeans_cli.system.rank_store import rank_store
 from gpukmeans_cli.system.startup import import_torch
-from gpukmeans_cli.validation import (
-    check_device_name,
-    check_no_stdin,
-    check_resume,
-    check_suffix,
-    check_tol,
-    find_device_of_rank,
-    find_rank_env,
-    parse_timeout,
-    required,
-)
 
 
 def cluster(
@@ -47,15 +37,15 @@ def cluster(
     verbose: options.ClusterVerbose = False,
 ) -> int:
     """Cluster the rows of files, which may be larger than memory, by K-means; ranks of torchrun divide the rows."""
-    inputs = required(inputs, "a file of rows", "gpukmeans cluster rows.npy -k 64")
-    n_clusters = required(n_clusters, "the number of clusters", "-k 64")
-    check_no_stdin(inputs)
-    check_suffix(output, ".safetensors", ".npy")
-    check_resume(resume, checkpoint)
-    check_tol(tol)
-    group_timeout = parse_timeout(timeout)
-    check_device_name(device)
-    env = find_rank_env(output)
+    inputs = validation.required(inputs, "a file of rows", "gpukmeans cluster rows.npy -k 64")
+    n_clusters = validation.required(n_clusters, "the number of clusters", "-k 64")
+    validation.check_no_stdin(inputs)
+    validation.check_suffix(output, ".safetensors", ".npy")
+    validation.check_resume(resume, checkpoint)
+    validation.check_tol(tol)
+    group_timeout = validation.parse_timeout(timeout)
+    validation.check_device_name(device)
+    env = validation.find_rank_env(output)
     reporter = ClusterReporter(
         is_main=env.is_main, as_json=as_json, quiet=quiet, verbose=verbose, inputs=[*map(str, inputs)]
     )
@@ -80,7 +70,7 @@ def cluster(
             seed=seed,
             batch_rows=batch_rows,
             dtype=None if dtype is None else getattr(torch, dtype),
-            device=find_device_of_rank(device, ranks),
+            device=validation.find_device_of_rank(device, ranks),
             output=output,
             labels=labels,
             checkpoint=checkpoint,

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import typer
 
 import gpukmeans_cli.options as options
+import gpukmeans_cli.validation as validation
 from gpukmeans_cli.system.atomic_files import ImageError, check_free
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import print_line, warn
-from gpukmeans_cli.validation import check_exclusive, check_output_known, check_sheet, check_stdin_once, required
 
 
 def compare(
@@ -22,14 +22,14 @@ def compare(
     max_pixels: options.MaxPixels = None,
 ) -> int:
     """Print the error and similarity of two pictures, and draw both side by side."""
-    a, b = (required(path, "two images", "gpukmeans compare photo.jpg photo-20.png") for path in (a, b))
-    check_exclusive({"--no-sheet": no_sheet, "--output": output})
-    check_stdin_once([a, b])
+    a, b = (validation.required(path, "two images", "gpukmeans compare photo.jpg photo-20.png") for path in (a, b))
+    validation.check_exclusive({"--no-sheet": no_sheet, "--output": output})
+    validation.check_stdin_once([a, b])
     sheet = None
     if not no_sheet:
-        check_output_known([a, b], output, "--output or --no-sheet")
+        validation.check_output_known([a, b], output, "--output or --no-sheet")
         sheet = output or b.parent / f"{a.stem}-{b.stem}-comparison.png"
-        check_sheet(sheet, a, b)
+        validation.check_sheet(sheet, a, b)
     try:
         if sheet is not None:
             check_free(sheet, overwrite=force)

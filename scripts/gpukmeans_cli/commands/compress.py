@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import gpukmeans_cli.options as options
+import gpukmeans_cli.validation as validation
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
@@ -10,20 +11,6 @@ from gpukmeans_cli.system.rank_env import device_name
 from gpukmeans_cli.system.rank_store import raise_on_all_ranks, rank_store
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
-from gpukmeans_cli.validation import (
-    check_device_name,
-    check_exclusive,
-    check_palette_space,
-    check_standard_streams,
-    check_tol,
-    find_device,
-    find_rank_env,
-    load_colors,
-    parse_dither_strength,
-    parse_target,
-    plan_jobs,
-    required,
-)
 
 
 def compress(
@@ -62,32 +49,32 @@ def compress(
     verbose: options.Verbose = False,
 ) -> int:
     """Write each picture with a palette of few colors."""
-    inputs = required(inputs, "an image", "gpukmeans compress photo.jpg")
+    inputs = validation.required(inputs, "an image", "gpukmeans compress photo.jpg")
     instead_of_k = {"--min-psnr": min_psnr, "--max-bytes": max_bytes, "--palette": palette}
-    check_exclusive({"--colors": colors, **instead_of_k})
-    check_exclusive({"--shared-palette": shared_palette, **instead_of_k})
-    check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
-    check_palette_space(palette, space)
-    strength = parse_dither_strength(dither, dither_strength)
-    target_quality = parse_target(min_psnr, max_bytes)
+    validation.check_exclusive({"--colors": colors, **instead_of_k})
+    validation.check_exclusive({"--shared-palette": shared_palette, **instead_of_k})
+    validation.check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
+    validation.check_palette_space(palette, space)
+    strength = validation.parse_dither_strength(dither, dither_strength)
+    target_quality = validation.parse_target(min_psnr, max_bytes)
     n_colors = colors or 20
     has_k = target_quality is None and palette is None
-    check_exclusive({"--output": output, "--output-folder": output_folder})
-    check_exclusive({"--skip-existing": skip_existing, "--force": force})
-    check_tol(tol)
-    check_device_name(device)
-    env = find_rank_env(*inputs, output)
+    validation.check_exclusive({"--output": output, "--output-folder": output_folder})
+    validation.check_exclusive({"--skip-existing": skip_existing, "--force": force})
+    validation.check_tol(tol)
+    validation.check_device_name(device)
+    env = validation.find_rank_env(*inputs, output)
 
     with rank_store(env) as ranks:
         with raise_on_all_ranks(ranks):
-            given_colors = load_colors(fixed, palette, max_fixed=n_colors if target_quality is None else 256)
+            given_colors = validation.load_colors(fixed, palette, max_fixed=n_colors if target_quality is None else 256)
             todo: list[Job] = []
             if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
                 name = str(n_colors) if has_k else "palette"
-                todo = plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
-            check_standard_streams(todo, as_json, read_twice=shared_palette)
+                todo = validation.plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+            validation.check_standard_streams(todo, as_json, read_twice=shared_palette)
             import_torch()  # only now: it takes longer than most pictures
-            torch_device = find_device(device_name(device, env))
+            torch_device = validation.find_device(device_name(device, env))
         todo = ranks.broadcast(todo)[env.rank :: env.size]
 
         from gpukmeans import BEST_QUALITY

@@ -1,16 +1,8 @@
 """`gpukmeans palette`: print or write the palette of each picture, with the fraction of pixels of each color."""
 
 import gpukmeans_cli.options as options
+import gpukmeans_cli.validation as validation
 from gpukmeans_cli.system.startup import import_torch
-from gpukmeans_cli.validation import (
-    check_device_name,
-    check_exclusive,
-    check_single_palette,
-    check_stdin_once,
-    check_suffix,
-    find_device,
-    required,
-)
 
 
 def palette(
@@ -26,19 +18,19 @@ def palette(
     as_json: options.PaletteJson = False,
 ) -> int:
     """Print the palette of each picture, with the fraction of pixels mapped to each color."""
-    inputs = required(inputs, "an image", "gpukmeans palette photo.jpg")
-    check_exclusive({"--json": as_json, "--gpl": as_gpl, "--output": output})
-    check_suffix(output, ".gpl", ".hex")
-    check_single_palette(1 if shared else len(inputs), as_gpl, output)
-    check_stdin_once(inputs)
-    check_device_name(device)
+    inputs = validation.required(inputs, "an image", "gpukmeans palette photo.jpg")
+    validation.check_exclusive({"--json": as_json, "--gpl": as_gpl, "--output": output})
+    validation.check_suffix(output, ".gpl", ".hex")
+    validation.check_single_palette(1 if shared else len(inputs), as_gpl, output)
+    validation.check_stdin_once(inputs)
+    validation.check_device_name(device)
 
     import_torch()  # only now: it takes longer than most pictures
     from gpukmeans_cli.images.palette_report import PaletteTask, report_palettes
 
     task = PaletteTask(
         n_colors=colors,
-        device=find_device(device),
+        device=validation.find_device(device),
         max_pixels=max_pixels,
         seed=seed,
         shared=shared,

@@ -1,18 +1,10 @@
 """`gpukmeans report`: write an HTML page that shows a photo in several numbers of colors."""
 
 import gpukmeans_cli.options as options
+import gpukmeans_cli.validation as validation
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import print_line, warn
-from gpukmeans_cli.validation import (
-    check_device_name,
-    check_output_known,
-    check_suffix,
-    find_device,
-    parse_color_counts,
-    parse_dither_strength,
-    required,
-)
 
 
 def report(
@@ -28,12 +20,12 @@ def report(
     seed: options.Seed = 0,
 ) -> int:
     """Write a page that shows a photo in several numbers of colors, with the size and error of each."""
-    photo = required(photo, "an image", "gpukmeans report photo.jpg")
-    counts = parse_color_counts(colors)
-    strength = parse_dither_strength(dither, dither_strength)
-    check_suffix(output, ".html", ".htm")
-    check_output_known([photo], output)
-    check_device_name(device)
+    photo = validation.required(photo, "an image", "gpukmeans report photo.jpg")
+    counts = validation.parse_color_counts(colors)
+    strength = validation.parse_dither_strength(dither, dither_strength)
+    validation.check_suffix(output, ".html", ".htm")
+    validation.check_output_known([photo], output)
+    validation.check_device_name(device)
 
     import_torch()  # only now: it takes longer than most pictures
     from gpukmeans_cli.compression.pipeline import Settings
@@ -41,7 +33,7 @@ def report(
 
     settings = Settings(
         n_colors=counts[-1],
-        device=find_device(device),
+        device=validation.find_device(device),
         any_device=device == "auto",
         space=space,
         dither=dither,

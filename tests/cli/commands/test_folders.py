@@ -22,7 +22,6 @@ from PIL import Image
 import gpukmeans
 import gpukmeans_cli
 from gpukmeans_cli import validation
-from gpukmeans_cli.commands import compress
 from gpukmeans_cli.main import main
 from gpukmeans_cli.system import rank_store
 from gpukmeans_cli.system.rank_env import RankEnv
@@ -314,8 +313,8 @@ def test_only_the_main_rank_searches_for_files(ranks, tree, monkeypatch):
         save(noise(3, 3, 3), tree / "late.png")
         return plans[-1]
 
-    plans, original = [], compress.plan_jobs
-    monkeypatch.setattr(compress, "plan_jobs", plan_jobs)
+    plans, original = [], validation.plan_jobs
+    monkeypatch.setattr(validation, "plan_jobs", plan_jobs)
     before = names(tree)
     assert ranks(2, tree, "-r", "-k", 4)[0] == [0, 0]
     assert len(plans) == 1
@@ -570,18 +569,27 @@ def test_a_progress_bar_on_the_terminal_does_not_change_stdout_in_a_file(tree, c
 # Signals
 
 
-def session_of(process):
-    """The running processes of the session that this process started, without itself."""
-    found = []
+def cpu_times(process):
+    """The CPU time in clock ticks of each process of the session that this process started, without itself."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session, *others = path.read_text(errors="replace").rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
         if int(session) == process.pid and int(path.parent.name) != process.pid and state != "Z":
-            found.append((int(path.parent.name), sum(map(int, others[7:9]))))
-    # The one with most CPU time first.
-    return [number for number, _ in sorted(found, key=lambda pair: -pair[1])]
+            found[int(path.parent.name)] = sum(map(int, others[7:9]))
+    return found
+
+
+def session_of(process):
+    return list(cpu_times(process))
+
+
+def busy_one_of(process):
+    """The process that computes while the other is idle, once its CPU time leaves no doubt; None before."""
+    (other_time, _), (time, number) = sorted((time, number) for number, time in cpu_times(process).items())
+    return number if time > other_time + 50 else None
 
 
 def wait_until(condition, seconds=60):
@@ -661,9 +669,7 @@ def test_a_killed_worker_fails_its_file_and_no_other(long_tree, cwd):
     shutil.copy(long_tree / "3.png", long_tree / "2.png")  # one large picture is enough
     with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
         wait_until((cwd / "out" / "4-256.png").exists)
-        workers = session_of(process)
-        assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
+        os.kill(wait_until(lambda: busy_one_of(process)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 1
         assert session_of(process) == []
