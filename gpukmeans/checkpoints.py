@@ -16,17 +16,17 @@ may be on any device."""
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How `kmeans` saves its state, and the state it resumes from.
+    """Options of `kmeans` to save its state, and to resume from one.
 
     A resumed run ends with the same bits as an uninterrupted one. The state must come from a run over the same points
     with the same options, which a pass over the points verifies. On ranks, `save` is called on each rank with equal
-    states, an error of one is raised on all, and only the `state` of rank 0 counts.
+    states, an error of one is raised on all, and the `state` of rank 0 is used.
 
     Args:
-        save: called with a `CheckpointState` before the first round and after each `every` rounds, while a run is
-            left.
-        every: rounds between two calls, at least 1.
-        state: what an earlier run has saved; None to begin a new run.
+        save: called with a `CheckpointState` before the first iteration and after every `every` iterations, until all
+            runs have ended.
+        every: iterations between two calls, at least 1.
+        state: a saved state to resume from; None for a new run.
 
     Example:
         >>> states = []

@@ -52,11 +52,11 @@ class KMeansResult:
     """The index of the nearest center for each point, the lowest on ties. On ranks, of the rank's own points. None for
     a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
-    """The weight of the points of each cluster, float64. 0 if fewer than K points differ or `max_iter` came first."""
+    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or `max_iter` ended the run."""
     inertia: Float[Tensor, "*batch"]
     """The sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
     n_iter: Int[Tensor, "*batch"]
-    """The number of rounds of Lloyd's loop."""
+    """The number of iterations of Lloyd's loop."""
     converged: Bool[Tensor, "*batch"]
     """Whether the loop ended by itself, before `max_iter` and without the callback."""
 
@@ -92,21 +92,21 @@ def kmeans(
     Args:
         x: N points of D coordinates, (N, D), of any real dtype, on any device. More dimensions in front are a batch of
             problems, each with the result it has alone. A stream is an iterable of batches (N, D), or of pairs with
-            weights, that can be iterated again, or an array with rows (see `Batches`); each round reads it once.
+            weights, that can be iterated again, or an array with rows (see `Batches`); each iteration reads it once.
         n_clusters: K, from 1 to the number of points with weight.
         weights: of the points, finite and at least 0. A point of weight 0 has a label, and no other effect.
-        init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, first centers (K, D) or (..., K, D), or
+        init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
             a function of (`Points`, K, generator) that returns them.
         fixed: F centers (F, D) or (..., F, D) that do not move, the first of the result. `init` gives the other K - F;
             a function receives them as `fixed=` (P, F, D), for P problems.
-        n_init: runs with different first centers. The result is the first of those with the lowest inertia.
-        max_iter: the maximum number of rounds of a run.
+        n_init: runs with different initial centers. The run of the lowest inertia is kept, the first on ties.
+        max_iter: the maximum number of iterations of a run.
         tol: a run ends when the inertia falls by at most this fraction of itself, or the centers do not move.
         metric: "euclidean", or "cosine" for spherical K-means (Dhillon & Modha 2001): unit vectors as centers, and an
             inertia of w·(1 - cos).
         refine: cycles of a search for a better optimum before the loop; see docs/benchmarks.md for gains and costs.
-        callback: called after each round with the number of rounds, the inertia and the largest distance that a center
-            moved, of the best run so far, in the shape of the result. True ends the clustering.
+        callback: called after each iteration with its number, the inertia and the largest distance that a center moved,
+            of the best run so far, in the shape of the result. True ends the clustering.
         engine: "auto" for the fastest, a name of `ENGINES`, or an engine. All give the same result.
         generator: on the CPU; by default a new one with seed 0. The global generator is never used.
         group: a `torch.distributed` group. Each of its ranks gives its own rows, and all get the same centers. Options
@@ -114,7 +114,7 @@ def kmeans(
         checkpoint: how to save the state of the loop, and the state to resume from.
 
     Raises:
-        TypeError, ValueError: for any other input, with what was wanted and what came.
+        TypeError, ValueError: for any other input, with the expected and the received value.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0], [9.0, 9.5]])
@@ -217,7 +217,7 @@ class _Clustering:
         return on_device(state, self.points.device)
 
     def first_centers(self) -> Tensor:
-        """First centers of all runs (n_init · P, K, D), the fixed ones first."""
+        """Initial centers of all runs (n_init · P, K, D), the fixed ones first."""
         return torch.cat([self._start(seeded(seed)) for seed in self._seeds()])
 
     def lloyd(self, start: Tensor | CheckpointState) -> Fit:
@@ -236,7 +236,7 @@ class _Clustering:
         )
 
     def best_run(self, fits: Fit) -> Fit:
-        """The fit of the lowest inertia for each problem, the first of equals."""
+        """The fit of the lowest inertia for each problem, the first on ties."""
         return fits.select(_best(fits.inertia, self.options.n_init)[0])
 
     def result(self, fit: Fit) -> KMeansResult:
@@ -258,7 +258,7 @@ class _Clustering:
         return self.communicator.all_gather("the seeds", lambda: draw_seeds(parent, self.options.n_init))[0]
 
     def _start(self, generator: torch.Generator) -> Tensor:
-        """First centers (P, K, D) of one run of each problem, the fixed ones first."""
+        """Initial centers (P, K, D) of one run of each problem, the fixed ones first."""
         options, points = self.options, self.points
         if self.fixed is not None and options.n_free == 0:
             return self.fixed
@@ -267,7 +267,7 @@ class _Clustering:
         if isinstance(options.init, Tensor):
             centers = _prepared(points, options.init.detach(), self.metric, "init")
         else:
-            centers = _prepared(points, self._seeded_centers(options.init, first), self.metric, "first centers")
+            centers = _prepared(points, self._seeded_centers(options.init, first), self.metric, "initial centers")
         if self.fixed is not None:
             centers = torch.cat([self.fixed, centers], dim=1)
         if not options.refine:
@@ -278,23 +278,23 @@ class _Clustering:
         """The centers (K - F, D) or (P, K - F, D) of a seeding."""
         if isinstance(init, str):
             name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
-            return self._checked(SEEDINGS[name], generator)
-        # A function of the user may return something else on each rank.
-        return self.communicator.all_gather("the first centers", lambda: self._checked(init, generator))[0]
+            return self._check_seeding(SEEDINGS[name], generator)
+        # A user's function may return different centers on each rank.
+        return self.communicator.all_gather("the initial centers", lambda: self._check_seeding(init, generator))[0]
 
-    def _checked(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
+    def _check_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
         """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
         points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
         centers = seeding(points, self.options.n_free, generator, **fixed)
-        wanted = (self.options.n_free, points.width)
-        shapes = (wanted, (len(points.problems), *wanted))
+        expected = (self.options.n_free, points.width)
+        shapes = (expected, (len(points.problems), *expected))
         if not isinstance(centers, Tensor) or centers.shape not in shapes:
-            came = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
-            raise ValueError(f"init must return a tensor of shape {wanted} or {shapes[1]}, got {came}")
+            received = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
+            raise ValueError(f"init must return a tensor of shape {expected} or {shapes[1]}, got {received}")
         return centers
 
     def _loop_callback(self) -> LoopCallback:
-        """The callback of the loop: that of the user on each rank that has one, for the best run of each problem."""
+        """The callback of the loop. It calls the user's, if this rank has one, with the best run of each problem."""
         user, batch = self.options.callback, self.call.batch
 
         def callback(n_iter: int, inertia: Tensor, shifts: Tensor) -> bool:
@@ -331,7 +331,7 @@ def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Ten
 
 
 def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
-    """The number of the best run (P,) of each problem, the first of equals, and its inertia (P,)."""
+    """The number of the best run (P,) of each problem, the first on ties, and its inertia (P,)."""
     lowest = inertia.view(n_init, -1).min(dim=0)
     n_problems = len(lowest.indices)
     return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
@@ -344,6 +344,6 @@ def _warn_of_empty_clusters(fit: Fit, n_fixed: int) -> None:
         most, which = int(n_empty.max()), int(n_empty.argmax())
         n_clusters = weights.shape[1]
         points = "points that are at no fixed center" if n_fixed else "points"
-        found = f"{n_clusters - most} distinct {points}, so {most} of {n_clusters} clusters stay empty"
+        counts = f"{n_clusters - most} distinct {points}, so {most} of {n_clusters} clusters stay empty"
         where = f"problem {which} of x" if len(n_empty) > 1 else "x"
-        warnings.warn(f"{where} has only {found}", stacklevel=4)  # past kmeans and no_grad, to the caller
+        warnings.warn(f"{where} has only {counts}", stacklevel=4)  # past kmeans and no_grad, to the caller

@@ -1,4 +1,4 @@
-"""The distance that defines all results: the same bits on every device and for every block size."""
+"""The reference distance, which defines all results: the same bits on every device and for every block size."""
 
 import torch
 from torch import Tensor

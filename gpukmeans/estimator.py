@@ -30,7 +30,7 @@ class KMeans(nn.Module):
         n_clusters: number of clusters, K.
         init: see `gpukmeans.kmeans`, as for all options.
         fixed: centers that do not move, (F, D) or (..., F, D).
-        n_init: number of runs, of which the best is kept.
+        n_init: number of runs; the best is kept.
         max_iter: maximum number of iterations of Lloyd's loop.
         tol: relative decrease of the inertia at which the loop ends.
         metric: a name of `METRICS` or a `Metric`.
@@ -102,7 +102,7 @@ class KMeans(nn.Module):
         return self
 
     def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """Index of the nearest center of each point (..., N), the lowest of equally near ones."""
+        """Index of the nearest center of each point (..., N), the lowest on ties."""
         return assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).labels
 
     def fit_predict(
@@ -171,12 +171,12 @@ class KMeans(nn.Module):
         saved = state_dict.get(f"{prefix}centers")
         if isinstance(saved, Tensor):
             if saved.ndim < 2 or saved.shape[-2] != self.n_clusters or not saved.is_floating_point():
-                found = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
-                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {found}")
+                got = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
+                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {got}")
                 return
             # A new buffer to load into, because a module not yet fitted has none, and a fitted one may differ in shape.
             self.centers = torch.empty_like(saved, device=None if self.centers is None else self.centers.device)
-            self.result_ = None  # it is of other centers
+            self.result_ = None  # it belongs to other centers
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

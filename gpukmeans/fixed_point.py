@@ -78,7 +78,7 @@ def where_fields(runs: Tensor, first: Any, second: Any, names: Sequence[str]) ->
     """The tensors of these names: of `first` for the runs of a mask (B,), of `second` for the remaining runs."""
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
     return {
-        # Most scales are the same tensor from round to round.
+        # Most scales are the same tensor in all iterations.
         name: one if one is other else torch.where(runs.view(-1, *[1] * (one.ndim - 1)), one, other)
         for name, (one, other) in pairs.items()
     }

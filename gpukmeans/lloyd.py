@@ -19,7 +19,7 @@ _TOO_COARSE = 2.0**20
 _PATIENCE = 3
 
 LoopCallback = Callable[[int, Tensor, Tensor], bool]
-"""Called with the number of rounds and, for each run, the sum of w·d² and the largest distance that a center moved
+"""Called with the number of iterations and, for each run, the sum of w·d² and the largest distance that a center moved
 (B,). True ends the loop."""
 
 
@@ -27,7 +27,7 @@ LoopCallback = Callable[[int, Tensor, Tensor], bool]
 class Fit:
     """Centers (B, K, D) of B runs, and the moments measured at exactly these.
 
-    `n_iter` (B,) is the number of rounds, `converged` (B,) whether a run ended by itself.
+    `n_iter` (B,) is the number of iterations, `converged` (B,) whether a run ended by itself.
     """
 
     centers: Tensor
@@ -78,21 +78,21 @@ def lloyd(
     save: Callable[[CheckpointState], object] | None = None,
     every: int = 1,
 ) -> Fit:
-    """The fit of B runs from first centers (B, K, D), or from a state that `save` received.
+    """The fit of B runs from initial centers (B, K, D), or from a state that `save` received.
 
     A run ends when its centers do not move, or when its inertia falls by at most `tol` of itself. While a cluster is
-    empty and some point is not at its center, the run goes on until `_PATIENCE` rounds bring no new minimum of the
-    inertia. `n_iter` includes the round that moved nothing.
+    empty and some point is not at its center, the run continues until `_PATIENCE` iterations bring no new minimum of
+    the inertia. `n_iter` includes the iteration that moved nothing.
 
-    The first `n_fixed` centers do not move, and their clusters may be empty. `save` is called before the first round
-    and after each `every` rounds, while a run is left.
+    The first `n_fixed` centers do not move, and their clusters may be empty. `save` is called before the first
+    iteration and after every `every` iterations, until all runs have ended.
 
-    The host checks for ended runs after at most `window` rounds, by default a number that suits the device, and with a
-    callback after each round. No bit depends on it.
+    The host checks for ended runs after at most `window` iterations, by default a number that suits the device, and
+    with a callback after each one. No bit depends on it.
     """
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
-        active, ended = _first_round(points, start, n_fixed), []
+        active, ended = _start_runs(points, start, n_fixed), []
         inertia, shifts, n_iter = active.lowest.clone(), torch.zeros_like(active.lowest), 0
     else:
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
@@ -100,20 +100,20 @@ def lloyd(
         inertia, shifts, n_iter = snapshot.inertia.clone(), snapshot.shifts.clone(), int(snapshot.n_iter)
     stopped = False
     while len(active.run_ids) and n_iter < max_iter and not stopped:
-        # At most as many rounds as so far, plus one: a run that ends early is not measured long after its end.
-        rounds = min(window, n_iter + 1, max_iter - n_iter)
+        # At most the number so far plus one: a run that ends early is not measured long after its end.
+        n = min(window, n_iter + 1, max_iter - n_iter)
         if save is not None:
             if n_iter % every == 0:
                 save(to_tensors(_LoopSnapshot.of(active, ended, inertia, shifts, n_iter), "loop"))
-            rounds = min(rounds, every - n_iter % every)
-        n_iter += rounds
+            n = min(n, every - n_iter % every)
+        n_iter += n
         active = _move(active, project)
         shifts.zero_()[active.run_ids] = active.sqshifts.amax(dim=1).sqrt()
-        if window == 1:  # to check costs less than to measure runs whose centers stand still
+        if window == 1:  # a check costs less than measuring runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
         if len(active.run_ids):
-            active, going = _measure_and_decide(active, rounds, tol, project)
+            active, going = _measure_and_decide(active, n, tol, project)
             inertia[active.run_ids] = active.moments.weighted_sqdist()
             finished, active = _split_finished(active, going)
             ended += finished
@@ -124,7 +124,7 @@ def lloyd(
 
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
-    """The centers (B, K, D) of the next round: the means of the clusters.
+    """The centers (B, K, D) of the next iteration: the means of the clusters.
 
     The first of the empty clusters moves to the worst-served point, the others keep their centers. The first `n_fixed`
     centers do not move.
@@ -144,17 +144,17 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
     """Moments at any centers (B, K, D), at a fixed-point scale that suits the squared distances."""
     bound = points.sqdist_bound(centers)
     moments = points.measure(centers, bound)
-    found = _refined_bound(moments, bound)
-    return points.measure(centers, found) if (found < bound).any() else moments
+    refined = _refined_bound(moments, bound)
+    return points.measure(centers, refined) if (refined < bound).any() else moments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ActiveRuns:
-    """Runs side by side, with their centers and moments, and the centers of the next round, `target`.
+    """Runs side by side, with their centers and moments, and the centers of the next iteration, `target`.
 
     `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change.
-    `n_iter` (B,) counts rounds, `stalled` (B,) those since the inertia was `lowest` (B,). `too_coarse` (B,) marks runs
-    whose fixed-point scale lost significant bits.
+    `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `too_coarse` (B,) marks
+    runs whose fixed-point scale lost significant bits.
     """
 
     run_ids: Tensor
@@ -183,7 +183,7 @@ class _ActiveRuns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _RunSnapshot:
-    """The tensors of active runs between two rounds. All other fields follow from them."""
+    """The tensors of active runs between two iterations. All other fields follow from them."""
 
     run_ids: Tensor
     centers: Tensor
@@ -193,7 +193,7 @@ class _RunSnapshot:
     n_iter: Tensor
 
     def resume(self, points: Points, n_fixed: int) -> _ActiveRuns:
-        """The runs, over `points`, those of all runs. ValueError if the moments are not those of the points."""
+        """The runs, over the `points` of all runs. ValueError if the moments are not those of the points."""
         own = points.select(self.run_ids)
         if len(self.run_ids):
             again = own.source.measure(self.centers, self.moments.fixed_point, own.problems)
@@ -213,7 +213,7 @@ class _RunSnapshot:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LoopSnapshot:
-    """The state of the loop between two rounds, `n_iter` () of them so far: active runs, and the fits of ended ones."""
+    """The state of the loop after `n_iter` () iterations: the active runs, and the fits of the ended ones."""
 
     n_iter: Tensor
     inertia: Tensor
@@ -243,8 +243,8 @@ def _default_window(device: torch.device) -> int:
     return 8 if device.type == "cuda" else 1
 
 
-def _first_round(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRuns:
-    """The runs at their first centers (B, K, D), measured."""
+def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRuns:
+    """The runs at their initial centers (B, K, D), measured."""
     moments = measure_at(points, centers)
     run_ids = torch.arange(len(centers), device=centers.device)
     zeros = torch.zeros_like(run_ids)
@@ -273,7 +273,7 @@ def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[
 
 
 def _move(active: _ActiveRuns, project: Projection | None) -> _ActiveRuns:
-    """The first step of a round: the next centers. Runs whose centers stand still end."""
+    """The first step of an iteration: the next centers. Runs whose centers do not move end."""
     means = next_centers(active.centers, active.moments, project, active.n_fixed)
     target = torch.where(active.going[:, None, None], means, active.centers)
     return replace(
@@ -286,23 +286,21 @@ def _move(active: _ActiveRuns, project: Projection | None) -> _ActiveRuns:
 
 
 def _measure_and_decide(
-    moved: _ActiveRuns, rounds: int, tol: float, project: Projection | None
+    moved: _ActiveRuns, n: int, tol: float, project: Projection | None
 ) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `rounds` rounds, of which the first has moved, and which are still going: one wait for the GPU."""
-    active = _rounds(moved, rounds, tol, project, measure_twice=False)
+    """The runs after `n` iterations, the first of them already moved, and which continue. Waits once for a GPU."""
+    active = _iterate(moved, n, tol, project, measure_twice=False)
     going, too_coarse = torch.stack([active.going, active.too_coarse]).tolist()
-    if any(too_coarse):  # rare: the rounds are repeated, and none of them waits for the GPU to check
-        active = _rounds(moved, rounds, tol, project, measure_twice=True)
+    if any(too_coarse):  # rare: the iterations are repeated, and none of them waits for the GPU to check
+        active = _iterate(moved, n, tol, project, measure_twice=True)
         going = active.going.tolist()
     return active, going
 
 
-def _rounds(
-    moved: _ActiveRuns, rounds: int, tol: float, project: Projection | None, *, measure_twice: bool
-) -> _ActiveRuns:
-    """The runs after `rounds` rounds, of which the first has moved. Never waits for a GPU."""
+def _iterate(moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, measure_twice: bool) -> _ActiveRuns:
+    """The runs after `n` iterations, the first of them already moved. Never waits for a GPU."""
     active = _decide(moved, *_measure(moved, measure_twice), tol)
-    for _ in range(rounds - 1):
+    for _ in range(n - 1):
         moved = _move(active, project)
         active = _decide(moved, *_measure(moved, measure_twice), tol)
     return active
@@ -315,14 +313,14 @@ def _measure(moved: _ActiveRuns, twice: bool) -> tuple[Moments, Tensor]:
     """
     bound = _bound_after_move(moved.moments, moved.sqshifts)
     moments = moved.points.measure(moved.target, bound)
-    found = _refined_bound(moments, bound)
+    refined = _refined_bound(moments, bound)
     if twice:
-        return moved.points.measure(moved.target, found), moved.too_coarse
-    return moments, moved.too_coarse | (moved.going & (found < bound))
+        return moved.points.measure(moved.target, refined), moved.too_coarse
+    return moments, moved.too_coarse | (moved.going & (refined < bound))
 
 
 def _decide(moved: _ActiveRuns, moments: Moments, too_coarse: Tensor, tol: float) -> _ActiveRuns:
-    """The third step: the runs at their next centers. Those that have converged end."""
+    """The third step: the runs at their next centers. Converged runs end."""
     before, inertia = moved.moments.weighted_sqdist(), moments.weighted_sqdist()
     stalled = torch.where(inertia < moved.lowest, 0, moved.stalled + 1)
     misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals[:, moved.n_fixed :] == 0).any(dim=1)

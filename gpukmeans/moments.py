@@ -20,8 +20,8 @@ class Moments:
 
     `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64, in the fixed-point units of `fixed_point`: per
     cluster the sum of w·(x - lowest) and of w, and over all points the sum of w·d². The worst-served point has the
-    largest squared distance, of equal ones the lowest row. It is given by `worst_sqdist` (B,), `worst_row` (B,) and
-    `worst_x` (B, D).
+    largest squared distance, on ties the lowest row. It is given by `worst_sqdist` (B,), `worst_row` (B,) and `worst_x`
+    (B, D).
     """
 
     fixed_point: FixedPoint

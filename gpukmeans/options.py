@@ -16,23 +16,23 @@ from gpukmeans.seeding import SEEDINGS, Seeding
 from gpukmeans.validation import check_count, check_fixed, check_init
 
 Callback = Callable[[int, Tensor, Tensor], object]
-"""Called with the number of rounds, the inertia and the largest distance that a center moved. True ends the loop."""
+"""Called with the number of iterations, the inertia and the largest move of a center. True ends the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansOptions:
-    """The options of `kmeans` as one value, checked when it is made.
+    """The options of `kmeans` as one value, checked when it is created.
 
     Args:
         n_clusters: the number of clusters K.
-        init: the first centers, or how they are found.
+        init: the initial centers, or the method that chooses them.
         fixed: centers that do not move.
         n_init: the number of runs.
-        max_iter: the maximum number of rounds of a run.
+        max_iter: the maximum number of iterations of a run.
         tol: the relative decrease of the inertia at which a run ends.
         metric: the name of a metric, or a metric.
         refine: cycles of the search for a better optimum.
-        callback: a function that is called after each round.
+        callback: a function that is called after each iteration.
         engine: the name of an engine, or an engine.
         generator: the generator of all random numbers.
         group: the `torch.distributed` group.
@@ -89,14 +89,14 @@ class KMeansOptions:
         return self.n_clusters - self.n_fixed
 
     def check_shapes(self, x: Tensor) -> None:
-        """TypeError or ValueError unless fixed and first centers have the shape and device for points like `x`."""
+        """TypeError or ValueError unless fixed and initial centers have the shape and device for points like `x`."""
         if self.fixed is not None:
             check_fixed(self.fixed, x, self.n_clusters)
         if isinstance(self.init, Tensor):
             check_init(self.init, x, self.n_free)
 
     def comparable(self) -> dict[str, Any]:
-        """The options that must be equal on all ranks, by name. A word stands for those that cannot be compared."""
+        """The options that must be equal on all ranks, by name. A word replaces a value that cannot be compared."""
         return {
             "n_clusters": self.n_clusters,
             "init": self.init if isinstance(self.init, (str, Tensor)) else "a function",
@@ -110,7 +110,7 @@ class KMeansOptions:
         }
 
     def identity(self, points: Points, fixed: Tensor | None) -> CheckpointState:
-        """The properties that this run and its checkpoint must share, by name. `fixed` (P, F, D) are prepared."""
+        """The properties that must be equal in this run and its checkpoint, by name. `fixed` (P, F, D) are prepared."""
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")
         numbers = {"n_clusters": self.n_clusters, "n_init": self.n_init, "tol": self.tol}
@@ -129,11 +129,11 @@ class KMeansOptions:
         if isinstance(self.init, str):
             names = ["auto", *SEEDINGS]
             if self.init not in names:
-                wanted = f"one of {', '.join(names)}, a tensor of centers or a function"
-                raise ValueError(f"init must be {wanted}, got {self.init!r}")
+                expected = f"one of {', '.join(names)}, a tensor of centers or a function"
+                raise ValueError(f"init must be {expected}, got {self.init!r}")
         elif isinstance(self.init, Tensor):
             if self.n_init != 1 and not self.refine:
-                why = "when init gives the first centers, as all runs would be equal"
+                why = "when init gives the initial centers, as all runs would be equal"
                 raise ValueError(f"n_init must be 1 {why}, got {self.n_init}")
         elif not callable(self.init):
             raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(self.init).__name__}")

@@ -1,4 +1,4 @@
-"""Refinement of first centers, after breathing k-means (Fritzke 2020): cycles that add centers and merge pairs."""
+"""Refinement of initial centers, after breathing k-means (Fritzke 2020): cycles that add centers and merge pairs."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ from gpukmeans.metrics import Projection
 from gpukmeans.points import Points
 from gpukmeans.tiling import blocks
 
-# Rounds of Lloyd's loop before the first cycle, with the centers added, and after the merges. More rounds cost time and
-# do not lower the inertia.
+# Iterations of Lloyd's loop before the first cycle, with the centers added, and after the merges. More cost time and do
+# not lower the inertia.
 _INITIAL_ROUNDS, _EXPANDED_ROUNDS, _MERGED_ROUNDS = 2, 2, 3
 # The number of centers added falls by this factor from cycle to cycle, but not below the minimum, which K = 4 needs.
 _DECAY, _MIN_ADDED = 2**-0.5, 4
@@ -26,13 +26,13 @@ def refined(
     project: Projection | None = None,
     n_fixed: int = 0,
 ) -> Tensor:
-    """First centers (B, K, D) for Lloyd's loop that lead to a lower inertia than those given.
+    """Initial centers (B, K, D) for Lloyd's loop that lead to a lower inertia than those given.
 
-    A cycle adds centers, sampled by weight times squared distance, runs a few rounds of Lloyd's loop, and merges pairs
-    until K are left. It merges the pairs that add least to the inertia (Ward 1963); the moments give these costs, so no
-    pass over the points is needed. After a few more rounds the centers of the lowest inertia so far are kept. The first
-    cycle adds K centers, later ones fewer. Breathing k-means (Fritzke 2020) adds and removes few centers at a time, and
-    so needs many more cycles.
+    A cycle adds centers, sampled by weight times squared distance, runs a few iterations of Lloyd's loop, and merges
+    pairs until K are left. It merges the pairs that add least to the inertia (Ward 1963); the moments give these costs,
+    so no pass over the points is needed. After a few more iterations the centers of the lowest inertia so far are kept.
+    The first cycle adds K centers, later ones fewer. Breathing k-means (Fritzke 2020) adds and removes few centers at a
+    time, and so needs many more cycles.
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into them.
     """
@@ -49,7 +49,7 @@ def refined(
 
 
 def _better(first: Fit, second: Fit) -> Fit:
-    """For each run the fit of lower inertia, the first of equals."""
+    """For each run the fit of lower inertia, the first on ties."""
     n_runs = len(first.centers)
     runs = torch.arange(n_runs, device=first.centers.device)
     return Fit.concatenated([first, second]).select(torch.where(second.inertia < first.inertia, runs + n_runs, runs))

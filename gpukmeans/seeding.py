@@ -1,4 +1,4 @@
-"""Seedings: first centers by random sampling, k-means++ or k-means||.
+"""Seedings: initial centers by random sampling, k-means++ or k-means||.
 
 A seeding is a function of points, K and a CPU generator. It returns centers (B, K, D) for B runs. All runs use the same
 random numbers, so the centers of a run do not depend on the other runs. Given `fixed` centers (B, F, D), it returns K
@@ -23,13 +23,13 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
     If there are fewer than K distinct points, the last rows repeat the first ones.
     """
     if fixed is None:
-        drawn = points.sample(n_clusters, generator)
+        sampled = points.sample(n_clusters, generator)
     else:
-        drawn = points.sample_uncovered(n_clusters, generator, points.assign(fixed))
-    distinct = [_distinct(rows) for rows in drawn]
+        sampled = points.sample_uncovered(n_clusters, generator, points.assign(fixed))
+    distinct = [_distinct(rows) for rows in sampled]
     complete = [len(rows) == n_clusters for rows in distinct]
     while not all(complete):
-        centers = torch.stack([_cycled(rows, n_clusters) for rows in distinct])
+        centers = torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
         # Sampling many and dropping repeats has the probabilities of sampling one by one from the remaining points.
         placed = centers if fixed is None else torch.cat([fixed, centers], dim=1)
         more = points.sample_uncovered(n_clusters, generator, points.assign(placed))
@@ -37,7 +37,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
             grown = _distinct(torch.cat([distinct[run], more[run]]))[:n_clusters]
             complete[run] = len(grown) in (n_clusters, len(distinct[run]))
             distinct[run] = grown
-    return torch.stack([_cycled(rows, n_clusters) for rows in distinct])
+    return torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
 
 
 def kmeans_plus_plus(
@@ -46,8 +46,8 @@ def kmeans_plus_plus(
     """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007): each sampled by weight times *squared* distance.
 
     Greedy, as the authors suggest and scikit-learn does: of 2 + ln K candidates the one of the lowest inertia is taken,
-    the first of equals. The first center is sampled by weight, or like the others if there are `fixed` centers. If
-    there are fewer than K distinct points, the last rows repeat points sampled by weight.
+    the first on ties. The first center is sampled by weight, or like the others if there are `fixed` centers. If there
+    are fewer than K distinct points, the last rows repeat points sampled by weight.
     """
     if fixed is not None:
         n_fixed = fixed.shape[1]
@@ -61,12 +61,12 @@ def kmeans_plus_plus(
 def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
     """Centers (B, K, D): the given ones first, then points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
-    near = points.assign(centers)
+    nearest = points.assign(centers)
     while centers.shape[1] < n_clusters:
-        candidates = points.sample_d2(n_candidates, generator, near)
-        best = points.potentials(near, candidates).min(dim=1).indices  # the first of equals
+        candidates = points.sample_d2(n_candidates, generator, nearest)
+        best = points.potentials(nearest, candidates).min(dim=1).indices  # the first on ties
         center = candidates[torch.arange(len(best), device=best.device), best, None]
-        near = near.update(center)
+        nearest = nearest.update(center)
         centers = torch.cat([centers, center], dim=1)
     return centers
 
@@ -89,7 +89,7 @@ def kmeans_parallel(
     weight of points that are nearest to a fixed center is not counted.
 
     For 1,000,000 x 32 points and K = 1000 it takes 11.5 s; k-means++ took 449 s (on a busier machine). The inertia
-    after four rounds of Lloyd's loop is 0.4 % higher. Measured 2026-11-24 on two CPU cores.
+    after four iterations of Lloyd's loop is 0.4 % higher. Measured 2026-11-24 on two CPU cores.
 
     Other options: `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`. ValueError unless
     `oversampling` is finite and above 0 and `rounds` an int of at least 1.
@@ -99,26 +99,26 @@ def kmeans_parallel(
         raise ValueError(f"{expected}, got {oversampling} and {rounds}")
     # A separate generator, since the number of rounds may depend on the other runs.
     (last,) = spawn(generator, 1)
-    n_drawn = math.ceil(oversampling * n_clusters)
+    n_samples = math.ceil(oversampling * n_clusters)
     centers = points.sample(1, generator) if fixed is None else fixed
     n_fixed = 0 if fixed is None else fixed.shape[1]
-    near = points.assign(centers)
+    nearest = points.assign(centers)
     for _ in range(rounds):
-        drawn = points.sample_d2(n_drawn, generator, near)
-        centers, near = _appended(centers, near, drawn)
-    totals = points.cluster_weights(near)[:, n_fixed:]
-    found = (totals > 0).sum(dim=1)
-    enough = found >= n_clusters
+        sampled = points.sample_d2(n_samples, generator, nearest)
+        centers, nearest = _append(centers, nearest, sampled)
+    totals = points.cluster_weights(nearest)[:, n_fixed:]
+    n_found = (totals > 0).sum(dim=1)
+    enough = n_found >= n_clusters
     while not enough.all():
-        drawn = points.sample_d2(n_drawn, generator, near)
+        sampled = points.sample_d2(n_samples, generator, nearest)
         # A run with enough points gets copies of a center that it has already: they have no weight.
-        drawn = torch.where(enough[:, None, None], centers[:, :1], drawn)
-        centers, near = _appended(centers, near, drawn)
-        totals = points.cluster_weights(near)[:, n_fixed:]
-        before, found = found, (totals > 0).sum(dim=1)
-        enough = enough | (found >= n_clusters) | (found == before)
+        sampled = torch.where(enough[:, None, None], centers[:, :1], sampled)
+        centers, nearest = _append(centers, nearest, sampled)
+        totals = points.cluster_weights(nearest)[:, n_fixed:]
+        before, n_found = n_found, (totals > 0).sum(dim=1)
+        enough = enough | (n_found >= n_clusters) | (n_found == before)
     # If all points are at fixed centers, the sampled ones have no weight; points need a total weight above 0.
-    totals = torch.where(found[:, None] > 0, totals, 1)
+    totals = torch.where(n_found[:, None] > 0, totals, 1)
     return kmeans_plus_plus(points.centers_as_points(centers[:, n_fixed:], totals), n_clusters, last, fixed=fixed)
 
 
@@ -144,11 +144,11 @@ def _n_candidates(n_clusters: int) -> int:
     return 2 + int(math.log(n_clusters))
 
 
-def _appended(centers: Tensor, near: NearestState, more: Tensor) -> tuple[Tensor, NearestState]:
-    return torch.cat([centers, more], dim=1), near.update(more)
+def _append(centers: Tensor, nearest: NearestState, more: Tensor) -> tuple[Tensor, NearestState]:
+    return torch.cat([centers, more], dim=1), nearest.update(more)
 
 
-def _cycled(rows: Tensor, n: int) -> Tensor:
+def _repeat_to_length(rows: Tensor, n: int) -> Tensor:
     """n rows: the given ones, again from the first one if there are fewer than n."""
     return rows[torch.arange(n, device=rows.device) % len(rows)]
 

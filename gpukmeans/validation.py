@@ -1,4 +1,4 @@
-"""Validation of tensors and values at the public functions. Each error has what was wanted and what came."""
+"""Validation of tensors and values at the public functions. Each error has the expected and the received value."""
 
 import functools
 from typing import NamedTuple
@@ -21,8 +21,8 @@ _COMPUTE_DTYPES = {
     torch.int64: torch.float64,
 }
 
-# Weights times squared distances are between 2**-MAX_EXPONENT and 2**MAX_EXPONENT. Fixed-point scales reach to
-# 2**1000: the difference is for centers that move apart.
+# Weights times squared distances are between 2**-MAX_EXPONENT and 2**MAX_EXPONENT. Fixed-point scales reach to 2**1000:
+# the difference leaves room for centers that move apart.
 MAX_EXPONENT = 900
 
 
@@ -52,8 +52,8 @@ def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
     _check_dtype(x, name)
     if x.ndim < 2 or x.shape[-2] < least or 0 in (*x.shape[:-2], x.shape[-1]):
         but = "" if least else " but N"
-        wanted = f"(N, D) or (..., N, D), with all of them{but} at least 1"
-        raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
+        expected = f"(N, D) or (..., N, D), with all of them{but} at least 1"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(x.shape)}")
 
 
 def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> None:
@@ -88,13 +88,13 @@ def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
 
 
 def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
-    """TypeError or ValueError unless these are first centers (K, D) or (..., K, D), K equal to `n_clusters`."""
+    """TypeError or ValueError unless these are initial centers (K, D) or (..., K, D), K equal to `n_clusters`."""
     for_all = (n_clusters, x.shape[-1])
     for_each = (*x.shape[:-2], *for_all)
     if init.shape not in (for_all, for_each) or init.device != x.device:
-        wanted = f"{for_all}" + (f" or {for_each}" if for_each != for_all else "")
-        came = f"shape {tuple(init.shape)} on {init.device}"
-        raise ValueError(f"init must have shape {wanted} on {x.device}, got {came}")
+        expected = f"{for_all}" + (f" or {for_each}" if for_each != for_all else "")
+        received = f"shape {tuple(init.shape)} on {init.device}"
+        raise ValueError(f"init must have shape {expected} on {x.device}, got {received}")
     _check_dtype(init, "init")
 
 
@@ -143,11 +143,11 @@ def check_range(values: Range, dtype: torch.dtype, what: str) -> None:
     widest, narrowest = float(extents.max()), float(extents.where(extents > 0, torch.inf).min())
     info = torch.finfo(dtype)
     if not values.lowest.shape[-1] * widest * widest < info.max:
-        came = f"the values of a coordinate of {what} span up to {widest:.3g}"
-        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {came}: scale them down")
+        received = f"the values of a coordinate of {what} span up to {widest:.3g}"
+        raise ValueError(f"squared distances must stay below {info.max:.3g}, but {received}: scale them down")
     if narrowest * narrowest < info.tiny:
-        came = f"the values of the coordinates of {what} span no more than {narrowest:.3g}"
-        raise ValueError(f"squared distances must not underflow below {info.tiny:.3g}, but {came}: scale them up")
+        received = f"the values of the coordinates of {what} span no more than {narrowest:.3g}"
+        raise ValueError(f"squared distances must not underflow below {info.tiny:.3g}, but {received}: scale them up")
 
 
 def check_values(x: Tensor, centers: Tensor) -> None:
@@ -164,11 +164,11 @@ def check_magnitude(total_weight: Tensor, sqdist: Tensor) -> None:
     product = total_weight * sqdist
     wrong = (sqdist > 0) & ~((product >= 2.0**-MAX_EXPONENT) & (product < 2.0**MAX_EXPONENT))
     if wrong.any():
-        came = (
+        received = (
             f"a weight of {float(total_weight[wrong][0]):.3g} and a squared distance of {float(sqdist[wrong][0]):.3g}"
         )
-        wanted = f"from {2.0**-MAX_EXPONENT:.0e} to {2.0**MAX_EXPONENT:.0e}"
-        raise ValueError(f"weights times squared distances must be {wanted}, got {came}: scale them")
+        expected = f"from {2.0**-MAX_EXPONENT:.0e} to {2.0**MAX_EXPONENT:.0e}"
+        raise ValueError(f"weights times squared distances must be {expected}, got {received}: scale them")
 
 
 def check_nonzero_rows(x: Tensor, name: str, present: Tensor | None = None) -> None:
@@ -184,8 +184,8 @@ def check_nonzero_rows(x: Tensor, name: str, present: Tensor | None = None) -> N
 
 def _check_dtype(x: Tensor, name: str) -> None:
     if x.layout is not torch.strided or x.is_nested or x.is_meta:
-        came = "a meta tensor" if x.is_meta else f"layout {short_name(x.layout)}"
-        raise TypeError(f"{name} must be a dense tensor with values, got {came}")
+        received = "a meta tensor" if x.is_meta else f"layout {short_name(x.layout)}"
+        raise TypeError(f"{name} must be a dense tensor with values, got {received}")
     if x.dtype not in _COMPUTE_DTYPES:
         names = ", ".join(map(short_name, _COMPUTE_DTYPES))
         raise TypeError(f"{name} must be of dtype {names}, got {short_name(x.dtype)}")
@@ -196,6 +196,6 @@ def _check_like_points(centers: Tensor, x: Tensor, name: str, number: str) -> No
     same_batch = centers.ndim == 2 or (centers.ndim > 2 and centers.shape[:-2] == x.shape[:-2])
     if not same_batch or centers.shape[-1] != x.shape[-1] or centers.device != x.device:
         width, batch = x.shape[-1], "".join(f"{n}, " for n in x.shape[:-2])
-        wanted = f"({number}, {width})" + (f" or ({batch}{number}, {width})" if batch else "")
-        came = f"shape {tuple(centers.shape)} on {centers.device}"
-        raise ValueError(f"{name} must have shape {wanted} on {x.device}, like x, got {came}")
+        expected = f"({number}, {width})" + (f" or ({batch}{number}, {width})" if batch else "")
+        received = f"shape {tuple(centers.shape)} on {centers.device}"
+        raise ValueError(f"{name} must have shape {expected} on {x.device}, like x, got {received}")

@@ -1,6 +1,6 @@
 """Benchmarks: python scripts/bench.py --help
 
-The speed of a machine drifts, so what is compared is measured alternately in one run, and medians are printed.
+The speed of a machine drifts, so comparisons are measured alternately in one run, and medians are printed.
 """
 
 import dataclasses
@@ -295,7 +295,7 @@ def optima(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 1,
     refine: Annotated[int, typer.Option(min=1, help="Passes of refinement.")] = 8,
 ) -> None:
-    """One run and one with refinement beside the best of ten: inertia and cost, on colors and on image patches."""
+    """One run, one with refinement and the best of ten: inertia and cost, on colors and on image patches."""
     _print_machine()
     images = _rgb_pictures(folder)
     print(f"{len(images)} RGB pictures, {seeds} seeds, refine={refine}\n")
@@ -327,7 +327,7 @@ def seeding(
 @app.command()
 def scale(
     folder: Annotated[
-        Path | None, typer.Option(help="Where the file of rows is written. Default: the folder for temporary files.")
+        Path | None, typer.Option(help="Folder for the file of rows. Default: the folder for temporary files.")
     ] = None,
     n: Annotated[int, typer.Option(min=100_000, help="Rows of 16 float32 in the file, 64 bytes each.")] = 50_000_000,
     n_rates: Annotated[int, typer.Option(min=100_000, help="Rows of the file for the rates.")] = 4_000_000,
@@ -378,7 +378,7 @@ def clustering(
 def colors(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only small cases.")] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engines run.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device of the engines.")] = "auto",
 ) -> None:
     """The engines on points of 3 coordinates: time and memory beside peers, and beside a roofline of the device.
 

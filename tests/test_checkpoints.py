@@ -157,7 +157,7 @@ def test_a_state_without_one_of_its_tensors_is_an_error():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_checkpoint_is_an_error_with_what_was_wanted(checkpoint, error, message):
+def test_a_wrong_checkpoint_is_an_error_with_the_expected_value(checkpoint, error, message):
     with pytest.raises(error, match=message):
         kmeans(torch.rand(4, 2), 2, checkpoint=checkpoint())
 

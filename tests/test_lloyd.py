@@ -15,7 +15,7 @@ from gpukmeans import lloyd as module
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine
-from gpukmeans.lloyd import Fit, _default_window, _first_round, _move, _rounds, lloyd, next_centers
+from gpukmeans.lloyd import Fit, _default_window, _iterate, _move, _start_runs, lloyd, next_centers
 from gpukmeans.points.tensor import tensor_points
 
 FIELDS = ("centers", "cluster_weights", "inertia", "n_iter", "converged")
@@ -466,13 +466,13 @@ def far_outliers():
 
 
 def test_the_rounds_of_a_window_are_measured_twice_if_a_scale_was_too_coarse(monkeypatch):
-    calls, plain = [], _rounds
+    calls, plain = [], _iterate
 
     def recording(moved, rounds, *args, measure_twice):
         calls.append((rounds, measure_twice))
         return plain(moved, rounds, *args, measure_twice=measure_twice)
 
-    monkeypatch.setattr(module, "_rounds", recording)
+    monkeypatch.setattr(module, "_iterate", recording)
     points, centers = far_outliers()
     fits = lloyd(points, centers, max_iter=100, tol=0.0, window=8)
     # In each of the first three rounds an outlier gets a center, and in the fourth another point leaves it.
@@ -595,9 +595,9 @@ def test_inside_a_window_the_host_never_waits_for_a_gpu(weighted, project, twice
     points = tensor_points(x, weights if weighted else None, EngineWithoutWaits(tile), torch.float32).select(
         torch.tensor(problem_numbers)
     )
-    active = _first_round(points, starts(x, problem_numbers, 5))
+    active = _start_runs(points, starts(x, problem_numbers, 5))
     with no_waiting():
-        after = _rounds(_move(active, project), 8, 0.0, project, measure_twice=twice)
+        after = _iterate(_move(active, project), 8, 0.0, project, measure_twice=twice)
     assert after.n_iter.max() == 8 or not after.going.any()
     assert after.n_iter.min() < after.n_iter.max()
 
@@ -615,8 +615,8 @@ def test_all_tensors_of_a_window_are_on_the_device_of_the_points():
     x, weights = problems()
     problem_numbers = [0, 1, 2, 0]
     points = tensor_points(x, weights, EngineWithoutWaits(), torch.float32).select(torch.tensor(problem_numbers))
-    active = on_meta(_first_round(points, starts(x, problem_numbers, 5)))
-    after = _rounds(_move(active, None), 8, 0.0, None, measure_twice=True)
+    active = on_meta(_start_runs(points, starts(x, problem_numbers, 5)))
+    after = _iterate(_move(active, None), 8, 0.0, None, measure_twice=True)
     tensors = [*vars(after).values(), *vars(after.moments).values(), *vars(after.moments.fixed_point).values()]
     assert {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)} == {"meta"}
     assert after.moments.sums.shape == (4, 5, 2)

@@ -40,7 +40,7 @@ def test_options_are_given_by_name():
         ({"tol": "x"}, TypeError, "tol must be a number, got str"),
         ({"init": "kmeans"}, ValueError, "init must be one of auto, k-means.., k-means.., random, .* got 'kmeans'"),
         ({"init": 3}, TypeError, "init must be a name, a tensor of centers or a function, got int"),
-        ({"init": X[:2], "n_init": 2}, ValueError, "n_init must be 1 when init gives the first centers, .* got 2"),
+        ({"init": X[:2], "n_init": 2}, ValueError, "n_init must be 1 when init gives the initial centers, .* got 2"),
         ({"metric": "manhattan"}, ValueError, "metric must be one of euclidean, cosine or a metric, got 'manhattan'"),
         ({"metric": 2}, TypeError, "metric must be a name or a metric, got int"),
         ({"callback": 3}, TypeError, "callback must be a function, got int"),
@@ -51,7 +51,7 @@ def test_options_are_given_by_name():
     ids=str,
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_option_is_an_error_with_what_was_wanted_and_what_came(options, error, message):
+def test_a_wrong_option_is_an_error_with_the_expected_and_the_received_value(options, error, message):
     with pytest.raises(error, match=message):
         KMeansOptions(**{"n_clusters": 2, **options})
 

@@ -124,7 +124,7 @@ WRONG_CALLS = [
 
 
 @pytest.mark.parametrize(("args", "options", "error", "message"), WRONG_CALLS)
-def test_a_wrong_call_is_an_error_with_what_was_wanted_and_what_came(args, options, error, message, unchecked):
+def test_a_wrong_call_is_an_error_with_the_expected_and_the_received_value(args, options, error, message, unchecked):
     with pytest.raises(error, match=message):
         kmeans(*args, **options)
 

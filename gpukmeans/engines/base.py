@@ -12,7 +12,7 @@ from gpukmeans.moments import Moments
 class Assignment(NamedTuple):
     """For each point the index of its nearest center, int64, and the squared distance to it.
 
-    Of equally near centers it is the lowest index.
+    The lowest index wins a tie.
     """
 
     labels: Tensor
@@ -23,8 +23,8 @@ class Assignment(NamedTuple):
 class BoundEngine(Protocol):
     """An engine bound to the points of P problems. It may cache state between calls; no result depends on it.
 
-    A call serves B runs at once: each has K centers of its own, and the points of one problem. Run b is over the points
-    of problem `problems[b]`, below P. Several runs may be over the same problem.
+    A call computes B runs side by side, each with K centers of its own. Run b uses the points of problem `problems[b]`,
+    below P. Several runs may use the same problem.
     """
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
@@ -37,7 +37,7 @@ class BoundEngine(Protocol):
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         """Moments at centers (B, K, D), with sums in the fixed-point units of the B runs.
 
-        Points of weight 0 count for nothing. Of equally badly served points the lowest row is the worst-served one.
+        Points of weight 0 are ignored. On ties the worst-served point is that of the lowest row.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The matmul engine: a matrix product proposes the nearest centers, the written distance decides near ties."""
+"""The matmul engine: a matrix product proposes the nearest centers, the reference distance decides near ties."""
 
 from dataclasses import dataclass
 

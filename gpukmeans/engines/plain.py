@@ -4,7 +4,7 @@ It is `gpukmeans.textbook` with four additions:
 
 * Blocks: a tile of distances is held at a time instead of the table of N x K.
 * Batches: B runs over the points of P problems are computed side by side, with weights.
-* Ties: where `cdist` rounds, the written distance (see `gpukmeans.distance`) decides, the lowest index first.
+* Ties: where `cdist` rounds, the reference distance (see `gpukmeans.distance`) decides, the lowest index first.
 * Fixed-point sums: terms are added as integers, so no bit depends on blocks, threads or devices.
 """
 
@@ -30,7 +30,7 @@ _TILE = 1 << 20
 _DIRECT = "donot_use_mm_for_euclid_dist"
 
 
-# Of points (B, N, D) and centers (B, K, D) that fit a tile, the nearest by the written distance, lowest index first.
+# Nearest of the centers (B, K, D) for points (B, N, D) that fit a tile, by the reference distance, lowest index first.
 Nearest = Callable[[Tensor, Tensor], Assignment]
 
 
@@ -61,7 +61,7 @@ class _Block(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundPlainEngine:
-    """The plain engine, bound to points (P, N, D). Its only state are the last `problems` as a tensor on the device."""
+    """The plain engine, bound to points (P, N, D). Its only state is the last `problems`, as a tensor on the device."""
 
     x: Tensor
     weights: Tensor | None
@@ -144,11 +144,11 @@ class BoundPlainEngine:
 
 
 def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
-    """Labels and squared distances (B, N): by `cdist`, and by the written distance where rounding could decide."""
+    """Labels and squared distances (B, N): by `cdist`, and by the reference distance where rounding could decide."""
     width = x.shape[2]
     table = torch.cdist(x, centers, compute_mode=_DIRECT)
     # The error of a root of a sum of D squares is below (D/2 + 2) units of rounding, on either side of a comparison;
-    # that of the root of the written distance below D/2 + 1. Relative bounds end at the smallest normal number.
+    # that of the root of the reference distance below D/2 + 1. Relative bounds end at the smallest normal number.
     info = torch.finfo(x.dtype)
     proposed, labels = table.min(dim=2)
     limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
@@ -160,7 +160,7 @@ class Proposal:
     """Nearest centers by a rounded table (B, N, K) of distances, or of values that increase with the distance.
 
     `proposed` and `labels` (B, N) are the minima of the table and their indices. A center whose entry is above `limit`
-    (B, N) cannot be the nearest by the written distance.
+    (B, N) cannot be the nearest by the reference distance.
     """
 
     table: Tensor
@@ -176,11 +176,11 @@ class Proposal:
         return (runner_up <= self.limit).flatten().nonzero().squeeze(1)
 
     def resolved(self, x: Tensor, centers: Tensor) -> Assignment:
-        """The nearest by the written distance, lowest index first, and their squared distances."""
+        """The nearest by the reference distance, lowest index first, and their squared distances."""
         n, (n_clusters, width) = x.shape[1], centers.shape[1:]
         labels, limit, table = self.labels.flatten().clone(), self.limit.flatten(), self.table.flatten(0, 1)
         flat_x, flat_centers = x.flatten(0, 1), centers.flatten(0, 1)
-        # By quarters of the block, since every entry of the table may turn out to be a candidate.
+        # By quarters of the block, since every entry of the table may be a candidate.
         for block in blocks(len(self.contested), len(flat_x) // 4):
             rows = self.contested[block]
             first = rows // n * n_clusters  # index of the first center of the run of each row
@@ -191,7 +191,7 @@ class Proposal:
 
 
 def _nearest_candidate(x: Tensor, centers: Tensor, first: Tensor, candidates: Tensor) -> Tensor:
-    """For each row the nearest (N,) of its candidates, a mask (N, K), by the written distance, lowest index first.
+    """For each row the nearest (N,) of its candidates, a mask (N, K), by the reference distance, lowest index first.
 
     The K centers of a row begin at index `first` (N,) of the centers.
     """
@@ -201,4 +201,4 @@ def _nearest_candidate(x: Tensor, centers: Tensor, first: Tensor, candidates: Te
     for pairs in blocks(len(rows), candidates.numel() // (4 * x.shape[1])):
         row, column = rows[pairs], columns[pairs]
         sqdist[row, column] = squared_distance(x[row].T, centers[first[row] + column].T)
-    return sqdist.min(dim=1).indices  # the first of equals
+    return sqdist.min(dim=1).indices  # the first on ties

@@ -8,7 +8,7 @@ from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.matmul import MatmulEngine
 from gpukmeans.engines.plain import PlainEngine
 
-# The fastest first, as far as `_is_fast` agrees. The plain engine comes last: it supports the most points.
+# Fastest first, where `_is_fast` holds. The plain engine is last: it supports the most points.
 ENGINES: dict[str, Engine] = {
     "triton": TritonEngine(),
     "cells": CellsEngine(),
@@ -17,8 +17,8 @@ ENGINES: dict[str, Engine] = {
 }
 
 # Measured on a CPU for K from 4 to 256: from about 20,000 points on the cells engine is faster, below that the matrix
-# product, by up to a factor of two. From 5 coordinates on the result depends on the data: a cell is near to ever more
-# centers.
+# product, by up to a factor of two. From 5 coordinates on the result depends on the data: the number of centers near a
+# cell grows.
 _CELLS_MAX_WIDTH, _CELLS_MIN_POINTS = 4, 1 << 14
 
 

@@ -41,11 +41,11 @@ def dither(
 ) -> UInt8[Tensor, "h w"]:
     """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
 
-    "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index of equally near
-    ones. For the other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without
-    dithering if its color is within one level of it in each channel, so areas of palette colors stay free of noise.
-    So does a fully transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). The `strength`
-    goes from 0, no dithering, to 1. Every device returns the same indices.
+    "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index on ties. For the
+    other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without dithering if
+    its color is within one level of it in each channel, so areas of palette colors stay free of noise. So does a fully
+    transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). The `strength` goes from 0, no
+    dithering, to 1. Every device returns the same indices.
 
     Raises TypeError or ValueError for other input.
     """
@@ -65,8 +65,8 @@ def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tens
 def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Error diffusion (Floyd & Steinberg 1976): the error of each pixel is added to neighbors that come after it.
 
-    Of the error times the strength, 7/16 goes right, 3/16 below left, 5/16 below and 1/16 below right. All rows run
-    from left to right. To keep errors from accumulating or crossing edges:
+    The error times the strength is divided: 7/16 goes right, 3/16 below left, 5/16 below and 1/16 below right. All rows
+    run from left to right. To keep errors from accumulating or crossing edges:
 
     * An error that exceeds the spacing of the palette (`_channel_spacing`) in a channel loses half of the excess.
       Mixtures of two neighboring colors keep their mean, because their errors are at most half the spacing. Colors
@@ -231,7 +231,7 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
 
     For any m, the positions of the first m ranks are evenly distributed without a pattern, also across the borders. The
     density at a position is the sum over the chosen positions at distance d of (4/5)^d², a Gaussian of sigma 1.5 in
-    integers. Positions are added where the density is lowest and removed where it is highest, the first of equal ones.
+    integers. Positions are added where the density is lowest and removed where it is highest, the first on ties.
     """
     # Centered in a field twice as large, so that every cyclic shift of the kernel is a view.
     axis = [min(abs(x), side - abs(x)) for x in range(-side, side)]

@@ -63,18 +63,18 @@ class ColorHistogram:
         pixels = image.flatten(0, 1)
         if pixels.shape[1] != self.colors.shape[1]:
             raise ValueError(f"image must have {self.colors.shape[1]} channels, got shape {tuple(image.shape)}")
-        known = _codes(self.colors)
+        keys = _codes(self.colors)
         rows = torch.empty(len(pixels), dtype=torch.int32, device=image.device)
-        table = _row_table(known, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
+        table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
         for block in blocks(len(pixels), _BLOCK):
             codes = _codes(pixels[block])
             if table is None:
-                found = torch.searchsorted(known, codes, out_int32=True).clamp_(max=len(known) - 1)
+                index = torch.searchsorted(keys, codes, out_int32=True).clamp_(max=len(keys) - 1)
             else:
-                found = table.index_select(0, codes).clamp_(0, len(known) - 1)  # unwritten entries are arbitrary
-            if not torch.equal(known.index_select(0, found), codes):
+                index = table.index_select(0, codes).clamp_(0, len(keys) - 1)  # unwritten entries are arbitrary
+            if not torch.equal(keys.index_select(0, index), codes):
                 raise ValueError("image must have no other colors than the histogram")
-            rows[block] = found
+            rows[block] = index
         return rows.reshape(image.shape[:2])
 
     def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
@@ -130,10 +130,10 @@ def _prefers_table(pixels: Tensor, min_pixels: int) -> bool:
     return pixels.shape[1] < 3 or (pixels.shape[1] == 3 and len(pixels) >= min_pixels)
 
 
-def _row_table(known: Tensor, channels: int) -> Tensor:
+def _row_table(keys: Tensor, channels: int) -> Tensor:
     # Uninitialized, so that memory pages without a color of the image are never touched.
-    table = torch.empty(1 << 8 * channels, dtype=torch.int32, device=known.device)
-    table[known] = torch.arange(len(known), dtype=torch.int32, device=known.device)
+    table = torch.empty(1 << 8 * channels, dtype=torch.int32, device=keys.device)
+    table[keys] = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
     return table
 
 

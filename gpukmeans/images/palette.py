@@ -30,10 +30,10 @@ class Palette:
     """A palette fitted to a histogram, with the palette index of each color of the histogram and the error.
 
     Args:
-        colors: uint8 (K, C). First the fixed colors as given, then distinct colors in lexicographic order, each of them
-            the nearest one, in the color space used, of some color of the histogram.
-        labels: index of the palette color nearest to each color of the histogram, uint8 (M,), the lowest of equally
-            near ones.
+        colors: uint8 (K, C). First the fixed colors as given, then the other colors in `labels`, distinct and in
+            lexicographic order.
+        labels: index of the palette color nearest to each color of the histogram in the color space used, uint8 (M,),
+            the lowest on ties.
         engine: name of the engine used; None if no clustering was needed.
         mse: `mean_squared_error` of the image in the colors of the palette.
         n_iter: iterations of Lloyd's loop over all colors.
@@ -93,11 +93,11 @@ def fit_palette(
             smallest `Palette.mse`, which is measured in sRGB for every space.
         fixed: first colors of the palette, uint8 (F, C), F <= `n_colors`.
         init: seeding, see `kmeans`.
-        n_init: number of runs, of which the best is kept.
+        n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
         polish: refinement cycles over all colors, after those over means of similar colors.
-        callback: called after each iteration of the `kmeans` over all colors, see there. The last inertia is that of
-            the centers before rounding to 8 bits.
+        callback: called after each iteration of the `kmeans` over all colors. The last inertia is that of the centers
+            before rounding to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`.
 
@@ -260,7 +260,7 @@ def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Ten
         largest = errors.max()
         if largest == 0:
             break
-        row = (errors == largest).nonzero()[0, 0]  # argmax may return any of equal ones
+        row = (errors == largest).nonzero()[0, 0]  # argmax may return any maximum
         rows.append(row)
         sqdist = torch.minimum(sqdist, squared_distance(columns, columns[:, row, None].expand_as(columns)))
     return torch.stack(rows) if rows else torch.empty(0, dtype=torch.int64, device=x.device)

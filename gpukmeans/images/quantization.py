@@ -55,7 +55,7 @@ def quantize(
         strength: strength of the dithering, 0 to 1.
         fixed: first colors of the palette, uint8 (F, C), whether used or not; the others are clustered around them.
         init: seeding, see `kmeans`.
-        n_init: number of runs, of which the best is kept.
+        n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
         polish: refinement cycles over all colors, see `fit_palette`.
         max_iter: maximum number of iterations of Lloyd's loop.
@@ -103,7 +103,7 @@ def apply_palette(
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
-    Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index of equally near ones.
+    Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index on ties.
 
     Raises TypeError or ValueError for other input.
 

@@ -26,7 +26,7 @@ class QuantizeColors(nn.Module):
         dither: a name of `DITHERINGS`.
         strength: strength of the dithering, 0 to 1.
         fixed: first colors of each palette, uint8 (F, C).
-        n_init: number of runs, of which the best is kept.
+        n_init: number of runs; the best is kept.
         refine: refinement cycles; by default 2 up to 64 colors, else 1.
         seed: seed of the generator.
 
@@ -117,6 +117,6 @@ def _rounded(image: Tensor) -> Tensor:
         lowest, highest = torch.aminmax(image)
         if not (lowest >= 0 and highest <= 1):
             # Enough digits to show the float32 just above 1 as different from 1.
-            came = f"{float(lowest):.8g} to {float(highest):.8g}"
-            raise ValueError(f"image must be uint8 or of floats from 0 to 1, got floats from {came}")
+            received = f"{float(lowest):.8g} to {float(highest):.8g}"
+            raise ValueError(f"image must be uint8 or of floats from 0 to 1, got floats from {received}")
     return (image.float() * 255).round().to(torch.uint8)

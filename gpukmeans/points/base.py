@@ -1,4 +1,4 @@
-"""Weighted points and the requests that seeding and Lloyd's loop make of them, independent of where they are stored."""
+"""Weighted points and the operations of seeding and Lloyd's loop on them, independent of where they are stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _SAMPLE_BITS = 62
 
 
 class SampleBy(Enum):
-    """What the probability of a point is proportional to."""
+    """The sampling weight of a point: its probability is proportional to this."""
 
     WEIGHT = "weight"
     UNCOVERED = "weight, of points that are not equal to a center; 0 for all others"
@@ -28,7 +28,7 @@ class SampleBy(Enum):
 
 @runtime_checkable
 class WeightedSampler(Protocol):
-    """Points at integer positions: each fills as many as its sampling weight in fixed-point units, in row order."""
+    """Points at integer positions, in row order. A point has as many as its sampling weight in fixed-point units."""
 
     @property
     def totals(self) -> Tensor:
@@ -93,7 +93,7 @@ class PointSource(Protocol):
     def with_fixed_point_weights(self, scale: Tensor) -> "PointSource":
         """The same points with their weights rounded to fixed point at `scale` (P,).
 
-        A weight below half a unit becomes 0, and the point is absent from all that follows.
+        A weight below half a unit becomes 0, and the point is absent from then on.
         """
         ...
 
@@ -178,7 +178,7 @@ class Points:
         return self.source.labels(centers, self.problems)
 
     def assign(self, centers: Tensor) -> NearestState:
-        """The nearest of centers (B, M, D) for each point, as the state that the methods below take."""
+        """The nearest of centers (B, M, D) for each point, as the argument of the methods below."""
         return self.source.assign(centers, self.problems)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

@@ -39,12 +39,12 @@ class Batches:
             rows, or of pairs of these and their weights (N,), not labels. Or a table of rows with `len()` and slices,
             such as a memory-mapped array, a tensor or a `TensorDataset`. Each iteration must give the same rows in the
             same order, and no batch may change after it was given.
-        batch_rows: the rows of a batch of a table, by default as many as make 32 MiB.
-        device: where the batches go, to a GPU asynchronously. By default they stay on their device.
+        batch_rows: rows per batch of a table, by default about 32 MiB.
+        device: device to which batches are copied, asynchronously for a GPU. By default they are not copied.
         dtype: the dtype of the points, by default that of the source.
 
     Raises:
-        TypeError, ValueError: for any other source, such as an iterator, which cannot be read in each round of K-means.
+        TypeError, ValueError: for any other source, such as an iterator, which can be read only once.
 
     Example:
         >>> table = torch.arange(10.0).view(5, 2)
@@ -87,7 +87,7 @@ class Batches:
 
     @staticmethod
     def default_rows(row_bytes: int) -> int:
-        """The default of `batch_rows` for rows of `row_bytes` bytes: as many as make 32 MiB, at least 1."""
+        """The default of `batch_rows` for rows of `row_bytes` bytes: about 32 MiB, at least 1 row."""
         return max(1, _BYTES // max(1, row_bytes))
 
     def read(self) -> Iterator[Batch]:
@@ -152,10 +152,10 @@ def batch_name(number: int) -> str:
 
 def _check_repeatable(source: Any) -> None:
     if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
-        wanted = "a tensor, or batches that can be read again, such as a list or a DataLoader"
-        raise TypeError(f"x must be {wanted}, got {type(source).__name__}")
+        expected = "a tensor, or batches that can be read again, such as a list or a DataLoader"
+        raise TypeError(f"x must be {expected}, got {type(source).__name__}")
     if isinstance(source, Iterator):
-        why = "each round reads all batches once, and an iterator gives them only once"
+        why = "each iteration reads all batches once, and an iterator gives them only once"
         raise TypeError(
             f"x must be batches that can be read again, because {why}; got {type(source).__name__}:"
             " pass the list, the DataLoader or the object with __iter__ that it came from"

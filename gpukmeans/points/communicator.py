@@ -43,7 +43,7 @@ class Communicator(Protocol):
 
 
 class SingleProcess:
-    """The communicator of a process without others."""
+    """The communicator of a single process."""
 
     rank = 0
 
@@ -113,7 +113,7 @@ class ProcessGroupCommunicator:
         except RuntimeError as error:  # the base of all errors of torch.distributed
             where = f"rank {self.rank} of {self.size} lost the others at {what}"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RuntimeError(f"{where}: one may have ended or not have come in time ({reason})") from error
+            raise RuntimeError(f"{where}: one may have ended or not arrived in time ({reason})") from error
 
 
 def communicator_for(group: dist.ProcessGroup | None) -> Communicator:
@@ -123,7 +123,7 @@ def communicator_for(group: dist.ProcessGroup | None) -> Communicator:
         return SingleProcess()
     if not isinstance(group, dist.ProcessGroup):
         if group is dist.GroupMember.NON_GROUP_MEMBER:
-            raise ValueError("group must be one that this process is in, got one of others")
+            raise ValueError("group must contain this process, got a group of other processes")
         raise TypeError(f"group must be a process group of torch.distributed, got {type(group).__name__}")
     return ProcessGroupCommunicator(group)
 

@@ -82,11 +82,11 @@ class DistributedSource:
 
     def _with_worst_point(self, moments: Moments, own: Moments) -> Moments:
         """The moments with the worst-served point, on ties that of the lowest rank, which has the lowest row."""
-        found = self.communicator.all_gather(
+        by_rank = self.communicator.all_gather(
             "the position of the worst-served point", lambda: (own.worst_sqdist, own.worst_x)
         )
-        sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*found, strict=True))
-        rank = sqdists.argmax(dim=0)  # the first of equals
+        sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*by_rank, strict=True))
+        rank = sqdists.argmax(dim=0)  # the first on ties
         return replace(moments, worst_x=points[rank, torch.arange(len(rank), device=self.device)])
 
 
@@ -97,31 +97,31 @@ class DistributedNearest:
     """
 
     def __init__(
-        self, source: DistributedSource, n_runs: int, n_centers: int, find: Callable[[], NearestState]
+        self, source: DistributedSource, n_runs: int, n_centers: int, compute: Callable[[], NearestState]
     ) -> None:
         self._source = source
         self._communicator = source.communicator
         self._n_runs = n_runs
         self._n_centers = n_centers
-        self._find: Callable[[], NearestState] | None = find
-        self._found: NearestState | None = None
+        self._compute: Callable[[], NearestState] | None = compute
+        self._state: NearestState | None = None
         self._max_sqdist: Tensor | None = None
 
     @property
     def _own(self) -> NearestState:
-        if self._find is not None:
-            self._found, self._find = self._find(), None  # drops its reference to the previous state
-        assert self._found is not None
-        return self._found
+        if self._compute is not None:
+            self._state, self._compute = self._compute(), None  # drops its reference to the previous state
+        assert self._state is not None
+        return self._state
 
     def update(self, centers: Tensor) -> "DistributedNearest":
         n_centers = self._n_centers + centers.shape[1]
         return DistributedNearest(self._source, self._n_runs, n_centers, lambda: self._own.update(centers))
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
-        if self._max_sqdist is None:  # requested again with each sample and potential
-            found = self._communicator.all_gather("the maximum distance", lambda: self._own.max_sqdist(total_weight))
-            self._max_sqdist = torch.stack(found).amax(dim=0).to(self._source.device)
+        if self._max_sqdist is None:  # used again for each sample and potential
+            by_rank = self._communicator.all_gather("the maximum distance", lambda: self._own.max_sqdist(total_weight))
+            self._max_sqdist = torch.stack(by_rank).amax(dim=0).to(self._source.device)
         return self._max_sqdist
 
     def sampler(self, by: SampleBy, scale: Tensor) -> "DistributedSampler":
@@ -152,7 +152,7 @@ class DistributedNearest:
 
 @dataclass(frozen=True, eq=False)
 class DistributedSampler:
-    """A sampler of the points of all ranks for B runs. Those of this rank follow `before` (B or 1, 1) positions.
+    """A sampler of the points of all ranks for B runs. This rank's points follow `before` (B or 1, 1) positions.
 
     `empty` (B, 0, D) has the dtype and device of the points.
     """

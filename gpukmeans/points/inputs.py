@@ -46,7 +46,7 @@ def read_input(x: Any, weights: Tensor | None, engine: str | Engine, *, least: i
         spec = PointSpec(x.shape[-1], x.dtype, x.device, None if weights is None else weights.dtype)
         return KMeansInput(rows=x, weights=weights, spec=spec, batch=tuple(x.shape[:-2]), engine=choose(engine, x))
     if weights is not None:
-        raise TypeError("weights of a stream come with its batches, as pairs (x, weights), got them beside it")
+        raise TypeError("weights of a stream must be in its batches, as pairs (x, weights), got the argument weights")
     batches = x if isinstance(x, Batches) else Batches(x)
     first = first_batch(batches)
     spec, chosen = (None, None) if first is None else (PointSpec.of(first), choose(engine, first.x))
@@ -65,7 +65,7 @@ class CallOptions:
     """The properties of a call of `kmeans` that all ranks compare.
 
     All must be equal, except that ranks without batches have no spec (None), `is_stream` and `has_callback` may differ,
-    and only the `resumes` of rank 0 counts.
+    and the `resumes` of rank 0 is used.
     """
 
     spec: PointSpec | None
@@ -133,8 +133,8 @@ def _check_same(name: str, values: Sequence[tuple[int, Any]]) -> None:
     """ValueError unless the values, each with its rank, are equal."""
     for rank, value in values[1:]:
         if not _equal(values[0][1], value):
-            came = ", ".join(f"{_short(each)} on rank {of}" for of, each in (values[0], (rank, value)))
-            raise ValueError(f"{name} must be the same on every rank, got {came}")
+            received = ", ".join(f"{_short(each)} on rank {of}" for of, each in (values[0], (rank, value)))
+            raise ValueError(f"{name} must be the same on every rank, got {received}")
 
 
 def _equal(one: Any, other: Any) -> bool:

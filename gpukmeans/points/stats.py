@@ -1,4 +1,4 @@
-"""Statistics of all points, collected in two passes before the first measurement. Those of disjoint points add."""
+"""Statistics of all points, from two passes before the first measurement. Statistics of disjoint points add."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from gpukmeans.validation import MAX_EXPONENT, Range, check_magnitude, squared_d
 class InputStats:
     """Statistics of the input of P problems, from the first pass. The scale of the weights follows from them.
 
-    `values` are the lowest and highest coordinates (P, D) of all rows, float64, including those of weight 0. Of the
-    weights as given, `lightest` and `heaviest` (P,) float64 are the extremes, `n_weighted` (P,) int64 is the number of
-    those above 0, and `total` (P,) float64 is their rounded sum. Missing weights are 1.
+    `values` are the lowest and highest coordinates (P, D) of all rows, float64, including those of weight 0. `lightest`
+    and `heaviest` (P,) float64 are the extremes of the weights as given, `n_weighted` (P,) int64 is the number of
+    weights above 0, and `total` (P,) float64 is their rounded sum. Missing weights are 1.
     """
 
     values: Range
@@ -76,8 +76,8 @@ class InputStats:
                 raise ValueError(f"integer weights must add up to less than 2**61, got {total:.3g}")
             return ones
         if not (self.heaviest >= 2.0**-MAX_EXPONENT).all():
-            came = float(self.heaviest.min())
-            raise ValueError(f"weights must not vanish below {2.0**-MAX_EXPONENT:.0e}, got {came:.3g}")
+            received = float(self.heaviest.min())
+            raise ValueError(f"weights must not vanish below {2.0**-MAX_EXPONENT:.0e}, got {received:.3g}")
         # Points of weight 0 are not counted, because they must not change a bit.
         largest = self.heaviest * self.n_weighted
         if not largest.isfinite().all():
@@ -90,8 +90,8 @@ class InputStats:
 class WeightedStats:
     """Statistics of the points with weight, from the second pass, with weights in fixed point.
 
-    `lowest` and `highest` (P, D) float64 are the range, inverted infinite without points; `total` (P,) int64 is the
-    weight in fixed-point units, `n_present` (P,) int64 the number of points.
+    `lowest` and `highest` (P, D) float64 are the range, inf and -inf without points; `total` (P,) int64 is the weight
+    in fixed-point units, `n_present` (P,) int64 the number of points.
     """
 
     lowest: Tensor
@@ -148,7 +148,7 @@ class PointStats:
 
     @cached_property
     def fixed_point(self) -> FixedPoint:
-        """The finest scales at which no total can overflow. That of `sqdist` is for centers within the range."""
+        """The finest scales at which no total can overflow. The scale of `sqdist` is for centers within the range."""
         return FixedPoint(
             weight=self.weight_scale,
             sum=finest_scale(self.total_weight[:, None] * (self.highest - self.lowest)),

@@ -118,8 +118,8 @@ class BatchSource:
         return TensorSource(centers, weights, self.engine, self.dtype)
 
     def tensors(self) -> Iterator[TensorSource]:
-        """The batches that have rows, in one pass. ValueError if the rows differ from those of the first pass,
-        TypeError or ValueError for a batch of another spec."""
+        """The batches with rows, in one pass. ValueError if the rows differ from those of the first pass, TypeError or
+        ValueError for a batch of another spec."""
         if self.batches is None:
             return
         first_pass = self.record.first is None
@@ -176,10 +176,10 @@ class _BlockTotals:
 
     def at(self, scale: Tensor) -> Tensor | None:
         """The totals (B, blocks) at a scale (B,); None if it is not among the scales of each run."""
-        found = self.scales == scale
-        if not found.any(dim=0).all():
+        matches = self.scales == scale
+        if not matches.any(dim=0).all():
             return None
-        return self.totals[found.int().argmax(dim=0), torch.arange(len(scale), device=scale.device)]
+        return self.totals[matches.int().argmax(dim=0), torch.arange(len(scale), device=scale.device)]
 
 
 @dataclass(eq=False)
@@ -202,7 +202,7 @@ class BatchNearest:
         return BatchNearest(self.source, self.problems, joined, bound=self._max_sqdist)
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
-        if self._max_sqdist is not None:  # requested again with each sample and potential
+        if self._max_sqdist is not None:  # used again for each sample and potential
             return self._max_sqdist
         device = self.source.spec.device
         scales = torch.empty(0, len(self.problems), dtype=torch.float64, device=device)
@@ -274,7 +274,7 @@ class BatchSampler:
         # Only the blocks that contain a position are computed: few of a long stream.
         hit = torch.searchsorted(ends, positions, right=True).unique().tolist()
         shape = *positions.shape, self.source.spec.width
-        found = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
+        sampled = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
         n_before = 0
 
         def collect(batch: TensorSource, _: int) -> None:
@@ -285,12 +285,12 @@ class BatchSampler:
                 start, end = starts[:, n_before + first, None], ends[:, n_before + last, None]
                 here = (positions >= start) & (positions < end)
                 sampler = self.sampler_of(batch.rows(slice(own[first].start, own[last].stop)))
-                found[here] = sampler.rows_at((positions - start).where(here, 0))[here]
+                sampled[here] = sampler.rows_at((positions - start).where(here, 0))[here]
             n_before += len(own)
 
         for _ in self.source.map(collect):
             pass
-        return found
+        return sampled
 
 
 def _consecutive(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

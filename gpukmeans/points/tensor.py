@@ -146,10 +146,10 @@ class TensorNearest:
 
     def update(self, centers: Tensor) -> "TensorNearest":
         # For one center its distances alone are up to five times faster than an assignment.
-        found = self._distances_to(centers) if centers.shape[1] == 1 else self.source.assign(centers, self.problems)
-        closer = found.sqdist < self.sqdist  # strictly, so that the lowest index wins a tie
-        labels = torch.where(closer, found.labels + self.n_centers, self.labels)
-        sqdist = torch.where(closer, found.sqdist, self.sqdist)
+        added = self._distances_to(centers) if centers.shape[1] == 1 else self.source.assign(centers, self.problems)
+        closer = added.sqdist < self.sqdist  # strictly, so that the lowest index wins a tie
+        labels = torch.where(closer, added.labels + self.n_centers, self.labels)
+        sqdist = torch.where(closer, added.sqdist, self.sqdist)
         return replace(self, n_centers=self.n_centers + centers.shape[1], labels=labels, sqdist=sqdist)
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
@@ -186,8 +186,8 @@ class TensorNearest:
     def _distances_to(self, center: Tensor) -> Assignment:
         """The assignment to one center (B, 1, D)."""
         sqdist = torch.empty_like(self.sqdist)
-        for runs, rows, found in self.source.distances(center, self.problems):
-            sqdist[runs, rows] = found[:, 0]
+        for runs, rows, block in self.source.distances(center, self.problems):
+            sqdist[runs, rows] = block[:, 0]
         return Assignment(torch.zeros((), dtype=torch.int64, device=sqdist.device).expand(sqdist.shape), sqdist)
 
 

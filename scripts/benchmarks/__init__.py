@@ -1,1 +1,1 @@
-"""What `python scripts/bench.py` measures: gpukmeans beside other K-means packages and beside pngquant."""
+"""The benchmarks of `python scripts/bench.py`: gpukmeans beside other K-means packages and beside pngquant."""

@@ -140,7 +140,7 @@ def _iteration(device: str, sizes: Sizes, k: int, roofline: Roofline) -> list[Fi
     others = [peers.FLASH] if device == "cuda" else [SKLEARN, FAISS]
     comparison = _compare(device, others, x, first, CHECKED, (few, many), TOLERANCE)
     seconds = {peer: slope(each, (few, many)) for peer, each in comparison.seconds.items()}
-    ours = _ours(device, x)
+    ours = _auto_engine(device, x)
     return [
         *_times(case, seconds, comparison.errors),
         Figure(
@@ -181,7 +181,7 @@ def _colors(device: str, sizes: Sizes) -> list[Figure]:
             unit="ppm",
             target=1e6 * COLORS_TARGET,
         ),
-        *_ratios(case, _ours(device, x), seconds, {SKLEARN: COLORS_SKLEARN_RATIO}),
+        *_ratios(case, _auto_engine(device, x), seconds, {SKLEARN: COLORS_SKLEARN_RATIO}),
     ]
 
 
@@ -191,7 +191,7 @@ class _Comparison(NamedTuple):
     seconds: dict[str, list[float]]
     errors: dict[str, str]
     relative_error: float
-    """Of the inertia of the plain engine, against that of scikit-learn in float64."""
+    """Relative difference of the inertia of the plain engine to that of scikit-learn in float64."""
 
 
 def _compare(
@@ -346,7 +346,7 @@ def _ratios(case: str, ours: str, seconds: Mapping[str, float], targets: Mapping
     ]
 
 
-def _ours(device: str, x: np.ndarray) -> str:
+def _auto_engine(device: str, x: np.ndarray) -> str:
     """The engine that `auto` selects."""
     return f"{choose('auto', torch.from_numpy(x).to(device)).name} {device}"
 

@@ -159,18 +159,18 @@ def _run_child(*arguments: object) -> dict[str, Any]:
 
 def _distinct_variants(pictures: Mapping[str, np.ndarray], n: int) -> list[tuple[str, _Variant]]:
     """Names and variants of n images with different pixels; all unchanged pictures come first."""
-    found: dict[bytes, tuple[str, _Variant]] = {}
+    variants: dict[bytes, tuple[str, _Variant]] = {}
     for variant, name in itertools.product(_VARIANTS, pictures):
         pixels = _variant_of(pictures[name], variant)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-        found.setdefault(digest, (name, variant))
-        if len(found) == n:
-            return list(found.values())
+        variants.setdefault(digest, (name, variant))
+        if len(variants) == n:
+            return list(variants.values())
     if not pictures:
         raise PhotosError("holds no RGB picture")
     raise PhotosError(
-        f"holds too few RGB pictures: {len(pictures)} of them have {len(found)} different variants, flipped and with "
-        f"permuted channels, and {n} are required"
+        f"holds too few RGB pictures: {len(pictures)} of them have {len(variants)} different variants, flipped and "
+        f"with permuted channels, and {n} are required"
     )
 
 

@@ -3,8 +3,8 @@
 `memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors and returns the resident
 memory of this process after EARLY files and after all, in bytes. N_WORKERS 0 is the default. Linux only.
 
-`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` returns two medians of seconds: of compressing PHOTOS so, and of
-only decoding PHOTOS and encoding the indexed images in COMPRESSED. A first run of each is not counted.
+`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` returns two medians of seconds: of compressing PHOTOS in this way, and
+of only decoding PHOTOS and encoding the indexed images in COMPRESSED. A first run of each is not counted.
 
 The result is one line of JSON; the exit code is 1 if a file fails.
 """

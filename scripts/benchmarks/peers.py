@@ -113,8 +113,8 @@ def flash_kmeans_of(x: "torch.Tensor", first: "torch.Tensor", n_iter: int) -> "t
     from flash_kmeans import batch_kmeans_Euclid  # pyright: ignore[reportMissingImports]
 
     # A tolerance of 0 never stops the loop.
-    found = batch_kmeans_Euclid(x[None], len(first), max_iters=n_iter, tol=0.0, init_centroids=first[None].clone())
-    return found[1][0]
+    result = batch_kmeans_Euclid(x[None], len(first), max_iters=n_iter, tol=0.0, init_centroids=first[None].clone())
+    return result[1][0]
 
 
 def _check_n_iter(actual: int, expected: int) -> None:
@@ -134,7 +134,7 @@ FLASH = "flash-kmeans"
 
 
 def find(name: str) -> Fit:
-    """The peer of that name. "ENGINE DEVICE" is this package with these, "ENGINE DEVICE N" the best of N runs of it."""
+    """The peer of that name. "ENGINE DEVICE" is this package, "ENGINE DEVICE N" the best of N runs of it."""
     others = {**PEERS, FLASH: flash_kmeans}
     if name in others:
         return others[name]

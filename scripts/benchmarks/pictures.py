@@ -61,7 +61,7 @@ oxipng.optimize(sys.argv[1], sys.argv[2], level=4)
 Candidate = Callable[[Path, int, Path], object]
 
 
-def _by_us(*options: str) -> Candidate:
+def _by_gpukmeans(*options: str) -> Candidate:
     def make(source: Path, k: int, target: Path) -> None:
         run([sys.executable, COMPRESS, str(source), "-k", str(k), "-o", str(target), "-f", "-q", *options])
 
@@ -96,13 +96,13 @@ def _by_imagemagick(*options: str) -> Candidate:
 
 
 CANDIDATES: Mapping[str, Candidate] = {
-    OURS: _by_us(),
-    BEST: _by_us("--best"),
-    DITHERED[0]: _by_us("--dither", "floyd-steinberg"),
-    DITHERED[1]: _by_us("--dither", "blue-noise"),
-    "gpukmeans --space linear": _by_us("--space", "linear"),
-    "gpukmeans --space oklab": _by_us("--space", "oklab"),
-    OPTIMIZED: _by_us("--optimize"),
+    OURS: _by_gpukmeans(),
+    BEST: _by_gpukmeans("--best"),
+    DITHERED[0]: _by_gpukmeans("--dither", "floyd-steinberg"),
+    DITHERED[1]: _by_gpukmeans("--dither", "blue-noise"),
+    "gpukmeans --space linear": _by_gpukmeans("--space", "linear"),
+    "gpukmeans --space oklab": _by_gpukmeans("--space", "oklab"),
+    OPTIMIZED: _by_gpukmeans("--optimize"),
     SLOW: _by_pngquant("--speed", "1", "--nofs"),
     FAST: _by_pngquant("--speed", "4", "--nofs"),
     OXIPNG: _by_pngquant_and_oxipng,

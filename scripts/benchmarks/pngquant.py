@@ -59,7 +59,7 @@ class Comparison:
 
 
 def version() -> str | None:
-    """The version of pngquant; None where it is not installed."""
+    """The version of pngquant; None if it is not installed."""
     if shutil.which("pngquant") is None:
         return None
     return subprocess.run(["pngquant", "--version"], capture_output=True, text=True, check=True).stdout.split()[0]

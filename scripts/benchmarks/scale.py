@@ -55,8 +55,8 @@ def write_rows(path: Path, n_rows: int, width: int, seed: int = 0) -> None:
 def rates(path: Path, n_clusters: Sequence[int], runs: int) -> Iterator[Rates]:
     """The rates of one process with all cores on the rows of a file, for each number of clusters."""
     for k in n_clusters:
-        found = _measured(path, k, ["reading", "tensor", "stream"], runs)
-        yield Rates(n_clusters=k, **found)
+        rates_by_name = _measured(path, k, ["reading", "tensor", "stream"], runs)
+        yield Rates(n_clusters=k, **rates_by_name)
 
 
 def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
@@ -71,8 +71,8 @@ def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
 def seconds_of_seeding(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
     """Seconds of the seeding of a stream and its first iteration, by k-means|| and by random centers."""
     n_rows = len(np.load(path, mmap_mode="r"))
-    found = _measured(path, n_clusters, ["k-means||", "random"], runs)
-    return {name: n_rows / rate for name, rate in found.items()}
+    rates_by_name = _measured(path, n_clusters, ["k-means||", "random"], runs)
+    return {name: n_rows / rate for name, rate in rates_by_name.items()}
 
 
 def peak_of_cluster(path: Path, n_clusters: int, max_iter: int) -> tuple[float, float]:

@@ -24,7 +24,7 @@ InitOrAuto = Literal["auto", Init]
 _inputs = partial(typer.Argument, show_default=False, readable=False)
 _input = partial(typer.Argument, show_default=False)
 
-# Of several subcommands
+# Options of several subcommands
 
 Force = Annotated[bool, _output("-f", "--force", help="Overwrite existing files.")]
 MaxPixels = Annotated[

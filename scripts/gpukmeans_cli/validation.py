@@ -77,8 +77,8 @@ def parse_color_counts(text: str) -> list[int]:
     """The distinct integers of a list such as "4, 16,256", ascending; each must be from 1 to 256."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,3}", part) and 1 <= int(part) <= 256 for part in parts):
-        wanted = "numbers from 1 to 256 with commas between them, such as 4,16,64"
-        raise typer.TyperException(f"--colors must be {wanted}, got {text!r}")
+        expected = "numbers from 1 to 256 with commas between them, such as 4,16,64"
+        raise typer.TyperException(f"--colors must be {expected}, got {text!r}")
     return sorted({int(part) for part in parts})
 
 
@@ -233,7 +233,7 @@ def find_device_of_rank(name: str, ranks: RankStore) -> "torch.device":
     with raise_on_all_ranks(ranks):
         device = find_device(device_name(name, ranks.env))
     types = ranks.all_gather(device.type)
-    if len(set(types)) > 1:  # which each rank finds, so that all raise
+    if len(set(types)) > 1:  # every rank raises this
         raise typer.TyperException(f"all ranks need devices of one kind, got {', '.join(types)}; use --device cpu")
     return device
 

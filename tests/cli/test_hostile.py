@@ -133,7 +133,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "texts.png": (png_of(1, 1, *text, png.chunk(b"IDAT", pixel)), "Too much memory used in text"),
         "profile.png": (png_of(1, 1, png.chunk(b"iCCP", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)), too_large),
         "canvas.png": (apng_of(12_000, 12_000, 2, (1, 1), pixel, pixel), "288000000 pixels in 2 frames"),
-        "count.png": (apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel), "2 of 2000000000 frames are there"),
+        "count.png": (apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel), "2 of 2000000000 frames are present"),
         "screen.gif": (gif_of(65_535, 65_535, (0, 0, 1, 1)), too_many),
         "frame.gif": (gif_of(1, 1, (0, 0, 65_535, 65_535)), too_many),
         "later.gif": (gif_of(1, 1, (0, 0, 1, 1), (0, 0, 65_535, 65_535)), too_many),

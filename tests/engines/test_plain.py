@@ -58,7 +58,7 @@ def test_the_nearest_center_wins_where_the_roots_of_distances_are_equal():
 
 
 def distances(x, centers):
-    """The table (N, K) of written distances."""
+    """The table (N, K) of reference distances."""
     return squared_distance(x.T[:, :, None], centers.T[:, None])
 
 

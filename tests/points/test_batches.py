@@ -98,7 +98,7 @@ def test_points_have_the_dtype_of_the_argument():
     ids=lambda x: type(x).__name__,
 )
 def test_an_iterator_is_an_error_with_the_reason(once):
-    with pytest.raises(TypeError, match=r"read again, because each round reads all .* gives them only once; got"):
+    with pytest.raises(TypeError, match=r"read again, because each iteration reads all .* gives them only once; got"):
         Batches(once)
 
 
@@ -114,7 +114,7 @@ def test_an_iterator_is_an_error_with_the_reason(once):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_source_is_an_error_with_what_was_wanted(args, error, message):
+def test_a_wrong_source_is_an_error_with_the_expected_value(args, error, message):
     with pytest.raises(error, match=message):
         Batches(*args)
 

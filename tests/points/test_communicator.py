@@ -21,7 +21,7 @@ def test_without_a_group_a_process_communicates_with_itself():
 def test_anything_but_a_group_of_this_process_is_an_error():
     with pytest.raises(TypeError, match=r"group must be a process group of torch.distributed, got int"):
         communicator_for(3)
-    with pytest.raises(ValueError, match="group must be one that this process is in"):
+    with pytest.raises(ValueError, match="group must contain this process"):
         communicator_for(dist.GroupMember.NON_GROUP_MEMBER)
 
 
@@ -59,7 +59,7 @@ def test_a_killed_rank_is_an_error_on_the_others_with_the_name_of_the_collective
 def test_a_late_rank_is_an_error_on_the_others():
     found = on_ranks(2, rank_cases.arrive_late, timeout=1)
     assert type(found[0]) is RuntimeError
-    assert "rank 0 of 2 lost the others at a late test: one may have ended or not have come in time" in str(found[0])
+    assert "rank 0 of 2 lost the others at a late test: one may have ended or not arrived in time" in str(found[0])
 
 
 def test_all_tensors_in_a_value_move_to_the_device():

@@ -224,7 +224,7 @@ NAN = torch.full((1, 2), torch.nan)
         ([X.bool()], {}, TypeError, "batch 0 of x must be of dtype"),
         ([(X, X)], {}, ValueError, r"the weights of batch 0 of x must have shape \(6,\)"),
         ([(X, -X[:, 0])], {}, ValueError, "weights must be finite, at least 0 and not all 0"),
-        ([X], {"weights": X[:, 0]}, TypeError, "weights of a stream come with its batches"),
+        ([X], {"weights": X[:, 0]}, TypeError, "weights of a stream must be in its batches"),
         ([], {}, ValueError, "x must have at least one row, got none"),
         ([X[:0]], {}, ValueError, "x must have at least one row, got none"),
         ([X[:1], X[1:2]], {"n_clusters": 3}, ValueError, "at most the number of points with weight, 2, got 3"),
@@ -237,7 +237,7 @@ NAN = torch.full((1, 2), torch.nan)
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_wrong_stream_is_an_error_with_what_was_wanted_and_what_came(stream, options, error, message):
+def test_a_wrong_stream_is_an_error_with_the_expected_and_the_received_value(stream, options, error, message):
     with pytest.raises(error, match=message):
         kmeans(stream, **{"n_clusters": 2, **options})
 

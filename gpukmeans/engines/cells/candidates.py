@@ -23,7 +23,7 @@ class CandidateBatch(NamedTuple):
     boxes: Tensor
     """(n,) indices of boxes: run · number of boxes of a problem + index in the problem."""
     center_ids: Tensor
-    """(L, n) int32, indices among the K centers of the run, ascending. Shorter lists repeat their last one."""
+    """(L, n) int32, indices among the K centers of the run, ascending. Shorter lists repeat their last index."""
 
 
 class CandidateLists(NamedTuple):
@@ -68,7 +68,7 @@ def candidates(
     """
     n_runs, n_clusters = centers.shape[:2]
     device = centers.device
-    # The first lists have all centers. They are of one box of all large boxes, or of several if there are many.
+    # The first lists contain all centers: one list for all large boxes, or several if there are many boxes.
     fanout = max(1, min(_TILE // n_clusters, cells.large.count))
     n_boxes = -(-cells.large.count // fanout)
     lists = CandidateLists(
@@ -95,7 +95,7 @@ def _refined(
     slack: Tensor,
     workspace: Workspace,
 ) -> CandidateLists:
-    """The lists of the boxes in those of a batch: `fanout` boxes in each of the `n_coarse` boxes of a run."""
+    """Lists of the `fanout` smaller boxes in each box of a batch. A run has `n_coarse` of the larger boxes."""
     runs, coarse = batch.boxes // n_coarse, batch.boxes % n_coarse
     # (fanout, n): the long dimension last, as operations along a short one are slow.
     fine = coarse * fanout + torch.arange(fanout, device=centers.device)[:, None]
@@ -153,14 +153,14 @@ def _undominated(
         slack = slack * (2 + 2 * rounding)
         limit += slack * (best.sqrt() + 2 * sqdiagonal.sqrt())
         change.addcmul_(torch.sqrt(sqdist, out=spare), slack)
-    # Not "at most", since a center must stay where a value overflowed.
+    # Not `le`, which is false for the NaN of an overflow: such a center must stay.
     return sqdist.mul_(1 - rounding).gt(change.add_(limit)).logical_not_()
 
 
 def lowest(sqdist: Tensor, center_ids: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest of distances (L, ...) of at least 0, and its center id: int32, below 2**30, broadcast to `sqdist`.
 
-    Of equal distances the lowest id. The values of `spare`, of the shape and dtype of `sqdist`, are overwritten.
+    The lowest id wins a tie. The values of `spare`, of the shape and dtype of `sqdist`, are overwritten.
     """
     if len(sqdist) == 1:
         return sqdist[0].clone(), center_ids[0].expand(sqdist.shape[1:])

@@ -16,7 +16,7 @@ from gpukmeans.fixed_point import FixedPoint, to_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex, problem_index, tiles
 
-# Points of a small box, and small boxes of a large one.
+# Points in a small box, and small boxes in a large one.
 _SIZE, _FANOUT = 32, 16
 # Points that are processed at a time.
 _POINTS = 1 << 16
@@ -27,7 +27,7 @@ _SLACK_PER_MOVE, _MAX_SLACK = 4.0, 0.15
 
 @dataclass(frozen=True)
 class CellsEngine:
-    """The written distance from each point to a few candidate centers: the bits of the plain engine.
+    """The reference distance from each point to a few candidate centers: the bits of the plain engine.
 
     A cell has `size` points, and `fanout` cells make a large box. No bit depends on either.
     """
@@ -151,8 +151,8 @@ class BoundCellsEngine:
         """Candidate lists that are valid at these centers: the cached ones while they are valid."""
         lists, slack = self._lists, torch.zeros(len(centers), dtype=centers.dtype, device=centers.device)
         if lists is not None and lists.problems == problems and lists.origins.shape == centers.shape:
-            moved = _moved(lists.last, centers)
-            if (_moved(lists.origins, centers) <= lists.slack).all():
+            moved = _max_move(lists.last, centers)
+            if (_max_move(lists.origins, centers) <= lists.slack).all():
                 self._lists = replace(lists, last=centers.clone())
                 return lists.batches
             max_slack = _MAX_SLACK * layout.half_diagonal[self._problem_index(problems)]
@@ -183,7 +183,7 @@ class BoundCellsEngine:
         return inertia, worst, torch.full_like(inertia, n).scatter_reduce_(0, run, row, "amin")
 
 
-def _moved(before: Tensor, after: Tensor) -> Tensor:
+def _max_move(before: Tensor, after: Tensor) -> Tensor:
     """An upper bound (B,) of the distance that any center (B, K, D) of a run has moved."""
     width, info = after.shape[2], torch.finfo(after.dtype)
     sqdist = squared_distance(after.permute(2, 0, 1), before.permute(2, 0, 1)).amax(dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 class Workspace:
     """Temporary tensors by name. A tensor overwrites the memory of the last one of the same name.
 
-    The allocator returns large blocks to the system; to allocate them again took a third of the time of a round.
+    The allocator returns large blocks to the system; to allocate them again took a third of the time of an iteration.
     """
 
     def __init__(self) -> None:

@@ -5,9 +5,9 @@ centers twice to list the candidates: centers that may be nearest to a point in 
 with the candidates only, in ascending order. After sorting by `gpukmeans.engines.spatial_order.order`, boxes are small
 and lists short.
 
-No bit depends on the list. The lower bound of a center is the written distance from the center to its nearest point in
-the box, the upper bound the written distance to the farthest corner. Each operation of the written distance is rounded
-once, and rounding is monotone, so the bounds hold for the rounded distances of all points in the box, without a margin.
+No bit depends on the list. The lower bound of a center is the reference distance to its nearest point in the box, the
+upper bound that to the farthest corner. Each operation of the reference distance is rounded once, and rounding is
+monotone, so the bounds hold for the rounded distances of all points in the box, without a margin.
 """
 
 from typing import no_type_check
@@ -34,7 +34,7 @@ def _load(x, stride, offsets, mask, dtype: tl.constexpr, width: tl.constexpr):
 @triton.jit
 @no_type_check
 def _distance(x, y, width: tl.constexpr):
-    """The written distance: ((x0-y0)² + (x1-y1)²) + ..., each operation rounded once. See `gpukmeans.distance`."""
+    """The reference distance: ((x0-y0)² + (x1-y1)²) + ..., each operation rounded once. See `gpukmeans.distance`."""
     difference = x[0] - y[0]
     sqdist = difference * difference
     for d in tl.static_range(1, width):
@@ -46,7 +46,7 @@ def _distance(x, y, width: tl.constexpr):
 @triton.jit
 @no_type_check
 def _farthest_corner(lowest, highest, y, width: tl.constexpr):
-    """The upper bound: the largest written distance from y to a point in the box."""
+    """The upper bound: the largest reference distance from y to a point in the box."""
     difference = tl.maximum(tl.abs(lowest[0] - y[0]), tl.abs(highest[0] - y[0]))
     sqdist = difference * difference
     for d in tl.static_range(1, width):
@@ -95,7 +95,7 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
     for start in range(0, k, tile):
         index = start + lanes
         y = _load(centers, 1, index * width, index < k, dtype, width)
-        # Equality too: the limit may come from this center.
+        # `<=`, since a center at the limit may be the one that set it.
         kept = (index < k) & (_distance(_clamped(y, lowest, highest, width), y, width) <= limit)
         rank = tl.cumsum(kept.to(tl.int32), 0) - 1
         tl.store(candidates + count + rank, index, mask=kept)
@@ -107,7 +107,7 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
 @triton.jit
 @no_type_check
 def _nearest(x, candidates, count, centers, block: tl.constexpr, width: tl.constexpr):
-    """For each point the squared distance to the nearest candidate, and its index, the lowest of equals."""
+    """For each point the squared distance to the nearest candidate, and its index, the lowest on ties."""
     dtype: tl.constexpr = centers.dtype.element_ty
     best = tl.full((block,), float("inf"), dtype)
     label = tl.zeros((block,), tl.int32)
@@ -139,8 +139,8 @@ def _add_totals(
 ):
     """Adds the terms of the block, and last those of w, to the totals (K, D + 1) of the run.
 
-    The terms of up to `max_reduced` centers are reduced on chip, one center after the other. Those of further centers
-    are added point by point. Without weights each point adds `unit_weight`.
+    The terms of up to `max_reduced` centers are reduced on chip, one center after the other. The terms of further
+    centers are added point by point. Without weights each point adds `unit_weight`.
     """
     remaining = tl.where(present, label, k)
     index = tl.min(remaining, 0)

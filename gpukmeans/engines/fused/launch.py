@@ -57,7 +57,7 @@ def assign(
 
 
 class Measured(NamedTuple):
-    """Moments of one pass: int64 totals (B, K, D + 1) of w·(x - lowest) and, last, of w; the other fields as there."""
+    """Moments of one pass. `totals` (B, K, D + 1) int64 are of w·(x - lowest) and, last, of w."""
 
     totals: Tensor
     inertia: Tensor
@@ -68,12 +68,12 @@ class Measured(NamedTuple):
 def measure(
     kernel_input: KernelInput, problems: Tensor, centers: Tensor, fixed_point: FixedPoint, programs: int | None = None
 ) -> Measured:
-    """Moments at centers (B, K, D) of the points of problems (B,). All sums are of integers, so of any order."""
+    """Moments at centers (B, K, D) of the points of problems (B,). Integer sums do not depend on the order."""
     scales = fixed_point.lowest, fixed_point.sum, fixed_point.weight, fixed_point.sqdist
     return Measured(*torch.ops.gpukmeans.fused_measure(*kernel_input, problems, centers, *scales, programs))
 
 
-# A fragment instead of `torch.library.custom_op`: the first call of the latter loads torch's compiler: a second.
+# Not `torch.library.custom_op`, whose first call loads torch's compiler, which takes a second.
 _LIBRARY = torch.library.Library("gpukmeans", "FRAGMENT")
 _LIBRARY.define(
     "fused_assign(Tensor x, Tensor? rows, SymInt n, Tensor problems, Tensor centers, int? programs)"
@@ -164,7 +164,7 @@ def _measure(
         width=width,
     )
     farthest = worst_sqdist.amax(dim=1)
-    # Of equally far points the lowest row. A program without points of weight has written -1 and row 0.
+    # The lowest row wins a tie. A program without points of weight above 0 has written -1 and row 0.
     row = worst_row.where(worst_sqdist == farthest[:, None], n).amin(dim=1)
     return totals.sum(dim=0), inertia.sum(dim=1), farthest, row
 
@@ -231,6 +231,6 @@ def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: i
             block=shape.block,
             tile=shape.tile,
             num_warps=shape.num_warps,
-            enable_fp_fusion=False,  # a fused multiply-add would round once where the written distance rounds twice
+            enable_fp_fusion=False,  # a fused multiply-add would round once where the reference distance rounds twice
             **constants,
         )

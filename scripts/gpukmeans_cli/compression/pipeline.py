@@ -39,7 +39,7 @@ from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.worker_pool import Event
 
 # With `any_device`, pictures of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
-# would take longer. An estimate from that count, not a measurement, as no GPU was at hand.
+# would take longer. An estimate from that count, not a measurement: no GPU was available.
 _MIN_GPU_PIXELS = 1 << 12
 
 
@@ -114,7 +114,7 @@ class IndexedPicture:
     mse: float
     psnr: float | None
     fit: Palette | None
-    """The fitted palette; None for a palette that was given."""
+    """The fitted palette; None for a given palette."""
     encode: Callable[[], bytes]
 
     @cached_property
@@ -217,9 +217,9 @@ def quantize_source(
     settings: Settings,
     timer: StageTimer,
 ) -> IndexedPicture:
-    """The image (F, H, W, C) of a source in at most `n_colors` colors, or in the palette that was given.
+    """The image (F, H, W, C) of a source in at most `n_colors` colors, or in the given palette.
 
-    `suffix` is the file format that the picture encodes to.
+    `suffix` is that of the file format to encode.
     """
     if settings.palette is None:
         fit = fit_colors(histogram, n_colors, settings)
@@ -303,9 +303,9 @@ def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:
 def _describe_engine(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
     """The name of the engine that was used, and the reasons against the others."""
     if fit is None:
-        return "none, since the colors were given"
+        return "none, since the palette was given"
     if fit.engine is None:
-        return "none, since there are no more colors than asked for"
+        return "none, since there are no more colors than requested"
     points = COLOR_SPACES[settings.space].encode(histogram.colors)
     unsupported = [
         f"; {name} cannot: {reason}"

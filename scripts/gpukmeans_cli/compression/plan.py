@@ -61,7 +61,7 @@ def plan(
     if output is not None and len(sources) != 1:
         raise PlanError(f"--output takes one input, got {len(sources)}; leave it out to write beside each")
     if STDIO in (source.path for source in sources) and (len(sources) > 1 or folder is not None):
-        raise PlanError("standard input is taken alone, and written to standard output or to --output")
+        raise PlanError("standard input must be the only input, and is written to standard output or to --output")
     jobs = [
         Job(source=source.path, output=output or _output_path(source, name, folder), problem=source.problem)
         for source in sources
@@ -80,7 +80,7 @@ def plan(
 class _Source:
     path: Path
     relative: Path
-    """The path relative to the folder that was searched, or the name of a file that was named."""
+    """The path relative to the folder that was searched, or the name of a named file."""
     is_search_result: bool = False
     problem: str | None = None
 
@@ -124,7 +124,7 @@ def _search_pattern(pattern: Path, output_folder: Path | None) -> Iterator[_Sour
     first = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:first])
     paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
-    # ** follows links to folders, by which one file has many paths.
+    # ** follows links to folders, so one file may have many paths.
     by_real_path = {(os.path.realpath(path.parent), path.name): path for path in reversed(paths)}
     files = [path for path in reversed(by_real_path.values()) if not os.path.isdir(path)]
     if output_folder is not None and os.path.realpath(root) in map(str, Path(os.path.realpath(output_folder)).parents):

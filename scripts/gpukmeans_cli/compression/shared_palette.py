@@ -29,7 +29,7 @@ _Counts = tuple[np.ndarray, np.ndarray] | None
 
 
 def find_shared_palette(jobs: Sequence[Job], settings: Settings, ranks: RankStore | None = None) -> np.ndarray:
-    """The palette (K, C) of `fit_shared_palette`, found in a process of its own where that is possible.
+    """The palette (K, C) of `fit_shared_palette`, found in a separate process where that is possible.
 
     With several ranks, each rank counts the colors of its own pictures and the main rank finds the palette that one
     process would find for all of them. All ranks return it, or raise the same ImageError.
@@ -112,7 +112,7 @@ def _result_or_error(work: Callable[[Settings], R], settings: Settings) -> R | I
 
 
 def _run_isolated(work: Callable[[Settings], R], settings: Settings) -> R:
-    """The result of `work`, computed in a process of its own on the CPU. ImageError if that process is killed.
+    """The result of `work`, computed in a separate process on the CPU. ImageError if that process is killed.
 
     If torch computed in this process, later forks of it such as the workers of `compress_all` would wait forever for
     threads of torch that they do not have.

@@ -19,7 +19,7 @@ class Summary:
     """Name and error of each file that failed."""
     bytes_in: int = 0
     bytes_out: int = 0
-    """Both are totals over the files done."""
+    """Total over the compressed files, like `bytes_in`."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, added over all workers."""
 
@@ -31,7 +31,7 @@ class Summary:
         self._add_stages(stages)
 
     def lines(self, seconds: float) -> list[str]:
-        """The summary of a batch that took so many seconds, then a line for each failure."""
+        """The summary of a batch that took `seconds`, then a line for each failure."""
         unfinished = self.planned - self.done - self.skipped - len(self.failures)
         others = {"skipped": self.skipped, "failed": len(self.failures), "not begun or given up": unfinished}
         counts = "".join(f", {count:,} {what}" for what, count in others.items() if count)

@@ -14,14 +14,14 @@ WORKER_KILLED = "the process that worked on it was killed, perhaps for its memor
 
 
 def default_workers(device: torch.device, local_ranks: int = 1) -> int:
-    """The default number of files in work at a time, on a machine whose cores so many ranks divide."""
+    """The default number of files in work at a time. The ranks of a machine, `local_ranks`, divide its cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = max(1, cores // local_ranks)
     return min(cores, _MAX_GPU_WORKERS) if device.type == "cuda" else cores
 
 
 def pool_for(device: torch.device, n_workers: int) -> WorkerPool:
-    """A pool of so many workers: processes on the CPU if the platform can fork, else threads."""
+    """A pool of `n_workers`: processes on the CPU if the platform can fork, else threads."""
     if n_workers <= 1:
         return InlinePool()
     # More threads of torch than cores would only wait for each other.

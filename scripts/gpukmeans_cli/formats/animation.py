@@ -71,7 +71,7 @@ def _decode_with_pillow(image: ImageFile.ImageFile) -> DecodedFrames:
     frames = blank_frames(getattr(image, "n_frames", 1), height, width)
     durations = []
     for number, frame in enumerate(frames):
-        # Where a GIF gives no disposal Pillow repeats that of the frame before; other decoders keep the frame.
+        # If a GIF gives no disposal, Pillow repeats that of the previous frame; other decoders keep the frame.
         if image.format == "GIF" and number:
             image.disposal_method = 0  # pyright: ignore[reportAttributeAccessIssue]
         image.seek(number)

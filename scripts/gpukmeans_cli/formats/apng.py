@@ -94,7 +94,7 @@ def _stored_frames(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tup
         elif kind == b"IDAT" and stored:  # before the first fcTL it is the default image, which is no frame
             stored[-1][1].append(body)
     if len(stored) < n_frames:
-        raise SyntaxError(f"{len(stored)} of {n_frames} frames are there")
+        raise SyntaxError(f"{len(stored)} of {n_frames} frames are present")
     return [(control, b"".join(data)) for control, data in stored[:n_frames]]
 
 

@@ -49,7 +49,7 @@ def encode_gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) ->
 
 
 def _with_one_transparent_index(colors: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Indices of which at most one is transparent, and that one. ImageError for partial alpha."""
+    """Indices with at most one transparent value, and that value. ImageError for partial alpha."""
     alpha = colors[:, 3]
     if ((alpha > 0) & (alpha < 255)).any():
         raise ImageError("has half-transparent colors, which a GIF cannot have; use .png")

@@ -44,8 +44,8 @@ def read_metadata(image: Image.Image) -> Metadata:
     left out. A color profile is kept if it is for RGB, or for grey where the image is grey, and if Pillow does not
     convert the image from another color space (CMYK, LAB, HSV).
 
-    Resolutions are swapped where the orientation swaps the sides. Of the tags of a TIFF, which are its EXIF, those that
-    describe the image are kept, and none that describe the file.
+    Resolutions are swapped where the orientation swaps the sides. The tags of a TIFF are its EXIF: those that describe
+    the image are kept, those that describe the file are not.
     """
     return Metadata(
         icc_profile=_icc_profile(image), dpi=_dpi(image), exif=_exif(image), xmp=_xmp(image), text=_text(image)
@@ -70,7 +70,7 @@ def _icc_profile(image: Image.Image) -> bytes | None:
 
 
 def _bounded(data: object) -> bytes | None:
-    """The bytes; None if empty, too long or no bytes, since a text of a PNG may have the key of another item."""
+    """The bytes; None if empty, too long or not bytes, since a text of a PNG may have the key of another item."""
     return data if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 

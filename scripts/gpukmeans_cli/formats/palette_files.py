@@ -32,8 +32,8 @@ def parse_colors(text: str) -> np.ndarray:
     """The colors of a text such as "#ff0000, fff, 00ff0080", uint8 (F, 3), or (F, 4) if any of them is not opaque.
 
     Colors are separated by commas. Each has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, of one digit (doubled:
-    "f" is "ff") or two. Spaces around it and one leading "#" are ignored. The order is kept; of equal colors only the
-    first. Colors of alpha 0 become 0 in all channels, and so equal.
+    "f" is "ff") or two. Spaces around it and one leading "#" are ignored. The order is kept, without repeats. Colors of
+    alpha 0 become 0 in all channels, and so equal.
 
     PaletteError for any other text, for no color, and for more than 256.
     """
@@ -53,8 +53,7 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
       of four channels is alpha.
 
     The suffixes .gpl, .hex and .txt mean text, also for a pipe. Any other file is an image, unless it is a regular file
-    that begins with a color or a comment. Of equal colors only the first is kept; colors of alpha 0 become 0 in all
-    channels.
+    that begins with a color or a comment. Repeated colors are dropped; colors of alpha 0 become 0 in all channels.
 
     PaletteError for no color and for more than 256, ImageError for a file that cannot be read; `max_pixels` as in
     `read_picture`.

@@ -65,8 +65,8 @@ def encode_still(
 def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
     """A lossless file of pixels, uint8 (height, width, C), for a browser, and its suffix.
 
-    C as in `encode_still`. WebP, or PNG where a side is too long for WebP. Of the metadata only the color profile is
-    stored, since it changes how the pixels are displayed.
+    C as in `encode_still`. WebP, or PNG where a side is too long for WebP. The only metadata stored is the color
+    profile, since it changes how the pixels are displayed.
     """
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     data = io.BytesIO()

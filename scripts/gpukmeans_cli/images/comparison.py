@@ -25,7 +25,7 @@ class Comparison:
     height: int
     mse: float
     psnr: float | None
-    """None for pictures without any difference: infinity is not JSON."""
+    """None for equal pictures, since JSON has no infinity."""
     ssim: float
     bytes_a: int
     bytes_b: int
@@ -37,7 +37,7 @@ class Comparison:
         return f"{format_quality(self.psnr, 'identical')}, SSIM {self.ssim:.4f}"
 
     def line(self) -> str:
-        """The report for people."""
+        """The report as one line of text."""
         return f"{self.a}, {self.b}: {self.quality()}, {format_sizes(self.bytes_a, self.bytes_b)}"
 
 

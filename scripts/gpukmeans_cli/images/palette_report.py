@@ -1,4 +1,4 @@
-"""Palettes of picture files: found, then printed as text, JSON or in GIMP's format, or written to a file."""
+"""Palettes of picture files, printed as text, as JSON or in GIMP's format, or written to a file."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | Non
                 total = histogram if total is None else add_histograms(total, histogram)
                 read.append(path)
         if total is not None:
-            _put_out(read, find_palette_usage(total, task.n_colors, seed=task.seed), task, heading)
+            _print_or_write(read, find_palette_usage(total, task.n_colors, seed=task.seed), task, heading)
     except ImageError as error:  # of the palette; errors of single pictures have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)
         return False
@@ -81,7 +81,7 @@ def _report_error(error: ImageError, name: str, keys: dict[str, object], task: P
         typer.echo(json.dumps({**keys, "error": str(error)}))
 
 
-def _put_out(paths: Sequence[Path], usage: PaletteUsage, task: PaletteTask, heading: str | None) -> None:
+def _print_or_write(paths: Sequence[Path], usage: PaletteUsage, task: PaletteTask, heading: str | None) -> None:
     title = one_line(paths[0].stem if len(paths) == 1 else f"{len(paths)} pictures")
     if task.output is not None:
         as_gpl = task.output.suffix.lower() == ".gpl"

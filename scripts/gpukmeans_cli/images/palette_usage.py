@@ -1,4 +1,4 @@
-"""The palette of pictures, and the number of pixels that each color stands for."""
+"""The palette of pictures, and the number of pixels of each color."""
 
 from dataclasses import dataclass
 from pathlib import Path

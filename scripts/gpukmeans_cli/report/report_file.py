@@ -12,7 +12,7 @@ from gpukmeans_cli.terminal.messages import warn_ignored_frames
 
 
 def write_report(photo: Path, output: Path, counts: Sequence[int], settings: Settings) -> str:
-    """A line about the page, which shows the photo with each of these numbers of colors and is in `output` now.
+    """Write the page with the photo in each of these numbers of colors to `output`. Returns a line about it.
 
     ImageError if the photo cannot be read, the page cannot be written or memory runs out.
     """

@@ -29,7 +29,7 @@ class Variant(PaletteUsage):
     """The photo in one number of colors, with the usage of its palette without unused colors."""
 
     n_colors: int
-    """The number of colors that was asked for."""
+    """The requested number of colors."""
     data: bytes
     """The PNG file that `compress --allow-larger` writes."""
     kept: bool
@@ -81,7 +81,7 @@ class ReportData:
     original_suffix: str
     cloud: Cloud
     variants: tuple[Variant, ...]
-    """In the order of the numbers of colors that were asked for."""
+    """In the order of the requested numbers of colors."""
 
 
 def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) -> ReportData:

@@ -46,7 +46,7 @@ def load_checkpoint(path: Path, metadata: Mapping[str, object]) -> dict[str, Ten
     The keys of `metadata` appear in errors; the values are JSON values.
     """
     if not path.is_file():
-        raise CheckpointError(f"--resume: there is no file {path} to go on from")
+        raise CheckpointError(f"--resume: there is no file {path} to continue from")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}

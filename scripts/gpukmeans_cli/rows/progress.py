@@ -15,7 +15,7 @@ _MIN_REDRAW_SECONDS = 0.25
 
 
 class ClusterProgress:
-    """Counts rows and rounds, from any thread, and shows each change."""
+    """Counts rows and iterations, from any thread, and shows each change."""
 
     def __init__(self, fraction: float, show: Callable[["ClusterProgress"], None], clock: Callable[[], float]) -> None:
         """`fraction` of all rows are read by this process, from 0 to 1."""
@@ -23,12 +23,12 @@ class ClusterProgress:
         self._show = show
         self._clock = clock
         self._lock = threading.Lock()
-        self._stage = "first centers"
+        self._stage = "initial centers"
         self._stage_start = clock(), 0
-        """Time and rows read at the start of the stage or round."""
+        """Time and rows read at the start of the stage or iteration."""
         self._rate = 0.0
         self._rows_read = 0
-        self.n_rounds = 0
+        self.n_iterations = 0
 
     def add_rows(self, n_rows: int) -> None:
         """Count rows that were read."""
@@ -36,13 +36,13 @@ class ClusterProgress:
             self._rows_read += n_rows
             self._show(self)
 
-    def end_round(self, n_iter: int, inertia: float, shift: float) -> None:
-        """Count a finished round. The arguments are those of the callback of `kmeans`."""
+    def end_iteration(self, n_iter: int, inertia: float, shift: float) -> None:
+        """Count a finished iteration. The arguments are those of the callback of `kmeans`."""
         with self._lock:
             self._measure_rate()
             self._stage_start = self._clock(), self._rows_read
-            self.n_rounds = n_iter
-            self._stage = f"round {n_iter:,}, inertia {inertia:.6g}, centers moved up to {shift:.3g}"
+            self.n_iterations = n_iter
+            self._stage = f"iteration {n_iter:,}, inertia {inertia:.6g}, centers moved up to {shift:.3g}"
             self._show(self)
 
     def begin_stage(self, stage: str) -> None:
@@ -57,7 +57,7 @@ class ClusterProgress:
         return self._rows_read
 
     def text(self) -> str:
-        """The stage, and the rows per second of all ranks in it. In its first second the rate of the stage before."""
+        """The stage, and the rows per second of all ranks in it. In its first second the rate of the previous stage."""
         self._measure_rate()
         return f"{self._stage}, {self._rate:,.0f} rows/s" if self._rate else self._stage
 
@@ -73,19 +73,19 @@ def cluster_progress(
     fraction: float = 1.0,
     *,
     quiet: bool = False,
-    every_round: bool = False,
+    every_iteration: bool = False,
     interval: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ClusterProgress]:
     """Show the progress of a clustering of which this process reads `fraction` of all rows, from 0 to 1.
 
     On a terminal, one line changes and is erased at the end. Elsewhere a line is written every `interval` seconds, and
-    with `every_round` after each round. With `quiet` nothing is written.
+    with `every_iteration` after each iteration. With `quiet` nothing is written.
     """
     if quiet:
         yield ClusterProgress(fraction, lambda progress: None, clock)
     elif not supports_bar(sys.stderr):
-        yield ClusterProgress(fraction, _line_writer(every_round, interval, clock), clock)
+        yield ClusterProgress(fraction, _line_writer(every_iteration, interval, clock), clock)
     else:
         stream, last_time = sys.stderr, clock() - _MIN_REDRAW_SECONDS
 
@@ -107,13 +107,15 @@ def cluster_progress(
                 stream.flush()
 
 
-def _line_writer(every_round: bool, interval: float, clock: Callable[[], float]) -> Callable[[ClusterProgress], None]:
-    last_time, last_round = clock(), 0
+def _line_writer(
+    every_iteration: bool, interval: float, clock: Callable[[], float]
+) -> Callable[[ClusterProgress], None]:
+    last_time, last_iteration = clock(), 0
 
     def write_line(progress: ClusterProgress) -> None:
-        nonlocal last_time, last_round
-        if clock() - last_time >= interval or (every_round and progress.n_rounds > last_round):
-            last_time, last_round = clock(), progress.n_rounds
+        nonlocal last_time, last_iteration
+        if clock() - last_time >= interval or (every_iteration and progress.n_iterations > last_iteration):
+            last_time, last_iteration = clock(), progress.n_iterations
             with contextlib.suppress(OSError):  # a full disk of the log must not end hours of work
                 warn(progress.text())
 

@@ -56,7 +56,7 @@ class ClusterTask:
     """The folder for labels."""
     checkpoint: Path | None
     every: int
-    """Rounds between two checkpoints."""
+    """Iterations between two checkpoints."""
     resume: bool
     force: bool
 
@@ -114,7 +114,7 @@ class ClusterResult:
         written = self.output if self.labels is None else f"{self.output}, {self.labels}"
         return (
             f"{files}, {self.rows:,} x {self.dimensions:,} -> {written}: K={self.clusters:,}, "
-            f"inertia {self.inertia:.6g}, {format_count(self.n_iter, 'round')}, "
+            f"inertia {self.inertia:.6g}, {format_count(self.n_iter, 'iteration')}, "
             f"{'converged' if self.converged else 'not converged'}, {self.seconds:.2f} s"
         )
 
@@ -204,7 +204,7 @@ def _run_kmeans(
             save_checkpoint(path, state, prepared.metadata)
 
     def callback(n_iter: int, inertia: Tensor, shift: Tensor) -> None:
-        progress.end_round(n_iter, float(inertia), float(shift))
+        progress.end_iteration(n_iter, float(inertia), float(shift))
 
     errors = _kmeans_errors(prepared, ranks.env)
     with warnings.catch_warnings(record=True) as caught, errors, within_memory(task.device, _MEMORY_ADVICE):
@@ -247,15 +247,15 @@ def _kmeans_errors(prepared: PreparedTask, env: RankEnv) -> Iterator[None]:
 
 def _with_file_names(message: str, prepared: PreparedTask, env: RankEnv) -> str:
     """An error of `kmeans` with the number of a batch replaced by the files and rows of that batch."""
-    found = re.match(r"(?:rank (\d+): )?batch (\d+) of x ", message)
-    if found is None:
+    match = re.match(r"(?:rank (\d+): )?batch (\d+) of x ", message)
+    if match is None:
         return message
-    rank = env.rank if found[1] is None else int(found[1])
+    rank = env.rank if match[1] is None else int(match[1])
     rank_start, rank_stop = rank_rows(len(prepared.table), rank, env.size)
-    start = rank_start + int(found[2]) * prepared.batch_rows
+    start = rank_start + int(match[2]) * prepared.batch_rows
     ranges = prepared.table.file_ranges(start, min(start + prepared.batch_rows, rank_stop))
     rows = [f"{prepared.table.files[index].path}: rows {a:,} to {b - 1:,}" for index, a, b in ranges]
-    return f"{' and '.join(rows)} {message[found.end() :]}"
+    return f"{' and '.join(rows)} {message[match.end() :]}"
 
 
 def _write_centers(prepared: PreparedTask, result: KMeansResult, ranks: RankStore) -> None:
@@ -282,7 +282,7 @@ def _check_outputs(task: ClusterTask, inputs: Sequence[Path], labels: Sequence[P
             try:
                 check_free(task.checkpoint, overwrite=task.force)
             except ImageError as error:
-                hint = "; go on from it by --resume, or overwrite it by --force"
+                hint = "; continue from it by --resume, or overwrite it by --force"
                 raise ImageError(str(error).replace("; use --force to overwrite it", hint)) from None
         check_writable(task.checkpoint)
     if task.labels is not None and task.labels.is_dir():
@@ -299,10 +299,10 @@ def _check_outputs(task: ClusterTask, inputs: Sequence[Path], labels: Sequence[P
 def _check_equal_on_ranks(table: RowTable, ranks: RankStore) -> None:
     """CollectiveError if the files of a rank differ from those of rank 0."""
     text = f"{_table_text(table)} in {format_count(len(table.files), 'file')}"
-    found = ranks.all_gather((text, table.starts))
-    for rank, (text, starts) in enumerate(found):
-        if (text, starts) != found[0]:
-            raise CollectiveError(f"rank {rank}: found {text}, but rank 0 found {found[0][0]}")
+    by_rank = ranks.all_gather((text, table.starts))
+    for rank, (text, starts) in enumerate(by_rank):
+        if (text, starts) != by_rank[0]:
+            raise CollectiveError(f"rank {rank}: found {text}, but rank 0 found {by_rank[0][0]}")
 
 
 def _checkpoint_metadata(task: ClusterTask, table: RowTable) -> dict[str, Any]:

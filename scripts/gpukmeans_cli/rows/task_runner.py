@@ -32,7 +32,9 @@ def run_task(task: ClusterTask, ranks: RankStore, timeout: timedelta | None, rep
             quiet = reporter.quiet or not env.is_main
             with (
                 _process_group(env, task.device, timeout) as group,
-                cluster_progress(prepared.rank_fraction(env), quiet=quiet, every_round=reporter.verbose) as progress,
+                cluster_progress(
+                    prepared.rank_fraction(env), quiet=quiet, every_iteration=reporter.verbose
+                ) as progress,
             ):
                 outcome = cluster_rows(prepared, ranks, group, progress)
     except KeyboardInterrupt as interrupt:

@@ -41,14 +41,14 @@ def rank_env(environment: Mapping[str, str] = os.environ) -> RankEnv:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not any(name in environment for name in names[:2]):
         return RankEnv()
-    came = ", ".join(f"{name}={environment.get(name, 'missing')}" for name in names)
+    received = ", ".join(f"{name}={environment.get(name, 'missing')}" for name in names)
     try:
         rank, size, local_rank = (int(environment[name]) for name in names[:3])
         local_size = int(environment.get(names[3], 1))
     except (KeyError, ValueError):
         rank, size, local_rank, local_size = -1, 0, -1, 0
     if not (0 <= rank < size and 0 <= local_rank <= rank and 1 <= local_size <= size):
-        raise RankError(f"expected a rank below WORLD_SIZE and a LOCAL_RANK, as torchrun sets them, got {came}")
+        raise RankError(f"expected a rank below WORLD_SIZE and a LOCAL_RANK, as torchrun sets them, got {received}")
     return RankEnv(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
 

@@ -94,7 +94,9 @@ class RankStore:
         while not self._store.check([key]):
             # The second check of the key finds a value that was written just before the rank aborted.
             if self._store.check(["aborted"]) and not self._store.check([key]):
-                raise RankError(f"rank {int(self._store.get('aborted'))} ended before the others, which cannot go on")
+                raise RankError(
+                    f"rank {int(self._store.get('aborted'))} ended before the others, which cannot continue"
+                )
             time.sleep(seconds)
             seconds = min(2 * seconds, _MAX_POLL_SECONDS)
 
@@ -103,8 +105,8 @@ class RankStore:
 def rank_store(env: RankEnv) -> Iterator[RankStore]:
     """The store of all ranks, entered and exited by all of them. Imports torch if there is more than one rank.
 
-    The ranks exit together, because `torchrun` ends all others when one ends by an error, such as that of a file. An
-    error aborts the store at once, except a TyperException: it must be raised on all ranks (`raise_on_all_ranks`).
+    The ranks exit together, because `torchrun` ends all others when one fails, for example on a file. An error aborts
+    the store at once, except a TyperException: it must be raised on all ranks (`raise_on_all_ranks`).
     """
     ranks = _all_ranks(env) if env.size > 1 else RankStore(env)
     try:
@@ -137,9 +139,9 @@ def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator
         failure = typer.TyperException, error.format_message()
     except failures as error:
         failure = CollectiveError, str(error)
-    for rank, found in enumerate(ranks.all_gather(failure)):
-        if found is not None:
-            error_type, text = found
+    for rank, failed in enumerate(ranks.all_gather(failure)):
+        if failed is not None:
+            error_type, text = failed
             raise error_type(f"rank {rank}: {text}" if rank else text)
 
 

@@ -55,7 +55,9 @@ def test_the_result_is_printed_in_one_line_and_written_to_a_file(run, x, tmp_pat
     expected = kmeans(x, 5, init="k-means||")
     assert (code, err) == (0, "")
     inertia = re.escape(f"{float(expected.inertia):.6g}")
-    line = rf"x\.npy, 600 x 3 -> centers\.safetensors: K=5, inertia {inertia}, \d+ rounds?, converged, \d+\.\d\d s\n"
+    line = (
+        rf"x\.npy, 600 x 3 -> centers\.safetensors: K=5, inertia {inertia}, \d+ iterations?, converged, \d+\.\d\d s\n"
+    )
     assert re.fullmatch(line, out)
     found = load_file(tmp_path / "centers.safetensors")
     assert found.keys() == {"centers", "cluster_weights", "inertia"}
@@ -104,9 +106,9 @@ def test_patterns_and_tensor_keys_are_accepted(run, x, tmp_path):
 
 def test_verbose_prints_each_iteration(run, x):
     code, out, err = run("x.npy", "-k", 5, "-v")
-    n_rounds = int(re.search(r"(\d+) rounds?,", out).group(1))
+    n_iterations = int(re.search(r"(\d+) iterations?,", out).group(1))
     lines = err.splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"gpukmeans: round {n}" for n in range(1, n_rounds + 1)]
+    assert [line.split(",")[0] for line in lines] == [f"gpukmeans: iteration {n}" for n in range(1, n_iterations + 1)]
     assert code == 0
 
 
@@ -162,9 +164,9 @@ def refuse(*args, **options):
         (["x.npy", "-k", "2", "--checkpoint", "no/c"], "no/c cannot be written, its folder does not exist"),
         (
             ["x.npy", "-k", "2", "--checkpoint", "old.npy"],
-            "old.npy already exists; go on from it by --resume, or overwrite it by --force",
+            "old.npy already exists; continue from it by --resume, or overwrite it by --force",
         ),
-        (["x.npy", "-k", "2", "--checkpoint", "c", "--resume"], "--resume: there is no file c to go on from"),
+        (["x.npy", "-k", "2", "--checkpoint", "c", "--resume"], "--resume: there is no file c to continue from"),
         (["x.npy", "-k", "2", "--checkpoint", "old.npy", "--resume"], "old.npy is no checkpoint of gpukmeans cluster"),
         (
             ["x.npy", "-k", "2", "--checkpoint", "c.npy", "-o", "c.npy"],
@@ -307,7 +309,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(run, tmp_path):
     assert not (tmp_path / "one.safetensors").exists()
     code, _, err = run(*args, "one", "--checkpoint", "state", "--resume", "-o", "one.safetensors", "-v")
     assert code == 0
-    assert err.startswith("gpukmeans: round 3, ")
+    assert err.startswith("gpukmeans: iteration 3, ")
     assert run(*args, "two", "-o", "two.safetensors", "-q") == (0, "", "")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
     for name in ("part0-labels.npy", "part1-labels.npy"):
@@ -353,7 +355,7 @@ def test_a_lost_rank_is_reported_by_the_waiting_ranks(run, x, monkeypatch):
         raise RuntimeError(message)
 
     monkeypatch.setattr(rows_run, "kmeans", lose)
-    message = "rank 0 of 2 lost the others at the sum of moments: one has ended or did not come in time (closed)"
+    message = "rank 0 of 2 lost the others at the sum of moments: one may have ended or not arrived in time (closed)"
     assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
     message = "rank 1: OutOfMemoryError: CUDA out of memory"
     assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")

@@ -176,7 +176,7 @@ def test_standard_input_is_written_to_standard_output_or_to_a_file(tmp_path):
 
 @pytest.mark.parametrize("options", [{"folder": Path("out")}, {"others": [Path("a.png")]}, {"others": [STDIO]}])
 def test_standard_input_with_other_inputs_or_a_folder_is_an_error(options):
-    with pytest.raises(PlanError, match="standard input is taken alone"):
+    with pytest.raises(PlanError, match="standard input must be the only input"):
         plan([STDIO, *options.pop("others", [])], name="4", **options)
 
 

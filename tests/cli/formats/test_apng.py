@@ -159,7 +159,7 @@ def test_a_broken_file_is_an_error(tmp_path):
         (outside, "a frame lies outside the picture"),
         (empty, "a frame lies outside the picture"),
         (swapped, "frames are missing or out of order"),
-        (fewer, "2 of 3 frames are there"),
+        (fewer, "2 of 3 frames are present"),
         (bytes(bits), "a chunk is broken"),
         (good[:-14], "it is cut off"),
     ):

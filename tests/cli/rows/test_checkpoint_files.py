@@ -35,7 +35,7 @@ def test_a_checkpoint_of_other_options_is_refused_with_the_difference(tmp_path):
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "c"
-    with pytest.raises(CheckpointError, match=r"there is no file .*/c to go on from"):
+    with pytest.raises(CheckpointError, match=r"there is no file .*/c to continue from"):
         load_checkpoint(path, METADATA)
     path.mkdir()
     with pytest.raises(CheckpointError, match="there is no file"):

@@ -45,12 +45,12 @@ def test_a_full_disk_of_the_log_raises_no_error(clock, monkeypatch, terminal):
     attempts = []
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", FullDisk())
-    with cluster_progress(clock=clock, every_round=True) as progress:
+    with cluster_progress(clock=clock, every_iteration=True) as progress:
         clock.now += 60
         progress.add_rows(1000)
-        progress.end_round(1, 1.0, 0.5)
+        progress.end_iteration(1, 1.0, 0.5)
     assert attempts
-    assert (progress.rows_read, progress.n_rounds) == (1000, 1)
+    assert (progress.rows_read, progress.n_iterations) == (1000, 1)
 
 
 def test_a_line_with_the_stage_and_the_rate_is_written_every_ten_seconds(clock, capsys):
@@ -58,27 +58,27 @@ def test_a_line_with_the_stage_and_the_rate_is_written_every_ten_seconds(clock, 
         for _ in range(3):
             clock.now += 4
             progress.add_rows(1000)
-        progress.end_round(1, 1234567.0, 0.5)
+        progress.end_iteration(1, 1234567.0, 0.5)
         clock.now += 10
-        progress.end_round(2, 1000.25, 0.125)
+        progress.end_iteration(2, 1000.25, 0.125)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "gpukmeans: first centers, 250 rows/s",
-        "gpukmeans: round 2, inertia 1000.25, centers moved up to 0.125, 250 rows/s",
+        "gpukmeans: initial centers, 250 rows/s",
+        "gpukmeans: iteration 2, inertia 1000.25, centers moved up to 0.125, 250 rows/s",
     ]
 
 
 def test_every_round_writes_a_line_on_request(clock, capsys):
-    with cluster_progress(clock=clock, every_round=True) as progress:
+    with cluster_progress(clock=clock, every_iteration=True) as progress:
         for n in (1, 2):
             clock.now += n
             progress.add_rows(10)
-            progress.end_round(n, 5.0, 0.0)
+            progress.end_iteration(n, 5.0, 0.0)
         progress.add_rows(10)
     assert capsys.readouterr().err.splitlines() == [
-        "gpukmeans: round 1, inertia 5, centers moved up to 0, 10 rows/s",
-        "gpukmeans: round 2, inertia 5, centers moved up to 0, 5 rows/s",
+        "gpukmeans: iteration 1, inertia 5, centers moved up to 0, 10 rows/s",
+        "gpukmeans: iteration 2, inertia 5, centers moved up to 0, 5 rows/s",
     ]
 
 
@@ -86,24 +86,24 @@ def test_the_rate_counts_the_rows_of_all_ranks(clock):
     with cluster_progress(0.25, clock=clock) as progress:
         clock.now += 2
         progress.add_rows(100)
-        assert progress.text() == "first centers, 200 rows/s"
+        assert progress.text() == "initial centers, 200 rows/s"
         assert progress.rows_read == 100
 
 
 def test_a_rank_without_rows_or_a_stage_without_time_has_no_rate(clock):
     with cluster_progress(0.0, clock=clock) as progress:
         clock.now += 2
-        assert progress.text() == "first centers"
+        assert progress.text() == "initial centers"
     with cluster_progress(clock=clock) as progress:
         progress.begin_stage("labels")
         assert progress.text() == "labels"
 
 
 def test_quiet_writes_nothing(clock, capsys):
-    with cluster_progress(quiet=True, every_round=True, clock=clock) as progress:
+    with cluster_progress(quiet=True, every_iteration=True, clock=clock) as progress:
         clock.now += 100
         progress.add_rows(1)
-        progress.end_round(1, 1.0, 1.0)
+        progress.end_iteration(1, 1.0, 1.0)
     assert capsys.readouterr() == ("", "")
 
 
@@ -111,7 +111,7 @@ def test_a_terminal_shows_one_line_that_is_erased_at_the_end(clock, monkeypatch)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((30, 20)))
+    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((34, 20)))
 
     def interrupted():
         with cluster_progress(clock=clock) as progress:
@@ -119,14 +119,14 @@ def test_a_terminal_shows_one_line_that_is_erased_at_the_end(clock, monkeypatch)
             clock.now += 0.1
             progress.add_rows(1)  # too soon for a redraw
             clock.now += 1
-            progress.end_round(3, 2.0, 1.0)
+            progress.end_iteration(3, 2.0, 1.0)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert terminal.getvalue().split("\r\x1b[2K") == [
         "",
-        "gpukmeans: first centers",
-        "gpukmeans: round 3, inertia 2",
+        "gpukmeans: initial centers",
+        "gpukmeans: iteration 3, inertia 2",
         "",
     ]

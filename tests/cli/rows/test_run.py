@@ -275,10 +275,11 @@ RESULT = ClusterResult(
 
 def test_a_result_is_one_line_of_text():
     assert RESULT.line() == (
-        "3 files, 50,000,000 x 16 -> centers.safetensors: K=1,256, inertia 1.23457e+06, 23 rounds, converged, 41.00 s"
+        "3 files, 50,000,000 x 16 -> centers.safetensors: K=1,256, inertia 1.23457e+06, 23 iterations, converged, "
+        "41.00 s"
     )
     one = replace(RESULT, inputs=["a.npy"], n_iter=1, converged=False, labels="out")
     assert one.line() == (
-        "a.npy, 50,000,000 x 16 -> centers.safetensors, out: K=1,256, inertia 1.23457e+06, 1 round, not converged, "
+        "a.npy, 50,000,000 x 16 -> centers.safetensors, out: K=1,256, inertia 1.23457e+06, 1 iteration, not converged, "
         "41.00 s"
     )

@@ -80,7 +80,7 @@ def test_an_aborted_rank_is_not_waited_for_but_its_earlier_values_arrive(on_rank
     error, _ = on_ranks(2, work)
     assert gathered == ["first", "first"]
     assert isinstance(error, RankError)
-    assert str(error) == "rank 1 ended before the others, which cannot go on"
+    assert str(error) == "rank 1 ended before the others, which cannot continue"
 
 
 def test_a_store_that_cannot_be_reached_is_a_rank_error():
