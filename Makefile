@@ -1,5 +1,5 @@
 PYTHON ?= python3
-IMAGE ?=
+export IMAGE ?=
 COLORS ?= 20
 
 BIN := .venv/bin
@@ -22,7 +22,7 @@ QUICK := $(addprefix tests/, \
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),'$(IMAGE)')
+	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),"$$IMAGE")
 
 # Without Chromium the tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
 test: .venv/installed

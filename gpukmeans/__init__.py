@@ -1,4 +1,4 @@
-"""K-means on torch tensors, exact and repeatable to the bit, and images of few colors made by it."""
+"""K-means on torch tensors, exact and repeatable to the bit, and color quantization of images."""
 
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint, CheckpointState

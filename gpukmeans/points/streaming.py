@@ -272,21 +272,21 @@ class BatchSampler:
         ends = self.block_totals.expand(self.n_runs, -1).cumsum(1)
         starts = ends - self.block_totals
         # Only the blocks that contain a position are computed: few of a long stream.
-        hit = torch.searchsorted(ends, positions, right=True).unique().tolist()
+        hit_blocks = torch.searchsorted(ends, positions, right=True).unique().tolist()
         shape = *positions.shape, self.source.spec.width
         sampled = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
         n_before = 0
 
         def collect(batch: TensorSource, _: int) -> None:
             nonlocal n_before
-            own = list(blocks(batch.x.shape[1], _BLOCK))
-            in_batch = (number - n_before for number in hit if n_before <= number < n_before + len(own))
+            batch_blocks = list(blocks(batch.x.shape[1], _BLOCK))
+            in_batch = (number - n_before for number in hit_blocks if n_before <= number < n_before + len(batch_blocks))
             for first, last in _consecutive(in_batch):
                 start, end = starts[:, n_before + first, None], ends[:, n_before + last, None]
-                here = (positions >= start) & (positions < end)
-                sampler = self.sampler_of(batch.rows(slice(own[first].start, own[last].stop)))
-                sampled[here] = sampler.rows_at((positions - start).where(here, 0))[here]
-            n_before += len(own)
+                inside = (positions >= start) & (positions < end)
+                sampler = self.sampler_of(batch.rows(slice(batch_blocks[first].start, batch_blocks[last].stop)))
+                sampled[inside] = sampler.rows_at((positions - start).where(inside, 0))[inside]
+            n_before += len(batch_blocks)
 
         for _ in self.source.map(collect):
             pass

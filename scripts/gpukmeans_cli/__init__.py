@@ -1,1 +1,1 @@
-"""The command `gpukmeans`: everything that touches files, devices and arguments."""
+"""The command `gpukmeans`: arguments, files, devices, progress and reports."""

@@ -38,7 +38,7 @@ def check_exclusive(options: dict[str, object]) -> None:
     """At most one of these options may be given. None and False mean that an option is not given."""
     given = [name for name, value in options.items() if value is not None and value is not False]
     if len(given) > 1:
-        raise typer.TyperException(f"{given[0]} and {given[1]} exclude each other")
+        raise typer.TyperException(f"{given[0]} and {given[1]} cannot be used together")
 
 
 def check_suffix(path: Path | None, *suffixes: str) -> None:

@@ -364,11 +364,13 @@ def test_each_file_without_permissions_gives_one_line_and_other_files_are_tried(
     inputs = ["unread.png", *(f"{name}/photo.png" for name in modes), "missing.png"]
     unread, closed, unlisted, fixed, missing = lines_of(tmp_path, modes | {"unread.png": 0}, *inputs)
     assert closed.endswith(
-        "closed/photo-20.png cannot be written, its folder may not be changed; choose another folder"
+        "closed/photo-20.png cannot be written, because its folder is read-only; choose another folder"
     )
     assert unlisted.endswith("unlisted/photo.png: does not exist; check the path")
-    assert fixed.endswith("fixed/photo-20.png cannot be written, its folder may not be changed; choose another folder")
-    assert unread == "gpukmeans: unread.png: may not be read; check its permissions"
+    assert fixed.endswith(
+        "fixed/photo-20.png cannot be written, because its folder is read-only; choose another folder"
+    )
+    assert unread == "gpukmeans: unread.png: cannot be read; check its permissions"
     assert missing == "gpukmeans: missing.png: does not exist; check the path"
 
 

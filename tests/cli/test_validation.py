@@ -50,7 +50,7 @@ def test_at_most_one_of_several_exclusive_options_is_accepted(options):
 
 
 def test_two_exclusive_options_are_named_in_the_error():
-    with pytest.raises(typer.TyperException, match="-a and -c exclude each other"):
+    with pytest.raises(typer.TyperException, match="-a and -c cannot be used together"):
         check_exclusive({"-a": 0, "-b": None, "-c": 1, "-d": 2})
 
 

@@ -104,11 +104,11 @@ def _refined(
         bound.index_select(1, box).view(-1, *fine.shape) for bound in (boxes.midpoint, boxes.half_width)
     )
     flat_ids = batch.center_ids + runs * centers.shape[1]
-    near = _undominated(midpoint, half_width, flat_ids, centers, slack[runs], workspace)
-    near.logical_and_(fine < boxes.count)
-    near[1:].logical_and_((batch.center_ids[1:] != batch.center_ids[:-1])[:, None])
+    mask = _undominated(midpoint, half_width, flat_ids, centers, slack[runs], workspace)
+    mask.logical_and_(fine < boxes.count)
+    mask[1:].logical_and_((batch.center_ids[1:] != batch.center_ids[:-1])[:, None])
     # In the order of the boxes, and within a box in the order of its list.
-    row, rank = near.permute(1, 2, 0).flatten(0, 1).nonzero(as_tuple=True)
+    row, rank = mask.permute(1, 2, 0).flatten(0, 1).nonzero(as_tuple=True)
     counts = torch.bincount(row, minlength=fine.numel())
     exists = counts.nonzero().squeeze(1)
     return CandidateLists(

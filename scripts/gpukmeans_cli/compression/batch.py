@@ -26,7 +26,7 @@ class _Skipped:
     """A file that was not compressed, without an error."""
 
     output_exists: bool
-    """Whether its output exists. If not, the file was not begun, since another one failed."""
+    """Whether its output exists. If not, the file was not started, since another one failed."""
 
 
 _JobResult = CompressionResult | ImageError | _Skipped
@@ -45,7 +45,7 @@ def compress_all(
     """Whether no file failed. Each result is reported in input order, and several are summarized on stderr.
 
     By default one worker runs for each core, but at most 16 with CUDA, which clusters one file at a time. With
-    `fail_fast` no file is begun after a failure. A KeyboardInterrupt stops the workers before they write, and is
+    `fail_fast` no file is started after a failure. A KeyboardInterrupt stops the workers before they write, and is
     raised again.
 
     With several ranks, each rank is called with its own jobs, and the ranks of a machine divide its cores. The main

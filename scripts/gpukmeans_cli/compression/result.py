@@ -40,7 +40,7 @@ class CompressionReport:
         frames = f"{self.frames} frames of " if self.frames > 1 else ""
         sizes = format_sizes(self.bytes_in, self.bytes_out)
         if self.kept:
-            sizes = f"{format_size(self.bytes_in)}, kept as it is: a palette would make it no smaller"
+            sizes = f"{format_size(self.bytes_in)}, kept as it is, because a palette would not make it smaller"
         quality = format_quality(self.psnr, "lossless")
         return (
             f"{self.input} -> {self.output}: {frames}{self.width} x {self.height}, "

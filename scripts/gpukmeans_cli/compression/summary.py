@@ -33,7 +33,7 @@ class Summary:
     def lines(self, seconds: float) -> list[str]:
         """The summary of a batch that took `seconds`, then a line for each failure."""
         unfinished = self.planned - self.done - self.skipped - len(self.failures)
-        others = {"skipped": self.skipped, "failed": len(self.failures), "not begun or given up": unfinished}
+        others = {"skipped": self.skipped, "failed": len(self.failures), "not finished": unfinished}
         counts = "".join(f", {count:,} {what}" for what, count in others.items() if count)
         sizes = f", {format_sizes(self.bytes_in, self.bytes_out)}" if self.done else ""
         stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in self.stages.items())

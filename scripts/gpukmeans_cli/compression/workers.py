@@ -10,7 +10,7 @@ from gpukmeans_cli.system.worker_pool import InlinePool, ProcessPool, ThreadPool
 # One thread at a time uses the GPU while the others decode and encode.
 _MAX_GPU_WORKERS = 16
 
-WORKER_KILLED = "the process that worked on it was killed, perhaps for its memory"
+WORKER_KILLED = "the worker process was killed, perhaps for its memory"
 
 
 def default_workers(device: torch.device, local_ranks: int = 1) -> int:

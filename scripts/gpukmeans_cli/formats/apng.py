@@ -91,7 +91,7 @@ def _stored_frames(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tup
             stored.append((_FrameControl(*_FRAME_CONTROL.unpack(body)), []))
         elif kind == b"fdAT":
             stored[-1][1].append(body[4:])
-        elif kind == b"IDAT" and stored:  # before the first fcTL it is the default image, which is no frame
+        elif kind == b"IDAT" and stored:  # before the first fcTL it is the default image, not a frame
             stored[-1][1].append(body)
     if len(stored) < n_frames:
         raise SyntaxError(f"{len(stored)} of {n_frames} frames are present")

@@ -101,7 +101,7 @@ def _color(text: str, where: str) -> tuple[int, ...]:
     match = _COLOR.fullmatch(text)
     if not match:
         excerpt = text if len(text) <= 40 else f"{text[:37]}..."
-        raise PaletteError(f"{where}: {excerpt!r} is no color; write 3, 4, 6 or 8 hex digits, like #ff8000")
+        raise PaletteError(f"{where}: {excerpt!r} is not a color; write 3, 4, 6 or 8 hex digits, like #ff8000")
     digits = match[1]
     if len(digits) < 6:
         digits = "".join(2 * digit for digit in digits)

@@ -106,7 +106,7 @@ def open_error_reason(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder; name an image file in it"
     if isinstance(error, PermissionError):
-        return "may not be read; check its permissions"
+        return "cannot be read; check its permissions"
     return f"cannot be opened ({error.strerror}); check the path"
 
 

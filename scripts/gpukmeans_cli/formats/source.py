@@ -46,7 +46,7 @@ class Source:
         except OSError as error:
             raise ImageError(open_error_reason(error)) from error
         if not before == after == self._original:
-            raise ImageError("has changed while it was worked on; try again")
+            raise ImageError("has changed since it was read; try again")
         return data
 
 

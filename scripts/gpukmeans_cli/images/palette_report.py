@@ -38,7 +38,7 @@ class PaletteTask:
 
 
 def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
-    """Whether all pictures were read and all palettes found. Palettes and errors have been printed or written."""
+    """Whether all pictures were read and all palettes found. Palettes and errors are printed or written."""
     if task.shared:
         return _report_palette(inputs, task, heading=None)
     done = [_report_palette([path], task, f"{path}:" if len(inputs) > 1 else None) for path in inputs]

@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, metadata: Mapping[str, object]) -> dict[str, Ten
             state = {name: file.get_tensor(name) for name in names}
         saved = json.loads(texts[_METADATA_KEY])
     except (safetensors.SafetensorError, KeyError, ValueError):
-        raise CheckpointError(f"--resume: {path} is no checkpoint of gpukmeans cluster") from None
+        raise CheckpointError(f"--resume: {path} is not a checkpoint of gpukmeans cluster") from None
     except OSError as error:
         raise CheckpointError(f"--resume: {path} cannot be read ({error.strerror or error})") from None
     for name, value in metadata.items():

@@ -155,7 +155,7 @@ def _open_npy(path: Path, file: BinaryIO) -> RowFile:
     except Exception as error:  # numpy parses the header as Python, which can raise many errors
         if isinstance(error, OSError):
             raise
-        raise RowFileError(f"{path}: is no .npy file of numbers, or is damaged") from None
+        raise RowFileError(f"{path}: is not a .npy file of numbers, or is damaged") from None
     if dtype.hasobject:
         raise RowFileError(f"{path}: holds Python objects, which are not read; save an array of numbers")
     if dtype.byteorder == ">":
@@ -177,7 +177,7 @@ def _open_safetensors(path: Path, file: BinaryIO, key: str | None) -> RowFile:
         with safe_open(path, framework="pt"):  # checks the header and the size of the file
             pass
     except SafetensorError as error:
-        raise RowFileError(f"{path}: is no .safetensors file, or is damaged or truncated ({error})") from None
+        raise RowFileError(f"{path}: is not a .safetensors file, or is damaged or truncated ({error})") from None
     (n_bytes,) = struct.unpack("<Q", file.read(8))
     entries = json.loads(file.read(n_bytes))
     entries.pop("__metadata__", None)
@@ -189,7 +189,7 @@ def _open_safetensors(path: Path, file: BinaryIO, key: str | None) -> RowFile:
 
 def _open_pt(path: Path, file: BinaryIO, key: str | None) -> RowFile:
     if file.read(4) != b"PK\x03\x04":
-        raise RowFileError(f"{path}: is no file of torch.save, or older than torch 1.6; save it again by torch.save")
+        raise RowFileError(f"{path}: is not a file of torch.save, or older than torch 1.6; save it again by torch.save")
     tensor = _select_tensor(_load(path), path, key)
     if tensor.is_meta:
         raise RowFileError(f"{path}: holds a meta tensor, which has no values; save a tensor with values")
@@ -222,7 +222,7 @@ def _load(path: Path) -> object:
             f"{path}: holds Python objects, which are not read; save a tensor, or a dict of tensors"
         ) from None
     except (RuntimeError, ValueError, EOFError):
-        raise RowFileError(f"{path}: is no file of torch.save, or is damaged or truncated") from None
+        raise RowFileError(f"{path}: is not a file of torch.save, or is damaged or truncated") from None
 
 
 def _select_tensor(loaded: object, path: Path, key: str | None) -> Tensor:
@@ -265,5 +265,5 @@ def _read_error_reason(error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "there is no such file"
     if isinstance(error, PermissionError):
-        return "may not be read; change its permissions"
+        return "cannot be read; check its permissions"
     return f"cannot be read ({error.strerror or error})"

@@ -26,7 +26,7 @@ class RowTable:
             if (file.shape[1], file.dtype) != (first.shape[1], first.dtype):
                 raise RowFileError(
                     f"{file.path}: has rows of {_row_type(file)}, and {first.path} of {_row_type(first)}; "
-                    "all must be alike"
+                    "all must have the same"
                 )
         self.files = tuple(files)
         self.n_columns = first.shape[1]

@@ -20,7 +20,7 @@ class PreparationError(Exception):
 
 
 def run_task(task: ClusterTask, ranks: RankStore, timeout: timedelta | None, reporter: ClusterReporter) -> bool:
-    """Whether the task succeeded, equal on all ranks. The result or the error has been reported.
+    """Whether the task succeeded, equal on all ranks. The result or the error is reported.
 
     PreparationError if the task cannot be started, RankError if another rank is lost. KeyboardInterrupt, after a
     report, for an interruption or SIGTERM.

@@ -58,10 +58,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (
-            "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        )
-        raise ImageError(f"{path} cannot be made ({reason}); choose another folder") from error
+        reason = "a file has its name" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise ImageError(f"{path} cannot be created ({reason}); choose another folder") from error
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -89,7 +87,7 @@ def check_writable(path: Path) -> None:
         temporary.open("xb").close()
         temporary.unlink()
     except FileNotFoundError as error:  # the folder exists, but cannot hold files, like /proc
-        raise ImageError(f"{path} cannot be written, its folder takes no files; choose another folder") from error
+        raise ImageError(f"{path} cannot be written, its folder cannot contain files; choose another folder") from error
     except OSError as error:
         raise ImageError(f"{path} {write_error_reason(error)}") from error
 
@@ -101,7 +99,7 @@ def write_error_reason(error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "cannot be written, its folder does not exist; create the folder or choose another"
     if isinstance(error, PermissionError):
-        return "cannot be written, its folder may not be changed; choose another folder"
+        return "cannot be written, because its folder is read-only; choose another folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "cannot be written, the disk is full; free some space or choose another folder"
     return f"cannot be written ({error.strerror or error}); choose another path"

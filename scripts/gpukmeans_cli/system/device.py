@@ -15,7 +15,7 @@ class DeviceError(Exception):
 def pick_device(name: str) -> torch.device:
     """The device of this name: "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    DeviceError if the named device is missing; no other device replaces it.
+    DeviceError if the named device is missing: there is no fallback.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

@@ -128,7 +128,8 @@ class CollectiveError(Exception):
 def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator[None]:
     """Raise a failure inside the block on all ranks, when all of them have reached its end.
 
-    One of `failures` becomes a CollectiveError, a TyperException stays one. If several ranks fail, the lowest counts.
+    One of `failures` becomes a CollectiveError, a TyperException stays one. If several ranks fail, the error is that of
+    the lowest.
     """
     failure = None
     try:

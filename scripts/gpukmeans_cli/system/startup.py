@@ -60,7 +60,7 @@ class Terminated(KeyboardInterrupt):  # no Exception, so that handlers of errors
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated`, so that it cleans up as Ctrl-C does. A handler set before stays in use."""
+    """Inside, SIGTERM raises `Terminated`, so that it cleans up as Ctrl-C does. An earlier handler is kept."""
     is_main_thread = threading.current_thread() is threading.main_thread()
     if not is_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

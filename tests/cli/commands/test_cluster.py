@@ -167,13 +167,16 @@ def refuse(*args, **options):
             "old.npy already exists; continue from it by --resume, or overwrite it by --force",
         ),
         (["x.npy", "-k", "2", "--checkpoint", "c", "--resume"], "--resume: there is no file c to continue from"),
-        (["x.npy", "-k", "2", "--checkpoint", "old.npy", "--resume"], "old.npy is no checkpoint of gpukmeans cluster"),
+        (
+            ["x.npy", "-k", "2", "--checkpoint", "old.npy", "--resume"],
+            "old.npy is not a checkpoint of gpukmeans cluster",
+        ),
         (
             ["x.npy", "-k", "2", "--checkpoint", "c.npy", "-o", "c.npy"],
             "c.npy would be written twice; choose another name",
         ),
         (["x.npy", "-k", "2", "--labels", "taken"], "taken/x-labels.npy already exists; use --force"),
-        (["x.npy", "-k", "2", "--labels", "old.npy"], "old.npy cannot be made (a file is in its place)"),
+        (["x.npy", "-k", "2", "--labels", "old.npy"], "old.npy cannot be created (a file has its name)"),
         (["x.npy", "taken/x.npy", "-k", "2", "--labels", "out"], "taken/x.npy would both be out/x-labels.npy"),
         (
             ["x.npy", "x-labels.npy", "-k", "2", "--labels", ".", "-f"],

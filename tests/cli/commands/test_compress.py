@@ -638,7 +638,7 @@ def test_a_file_without_read_permission_gives_one_line(run, photo, monkeypatch):
     monkeypatch.setattr(Path, "open", deny)
     code, out, err = run(photo)
     assert (code, out) == (1, "")
-    assert_one_line(err, f"{photo}: may not be read; check its permissions")
+    assert_one_line(err, f"{photo}: cannot be read; check its permissions")
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "denied"])
@@ -771,7 +771,7 @@ def test_ctrl_c_keeps_finished_files_and_leaves_no_partial_ones(tmp_path):
     assert (process.returncode, out) == (130, "")
     interrupted, summary = err.strip().splitlines()
     assert interrupted == "gpukmeans: interrupted; run again with --skip-existing to continue"
-    assert summary.startswith("gpukmeans: 1 of 2 files done, 1 not begun or given up, ")
+    assert summary.startswith("gpukmeans: 1 of 2 files done, 1 not finished, ")
     assert files(tmp_path).keys() == {small, large, tmp_path / "small-256.png"}
 
 

@@ -139,8 +139,8 @@ def test_without_force_each_existing_output_is_an_error(command, tree, cwd):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["-d", "out", "--force", "--skip-existing"], "--skip-existing and --force exclude each other"),
-        (["-d", "out", "-o", "few.png"], "--output and --output-folder exclude each other"),
+        (["-d", "out", "--force", "--skip-existing"], "--skip-existing and --force cannot be used together"),
+        (["-d", "out", "-o", "few.png"], "--output and --output-folder cannot be used together"),
         (["-o", "few.png"], "--output takes one input, got 4"),
         (["-d", "tree/notes.txt"], "--output-folder must be a folder, got the file "),
         (["-d", "out", "-"], "standard input must be the only input"),
@@ -241,7 +241,7 @@ def test_fail_fast_starts_no_file_after_a_failure(command, tree, cwd):
     assert (code, inputs_of(out)) == (1, ["tree/a.PNG"])
     failure, summary, again = err.splitlines()
     assert failure.startswith("gpukmeans: tree/b.png: is not an image")
-    assert summary.startswith("gpukmeans: 1 of 4 files done, 1 failed, 2 not begun or given up, ")
+    assert summary.startswith("gpukmeans: 1 of 4 files done, 1 failed, 2 not finished, ")
     assert again.startswith("gpukmeans: failed: tree/b.png: ")
     assert names(cwd / "out") == {"a-4.png"}
     code, out, err = command(*args, "--skip-existing", "--quiet")
@@ -638,7 +638,7 @@ def test_ctrl_c_ends_all_workers_and_a_second_run_compresses_the_rest(command, l
         assert session_of(process) == []
     interrupted, summary = err.splitlines()
     assert interrupted == "gpukmeans: interrupted; run again with --skip-existing to continue"
-    assert summary.startswith("gpukmeans: 1 of 5 files done, 4 not begun or given up, ")
+    assert summary.startswith("gpukmeans: 1 of 5 files done, 4 not finished, ")
     assert names(cwd / "out") == {"0-256.png"}
     code, out, err = command("compress", "tree", "-r", "-d", "out", *SHORT, "--skip-existing")
     assert (code, inputs_of(out)) == (0, [f"tree/{number}.png" for number in range(1, 5)])
@@ -674,7 +674,7 @@ def test_a_killed_worker_fails_its_file_and_no_other(long_tree, cwd):
         assert process.returncode == 1
         assert session_of(process) == []
     assert inputs_of(out) == [f"tree/{number}.png" for number in (0, 2, 3, 4)]
-    why = "tree/1.png: the process that worked on it was killed, perhaps for its memory; try fewer --jobs"
+    why = "tree/1.png: the worker process was killed, perhaps for its memory; try fewer --jobs"
     failure, summary, again = err.splitlines()
     assert failure == f"gpukmeans: {why}"
     assert re.match(r"gpukmeans: 4 of 5 files done, 1 failed, ", summary)

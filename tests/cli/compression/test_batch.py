@@ -66,7 +66,7 @@ def test_fail_fast_begins_no_file_after_a_failure(photos, capsys):
     assert not run(photos, n_workers=1, fail_fast=True)
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 5
-    assert "5 of 12 files done, 1 failed, 6 not begun or given up, " in err
+    assert "5 of 12 files done, 1 failed, 6 not finished, " in err
 
 
 def test_a_single_file_has_no_summary(photos, capsys):
@@ -134,7 +134,7 @@ def test_files_written_before_an_interruption_are_reported_after_an_unfinished_o
         run(photos, n_workers=2)
     out, err = capsys.readouterr()
     assert [line.split(" -> ")[0][-6:] for line in out.splitlines()] == [f"0{n}.png" for n in (1, 2, 3, 4)]
-    assert "4 of 12 files done, 8 not begun or given up, " in err
+    assert "4 of 12 files done, 8 not finished, " in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -148,7 +148,7 @@ def test_only_the_file_of_a_killed_process_fails(photos, capsys, monkeypatch):
     monkeypatch.setattr(batch, "compress_picture", compress_picture)
     assert not run(photos, n_workers=2)
     err = capsys.readouterr().err
-    assert "03.png: the process that worked on it was killed, perhaps for its memory; try fewer --jobs" in err
+    assert "03.png: the worker process was killed, perhaps for its memory; try fewer --jobs" in err
     assert "10 of 12 files done, 2 failed, " in err
 
 

@@ -33,7 +33,7 @@ def test_the_line_has_the_number_of_frames_of_an_animation():
 
 def test_the_line_marks_a_kept_file():
     line = replace(REPORT, kept=True, bytes_out=REPORT.bytes_in, psnr=None).line()
-    assert "196.7 kB, kept as it is: a palette would make it no smaller, lossless" in line
+    assert "196.7 kB, kept as it is, because a palette would not make it smaller, lossless" in line
 
 
 def test_the_line_marks_a_dry_run():

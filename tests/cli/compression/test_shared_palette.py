@@ -37,7 +37,7 @@ def test_a_killed_process_is_an_image_error(photos, monkeypatch):
     monkeypatch.setattr(
         shared_palette, "fit_shared_palette", lambda sources, settings: os.kill(os.getpid(), signal.SIGKILL)
     )
-    with pytest.raises(ImageError, match="no shared palette was found, the process that worked on it was killed"):
+    with pytest.raises(ImageError, match="no shared palette was found, the worker process was killed"):
         find_shared_palette(plan([photos / "01.png"], name="4"), Settings(n_colors=4, device=CPU))
 
 

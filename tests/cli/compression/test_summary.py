@@ -18,8 +18,7 @@ def test_skipped_failed_and_unfinished_files_are_counted_and_failures_are_listed
     summary = Summary(planned=7, skipped=2, failures=[("a.png", "is empty"), ("b.png", "is a folder")])
     summary.add(report(1000, 2000), {"read": 1.0})
     assert summary.lines(0.5) == [
-        "1 of 7 files done, 2 skipped, 2 failed, 2 not begun or given up, "
-        "1.0 kB -> 2.0 kB (200%, larger), 0.50 s (read 1.00)",
+        "1 of 7 files done, 2 skipped, 2 failed, 2 not finished, 1.0 kB -> 2.0 kB (200%, larger), 0.50 s (read 1.00)",
         "failed: a.png: is empty",
         "failed: b.png: is a folder",
     ]
@@ -31,7 +30,7 @@ def test_the_total_of_summaries_adds_counts_and_lists_all_failures():
     other = Summary(planned=4, skipped=2, failures=[("b.png", "is a folder")])
     other.add(report(3000, 700), {"read": 0.25})
     assert Summary.total([one, other]).lines(2) == [
-        "2 of 7 files done, 2 skipped, 2 failed, 1 not begun or given up, "
+        "2 of 7 files done, 2 skipped, 2 failed, 1 not finished, "
         "4.0 kB -> 1.0 kB (25%), 2.00 s (read 0.75, encode 1.00)",
         "failed: a.png: is empty",
         "failed: b.png: is a folder",

@@ -69,10 +69,10 @@ def test_colors_of_alpha_0_become_one_color_of_0_in_all_channels():
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("red", ["color 1: 'red' is no color", "3, 4, 6 or 8 hex digits"]),
-        ("#fff,#ff", ["color 2: '#ff' is no color"]),
-        ("#fff,,#000", ["color 2: '' is no color"]),
-        ("#fff,", ["color 2: '' is no color"]),
+        ("red", ["color 1: 'red' is not a color", "3, 4, 6 or 8 hex digits"]),
+        ("#fff,#ff", ["color 2: '#ff' is not a color"]),
+        ("#fff,,#000", ["color 2: '' is not a color"]),
+        ("#fff,", ["color 2: '' is not a color"]),
         ("#12345", ["'#12345'"]),
         ("#1234567", ["'#1234567'"]),
         ("#123456789", ["'#123456789'"]),
@@ -150,14 +150,14 @@ def test_alpha_is_last_without_the_name_of_paint_net(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("#fff\n#comment\n", "line 2: '#comment' is no color"),
-        ("#fff\n#000 black\n", "line 2: 'black' is no color"),
-        ("\n\nred\n", "line 3: 'red' is no color"),
+        ("#fff\n#comment\n", "line 2: '#comment' is not a color"),
+        ("#fff\n#000 black\n", "line 2: 'black' is not a color"),
+        ("\n\nred\n", "line 3: 'red' is not a color"),
         ("", "holds no color"),
         ("; nothing\n\n# here\n", "holds no color"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "has the suffix of text but is not text"),
         ("#fff\n".encode("utf-16"), "save text as UTF-8"),
-        (b"\xff\xfe\n", "line 1: '\ufffd\ufffd' is no color"),
+        (b"\xff\xfe\n", "line 1: '\ufffd\ufffd' is not a color"),
         ("\n".join(f"{n:06x}" for n in range(300)), "300 colors are too many, a palette has at most 256"),
         (b"#fff\n" * 300_000, "is too large for a palette"),
     ],

@@ -432,7 +432,7 @@ def test_a_file_without_read_permission_is_an_error(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", deny)
-    assert error_of(tmp_path / "secret.png") == "may not be read; check its permissions"
+    assert error_of(tmp_path / "secret.png") == "cannot be read; check its permissions"
 
 
 def test_an_invalid_path_is_an_error_with_the_reason_of_the_system(tmp_path):

@@ -124,7 +124,7 @@ def test_the_original_of_a_changed_file_is_an_error(tmp_path, change):
     open_file = path.open("rb")  # so that its inode is not reused
     source = read_source(path)
     change(path)
-    with pytest.raises(ImageError, match="has changed while it was worked on; try again"):
+    with pytest.raises(ImageError, match="has changed since it was read; try again"):
         source.original()
     open_file.close()
 

@@ -44,7 +44,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     save_file(STATE, path)
     for data in (path.read_bytes(), b"", b"short", b"longer than the header of a file is"):
         path.write_bytes(data)
-        with pytest.raises(CheckpointError, match="c is no checkpoint of gpukmeans cluster"):
+        with pytest.raises(CheckpointError, match="c is not a checkpoint of gpukmeans cluster"):
             load_checkpoint(path, METADATA)
 
 

@@ -28,7 +28,7 @@ def test_a_header_that_numpy_cannot_parse_is_a_damaged_file(tmp_path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': ((((((" + b" " * 20 + b"\n"
     path = tmp_path / "x.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    assert error_of(path) == "is no .npy file of numbers, or is damaged"
+    assert error_of(path) == "is not a .npy file of numbers, or is damaged"
 
 
 def test_a_meta_tensor_has_no_rows(tmp_path):
@@ -134,7 +134,7 @@ def test_an_unsupported_dtype_is_refused_with_its_name(tmp_path, suffix):
 def test_a_damaged_file_is_refused(tmp_path, suffix, junk):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(junk)
-    assert re.match("is no .*file", error_of(path))
+    assert re.match("is not a .*file", error_of(path))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
@@ -169,7 +169,7 @@ def test_a_file_without_read_permission_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", deny)
-    assert error_of(tmp_path / "x.npy") == "may not be read; change its permissions"
+    assert error_of(tmp_path / "x.npy") == "cannot be read; check its permissions"
 
 
 def test_arrays_in_another_memory_order_are_refused_with_a_remedy(tmp_path):

@@ -207,7 +207,7 @@ def test_an_error_of_rows_names_their_files(task, tmp_path):
 def test_a_folder_that_cannot_hold_files_is_refused_before_the_clustering(task, tmp_path, option):
     path = Path("/proc") if option == "labels" else Path("/proc/none.npy")
     task = replace(task, inputs=(save_rows(blobs(), tmp_path / "x.npy"),), **{option: path})
-    with pytest.raises(CollectiveError, match=r"^/proc/.* cannot be written, its folder takes no files; choose"):
+    with pytest.raises(CollectiveError, match=r"^/proc/.* cannot be written, its folder cannot contain files; choose"):
         prepare(task, SINGLE)
 
 

@@ -74,7 +74,7 @@ def test_a_row_range_reports_the_number_of_rows_read(row_files):
 def test_two_files_that_differ_in_columns_or_dtype_are_both_named(row_files, tmp_path, other):
     np.save(tmp_path / "other.npy", other)
     kind = f"{other.shape[1]} {other.dtype}"
-    sentence = f"{tmp_path}/other.npy: has rows of {kind}, and {tmp_path}/a.npy of 2 float32; all must be alike"
+    sentence = f"{tmp_path}/other.npy: has rows of {kind}, and {tmp_path}/a.npy of 2 float32; all must have the same"
     with pytest.raises(RowFileError, match=re.escape(sentence)):
         open_row_table([*row_files[1], tmp_path / "other.npy"])
 

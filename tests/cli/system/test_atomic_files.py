@@ -182,7 +182,7 @@ def test_a_read_only_folder_is_reported(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", deny)
-    assert "may not be changed" in failure(tmp_path / "out.png")
+    assert "its folder is read-only" in failure(tmp_path / "out.png")
     assert names(tmp_path) == []
 
 
