@@ -62,7 +62,7 @@ def test_rounds_equal_those_of_the_oracle(more, k, width, rounds, offset, seed):
     generator, n = seeded(seed), k + more
     x = torch.randn(n, width, generator=generator, dtype=torch.float64) + offset
     weights = torch.randint(1, 5, (n,), generator=generator)
-    # Points as first centers: no cluster is empty, so no tie between badly served points is decided by rounding.
+    # Points as initial centers: no cluster is empty, so no tie between badly served points is decided by rounding.
     centers = x[:k] + torch.randn(k, width, generator=generator, dtype=torch.float64) * 1e-6
     fit = run(x, centers, weights, max_iter=rounds, tol=0.0)
     expected, _, inertia = oracle.lloyd(x.tolist(), weights.tolist(), centers.tolist(), fit.n_iter.item())
@@ -211,7 +211,7 @@ def test_each_run_of_a_batch_has_the_result_it_has_alone(problem_numbers, tol, m
 @given(k=st.integers(1, 6), offset=st.sampled_from([0.0, 1e4]), weighted=st.booleans(), seed=st.integers(0, 2**31))
 @settings(max_examples=20)
 def test_each_of_three_runs_has_the_result_it_has_alone_for_any_points(k, offset, weighted, seed):
-    # Integers, and first centers anywhere: some clusters are empty, and some points equally badly served.
+    # Integers, and initial centers anywhere: some clusters are empty, and some points equally badly served.
     x = torch.randint(5, (2, 12, 2), generator=seeded(seed)) + offset
     weights = torch.randint(1, 4, (2, 12), generator=seeded(seed + 1)) if weighted else None
     centers = torch.randint(-20, 20, (3, k, 2), generator=seeded(seed + 2)) + offset
@@ -496,7 +496,7 @@ def test_a_window_has_at_most_one_round_more_than_all_windows_before(monkeypatch
     measured_runs = count_measurements(monkeypatch, type(points))
     centers = torch.tensor([[[0.0], [1.0]], [[0.5], [11.0]], [[1.0], [12.0]]])
     lloyd(points, centers, max_iter=100, tol=0.0, window=8)
-    # The first centers, one round, and two rounds of the runs that did not end in it.
+    # The initial centers, one round, and two rounds of the runs that did not end in it.
     assert measured_runs == [3, 3, 2, 2]
 
 

@@ -30,7 +30,7 @@ few_examples = settings(max_examples=30)
 
 @dataclass(frozen=True)
 class Problem:
-    """Points (*batch, N, D), weights (*batch, N) or None, and first centers (*batch, K, D), all float64."""
+    """Points (*batch, N, D), weights (*batch, N) or None, and initial centers (*batch, K, D), all float64."""
 
     x: torch.Tensor
     weights: torch.Tensor | None
@@ -47,7 +47,7 @@ class Problem:
             return kmeans(self.x.to(dtype), len(self), **options)
 
     def each(self, dtype, *tensors):
-        """Points, weights, first centers and the entries of the tensors for each problem of the batch, as lists."""
+        """Points, weights, initial centers and the entries of the tensors for each problem of the batch, as lists."""
         for problem in itertools.product(*map(range, self.x.shape[:-2])):
             x = self.x.to(dtype)[problem].tolist()
             weights = [1.0] * len(x) if self.weights is None else self.weights[problem].tolist()

@@ -246,7 +246,7 @@ class TestWeights:
     @each_seeding
     def test_a_point_of_weight_zero_has_a_label_and_no_influence(self, case, init):
         x = case.uniform()
-        # A different number in each problem, and outliers: with influence they would be drawn as first centers.
+        # A different number in each problem, and outliers: with influence they would be drawn as initial centers.
         absent = (torch.rand(*case.batch, N, generator=seeded(3)) < 0.3).to(case.device)
         weights = (case.weights_or_ones() if case.weighted else torch.ones_like(absent, dtype=torch.int64)).masked_fill(
             absent, 0

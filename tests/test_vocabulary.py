@@ -19,7 +19,7 @@ NAMES = {
     *("Alone", "Form", "Grid", "Group", "Lists", "Near", "Part", "Place", "Plane", "Ranks", "Request", "Rounds"),
     *("RanksPart", "Shares", "Spread", "StreamPart", "TensorPart", "Stored"),
     *("agreed", "computed_in", "draw_far", "draw_new", "from_grid", "leads", "moved_to", "of_runs", "to_grid"),
-    *("together", "turn", "watch"),
+    *("_Kept", "_Running", "_Standing", "fan", "keep", "nearer", "together", "turn", "watch"),
 }
 IN_MESSAGES = re.compile(r"\b(breaths?|crew|goal|grid|obstacle|tell|told|urn|voice|wears?|worn)\b", re.IGNORECASE)
 

@@ -224,9 +224,13 @@ def _optimized(files: list[bytes]) -> bytes:
         raise ImageError(
             "cannot be optimized without oxipng; run pip install 'gpukmeans[optimize]' or leave out --optimize"
         ) from None
-    keep: dict[str, Any] = {"bit_depth_reduction": False, "color_type_reduction": False, "grayscale_reduction": False}
-    results = [oxipng.optimize_from_memory(file, level=4, palette_reduction=False, **keep) for file in files]
-    results.append(oxipng.optimize_from_memory(files[-1], level=4, **keep))
+    fixed_type: dict[str, Any] = {
+        "bit_depth_reduction": False,
+        "color_type_reduction": False,
+        "grayscale_reduction": False,
+    }
+    results = [oxipng.optimize_from_memory(file, level=4, palette_reduction=False, **fixed_type) for file in files]
+    results.append(oxipng.optimize_from_memory(files[-1], level=4, **fixed_type))
     return min(results, key=len)
 
 
