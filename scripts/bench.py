@@ -37,7 +37,7 @@ from benchmarks.processes import medians, run
 from benchmarks.table import table
 from gpukmeans import BEST_QUALITY, DITHERINGS, SEEDINGS, mean_squared_error, quantize, unique_colors
 from gpukmeans.images.dithering import dither
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.device import DeviceError, pick_device
 
@@ -428,7 +428,7 @@ def _joined(versions: Mapping[str, str]) -> str:
 
 
 def _rgb_pictures(folder: Path) -> list[torch.Tensor]:
-    images = [torch.from_numpy(read_picture(path).pixels) for path in sorted(folder.iterdir())]
+    images = [torch.from_numpy(read_image(path).pixels) for path in sorted(folder.iterdir())]
     return [image for image in images if image.shape[2] == 3]
 
 

@@ -137,7 +137,7 @@ def captions_in(sheet):
     return slice(MARGIN + round(column * 864 / 1280), sheet.shape[0] - MARGIN - 64)
 
 
-def test_the_picture_of_the_readme_is_the_comparison_that_the_demo_draws(demo):
+def test_the_image_of_the_readme_is_the_comparison_that_the_demo_draws(demo):
     _, folder = demo
     drawn = read_pixels(folder / "sample-20-comparison.png")
     shown = read_pixels(ROOT / "docs" / "comparison.png")
@@ -147,7 +147,7 @@ def test_the_picture_of_the_readme_is_the_comparison_that_the_demo_draws(demo):
     assert not different.any()
 
 
-def test_the_captions_of_the_picture_are_those_of_the_readme_and_of_the_demo(demo):
+def test_the_captions_of_the_image_are_those_of_the_readme_and_of_the_demo(demo):
     line, _ = demo
     alt = re.search(r"!\[.* with ([\d,]+) colors \((.* kB)\) and with (\d+) colors \((.* kB)\)", README)
     assert alt is not None
@@ -195,7 +195,7 @@ def test_links_lead_somewhere(name):
             assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-def test_every_picture_and_page_is_shown_and_small():
+def test_every_image_and_page_is_shown_and_small():
     shown = {Path(link).name for text in DOCS.values() for link in re.findall(r"\]\(([^)#]*)\)", text)}
     for path in (ROOT / "docs").iterdir():
         assert path.name in shown or path.suffix == ".md"

@@ -20,7 +20,7 @@ from benchmarks.clustering import REPEATS, FailedError, inertia, slope
 from gpukmeans import KMeansResult, kmeans, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.engines.fused.engine import TritonEngine
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 
 K = 256
 SKLEARN, FAISS = "scikit-learn", "faiss-cpu"
@@ -165,7 +165,7 @@ def _bounds(case: str, n: int, k: int, seconds: float, roofline: Roofline) -> li
 
 
 def _colors(device: str, sizes: Sizes) -> list[Figure]:
-    histogram = unique_colors(torch.from_numpy(read_picture(_china()).pixels))
+    histogram = unique_colors(torch.from_numpy(read_image(_china()).pixels))
     x, counts = histogram.colors.float().numpy(), histogram.counts.numpy()
     first = x[np.random.default_rng(0).choice(len(x), K, replace=False)]
     n_iter = sizes.colors_n_iter
@@ -298,7 +298,7 @@ def _large(sizes: Sizes) -> list[Figure]:
 
 
 def _quantize(sizes: Sizes) -> list[Figure]:
-    photo = torch.from_numpy(read_picture(_china()).pixels).permute(2, 0, 1).float()[None]
+    photo = torch.from_numpy(read_image(_china()).pixels).permute(2, 0, 1).float()[None]
     larger = torch.nn.functional.interpolate(photo, sizes.size[::-1], mode="bicubic")[0]
     image = larger.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cuda()
     auto, plain = quantize(image, K), quantize(image, K, engine="plain")

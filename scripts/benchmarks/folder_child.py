@@ -32,7 +32,7 @@ from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.compression.plan import plan
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.formats.source import read_source
 from gpukmeans_cli.formats.still import encode_still
 from gpukmeans_cli.system.device import pick_device
@@ -95,7 +95,7 @@ def _compress(photos: str, target: str, n_colors: int, device: str, reporter: Re
 
 def _indexed(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Colors (K, C) and indices (H, W), uint8, of a picture of at most 256 colors."""
-    image = torch.from_numpy(read_picture(path).pixels)
+    image = torch.from_numpy(read_image(path).pixels)
     histogram = unique_colors(image)
     return histogram.colors.numpy(), histogram.lookup(image).to(torch.uint8).numpy()
 

@@ -29,7 +29,7 @@ from benchmarks import pngquant
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import ProcessError, run
 from benchmarks.table import aligned
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
 REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator", "pyoxipng"]
@@ -195,7 +195,7 @@ def rgb_pictures(folder: Path) -> dict[str, np.ndarray]:
     pictures = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
-            pixels = read_picture(path).pixels
+            pixels = read_image(path).pixels
         except ImageError:
             continue
         if pixels.shape[2] == 3:

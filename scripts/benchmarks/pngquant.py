@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.processes import Cost, medians
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 
 COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
 OPTIONS = "--speed 4 --nofs"
@@ -67,7 +67,7 @@ def version() -> str | None:
 
 def rgb_photos(folder: Path) -> list[Path]:
     """The RGB PNGs of a folder: pngquant reads only PNG, and weights errors of alpha differently."""
-    return [path for path in sorted(folder.glob("*.png")) if read_picture(path).pixels.shape[2] == 3]
+    return [path for path in sorted(folder.glob("*.png")) if read_image(path).pixels.shape[2] == 3]
 
 
 def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[Comparison]:
@@ -115,5 +115,5 @@ def _extension(n_colors: int) -> str:
 
 
 def _mse(before: Path, after: Path) -> float:
-    difference = read_picture(before).pixels.astype(np.int64) - read_picture(after).pixels
+    difference = read_image(before).pixels.astype(np.int64) - read_image(after).pixels
     return float((difference * difference).sum(axis=2).mean())

@@ -20,7 +20,7 @@ from gpukmeans_cli.system.startup import exit_now
 from gpukmeans_cli.terminal.messages import warn
 
 app = typer.Typer(
-    help="K-means on a GPU or CPU: compress pictures to few colors, or cluster the rows of files.",
+    help="K-means on a GPU or CPU: compress images to few colors, or cluster the rows of files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -28,7 +28,7 @@ _input = partial(typer.Argument, show_default=False)
 
 Force = Annotated[bool, _output("-f", "--force", help="Overwrite existing files.")]
 MaxPixels = Annotated[
-    int | None, _output(min=1, help="Reject pictures with more pixels. Default: Pillow's limit, about 179 million.")
+    int | None, _output(min=1, help="Reject images with more pixels. Default: Pillow's limit, about 179 million.")
 ]
 SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]
 DitherName = Annotated[Dither, _color(help="Dithering: error diffusion or ordered.")]
@@ -66,7 +66,7 @@ PaletteFile = Annotated[
     _color(metavar="FILE", help="Map to the colors in this file instead: an image, a GIMP palette or a list in hex."),
 ]
 SharedPalette = Annotated[bool, _color("--shared-palette", help="Use one palette for all inputs.")]
-Recursive = Annotated[bool, _file("-r", "--recursive", help="Search folders for pictures, at any depth.")]
+Recursive = Annotated[bool, _file("-r", "--recursive", help="Search folders for images, at any depth.")]
 Jobs = Annotated[
     int | None,
     _file(
@@ -100,7 +100,7 @@ AllowLarger = Annotated[
     bool,
     _output(
         "--allow-larger",
-        help="Write the compressed picture even if the input has the same format and is no larger. By default, such an "
+        help="Write the compressed image even if the input has the same format and is no larger. By default, such an "
         "input is copied.",
     ),
 ]
@@ -130,7 +130,7 @@ PaletteInputs = Annotated[list[Path] | None, _inputs(metavar="PHOTO...", help="I
 PaletteColors = Annotated[
     int, _color("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
 ]
-PaletteShared = Annotated[bool, _color("--shared", help="Find one palette for all pictures.")]
+PaletteShared = Annotated[bool, _color("--shared", help="Find one palette for all images.")]
 PaletteOutput = Annotated[
     Path | None,
     _output("-o", "--output", help="Write one palette to a file: .gpl for GIMP, .hex for lines like #ff8000."),
@@ -140,14 +140,14 @@ PaletteJson = Annotated[bool, _message("--json", help="Print one JSON object per
 
 # compare
 
-CompareA = Annotated[Path | None, _input(metavar="A", help="A picture, such as a photo.")]
-CompareB = Annotated[Path | None, _input(metavar="B", help="A picture of equal size, such as A after compression.")]
+CompareA = Annotated[Path | None, _input(metavar="A", help="An image, such as a photo.")]
+CompareB = Annotated[Path | None, _input(metavar="B", help="An image of equal size, such as A after compression.")]
 SheetOutput = Annotated[
     Path | None,
     _output(
         "-o",
         "--output",
-        help="PNG file of both pictures side by side. Default: <stem of A>-<stem of B>-comparison.png beside B.",
+        help="PNG file of both images side by side. Default: <stem of A>-<stem of B>-comparison.png beside B.",
     ),
 ]
 NoSheet = Annotated[bool, _output("--no-sheet", help="Write no comparison sheet.")]
@@ -164,7 +164,7 @@ ReportOutput = Annotated[
 
 # demo
 
-DemoPhoto = Annotated[Path | None, _input(help="An image file. Default: a sample picture.")]
+DemoPhoto = Annotated[Path | None, _input(help="An image file. Default: a sample image.")]
 DemoColors = Annotated[
     int, typer.Option("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
 ]

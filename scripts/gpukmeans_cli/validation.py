@@ -137,7 +137,7 @@ def plan_jobs(
     except PlanError as error:
         raise typer.TyperException(str(error)) from None
     if not jobs:
-        raise typer.TyperException(f"there is no picture to compress in {', '.join(map(str, inputs))}")
+        raise typer.TyperException(f"there is no image to compress in {', '.join(map(str, inputs))}")
     return jobs
 
 
@@ -165,26 +165,24 @@ def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, read_twice: bo
     Args:
         jobs: all jobs of the command.
         as_json: whether standard output is used for JSON.
-        read_twice: whether each picture is read twice, which standard input cannot be.
+        read_twice: whether each image is read twice, which standard input cannot be.
     """
     if any(job.source == STDIO for job in jobs):
         if read_twice:
-            raise typer.TyperException(
-                "--shared-palette reads pictures twice, and standard input can be read only once"
-            )
+            raise typer.TyperException("--shared-palette reads images twice, and standard input can be read only once")
         if sys.stdin is None:
-            raise typer.TyperException("- reads a picture from standard input, which is closed; send one in by < or |")
+            raise typer.TyperException("- reads an image from standard input, which is closed; send one in by < or |")
         if sys.stdin.isatty():
             raise typer.TyperException(
-                "- reads a picture from standard input, which is a terminal; send one in by < or |"
+                "- reads an image from standard input, which is a terminal; send one in by < or |"
             )
     if any(job.output == STDIO for job in jobs):
         if as_json:
-            raise typer.TyperException("--json and a picture cannot both go to standard output; add --output")
+            raise typer.TyperException("--json and an image cannot both go to standard output; add --output")
         if sys.stdout is None:
-            raise typer.TyperException("the picture would go to standard output, which is closed; add --output")
+            raise typer.TyperException("the image would go to standard output, which is closed; add --output")
         if sys.stdout.isatty():
-            raise typer.TyperException("the picture would go to a terminal; redirect it by > or add --output")
+            raise typer.TyperException("the image would go to a terminal; redirect it by > or add --output")
 
 
 def check_single_palette(n_palettes: int, as_gpl: bool, output: Path | None) -> None:
@@ -192,15 +190,15 @@ def check_single_palette(n_palettes: int, as_gpl: bool, output: Path | None) -> 
     if n_palettes > 1 and (as_gpl or output is not None):
         option = "--gpl" if as_gpl else "--output"
         raise typer.TyperException(
-            f"{option} takes one palette, got {n_palettes} pictures; add --shared or name only one"
+            f"{option} takes one palette, got {n_palettes} images; add --shared or name only one"
         )
 
 
 def check_sheet(output: Path, *pictures: Path) -> None:
-    """The comparison sheet must be a PNG file and none of the pictures compared."""
+    """The comparison sheet must be a PNG file and none of the images compared."""
     check_suffix(output, ".png")
     if os.path.realpath(output) in map(os.path.realpath, pictures):
-        raise typer.TyperException(f"--output must be a new picture, got {output}, which is to be compared")
+        raise typer.TyperException(f"--output must be a new image, got {output}, which is to be compared")
 
 
 def check_resume(resume: bool, checkpoint: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The compression of damaged and random files, in process: a valid picture, or a one-line error and no file."""
+"""The compression of damaged and random files, in process: a valid image, or a one-line error and no file."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ from PIL import Image, PngImagePlugin
 import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans.images.colorspace import COLOR_SPACES
 from gpukmeans.images.dithering import DITHERINGS
-from gpukmeans_cli.compression.pipeline import Settings, compress_picture
+from gpukmeans_cli.compression.pipeline import Settings, compress_image
 from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.formats.palette_files import read_palette
-from gpukmeans_cli.formats.reading import as_rgba, read_picture
+from gpukmeans_cli.formats.reading import as_rgba, read_image
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -66,14 +66,14 @@ def ten_seconds(what):
 
 
 def compresses(data, folder, what, suffix=".png", **changes):
-    """Whether the file is compressed to a valid picture. Otherwise checks for a one-line error and no file."""
+    """Whether the file is compressed to a valid image. Otherwise checks for a one-line error and no file."""
     options = dataclasses.replace(SETTINGS, **changes)
     source, output = folder / "source", folder / f"output{suffix}"
     source.write_bytes(data)
     message, outcome = None, None
     try:
         with ten_seconds(what):
-            outcome = compress_picture(source, output, options)
+            outcome = compress_image(source, output, options)
     except ImageError as error:
         message = str(error)
     except Exception as error:
@@ -100,7 +100,7 @@ def check_picture(path, report, options, what):
         image.load()
         assert image.size == (report.width, report.height), what
     animation = read_animation(path, max_pixels=options.max_pixels)
-    frames = as_rgba(read_picture(path).pixels)[None] if animation is None else animation.frames
+    frames = as_rgba(read_image(path).pixels)[None] if animation is None else animation.frames
     assert frames.shape[:3] == (report.frames, report.height, report.width), what
     # One uint32 per pixel: sorting takes a tenth of the time.
     visible = np.unique(np.ascontiguousarray(frames).view("<u4")) >> 24 != 0
@@ -109,7 +109,7 @@ def check_picture(path, report, options, what):
     assert n_colors <= max(report.colors_out, 1) <= (report.colors_in if report.kept else limit), what
 
 
-# Pictures to be damaged
+# Images to be damaged
 
 
 def saved(image, kind, **options):
@@ -211,7 +211,7 @@ def pictures():
     }
 
 
-PICTURES = pictures()
+IMAGES = pictures()
 
 
 # Ways to damage
@@ -377,12 +377,12 @@ def with_changed_fields(pieces):
 
 # The tests
 
-FORMATS = [name for name in PICTURES if name.partition("-")[0] in CONTAINERS]
+FORMATS = [name for name in IMAGES if name.partition("-")[0] in CONTAINERS]
 SUFFIXES = (".png", ".png", ".gif", ".webp")
 
 
 def n_compressed(cases, folder):
-    """The number of cases, pairs of description and file, that are compressed to a picture."""
+    """The number of cases, pairs of description and file, that are compressed to an image."""
     count = 0
     for number, (what, data) in enumerate(cases):
         # One in ten is clustered, which is the default.
@@ -391,30 +391,30 @@ def n_compressed(cases, folder):
     return count
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_the_undamaged_pictures_are_compressed(name, tmp_path):
-    assert n_compressed([(name, PICTURES[name])], tmp_path) == 1
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_undamaged_images_are_compressed(name, tmp_path):
+    assert n_compressed([(name, IMAGES[name])], tmp_path) == 1
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_truncated_file_gives_a_picture_or_one_error(name, tmp_path):
-    data = PICTURES[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_truncated_file_gives_an_image_or_one_error(name, tmp_path):
+    data = IMAGES[name]
     ends = sorted({*range(0, min(60, len(data)), 3), *range(0, len(data), 1 + len(data) // 20), len(data) - 1})
     assert n_compressed([(f"{name}[:{end}]", data[:end]) for end in ends], tmp_path) < len(ends)
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_file_with_changed_lost_or_added_bytes_gives_a_picture_or_one_error(name, tmp_path):
-    cases = [(f"{name} {seed}", damaged(PICTURES[name], np.random.default_rng(seed))) for seed in range(25)]
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_file_with_changed_lost_or_added_bytes_gives_an_image_or_one_error(name, tmp_path):
+    cases = [(f"{name} {seed}", damaged(IMAGES[name], np.random.default_rng(seed))) for seed in range(25)]
     assert n_compressed(cases, tmp_path) < len(cases)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_of_damaged_chunks_gives_a_picture_or_one_error(name, tmp_path):
+def test_a_file_of_damaged_chunks_gives_an_image_or_one_error(name, tmp_path):
     split, join = CONTAINERS[name.partition("-")[0]]
-    family = [data for other, data in PICTURES.items() if other.partition("-")[0] == name.partition("-")[0]]
+    family = [data for other, data in IMAGES.items() if other.partition("-")[0] == name.partition("-")[0]]
     foreign = [piece for data in family for piece in split(data)]
-    pieces = split(PICTURES[name])
+    pieces = split(IMAGES[name])
     assert compresses(join(pieces), tmp_path, name)
     cases = []
     for seed in range(40):
@@ -427,18 +427,18 @@ def test_a_file_of_damaged_chunks_gives_a_picture_or_one_error(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["png-moving-palette", "gif-moving-clear", "webp-moving", "tiff-lzw"])
-def test_a_file_with_wrong_header_fields_gives_a_picture_or_one_error(name, tmp_path):
+def test_a_file_with_wrong_header_fields_gives_an_image_or_one_error(name, tmp_path):
     split, join = CONTAINERS[name.partition("-")[0]]
-    cases = [(f"{name}: {what}", join(pieces)) for what, pieces in with_changed_fields(split(PICTURES[name]))]
+    cases = [(f"{name}: {what}", join(pieces)) for what, pieces in with_changed_fields(split(IMAGES[name]))]
     assert 0 < n_compressed(cases, tmp_path) < len(cases)
 
 
-MAGICS = sorted({data[:length] for data in PICTURES.values() for length in (2, 4, 8, 16, 40)} | {b""})
+MAGICS = sorted({data[:length] for data in IMAGES.values() for length in (2, 4, 8, 16, 40)} | {b""})
 
 
 @settings(derandomize=True, database=None, max_examples=300)
 @given(magic=st.sampled_from(MAGICS), body=st.binary(max_size=300), suffix=st.sampled_from(SUFFIXES))
-def test_random_bytes_give_a_picture_or_one_error(magic, body, suffix, folder):
+def test_random_bytes_give_an_image_or_one_error(magic, body, suffix, folder):
     compresses(magic + body, folder, "random bytes", suffix)
 
 
@@ -467,12 +467,12 @@ def test_malformed_exif_does_not_prevent_compression(exif, kind, frames, folder)
     assert compresses(data, folder, f"{kind} with EXIF {exif!r}", palette=FIVE_COLORS)
 
 
-# Valid pictures
+# Valid images
 
 
 @st.composite
 def valid(draw):
-    """A tiny picture of any mode, in a format that supports the mode."""
+    """A tiny image of any mode, in a format that supports the mode."""
     mode, kinds = draw(
         st.sampled_from(
             [
@@ -516,12 +516,10 @@ def valid(draw):
         [{}, {}, {"palette": FIVE_COLORS}, {"fixed": FIVE_COLORS[:1]}, {"allow_larger": False}]
     ),
 )
-def test_a_valid_picture_of_any_mode_is_compressed(
-    data, n_colors, space, dither, strength, suffix, given_colors, folder
-):
+def test_a_valid_image_of_any_mode_is_compressed(data, n_colors, space, dither, strength, suffix, given_colors, folder):
     options = {"n_colors": n_colors, "space": space, "dither": dither, "dither_strength": strength, **given_colors}
     compressed = compresses(data, folder, f"{data!r} with {options}", suffix, **options)
-    assert compressed or suffix == ".gif", "only GIF rejects some pictures, those with partial alpha"
+    assert compressed or suffix == ".gif", "only GIF rejects some images, those with partial alpha"
 
 
 # Palettes

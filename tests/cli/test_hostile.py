@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.picture_files import assert_one_line, files, noise, rgba, save
+from helpers.image_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
 import gpukmeans
@@ -143,7 +143,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
         "tile.tiff": (tiff_of(64, 40_000, packed_zeros(100 << 20)), "1600000000 pixels in a tile"),
     }
-    # Valid pictures of one pixel: the decoder stops after it.
+    # Valid images of one pixel: the decoder stops after it.
     harmless = {
         "pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)),
         "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb),
@@ -189,7 +189,7 @@ def test_each_damaged_file_gives_one_line_and_intact_files_are_compressed(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {*names, "z-20.png"}
 
 
-def test_an_indexed_picture_without_a_palette_is_rejected(command, tmp_path):
+def test_an_indexed_image_without_a_palette_is_rejected(command, tmp_path):
     header = png.chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0))
     path = tmp_path / "bare.png"
     path.write_bytes(png.png_file(header, png.chunk(b"IDAT", zlib.compress(b"\0\0\1"))))
@@ -255,7 +255,7 @@ def test_strange_names_give_one_printable_line_each_in_reports_and_errors(tmp_pa
 
 
 @linux_only
-def test_an_input_that_is_no_picture_file_gives_one_line(command, tmp_path, monkeypatch):
+def test_an_input_that_is_no_image_file_gives_one_line(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     messages = {
         "folder": "is a folder",

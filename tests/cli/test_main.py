@@ -198,7 +198,7 @@ def test_an_unexpected_exception_is_not_caught(monkeypatch, tmp_path):
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_picture", fail)
+    monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_image", fail)
     with pytest.raises(ZeroDivisionError):
         main(["compress", str(tmp_path / "a.png")])
 

@@ -94,8 +94,8 @@ def test_inputs_and_outputs_that_conflict_are_an_argument_error(tmp_path):
         plan_jobs([tmp_path / "a", tmp_path / "b"], name="4", output=tmp_path / "c.png", folder=None, recursive=False)
 
 
-def test_a_folder_without_pictures_is_an_argument_error(tmp_path):
-    with pytest.raises(typer.TyperException, match="there is no picture to compress in "):
+def test_a_folder_without_images_is_an_argument_error(tmp_path):
+    with pytest.raises(typer.TyperException, match="there is no image to compress in "):
         plan_jobs([tmp_path], name="4", output=None, folder=None, recursive=True)
 
 
@@ -104,7 +104,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_picture_is_neither_read_from_a_terminal_nor_written_to_one(monkeypatch):
+def test_an_image_is_neither_read_from_a_terminal_nor_written_to_one(monkeypatch):
     to_stdout, from_stdin = Job(source=Path("a.png"), output=STDIO), Job(source=STDIO, output=Path("a.png"))
     check_standard_streams([to_stdout, from_stdin], False)
     monkeypatch.setattr(sys, "stdin", Terminal())
@@ -117,7 +117,7 @@ def test_a_picture_is_neither_read_from_a_terminal_nor_written_to_one(monkeypatc
         check_standard_streams([to_stdout], False)
 
 
-def test_a_picture_needs_an_open_stream(monkeypatch):
+def test_an_image_needs_an_open_stream(monkeypatch):
     to_stdout, from_stdin = Job(source=Path("a.png"), output=STDIO), Job(source=STDIO, output=Path("a.png"))
     monkeypatch.setattr(sys, "stdin", None)
     check_standard_streams([to_stdout], False)
@@ -136,8 +136,8 @@ def test_standard_input_is_not_read_twice():
         check_standard_streams([Job(source=STDIO, output=Path("b"))], False, read_twice=True)
 
 
-def test_a_picture_and_json_cannot_both_go_to_stdout():
-    with pytest.raises(typer.TyperException, match="--json and a picture cannot both go to standard output"):
+def test_an_image_and_json_cannot_both_go_to_stdout():
+    with pytest.raises(typer.TyperException, match="--json and an image cannot both go to standard output"):
         check_standard_streams([Job(source=Path("a.png"), output=STDIO)], True)
 
 
@@ -245,16 +245,16 @@ def test_several_palettes_have_no_single_output():
     check_single_palette(1, True, None)
     check_single_palette(2, False, None)
     for as_gpl, output, option in ((True, None, "--gpl"), (False, Path("a.hex"), "--output")):
-        with pytest.raises(typer.TyperException, match=f"{option} takes one palette, got 2 pictures; add --shared"):
+        with pytest.raises(typer.TyperException, match=f"{option} takes one palette, got 2 images; add --shared"):
             check_single_palette(2, as_gpl, output)
 
 
-def test_a_sheet_is_a_png_and_none_of_the_pictures(tmp_path, monkeypatch):
+def test_a_sheet_is_a_png_and_none_of_the_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_sheet(Path("sheet.PNG"), Path("a.png"), Path("b.png"))
     with pytest.raises(typer.TyperException, match=r"--output must end in \.png, got sheet\.jpg"):
         check_sheet(Path("sheet.jpg"), Path("a.png"), Path("b.png"))
-    with pytest.raises(typer.TyperException, match="--output must be a new picture"):
+    with pytest.raises(typer.TyperException, match="--output must be a new image"):
         check_sheet(tmp_path / "b.png", Path("a.png"), Path("b.png"))
 
 

@@ -1,4 +1,4 @@
-"""`gpukmeans compare`: print the similarity of two pictures, and draw both side by side."""
+"""`gpukmeans compare`: print the similarity of two images, and draw both side by side."""
 
 import json
 from dataclasses import asdict
@@ -21,7 +21,7 @@ def compare(
     as_json: options.JsonObject = False,
     max_pixels: options.MaxPixels = None,
 ) -> int:
-    """Print the error and similarity of two pictures, and draw both side by side."""
+    """Print the error and similarity of two images, and draw both side by side."""
     a, b = (validation.required(path, "two images", "gpukmeans compare photo.jpg photo-20.png") for path in (a, b))
     validation.check_exclusive({"--no-sheet": no_sheet, "--output": output})
     validation.check_stdin_once([a, b])
@@ -33,7 +33,7 @@ def compare(
     try:
         if sheet is not None:
             check_free(sheet, overwrite=force)
-        import_torch()  # only now: it takes longer than most pictures
+        import_torch()  # only now: it takes longer than most images
         from gpukmeans_cli.images.comparison import compare_files
 
         comparison = compare_files(a, b, sheet, force=force, max_pixels=max_pixels)

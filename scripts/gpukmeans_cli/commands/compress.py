@@ -1,4 +1,4 @@
-"""`gpukmeans compress`: write each input picture with a palette, and print a report of each."""
+"""`gpukmeans compress`: write each input image with a palette, and print a report of each."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def compress(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Write each picture with a palette of few colors."""
+    """Write each image with a palette of few colors."""
     inputs = validation.required(inputs, "an image", "gpukmeans compress photo.jpg")
     instead_of_k = {"--min-psnr": min_psnr, "--max-bytes": max_bytes, "--palette": palette}
     validation.check_exclusive({"--colors": colors, **instead_of_k})
@@ -73,7 +73,7 @@ def compress(
                 name = str(n_colors) if has_k else "palette"
                 todo = validation.plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
             validation.check_standard_streams(todo, as_json, read_twice=shared_palette)
-            import_torch()  # only now: it takes longer than most pictures
+            import_torch()  # only now: it takes longer than most images
             torch_device = validation.find_device(device_name(device, env))
         todo = ranks.broadcast(todo)[env.rank :: env.size]
 

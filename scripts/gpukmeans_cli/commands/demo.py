@@ -1,4 +1,4 @@
-"""`gpukmeans demo`: compress a sample picture or a photo, and draw a comparison sheet."""
+"""`gpukmeans demo`: compress a sample image or a photo, and draw a comparison sheet."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gpukmeans_cli.terminal.messages import print_line, warn
 def demo(
     image: options.DemoPhoto = None, colors: options.DemoColors = 20, folder: options.DemoFolder = Path("demo")
 ) -> int:
-    """Compress a sample picture or a photo, and draw both side by side with the palette below."""
+    """Compress a sample image or a photo, and draw both side by side with the palette below."""
     from gpukmeans_cli.system.atomic_files import ImageError, make_folder
 
     try:
@@ -39,17 +39,17 @@ def _compress_and_compare(source: Path, output: Path, sheet: Path, colors: int) 
     import torch
 
     from gpukmeans import unique_colors
-    from gpukmeans_cli.compression.pipeline import Settings, compress_picture
-    from gpukmeans_cli.formats.reading import read_picture
+    from gpukmeans_cli.compression.pipeline import Settings, compress_image
+    from gpukmeans_cli.formats.reading import read_image
     from gpukmeans_cli.formats.still import write_png
     from gpukmeans_cli.images.comparison_sheet import draw_comparison
     from gpukmeans_cli.system.device import pick_device
     from gpukmeans_cli.terminal.formatting import format_size
 
     settings = Settings(n_colors=colors, device=pick_device("auto"), force=True)
-    report = compress_picture(source, output, settings).report
+    report = compress_image(source, output, settings).report
     print_line(report.line())
-    before, after = read_picture(source).pixels, read_picture(output).pixels
+    before, after = read_image(source).pixels, read_image(output).pixels
     palette = unique_colors(torch.from_numpy(after))
     captions = (
         f"{source.name}: {report.colors_in:,} colors, {format_size(report.bytes_in)}",

@@ -1,4 +1,4 @@
-"""`gpukmeans palette`: print or write the palette of each picture, with the fraction of pixels of each color."""
+"""`gpukmeans palette`: print or write the palette of each image, with the fraction of pixels of each color."""
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
@@ -17,7 +17,7 @@ def palette(
     seed: options.Seed = 0,
     as_json: options.PaletteJson = False,
 ) -> int:
-    """Print the palette of each picture, with the fraction of pixels mapped to each color."""
+    """Print the palette of each image, with the fraction of pixels mapped to each color."""
     inputs = validation.required(inputs, "an image", "gpukmeans palette photo.jpg")
     validation.check_exclusive({"--json": as_json, "--gpl": as_gpl, "--output": output})
     validation.check_suffix(output, ".gpl", ".hex")
@@ -25,7 +25,7 @@ def palette(
     validation.check_stdin_once(inputs)
     validation.check_device_name(device)
 
-    import_torch()  # only now: it takes longer than most pictures
+    import_torch()  # only now: it takes longer than most images
     from gpukmeans_cli.images.palette_report import PaletteTask, report_palettes
 
     task = PaletteTask(

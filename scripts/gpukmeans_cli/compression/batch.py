@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from gpukmeans_cli.compression.pipeline import Settings, compress_picture
+from gpukmeans_cli.compression.pipeline import Settings, compress_image
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
@@ -106,7 +106,7 @@ def _run(job: Job, settings: Settings, skip_existing: bool) -> _JobResult:
     if skip_existing and job.output != STDIO and os.path.lexists(job.output):
         return _Skipped(output_exists=True)
     try:
-        return compress_picture(job.source, job.output, settings)
+        return compress_image(job.source, job.output, settings)
     except ImageError as error:
         return error
 

@@ -38,7 +38,7 @@ from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_free, che
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.worker_pool import Event
 
-# With `any_device`, pictures of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
+# With `any_device`, images of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
 # would take longer. An estimate from that count, not a measurement: no GPU was available.
 _MIN_GPU_PIXELS = 1 << 12
 
@@ -51,7 +51,7 @@ class Settings:
     """Maximal number of colors, without a target or a palette."""
     device: torch.device
     any_device: bool = False
-    """Whether small pictures are clustered on the CPU, if moving them to the device would cost more."""
+    """Whether small images are clustered on the CPU, if moving them to the device would cost more."""
     target: Target | None = None
     palette: np.ndarray | None = None
     """Colors (K, C) to map to, instead of clustering."""
@@ -104,8 +104,8 @@ class StageTimer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexedPicture:
-    """All frames of a picture in the colors of a palette, with their error and their encoded file."""
+class QuantizedImage:
+    """All frames of an image in the colors of a palette, with their error and their encoded file."""
 
     colors: np.ndarray
     """The palette (K, C)."""
@@ -132,8 +132,8 @@ class IndexedPicture:
         return int(np.count_nonzero(np.bincount(self.indices.ravel())))
 
 
-def compress_picture(source: Path, output: Path, settings: Settings) -> CompressionResult:
-    """The result of compressing the file `source` to `output`, a picture with a palette.
+def compress_image(source: Path, output: Path, settings: Settings) -> CompressionResult:
+    """The result of compressing the file `source` to `output`, an image with a palette.
 
     ImageError if `source` cannot be read, `output` cannot be written, the target is out of reach or memory runs out;
     `output` is then unchanged.
@@ -157,7 +157,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         timer.lap("count colors")
 
         @cache
-        def quantize(n_colors: int) -> IndexedPicture:
+        def quantize(n_colors: int) -> QuantizedImage:
             return quantize_source(source, image, histogram, n_colors, suffix, settings, timer)
 
         n_colors = settings.n_colors
@@ -216,7 +216,7 @@ def quantize_source(
     suffix: str,
     settings: Settings,
     timer: StageTimer,
-) -> IndexedPicture:
+) -> QuantizedImage:
     """The image (F, H, W, C) of a source in at most `n_colors` colors, or in the given palette.
 
     `suffix` is that of the file format to encode.
@@ -244,7 +244,7 @@ def quantize_source(
         timer.lap("encode")
         return data
 
-    return IndexedPicture(colors=palette, indices=indices, mse=mse, psnr=psnr, fit=fit, encode=encode)
+    return QuantizedImage(colors=palette, indices=indices, mse=mse, psnr=psnr, fit=fit, encode=encode)
 
 
 def _encode(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
@@ -283,7 +283,7 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
     )
 
 
-def keeps_input(source: Source, picture: IndexedPicture, suffix: str, settings: Settings) -> bool:
+def keeps_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bool:
     """Whether the output is a copy of the input, since the input has the same format and is no larger.
 
     Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it.

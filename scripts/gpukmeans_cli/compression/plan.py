@@ -1,4 +1,4 @@
-"""Input pictures and the path of the output of each, without conflicts."""
+"""Input images and the path of the output of each, without conflicts."""
 
 import glob
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gpukmeans_cli.system.atomic_files import STDIO, SUFFIXES
 
-# Suffixes of pictures in folders. A file that is named is always an input.
-_PICTURE_SUFFIXES = {
+# Suffixes of images in folders. A file that is named is always an input.
+_IMAGE_SUFFIXES = {
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2"),
     *(".jpe", ".jpeg", ".jpg", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm"),
     *(".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
@@ -23,7 +23,7 @@ class PlanError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A picture and the path of its output, either of which may be `STDIO`."""
+    """An image and the path of its output, either of which may be `STDIO`."""
 
     source: Path
     output: Path
@@ -39,15 +39,15 @@ def plan(
     folder: Path | None = None,
     recursive: bool = False,
 ) -> list[Job]:
-    """A job for each picture, in the order of the inputs, sorted by path within a folder.
+    """A job for each image, in the order of the inputs, sorted by path within a folder.
 
     An input is a file, `STDIO`, a folder if `recursive`, or, if no file has that name, a `glob` pattern, with ** for
     any folders. A search of a folder skips names that begin with a dot, links to folders, other suffixes than those of
-    pictures, and the output folder, which a search by pattern skips, too. An unreadable input is a job with a problem.
+    images, and the output folder, which a search by pattern skips, too. An unreadable input is a job with a problem.
 
     The output is `output`, else `<stem>-<name>.png`, beside the input or, with a `folder`, below it at the relative
     path of the input: relative to the folder that was searched, or to the part of a pattern before its first wildcard.
-    `STDIO` is written to `STDIO`. A picture that a search finds at the output path of another job counts as the output
+    `STDIO` is written to `STDIO`. An image that a search finds at the output path of another job counts as the output
     of an earlier run and is skipped.
 
     PlanError if two jobs have one output, if an output is also an input, and for an `output` with several inputs or
@@ -86,7 +86,7 @@ class _Source:
 
 
 def _expand(path: Path, recursive: bool, output_folder: Path | None) -> Iterator[_Source]:
-    """The pictures of one input."""
+    """The images of one input."""
     source = _Source(path=path, relative=Path(path.name))
     if path == STDIO or os.path.isfile(path):  # unlike the methods of Path, os.path never raises
         yield source
@@ -94,7 +94,7 @@ def _expand(path: Path, recursive: bool, output_folder: Path | None) -> Iterator
         if recursive:
             yield from _search_folder(path, output_folder)
         else:
-            yield replace(source, problem="is a folder; add -r to take the pictures in it")
+            yield replace(source, problem="is a folder; add -r to take the images in it")
     elif glob.has_magic(str(path)) and not os.path.lexists(path):
         yield from _search_pattern(path, output_folder)
     else:
@@ -110,7 +110,7 @@ def _search_folder(folder: Path, output_folder: Path | None) -> Iterator[_Source
             name for name in folders if name[0] != "." and os.path.realpath(os.path.join(parent, name)) != excluded
         ]
         paths += [
-            Path(parent, name) for name in names if name[0] != "." and Path(name).suffix.lower() in _PICTURE_SUFFIXES
+            Path(parent, name) for name in names if name[0] != "." and Path(name).suffix.lower() in _IMAGE_SUFFIXES
         ]
     for path in sorted(paths):
         yield _Source(path=path, relative=path.relative_to(folder), is_search_result=True)

@@ -20,7 +20,7 @@ class Reporter:
     quiet: bool = False
     verbose: bool = False
     text_to_stderr: bool = False
-    """Whether lines of text go to stderr, since a picture goes to stdout."""
+    """Whether lines of text go to stderr, since an image goes to stdout."""
 
     def done(self, result: CompressionResult) -> None:
         """Report a compressed file."""

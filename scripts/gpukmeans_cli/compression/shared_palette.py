@@ -1,4 +1,4 @@
-"""One palette for several pictures: K-means over the sum of their color histograms."""
+"""One palette for several images: K-means over the sum of their color histograms."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -24,14 +24,14 @@ from gpukmeans_cli.system.worker_pool import InlinePool, ProcessPool, in_order
 
 R = TypeVar("R")
 
-# Colors (M, C) and counts (M,), or None without a readable picture.
+# Colors (M, C) and counts (M,), or None without a readable image.
 _Counts = tuple[np.ndarray, np.ndarray] | None
 
 
 def find_shared_palette(jobs: Sequence[Job], settings: Settings, ranks: RankStore | None = None) -> np.ndarray:
     """The palette (K, C) of `fit_shared_palette`, found in a separate process where that is possible.
 
-    With several ranks, each rank counts the colors of its own pictures and the main rank finds the palette that one
+    With several ranks, each rank counts the colors of its own images and the main rank finds the palette that one
     process would find for all of them. All ranks return it, or raise the same ImageError.
     """
     ranks = ranks or RankStore(RankEnv())
@@ -46,7 +46,7 @@ def find_shared_palette(jobs: Sequence[Job], settings: Settings, ranks: RankStor
 
 
 def fit_shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
-    """The palette (K, C) with a small error over the pixels of all these pictures, without the unreadable ones.
+    """The palette (K, C) with a small error over the pixels of all these images, without the unreadable ones.
 
     ImageError if none is readable, StoppedError if `settings.stop` is set.
     """
@@ -54,7 +54,7 @@ def fit_shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarra
 
 
 def sum_histograms(sources: Iterable[Path], settings: Settings) -> ColorHistogram | None:
-    """The sum of the histograms of all readable pictures, on the device; None if there are none.
+    """The sum of the histograms of all readable images, on the device; None if there are none.
 
     StoppedError if `settings.stop` is set.
     """
@@ -71,7 +71,7 @@ def _histograms(sources: Iterable[Path], settings: Settings) -> Iterator[ColorHi
         try:
             source = read_source(path, max_pixels=settings.max_pixels)
         except ImageError:
-            continue  # reported later, when the picture is compressed
+            continue  # reported later, when the image is compressed
         yield image_and_histogram(source, settings)[1]
 
 
@@ -84,7 +84,7 @@ def _sum(histograms: Iterable[ColorHistogram]) -> ColorHistogram | None:
 
 def _fit(histogram: ColorHistogram | None, settings: Settings) -> np.ndarray:
     if histogram is None:
-        raise ImageError("none of the pictures can be read, so there is no palette to share")
+        raise ImageError("none of the images can be read, so there is no palette to share")
     with within_memory(settings.device):
         return fit_colors(histogram, settings.n_colors, settings).colors.cpu().numpy()
 

@@ -13,7 +13,7 @@ _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 
 
 class Candidate(Protocol):
-    """A picture in some number of colors."""
+    """An image in some number of colors."""
 
     @property
     def psnr(self) -> float | None: ...

@@ -32,7 +32,7 @@ def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | 
     The default image of an APNG is left out unless it is a frame. Pixels outside the canvas of a GIF are cut off.
     Color profiles for grey are dropped, since the frames are RGBA.
 
-    Raises ImageError as `read_picture` does; `max_pixels` limits the sum over all frames.
+    Raises ImageError as `read_image` does; `max_pixels` limits the sum over all frames.
     """
     with open_for_decoding(path, max_pixels) as file:
         return decode_animation(file)
@@ -87,8 +87,8 @@ def _decode_with_pillow(image: ImageFile.ImageFile) -> DecodedFrames:
 def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animation, suffix: str) -> bytes:
     """The animated GIF or PNG file of the colors `palette` (K, C) at `indices` (F, height, width), both uint8.
 
-    K is 1..256, C as in `Picture`. The number of frames, durations, loop and metadata are those of `animation`, as far
-    as the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do not
+    K is 1..256, C as in `DecodedImage`. The number of frames, durations, loop and metadata are those of `animation`, as
+    far as the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do not
     accumulate, and a positive duration never becomes 0. Each frame is stored as the box of changed pixels.
 
     Raises ImageError for another suffix, and for properties that the format cannot store: partial alpha, sides above

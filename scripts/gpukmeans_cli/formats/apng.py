@@ -65,7 +65,7 @@ def decode_apng(data: bytes) -> DecodedFrames | None:
         box = control.box()
         before = canvas[box].copy()
         if before.shape[:2] != (control.height, control.width) or not before.size:
-            raise SyntaxError("a frame lies outside the picture")
+            raise SyntaxError("a frame lies outside the image")
         pixels = as_rgba(pixels_of(_decode_png(_frame_as_png(bodies, control, compressed))))
         canvas[box] = _blend_over(pixels, before) if control.blend_op == _BLEND_OVER else pixels
         frame[...] = canvas

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpukmeans_cli.formats.reading import as_rgba, read_picture
+from gpukmeans_cli.formats.reading import as_rgba, read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
 _MAX_COLORS = 256  # of 8-bit indices
@@ -56,11 +56,11 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
     that begins with a color or a comment. Repeated colors are dropped; colors of alpha 0 become 0 in all channels.
 
     PaletteError for no color and for more than 256, ImageError for a file that cannot be read; `max_pixels` as in
-    `read_picture`.
+    `read_image`.
     """
     text = _read_text(path)
     if text is None:
-        return _palette(_distinct_colors(read_picture(path, max_pixels=max_pixels).pixels))
+        return _palette(_distinct_colors(read_image(path, max_pixels=max_pixels).pixels))
     if text.lstrip().startswith(_GIMP):
         return _palette(list(_gimp_colors(text)))
     if path.suffix.lower() == ".gpl":
@@ -123,7 +123,7 @@ def _check_count(n_colors: int) -> None:
 
 
 def _read_text(path: Path) -> str | None:
-    """The content of a text file; None for another, which is an image or an error of `read_picture`."""
+    """The content of a text file; None for another, which is an image or an error of `read_image`."""
     has_text_suffix = path.suffix.lower() in _TEXT_SUFFIXES
     try:
         if not has_text_suffix and not path.is_file():
@@ -138,7 +138,7 @@ def _read_text(path: Path) -> str | None:
         raise PaletteError("is too large for a palette, more than 1 MiB; keep only its colors")
     if b"\0" in data:
         raise PaletteError(
-            "has the suffix of text but is not text; give a picture its own suffix, or save text as UTF-8"
+            "has the suffix of text but is not text; give an image its own suffix, or save text as UTF-8"
         )
     return data.decode("utf-8-sig", "replace")
 

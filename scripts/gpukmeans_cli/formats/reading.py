@@ -42,7 +42,7 @@ _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class DecodedImage:
     """The first frame of an image file, decoded and upright."""
 
     pixels: np.ndarray  # uint8 (height, width, C), C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA
@@ -54,7 +54,7 @@ class Picture:
     metadata: Metadata
 
 
-def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
+def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     """The first frame of an image file, made upright by its EXIF orientation.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
@@ -68,7 +68,7 @@ def read_picture(path: Path, *, max_pixels: int | None = None) -> Picture:
     `max_pixels` pixels, by default Pillow's limit (twice `Image.MAX_IMAGE_PIXELS`).
     """
     with open_for_decoding(path, max_pixels) as file:
-        return decode_picture(file)
+        return decode_image(file)
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def _open(path: Path) -> BinaryIO:
     try:
         if path == STDIO:
             if sys.stdin is None:
-                raise ImageError("cannot be read, since standard input is closed; send a picture in by < or |")
+                raise ImageError("cannot be read, since standard input is closed; send an image in by < or |")
             return io.BytesIO(sys.stdin.buffer.read())
         file = path.open("rb")
         if file.seekable():
@@ -158,8 +158,8 @@ class _PillowLimit:
 _PILLOW_LIMIT = _PillowLimit()
 
 
-def decode_picture(file: BinaryIO) -> Picture:
-    """The result of `read_picture` for a file from `open_for_decoding`, at its beginning."""
+def decode_image(file: BinaryIO) -> DecodedImage:
+    """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
     with decoder_errors():
         image = open_image(file)
         frames = max(1, getattr(image, "n_frames", 1))
@@ -170,7 +170,7 @@ def decode_picture(file: BinaryIO) -> Picture:
         _make_upright(image)
     pixels = pixels_of(image)
     del image  # frees its memory before the copy without alpha
-    return Picture(
+    return DecodedImage(
         pixels=_without_opaque_alpha(pixels),
         mode=mode,
         format=kind,
@@ -263,7 +263,7 @@ def _make_upright(image: ImageFile.ImageFile) -> None:
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """The pixels of a decoded image as in `Picture`, but with alpha also where all pixels are opaque."""
+    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque."""
     if image.mode in _GREY:
         return _grey_pixels(image)
     target = _WITH_ALPHA.get(image.mode, "RGB")
@@ -277,7 +277,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def as_rgba(colors: np.ndarray) -> np.ndarray:
-    """RGBA (..., 4) of colors (..., C) as in `Picture`."""
+    """RGBA (..., 4) of colors (..., C) as in `DecodedImage`."""
     channels = colors.shape[-1]
     rgba = np.full((*colors.shape[:-1], 4), 255, dtype=np.uint8)
     rgba[..., :3] = colors[..., :3] if channels >= 3 else colors[..., :1]

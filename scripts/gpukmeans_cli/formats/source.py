@@ -11,7 +11,7 @@ import numpy as np
 from gpukmeans_cli.formats.animation import decode_animation
 from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.reading import Picture, decode_picture, open_error_reason, open_for_decoding
+from gpukmeans_cli.formats.reading import DecodedImage, decode_image, open_error_reason, open_for_decoding
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
@@ -30,7 +30,7 @@ class Source:
     frames_in_file: int
     """More than F where only the first is used."""
     upright: bool
-    """Whether the file stores a still image upright, as in `Picture`."""
+    """Whether the file stores a still image upright, as in `DecodedImage`."""
     metadata: Metadata
     animation: Animation | None
     _original: "bytes | _FileVersion" = field(repr=False)
@@ -63,7 +63,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         animation = decode_animation(file)
         if animation is None:
             file.seek(0)
-            return _still(path, original, decode_picture(file))
+            return _still(path, original, decode_image(file))
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -82,10 +82,10 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
 def read_still(path: Path, *, max_pixels: int | None = None) -> Source:
     """The first frame of an image file, also of an animation. Arguments and errors as in `read_source`."""
     with open_for_decoding(path, max_pixels) as file:
-        return _still(path, _original(file), decode_picture(file))
+        return _still(path, _original(file), decode_image(file))
 
 
-def _still(path: Path, original: bytes | _FileVersion, picture: Picture) -> Source:
+def _still(path: Path, original: bytes | _FileVersion, picture: DecodedImage) -> Source:
     return Source(
         path=path,
         pixels=picture.pixels[None],

@@ -1,1 +1,1 @@
-"""Images as arrays: channels, quality, palette usage, sheets, the sample picture."""
+"""Images as arrays: channels, quality, palette usage, sheets, the sample image."""

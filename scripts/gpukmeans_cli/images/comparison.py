@@ -1,11 +1,11 @@
-"""Two picture files compared: error, similarity, sizes, and a sheet with both pictures side by side."""
+"""Two image files compared: error, similarity, sizes, and a sheet with both images side by side."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from gpukmeans_cli.formats.reading import Picture, read_picture
+from gpukmeans_cli.formats.reading import DecodedImage, read_image
 from gpukmeans_cli.formats.still import write_png
 from gpukmeans_cli.images.comparison_sheet import draw_comparison
 from gpukmeans_cli.images.quality import compare_pixels
@@ -17,7 +17,7 @@ from gpukmeans_cli.terminal.messages import one_line, warn_ignored_frames
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The similarity of two pictures. The fields are the keys of the JSON report; sizes are in bytes, `psnr` in dB."""
+    """The similarity of two images. The fields are the keys of the JSON report; sizes are in bytes, `psnr` in dB."""
 
     a: str
     b: str
@@ -25,7 +25,7 @@ class Comparison:
     height: int
     mse: float
     psnr: float | None
-    """None for equal pictures, since JSON has no infinity."""
+    """None for equal images, since JSON has no infinity."""
     ssim: float
     bytes_a: int
     bytes_b: int
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
-    """The comparison of two picture files, drawn to `sheet` if that is given.
+    """The comparison of two image files, drawn to `sheet` if that is given.
 
     ImageError, a sentence with the path, if a file cannot be read or written, the sizes differ or memory runs out.
     """
@@ -51,7 +51,7 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
         (height, width), other = before.pixels.shape[:2], after.pixels.shape[:2]
         if other != (height, width):
             raise ImageError(
-                f"{a} is {width} x {height} and {b} {other[1]} x {other[0]}, but only pictures of one size can be "
+                f"{a} is {width} x {height} and {b} {other[1]} x {other[0]}, but only images of one size can be "
                 "compared; resize one of them"
             )
         mse, psnr, ssim = compare_pixels(torch.from_numpy(before.pixels), torch.from_numpy(after.pixels))
@@ -76,10 +76,10 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
     return comparison
 
 
-def _read(path: Path, max_pixels: int | None) -> Picture:
-    """The picture. ImageError, a sentence with the path, if it cannot be read."""
+def _read(path: Path, max_pixels: int | None) -> DecodedImage:
+    """The image. ImageError, a sentence with the path, if it cannot be read."""
     try:
-        picture = read_picture(path, max_pixels=max_pixels)
+        picture = read_image(path, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     warn_ignored_frames(path, picture.frames)

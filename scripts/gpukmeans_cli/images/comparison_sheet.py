@@ -1,4 +1,4 @@
-"""The comparison sheet: two pictures side by side, above a palette with a usage bar for each color."""
+"""The comparison sheet: two images side by side, above a palette with a usage bar for each color."""
 
 from typing import NamedTuple
 
@@ -37,16 +37,16 @@ def draw_comparison(
     width: int = 1200,
     captions: tuple[str, str],
 ) -> Image.Image:
-    """An RGB sheet with two captioned pictures and, below them, the swatches of a palette in its order.
+    """An RGB sheet with two captioned images and, below them, the swatches of a palette in its order.
 
-    Pictures are (H, W, C) with the same H and W, the palette is (K, C), each C from 1 to 4: grey, grey + alpha, RGB,
-    RGBA. Transparent pixels show a checkerboard. Pictures are shrunk to fit beside each other and to be no taller than
+    Images are (H, W, C) with the same H and W, the palette is (K, C), each C from 1 to 4: grey, grey + alpha, RGB,
+    RGBA. Transparent pixels show a checkerboard. Images are shrunk to fit beside each other and to be no taller than
     `width`, never enlarged. `usage` (K,) are pixel counts or fractions: the bar below a swatch has a length relative to
-    the largest. ValueError if the pictures differ in size, if palette and usage differ in length or one is missing,
+    the largest. ValueError if the images differ in size, if palette and usage differ in length or one is missing,
     or for a `width` below `MIN_WIDTH`.
     """
     if before.shape[:2] != after.shape[:2]:
-        raise ValueError(f"pictures must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
+        raise ValueError(f"images must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
     n_colors, n_usage = (0 if given is None else len(given) for given in (palette, usage))
     if n_colors != n_usage:
         raise ValueError(f"palette and usage must be equally long, got {n_colors} and {n_usage}")
@@ -69,7 +69,7 @@ def draw_comparison(
 
 
 def _stack(picture: Image.Image, caption: Image.Image) -> Image.Image:
-    """The picture, centered, above its caption."""
+    """The image, centered, above its caption."""
     column = Image.new("RGB", (caption.width, picture.height + caption.height), "white")
     column.paste(picture, ((caption.width - picture.width) // 2, 0))
     column.paste(caption, (0, picture.height))
@@ -87,7 +87,7 @@ def _draw_caption(text: str, width: int, font: Font) -> Image.Image:
 
 
 def _shrink(pixels: Pixels, width: int, height: int) -> Image.Image:
-    """The picture in RGB, shrunk to at most this width and height."""
+    """The image in RGB, shrunk to at most this width and height."""
     image = _image(pixels)
     scale = min(1, width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -1,4 +1,4 @@
-"""Palettes of picture files, printed as text, as JSON or in GIMP's format, or written to a file."""
+"""Palettes of image files, printed as text, as JSON or in GIMP's format, or written to a file."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import typer
 from gpukmeans import ColorHistogram
 from gpukmeans_cli.formats.palette_files import format_gpl, format_hex, hex_of
 from gpukmeans_cli.images.channels import add_histograms
-from gpukmeans_cli.images.palette_usage import PaletteUsage, count_picture, find_palette_usage
+from gpukmeans_cli.images.palette_usage import PaletteUsage, count_image, find_palette_usage
 from gpukmeans_cli.system.atomic_files import ImageError, check_free, write_atomically
 from gpukmeans_cli.terminal.formatting import format_percent
 from gpukmeans_cli.terminal.messages import one_line, print_line, warn, warn_ignored_frames
@@ -29,7 +29,7 @@ class PaletteTask:
     max_pixels: int | None = None
     seed: int = 0
     shared: bool = False
-    """Whether all pictures get one palette."""
+    """Whether all images get one palette."""
     as_json: bool = False
     as_gpl: bool = False
     output: Path | None = None
@@ -38,7 +38,7 @@ class PaletteTask:
 
 
 def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
-    """Whether all pictures were read and all palettes found. Palettes and errors are printed or written."""
+    """Whether all images were read and all palettes found. Palettes and errors are printed or written."""
     if task.shared:
         return _report_palette(inputs, task, heading=None)
     done = [_report_palette([path], task, f"{path}:" if len(inputs) > 1 else None) for path in inputs]
@@ -46,7 +46,7 @@ def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
 
 
 def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | None) -> bool:
-    """Whether the palette was found and includes all these pictures."""
+    """Whether the palette was found and includes all these images."""
     total: ColorHistogram | None = None
     read = []
     try:
@@ -58,16 +58,16 @@ def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | Non
                 read.append(path)
         if total is not None:
             _print_or_write(read, find_palette_usage(total, task.n_colors, seed=task.seed), task, heading)
-    except ImageError as error:  # of the palette; errors of single pictures have been reported
+    except ImageError as error:  # of the palette; errors of single images have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)
         return False
     return len(read) == len(paths)
 
 
 def _histogram(path: Path, task: PaletteTask) -> ColorHistogram | None:
-    """The colors of one picture; None after an error, which is reported."""
+    """The colors of one image; None after an error, which is reported."""
     try:
-        histogram, n_frames = count_picture(path, task.device, max_pixels=task.max_pixels)
+        histogram, n_frames = count_image(path, task.device, max_pixels=task.max_pixels)
     except ImageError as error:
         _report_error(error, str(path), {"input": str(path)}, task)
         return None
@@ -82,7 +82,7 @@ def _report_error(error: ImageError, name: str, keys: dict[str, object], task: P
 
 
 def _print_or_write(paths: Sequence[Path], usage: PaletteUsage, task: PaletteTask, heading: str | None) -> None:
-    title = one_line(paths[0].stem if len(paths) == 1 else f"{len(paths)} pictures")
+    title = one_line(paths[0].stem if len(paths) == 1 else f"{len(paths)} images")
     if task.output is not None:
         as_gpl = task.output.suffix.lower() == ".gpl"
         text = format_gpl(usage.colors, title) if as_gpl else format_hex(usage.colors)
@@ -120,7 +120,7 @@ def _as_json(usage: PaletteUsage) -> list[dict[str, object]]:
 
 
 def _input_keys(paths: Sequence[Path], task: PaletteTask) -> dict[str, object]:
-    """The keys of the JSON report that name the pictures."""
+    """The keys of the JSON report that name the images."""
     return {"inputs": [str(path) for path in paths]} if task.shared else {"input": str(paths[0])}
 
 

@@ -1,4 +1,4 @@
-"""The palette of pictures, and the number of pixels of each color."""
+"""The palette of images, and the number of pixels of each color."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from gpukmeans import ColorHistogram, clear_transparent_pixels, fit_palette, unique_colors
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.channels import to_rgb
 from gpukmeans_cli.system.device import within_memory
 
@@ -27,13 +27,13 @@ class PaletteUsage:
         return (self.counts / self.counts.sum()).tolist()
 
 
-def count_picture(path: Path, device: torch.device, *, max_pixels: int | None = None) -> tuple[ColorHistogram, int]:
-    """The color histogram of the first frame of a picture, on the device, and the number of its frames.
+def count_image(path: Path, device: torch.device, *, max_pixels: int | None = None) -> tuple[ColorHistogram, int]:
+    """The color histogram of the first frame of an image, on the device, and the number of its frames.
 
     All pixels of alpha 0 have one color, 0 in all channels. ImageError if the file cannot be read or memory runs out.
     """
     with within_memory(device):
-        picture = read_picture(path, max_pixels=max_pixels)
+        picture = read_image(path, max_pixels=max_pixels)
         return unique_colors(clear_transparent_pixels(torch.from_numpy(picture.pixels).to(device))), picture.frames
 
 

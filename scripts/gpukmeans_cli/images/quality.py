@@ -1,4 +1,4 @@
-"""Image quality: mean squared error, PSNR and SSIM of two pictures."""
+"""Image quality: mean squared error, PSNR and SSIM of two images."""
 
 import math
 from collections.abc import Iterator
@@ -29,14 +29,14 @@ class Similarity(NamedTuple):
     psnr: float | None
     """In dB; None for an error of 0, since JSON has no infinity."""
     ssim: float
-    """At most 1, the value of equal pictures; negative if one is light where the other is dark."""
+    """At most 1, the value of equal images; negative if one is light where the other is dark."""
 
 
 def compare_pixels(one: Tensor, other: Tensor) -> Similarity:
-    """MSE, PSNR and SSIM of two uint8 pictures (H, W, C) on the CPU, with the same H and W, each C from 1 to 4.
+    """MSE, PSNR and SSIM of two uint8 images (H, W, C) on the CPU, with the same H and W, each C from 1 to 4.
 
-    Grey counts as three equal channels, and a picture without alpha as opaque. The color of pixels of alpha 0 is
-    ignored. Symmetric in the two pictures.
+    Grey counts as three equal channels, and an image without alpha as opaque. The color of pixels of alpha 0 is
+    ignored. Symmetric in the two images.
     """
     channels = common_channels(one.shape[-1], other.shape[-1])
     pair = with_channels(one, channels), with_channels(other, channels)
@@ -52,11 +52,11 @@ def peak_signal_to_noise(mse: float, channels: int) -> float | None:
 
 
 def structural_similarity(one: Tensor, other: Tensor) -> float:
-    """SSIM of two pictures (H, W, C) with the same C (Wang et al. 2004), in float64.
+    """SSIM of two images (H, W, C) with the same C (Wang et al. 2004), in float64.
 
     The window is Gaussian, 11 x 11 with sigma 1.5, and weights population variances. K1 is 0.01, K2 is 0.03, the range
-    is 255. The mean is over R, G, B and over the pixels whose window lies inside. Pictures with alpha are composited
-    over black, with alpha as a fourth channel. In a picture less than 11 pixels high or wide the window is the largest
+    is 255. The mean is over R, G, B and over the pixels whose window lies inside. Images with alpha are composited
+    over black, with alpha as a fourth channel. In an image less than 11 pixels high or wide the window is the largest
     odd square that fits, with the same sigma.
     """
     size = min(_WINDOW, *one.shape[:2])

@@ -1,8 +1,8 @@
-"""The sample picture: balloons over a lake at dusk, drawn by formulas, for a demo without a photo.
+"""The sample image: balloons over a lake at dusk, drawn by formulas, for a demo without a photo.
 
 Its smooth sky shows banding; its balloons and flowers are small saturated details, which a bad palette loses.
 
-The unit of length is the height of the picture, with y down from its upper edge and x right from its center; for a
+The unit of length is the height of the image, with y down from its upper edge and x right from its center; for a
 balloon or a flower it is the radius, from its own center. Colors are float32 (3, H, W), 0 to 255. The bytes are the
 same on every machine: the formulas use only operations that IEEE 754 rounds correctly (+ - * / and square root), no
 sums over pixels, and the raw bits of PCG64.
@@ -45,7 +45,7 @@ _BALLOONS: tuple[tuple[float, float, float, Color, Color], ...] = (
 
 
 class _Layer(NamedTuple):
-    """A rectangle of the picture and the function that repaints it.
+    """A rectangle of the image and the function that repaints it.
 
     The rectangle reaches from `top` to `bottom` and `side` to the left and right, in units of length `unit` around
     (x, y). `paint` takes its pixels, their y (H, 1) and x (1, W) in these units, and the number of pixels in a unit.
@@ -61,7 +61,7 @@ class _Layer(NamedTuple):
 
 
 def draw_sample(width: int = 1280, height: int = 864) -> NDArray[np.uint8]:
-    """The sample picture (height, width, 3), the same bytes on every machine. All sizes show the same scene."""
+    """The sample image (height, width, 3), the same bytes on every machine. All sizes show the same scene."""
     picture = np.zeros((3, height, width), dtype=np.float32)
     ys = (np.arange(height, dtype=np.float32) + 0.5) / height
     xs = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / height
@@ -189,12 +189,12 @@ def _lerp(a: Array, b: Array, t: Array) -> Array:
 
 
 def _over(picture: Array, color: Array | Color, coverage: Array) -> Array:
-    """The picture with a color composited over it by the coverage (H, W)."""
+    """The image with a color composited over it by the coverage (H, W)."""
     return _lerp(picture, _channels_first(color) if isinstance(color, tuple) else color, coverage)
 
 
 def _channels_first(color: Color) -> Array:
-    """The color as (3, 1, 1), which broadcasts to a picture."""
+    """The color as (3, 1, 1), which broadcasts to an image."""
     return np.asarray(color, dtype=np.float32)[:, None, None]
 
 

@@ -44,9 +44,9 @@ class Chart:
 
 
 def chart_sizes(sizes: Sequence[int], psnrs: Sequence[float | None]) -> Chart:
-    """The chart of PSNR (dB) over file size (bytes, on a logarithmic axis) for at least one picture.
+    """The chart of PSNR (dB) over file size (bytes, on a logarithmic axis) for at least one image.
 
-    A PSNR of None, for a picture without error, is at the upper edge.
+    A PSNR of None, for an image without error, is at the upper edge.
     """
     finite = [psnr for psnr in psnrs if psnr is not None]
     y_ticks = ticks_between(min(finite), max(finite), 4) if finite else []

@@ -1,4 +1,4 @@
-"""The colors of a picture as points in a plane: principal component analysis (PCA) in a color space."""
+"""The colors of an image as points in a plane: principal component analysis (PCA) in a color space."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ MAX_COORDINATE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class ColorPCA:
-    """The first two principal components of the colors of a picture, weighted by their pixel counts.
+    """The first two principal components of the colors of an image, weighted by their pixel counts.
 
-    Each component is scaled so that the colors of the picture reach from 0 to `MAX_COORDINATE`.
+    Each component is scaled so that the colors of the image reach from 0 to `MAX_COORDINATE`.
     """
 
     space: ColorSpace

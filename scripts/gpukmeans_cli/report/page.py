@@ -65,7 +65,7 @@ def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str
 
 def _variant_context(name: str, variant: Variant, data: ReportData, options: Sequence[str]) -> dict[str, Any]:
     """The template variables of one variant."""
-    # The size of a pipe is unknown, and that of a file of several frames is not the size of one picture.
+    # The size of a pipe is unknown, and that of a file of several frames is not the size of one image.
     is_comparable = data.n_bytes > 0 and data.dropped_frames == 0
     inertia = variant.inertia
     return {

@@ -33,16 +33,16 @@ def pick_device(name: str) -> torch.device:
 def within_memory(device: torch.device, advice: str | None = None) -> Iterator[None]:
     """Inside, the several errors for exhausted memory become an ImageError with advice.
 
-    The default advice is a smaller picture, or on a GPU the CPU.
+    The default advice is a smaller image, or on a GPU the CPU.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise ImageError(f"{device} is out of memory; {advice or 'use --device cpu'}") from None
     except MemoryError:
-        raise ImageError(f"out of memory; {advice or 'use a smaller picture'}") from None
+        raise ImageError(f"out of memory; {advice or 'use a smaller image'}") from None
     except RuntimeError as error:
         # torch has no error class for exhausted memory of the CPU.
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise ImageError(f"out of memory; {advice or 'use a smaller picture'}") from None
+            raise ImageError(f"out of memory; {advice or 'use a smaller image'}") from None
         raise

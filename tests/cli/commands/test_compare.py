@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.picture_files import assert_one_line, files, noise, save
+from helpers.image_files import assert_one_line, files, noise, save
 from PIL import Image
 
 from gpukmeans_cli.commands import compare as module
@@ -29,7 +29,7 @@ def run(command):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A picture of 40 x 30 pixels, and a copy whose channels differ by up to 7."""
+    """An image of 40 x 30 pixels, and a copy whose channels differ by up to 7."""
     pixels = noise(30, 40, 3)
     return save(pixels, tmp_path / "a.png"), save(pixels // 8 * 8, tmp_path / "b.png")
 
@@ -41,7 +41,7 @@ def refuse(*args, **options):
 # Reports
 
 
-def test_the_comparison_of_two_pictures_is_one_line(run, pair):
+def test_the_comparison_of_two_images_is_one_line(run, pair):
     a, b = pair
     code, out, err = run(a, b)
     assert (code, err) == (0, "")
@@ -49,7 +49,7 @@ def test_the_comparison_of_two_pictures_is_one_line(run, pair):
     assert re.fullmatch(rf"{re.escape(f'{a}, {b}')}: PSNR \d\d\.\d\d dB, SSIM 0\.\d{{4}}, {sizes}\n", out)
 
 
-def test_pictures_with_equal_pixels_are_identical(run, pair, tmp_path):
+def test_images_with_equal_pixels_are_identical(run, pair, tmp_path):
     a, _ = pair
     size = a.stat().st_size
     code, out, err = run(a, save(np.asarray(Image.open(a)), tmp_path / "a.bmp"), "--no-sheet")
@@ -125,7 +125,7 @@ def test_the_first_frame_of_an_animation_is_compared_with_a_note(run, tmp_path):
 # The sheet
 
 
-def test_the_sheet_shows_both_pictures_side_by_side(run, pair, tmp_path):
+def test_the_sheet_shows_both_images_side_by_side(run, pair, tmp_path):
     assert run(*pair)[0] == 0
     sheet = np.asarray(Image.open(tmp_path / "a-b-comparison.png"))
     column = (sheet.shape[1] - 2 * MARGIN - GUTTER) // 2
@@ -176,7 +176,7 @@ def test_an_existing_sheet_is_an_error_before_any_work_without_force(run, pair, 
     output = tmp_path / "a-b-comparison.png"
     output.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "read_picture", refuse)
+        patch.setattr(comparison, "read_image", refuse)
         code, out, err = run(*pair)
         assert (code, out, output.read_text()) == (1, "", "mine")
         assert_one_line(err, f"{output} already exists; use --force")
@@ -214,7 +214,7 @@ def test_a_strange_name_breaks_neither_the_line_nor_the_sheet(run, tmp_path, nam
     assert json.loads(run(a, a, "--json", "-f")[1])["a"] == str(a)
 
 
-@pytest.mark.parametrize("stage", ["read_picture", "compare_pixels", "draw_comparison"])
+@pytest.mark.parametrize("stage", ["read_image", "compare_pixels", "draw_comparison"])
 def test_an_interruption_in_any_stage_leaves_no_file(run, pair, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -224,11 +224,11 @@ def test_an_interruption_in_any_stage_leaves_no_file(run, pair, tmp_path, monkey
     assert set(tmp_path.iterdir()) == set(pair)
 
 
-# Exit code 1: the pictures cannot be compared
+# Exit code 1: the images cannot be compared
 
 
 @pytest.mark.parametrize("options", [[], ["--no-sheet"]], ids=["sheet", "numbers"])
-def test_pictures_of_different_size_give_one_line_with_both_sizes(run, pair, tmp_path, options):
+def test_images_of_different_size_give_one_line_with_both_sizes(run, pair, tmp_path, options):
     other = save(noise(40, 30, 3), tmp_path / "c.png")
     code, out, err = run(pair[0], other, *options)
     assert (code, out) == (1, "")
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_read_gives_one_line(run, pair, tmp_path, make, co
     assert not list(tmp_path.glob("*-comparison.png"))
 
 
-def test_max_pixels_rejects_larger_pictures(run, pair):
+def test_max_pixels_rejects_larger_images(run, pair):
     assert run(*pair, "--max-pixels", 1200)[0] == 0
     code, out, err = run(*pair, "--max-pixels", 1199, "-f")
     assert (code, out) == (1, "")
@@ -274,20 +274,20 @@ def test_running_out_of_memory_gives_one_line(run, pair, monkeypatch, error):
     monkeypatch.setattr(comparison, "compare_pixels", fail)
     code, out, err = run(*pair)
     assert (code, out) == (1, "")
-    assert_one_line(err, "out of memory; use a smaller picture")
+    assert_one_line(err, "out of memory; use a smaller image")
 
 
 # Exit code 2: nothing was read or written
 
 
 WRONG = [
-    pytest.param([], "Please specify two images, for example: gpukmeans compare photo.jpg", id="no picture"),
-    pytest.param(["a.png"], "Please specify two images", id="one picture"),
-    pytest.param(["a.png", "b.png", "c.png"], "c.png", id="three pictures"),
+    pytest.param([], "Please specify two images, for example: gpukmeans compare photo.jpg", id="no image"),
+    pytest.param(["a.png"], "Please specify two images", id="one image"),
+    pytest.param(["a.png", "b.png", "c.png"], "c.png", id="three images"),
     pytest.param(["a.png", "b.png", "-o", "c.jpg"], "--output must end in .png, got c.jpg", id="another suffix"),
     pytest.param(["a.png", "b.png", "-o", "c"], "--output must end in .png, got c", id="no suffix"),
-    pytest.param(["a.png", "b.png", "-o", "./b.png"], "--output must be a new picture, got b.png", id="over B"),
-    pytest.param(["a.png", "b.png", "-f", "-o", "a.png"], "--output must be a new picture, got a.png", id="over A"),
+    pytest.param(["a.png", "b.png", "-o", "./b.png"], "--output must be a new image, got b.png", id="over B"),
+    pytest.param(["a.png", "b.png", "-f", "-o", "a.png"], "--output must be a new image, got a.png", id="over A"),
     pytest.param(["a.png", "b.png", "--no-sheet", "-o", "c.png"], "--no-sheet and --output", id="no sheet and output"),
     pytest.param(["-", "-", "--no-sheet"], "standard input can be read only once", id="standard input twice"),
     pytest.param(

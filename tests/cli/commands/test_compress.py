@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from helpers.picture_files import assert_one_line, chunks, files, noise, rgba, save
+from helpers.image_files import assert_one_line, chunks, files, noise, rgba, save
 from PIL import Image
 
 import gpukmeans
@@ -310,7 +310,7 @@ def test_a_photo_rotated_by_exif_is_written_upright(run, tmp_path):
         assert image.size == (11, 17)
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("source", [CHINA, FLOWER], ids=lambda path: path.stem)
@@ -374,7 +374,7 @@ def test_each_pixel_has_the_nearest_color_of_the_palette(run, photo, tmp_path):
         pytest.param(np.repeat(noise(6, 1, 2) | 1, 5, axis=1), 6, id="fewer greys with alpha"),
     ],
 )
-def test_a_picture_of_few_colors_is_lossless(run, tmp_path, pixels, distinct):
+def test_an_image_of_few_colors_is_lossless(run, tmp_path, pixels, distinct):
     photo = save(pixels, tmp_path / "photo.png")
     code, out, err = run(photo)
     assert (code, err) == (0, "")
@@ -385,7 +385,7 @@ def test_a_picture_of_few_colors_is_lossless(run, tmp_path, pixels, distinct):
     assert (report["psnr"], report["mse"], report["iterations"], report["converged"]) == (None, 0, 0, True)
 
 
-def test_a_fully_transparent_picture_stays_transparent(run, tmp_path):
+def test_a_fully_transparent_image_stays_transparent(run, tmp_path):
     pixels = noise(9, 13, 4)
     pixels[..., 3] = 0
     report = json.loads(run(save(pixels, tmp_path / "photo.png"), "--json")[1])
@@ -500,7 +500,7 @@ def test_the_number_of_threads_does_not_change_a_byte(tmp_path):
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
-def test_max_pixels_rejects_larger_pictures(run, photo, tmp_path):
+def test_max_pixels_rejects_larger_images(run, photo, tmp_path):
     assert run(photo, "-k", 2, "--max-pixels", 187)[0] == 0
     code, out, err = run(photo, "-k", 2, "-f", "--max-pixels", 186)
     assert (code, out) == (1, "")
@@ -614,7 +614,7 @@ def broken_png(path):
     ("make", "complaint"),
     [
         pytest.param(lambda path: None, "does not exist; check the path", id="missing"),
-        pytest.param(Path.mkdir, "is a folder; add -r to take the pictures in it", id="folder"),
+        pytest.param(Path.mkdir, "is a folder; add -r to take the images in it", id="folder"),
         pytest.param(lambda path: path.write_text("hello"), "is not an image that Pillow can read; convert", id="text"),
         pytest.param(broken_png, "cannot be decoded", id="truncated"),
         pytest.param(Path.touch, "is empty (0 bytes); copy", id="empty"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
-from helpers.picture_files import assert_one_line, chunks, files, noise, rgba, save
+from helpers.image_files import assert_one_line, chunks, files, noise, rgba, save
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.images.dithering import DITHERINGS
@@ -80,7 +80,7 @@ def test_an_unreachable_target_is_an_error_and_leaves_no_file(run, crop, tmp_pat
     assert files(tmp_path) == {}
 
 
-def test_a_target_holds_for_the_dithered_picture(report, crop, tmp_path):
+def test_a_target_holds_for_the_dithered_image(report, crop, tmp_path):
     found = report(crop, "--min-psnr", 28, "--dither", "bayer", "--refine", 0, "-o", tmp_path / "out.png")
     error = (rgba(crop).astype(float) - rgba(tmp_path / "out.png"))[..., :3]
     assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(found["psnr"])
@@ -99,7 +99,7 @@ def test_the_palette_contains_the_fixed_colors_exactly(report, crop, tmp_path):
     assert found["colors_out"] == len(colors_of(tmp_path / "out.png"))
 
 
-def test_the_palette_of_a_grey_picture_contains_a_fixed_color(report, tmp_path):
+def test_the_palette_of_a_grey_image_contains_a_fixed_color(report, tmp_path):
     grey = save(noise(20, 20), tmp_path / "grey.png")
     report(grey, "-k", 4, "--fixed", "#ff0000", "-o", tmp_path / "out.png", "--allow-larger")
     palette = chunks(tmp_path / "out.png")["PLTE"]
@@ -115,7 +115,7 @@ def test_a_palette_file_is_the_whole_palette(report, crop, tmp_path):
     assert np.array_equal(rgba(tmp_path / "out.png")[..., :3], nearest)
 
 
-def test_a_picture_can_be_the_palette_file(report, crop, tmp_path):
+def test_an_image_can_be_the_palette_file(report, crop, tmp_path):
     report(crop, "-k", 5, "-o", tmp_path / "few.png")
     report(CHINA, "--palette", tmp_path / "few.png", "-o", tmp_path / "out.png")
     assert colors_of(tmp_path / "out.png") <= colors_of(tmp_path / "few.png")
@@ -171,10 +171,10 @@ def test_a_wrong_argument_gives_one_line_before_any_work(run, crop, tmp_path, mo
     assert files(tmp_path).keys() == {tmp_path / "two.hex"}
 
 
-# One palette over many pictures
+# One palette over many images
 
 
-def test_a_shared_palette_of_grey_pictures_contains_the_fixed_colors(run, tmp_path):
+def test_a_shared_palette_of_grey_images_contains_the_fixed_colors(run, tmp_path):
     sources = [save(noise(9, 9, seed=seed), tmp_path / f"{seed}.png") for seed in (0, 1)]
     code, _, err = run(*sources, "--shared-palette", "-k", 4, "--fixed", "#ff0000", "--allow-larger", "-q")
     assert (code, err) == (0, "")
@@ -183,7 +183,7 @@ def test_a_shared_palette_of_grey_pictures_contains_the_fixed_colors(run, tmp_pa
         assert (255, 0, 0) in other.palette.colors
 
 
-def test_all_pictures_are_mapped_to_the_shared_palette(run, crop, tmp_path):
+def test_all_images_are_mapped_to_the_shared_palette(run, crop, tmp_path):
     red, grey = np.zeros((9, 9, 3), dtype=np.uint8), np.full((9, 9), 77, dtype=np.uint8)
     red[..., 0] = 250
     sources = [save(red, tmp_path / "red.png"), save(grey, tmp_path / "grey.png"), tmp_path / "crop.png"]
@@ -195,7 +195,7 @@ def test_all_pictures_are_mapped_to_the_shared_palette(run, crop, tmp_path):
     assert (250, 0, 0, 255) in palettes[0]
 
 
-def test_an_unreadable_picture_is_left_out_of_the_shared_palette(run, crop, tmp_path):
+def test_an_unreadable_image_is_left_out_of_the_shared_palette(run, crop, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(crop.read_bytes()[:200])
     good = tmp_path / "good.png"
@@ -209,7 +209,7 @@ def test_an_unreadable_picture_is_left_out_of_the_shared_palette(run, crop, tmp_
 def test_standard_input_cannot_have_a_shared_palette(run):
     code, out, err = run("-", "--shared-palette")
     assert (code, out) == (2, "")
-    assert_one_line(err, "--shared-palette reads pictures twice")
+    assert_one_line(err, "--shared-palette reads images twice")
 
 
 # Never larger
@@ -229,7 +229,7 @@ def test_an_input_that_would_not_get_smaller_is_copied(run, small):
     assert small.with_name("small-4.png").read_bytes() == small.read_bytes()
 
 
-def test_allow_larger_writes_the_compressed_picture(report, small):
+def test_allow_larger_writes_the_compressed_image(report, small):
     found = report(small, "-k", 4, "--allow-larger")
     assert not found["kept"]
     assert small.with_name("small-4.png").stat().st_size == found["bytes_out"]
@@ -320,7 +320,7 @@ def test_an_animation_keeps_frames_timing_and_loop_with_one_palette(report, tmp_
     assert len(colors) <= 16
 
 
-# Degenerate pictures
+# Degenerate images
 
 
 def degenerate(name):
@@ -338,7 +338,7 @@ def degenerate(name):
 
 @pytest.mark.parametrize("name", ["one pixel", "one color", "white", "transparent", "two colors", "257 colors", "long"])
 @pytest.mark.parametrize("dither", list(DITHERINGS))
-def test_degenerate_pictures_work_with_every_dithering(report, tmp_path, name, dither):
+def test_degenerate_images_work_with_every_dithering(report, tmp_path, name, dither):
     pixels = degenerate(name)
     source = save(pixels, tmp_path / "in.png")
     options = ("-k", 256, "--refine", 0, "--dither", dither, "--allow-larger")
@@ -350,7 +350,7 @@ def test_degenerate_pictures_work_with_every_dithering(report, tmp_path, name, d
 
 @pytest.mark.parametrize("name", ["one pixel", "one color", "white", "transparent", "two colors", "257 colors", "long"])
 @pytest.mark.parametrize("space", ["linear", "oklab"])
-def test_degenerate_pictures_work_in_every_color_space(report, tmp_path, name, space):
+def test_degenerate_images_work_in_every_color_space(report, tmp_path, name, space):
     source = save(degenerate(name), tmp_path / "in.png")
     for n_colors in (1, 2, 256):
         out = tmp_path / f"{n_colors}.png"

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 @pytest.fixture
 def small_sample(monkeypatch):
-    """A small sample picture, for tests that do not depend on its size."""
+    """A small sample image, for tests that do not depend on its size."""
     monkeypatch.setattr("gpukmeans_cli.images.sample.draw_sample", lambda: draw_sample(64, 43))
 
 
@@ -41,7 +41,7 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def test_the_demo_draws_a_sample_picture_and_writes_three_files(run, tmp_path):
+def test_the_demo_draws_a_sample_image_and_writes_three_files(run, tmp_path):
     folder = tmp_path / "new" / "demo"
     code, out, err = run("-d", folder)
     assert (code, err) == (0, "")
@@ -53,14 +53,14 @@ def test_the_demo_draws_a_sample_picture_and_writes_three_files(run, tmp_path):
     assert all(str(folder / name) in comparison for name in names(folder))
 
 
-def test_the_comparison_shows_both_pictures_and_the_palette(run, tmp_path, photo):
+def test_the_comparison_shows_both_images_and_the_palette(run, tmp_path, photo):
     run(photo, "-k", 3, "-d", tmp_path)
     sheet = pixels(tmp_path / "photo-3-comparison.png")
     palette = np.unique(pixels(tmp_path / "photo-3.png").reshape(-1, 3), axis=0)
     drawn = {tuple(color) for color in sheet.reshape(-1, 3).tolist()}
     assert {tuple(color) for color in pixels(photo).reshape(-1, 3).tolist()} <= drawn
     for color in palette:
-        assert (sheet == color).all(axis=2).sum() > 1000  # a swatch, not only pixels of the picture
+        assert (sheet == color).all(axis=2).sum() > 1000  # a swatch, not only pixels of the image
 
 
 def test_the_default_folder_is_demo(run, small_sample, tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_file_in_place_of_the_folder_gives_one_line(run, tmp_path):
 
 
 @pytest.mark.parametrize("taken", ["sample.png", "sample-4.png", "sample-4-comparison.png"])
-def test_a_folder_in_place_of_a_picture_is_named_in_the_error(run, small_sample, tmp_path, taken):
+def test_a_folder_in_place_of_an_image_is_named_in_the_error(run, small_sample, tmp_path, taken):
     (tmp_path / taken).mkdir()
     code, _, err = run("-k", 4, "-d", tmp_path)
     assert code == 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.picture_files import assert_one_line, files, noise, rgba, save
+from helpers.image_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
 import gpukmeans
@@ -48,13 +48,13 @@ def cwd(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tree(cwd):
-    """Four pictures in folders, beside hidden files and files that are no pictures."""
+    """Four images in folders, beside hidden files and files that are no images."""
     (cwd / "tree" / "sub" / "deep").mkdir(parents=True)
     (cwd / "tree" / ".hidden").mkdir()
     for seed, name in enumerate(["b.png", "a.PNG", "sub/a.png", "sub/deep/c.gif", ".hidden/d.png"]):
         save(noise(5 + seed, 7, 3, seed=seed), cwd / "tree" / name)
-    (cwd / "tree" / "notes.txt").write_text("no picture")
-    (cwd / "tree" / "sub" / "photo.png.bak").write_text("no picture either")
+    (cwd / "tree" / "notes.txt").write_text("no image")
+    (cwd / "tree" / "sub" / "photo.png.bak").write_text("no image either")
     return cwd / "tree"
 
 
@@ -158,7 +158,7 @@ def test_options_that_conflict_with_a_folder_give_exit_code_2_before_any_work(co
 
 
 @pytest.mark.parametrize("options", [[], ["-d", "out"], ["--force"], ["--dry-run"]], ids=" ".join)
-def test_two_pictures_of_one_stem_give_exit_code_2_before_any_work(command, tree, cwd, options):
+def test_two_images_of_one_stem_give_exit_code_2_before_any_work(command, tree, cwd, options):
     save(noise(4, 4, 3), tree / "sub" / "a.jpg")
     before = files(cwd)
     code, out, err = command("compress", "tree", "-r", *options)
@@ -168,14 +168,14 @@ def test_two_pictures_of_one_stem_give_exit_code_2_before_any_work(command, tree
     assert not (cwd / "out").exists()
 
 
-def test_a_folder_without_r_fails_alone_and_a_folder_without_pictures_fails_the_command(command, tree, cwd):
+def test_a_folder_without_r_fails_alone_and_a_folder_without_images_fails_the_command(command, tree, cwd):
     code, out, err = command("compress", "tree", "tree/b.png", "-d", "out")
     assert (code, inputs_of(out)) == (1, ["tree/b.png"])
-    assert "gpukmeans: tree: is a folder; add -r to take the pictures in it\n" in err
+    assert "gpukmeans: tree: is a folder; add -r to take the images in it\n" in err
     (cwd / "empty").mkdir()
     code, out, err = command("compress", "empty", "-r")
     assert (code, out) == (2, "")
-    assert_one_line(err, "there is no picture to compress in empty")
+    assert_one_line(err, "there is no image to compress in empty")
 
 
 def test_the_umask_applies_to_outputs_and_created_folders(command, tree, cwd):
@@ -235,7 +235,7 @@ def test_a_dry_run_reports_what_would_be_written_and_writes_nothing(command, tre
 
 
 def test_fail_fast_starts_no_file_after_a_failure(command, tree, cwd):
-    (tree / "b.png").write_text("no picture")
+    (tree / "b.png").write_text("no image")
     args = ("compress", "tree", "-r", "-d", "out", "-k", 4)
     code, out, err = command(*args, "--fail-fast", "-j", 1)
     assert (code, inputs_of(out)) == (1, ["tree/a.PNG"])
@@ -322,7 +322,7 @@ def test_only_the_main_rank_searches_for_files(ranks, tree, monkeypatch):
 
 
 def test_a_failing_file_affects_one_rank_and_no_other_file(ranks, tree, cwd):
-    (tree / "b.png").write_text("no picture")
+    (tree / "b.png").write_text("no image")
     codes, out, err = ranks(2, "tree", "-r", "-d", "out", "-k", 4, "--json", "--shared-palette")
     assert codes == [0, 1]
     assert sorted(json.loads(line)["input"] for line in out.splitlines()) == [f"tree/{name}" for name in OUTPUTS]
@@ -333,12 +333,12 @@ def test_a_failing_file_affects_one_rank_and_no_other_file(ranks, tree, cwd):
     assert again == failure.replace("gpukmeans: ", "gpukmeans: failed: ")
 
 
-def test_unreadable_pictures_with_a_shared_palette_give_one_line_for_all_ranks(ranks, cwd):
+def test_unreadable_images_with_a_shared_palette_give_one_line_for_all_ranks(ranks, cwd):
     for name in ("a.png", "b.png"):
-        (cwd / name).write_text("no picture")
+        (cwd / name).write_text("no image")
     codes, out, err = ranks(2, "a.png", "b.png", "-k", 4, "--shared-palette")
     assert (codes, out) == ([1, 1], "")
-    assert_one_line(err, "none of the pictures can be read")
+    assert_one_line(err, "none of the images can be read")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_ranks_print_an_argument_error_once(ranks, tree, cwd, args, complaint):
 
 def test_processes_started_by_torchrun_write_the_bytes_of_one_process(command, tree, cwd):
     """One rank has a file that fails, which must not stop the other rank."""
-    (tree / "sub" / "broken.png").write_text("no picture")
+    (tree / "sub" / "broken.png").write_text("no image")
     args = ("tree", "-r", "-k", "8", "-j", "1", "--shared-palette", "--device", "cpu")
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", LAUNCHER)
     answer = subprocess.run(
@@ -414,7 +414,7 @@ def animation(cwd):
     return cwd / "a.gif"
 
 
-def test_a_picture_through_a_pipe_equals_the_one_written_to_a_file(command, photo, cwd):
+def test_an_image_through_a_pipe_equals_the_one_written_to_a_file(command, photo, cwd):
     assert command("compress", photo, "-k", 16, "-o", "few.png")[0] == 0
     before = files(cwd)
     with photo.open("rb") as stdin:
@@ -461,7 +461,7 @@ def test_an_animation_comes_through_a_pipe(piped, animation):
     ("data", "complaint"),
     [
         (b"", "-: is empty (0 bytes); "),
-        (b"no picture", "-: is not an image that Pillow can read; "),
+        (b"no image", "-: is not an image that Pillow can read; "),
         (b"\x89PNG\r\n\x1a\n", "-: "),
     ],
     ids=["empty", "text", "head"],
@@ -481,8 +481,8 @@ def test_invalid_data_on_stdin_gives_one_line_and_nothing_on_stdout(piped, cwd, 
         (["-", "photo.png"], "standard input must be the only input"),
         (["-", "-"], "standard input must be the only input"),
         (["-", "-d", "out"], "standard input must be the only input"),
-        (["-", "--json"], "--json and a picture cannot both go to standard output"),
-        (["photo.png", "-o", "-", "--json"], "--json and a picture cannot both go to standard output"),
+        (["-", "--json"], "--json and an image cannot both go to standard output"),
+        (["photo.png", "-o", "-", "--json"], "--json and an image cannot both go to standard output"),
         (["-", "-o", "x.jpg"], "--output must end in one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -514,7 +514,7 @@ def test_stdout_is_never_skipped_even_if_a_file_has_its_name(piped, photo, cwd):
 @pytest.mark.parametrize(
     ("sink", "args"),
     [("closed", ["-"]), ("full", ["-"]), ("closed", ["tree", "-r", "-d", "out", "-j", "2"])],
-    ids=["picture to a closed pipe", "picture to a full disk", "lines to a closed pipe"],
+    ids=["image to a closed pipe", "image to a full disk", "lines to a closed pipe"],
 )
 def test_an_unwritable_stdout_gives_at_most_one_line_and_exit_code_1(tree, photo, cwd, sink, args):
     if sink == "full":
@@ -613,14 +613,14 @@ def running(cwd, *args):
         process.communicate()
 
 
-# A large picture takes a worker longer than the timeout of a test.
+# A large image takes a worker longer than the timeout of a test.
 LONG = ("-k", "256", "--tol", "0", "--max-iter", "100000", "--n-init", "3")
 SHORT = ("-k", "256", "--max-iter", "1", "--refine", "0")
 
 
 @pytest.fixture
 def long_tree(cwd):
-    """Small pictures 0, 3 and 4, and the large pictures 1 and 2 between them."""
+    """Small images 0, 3 and 4, and the large images 1 and 2 between them."""
     (cwd / "tree").mkdir()
     for number, side in enumerate([4, 600, 600, 5, 6]):
         save(noise(side, side, 3, seed=number), cwd / "tree" / f"{number}.png", compress_level=1)
@@ -631,7 +631,7 @@ def long_tree(cwd):
 def test_ctrl_c_ends_all_workers_and_a_second_run_compresses_the_rest(command, long_tree, cwd):
     with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
         assert process.stdout.readline().startswith("tree/0.png -> ")
-        time.sleep(0.5)  # now both workers have a large picture
+        time.sleep(0.5)  # now both workers have a large image
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
@@ -666,7 +666,7 @@ def test_a_killed_parent_ends_its_workers_and_leaves_no_partial_file(long_tree, 
 
 @linux_only
 def test_a_killed_worker_fails_its_file_and_no_other(long_tree, cwd):
-    shutil.copy(long_tree / "3.png", long_tree / "2.png")  # one large picture is enough
+    shutil.copy(long_tree / "3.png", long_tree / "2.png")  # one large image is enough
     with running(cwd, "tree", "-r", "-d", "out", "-j", "2", *LONG) as process:
         wait_until((cwd / "out" / "4-256.png").exists)
         os.kill(wait_until(lambda: busy_one_of(process)), signal.SIGKILL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.picture_files import assert_one_line, noise
+from helpers.image_files import assert_one_line, noise
 from PIL import Image
 
 from gpukmeans_cli.formats.palette_files import read_palette
@@ -89,7 +89,7 @@ def test_json_has_exactly_these_keys(run, photo):
     }
 
 
-def test_a_gimp_palette_is_named_after_the_picture(run, photo):
+def test_a_gimp_palette_is_named_after_the_image(run, photo):
     assert run(photo, "--gpl") == (
         0,
         "GIMP Palette\nName: photo\n#\n255   0   0 #ff0000\n255 255 255 #ffffff\n  0   0 255 #0000ff\n",
@@ -142,10 +142,10 @@ def test_swatches_depend_on_the_color_depth_of_the_terminal(photo, environ, star
     assert shown.startswith(start)
 
 
-# Several pictures
+# Several images
 
 
-def test_each_of_several_pictures_has_a_palette_below_its_name(run, photo, tmp_path):
+def test_each_of_several_images_has_a_palette_below_its_name(run, photo, tmp_path):
     other = save(np.full((2, 2, 3), 7), tmp_path / "other.png")
     code, out, err = run(other, photo)
     assert (code, err) == (0, "")
@@ -160,10 +160,10 @@ def test_a_shared_palette_counts_the_pixels_of_all(run, photo, tmp_path):
     report = json.loads(run(photo, other, "--shared", "--json")[1])
     assert report["inputs"] == [str(photo), str(other)]
     assert [color["share"] for color in report["colors"]] == [21 / 32, 8 / 32, 3 / 32]
-    assert run(photo, other, "--shared", "--gpl")[1].splitlines()[1] == "Name: 2 pictures"
+    assert run(photo, other, "--shared", "--gpl")[1].splitlines()[1] == "Name: 2 images"
 
 
-def test_a_shared_palette_equals_that_of_the_concatenated_pictures(run, tmp_path):
+def test_a_shared_palette_equals_that_of_the_concatenated_images(run, tmp_path):
     one, other = noise(16, 16, 3), noise(16, 16, 3, seed=1)
     names = [save(one, tmp_path / "one.png"), save(other, tmp_path / "other.png")]
     both = save(np.concatenate([one, other]), tmp_path / "both.png")
@@ -177,14 +177,14 @@ def test_equal_seeds_give_equal_colors_and_different_seeds_do_not(run, tmp_path)
     assert one != other
 
 
-# Degenerate pictures
+# Degenerate images
 
 
-def test_a_picture_of_one_pixel_has_one_color(run, tmp_path):
+def test_an_image_of_one_pixel_has_one_color(run, tmp_path):
     assert run(save([[[1, 2, 3]]], tmp_path / "a.png")) == (0, "#010203  100.0 %\n", "")
 
 
-def test_a_fully_transparent_picture_has_one_color(run, tmp_path):
+def test_a_fully_transparent_image_has_one_color(run, tmp_path):
     pixels = noise(5, 4, 4)
     pixels[..., 3] = 0
     photo = save(pixels, tmp_path / "a.png")
@@ -248,7 +248,7 @@ def test_an_existing_output_is_overwritten_only_with_force(run, photo, tmp_path,
     output = tmp_path / "a.hex"
     output.write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr(palette_usage, "read_picture", refuse)
+        patch.setattr(palette_usage, "read_image", refuse)
         code, out, err = run(photo, "-o", output)
     assert (code, out, output.read_text()) == (1, "", "mine")
     assert_one_line(err, str(photo), "a.hex already exists; use --force")
@@ -276,7 +276,7 @@ def test_a_strange_name_does_not_break_the_line(run, tmp_path, name):
     assert json.loads(run(photo, "--json")[1])["input"] == str(photo)
 
 
-# Exit code 1: a picture failed
+# Exit code 1: an image failed
 
 
 @pytest.mark.parametrize(
@@ -299,14 +299,14 @@ def test_a_file_that_cannot_be_read_gives_one_line(run, tmp_path, make, complain
     assert run(path, *shared)[:2] == (1, "")
 
 
-def test_valid_pictures_are_processed_beside_invalid_ones(run, photo, tmp_path):
+def test_valid_images_are_processed_beside_invalid_ones(run, photo, tmp_path):
     code, out, err = run(tmp_path / "missing.png", photo)
     assert (code, out.count("\n")) == (1, 4)
     assert out.startswith(f"{photo}:\n#ff0000")
     assert_one_line(err, "missing.png")
 
 
-def test_a_shared_palette_is_that_of_the_readable_pictures(run, photo, tmp_path):
+def test_a_shared_palette_is_that_of_the_readable_images(run, photo, tmp_path):
     code, out, err = run(tmp_path / "missing.png", photo, "--shared", "--json")
     assert code == 1
     failed, found = map(json.loads, out.splitlines())
@@ -316,7 +316,7 @@ def test_a_shared_palette_is_that_of_the_readable_pictures(run, photo, tmp_path)
     assert_one_line(err, "missing.png")
 
 
-def test_max_pixels_rejects_larger_pictures(run, photo):
+def test_max_pixels_rejects_larger_images(run, photo):
     assert run(photo, "--max-pixels", 16)[0] == 0
     code, out, err = run(photo, "--max-pixels", 15)
     assert (code, out) == (1, "")
@@ -331,10 +331,10 @@ def test_running_out_of_memory_gives_one_line(run, photo, monkeypatch):
     code, out, err = run(photo, photo, "--shared", "--json")
     assert code == 1
     assert_one_line(err, f"{photo} and 1 more: out of memory")
-    assert json.loads(out) == {"inputs": [str(photo)] * 2, "error": "out of memory; use a smaller picture"}
+    assert json.loads(out) == {"inputs": [str(photo)] * 2, "error": "out of memory; use a smaller image"}
 
 
-@pytest.mark.parametrize("stage", ["read_picture", "unique_colors", "fit_palette"])
+@pytest.mark.parametrize("stage", ["read_image", "unique_colors", "fit_palette"])
 def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -348,7 +348,7 @@ def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monke
 
 
 WRONG = [
-    pytest.param([], "Please specify an image, for example: gpukmeans palette photo.jpg", id="no picture"),
+    pytest.param([], "Please specify an image, for example: gpukmeans palette photo.jpg", id="no image"),
     pytest.param(["a.png", "-k", "0"], "--colors", id="no colors"),
     pytest.param(["a.png", "-k", "257"], "1<=x<=256", id="too many colors"),
     pytest.param(["a.png", "--seed", "-1"], "--seed", id="negative seed"),
@@ -359,9 +359,7 @@ WRONG = [
     pytest.param(["a.png", "--json", "--gpl"], "--json and --gpl", id="two formats"),
     pytest.param(["a.png", "--json", "-o", "a.gpl"], "--output", id="file and JSON"),
     pytest.param(["a.png", "--gpl", "-o", "a.gpl"], "--output", id="file and GIMP"),
-    pytest.param(
-        ["a.png", "b.png", "--gpl"], "--gpl takes one palette, got 2 pictures; add --shared", id="two for GIMP"
-    ),
+    pytest.param(["a.png", "b.png", "--gpl"], "--gpl takes one palette, got 2 images; add --shared", id="two for GIMP"),
     pytest.param(["a.png", "b.png", "-o", "a.hex"], "--output takes one palette", id="two for one file"),
     pytest.param(["-", "a.png", "-"], "standard input can be read only once", id="standard input twice"),
     pytest.param(["a.png", "--dither"], "--dither", id="unknown option"),
@@ -370,7 +368,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("args", "complaint"), WRONG)
 def test_wrong_arguments_give_one_line_before_any_work(run, monkeypatch, tmp_path, args, complaint):
-    monkeypatch.setattr(palette_usage, "read_picture", refuse)
+    monkeypatch.setattr(palette_usage, "read_image", refuse)
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*args)
     assert (code, out) == (2, "")

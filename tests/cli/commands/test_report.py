@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.picture_files import assert_one_line, files, noise, save
+from helpers.image_files import assert_one_line, files, noise, save
 from PIL import Image
 
 from gpukmeans_cli.main import main
@@ -130,8 +130,8 @@ def test_a_missing_folder_is_an_error_before_any_work(run, photo, tmp_path, monk
     assert_one_line(err, "none/page.html cannot be written, its folder does not exist")
 
 
-def test_an_invalid_picture_gives_no_page(run, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_an_invalid_image_gives_no_page(run, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
     before = files(tmp_path)
     for name, complaint in (("text.jpg", "is not an image"), ("missing.png", "does not exist"), (".", "is a folder")):
         code, out, err = run(tmp_path / name)
@@ -156,7 +156,7 @@ def test_the_first_frame_of_an_animation_is_taken_with_a_note(run, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "P", "CMYK", "I;16"])
-def test_a_picture_of_any_mode_gives_a_page(run, tmp_path, mode):
+def test_an_image_of_any_mode_gives_a_page(run, tmp_path, mode):
     path = tmp_path / f"photo.{'tiff' if mode == 'CMYK' else 'png'}"
     if mode == "I;16":
         Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(path)
@@ -167,7 +167,7 @@ def test_a_picture_of_any_mode_gives_a_page(run, tmp_path, mode):
     assert len(sizes(tmp_path / "photo-report.html")) == 3
 
 
-def test_a_picture_of_one_pixel_gives_a_page(run, tmp_path):
+def test_an_image_of_one_pixel_gives_a_page(run, tmp_path):
     assert run(save(noise(1, 1, 3), tmp_path / "a.png"), "-k", "1,2")[0] == 0
 
 

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers.picture_files import noise, save
+from helpers.image_files import noise, save
 
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.system.rank_env import RankEnv
@@ -12,10 +12,10 @@ from gpukmeans_cli.system.worker_pool import ProcessPool
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of eleven pictures of different sizes, and 05.png, which is no picture."""
+    """A folder of eleven images of different sizes, and 05.png, which is no image."""
     for number in range(12):
         save(noise(5 + number, 7, 3), tmp_path / f"{number:02}.png")
-    (tmp_path / "05.png").write_text("no picture")
+    (tmp_path / "05.png").write_text("no image")
     return tmp_path
 
 

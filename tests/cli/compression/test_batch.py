@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.picture_files import files
+from helpers.image_files import files
 
 from gpukmeans_cli.compression import batch
 from gpukmeans_cli.compression.batch import compress_all
@@ -85,7 +85,7 @@ def test_an_unexpected_error_of_a_worker_is_raised(photos, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(batch, "compress_picture", fail)
+    monkeypatch.setattr(batch, "compress_image", fail)
     with pytest.raises(ZeroDivisionError):
         run(photos, n_workers=2)
 
@@ -114,7 +114,7 @@ def test_an_interruption_stops_the_workers_and_leaves_no_partial_files(photos, c
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 def test_files_written_before_an_interruption_are_reported_after_an_unfinished_one(photos, capsys, monkeypatch):
-    def compress_picture(source, output, settings):
+    def compress_image(source, output, settings):
         if source.name == "00.png":
             while not settings.stop.is_set():
                 time.sleep(0.001)
@@ -127,8 +127,8 @@ def test_files_written_before_an_interruption_are_reported_after_an_unfinished_o
             signal.raise_signal(signal.SIGINT)
         return original_step(result)
 
-    steps, original, original_step = [], batch.compress_picture, batch._progress_step
-    monkeypatch.setattr(batch, "compress_picture", compress_picture)
+    steps, original, original_step = [], batch.compress_image, batch._progress_step
+    monkeypatch.setattr(batch, "compress_image", compress_image)
     monkeypatch.setattr(batch, "_progress_step", step)
     with pytest.raises(KeyboardInterrupt):
         run(photos, n_workers=2)
@@ -139,13 +139,13 @@ def test_files_written_before_an_interruption_are_reported_after_an_unfinished_o
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 def test_only_the_file_of_a_killed_process_fails(photos, capsys, monkeypatch):
-    def compress_picture(source, output, settings):
+    def compress_image(source, output, settings):
         if source.name == "03.png":
             os.kill(os.getpid(), signal.SIGKILL)
         return original(source, output, settings)
 
-    original = batch.compress_picture
-    monkeypatch.setattr(batch, "compress_picture", compress_picture)
+    original = batch.compress_image
+    monkeypatch.setattr(batch, "compress_image", compress_image)
     assert not run(photos, n_workers=2)
     err = capsys.readouterr().err
     assert "03.png: the worker process was killed, perhaps for its memory; try fewer --jobs" in err

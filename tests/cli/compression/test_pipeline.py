@@ -11,7 +11,7 @@ from PIL import Image
 from gpukmeans.engines.matmul import MatmulEngine
 from gpukmeans_cli.commands.compress import compress
 from gpukmeans_cli.compression import pipeline
-from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_picture
+from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_image
 from gpukmeans_cli.compression.targets import MinPsnr
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def photo(tmp_path):
-    """A picture of 17 x 11 pixels, all of different colors."""
+    """An image of 17 x 11 pixels, all of different colors."""
     pixels = np.random.default_rng(0).integers(0, 256, (11, 17, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
@@ -36,7 +36,7 @@ def test_settings_and_command_have_the_same_defaults():
 
 def test_the_report_matches_the_files_on_disk(photo, tmp_path):
     output = tmp_path / "few.png"
-    report = compress_picture(photo, output, Settings(n_colors=4, device=CPU)).report
+    report = compress_image(photo, output, Settings(n_colors=4, device=CPU)).report
     with Image.open(output) as image:
         assert (report.width, report.height) == image.size == (17, 11)
         assert report.colors_out == len(image.getcolors()) == 4
@@ -47,7 +47,7 @@ def test_the_report_matches_the_files_on_disk(photo, tmp_path):
 
 
 def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
-    result = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert list(result.stages) == ["read", "count colors", "cluster", "map pixels", "encode", "write"]
     assert min(result.stages.values()) > 0
     assert result.report.seconds == pytest.approx(sum(result.stages.values()))
@@ -58,7 +58,7 @@ def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
 def test_equal_seeds_give_equal_reports_except_for_the_time(photo, tmp_path):
     settings = Settings(n_colors=4, device=CPU, force=True, clustering={"refine": 0, "max_iter": 2})
     one, again, other = (
-        compress_picture(photo, tmp_path / "few.png", replace(settings, seed=seed)).report for seed in (0, 0, 1)
+        compress_image(photo, tmp_path / "few.png", replace(settings, seed=seed)).report for seed in (0, 0, 1)
     )
     assert asdict(one) | {"seconds": 0} == asdict(again) | {"seconds": 0}
     assert other.mse != one.mse
@@ -66,13 +66,13 @@ def test_equal_seeds_give_equal_reports_except_for_the_time(photo, tmp_path):
 
 def test_the_global_generator_of_torch_is_unchanged(photo, tmp_path):
     before = torch.get_rng_state()
-    compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("n_colors", [187, 256])
-def test_a_picture_with_at_most_n_colors_is_lossless(photo, tmp_path, n_colors):
-    report = compress_picture(photo, tmp_path / "all.png", Settings(n_colors=n_colors, device=CPU)).report
+def test_an_image_with_at_most_n_colors_is_lossless(photo, tmp_path, n_colors):
+    report = compress_image(photo, tmp_path / "all.png", Settings(n_colors=n_colors, device=CPU)).report
     assert (report.psnr, report.mse, report.iterations, report.converged) == (None, 0, 0, True)
     with Image.open(tmp_path / "all.png") as after, Image.open(photo) as before:
         assert np.array_equal(after.convert("RGB"), before)
@@ -82,18 +82,18 @@ def test_an_existing_output_is_an_error_before_the_input_is_read(tmp_path):
     old = tmp_path / "old.png"
     old.write_bytes(b"first")
     with pytest.raises(ImageError, match=r"old\.png already exists; use --force"):
-        compress_picture(tmp_path / "missing.png", old, Settings(n_colors=4, device=CPU))
+        compress_image(tmp_path / "missing.png", old, Settings(n_colors=4, device=CPU))
     assert old.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("force", [True, False])
 def test_an_output_that_is_a_folder_is_an_error_before_the_input_is_read(tmp_path, force):
     with pytest.raises(ImageError, match="is a folder; name a file in it"):
-        compress_picture(tmp_path / "missing.png", tmp_path, Settings(n_colors=4, device=CPU, force=force))
+        compress_image(tmp_path / "missing.png", tmp_path, Settings(n_colors=4, device=CPU, force=force))
 
 
 def test_no_engine_is_named_if_nothing_is_clustered(photo, tmp_path):
-    result = compress_picture(photo, tmp_path / "all.png", Settings(n_colors=256, device=CPU))
+    result = compress_image(photo, tmp_path / "all.png", Settings(n_colors=256, device=CPU))
     assert result.engine.startswith("none, ")
 
 
@@ -101,20 +101,20 @@ def test_the_engine_that_clustered_is_named(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(
         MatmulEngine, "unsupported_reason", lambda self, x: "it is broken" if x.is_floating_point() else None
     )
-    result = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+    result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert result.engine.startswith("plain, the fastest for these colors; triton cannot: its kernels are for cuda")
     assert result.engine.endswith("; matmul cannot: it is broken")
 
 
-def test_a_small_picture_is_clustered_on_the_cpu_with_any_device_only(photo, tmp_path, monkeypatch):
+def test_a_small_image_is_clustered_on_the_cpu_with_any_device_only(photo, tmp_path, monkeypatch):
     # The device "meta" computes nothing, so clustering raises there.
     meta = Settings(n_colors=4, device=torch.device("meta"), any_device=True, force=True)
-    assert compress_picture(photo, tmp_path / "few.png", meta).report.device == "cpu"
+    assert compress_image(photo, tmp_path / "few.png", meta).report.device == "cpu"
     with pytest.raises(NotImplementedError):
-        compress_picture(photo, tmp_path / "few.png", replace(meta, any_device=False))
+        compress_image(photo, tmp_path / "few.png", replace(meta, any_device=False))
     monkeypatch.setattr(pipeline, "_MIN_GPU_PIXELS", 17 * 11)
     with pytest.raises(NotImplementedError):
-        compress_picture(photo, tmp_path / "few.png", meta)
+        compress_image(photo, tmp_path / "few.png", meta)
 
 
 def test_an_output_created_during_compression_is_not_overwritten(photo, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_an_output_created_during_compression_is_not_overwritten(photo, tmp_path
     original = pipeline.encode_still
     monkeypatch.setattr(pipeline, "encode_still", encode_still)
     with pytest.raises(ImageError, match=r"few\.png already exists; use --force"):
-        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+        compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert (tmp_path / "few.png").read_bytes() == b"other"
 
 
@@ -133,7 +133,7 @@ def test_an_output_created_during_compression_is_not_overwritten(photo, tmp_path
     ("error", "sentence"),
     [
         (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), "cpu is out of memory; use --device"),
-        (MemoryError(), "out of memory; use a smaller picture"),
+        (MemoryError(), "out of memory; use a smaller image"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory; use"),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "out of memory; use"),
     ],
@@ -146,7 +146,7 @@ def test_running_out_of_memory_is_an_image_error(photo, tmp_path, monkeypatch, s
 
     monkeypatch.setattr(pipeline, stage, fail)
     with pytest.raises(ImageError, match=sentence):
-        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+        compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert list(tmp_path.iterdir()) == [photo]
 
 
@@ -156,7 +156,7 @@ def test_other_errors_of_torch_are_raised_unchanged(photo, tmp_path, monkeypatch
 
     monkeypatch.setattr(pipeline, "fit_palette", fail)
     with pytest.raises(RuntimeError, match="scalar type"):
-        compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
+        compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
 
 
 def test_the_timer_synchronizes_a_cuda_device(monkeypatch):
@@ -176,15 +176,15 @@ def test_stopped_work_writes_nothing(photo, tmp_path, monkeypatch):
     original, settings = pipeline.encode_still, Settings(n_colors=4, device=CPU)
     monkeypatch.setattr(pipeline, "encode_still", encode_still)
     with pytest.raises(StoppedError):
-        compress_picture(photo, tmp_path / "few.png", settings)
+        compress_image(photo, tmp_path / "few.png", settings)
     assert list(tmp_path.iterdir()) == [photo]
 
 
 def test_a_dry_run_gives_the_same_report_without_writing(photo, tmp_path):
     settings = Settings(n_colors=4, device=CPU)
-    dry = compress_picture(photo, tmp_path / "few.png", replace(settings, dry_run=True)).report
+    dry = compress_image(photo, tmp_path / "few.png", replace(settings, dry_run=True)).report
     assert list(tmp_path.iterdir()) == [photo]
-    wet = compress_picture(photo, tmp_path / "few.png", settings).report
+    wet = compress_image(photo, tmp_path / "few.png", settings).report
     assert asdict(dry) | {"seconds": 0} == asdict(wet) | {"seconds": 0, "written": False}
 
 
@@ -203,7 +203,7 @@ def test_the_gpu_lock_is_held_while_clustering_but_not_while_reading_or_encoding
     for stage in ("read_source", "unique_colors", "fit_palette", "encode_still", "write_atomically"):
         record(stage)
     gpu_lock = threading.Lock()
-    result = compress_picture(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU, gpu_lock=gpu_lock))
+    result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU, gpu_lock=gpu_lock))
     outside, inside = ("read_source", "encode_still", "write_atomically"), ("unique_colors", "fit_palette")
     assert held == dict.fromkeys(outside, False) | dict.fromkeys(inside, True)
     assert "wait" in result.stages
@@ -217,18 +217,18 @@ def test_a_search_for_a_psnr_encodes_only_its_result(photo, tmp_path, monkeypatc
     original, encoded = pipeline.encode_still, []
     monkeypatch.setattr(pipeline, "encode_still", encode_still)
     settings = Settings(n_colors=4, device=CPU, target=MinPsnr(20))
-    report = compress_picture(photo, tmp_path / "few.png", settings).report
+    report = compress_image(photo, tmp_path / "few.png", settings).report
     assert encoded == [report.colors_out]
 
 
 def test_folders_are_created_below_the_root_and_links_out_of_it_are_an_error(photo, tmp_path):
     settings = Settings(n_colors=4, device=CPU, root=tmp_path / "out", force=True)
-    compress_picture(photo, tmp_path / "out" / "a" / "b" / "few.png", settings)
+    compress_image(photo, tmp_path / "out" / "a" / "b" / "few.png", settings)
     assert (tmp_path / "out" / "a" / "b" / "few.png").is_file()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out" / "away").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "out" / "few.png").symlink_to(tmp_path / "elsewhere" / "few.png")
     for output in (tmp_path / "out" / "away" / "few.png", tmp_path / "out" / "few.png"):
         with pytest.raises(ImageError, match=r"few\.png leads out of .*out by a symbolic link; remove the link"):
-            compress_picture(photo, output, settings)
+            compress_image(photo, output, settings)
     assert list((tmp_path / "elsewhere").iterdir()) == []

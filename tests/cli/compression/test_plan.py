@@ -9,7 +9,7 @@ from gpukmeans_cli.system.atomic_files import STDIO
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder with pictures in it and in its subfolders, and with other files."""
+    """A folder with images in it and in its subfolders, and with other files."""
     root = tmp_path / "in"
     for name in (
         "b.jpg",
@@ -39,7 +39,7 @@ def test_an_output_is_beside_its_input_with_the_number_of_colors_in_its_name(tmp
     assert pairs(inputs[:1], tmp_path, name="palette") == [("a.jpg", "a-palette.png")]
 
 
-def test_the_pictures_of_a_folder_are_sorted_by_path_without_hidden_files(tree):
+def test_the_images_of_a_folder_are_sorted_by_path_without_hidden_files(tree):
     assert pairs([tree], tree, recursive=True) == [
         ("a.PNG", "a-4.png"),
         ("b.jpg", "b-4.png"),
@@ -64,14 +64,14 @@ def test_the_output_of_a_named_file_is_directly_in_the_output_folder(tree, tmp_p
 
 def test_a_folder_without_recursive_is_a_problem(tree):
     (job,) = plan([tree], name="4")
-    assert (job.source, job.problem) == (tree, "is a folder; add -r to take the pictures in it")
+    assert (job.source, job.problem) == (tree, "is a folder; add -r to take the images in it")
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
 @pytest.mark.parametrize("folder", [None, Path("out")])
 def test_a_folder_without_a_name_is_a_problem(name, folder):
     (job,) = plan([Path(name)], name="4", folder=folder)
-    assert job.problem == "is a folder; add -r to take the pictures in it"
+    assert job.problem == "is a folder; add -r to take the images in it"
 
 
 def test_an_input_with_a_problem_does_not_conflict_with_others(tree):
@@ -208,6 +208,6 @@ def test_an_output_folder_that_is_a_file_is_an_error(tree):
         plan([tree], name="4", recursive=True, folder=tree / "notes.txt")
 
 
-def test_a_folder_without_pictures_gives_no_job(tree):
+def test_a_folder_without_images_gives_no_job(tree):
     (tree / "empty").mkdir()
     assert plan([tree / "empty"], name="4", recursive=True) == []

@@ -21,7 +21,7 @@ def test_a_compressed_file_is_a_line_on_stdout(capsys):
     assert capsys.readouterr() == (f"{REPORT.line()}\n", "")
 
 
-def test_the_line_goes_to_stderr_if_a_picture_goes_to_stdout(capsys):
+def test_the_line_goes_to_stderr_if_an_image_goes_to_stdout(capsys):
     Reporter(text_to_stderr=True).done(result())
     assert capsys.readouterr() == ("", f"gpukmeans: {REPORT.line()}\n")
 

@@ -10,7 +10,7 @@ def test_the_line_has_sizes_quality_iterations_and_time():
     )
 
 
-def test_the_line_of_a_picture_without_error_says_lossless():
+def test_the_line_of_an_image_without_error_says_lossless():
     line = replace(REPORT, psnr=None, mse=0.0, colors_in=3, colors_out=3, iterations=0).line()
     assert "3 -> 3 colors" in line
     assert "(33%), lossless, 0 iterations," in line

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.picture_files import noise, save
+from helpers.image_files import noise, save
 
 from gpukmeans_cli.compression import shared_palette
 from gpukmeans_cli.compression.pipeline import Settings
@@ -17,12 +17,12 @@ from gpukmeans_cli.system.device import within_memory
 CPU = torch.device("cpu")
 
 
-def test_the_shared_palette_is_that_of_all_readable_pictures(photos):
+def test_the_shared_palette_is_that_of_all_readable_images(photos):
     jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
     torch.set_num_threads(1)  # as in a forked process
     expected = fit_shared_palette([job.source for job in jobs], settings)
     assert np.array_equal(find_shared_palette(jobs, settings), expected)
-    with pytest.raises(ImageError, match="none of the pictures can be read"):
+    with pytest.raises(ImageError, match="none of the images can be read"):
         find_shared_palette([job for job in jobs if job.source.name == "05.png"], settings)
 
 
@@ -51,10 +51,10 @@ def test_ranks_find_the_palette_that_one_process_finds(photos, run_on_ranks, siz
         assert np.array_equal(palette, expected)
 
 
-def test_pictures_that_no_rank_can_read_are_an_error_on_all_ranks(photos, run_on_ranks):
+def test_images_that_no_rank_can_read_are_an_error_on_all_ranks(photos, run_on_ranks):
     jobs, settings = plan([photos / "05.png", photos / "missing.png"], name="4"), Settings(n_colors=4, device=CPU)
     errors = run_on_ranks(jobs, 2, lambda jobs, ranks: find_shared_palette(jobs, settings, ranks))
-    assert errors == ["none of the pictures can be read, so there is no palette to share"] * 2
+    assert errors == ["none of the images can be read, so there is no palette to share"] * 2
 
 
 def test_an_error_of_one_rank_is_raised_on_all_ranks(photos, run_on_ranks, monkeypatch):
@@ -67,4 +67,4 @@ def test_an_error_of_one_rank_is_raised_on_all_ranks(photos, run_on_ranks, monke
     monkeypatch.setattr(shared_palette, "sum_histograms", within_memory(CPU)(sum_histograms))
     jobs, settings = plan([photos], name="4", recursive=True), Settings(n_colors=4, device=CPU)
     errors = run_on_ranks(jobs, 3, lambda jobs, ranks: find_shared_palette(jobs, settings, ranks))
-    assert errors == ["rank 1: out of memory; use a smaller picture"] * 3
+    assert errors == ["rank 1: out of memory; use a smaller image"] * 3

@@ -42,7 +42,7 @@ def test_max_bytes_tries_no_other_number_if_all_colors_fit():
     assert tried == [256]
 
 
-def test_a_lossless_picture_reaches_every_psnr():
+def test_a_lossless_image_reaches_every_psnr():
     assert MinPsnr(99).search(256, lambda n: FakeCandidate(n, lossless_from=17)) == 17
 
 

@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_opened_gives_the_error_of_a_still_image(tmp_path)
     assert error_of(tmp_path) == "is a folder; name an image file in it"
     (tmp_path / "empty.gif").touch()
     assert error_of(tmp_path / "empty.gif").startswith("is empty")
-    (tmp_path / "text.gif").write_text("no picture")
+    (tmp_path / "text.gif").write_text("no image")
     assert error_of(tmp_path / "text.gif").startswith("is not an image")
 
 

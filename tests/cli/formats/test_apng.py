@@ -156,8 +156,8 @@ def test_a_broken_file_is_an_error(tmp_path):
     bits[-20] ^= 1
     path = tmp_path / "a.png"
     for data, reason in (
-        (outside, "a frame lies outside the picture"),
-        (empty, "a frame lies outside the picture"),
+        (outside, "a frame lies outside the image"),
+        (empty, "a frame lies outside the image"),
         (swapped, "frames are missing or out of order"),
         (fewer, "2 of 3 frames are present"),
         (bytes(bits), "a chunk is broken"),

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from gpukmeans_cli.formats import metadata
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
-from gpukmeans_cli.formats.reading import read_picture
+from gpukmeans_cli.formats.reading import read_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -22,7 +22,7 @@ UPRIGHT_XMP = XMP.replace(b"6", b"1")
 
 def saved(path: Path, mode: str = "RGB", **options: object) -> Metadata:
     Image.new(mode, (6, 4), 0).save(path, **options)
-    return read_picture(path).metadata
+    return read_image(path).metadata
 
 
 def exif_of(**tags: object) -> Image.Exif:
@@ -161,7 +161,7 @@ def test_only_the_orientation_in_the_bytes_of_exif_changes(tmp_path):
 def test_broken_exif_is_dropped(tmp_path, exif):
     path = tmp_path / "p.png"
     Image.new("RGB", (6, 4)).save(path, exif=b"Exif\0\0" + exif)
-    found = read_picture(path)
+    found = read_image(path)
     assert found.metadata.exif is None
     assert found.pixels.shape == (4, 6, 3)
 
@@ -197,7 +197,7 @@ def test_xmp_of_a_png_is_kept_and_is_not_a_text(tmp_path):
     found = saved(tmp_path / "p.png", pnginfo=texts)
     assert found.xmp == UPRIGHT_XMP
     assert found.text == {}
-    assert read_picture(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # rotated by its orientation
+    assert read_image(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # rotated by its orientation
 
 
 # Texts
@@ -249,4 +249,4 @@ def test_an_invalid_orientation_is_1(stored, expected):
 def test_metadata_does_not_change_the_pixels(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png", icc_profile=SRGB, dpi=(72, 72), exif=exif_of())
-    np.testing.assert_array_equal(read_picture(tmp_path / "p.png").pixels, pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png").pixels, pixels)

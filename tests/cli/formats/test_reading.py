@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gpukmeans_cli.formats import reading
-from gpukmeans_cli.formats.reading import open_for_decoding, read_picture
+from gpukmeans_cli.formats.reading import open_for_decoding, read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -58,7 +58,7 @@ def fake_open(monkeypatch: pytest.MonkeyPatch, image: Image.Image, path: Path) -
 
 def error_of(path: Path, **options: int) -> str:
     with pytest.raises(ImageError) as caught:
-        read_picture(path, **options)
+        read_image(path, **options)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) not in message
@@ -91,7 +91,7 @@ def error_of(path: Path, **options: int) -> str:
     ],
 )
 def test_pixels_of_every_mode_equal_the_conversion_of_pillow(tmp_path, mode, suffix, channels):
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     source = Image.fromarray(noise(5, 7, 4))
     if mode == "LAB":
         source = Image.frombytes("LAB", (7, 5), noise(5, 7, 3).tobytes())
@@ -101,7 +101,7 @@ def test_pixels_of_every_mode_equal_the_conversion_of_pillow(tmp_path, mode, suf
         source = source.convert("RGB").convert(mode)
     source.save(path)
 
-    picture = read_picture(path)
+    picture = read_image(path)
 
     with Image.open(path) as stored:
         assert picture.mode == stored.mode == mode
@@ -121,7 +121,7 @@ def test_pixels_of_modes_that_only_decoders_produce_equal_the_conversion_of_pill
         image.putpalette(noise(256, 3).tobytes())
     expected = np.asarray(image.convert(target))
 
-    picture = read_picture(fake_open(monkeypatch, image, tmp_path / "picture"))
+    picture = read_image(fake_open(monkeypatch, image, tmp_path / "picture"))
 
     assert picture.mode == mode
     np.testing.assert_array_equal(picture.pixels, expected)
@@ -130,14 +130,14 @@ def test_pixels_of_modes_that_only_decoders_produce_equal_the_conversion_of_pill
 def test_black_and_white_become_0_and_255(tmp_path):
     path = tmp_path / "ink.png"
     Image.fromarray(np.array([[False, True, True]])).save(path)
-    assert read_picture(path).pixels.tolist() == [[[0], [255], [255]]]
+    assert read_image(path).pixels.tolist() == [[[0], [255], [255]]]
 
 
 def test_the_pixels_are_a_new_contiguous_writable_array(tmp_path):
     for channels in (GREY, GREY_ALPHA, RGB, RGBA):
         path = tmp_path / f"{channels}.png"
         Image.fromarray(noise(4, 6, channels).squeeze()).save(path)
-        pixels = read_picture(path).pixels
+        pixels = read_image(path).pixels
         assert pixels.flags.owndata
         assert pixels.flags.writeable
         assert pixels.flags.c_contiguous
@@ -153,9 +153,9 @@ def test_pixels_converted_in_strips_equal_pixels_converted_at_once(tmp_path, mon
         Image.fromarray(noise(23, 5, 1).astype(np.float32).squeeze() - 100).save(path)
     else:
         Image.fromarray(noise(23, 5, 3)).convert(kind).save(path)
-    whole = read_picture(path).pixels
+    whole = read_image(path).pixels
     monkeypatch.setattr(reading, "STRIP_PIXELS", 16)
-    np.testing.assert_array_equal(read_picture(path).pixels, whole)
+    np.testing.assert_array_equal(read_image(path).pixels, whole)
 
 
 # Grey deeper than 8 bits
@@ -165,7 +165,7 @@ SIXTEEN_BITS_AS_EIGHT = [0, 0, 1, 1, 128, 255]  # 128 / 257 = 0.498, 129 / 257 =
 
 
 def grey(path: Path) -> list[int]:
-    pixels = read_picture(path).pixels
+    pixels = read_image(path).pixels
     assert pixels.shape[2] == GREY
     return pixels.ravel().tolist()
 
@@ -174,7 +174,7 @@ def test_16_bit_grey_is_scaled_and_rounded(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(SIXTEEN_BITS).save(path)
     assert grey(path) == SIXTEEN_BITS_AS_EIGHT
-    assert read_picture(path).mode == "I;16"
+    assert read_image(path).mode == "I;16"
 
 
 @pytest.mark.parametrize(("mode", "order"), [("I;16", "<"), ("I;16L", "<"), ("I;16B", ">"), ("I;16N", "=")])
@@ -186,7 +186,7 @@ def test_16_bit_grey_is_decoded_equally_in_every_byte_order(tmp_path, monkeypatc
 def test_32_bit_grey_within_16_bits_is_scaled_from_16_bits(tmp_path):
     path = tmp_path / "deep.tif"
     Image.fromarray(SIXTEEN_BITS.astype(np.int32)).save(path)
-    assert read_picture(path).mode == "I"
+    assert read_image(path).mode == "I"
     assert grey(path) == SIXTEEN_BITS_AS_EIGHT
 
 
@@ -224,7 +224,7 @@ def test_32_bit_grey_beyond_16_bits_is_scaled_from_its_own_range(tmp_path, value
 def test_floats_are_scaled_from_0_to_1_or_from_their_own_range(tmp_path, values, expected):
     path = tmp_path / "float.tif"
     Image.fromarray(np.array([values], dtype=np.float32)).save(path)
-    assert read_picture(path).mode == "F"
+    assert read_image(path).mode == "F"
     assert grey(path) == expected
 
 
@@ -238,7 +238,7 @@ def test_a_transparent_index_becomes_alpha(tmp_path):
         image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
         image.putpalette(colors.tobytes())
         image.save(path, transparency=1)
-        picture = read_picture(path)
+        picture = read_image(path)
         assert picture.mode == "P"
         assert picture.pixels.tolist() == [[[10, 20, 30, 255], [40, 50, 60, 0]]]
 
@@ -248,13 +248,13 @@ def test_an_alpha_for_each_index_becomes_alpha(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8))
     image.putpalette(bytes(range(9)))
     image.save(path, transparency=bytes([7, 200]))
-    assert read_picture(path).pixels.tolist() == [[[0, 1, 2, 7], [3, 4, 5, 200], [6, 7, 8, 255]]]
+    assert read_image(path).pixels.tolist() == [[[0, 1, 2, 7], [3, 4, 5, 200], [6, 7, 8, 255]]]
 
 
 def test_a_transparent_color_becomes_alpha(tmp_path):
     path = tmp_path / "key.png"
     Image.fromarray(np.array([[[1, 2, 3], [1, 2, 4]]], dtype=np.uint8)).save(path, transparency=(1, 2, 3))
-    assert read_picture(path).pixels.tolist() == [[[1, 2, 3, 0], [1, 2, 4, 255]]]
+    assert read_image(path).pixels.tolist() == [[[1, 2, 3, 0], [1, 2, 4, 255]]]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_transparent_color_becomes_alpha(tmp_path):
 def test_a_transparent_grey_becomes_alpha_at_every_bit_depth(tmp_path, depth, row, key, expected):
     path = tmp_path / "key.png"
     path.write_bytes(handmade_png(2, depth, 0, row, tRNS=struct.pack(">H", key)))
-    assert read_picture(path).pixels.tolist() == [expected]
+    assert read_image(path).pixels.tolist() == [expected]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -281,7 +281,7 @@ def test_alpha_is_dropped_if_all_pixels_are_opaque(tmp_path, mode):
         path = tmp_path / f"opaque{size[0]}.png"
         image = Image.new(mode, size, (9,) * (len(mode) - 1) + (255,))
         image.save(path)
-        pixels = read_picture(path).pixels
+        pixels = read_image(path).pixels
         assert pixels.shape == (size[1], size[0], len(mode) - 1)
         assert (pixels == 9).all()
         assert pixels.flags.owndata
@@ -293,7 +293,7 @@ def test_a_palette_with_unused_transparency_becomes_rgb(tmp_path):
     image = Image.fromarray(np.array([[0, 0]], dtype=np.uint8))
     image.putpalette(bytes([1, 2, 3, 4, 5, 6]))
     image.save(path, transparency=1)
-    assert read_picture(path).pixels.tolist() == [[[1, 2, 3], [1, 2, 3]]]
+    assert read_image(path).pixels.tolist() == [[[1, 2, 3], [1, 2, 3]]]
 
 
 def test_one_pixel_that_is_not_opaque_keeps_alpha(tmp_path):
@@ -301,7 +301,7 @@ def test_one_pixel_that_is_not_opaque_keeps_alpha(tmp_path):
     alpha = np.full((3, 3, 2), 255, dtype=np.uint8)
     alpha[2, 2, 1] = 254
     Image.fromarray(alpha).save(path)
-    np.testing.assert_array_equal(read_picture(path).pixels, alpha)
+    np.testing.assert_array_equal(read_image(path).pixels, alpha)
 
 
 # Orientation and frames
@@ -336,10 +336,10 @@ def test_an_image_is_made_upright_by_its_orientation(tmp_path, orientation, suff
     numbered[..., 3] = 10 * numbered[..., 0]
     Image.fromarray(numbered).save(path, exif=oriented(orientation), **LOSSLESS.get(suffix, {}))
 
-    pixels = read_picture(path).pixels
+    pixels = read_image(path).pixels
 
     assert pixels[..., 0].tolist() == UPRIGHT[orientation]
-    assert read_picture(path).upright == (orientation == 1 and suffix != ".tif")
+    assert read_image(path).upright == (orientation == 1 and suffix != ".tif")
     np.testing.assert_array_equal(pixels[..., 3], 10 * pixels[..., 0])
     assert pixels.flags.c_contiguous
 
@@ -349,7 +349,7 @@ def test_an_image_with_a_transparent_index_is_made_upright(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
     image.putpalette(bytes([1, 2, 3, 4, 5, 6]))
     image.save(path, transparency=0, exif=oriented(6))
-    assert read_picture(path).pixels.tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 255]]]
+    assert read_image(path).pixels.tolist() == [[[1, 2, 3, 0]], [[4, 5, 6, 255]]]
 
 
 def test_a_jpeg_is_made_upright(tmp_path):
@@ -357,7 +357,7 @@ def test_a_jpeg_is_made_upright(tmp_path):
     halves = np.zeros((16, 32), dtype=np.uint8)
     halves[:, 16:] = 255
     Image.fromarray(halves).save(path, exif=oriented(6))
-    pixels = read_picture(path).pixels
+    pixels = read_image(path).pixels
     assert pixels.shape == (32, 16, 1)
     assert pixels[:16].max() < 10
     assert pixels[16:].min() > 245
@@ -379,7 +379,7 @@ def exif_entries(*entries: tuple[int, int, int, int]) -> bytes:
 def test_exif_that_pillow_cannot_write_is_no_error(tmp_path, exif):
     path = tmp_path / "odd.jpg"
     Image.new("RGB", (8, 4)).save(path, exif=exif)
-    assert read_picture(path).pixels.shape == (8, 4, 3)
+    assert read_image(path).pixels.shape == (8, 4, 3)
 
 
 def test_with_unreadable_exif_the_pixels_are_as_stored(tmp_path):
@@ -396,7 +396,7 @@ def test_the_first_frame_is_decoded_and_all_frames_are_counted(tmp_path, suffix)
     path = tmp_path / f"animation{suffix}"
     frames = [Image.new("RGB", (4, 3), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(suffix, {}))
-    picture = read_picture(path)
+    picture = read_image(path)
     assert picture.frames == 3
     assert picture.pixels.shape == (3, 4, 3)
     assert (picture.pixels == (255, 0, 0)).all()
@@ -405,13 +405,13 @@ def test_the_first_frame_is_decoded_and_all_frames_are_counted(tmp_path, suffix)
 def test_a_still_image_has_one_frame(tmp_path):
     path = tmp_path / "still.jpg"
     Image.new("RGB", (4, 3)).save(path)
-    assert read_picture(path).frames == 1
+    assert read_image(path).frames == 1
 
 
 def test_a_format_that_reports_0_frames_has_one_frame(tmp_path, monkeypatch):
     image = Image.new("RGB", (4, 3))
     image.n_frames = 0  # type: ignore[attr-defined]
-    assert read_picture(fake_open(monkeypatch, image, tmp_path / "layers")).frames == 1
+    assert read_image(fake_open(monkeypatch, image, tmp_path / "layers")).frames == 1
 
 
 # Files that cannot be read
@@ -464,7 +464,7 @@ def test_a_read_error_is_an_error_with_the_reason_of_the_system(tmp_path, monkey
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "open", lambda *_: io.BufferedReader(BrokenDisk()))
-    assert "Input/output error" in error_of(tmp_path / "picture.png")
+    assert "Input/output error" in error_of(tmp_path / "image.png")
 
 
 def test_a_text_file_is_an_error(tmp_path):
@@ -522,7 +522,7 @@ def test_an_exception_of_our_own_code_is_not_reported_as_a_broken_file(tmp_path,
     Image.new("RGB", (2, 2)).save(path)
     monkeypatch.setattr(reading, "_WITH_ALPHA", None)
     with pytest.raises(AttributeError):
-        read_picture(path)
+        read_image(path)
 
 
 @pytest.mark.parametrize("where", ["load", "crop"])
@@ -546,7 +546,7 @@ def test_the_file_is_closed_after_success_and_after_an_error(tmp_path, monkeypat
     opened_files = []
     original_open = Path.open
     monkeypatch.setattr(Path, "open", lambda *args: opened_files.append(original_open(*args)) or opened_files[-1])
-    read_picture(good)
+    read_image(good)
     error_of(bad)
     assert [file.closed for file in opened_files] == [True, True]
 
@@ -561,8 +561,8 @@ def test_pillow_prints_nothing_on_an_error(tmp_path):
     program = (
         "import sys, pathlib\n"
         "from gpukmeans_cli.system.atomic_files import ImageError\n"
-        "from gpukmeans_cli.formats.reading import read_picture\n"
-        "try:\n    read_picture(pathlib.Path(sys.argv[1]))\n"
+        "from gpukmeans_cli.formats.reading import read_image\n"
+        "try:\n    read_image(pathlib.Path(sys.argv[1]))\n"
         "except ImageError:\n    print('refused')\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -586,7 +586,7 @@ def blank(path: Path, width: int, height: int = 1) -> Path:
 @pytest.mark.usefixtures("_low_limit")
 def test_an_image_between_the_warning_and_the_error_of_pillow_is_decoded_without_a_warning(tmp_path):
     for width in (50, 51, 100):
-        assert read_picture(blank(tmp_path / "p.png", width)).pixels.shape == (1, width, 1)
+        assert read_image(blank(tmp_path / "p.png", width)).pixels.shape == (1, width, 1)
 
 
 @pytest.mark.usefixtures("_low_limit")
@@ -601,13 +601,13 @@ def test_an_image_above_the_limit_is_an_error_with_its_size_and_the_option_to_ra
 @pytest.mark.usefixtures("_low_limit")
 def test_the_caller_can_raise_the_limit(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
-    assert read_picture(path, max_pixels=400).pixels.shape == (20, 20, 1)
+    assert read_image(path, max_pixels=400).pixels.shape == (20, 20, 1)
     assert "limit is 399;" in error_of(path, max_pixels=399)
 
 
 def test_the_caller_can_lower_the_limit(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
-    assert read_picture(path).pixels.shape == (20, 20, 1)
+    assert read_image(path).pixels.shape == (20, 20, 1)
     for limit in (0, 150, 399):
         assert f"has 400 pixels, the limit is {limit};" in error_of(path, max_pixels=limit)
 
@@ -624,21 +624,21 @@ def test_a_decompression_bomb_inside_an_icon_is_an_error(tmp_path):
     Image.new("RGBA", (40, 40)).save(inside, "PNG")
     png = inside.getvalue()
     path.write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png)
-    assert read_picture(path).pixels.shape == (40, 40, 4)
+    assert read_image(path).pixels.shape == (40, 40, 4)
     assert "has 1600 pixels, the limit is 1000;" in error_of(path, max_pixels=1000)
 
 
 def test_a_limit_disabled_in_pillow_stays_disabled_unless_one_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     path = blank(tmp_path / "p.png", 20, 20)
-    assert read_picture(path).pixels.shape == (20, 20, 1)
+    assert read_image(path).pixels.shape == (20, 20, 1)
     assert "limit is 10;" in error_of(path, max_pixels=10)
 
 
 @pytest.mark.usefixtures("_low_limit")
 def test_the_limit_of_pillow_is_restored(tmp_path):
     path = blank(tmp_path / "p.png", 20, 20)
-    read_picture(path, max_pixels=400)
+    read_image(path, max_pixels=400)
     assert Image.MAX_IMAGE_PIXELS == 50
     error_of(path, max_pixels=1)
     assert Image.MAX_IMAGE_PIXELS == 50
@@ -667,7 +667,7 @@ def test_threads_with_different_limits_each_have_their_own(tmp_path):
     def read(limit: int | None) -> None:
         for _ in range(100):
             try:
-                read_picture(path, max_pixels=limit)
+                read_image(path, max_pixels=limit)
                 outcome = "read"
             except ImageError as error:
                 outcome = str(error)

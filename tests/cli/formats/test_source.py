@@ -93,7 +93,7 @@ def test_standard_input_is_read_like_a_file(tmp_path, monkeypatch):
 
 def test_closed_standard_input_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ImageError, match="standard input is closed; send a picture in"):
+    with pytest.raises(ImageError, match="standard input is closed; send an image in"):
         read_source(STDIO)
 
 

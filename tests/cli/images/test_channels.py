@@ -35,7 +35,7 @@ def test_leading_dimensions_are_kept():
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 @pytest.mark.parametrize("second", [1, 2, 3, 4])
-def test_the_sum_of_histograms_of_any_channels_is_that_of_both_pictures(first, second):
+def test_the_sum_of_histograms_of_any_channels_is_that_of_both_images(first, second):
     generator = np.random.default_rng(0)
     one, other = (
         generator.integers(0, 4, (*size, n), dtype=np.uint8) for size, n in (((4, 5), first), ((3, 5), second))

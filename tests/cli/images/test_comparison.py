@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers.picture_files import noise, save
+from helpers.image_files import noise, save
 from PIL import Image
 
 from gpukmeans_cli.images.comparison import Comparison, compare_files
@@ -28,7 +28,7 @@ def test_the_line_has_both_names_the_quality_and_the_sizes():
     assert FOUND.line() == "a.png, b.png: PSNR 46.37 dB, SSIM 0.9877, 2.0 kB -> 1.0 kB (50%)"
 
 
-def test_pictures_without_difference_have_no_psnr_and_are_identical():
+def test_images_without_difference_have_no_psnr_and_are_identical():
     assert dataclasses.replace(FOUND, psnr=None, ssim=1.0).quality() == "identical, SSIM 1.0000"
 
 
@@ -58,7 +58,7 @@ def test_an_error_names_the_file_or_both_sizes(tmp_path):
     a, b = save(noise(9, 8, 3), tmp_path / "a.png"), save(noise(8, 9, 3), tmp_path / "b.png")
     with pytest.raises(ImageError, match=r"missing\.png: does not exist"):
         compare_files(a, tmp_path / "missing.png", None, force=False, max_pixels=None)
-    with pytest.raises(ImageError, match=r"a\.png is 8 x 9 and .*b\.png 9 x 8, but only pictures of one size"):
+    with pytest.raises(ImageError, match=r"a\.png is 8 x 9 and .*b\.png 9 x 8, but only images of one size"):
         compare_files(a, b, None, force=False, max_pixels=None)
     with pytest.raises(ImageError, match=r"a\.png: .*72 pixels"):
         compare_files(a, a, None, force=False, max_pixels=71)

@@ -25,8 +25,8 @@ def sheet_with(palette: Pixels, usage: NDArray[np.floating], *, width: int = 120
     return np.asarray(draw_comparison(grey, grey, palette, usage, width=width, captions=_CAPTIONS))
 
 
-def pictures_in(sheet: Pixels, height: int, width: int) -> tuple[Pixels, Pixels]:
-    """The two pictures of that size on a sheet."""
+def images_in(sheet: Pixels, height: int, width: int) -> tuple[Pixels, Pixels]:
+    """The two images of that size on a sheet."""
     column = (sheet.shape[1] - 2 * MARGIN - GUTTER) // 2
     left = MARGIN + (column - width) // 2
     right = left + column + GUTTER
@@ -49,7 +49,7 @@ def swatches_in(sheet: Pixels) -> tuple[Pixels, NDArray[np.intp]]:
 
 
 def captions_of(captions: tuple[str, str]) -> Pixels:
-    """The part of a sheet 600 wide above its swatches, with two white pictures."""
+    """The part of a sheet 600 wide above its swatches, with two white images."""
     white = np.full((30, 40, 1), 255, dtype=np.uint8)
     sheet = np.asarray(draw_comparison(white, white, _PALETTE, np.zeros(1), width=600, captions=captions))
     outline = np.flatnonzero((sheet == _PALETTE[0]).all(axis=2).any(axis=1))[0] - 1
@@ -71,20 +71,20 @@ def test_the_sheet_has_the_requested_width(width: int):
 
 
 @pytest.mark.parametrize("width", [600, 601])
-def test_both_pictures_are_shrunk_to_half_of_the_sheet(width: int):
+def test_both_images_are_shrunk_to_half_of_the_sheet(width: int):
     before, after = noise(300, 400, seed=1), noise(300, 400, seed=2)
     column = (width - 2 * MARGIN - GUTTER) // 2
     height = round(column * 300 / 400)
-    shown = pictures_in(sheet_of(before, after, width=width), height, column)
+    shown = images_in(sheet_of(before, after, width=width), height, column)
     for picture, original in zip(shown, (before, after), strict=True):
         expected = Image.fromarray(original).resize((column, height), Image.Resampling.BOX)
         np.testing.assert_array_equal(picture, np.asarray(expected))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 90), (90, 1), (31, 45)])
-def test_a_picture_that_fits_is_unchanged(height: int, width: int):
+def test_an_image_that_fits_is_unchanged(height: int, width: int):
     before, after = noise(height, width, seed=1), noise(height, width, seed=2)
-    shown = pictures_in(sheet_of(before, after), height, width)
+    shown = images_in(sheet_of(before, after), height, width)
     np.testing.assert_array_equal(shown[0], before)
     np.testing.assert_array_equal(shown[1], after)
 
@@ -92,7 +92,7 @@ def test_a_picture_that_fits_is_unchanged(height: int, width: int):
 @pytest.mark.parametrize(
     ("height", "width", "shown"), [(5000, 4, (600, 1)), (4, 5000, (1, 278)), (2000, 500, (600, 150))]
 )
-def test_a_tall_or_wide_picture_keeps_its_aspect_ratio_and_at_least_one_pixel(
+def test_a_tall_or_wide_image_keeps_its_aspect_ratio_and_at_least_one_pixel(
     height: int, width: int, shown: tuple[int, int]
 ):
     black = np.zeros((height, width, 1), dtype=np.uint8)
@@ -132,7 +132,7 @@ def test_an_opaque_alpha_channel_changes_nothing():
 def test_transparent_pixels_of_any_color_show_a_light_checkerboard(size: int):
     hidden = np.zeros((size, size, 4), dtype=np.uint8)
     hidden[..., 0] = 255
-    shown, _ = pictures_in(sheet_of(hidden, hidden), min(size, 278), min(size, 278))
+    shown, _ = images_in(sheet_of(hidden, hidden), min(size, 278), min(size, 278))
     colors = np.unique(shown.reshape(-1, 3), axis=0)
     assert len(colors) == 2
     assert (colors[1] == 255).all()
@@ -142,9 +142,9 @@ def test_transparent_pixels_of_any_color_show_a_light_checkerboard(size: int):
 
 def test_half_transparent_black_halves_the_brightness_of_the_checkerboard():
     black = np.zeros((40, 40, 4), dtype=np.uint8)
-    clear, _ = pictures_in(sheet_of(black, black), 40, 40)
+    clear, _ = images_in(sheet_of(black, black), 40, 40)
     black[..., 3] = 128
-    dimmed, _ = pictures_in(sheet_of(black, black), 40, 40)
+    dimmed, _ = images_in(sheet_of(black, black), 40, 40)
     np.testing.assert_allclose(dimmed, clear * (1 - 128 / 255), atol=1)
 
 
@@ -199,7 +199,7 @@ def test_usage_may_be_pixel_counts_or_fractions():
     np.testing.assert_array_equal(counts, sheet_with(palette, np.array([0.5, 0.3, 0.2])))
 
 
-def test_each_caption_is_below_its_picture():
+def test_each_caption_is_below_its_image():
     for captions, empty in ((("here", ""), np.s_[:, 300:]), (("", "here"), np.s_[:, :300])):
         above_swatches = captions_of(captions)
         assert (above_swatches < 255).any()
@@ -223,7 +223,7 @@ def test_arguments_may_be_read_only():
     assert sheet.width == 1200
 
 
-def test_pictures_of_different_size_are_an_error():
+def test_images_of_different_size_are_an_error():
     with pytest.raises(ValueError, match=r"equal in height and width, got \(4, 5\) and \(5, 4\)"):
         sheet_of(noise(4, 5), noise(5, 4))
 

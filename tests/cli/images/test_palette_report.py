@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.picture_files import assert_one_line, save
+from helpers.image_files import assert_one_line, save
 
 from gpukmeans_cli.images.palette_report import PaletteTask, palette_lines, report_palettes
 from gpukmeans_cli.images.palette_usage import PaletteUsage
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def pictures(tmp_path):
-    """One picture of 3 red and 1 blue pixels, one of 4 blue pixels, and a missing file."""
+    """One image of 3 red and 1 blue pixels, one of 4 blue pixels, and a missing file."""
     red, blue = (255, 0, 0), (0, 0, 255)
     one = save(np.array([[red, red], [red, blue]], dtype=np.uint8), tmp_path / "one.png")
     two = save(np.array([[blue] * 4], dtype=np.uint8), tmp_path / "two.png")
@@ -34,12 +34,12 @@ def test_each_palette_has_a_heading_unless_there_is_only_one(pictures, capsys):
     assert capsys.readouterr().out == f"{one}:\n#ff0000  75.0 %\n#0000ff  25.0 %\n{two}:\n#0000ff  100.0 %\n"
 
 
-def test_a_shared_palette_counts_the_pixels_of_all_pictures(pictures, capsys):
+def test_a_shared_palette_counts_the_pixels_of_all_images(pictures, capsys):
     assert report_palettes(pictures[:2], PaletteTask(n_colors=4, device=CPU, shared=True))
     assert capsys.readouterr().out == "#0000ff  62.5 %\n#ff0000  37.5 %\n"
 
 
-def test_an_unreadable_picture_is_reported_and_the_others_are_processed(pictures, capsys):
+def test_an_unreadable_image_is_reported_and_the_others_are_processed(pictures, capsys):
     one, _, missing = pictures
     assert not report_palettes([missing, one], PaletteTask(n_colors=4, device=CPU, as_json=True))
     out, err = capsys.readouterr()
@@ -67,6 +67,6 @@ def test_the_suffix_of_the_output_sets_its_format(pictures, tmp_path, capsys, na
     assert_one_line(capsys.readouterr().err, "already exists; use --force")
 
 
-def test_gimps_format_is_printed_with_the_name_of_the_picture(pictures, capsys):
+def test_gimps_format_is_printed_with_the_name_of_the_image(pictures, capsys):
     assert report_palettes(pictures[1:2], PaletteTask(n_colors=1, device=CPU, as_gpl=True))
     assert capsys.readouterr().out == "GIMP Palette\nName: two\n#\n  0   0 255 #0000ff\n"

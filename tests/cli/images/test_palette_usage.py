@@ -5,7 +5,7 @@ from PIL import Image
 
 from gpukmeans.images.histogram import unique_colors
 from gpukmeans_cli.images import palette_usage
-from gpukmeans_cli.images.palette_usage import PaletteUsage, count_picture, find_palette_usage
+from gpukmeans_cli.images.palette_usage import PaletteUsage, count_image, find_palette_usage
 from gpukmeans_cli.system.atomic_files import ImageError
 
 CPU = torch.device("cpu")
@@ -48,10 +48,10 @@ def test_grey_becomes_rgb_and_alpha_is_kept():
 
 def test_more_than_max_pixels_are_an_error(tmp_path):
     Image.fromarray(noise(5, 7, 3)).save(tmp_path / "in.png")
-    counted, _ = count_picture(tmp_path / "in.png", CPU, max_pixels=35)
+    counted, _ = count_image(tmp_path / "in.png", CPU, max_pixels=35)
     assert counted.counts.sum() == 35
     with pytest.raises(ImageError, match="has 35 pixels, the limit is 34"):
-        count_picture(tmp_path / "in.png", CPU, max_pixels=34)
+        count_image(tmp_path / "in.png", CPU, max_pixels=34)
 
 
 def test_equal_seeds_give_equal_palettes():
@@ -62,10 +62,10 @@ def test_equal_seeds_give_equal_palettes():
     assert not np.array_equal(one.colors, other.colors)
 
 
-def test_all_transparent_pixels_of_a_picture_count_as_one_color(tmp_path):
+def test_all_transparent_pixels_of_an_image_count_as_one_color(tmp_path):
     pixels = np.array([[[9, 9, 9, 0], [8, 8, 8, 0], [1, 2, 3, 255]]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    counted, frames = count_picture(tmp_path / "a.png", CPU)
+    counted, frames = count_image(tmp_path / "a.png", CPU)
     assert (counted.colors.tolist(), counted.counts.tolist()) == ([[0, 0, 0, 0], [1, 2, 3, 255]], [2, 1])
     assert frames == 1
 
@@ -74,8 +74,8 @@ def test_all_transparent_pixels_of_a_picture_count_as_one_color(tmp_path):
     ("error", "sentence"),
     [
         (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "cpu is out of memory; use --device cpu"),
-        (MemoryError(), "out of memory; use a smaller picture"),
-        (RuntimeError("[enforce fail] not enough memory: you tried to"), "out of memory; use a smaller picture"),
+        (MemoryError(), "out of memory; use a smaller image"),
+        (RuntimeError("[enforce fail] not enough memory: you tried to"), "out of memory; use a smaller image"),
     ],
 )
 def test_running_out_of_memory_is_an_image_error(monkeypatch, error, sentence):

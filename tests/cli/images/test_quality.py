@@ -23,7 +23,7 @@ def flat(height, width, color):
 
 
 def ssim_by_definition(one, other, size):
-    """SSIM of two pictures of one channel, window by window, in two passes: means, then deviations from them."""
+    """SSIM of two images of one channel, window by window, in two passes: means, then deviations from them."""
     x, y = one[..., 0].double().numpy(), other[..., 0].double().numpy()
     offsets = np.arange(size) - size // 2
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * 1.5**2))
@@ -59,7 +59,7 @@ def test_ssim_of_one_pixel_is_the_luminance_term():
     assert structural_similarity(flat(1, 1, [30]), flat(1, 1, [50])) == pytest.approx(expected, rel=1e-12)
 
 
-def test_ssim_of_flat_pictures_is_the_mean_over_channels():
+def test_ssim_of_flat_images_is_the_mean_over_channels():
     one, other = flat(20, 31, [0, 7, 255]), flat(20, 31, [255, 7, 255])
     assert structural_similarity(one, other) == pytest.approx((C1 / (255**2 + C1) + 2) / 3, rel=1e-9)
 
@@ -78,12 +78,12 @@ def test_ssim_with_alpha_is_that_of_the_premultiplied_colors():
     assert found == pytest.approx((3 * fifths + 1) / 4, rel=1e-9)
 
 
-def test_ssim_of_a_picture_and_its_negative_is_negative():
+def test_ssim_of_an_image_and_its_negative_is_negative():
     picture = noise(30, 30, 3)
     assert structural_similarity(picture, 255 - picture) < -0.5
 
 
-def test_ssim_is_lower_for_noise_than_for_a_brighter_picture_of_the_same_error(china):
+def test_ssim_is_lower_for_noise_than_for_a_brighter_image_of_the_same_error(china):
     china = china[:200, :200]
     shift = torch.where(noise(200, 200, 3) < 128, -12, 12)
     noisy = (china.int() + shift).clamp(0, 255).to(torch.uint8)
@@ -150,7 +150,7 @@ def test_quality_is_symmetric(pair):
 
 
 @given(pictures((1,)) | pictures((2,)) | pictures((3,)) | pictures((4,)))
-def test_a_picture_is_identical_to_itself(pair):
+def test_an_image_is_identical_to_itself(pair):
     picture = torch.from_numpy(pair[0])
     assert compare_pixels(picture, picture.clone()) == (0, None, 1)
 
@@ -166,7 +166,7 @@ def test_grey_equals_the_same_grey_in_rgb():
     assert compare_pixels(grey, other) == compare_pixels(grey.expand(-1, -1, 3), other)
 
 
-def test_a_picture_without_alpha_is_opaque():
+def test_an_image_without_alpha_is_opaque():
     color, alpha = noise(13, 12, 3), noise(13, 12, 1, seed=1)
     translucent = torch.cat([color, alpha], 2)
     assert compare_pixels(color, torch.cat([color, torch.full_like(alpha, 255)], 2)) == (0, None, 1)
@@ -182,7 +182,7 @@ def test_the_color_of_transparent_pixels_is_ignored():
     assert compare_pixels(one, other) == (0, None, 1)
 
 
-def test_the_pictures_are_not_modified():
+def test_the_images_are_not_modified():
     one, other = noise(13, 12, 1), noise(13, 12, 4)
     before = one.clone(), other.clone()
     compare_pixels(one, other)

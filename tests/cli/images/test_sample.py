@@ -17,7 +17,7 @@ def picture() -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 1), (1, 2), (64, 43), (7, 301), (301, 7)])
-def test_the_picture_has_the_requested_size(width: int, height: int):
+def test_the_image_has_the_requested_size(width: int, height: int):
     picture = draw_sample(width, height)
     assert picture.shape == (height, width, 3)
     assert picture.dtype == np.uint8
@@ -37,7 +37,7 @@ def test_the_bytes_are_the_same_on_every_machine(picture: NDArray[np.uint8]):
     assert digest == "7272715b35d6e6e1e9cc4a8b8f99c9d0ff274f5388cd74b9c6897dbe8774b1ca"
 
 
-def test_the_picture_has_more_than_fifty_thousand_colors_and_none_is_common(picture: NDArray[np.uint8]):
+def test_the_image_has_more_than_fifty_thousand_colors_and_none_is_common(picture: NDArray[np.uint8]):
     _, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
     assert len(counts) > 50_000
     assert counts.max() / counts.sum() < 0.03

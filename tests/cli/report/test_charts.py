@@ -56,7 +56,7 @@ def test_the_size_axis_is_logarithmic_and_the_psnr_axis_goes_up():
     assert chart.path == f"M{first.x:g} {first.y:g}L{second.x:g} {second.y:g}L{third.x:g} {third.y:g}"
 
 
-def test_a_picture_without_error_is_at_the_upper_edge():
+def test_an_image_without_error_is_at_the_upper_edge():
     assert [point.y for point in chart_sizes([10, 20, 30], [20.0, 25.0, None]).points][-1] == TOP
     alone = chart_sizes([900], [None])
     assert (alone.points[0].y, alone.y_ticks) == (TOP, ())

@@ -80,7 +80,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_page_contains_the_files_of_the_pictures():
+def test_the_page_contains_the_files_of_the_images():
     page = Page(render_page("photo.jpg", report_data()))
     sources = [image["src"] for image in page.attributes("img")]
     kinds, data = zip(

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.picture_files import noise, save
+from helpers.image_files import noise, save
 
 from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.report import report_file

@@ -109,7 +109,7 @@ def in_colors(data, n_colors):
 
 
 def boundary(browser, left, right):
-    """The boundary between the two pictures in percent of the width, or None if other pixels are shown.
+    """The boundary between the two images in percent of the width, or None if other pixels are shown.
 
     Only the upper third of the rows is compared, without the corners, the badges and the handle.
     """
@@ -129,7 +129,7 @@ def test_the_original_is_left_of_the_handle_and_the_variant_right_of_it(browser,
     assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(50, abs=2)
 
 
-def test_a_mouse_moves_the_boundary_from_anywhere_in_the_picture(browser, data):
+def test_a_mouse_moves_the_boundary_from_anywhere_in_the_image(browser, data):
     picture = compare(browser)
     chain = ActionChains(browser).move_to_element_with_offset(picture, 90, 60)
     chain.click_and_hold().move_by_offset(-20, 0).release().perform()
@@ -257,7 +257,7 @@ def test_the_page_fits_the_width_of_a_phone(browser, address):
     assert float(browser.execute_script(text).removesuffix("px")) >= 12
 
 
-def test_a_picture_has_its_full_size_in_a_wide_window(browser):
+def test_an_image_has_its_full_size_in_a_wide_window(browser):
     size = compare(browser).size
     assert (size["width"], size["height"]) == (300, 200)
 
@@ -285,10 +285,10 @@ def test_all_images_have_accessible_names(browser):
     assert "photo.png, the original" in names
     assert "photo.png in 8 colors" in names
     assert all(names)
-    assert len(names) == 6  # two pictures, two charts, two clouds
+    assert len(names) == 6  # two images, two charts, two clouds
 
 
-def test_pictures_table_and_selection_work_without_scripts(chromium, address, data):
+def test_images_table_and_selection_work_without_scripts(chromium, address, data):
     emulate(chromium)
     chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:

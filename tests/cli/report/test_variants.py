@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.picture_files import noise, save
+from helpers.image_files import noise, save
 from PIL import Image
 
 from gpukmeans.images.histogram import unique_colors
-from gpukmeans_cli.compression.pipeline import Settings, compress_picture
+from gpukmeans_cli.compression.pipeline import Settings, compress_image
 from gpukmeans_cli.report.variants import MAX_POINTS, build_report_data
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -30,7 +30,7 @@ def test_each_variant_is_the_output_of_compress(tmp_path, options, channels):
     assert (data.width, data.height, data.n_bytes) == (40, 31, photo.stat().st_size)
     for variant in data.variants:
         output = tmp_path / f"{variant.n_colors}.png"
-        report = compress_picture(photo, output, replace(settings, n_colors=variant.n_colors)).report
+        report = compress_image(photo, output, replace(settings, n_colors=variant.n_colors)).report
         assert variant.data == output.read_bytes()
         assert not variant.kept
         assert (variant.psnr, variant.n_iter) == (report.psnr, report.iterations)
@@ -57,7 +57,7 @@ def test_inertia_falls_to_the_error_of_the_palette(tmp_path, china):
     assert variant.inertia[-1] == pytest.approx(error, rel=0.01)
 
 
-def test_a_picture_with_few_colors_is_not_clustered(tmp_path):
+def test_an_image_with_few_colors_is_not_clustered(tmp_path):
     photo = save(np.array([[[0, 0, 0], [255, 0, 0], [255, 0, 0]]], dtype=np.uint8), tmp_path / "photo.png")
     data = build_report_data(photo, [1, 2, 256], SETTINGS)
     assert [variant.n_iter for variant in data.variants][1:] == [0, 0]
@@ -138,7 +138,7 @@ def test_a_photo_that_compress_would_keep_is_marked(tmp_path):
     pixels[::2] = 255
     Image.fromarray(pixels).convert("1").save(tmp_path / "photo.png", optimize=True)
     (variant,) = build_report_data(tmp_path / "photo.png", [2], SETTINGS).variants
-    kept = compress_picture(tmp_path / "photo.png", tmp_path / "out.png", replace(SETTINGS, n_colors=2)).report.kept
+    kept = compress_image(tmp_path / "photo.png", tmp_path / "out.png", replace(SETTINGS, n_colors=2)).report.kept
     assert variant.kept is kept is True
 
 

@@ -79,9 +79,9 @@ CPU = torch.device("cpu")
     ("error", "advice"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "cpu is out of memory; use --device cpu"),
-        (MemoryError(), "out of memory; use a smaller picture"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "use a smaller picture"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "use a smaller picture"),
+        (MemoryError(), "out of memory; use a smaller image"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "use a smaller image"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "use a smaller image"),
     ],
 )
 def test_exhausted_memory_is_an_image_error_with_advice(error, advice):

@@ -2,7 +2,7 @@
 (() => {
   document.documentElement.classList.add("scripted");
 
-  // The slider: keys and screen readers move the range input, and a pointer moves it from anywhere in the picture.
+  // The slider: keys and screen readers move the range input, and a pointer moves it from anywhere in the image.
   const compare = document.getElementById("compare");
   const range = document.getElementById("split");
   const split = (percent) => {
@@ -25,7 +25,7 @@
   compare.addEventListener("pointermove", (event) => {
     if (compare.hasPointerCapture(event.pointerId)) moveTo(event);
   });
-  // By default the browser would drag the picture and take the focus from the range.
+  // By default the browser would drag the image and take the focus from the range.
   compare.addEventListener("mousedown", (event) => event.preventDefault());
   split(range.value);
 

@@ -1,4 +1,4 @@
-"""Small picture files for tests, and their contents."""
+"""Small image files for tests, and their contents."""
 
 import re
 import struct
