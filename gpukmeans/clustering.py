@@ -25,7 +25,7 @@ from gpukmeans.points import (
     check_equal_on_ranks,
     communicator_for,
     on_device,
-    points_of,
+    points_from_input,
     read_input,
     required_spec,
     run_on_all_ranks,
@@ -98,7 +98,7 @@ def kmeans(
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
             a function of (`Points`, K, generator) that returns them.
         fixed: F centers (F, D) or (..., F, D) that do not move, the first of the result. `init` gives the other K - F;
-            a function receives them as `fixed=` (P, F, D), for P problems.
+            a function receives the fixed ones as `fixed=` (P, F, D), for P problems.
         n_init: runs with different initial centers. The run of the lowest inertia is kept, the first on ties.
         max_iter: the maximum number of iterations of a run.
         tol: a run ends when the inertia falls by at most this fraction of itself, or the centers do not move.
@@ -159,7 +159,7 @@ def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Me
     spec = required_spec(given.spec)
     check_centers(spec.empty_points(given.batch), centers)
     metric = check_metric(metric)
-    points = points_of(given, spec, metric, engine, SingleProcess())
+    points = points_from_input(given, spec, metric, engine, SingleProcess())
     prepared = _prepared(points, centers, metric, "centers")
     return (measure_at(points, prepared).weighted_sqdist() * metric.factor).view(given.batch)
 
@@ -191,7 +191,7 @@ class _Clustering:
 
         call = check_equal_on_ranks(communicator.all_gather("the options", own_call))
         metric = check_metric(options.metric)
-        points = points_of(given, call.spec_on(given.spec), metric, options.engine, communicator)
+        points = points_from_input(given, call.spec_on(given.spec), metric, options.engine, communicator)
         check_n_clusters(options.n_clusters, points.stats.n_present, options.n_fixed)
         fixed = options.fixed if options.n_fixed else None
         if fixed is not None:
@@ -278,11 +278,11 @@ class _Clustering:
         """The centers (K - F, D) or (P, K - F, D) of a seeding."""
         if isinstance(init, str):
             name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
-            return self._check_seeding(SEEDINGS[name], generator)
+            return self._run_seeding(SEEDINGS[name], generator)
         # A user's function may return different centers on each rank.
-        return self.communicator.all_gather("the initial centers", lambda: self._check_seeding(init, generator))[0]
+        return self.communicator.all_gather("the initial centers", lambda: self._run_seeding(init, generator))[0]
 
-    def _check_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
+    def _run_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
         """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
         points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
         centers = seeding(points, self.options.n_free, generator, **fixed)

@@ -12,10 +12,10 @@ from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
 
-# A fixed-point scale for squared distances this many times the largest one found would lose significant bits.
+# A bound this many times the largest squared distance found makes its fixed-point scale too coarse.
 _TOO_COARSE = 2.0**20
 
-# Rounds without a new minimum of the inertia after which the remaining changes are rounding errors.
+# Iterations without a new minimum of the inertia after which the remaining changes are rounding errors.
 _PATIENCE = 3
 
 LoopCallback = Callable[[int, Tensor, Tensor], bool]
@@ -144,7 +144,7 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
     """Moments at any centers (B, K, D), at a fixed-point scale that suits the squared distances."""
     bound = points.sqdist_bound(centers)
     moments = points.measure(centers, bound)
-    refined = _refined_bound(moments, bound)
+    refined = _tightened_bound(moments, bound)
     return points.measure(centers, refined) if (refined < bound).any() else moments
 
 
@@ -313,7 +313,7 @@ def _measure(moved: _ActiveRuns, twice: bool) -> tuple[Moments, Tensor]:
     """
     bound = _bound_after_move(moved.moments, moved.sqshifts)
     moments = moved.points.measure(moved.target, bound)
-    refined = _refined_bound(moments, bound)
+    refined = _tightened_bound(moments, bound)
     if twice:
         return moved.points.measure(moved.target, refined), moved.too_coarse
     return moments, moved.too_coarse | (moved.going & (refined < bound))
@@ -336,7 +336,7 @@ def _decide(moved: _ActiveRuns, moments: Moments, too_coarse: Tensor, tol: float
     )
 
 
-def _refined_bound(moments: Moments, bound: Tensor) -> Tensor:
+def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
     """The largest squared distance found (B,) where it is far below the bound, else the bound."""
     worst = moments.worst_sqdist.double()
     return torch.where((worst > 0) & (worst * _TOO_COARSE < bound), worst, bound)

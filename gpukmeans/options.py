@@ -114,13 +114,13 @@ class KMeansOptions:
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")
         numbers = {"n_clusters": self.n_clusters, "n_init": self.n_init, "tol": self.tol}
-        none = torch.zeros(0, dtype=points.dtype)
+        empty = torch.zeros(0, dtype=points.dtype)  # its dtype is compared, too
         return {
             "the range of x": torch.stack([points.stats.lowest, points.stats.highest]),
             "the number of points": points.stats.n_present,
             "the total weight": points.stats.total_weight,
-            "the dtype computed in": none,
-            "fixed": none if fixed is None else fixed,
+            "the dtype computed in": empty,
+            "fixed": empty if fixed is None else fixed,
             "metric": torch.tensor([*name.encode()]),
             **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
         }

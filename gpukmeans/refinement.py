@@ -11,7 +11,7 @@ from gpukmeans.tiling import blocks
 
 # Iterations of Lloyd's loop before the first cycle, with the centers added, and after the merges. More cost time and do
 # not lower the inertia.
-_INITIAL_ROUNDS, _EXPANDED_ROUNDS, _MERGED_ROUNDS = 2, 2, 3
+_INITIAL_ITERATIONS, _EXPANDED_ITERATIONS, _MERGED_ITERATIONS = 2, 2, 3
 # The number of centers added falls by this factor from cycle to cycle, but not below the minimum, which K = 4 needs.
 _DECAY, _MIN_ADDED = 2**-0.5, 4
 # Squared differences of coordinates that are held at a time.
@@ -36,14 +36,14 @@ def refined(
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into them.
     """
-    best = lloyd(points, centers, max_iter=_INITIAL_ROUNDS, tol=0.0, project=project, n_fixed=n_fixed)
+    best = lloyd(points, centers, max_iter=_INITIAL_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
     for cycle in range(n_cycles):
         n_more = max(_MIN_ADDED, round((centers.shape[1] - n_fixed) * _DECAY**cycle))
         more = points.sample_d2(n_more, generator, points.assign(best.centers))
         more = torch.cat([best.centers, more], dim=1)
-        expanded = lloyd(points, more, max_iter=_EXPANDED_ROUNDS, tol=0.0, project=project, n_fixed=n_fixed)
+        expanded = lloyd(points, more, max_iter=_EXPANDED_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
         merged = _merged(expanded, centers.shape[1], project, n_fixed)
-        fit = lloyd(points, merged, max_iter=_MERGED_ROUNDS, tol=0.0, project=project, n_fixed=n_fixed)
+        fit = lloyd(points, merged, max_iter=_MERGED_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
         best = _better(best, fit)
     return best.centers
 

@@ -293,7 +293,7 @@ def dithering(runs: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 
 def optima(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 1,
-    refine: Annotated[int, typer.Option(min=1, help="Passes of refinement.")] = 8,
+    refine: Annotated[int, typer.Option(min=1, help="Refinement cycles.")] = 8,
 ) -> None:
     """One run, one with refinement and the best of ten: inertia and cost, on colors and on image patches."""
     _print_machine()

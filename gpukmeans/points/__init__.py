@@ -3,7 +3,14 @@
 from gpukmeans.points.base import NearestState, Points
 from gpukmeans.points.batches import Batches
 from gpukmeans.points.communicator import Communicator, SingleProcess, communicator_for, on_device, run_on_all_ranks
-from gpukmeans.points.inputs import CallOptions, KMeansInput, check_equal_on_ranks, points_of, read_input, required_spec
+from gpukmeans.points.inputs import (
+    CallOptions,
+    KMeansInput,
+    check_equal_on_ranks,
+    points_from_input,
+    read_input,
+    required_spec,
+)
 
 __all__ = [
     "Batches",
@@ -16,7 +23,7 @@ __all__ = [
     "check_equal_on_ranks",
     "communicator_for",
     "on_device",
-    "points_of",
+    "points_from_input",
     "read_input",
     "required_spec",
     "run_on_all_ranks",

@@ -28,7 +28,7 @@ class SampleBy(Enum):
 
 @runtime_checkable
 class WeightedSampler(Protocol):
-    """Points at integer positions, in row order. A point has as many as its sampling weight in fixed-point units."""
+    """Points at integer positions, in row order: each fills as many as its sampling weight has fixed-point units."""
 
     @property
     def totals(self) -> Tensor:
@@ -207,7 +207,7 @@ class Points:
 
     def centers_as_points(self, centers: Tensor, weights: Tensor) -> "Points":
         """Centers (B, M, D) as the points of B problems, with these weights (B, M)."""
-        return points_from(self.source.centers_as_points(centers, weights))
+        return points_from_source(self.source.centers_as_points(centers, weights))
 
     def _d2_scale(self, nearest: NearestState) -> Tensor:
         return self._sqdist_scale(nearest.max_sqdist(self._total_weight))
@@ -233,7 +233,7 @@ class Points:
         return sampled
 
 
-def points_from(source: PointSource) -> Points:
+def points_from_source(source: PointSource) -> Points:
     """All points of a source, one run for each problem. ValueError for values that fixed point cannot represent."""
     input_stats = source.input_stats()
     scale = input_stats.weight_scale(source.weights_dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpukmeans.engines import Engine, choose
 from gpukmeans.metrics import Metric
-from gpukmeans.points.base import Points, PointSource, points_from
+from gpukmeans.points.base import Points, PointSource, points_from_source
 from gpukmeans.points.batches import Batches
 from gpukmeans.points.communicator import Communicator, SingleProcess, run_on_all_ranks
 from gpukmeans.points.distributed import DistributedSource
@@ -87,7 +87,7 @@ def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:
     specs = [(rank, call.spec) for rank, call in enumerate(calls) if call.spec is not None]
     _check_same("the number of coordinates of x", [(rank, spec.width) for rank, spec in specs])
     _check_same("the dtype of x", [(rank, spec.dtype) for rank, spec in specs])
-    _check_same("the dtype of weights", [(rank, spec.weights or "none") for rank, spec in specs])
+    _check_same("the dtype of weights", [(rank, spec.weights_dtype or "none") for rank, spec in specs])
     _check_same("the kind of device of x", [(rank, spec.device.type) for rank, spec in specs])
     _check_same("the shape of x before (N, D)", [(rank, call.batch) for rank, call in enumerate(calls)])
     for name in calls[0].options:
@@ -100,7 +100,7 @@ def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:
     )
 
 
-def points_of(
+def points_from_input(
     given: KMeansInput, spec: PointSpec, metric: Metric, engine: str | Engine, communicator: Communicator
 ) -> Points:
     """The points of all problems and all ranks, prepared for the metric.
@@ -110,7 +110,7 @@ def points_of(
     source = run_on_all_ranks(communicator, "the points", lambda: _own_source(given, spec, metric, engine))
     if not isinstance(communicator, SingleProcess):
         source = DistributedSource(source, communicator, spec.width, spec.device)
-    points = points_from(source)
+    points = points_from_source(source)
     check_range(points.stats.values, source.dtype, "x")
     return points
 

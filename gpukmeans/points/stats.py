@@ -53,7 +53,7 @@ class InputStats:
         lowest, highest = self.values
         return WeightedStats(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
 
-    def weight_scale(self, weights: torch.dtype | None) -> Tensor:
+    def weight_scale(self, weights_dtype: torch.dtype | None) -> Tensor:
         """Fixed-point units in a weight of 1 (P,): 1 for integers and for None (no weights), else the finest scale
         that cannot overflow.
 
@@ -62,7 +62,7 @@ class InputStats:
         if (self.values.lowest > self.values.highest).any():
             raise ValueError("x must have at least one row, got none")
         ones = torch.ones_like(self.total)
-        if weights is None:
+        if weights_dtype is None:
             return ones
         low, high = float(self.lightest.min()), float(self.heaviest.max())
         if not (low >= 0 and high < torch.inf) or (self.heaviest == 0).any():
@@ -70,7 +70,7 @@ class InputStats:
             raise ValueError(
                 f"weights must be finite, at least 0 and not all 0{where}, got values from {low} to {high}"
             )
-        if not weights.is_floating_point:
+        if not weights_dtype.is_floating_point:
             total = float(self.total.max())
             if total >= 2**61:
                 raise ValueError(f"integer weights must add up to less than 2**61, got {total:.3g}")

@@ -33,15 +33,17 @@ _CHANGED = "x must give the same rows in the same order each time it is read"
 
 
 class PointSpec(NamedTuple):
-    """The properties that all batches share. `weights` is the dtype of their weights, None where all weights are 1."""
+    """The properties that all batches share. `weights_dtype` is None where all weights are 1."""
 
     width: int
     dtype: torch.dtype
     device: torch.device
-    weights: torch.dtype | None
+    weights_dtype: torch.dtype | None
 
     def __str__(self) -> str:
-        weights = "without weights" if self.weights is None else f"with weights of {short_name(self.weights)}"
+        weights = (
+            "without weights" if self.weights_dtype is None else f"with weights of {short_name(self.weights_dtype)}"
+        )
         return f"(N, {self.width}) of {short_name(self.dtype)} on {self.device} {weights}"
 
     def empty_points(self, batch: tuple[int, ...] = ()) -> Tensor:
@@ -84,7 +86,7 @@ class BatchSource:
 
     @property
     def weights_dtype(self) -> torch.dtype | None:
-        return self.spec.weights
+        return self.spec.weights_dtype
 
     def input_stats(self) -> InputStats:
         shape = self.n_problems, self.spec.width

@@ -12,7 +12,7 @@ from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, BoundEngine, Engine
 from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import Points, SampleBy, points_from
+from gpukmeans.points.base import Points, SampleBy, points_from_source
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.tiling import ProblemIndex, problem_index, tiles
 from gpukmeans.validation import Range, check_nonzero_rows, finite_range
@@ -228,7 +228,7 @@ def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torc
 
     ValueError for values that are not finite or that fixed point cannot represent.
     """
-    return points_from(TensorSource(x, weights, engine, dtype))
+    return points_from_source(TensorSource(x, weights, engine, dtype))
 
 
 def _squeezed(values: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ NInit = Annotated[int | None, _clustering(min=1, help="Number of runs; the best 
 Refine = Annotated[
     int | None,
     _clustering(
-        min=0, help="Refinement steps for the initial centers of each run. Default: 2, or 1 for more than 64 colors."
+        min=0, help="Refinement cycles for the initial centers of each run. Default: 2, or 1 for more than 64 colors."
     ),
 ]
 Tol = Annotated[
@@ -220,7 +220,7 @@ ClusterNInit = Annotated[int, _clustering(min=1, help="Number of runs; the best 
 ClusterRefine = Annotated[
     int,
     _clustering(
-        min=0, help="Refinement steps for the initial centers of each run, each of several passes over all rows."
+        min=0, help="Refinement cycles for the initial centers of each run, each of several passes over all rows."
     ),
 ]
 ClusterTol = Annotated[

@@ -3,7 +3,7 @@ import torch
 
 from gpukmeans import METRICS, Batches
 from gpukmeans.points.communicator import SingleProcess
-from gpukmeans.points.inputs import CallOptions, check_equal_on_ranks, points_of, read_input
+from gpukmeans.points.inputs import CallOptions, check_equal_on_ranks, points_from_input, read_input
 from gpukmeans.points.streaming import BatchSource, PointSpec
 from gpukmeans.points.tensor import TensorSource
 
@@ -13,7 +13,7 @@ SPEC = PointSpec(2, torch.float32, torch.device("cpu"), None)
 
 def opened(x, weights=None, **options):
     given = read_input(x, weights, "auto", **options)
-    return points_of(given, given.spec, METRICS["euclidean"], "auto", SingleProcess())
+    return points_from_input(given, given.spec, METRICS["euclidean"], "auto", SingleProcess())
 
 
 def test_a_tensor_is_opened_as_one_and_batches_as_a_stream():
@@ -35,7 +35,7 @@ def test_dimensions_before_n_and_d_are_problems():
 def test_the_spec_of_a_stream_is_that_of_its_first_batch_with_rows():
     given = read_input([X[:0], (X)], None, "auto")
     assert given.spec == SPEC
-    assert read_input([(X, X[:, 0])], None, "auto").spec == SPEC._replace(weights=torch.float32)
+    assert read_input([(X, X[:, 0])], None, "auto").spec == SPEC._replace(weights_dtype=torch.float32)
     assert read_input([], None, "auto").spec is None
     assert str(SPEC) == "(N, 2) of float32 on cpu without weights"
 
@@ -64,7 +64,7 @@ def test_ranks_without_batches_have_the_spec_of_the_others():
     found = check_equal_on_ranks([call([]), call([(X, X[:, 0])], has_callback=True), call([])])
     assert found.has_callback
     assert found.is_stream
-    assert found.spec_on(None) == SPEC._replace(weights=torch.float32)
+    assert found.spec_on(None) == SPEC._replace(weights_dtype=torch.float32)
 
 
 def test_without_batches_on_any_rank_there_are_no_points():

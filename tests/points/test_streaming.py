@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpukmeans import METRICS, Batches, KMeans, assign, kmeans
 from gpukmeans.engines.plain import PlainEngine
-from gpukmeans.points.base import NearestState, PointSource, SampleBy, points_from
+from gpukmeans.points.base import NearestState, PointSource, SampleBy, points_from_source
 from gpukmeans.points.streaming import BatchSource, PointSpec
 from gpukmeans.points.tensor import tensor_points
 
@@ -48,7 +48,7 @@ def test_runs_have_the_samples_of_a_tensor_for_any_block_size(kind, block, monke
     runs = torch.tensor([0, 0, 0])
     in_memory = tensor_points(x[None], None if weights is None else weights[None], PlainEngine(), torch.float32)
     found, expected = ([], [])
-    for all_points, results in ((points_from(stream), found), (in_memory, expected)):
+    for all_points, results in ((points_from_source(stream), found), (in_memory, expected)):
         own = all_points.select(runs)
         # The centers of the first run are points; those of the last are all equal.
         nearest = own.assign(torch.stack([x[:20], x[:1].expand(20, -1) + 50, x[:1].expand(20, -1)]))
@@ -73,7 +73,7 @@ def test_a_d2_sample_costs_one_pass_and_the_blocks_of_the_samples(monkeypatch):
             return super().bind(x, weights)
 
     spec = PointSpec(3, torch.float32, torch.device("cpu"), None)
-    stream = points_from(BatchSource(Batches(x, 1000), spec, Counting(), torch.float32, METRICS["euclidean"]))
+    stream = points_from_source(BatchSource(Batches(x, 1000), spec, Counting(), torch.float32, METRICS["euclidean"]))
     nearest = stream.assign(x[None, :5])
     nearest = nearest.update(stream.sample_d2(5, seeded(), nearest))
     rows.clear()
@@ -271,7 +271,7 @@ def test_fit_predict_of_a_stream_is_an_error_before_the_fit():
 def source_of(batches, width):
     spec = PointSpec(width, torch.float32, torch.device("cpu"), None)
     source = BatchSource(batches, spec, PlainEngine(), torch.float32, METRICS["euclidean"])
-    points_from(source)
+    points_from_source(source)
     return source
 
 
