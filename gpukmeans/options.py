@@ -113,7 +113,6 @@ class KMeansOptions:
         """The properties that must be equal in this run and its checkpoint, by name. `fixed` (P, F, D) are prepared."""
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")
-        numbers = {"n_clusters": self.n_clusters, "n_init": self.n_init, "tol": self.tol}
         empty = torch.zeros(0, dtype=points.dtype)  # its dtype is compared, too
         return {
             "the range of x": torch.stack([points.stats.lowest, points.stats.highest]),
@@ -122,7 +121,7 @@ class KMeansOptions:
             "the dtype computed in": empty,
             "fixed": empty if fixed is None else fixed,
             "metric": torch.tensor([*name.encode()]),
-            **{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
+            **{key: torch.tensor(getattr(self, key), dtype=torch.float64) for key in ("n_clusters", "n_init", "tol")},
         }
 
     def _check_init(self) -> None:

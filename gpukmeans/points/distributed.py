@@ -19,9 +19,9 @@ from gpukmeans.points.stats import InputStats, WeightedStats
 class DistributedSource:
     """The points of all ranks, in rank order. `own` is the part of this rank.
 
-    Results are equal on all ranks, except for labels, which are those of the rank's own points. In moments
-    the row of the worst-served point is -1, and its coordinates are NaN unless some cluster is empty, because they cost
-    one more collective.
+    Results are equal on all ranks, except for labels, which are those of the rank's own points. In moments the row of
+    the worst-served point is -1, and its coordinates are NaN unless some cluster is empty, because they cost one more
+    collective.
     """
 
     own: PointSource

@@ -41,9 +41,8 @@ class PointSpec(NamedTuple):
     weights_dtype: torch.dtype | None
 
     def __str__(self) -> str:
-        weights = (
-            "without weights" if self.weights_dtype is None else f"with weights of {short_name(self.weights_dtype)}"
-        )
+        dtype = self.weights_dtype
+        weights = "without weights" if dtype is None else f"with weights of {short_name(dtype)}"
         return f"(N, {self.width}) of {short_name(self.dtype)} on {self.device} {weights}"
 
     def empty_points(self, batch: tuple[int, ...] = ()) -> Tensor:
