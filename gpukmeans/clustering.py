@@ -122,8 +122,9 @@ def kmeans(
         tensor([0, 0, 1, 1])
     """
     communicator = communicator_for(group)
+    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
 
-    def read_arguments() -> tuple[KMeansOptions, KMeansInput]:
+    def read_arguments() -> CallOptions:
         options = KMeansOptions(
             n_clusters=n_clusters,
             init=init,
@@ -142,9 +143,11 @@ def kmeans(
         given = read_input(x, weights, engine, least=1 if group is None else 0)
         if given.spec is not None:  # other ranks check this for a rank without batches
             options.check_shapes(given.spec.empty_points(given.batch))
-        return options, given
+        arguments.append((options, given))
+        return _call_options(options, given)
 
-    clustering = _Clustering.of(*run_on_all_ranks(communicator, "the arguments", read_arguments), communicator)
+    call = check_equal_on_ranks(communicator.all_gather("the arguments", read_arguments))
+    clustering = _open_points(*arguments[0], call, communicator)
     start = clustering.resumed_state() if clustering.call.resumes else clustering.first_centers()
     fits = clustering.lloyd(start)
     best = clustering.best_run(fits)
@@ -174,29 +177,6 @@ class _Clustering:
     fixed: Tensor | None
     metric: Metric
     communicator: Communicator
-
-    @staticmethod
-    def of(options: KMeansOptions, given: KMeansInput, communicator: Communicator) -> "_Clustering":
-        """The call with its points. ValueError if options differ between ranks, or points cannot be clustered."""
-
-        def own_call() -> CallOptions:
-            return CallOptions(
-                spec=given.spec,
-                batch=given.batch,
-                is_stream=given.is_stream,
-                has_callback=options.callback is not None,
-                resumes=options.checkpoint is not None and options.checkpoint.state is not None,
-                options=options.comparable(),
-            )
-
-        call = check_equal_on_ranks(communicator.all_gather("the options", own_call))
-        metric = check_metric(options.metric)
-        points = points_from_input(given, call.spec_on(given.spec), metric, options.engine, communicator)
-        check_n_clusters(options.n_clusters, points.stats.n_present, options.n_fixed)
-        fixed = options.fixed if options.n_fixed else None
-        if fixed is not None:
-            fixed = _prepared(points, fixed.detach(), metric, "fixed")
-        return _Clustering(options, call, points, fixed, metric, communicator)
 
     @cached_property
     def identity(self) -> CheckpointState:
@@ -314,6 +294,29 @@ class _Clustering:
             run_on_all_ranks(self.communicator, "the checkpoint", lambda: checkpoint.save({**self.identity, **state}))
 
         return save
+
+
+def _call_options(options: KMeansOptions, given: KMeansInput) -> CallOptions:
+    """What the ranks compare of a call with these options and this input."""
+    return CallOptions(
+        spec=given.spec,
+        batch=given.batch,
+        is_stream=given.is_stream,
+        has_callback=options.callback is not None,
+        resumes=options.checkpoint is not None and options.checkpoint.state is not None,
+        options=options.comparable(),
+    )
+
+
+def _open_points(options: KMeansOptions, given: KMeansInput, call: CallOptions, ranks: Communicator) -> _Clustering:
+    """The call with its points. ValueError if the points cannot be clustered."""
+    metric = check_metric(options.metric)
+    points = points_from_input(given, call.spec_on(given.spec), metric, options.engine, ranks)
+    check_n_clusters(options.n_clusters, points.stats.n_present, options.n_fixed)
+    fixed = options.fixed if options.n_fixed else None
+    if fixed is not None:
+        fixed = _prepared(points, fixed.detach(), metric, "fixed")
+    return _Clustering(options, call, points, fixed, metric, ranks)
 
 
 def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
