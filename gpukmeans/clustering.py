@@ -52,7 +52,7 @@ class KMeansResult:
     """The index of the nearest center for each point, the lowest on ties. On ranks, of the rank's own points. None for
     a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
-    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or `max_iter` ended the run."""
+    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or the run was ended early."""
     inertia: Float[Tensor, "*batch"]
     """The sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
     n_iter: Int[Tensor, "*batch"]
@@ -84,9 +84,9 @@ def kmeans(
 
     Equal input and generator state give equal bits, for every block size, number of threads, batch size and number of
     ranks: all sums are of integers (`gpukmeans.fixed_point`). float64, int32 and int64 are computed in float64, all
-    other dtypes in float32, which is the dtype of the centers. The lowest index wins a tie between centers. An empty
-    cluster moves to the worst-served point: that of the largest squared distance, then of the lowest row. If fewer than
-    K points differ, the remaining clusters are empty, with a warning. docs/guarantees.md describes streams, ranks,
+    other dtypes in float32, which is the dtype of the centers. The lowest index wins a tie between centers. In each
+    iteration all empty clusters move to the worst-served points: those of the largest squared distance, then of the
+    lowest row. If clusters are empty at the end, there is a warning. docs/guarantees.md describes streams, ranks,
     checkpoints and limits in full.
 
     Args:
@@ -121,11 +121,11 @@ def kmeans(
         >>> kmeans(x, 2).labels
         tensor([0, 0, 1, 1])
     """
-    communicator = communicator_for(group)
-    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
-
-    def read_arguments() -> CallOptions:
-        options = KMeansOptions(
+    result, warning = cluster(
+        x,
+        weights,
+        group,
+        lambda: KMeansOptions(
             n_clusters=n_clusters,
             init=init,
             fixed=fixed,
@@ -139,8 +139,26 @@ def kmeans(
             generator=generator,
             group=group,
             checkpoint=checkpoint,
-        )
-        given = read_input(x, weights, engine, least=1 if group is None else 0)
+        ),
+    )
+    if warning:
+        warnings.warn(warning, stacklevel=3)  # past no_grad, to the caller
+    return result
+
+
+def cluster(
+    x: Any, weights: Tensor | None, group: ProcessGroup | None, make_options: Callable[[], KMeansOptions]
+) -> tuple[KMeansResult, str | None]:
+    """The result of `kmeans`, and the text of the warning if clusters are empty.
+
+    The options are made inside a collective, so that an error on one rank is raised on all.
+    """
+    communicator = communicator_for(group)
+    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
+
+    def read_arguments() -> CallOptions:
+        options = make_options()
+        given = read_input(x, weights, options.engine, least=1 if group is None else 0)
         if given.spec is not None:  # other ranks check this for a rank without batches
             options.check_shapes(given.spec.empty_points(given.batch))
         arguments.append((options, given))
@@ -151,8 +169,7 @@ def kmeans(
     start = clustering.resumed_state() if clustering.call.resumes else clustering.first_centers()
     fits = clustering.lloyd(start)
     best = clustering.best_run(fits)
-    _warn_of_empty_clusters(best, clustering.options.n_fixed)
-    return clustering.result(best)
+    return clustering.result(best), _warning_of_empty_clusters(best, clustering.options.n_fixed)
 
 
 @torch.no_grad()
@@ -340,13 +357,18 @@ def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
     return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
 
 
-def _warn_of_empty_clusters(fit: Fit, n_fixed: int) -> None:
+def _warning_of_empty_clusters(fit: Fit, n_fixed: int) -> str | None:
+    """The text for the problem with the most empty clusters, None if there are none. Fixed clusters do not count."""
     weights = fit.cluster_weights[:, n_fixed:]
-    n_empty = (weights == 0).sum(dim=1).where(fit.converged, 0)
-    if n_empty.any():
-        most, which = int(n_empty.max()), int(n_empty.argmax())
-        n_clusters = weights.shape[1]
-        points = "points that are at no fixed center" if n_fixed else "points"
-        counts = f"{n_clusters - most} distinct {points}, so {most} of {n_clusters} clusters stay empty"
-        where = f"problem {which} of x" if len(n_empty) > 1 else "x"
-        warnings.warn(f"{where} has only {counts}", stacklevel=4)  # past kmeans and no_grad, to the caller
+    n_empty, n_clusters = (weights == 0).sum(dim=1), weights.shape[1]
+    if not n_empty.any():
+        return None
+    most, which = int(n_empty.max()), int(n_empty.argmax())
+    where = f"problem {which} of x" if len(n_empty) > 1 else "x"
+    empty = f"{most} of {n_clusters} clusters"
+    at_centers = bool(fit.moments.worst_sqdist[which] == 0)
+    if not (at_centers or fit.converged[which]):
+        return f"{empty} of {where} are empty after {int(fit.n_iter[which])} iterations: more iterations may fill them"
+    but = " that are at no fixed center" if n_fixed else ""
+    rounding = "" if at_centers else ", up to rounding"
+    return f"{where} has only {n_clusters - most} distinct points{but}{rounding}, so {empty} stay empty"

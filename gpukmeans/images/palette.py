@@ -8,12 +8,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gpukmeans.assignment import assign
-from gpukmeans.clustering import Callback, kmeans
+from gpukmeans.clustering import Callback, KMeansResult, cluster
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, choose
 from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, check_space
 from gpukmeans.images.histogram import ColorHistogram
+from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import Seeding
 
 # A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
@@ -121,10 +122,10 @@ def fit_palette(
     means = merge_similar_colors(histogram.colors, x, histogram.counts, n_colors) if len(fixed) < n_colors else None
     search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": default_refine(refine, n_colors)}
     if means is not None:
-        start = kmeans(means.x, n_colors, weights=means.weights, engine=engine, **search, **clustering)
+        start = _clustered(means.x, n_colors, means.weights, engine=engine, **search, **clustering)
         search = {"init": start.centers[len(fixed) :], "refine": polish}
     search["callback"] = callback
-    result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
+    result = _clustered(x, n_colors, histogram.counts, engine=chosen, **search, **clustering)
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
     assert result.labels is not None  # points in a tensor always have labels
     free = _with_opaque_majorities(free, result.labels.long() - len(fixed), histogram)
@@ -204,6 +205,11 @@ def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, spac
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
     colors = torch.cat([fixed, histogram.colors[other]])
     return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
+
+
+def _clustered(x: Tensor, n_clusters: int, weights: Tensor, **options: Any) -> KMeansResult:
+    """The result of `kmeans`, without its warning of empty clusters: `_assigned` fills them."""
+    return cluster(x, weights, None, lambda: KMeansOptions(n_clusters=n_clusters, **options))[0]
 
 
 def _with_opaque_majorities(colors: Tensor, labels: Tensor, histogram: ColorHistogram) -> Tensor:

@@ -30,6 +30,20 @@ def batches_of(x, weights, size):
     return [x[batch] if weights is None else (x[batch], weights[batch]) for batch in rows]
 
 
+def with_far_centers(width, kind):
+    """Points, some of them equal, with weights of a kind, and 12 initial centers most of which are far off."""
+    x, weights = points(120, width, kind)
+    x[60:90] = x[:30]
+    return x, weights, torch.cat([x[:3], torch.arange(9.0)[:, None].expand(9, width) + 500])
+
+
+def fit_with_far_centers(group, bounds, width, kind):
+    x, weights, centers = with_far_centers(width, kind)
+    rows = slice(*bounds[group.rank() : group.rank() + 2])
+    weights = None if weights is None else weights[rows]
+    return as_arrays(kmeans(x[rows], 12, weights=weights, init=centers, max_iter=3, group=group))
+
+
 def as_arrays(result):
     """A result with arrays in place of tensors, for other processes."""
     return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
