@@ -89,7 +89,8 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
         return _unchanged
     if _is_numpy(x) or _is_frame(x):
         return lambda tensor: tensor.numpy(force=True)
-    return getattr(_library_of(x), "from_dlpack", _unchanged) if hasattr(x, "__dlpack__") else _unchanged
+    from_dlpack = getattr(_library_of(x), "from_dlpack", None) if hasattr(x, "__dlpack__") else None
+    return _unchanged if from_dlpack is None else lambda tensor: from_dlpack(tensor.detach())
 
 
 def check_dense(values: Any, name: str) -> None:
