@@ -144,7 +144,7 @@ def _from_numpy(values: Any, name: str) -> Tensor:
         and all(stride >= 0 and stride % max(1, size) == 0 for stride in values.strides)
     )
     try:
-        return torch.from_numpy(values if shared else values.astype(native, order="C", subok=False))
+        return torch.from_numpy(values if shared else values.astype(native, subok=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be of a dtype that torch has, got an array of {values.dtype} ({error})") from None
 
