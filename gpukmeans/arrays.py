@@ -82,7 +82,7 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
     if isinstance(x, Tensor):
         return _unchanged
     if _is_numpy(x) or _is_frame(x):
-        return lambda tensor: tensor.numpy(force=True)
+        return _to_numpy
     return getattr(_library_of(x), "from_dlpack", _unchanged) if hasattr(x, "__dlpack__") else _unchanged
 
 
@@ -94,6 +94,10 @@ def check_dense(values: Any, name: str) -> None:
 
 def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _to_numpy(tensor: Tensor) -> Any:  # not a lambda, as converters are pickled with an estimator
+    return tensor.numpy(force=True)
 
 
 def _is_numpy(values: Any) -> bool:
