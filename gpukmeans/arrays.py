@@ -68,6 +68,12 @@ def to_tensor(values: Any, name: str) -> Tensor:
     return tensor
 
 
+def weights_tensor(values: Any, name: str) -> Tensor:
+    """The tensor of weights. A mask is weights of 0 and 1. TypeError for anything but a tensor or an array."""
+    tensor = to_tensor(values, name)
+    return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
 def converter_for(x: Any) -> Callable[[Tensor], Any]:
     """A function that converts a result to the kind of array that `x` is.
 

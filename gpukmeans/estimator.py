@@ -1,16 +1,15 @@
 """`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
 
-import operator
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Int, Num
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from gpukmeans.arrays import Array, as_tensor, converter_for, to_tensor
+from gpukmeans.arrays import Array, as_tensor, converter_for
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
@@ -30,7 +29,7 @@ from gpukmeans.sklearn_protocol import (
     parameters_of,
     warn_of_float_y,
 )
-from gpukmeans.validation import check_centers, check_points, check_values, compute_dtype, short_name
+from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, short_name
 
 _RESULTS = {
     *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_"),
@@ -81,15 +80,15 @@ class KMeans(SklearnEstimator, nn.Module):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: SupportsIndex = 8,
         *,
         init: str | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
         fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
-        n_init: int = 1,
-        max_iter: int = 100,
-        tol: float = 1e-4,
+        n_init: SupportsIndex = 1,
+        max_iter: SupportsIndex = 100,
+        tol: SupportsFloat = 1e-4,
         metric: str | Metric = "euclidean",
-        refine: int = 0,
+        refine: SupportsIndex = 0,
         callback: Callback | None = None,
         engine: str | Engine = "auto",
         random_state: SupportsIndex | torch.Generator | None = None,
@@ -121,12 +120,13 @@ class KMeans(SklearnEstimator, nn.Module):
         """
         warn_of_float_y(y)
         names, array = feature_names(X), as_array(X)
-        x = as_tensor(array, "X")
-        if isinstance(x, Tensor) and self.group is None:  # on ranks, `kmeans` raises an error on all of them
+        x = array if self.group is not None else as_tensor(array, "X")
+        if isinstance(x, Tensor) and self.group is None:  # with a group, `kmeans` raises an error on all ranks
             check_features(x)
             if self.fixed is None:
                 check_n_samples(x, self.n_clusters)
-        self._set_result(kmeans(x, weights=_weights(sample_weight), **self._options()), converter_for(array), names)
+        result = kmeans(x, weights=as_array(sample_weight), **self._options())
+        self._set_result(result, converter_for(array), names)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -166,8 +166,8 @@ class KMeans(SklearnEstimator, nn.Module):
         """
         warn_of_float_y(y)
         x, as_given = self._read(X, mapped=False)
-        weights = _weights(sample_weight)
-        return _number(-inertia_at(x, self._fitted_centers(), weights, self.metric, self.engine), as_given)
+        inertia = inertia_at(x, self._fitted_centers(), as_array(sample_weight), self.metric, self.engine)
+        return _number(-inertia, as_given)
 
     @property
     def result_(self) -> KMeansResult:
@@ -258,8 +258,6 @@ class KMeans(SklearnEstimator, nn.Module):
     def _options(self) -> dict[str, Any]:
         """The options of `kmeans`."""
         options = {name: getattr(self, name) for name in OPTION_NAMES if name != "generator"}
-        for name in ("init", "fixed"):
-            options[name] = as_tensor(as_array(options[name]), name)
         return {**options, "generator": _generator(self.random_state)}
 
     def _set_result(self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any) -> None:
@@ -320,22 +318,15 @@ class KMeans(SklearnEstimator, nn.Module):
         return not_fitted_error(f"{instance} has no {name}: its centers were loaded or changed after 'fit'")
 
 
-def _weights(sample_weight: Any) -> Tensor | None:
-    return None if sample_weight is None else to_tensor(as_array(sample_weight), "sample_weight")
-
-
 def _generator(random_state: Any) -> torch.Generator:
     """The generator of this seed, or the generator itself."""
     if isinstance(random_state, torch.Generator):
         return random_state
-    if random_state is None:
-        random_state = 0
-    if isinstance(random_state, bool) or not isinstance(random_state, SupportsIndex):
+    try:
+        seed = 0 if random_state is None else check_count("random_state", random_state, least=0)
+    except TypeError:
         expected = "an int, a torch.Generator or None"
-        raise TypeError(f"random_state must be {expected}, got {type(random_state).__name__}")
-    seed = operator.index(random_state)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"random_state must be from 0 to 2**64 - 1, got {seed}")
+        raise TypeError(f"random_state must be {expected}, got {type(random_state).__name__}") from None
     return torch.Generator(device="cpu").manual_seed(seed)
 
 

@@ -161,9 +161,9 @@ def check_features(x: Tensor, fitted: Any = None) -> None:
         raise ValueError(f"X has {x.shape[-1]} features, but {expected}.")
 
 
-def check_n_samples(x: Tensor, n_clusters: int) -> None:
+def check_n_samples(x: Tensor, n_clusters: object) -> None:
     """ValueError, in scikit-learn's words, for fewer points than clusters."""
-    if x.ndim > 1 and 0 < x.shape[-2] < n_clusters:
+    if isinstance(n_clusters, int) and x.ndim > 1 and 0 < x.shape[-2] < n_clusters:
         raise ValueError(f"n_samples={x.shape[-2]} should be >= n_clusters={n_clusters}.")
 
 

@@ -16,6 +16,26 @@ class DLPackArray:
         return self.values.__dlpack_device__()
 
 
+class ArrayOnDisk:
+    """A table with the interface of a dataset of HDF5, whose slices are arrays of NumPy."""
+
+    def __init__(self, values):
+        self._values = values
+        self.shape, self.ndim, self.dtype = values.shape, values.ndim, values.dtype
+
+    def __len__(self):
+        return len(self._values)
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __getitem__(self, rows):
+        return self._values[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("all rows are read at once")
+
+
 class NamespaceArray(DLPackArray):
     """An array of a library that has the array API."""
 
@@ -57,6 +77,9 @@ class Frame:
 
     def __array__(self, dtype=None, copy=None):
         return self.to_numpy(dtype)
+
+    def column(self, number):
+        return Frame(self.values[:, number], [self.dtypes[number].name])
 
     def to_numpy(self, dtype=None, na_value=None):
         return np.asarray(self.values, dtype)
