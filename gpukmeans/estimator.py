@@ -1,6 +1,6 @@
 """`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
 from gpukmeans.options import OPTION_NAMES, Callback
 from gpukmeans.seeding import Seeding
 from gpukmeans.validation import check_centers, check_points, compute_dtype, short_name
@@ -51,6 +52,7 @@ class KMeans(nn.Module):
     """
 
     centers: Tensor | None
+    n_steps: Tensor | None
 
     def __init__(
         self,
@@ -85,6 +87,8 @@ class KMeans(nn.Module):
         self.checkpoint = checkpoint
         self.result_: KMeansResult | None = None
         self.register_buffer("centers", None)
+        for name in RUNNING_FIELDS:
+            self.register_buffer(name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would register an option that is a parameter or a module.
@@ -99,6 +103,53 @@ class KMeans(nn.Module):
         """The module itself, fitted by `kmeans(x, n_clusters, weights=weights, ...)`."""
         self.result_ = kmeans(x, weights=weights, **self.get_params())
         self.centers = self.result_.centers.clone()  # separate from the result, as it may be changed in place
+        self._set_running_state({})
+        return self
+
+    def partial_fit(
+        self, x: Num[Tensor, "*batch n d"], y: object = None, sample_weight: Num[Tensor, "*batch n"] | None = None
+    ) -> "KMeans":
+        """The module itself, after one more batch of mini-batch K-means (Sculley 2010); `y` has no effect.
+
+        Each center is the weighted mean of all points that were nearest to it when their batch came, as in the
+        `MiniBatchKMeans` of scikit-learn. The first batch, of at least K points, gives the initial centers. After
+        `fit` its centers count with the weights of their clusters; loaded without a running state they are initial
+        centers. Every 10 K rows, centers with less than 1 % of the points of the largest move to points of the batch.
+        Afterwards `labels_` and `inertia_` are those of the batch at the new centers, and `n_steps_` is the number of
+        batches. `max_iter`, `tol`, `callback` and `checkpoint` have no effect. The running state is saved by
+        `state_dict()`.
+
+        Example:
+            >>> model = KMeans(2).partial_fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
+            >>> model.partial_fit(torch.tensor([[3.5]])).cluster_centers_.sort(dim=0).values.tolist()
+            [[1.5], [8.5]]
+        """
+        state, self.result_ = partial_fit(self._running_state(), x, sample_weight, **self.get_params())
+        self.centers = state.centers
+        self._set_running_state(vars(state))
+        return self
+
+    def _running_state(self) -> MiniBatchState | None:
+        """The state that `partial_fit` continues from; None before the first batch."""
+        if self.centers is None:
+            return None
+        running = {name: getattr(self, name) for name in RUNNING_FIELDS}
+        if None in running.values():
+            return MiniBatchState.of_centers(self.centers, self.result_ and self.result_.cluster_weights)
+        return MiniBatchState(centers=self.centers, **running)
+
+    def _set_running_state(self, running: Mapping[str, Tensor]) -> None:
+        """Set the buffers of the running state, to None if it is empty."""
+        for name in RUNNING_FIELDS:
+            setattr(self, name, running.get(name))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "KMeans":
+        # `.to()` and `.half()` move the running state and keep its dtype: half has no count above 65504.
+        before = {name: getattr(self, name) for name in RUNNING_FIELDS}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if value is not None and value.dtype != getattr(self, name).dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
         return self
 
     def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
@@ -174,8 +225,15 @@ class KMeans(nn.Module):
                 got = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
                 error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {got}")
                 return
+            keys = {name: f"{prefix}{name}" for name in RUNNING_FIELDS}
+            running = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
+            if errors := errors_of_running_state(saved, running):
+                error_msgs += [f"{prefix}{error}" for error in errors]
+                return
             # A new buffer to load into, because a module not yet fitted has none, and a fitted one may differ in shape.
-            self.centers = torch.empty_like(saved, device=None if self.centers is None else self.centers.device)
+            device = None if self.centers is None else self.centers.device
+            self.centers = torch.empty_like(saved, device=device)
+            self._set_running_state({name: torch.empty_like(value, device=device) for name, value in running.items()})
             self.result_ = None  # it belongs to other centers
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -201,6 +259,12 @@ class KMeans(nn.Module):
     @property
     def n_iter_(self) -> int | Int[Tensor, "*batch"]:
         return _number(self._fitted().n_iter)
+
+    @property
+    def n_steps_(self) -> int:
+        if self.n_steps is None:
+            raise RuntimeError("this KMeans has no running state: call partial_fit(x) first")
+        return int(self.n_steps)
 
     def _fitted(self) -> KMeansResult:
         if self.result_ is None:

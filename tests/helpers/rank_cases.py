@@ -273,3 +273,21 @@ def copy_a_module(group):
     model = KMeans(3, group=group).fit(x)
     copied = copy.deepcopy(model)
     return torch.equal(copied.cluster_centers_, model.cluster_centers_), copied.group is None
+
+
+def partial_fit(group, bounds, points_args, options):
+    """The state after batches of 40 rows; this rank has the rows of each batch between its bounds."""
+    x, weights = points(*points_args)
+    rows = slice(None) if group is None else slice(*bounds[group.rank() : group.rank() + 2])
+    model = KMeans(group=group, **options)
+    for start in range(0, len(x), 40):
+        own = slice(start, start + 40)
+        model.partial_fit(x[own][rows], None, None if weights is None else weights[own][rows])
+    return {**{name: value.numpy() for name, value in model.state_dict().items()}, "inertia": model.inertia_}
+
+
+def partial_fit_from_different_states(group):
+    x, _ = points(40, 3, "none")
+    model = KMeans(3, group=group).partial_fit(x)
+    model.running_counts += group.rank()
+    return model.partial_fit(x)
