@@ -173,6 +173,35 @@ def test_centers_of_low_count_move_when_scikit_learn_moves_them():
     assert counts_of_last == [3, 3, 1203]  # 80 rows after the first batch, to the count of the lowest other
 
 
+def test_a_fixed_center_without_points_moves_no_other_center_earlier():
+    first, later = torch.arange(8.0).repeat(4)[:30, None], torch.arange(7.0).repeat(5)[:30, None]
+    model = KMeans(9, fixed=torch.tensor([[1e4]]), init=first[:8]).partial_fit(first)
+    counts_of_last = []
+    for _ in range(3):
+        model.partial_fit(later, sample_weight=torch.full((30,), 100.0))
+        counts_of_last.append(model.running_counts[8].item())
+    assert counts_of_last == [3, 3, 1203]
+
+
+def test_a_center_moves_to_a_point_that_is_not_at_a_center():
+    x = torch.tensor([0.0] * 98 + [8.0, 10.0])[:, None]
+    model = KMeans(3, init=torch.tensor([[0.0], [9.0], [1e3]])).partial_fit(x)
+    assert model.cluster_centers_[:2].tolist() == [[0], [9]]
+    assert model.cluster_centers_[2].item() in (8, 10)
+
+
+def test_the_points_that_centers_move_to_depend_on_the_generator_and_the_step():
+    x, _ = batches([200])[0]
+    init = torch.cat([x[:1], torch.full((1, 3), 1e4)])
+    models = [KMeans(2, init=init, generator=seeded(seed)).partial_fit(x) for seed in (1, 1, 2)]
+    places = [model.cluster_centers_[1].clone() for model in models]
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+    models[0].centers.copy_(init)
+    models[0].running_counts[1] = 0
+    assert not torch.equal(models[0].partial_fit(x).cluster_centers_[1], places[0])
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_fixed_centers_stay_and_are_never_moved_to_points(metric):
     fixed = torch.tensor([[3.0, 4.0, 0.0], [1e3, 0.0, 0.0]])
@@ -248,14 +277,21 @@ def test_a_cast_of_the_module_keeps_the_running_state():
 
 
 def test_the_compute_dtype_is_that_of_the_batch():
-    parts = batches()
-    model = fitted(KMeans(5), parts[:2])
-    means = model.running_means
-    model.partial_fit(parts[2][0].double())
+    model = fitted(KMeans(5), batches())
+    means = model.running_means.clone()
+    assert model.centers.dtype == torch.float32
+    model.partial_fit(means[:1])
     assert model.centers.dtype == torch.float64
-    expected = fitted(KMeans(5), parts[:2]).partial_fit(parts[2][0])
-    torch.testing.assert_close(model.centers.float(), expected.centers)
-    assert not torch.equal(means, model.running_means)
+    assert torch.equal(model.centers[1:], means[1:])
+
+
+def test_centers_in_float32_have_means_in_float64():
+    x = batches([100])[0][0]
+    model = KMeans(1)
+    for row in x.split(1):
+        model.partial_fit(row)
+    torch.testing.assert_close(model.running_means[0], x.double().mean(dim=0), rtol=1e-13, atol=1e-13)
+    assert torch.equal(model.centers, model.running_means.float())
 
 
 @pytest.mark.parametrize(
