@@ -185,8 +185,8 @@ def test_a_fixed_center_without_points_moves_no_other_center_earlier():
 
 def test_a_center_moves_to_a_point_that_is_not_at_a_center():
     x = torch.tensor([0.0] * 98 + [8.0, 10.0])[:, None]
-    model = KMeans(3, init=torch.tensor([[0.0], [9.0], [1e3]])).partial_fit(x)
-    assert model.cluster_centers_[:2].tolist() == [[0], [9]]
+    model = KMeans(3, init=torch.tensor([[9.0], [0.0], [1e3]])).partial_fit(x)
+    assert model.cluster_centers_[:2].tolist() == [[9], [0]]
     assert model.cluster_centers_[2].item() in (8, 10)
 
 
