@@ -4,18 +4,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, Shaped
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_problem
 from gpukmeans.engines import Engine
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
 from gpukmeans.metrics import Metric, check_metric
-from gpukmeans.options import Callback, KMeansOptions
+from gpukmeans.options import Callback, KMeansOptions, read_options
 from gpukmeans.points import (
     CallOptions,
     Communicator,
@@ -63,17 +64,17 @@ class KMeansResult:
 
 @torch.no_grad()
 def kmeans(
-    x: Num[Tensor, "*batch n d"] | Iterable[Any],
-    n_clusters: int,
+    x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
+    n_clusters: SupportsIndex,
     *,
-    weights: Num[Tensor, "*batch n"] | None = None,
-    init: str | Num[Tensor, "*centers k d"] | Seeding = "auto",
-    fixed: Num[Tensor, "*fixed f d"] | None = None,
-    n_init: int = 1,
-    max_iter: int = 100,
-    tol: float = 1e-4,
+    weights: Shaped[Tensor, "*batch n"] | Array | None = None,
+    init: str | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
+    fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
+    n_init: SupportsIndex = 1,
+    max_iter: SupportsIndex = 100,
+    tol: SupportsFloat = 1e-4,
     metric: str | Metric = "euclidean",
-    refine: int = 0,
+    refine: SupportsIndex = 0,
     callback: Callback | None = None,
     engine: str | Engine = "auto",
     generator: torch.Generator | None = None,
@@ -90,11 +91,14 @@ def kmeans(
     checkpoints and limits in full.
 
     Args:
-        x: N points of D coordinates, (N, D), of any real dtype, on any device. More dimensions in front are a batch of
-            problems, each with the result it has alone. A stream is an iterable of batches (N, D), or of pairs with
-            weights, that can be iterated again, or an array with rows (see `Batches`); each iteration reads it once.
+        x: N points of D coordinates, (N, D), of any real dtype, on any device: a tensor, an array of NumPy or one that
+            supports DLPack, or a DataFrame. More dimensions in front are a batch of problems, each with the result it
+            has alone. A stream is an iterable of batches (N, D) that can be iterated again, or an array on disk (see
+            `Batches`); each iteration reads it once. Of a batch that is a pair, such as points and classes, the first
+            entry is used.
         n_clusters: K, from 1 to the number of points with weight.
-        weights: of the points, finite and at least 0. A point of weight 0 has a label, and no other effect.
+        weights: of the points, finite and at least 0, or a mask. A point of weight 0 has a label, and no other effect.
+            Those of a stream are in its batches: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
             a function of (`Points`, K, generator) that returns them.
         fixed: F centers (F, D) or (..., F, D) that do not move, the first of the result. `init` gives the other K - F;
@@ -125,7 +129,7 @@ def kmeans(
         x,
         weights,
         group,
-        lambda: KMeansOptions(
+        lambda: read_options(
             n_clusters=n_clusters,
             init=init,
             fixed=fixed,
@@ -150,9 +154,9 @@ def kmeans(
 
 
 @torch.no_grad()
-def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine) -> Tensor:
+def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine: str | Engine) -> Tensor:
     """The inertia (...) of points (..., N, D), or of a stream, at centers (K, D) or (..., K, D)."""
-    given = read_input(x, weights, engine)
+    given, centers = read_input(x, weights, engine), to_tensor(centers, "centers")
     spec = required_spec(given.spec)
     check_centers(spec.empty_points(given.batch), centers)
     metric = check_metric(metric)
@@ -264,7 +268,7 @@ class Clustering:
     def _run_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
         """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
         points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
-        centers = seeding(points, self.options.n_free, generator, **fixed)
+        centers = as_tensor(seeding(points, self.options.n_free, generator, **fixed), "initial centers", mapped=True)
         expected = (self.options.n_free, points.width)
         shapes = (expected, (len(points.problems), *expected))
         if not isinstance(centers, Tensor) or centers.shape not in shapes:
@@ -297,22 +301,24 @@ class Clustering:
 
 def open_clustering(
     x: Any,
-    weights: Tensor | None,
+    weights: Any,
     group: ProcessGroup | None,
     read_options: Callable[[], KMeansOptions],
     read_state: Callable[[KMeansInput], Mapping[str, Any]] = lambda given: {},
+    *,
+    mapped: bool = False,
 ) -> Clustering:
     """The call with its points. TypeError or ValueError, the same on all ranks, if these cannot be clustered.
 
     Options are created inside the first collective, so that an error of one rank reaches all. So is the state from
-    which a call continues: its values, by name, must be equal on all ranks.
+    which a call continues: its values, by name, must be equal on all ranks. A memory map is a stream unless `mapped`.
     """
     communicator = communicator_for(group)
     arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
 
     def read_arguments() -> CallOptions:
         options = read_options()
-        given = read_input(x, weights, options.engine, least=1 if group is None else 0)
+        given = read_input(as_tensor(x, "x", mapped=mapped), weights, options.engine, least=1 if group is None else 0)
         if given.spec is not None:  # other ranks check this for a rank without batches
             options.check_shapes(given.spec.empty_points(given.batch))
         arguments.append((options, given))

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from gpukmeans.clustering import Clustering, KMeansResult, best_runs, open_clustering, prepared
 from gpukmeans.lloyd import Fit, measure_at
 from gpukmeans.metrics import Projection
-from gpukmeans.options import KMeansOptions
+from gpukmeans.options import read_options
 from gpukmeans.points import KMeansInput, Points
 from gpukmeans.seeding import random, seeded
 from gpukmeans.validation import short_name
@@ -74,7 +74,7 @@ def errors_of_running_state(centers: Tensor, running: Mapping[str, Tensor]) -> l
 
 @torch.no_grad()
 def partial_fit(
-    state: MiniBatchState | None, x: Any, weights: Tensor | None, *, group: ProcessGroup | None, **options: Any
+    state: MiniBatchState | None, x: Any, weights: Any, *, group: ProcessGroup | None, **options: Any
 ) -> tuple[MiniBatchState, KMeansResult]:
     """The state after one more batch (Sculley 2010), and the result of this batch at the new centers.
 
@@ -83,10 +83,11 @@ def partial_fit(
 
     Args:
         state: the state before; None for the first batch, which `init` takes its centers from.
-        x: points (N, D), or (..., N, D) for a batch of problems; on ranks, the rank's own, possibly none.
+        x: points (N, D), or (..., N, D) for a batch of problems: a tensor or an array, also a memory map. On ranks, the
+            rank's own, possibly none.
         weights: of the points, (..., N).
         group: a process group whose ranks add their points to one batch.
-        options: the other options of `kmeans`. Those of its loop have no effect.
+        options: all other options of `kmeans`. Those of its loop have no effect.
 
     Raises:
         TypeError, ValueError: for input that `kmeans` refuses, for a stream, for a first batch of fewer than K points,
@@ -94,8 +95,9 @@ def partial_fit(
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [8.0], [9.0]])
-        >>> state, _ = partial_fit(None, x, None, group=None, n_clusters=2)
-        >>> state, result = partial_fit(state, x + 2, None, group=None, n_clusters=2)
+        >>> options = vars(KMeansOptions(n_clusters=2))
+        >>> state, _ = partial_fit(None, x, None, **options)
+        >>> state, result = partial_fit(state, x + 2, None, **options)
         >>> result.centers.sort(dim=0).values.tolist(), result.inertia.item()
         ([[1.5], [9.5]], 5.0)
     """
@@ -104,7 +106,9 @@ def partial_fit(
         _check_input(given, state)
         return dict.fromkeys(field.name for field in fields(MiniBatchState)) if state is None else vars(state)
 
-    clustering = open_clustering(x, weights, group, lambda: KMeansOptions(group=group, **options), values_of_state)
+    clustering = open_clustering(
+        x, weights, group, lambda: read_options(group=group, **options), values_of_state, mapped=True
+    )
     before = _before_first_batch(clustering) if state is None else _of_problems(state, clustering)
     if not before.n_steps:
         before = replace(before, seed=torch.tensor(clustering.seeds(1)[0], device=before.seed.device))
@@ -145,7 +149,7 @@ def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int 
 def _check_input(given: KMeansInput, state: MiniBatchState | None) -> None:
     """TypeError or ValueError unless this is a batch of points like those of the state."""
     if given.is_stream:
-        raise TypeError("partial_fit takes one batch, a tensor (..., N, D), got a stream: call it for each batch of it")
+        raise TypeError("partial_fit takes one batch, a tensor or an array, got a stream: call it for each batch of it")
     if state is None or given.spec is None:
         return
     *batch, _, width = state.centers.shape

@@ -2,6 +2,7 @@ import copy
 import io
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from helpers import rank_cases
@@ -91,9 +92,13 @@ def test_ranks_add_their_rows_to_one_batch(bounds, kind):
         assert result["inertia"] == expected["inertia"]
 
 
-def test_ranks_with_different_states_are_an_error_on_all():
-    for error in on_ranks(2, rank_cases.partial_fit_from_different_states):
-        assert "running_counts must be the same on every rank" in str(error)
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("state", "running_counts must be the same on every rank"), ("stream", "partial_fit takes one batch")],
+)
+def test_a_wrong_batch_of_one_rank_is_an_error_on_all(what, message):
+    for error in on_ranks(2, rank_cases.partial_fit_wrongly, what):
+        assert message in str(error)
 
 
 @pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"fixed": torch.ones(2, 3)}, {"init": "random"}])
@@ -111,7 +116,7 @@ def test_a_saved_run_continues_to_the_same_bits(options):
 
 def test_the_generator_is_advanced_by_the_first_batch_alone():
     generator = seeded(3)
-    model = KMeans(5, generator=generator).partial_fit(*batches()[0][:1])
+    model = KMeans(5, random_state=generator).partial_fit(*batches()[0][:1])
     before = generator.get_state()
     fitted(model, batches())
     assert torch.equal(generator.get_state(), before)
@@ -193,7 +198,7 @@ def test_a_center_moves_to_a_point_that_is_not_at_a_center():
 def test_the_points_that_centers_move_to_depend_on_the_generator_and_the_step():
     x, _ = batches([200])[0]
     init = torch.cat([x[:1], torch.full((1, 3), 1e4)])
-    models = [KMeans(2, init=init, generator=seeded(seed)).partial_fit(x) for seed in (1, 1, 2)]
+    models = [KMeans(2, init=init, random_state=seeded(seed)).partial_fit(x) for seed in (1, 1, 2)]
     places = [model.cluster_centers_[1].clone() for model in models]
     assert torch.equal(places[0], places[1])
     assert not torch.equal(places[0], places[2])
@@ -268,6 +273,45 @@ def test_predict_transform_and_score_use_the_centers_of_the_last_batch():
     assert model.score(x) == pytest.approx(-model.inertia_)
 
 
+def test_batches_are_arrays_memory_maps_and_data_frames_too(tmp_path):
+    parts = batches()
+    expected = fitted(KMeans(5), parts)
+    of_arrays = fitted(KMeans(5), [(x.numpy(), weights.numpy()) for x, weights in parts])
+    assert np.array_equal(of_arrays.cluster_centers_, expected.centers.numpy())
+    assert isinstance(of_arrays.labels_, np.ndarray)
+    np.save(tmp_path / "rows.npy", torch.cat([x for x, _ in parts]).numpy())
+    rows, of_rows, start = np.load(tmp_path / "rows.npy", mmap_mode="r"), KMeans(5), 0
+    for _, weights in parts:
+        of_rows.partial_fit(rows[start : start + len(weights)], sample_weight=weights)
+        start += len(weights)
+    assert torch.equal(of_rows.centers, expected.centers)
+    frames = [pandas.DataFrame(x.numpy(), columns=["a", "b", "c"]) for x, _ in parts]
+    of_frames = KMeans(5).partial_fit(frames[0]).partial_fit(frames[1])
+    assert list(of_frames.feature_names_in_) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        of_frames.partial_fit(frames[2].rename(columns={"a": "d"}))
+
+
+def test_classes_are_ignored_and_floats_in_their_place_are_a_warning():
+    x, weights = batches()[0]
+    expected = KMeans(5).partial_fit(x)
+    assert torch.equal(KMeans(5).partial_fit(x, torch.arange(len(x))).centers, expected.centers)
+    with pytest.warns(UserWarning, match="given as sample_weight"):
+        assert torch.equal(KMeans(5).partial_fit(x, weights).centers, expected.centers)
+
+
+def test_the_number_of_batches_is_missing_without_batches():
+    for model in (KMeans(5), KMeans(5).fit(blobs())):
+        with pytest.raises(AttributeError, match=r"n_steps_: 'partial_fit' was not called|is not fitted yet"):
+            _ = model.n_steps_
+
+
+def test_a_module_fitted_in_inference_mode_continues_outside():
+    with torch.inference_mode():
+        model = fitted(KMeans(5), batches())
+    assert_same_state(fitted(model, batches()), fitted(fitted(KMeans(5), batches()), batches()))
+
+
 def test_a_cast_of_the_module_keeps_the_running_state():
     model = fitted(KMeans(5), batches())
     other = copy.deepcopy(model).half()
@@ -297,9 +341,12 @@ def test_centers_in_float32_have_means_in_float64():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.rand(4, 3), "n_clusters must be at most the number of points with weight, 4, got 5"),
+        (torch.rand(4, 3), "n_samples=4 should be >= n_clusters=5"),
         (torch.rand(0, 3), "x must have shape .* at least 1, got .0, 3."),
-        ([torch.rand(9, 3)], "partial_fit takes one batch, .* got a stream: call it for each batch of it"),
+        (
+            [torch.rand(9, 3)],
+            "partial_fit takes one batch, a tensor or an array, got a stream: call it for each batch of it",
+        ),
         (torch.full((9, 3), torch.nan), "x must be finite"),
     ],
 )
@@ -313,7 +360,7 @@ def test_a_wrong_first_batch_is_an_error(x, message, unchecked):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.rand(4, 2), r"x must have shape \(N, 3\) on cpu, like the centers, got \(N, 2\) on cpu"),
+        (torch.rand(4, 2), "X has 2 features, but KMeans is expecting 3 features as input"),
         (torch.rand(2, 4, 3), r"x must have shape \(N, 3\) on cpu, like the centers, got \(2, N, 3\) on cpu"),
         (torch.rand(0, 3), "x must have shape .* at least 1, got .0, 3."),
     ],
