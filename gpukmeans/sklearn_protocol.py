@@ -105,7 +105,8 @@ def warn_of_float_y(y: Any) -> None:
     elif isinstance(y, (list, tuple)):
         has_floats = any(isinstance(value, float) for value in y)
     else:
-        has_floats = getattr(getattr(y, "dtype", None), "kind", None) == "f"
+        array = y.to_numpy() if hasattr(y, "to_numpy") else y
+        has_floats = getattr(getattr(array, "dtype", None), "kind", None) == "f"
     if has_floats:
         warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=3)
 
@@ -151,10 +152,10 @@ def check_features(x: Tensor, fitted: Any = None) -> None:
     """ValueError, in scikit-learn's words, unless coordinates are real, at least one, and as many as were fitted."""
     if x.is_complex():
         raise ValueError(f"Complex data not supported: X must be real, got {x.dtype}")
-    if x.ndim == 1:
+    if x.ndim < 2:
         hint = "Reshape your data: X[None] is one point, X[:, None] are points of one coordinate"
         raise ValueError(f"X must have shape (N, D) or (..., N, D), got {tuple(x.shape)}. {hint}")
-    if x.ndim > 1 and x.shape[-1] == 0:
+    if x.shape[-1] == 0:
         raise ValueError(f"Found array with 0 feature(s) (shape={tuple(x.shape)}) while a minimum of 1 is required.")
     if fitted is not None and x.shape[-1] != fitted.n_features_in_:
         expected = f"{type(fitted).__name__} is expecting {fitted.n_features_in_} features as input"
@@ -163,7 +164,7 @@ def check_features(x: Tensor, fitted: Any = None) -> None:
 
 def check_n_samples(x: Tensor, n_clusters: object) -> None:
     """ValueError, in scikit-learn's words, for fewer points than clusters."""
-    if isinstance(n_clusters, int) and x.ndim > 1 and 0 < x.shape[-2] < n_clusters:
+    if isinstance(n_clusters, int) and 0 < x.shape[-2] < n_clusters:
         raise ValueError(f"n_samples={x.shape[-2]} should be >= n_clusters={n_clusters}.")
 
 

@@ -4,6 +4,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.base
 import sklearn.exceptions
@@ -48,7 +49,7 @@ def test_a_floating_point_y_is_ignored_with_a_warning_and_other_y_without():
         assert torch.equal(model.fit_predict(x, y), expected.labels_)
         assert torch.equal(model.fit_transform(x, y), expected.transform(x))
     floats = classes.double()
-    for y in (floats, floats.numpy(), floats.tolist()):
+    for y in (floats, floats.numpy(), floats.tolist(), pd.DataFrame(floats.numpy())):
         for method in ("fit", "fit_predict", "fit_transform", "score"):
             with pytest.warns(UserWarning, match="y is ignored, .* given as sample_weight"):
                 getattr(model, method)(x, y)

@@ -149,12 +149,13 @@ def test_sparse_points_are_an_error(container):
     ("x", "message"),
     [
         (X[0], r"X must have shape \(N, D\) or \(..., N, D\), got \(3,\). Reshape your data: X\[None\] is one point"),
+        (X[0, 0], r"X must have shape \(N, D\) or \(..., N, D\), got \(\)."),
         (X[:, :2], "X has 2 features, but KMeans is expecting 3 features as input"),
         (X[:, :0], r"Found array with 0 feature\(s\) \(shape=\(300, 0\)\) while a minimum of 1 is required"),
         (X + 1j, "Complex data not supported: X must be real, got torch.complex128"),
         (X * torch.nan, "x must be finite, got NaN or infinity"),
     ],
-    ids=["1-D", "width", "empty", "complex", "nan"],
+    ids=["1-D", "0-D", "width", "empty", "complex", "nan"],
 )
 @pytest.mark.parametrize("method", ["predict", "transform", "score"])
 def test_other_points_are_an_error(method, x, message):
