@@ -101,6 +101,15 @@ def test_a_wrong_batch_of_one_rank_is_an_error_on_all(what, message):
         assert message in str(error)
 
 
+def test_data_parallel_keeps_the_batches_of_all_ranks_with_a_group_and_those_of_rank_0_without():
+    x, _ = rank_cases.points(120, 3, "none")
+    of_all = KMeans(3).partial_fit(torch.cat([x[20:40], x[:20]])).partial_fit(torch.cat([x[80:], x[40:80]]))
+    of_rank_0 = KMeans(3).partial_fit(x[20:40]).partial_fit(x[80:])
+    for states in on_ranks(2, rank_cases.partial_fit_in_data_parallel):
+        for state, expected in zip(states, (of_all, of_rank_0), strict=True):
+            assert all(np.array_equal(state[name], getattr(expected, name).numpy()) for name in STATE)
+
+
 @pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"fixed": torch.ones(2, 3)}, {"init": "random"}])
 def test_a_saved_run_continues_to_the_same_bits(options):
     parts = batches()

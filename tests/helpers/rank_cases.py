@@ -294,3 +294,17 @@ def partial_fit_wrongly(group, what):
     if group.rank() == 1 and what == "state":
         model.running_counts += 1
     return model.partial_fit([x] if group.rank() == 1 and what == "stream" else x)
+
+
+def partial_fit_in_data_parallel(group):
+    """The states after two batches, with the group and without, and a forward pass of `DistributedDataParallel`."""
+    x, _ = points(120, 3, "none")
+    states = []
+    for own_group in (group, None):
+        model = KMeans(3, group=own_group)
+        model.partial_fit(x[:20] if group.rank() else x[20:40])
+        parallel = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 3), model))
+        model.partial_fit(x[40:80] if group.rank() else x[80:])
+        parallel(x)
+        states.append({name: value.numpy() for name, value in model.state_dict().items()})
+    return states
