@@ -3,6 +3,7 @@
 NumPy, pandas and SciPy are recognized by their types and interfaces, and never imported.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -89,7 +90,8 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
         return _unchanged
     if _is_numpy(x) or _is_frame(x):
         return _to_numpy
-    return getattr(_library_of(x), "from_dlpack", _unchanged) if hasattr(x, "__dlpack__") else _unchanged
+    from_dlpack = getattr(_library_of(x), "from_dlpack", None) if hasattr(x, "__dlpack__") else None
+    return _unchanged if from_dlpack is None else functools.partial(_to_library, from_dlpack)
 
 
 def check_dense(values: Any, name: str) -> None:
@@ -102,8 +104,13 @@ def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _to_numpy(tensor: Tensor) -> Any:  # not a lambda, as converters are pickled with an estimator
+# Not lambdas, as converters are pickled with an estimator.
+def _to_numpy(tensor: Tensor) -> Any:
     return tensor.numpy(force=True)
+
+
+def _to_library(from_dlpack: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+    return from_dlpack(tensor.detach())
 
 
 def _is_numpy(values: Any) -> bool:
@@ -147,7 +154,7 @@ def _from_numpy(values: Any, name: str) -> Tensor:
         and all(stride >= 0 and stride % max(1, size) == 0 for stride in values.strides)
     )
     try:
-        return torch.from_numpy(values if shared else values.astype(native, order="C", subok=False))
+        return torch.from_numpy(values if shared else values.astype(native, subok=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be of a dtype that torch has, got an array of {values.dtype} ({error})") from None
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import sklearn
 import torch
+from helpers.array_libraries import NamespaceArray
 from helpers.problems import blobs, seeded
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone, is_clusterer
@@ -101,6 +102,14 @@ def test_predict_and_transform_follow_their_points_and_attributes_the_last_fit()
     model.fit(X)
     assert isinstance(model.predict(X.numpy()), np.ndarray)
     assert isinstance(model.labels_, torch.Tensor)
+
+
+def test_an_array_of_another_library_has_results_of_that_library_also_after_pickling():
+    model, expected = KMeans(4).fit(NamespaceArray(X)), KMeans(4).fit(X)
+    for each in (model, pickle.loads(pickle.dumps(model))):
+        assert isinstance(each.labels_, NamespaceArray)
+        assert torch.equal(each.labels_.values, expected.labels_)
+        assert torch.equal(each.transform(NamespaceArray(X)).values, expected.transform(X))
 
 
 def test_a_batch_of_problems_is_an_array_of_results():

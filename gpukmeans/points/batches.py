@@ -37,7 +37,7 @@ class Batches:
 
     Args:
         source: an iterable that can be iterated again, such as a list or a `DataLoader`, of tensors or arrays with
-            rows. Or a table of rows with `len()` and slices, such as a memory-mapped array, a tensor or a
+            rows. Or a table of rows with slices and `len()` or `shape`, such as a memory-mapped array, a tensor or a
             `TensorDataset`. Each iteration must give the same rows in the same order, and no batch may change after it
             was given. Of a batch that is a tuple or a list, such as points and their classes, the first entry is the
             points and the rest is ignored.
@@ -127,11 +127,11 @@ class Batches:
     def _items(self) -> Iterable[Any]:
         if self._batch_rows is None:
             return self._source
-        n, size = len(self._source), self._batch_rows
+        n, size = _n_rows(self._source), self._batch_rows
         return (_slice_of(self._source, start, min(start + size, n)) for start in range(0, n, size))
 
     def _default_batch_rows(self) -> int:
-        if not len(self._source):
+        if not _n_rows(self._source):
             return 1
         return self.default_rows(_as_batch(0, _slice_of(self._source, 0, 1), self._weighted).x.nbytes)
 
@@ -142,7 +142,12 @@ def _is_table(source: Any) -> bool:
 
 
 def _has_slices(source: Any) -> bool:
-    return hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    return (hasattr(source, "__len__") or hasattr(source, "shape")) and hasattr(source, "__getitem__")
+
+
+def _n_rows(table: Any) -> int:
+    """The number of rows. An array of zarr has no `len()`."""
+    return table.shape[0] if hasattr(table, "shape") else len(table)
 
 
 def _slice_of(table: Any, start: int, stop: int) -> Any:

@@ -17,14 +17,11 @@ class DLPackArray:
 
 
 class ArrayOnDisk:
-    """A table with the interface of a dataset of HDF5, whose slices are arrays of NumPy."""
+    """A table with the interface of an array of zarr, whose slices are arrays of NumPy. It has no length."""
 
     def __init__(self, values):
         self._values = values
         self.shape, self.ndim, self.dtype = values.shape, values.ndim, values.dtype
-
-    def __len__(self):
-        return len(self._values)
 
     def __iter__(self):
         return iter(self._values)

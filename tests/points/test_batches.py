@@ -229,7 +229,8 @@ def test_an_array_is_copied_only_if_torch_cannot_share_its_memory(mapped):
     owned = X.numpy().copy()
     read_only = owned.copy()
     read_only.flags.writeable = False
-    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped):
+    writable = np.memmap(mapped.filename, mapped.dtype, "r+", mapped.offset, mapped.shape)
+    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped, writable):
         copied = array is not owned and array.shape[1] == 2
         (batch,) = Batches([array])
         assert torch.equal(batch, torch.tensor(np.ascontiguousarray(array)))
