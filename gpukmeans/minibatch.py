@@ -164,7 +164,7 @@ def _before_first_batch(clustering: Clustering) -> MiniBatchState:
     clustering.check_n_clusters()
     starts, n_init = clustering.first_centers(), clustering.options.n_init
     if n_init > 1:
-        runs = clustering.points.select(torch.arange(len(clustering.points.problems)).repeat(n_init))
+        runs = clustering.points.select(torch.arange(len(clustering.points.problems), device="cpu").repeat(n_init))
         starts = starts[best_runs(measure_at(runs, starts).weighted_sqdist(), n_init)[0]]
     return MiniBatchState.of_centers(starts)
 
@@ -172,6 +172,8 @@ def _before_first_batch(clustering: Clustering) -> MiniBatchState:
 def _of_problems(state: MiniBatchState, clustering: Clustering) -> MiniBatchState:
     """The state of P problems, with centers in the dtype of the batch and the means that belong to them."""
     *_, n_clusters, width = state.centers.shape
+    if clustering.options.n_clusters != n_clusters:
+        raise ValueError(f"n_clusters must stay {n_clusters} until the next fit, got {clustering.options.n_clusters}")
     saved, means = (rows.reshape(-1, n_clusters, width) for rows in (state.centers, state.running_means))
     points, project = clustering.points, clustering.metric.project
     # Centers that were changed since the last batch, by the user or by a cast, are means themselves.

@@ -382,6 +382,13 @@ def test_a_wrong_later_batch_is_an_error_and_changes_nothing(x, message):
     assert_same_state(model, before)
 
 
+def test_another_number_of_clusters_is_an_error_until_the_next_fit():
+    model = fitted(KMeans(5), batches()).set_params(n_clusters=6)
+    with pytest.raises(ValueError, match="n_clusters must stay 5 until the next fit, got 6"):
+        model.partial_fit(blobs())
+    assert model.fit(blobs()).partial_fit(blobs()).centers.shape == (6, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
