@@ -1,6 +1,6 @@
 """`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -15,6 +15,7 @@ from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine
 from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
 from gpukmeans.options import OPTION_NAMES, Callback
 from gpukmeans.seeding import Seeding
 from gpukmeans.sklearn_protocol import (
@@ -32,7 +33,7 @@ from gpukmeans.sklearn_protocol import (
 from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, short_name
 
 _RESULTS = {
-    *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_"),
+    *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_", "n_steps_"),
     *("n_features_in_", "_n_features_out", "feature_names_in_"),
 }
 
@@ -45,7 +46,7 @@ class KMeans(SklearnEstimator, nn.Module):
     scikit-learn, and `result_`, the `KMeansResult`. Fitted to a batch, they have the batch dimensions in front; fitted
     to a stream, there are no labels. Once the centers are changed, by `load_state_dict` or otherwise, `labels_`,
     `inertia_`, `n_iter_` and `result_` are gone. A missing attribute is an AttributeError, and scikit-learn's
-    NotFittedError where scikit-learn is loaded.
+    NotFittedError where scikit-learn is loaded. `partial_fit` updates the centers by one batch at a time.
 
     Points are tensors, arrays, data frames or nested lists of numbers. The results of a method are of the kind of its
     points, and the attributes of the kind of the points of the last `fit`; for data frames and lists these are arrays
@@ -77,6 +78,7 @@ class KMeans(SklearnEstimator, nn.Module):
     """
 
     centers: Tensor | None
+    n_steps: Tensor | None
 
     def __init__(
         self,
@@ -109,7 +111,8 @@ class KMeans(SklearnEstimator, nn.Module):
         self.random_state = random_state
         self.group = group
         self.checkpoint = checkpoint
-        self.register_buffer("centers", None)
+        for name in ("centers", *RUNNING_FIELDS):
+            self.register_buffer(name, None)
         self._result: KMeansResult | None = None
         self._as_given: Callable[[Tensor], Any] = converter_for(torch.empty(0))
 
@@ -119,14 +122,37 @@ class KMeans(SklearnEstimator, nn.Module):
         `y` is ignored, with a warning if it has floats, which may be meant as weights.
         """
         warn_of_float_y(y)
-        names, array = feature_names(X), as_array(X)
-        x = array if self.group is not None else as_tensor(array, "X")
-        if isinstance(x, Tensor) and self.group is None:  # with a group, `kmeans` raises an error on all ranks
-            check_features(x)
-            if self.fixed is None:
-                check_n_samples(x, self.n_clusters)
-        result = kmeans(x, weights=as_array(sample_weight), **self._options())
-        self._set_result(result, converter_for(array), names)
+        array = as_array(X)
+        result = kmeans(self._unfitted_points(array), weights=as_array(sample_weight), **self._options())
+        self._set_result(result, converter_for(array), feature_names(X), {})
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
+        """The estimator itself, after one more batch of mini-batch K-means (Sculley 2010).
+
+        Each center is the weighted mean of all points that were nearest to it when their batch came, as in the
+        `MiniBatchKMeans` of scikit-learn. The first batch, of at least K points, gives the initial centers by `init`.
+        Centers of a `fit` count with the weights of their clusters; centers that were loaded without a running state
+        are initial centers. In the first batch, and then after every 10 K rows, centers with less than 1 % of the
+        weight of the largest move to points of the batch.
+
+        Afterwards `labels_` and `inertia_` are those of the batch at the new centers, and `n_steps_` and `n_iter_` are
+        the number of batches. The running state is in `state_dict()`. `max_iter`, `tol`, `callback` and `checkpoint`
+        have no effect. `y` is ignored as in `fit`. TypeError for a stream.
+
+        Example:
+            >>> model = KMeans(2).partial_fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
+            >>> model.partial_fit(torch.tensor([[3.5]])).cluster_centers_.sort(dim=0).values.tolist()
+            [[1.5], [8.5]]
+        """
+        warn_of_float_y(y)
+        array, before = as_array(X), self._running_state()
+        if before is None:
+            x, names = self._unfitted_points(array, mapped=True), feature_names(X)
+        else:
+            x, names = array if self.group is not None else self._read(X)[0], self.__dict__.get("feature_names_in_")
+        state, result = partial_fit(before, x, as_array(sample_weight), **self._options())
+        self._set_result(result, converter_for(array), names, vars(state))
         return self
 
     def predict(self, X: Any) -> Any:
@@ -210,6 +236,13 @@ class KMeans(SklearnEstimator, nn.Module):
     def _n_features_out(self) -> int:
         return self._fitted_centers().shape[-2]
 
+    @property
+    def n_steps_(self) -> int:
+        """Number of batches given to `partial_fit`."""
+        if self.n_steps is None:
+            raise self._missing("n_steps_")
+        return int(self.n_steps)
+
     def __sklearn_is_fitted__(self) -> bool:
         return self.centers is not None
 
@@ -246,11 +279,14 @@ class KMeans(SklearnEstimator, nn.Module):
                 got = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
                 error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {got}")
                 return
+            keys = {name: f"{prefix}{name}" for name in RUNNING_FIELDS}
+            running = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
+            if errors := errors_of_running_state(saved, running):
+                error_msgs += [f"{prefix}{error}" for error in errors]
+                return
             if self.centers is None or self.centers.shape != saved.shape:
-                device = None if self.centers is None else self.centers.device
-                with torch.inference_mode(False):
-                    self.centers = torch.empty_like(saved, device=device)
                 self.__dict__.pop("feature_names_in_", None)
+            self._make_buffers({"centers": saved, **running})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -260,12 +296,54 @@ class KMeans(SklearnEstimator, nn.Module):
         options = {name: getattr(self, name) for name in OPTION_NAMES if name != "generator"}
         return {**options, "generator": _generator(self.random_state)}
 
-    def _set_result(self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any) -> None:
-        """Keeps the result of a fit, its centers in a buffer that may be changed in place."""
+    def _unfitted_points(self, array: Any, *, mapped: bool = False) -> Any:
+        """Points of a first fit, as a tensor if they are no stream. Memory maps are streams unless `mapped`."""
+        if self.group is not None:  # then an error is raised on all ranks
+            return array
+        x = as_tensor(array, "X", mapped=mapped)
+        if isinstance(x, Tensor):
+            check_features(x)
+            if self.fixed is None:
+                check_n_samples(x, self.n_clusters)
+        return x
+
+    def _running_state(self) -> MiniBatchState | None:
+        """The state that `partial_fit` continues from; None before the first batch."""
+        if self.centers is None:
+            return None
+        if self.n_steps is not None:
+            return MiniBatchState(centers=self.centers, **{name: getattr(self, name) for name in RUNNING_FIELDS})
+        result = getattr(self, "result_", None)
+        return MiniBatchState.of_centers(self.centers, None if result is None else result.cluster_weights)
+
+    def _make_buffers(self, saved: Mapping[str, Tensor]) -> None:
+        """Buffers to load these tensors into, kept where their shapes agree. Others are removed."""
+        device = None if self.centers is None else self.centers.device
+        with torch.inference_mode(False):
+            for name in ("centers", *RUNNING_FIELDS):
+                own, other = getattr(self, name), saved.get(name)
+                if other is None or own is None or own.shape != other.shape:
+                    setattr(self, name, None if other is None else torch.empty_like(other, device=device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "KMeans":
+        # `.to()` and `.half()` move the running state and keep its dtype: half has no count above 65504.
+        before = {name: getattr(self, name) for name in RUNNING_FIELDS}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if value is not None and value.dtype != getattr(self, name).dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+    def _set_result(
+        self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any, running: Mapping[str, Tensor]
+    ) -> None:
+        """Keeps the result of a fit, its centers and running state in buffers that may be changed in place."""
         with torch.inference_mode(False):  # tensors of inference mode could not be used outside
             tensors = {field.name: getattr(result, field.name) for field in fields(result)}
             self._result = replace(result, **{name: None if t is None else t.clone() for name, t in tensors.items()})
             self.centers = self._result.centers.clone()
+            for name in RUNNING_FIELDS:
+                setattr(self, name, running[name].clone() if running else None)
         self._as_given = as_given
         self.__dict__.pop("feature_names_in_", None)
         if names is not None:
@@ -309,6 +387,8 @@ class KMeans(SklearnEstimator, nn.Module):
         if self.centers is None:
             fitting = "Call 'fit' with appropriate arguments before using this estimator."
             return not_fitted_error(f"{instance} is not fitted yet. {fitting}")
+        if name == "n_steps_":
+            return AttributeError(f"{instance} has no {name}: 'partial_fit' was not called after 'fit'")
         if name == "feature_names_in_":
             return AttributeError(f"{instance} has no {name}: it was fitted without names of features")
         if name == "labels_" and self._result is not None:

@@ -288,3 +288,37 @@ def copy_a_module(group):
     model = KMeans(3, group=group).fit(x)
     copied = copy.deepcopy(model)
     return torch.equal(copied.cluster_centers_, model.cluster_centers_), copied.group is None
+
+
+def partial_fit(group, bounds, points_args, options):
+    """The state after batches of 40 rows; this rank has the rows of each batch between its bounds."""
+    x, weights = points(*points_args)
+    rows = slice(None) if group is None else slice(*bounds[group.rank() : group.rank() + 2])
+    model = KMeans(group=group, **options)
+    for start in range(0, len(x), 40):
+        own = slice(start, start + 40)
+        model.partial_fit(x[own][rows], None, None if weights is None else weights[own][rows])
+    return {**{name: value.numpy() for name, value in model.state_dict().items()}, "inertia": model.inertia_}
+
+
+def partial_fit_wrongly(group, what):
+    """A second batch that is wrong on rank 1 only."""
+    x, _ = points(40, 3, "none")
+    model = KMeans(3, group=group).partial_fit(x)
+    if group.rank() == 1 and what == "state":
+        model.running_counts += 1
+    return model.partial_fit([x] if group.rank() == 1 and what == "stream" else x)
+
+
+def partial_fit_in_data_parallel(group):
+    """The states after two batches, with the group and without, and a forward pass of `DistributedDataParallel`."""
+    x, _ = points(120, 3, "none")
+    states = []
+    for own_group in (group, None):
+        model = KMeans(3, group=own_group)
+        model.partial_fit(x[:20] if group.rank() else x[20:40])
+        parallel = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 3), model))
+        model.partial_fit(x[40:80] if group.rank() else x[80:])
+        parallel(x)
+        states.append({name: value.numpy() for name, value in model.state_dict().items()})
+    return states
