@@ -42,7 +42,11 @@ def test_a_memory_map_is_assigned_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x", "centers"])
-@pytest.mark.parametrize("wrong", [[[0.0, 1.0, 2.0]], [torch.zeros(2, 3)], 3, ArrayOnDisk(np.zeros((2, 3)))], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [[[0.0, 1.0, 2.0]], [torch.zeros(2, 3)], 3, ArrayOnDisk(np.zeros((2, 3)))],
+    ids=["numbers", "tensors", "int", "array on disk"],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_points_and_centers_that_are_no_tensor_or_array_are_an_error(name, wrong):
     with pytest.raises(TypeError, match=f"{name} must be a tensor or an array, got {type(wrong).__name__}"):
