@@ -270,4 +270,4 @@ def _mse(histogram: ColorHistogram, colors: Tensor, labels: Tensor) -> float:
     """Mean squared error of the pixels in these colors (K, C), from an exact sum of integers."""
     difference = SRGB.encode(histogram.colors) - SRGB.encode(colors).index_select(0, labels)
     total = (difference.long().square().sum(dim=1) * histogram.counts).sum()
-    return int(total) / int(histogram.counts.sum()) / SRGB.unit(histogram.colors.shape[1]) ** 2
+    return int(total) / (int(histogram.counts.sum()) * SRGB.unit(histogram.colors.shape[1]) ** 2)
