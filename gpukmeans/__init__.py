@@ -6,7 +6,7 @@ from gpukmeans.clustering import KMeansResult, kmeans
 from gpukmeans.engines import ENGINES, Assignment, Engine
 from gpukmeans.estimator import KMeans
 from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, clear_transparent_pixels
-from gpukmeans.images.dithering import DITHERINGS
+from gpukmeans.images.dithering import DITHERINGS, Dithering
 from gpukmeans.images.histogram import ColorHistogram, unique_colors
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_transparent_color
@@ -32,6 +32,7 @@ __all__ = [
     "CheckpointState",
     "ColorHistogram",
     "ColorSpace",
+    "Dithering",
     "Engine",
     "IndexedImage",
     "KMeans",

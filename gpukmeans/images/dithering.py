@@ -16,10 +16,12 @@ from gpukmeans.assignment import assign
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image, unique_colors
 from gpukmeans.tiling import blocks
+from gpukmeans.validation import summary
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)
-of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8."""
+of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8. It is called once for each
+image, unless the palette has one color or the strength is 0."""
 
 # Fixed-point units per 8-bit level.
 _LEVEL = 16
@@ -51,10 +53,14 @@ def dither(
     """
     check_image(image)
     _check_palette(palette, image)
-    function = _check_dithering(dithering)
+    function = check_dithering(dithering)
     strength_256 = round(256 * check_strength(strength))
     nearest = _nearest(image, palette)
-    return function(image, palette, nearest, strength_256) if strength_256 and len(palette) > 1 else nearest
+    if not strength_256 or len(palette) == 1:
+        return nearest
+    indices = function(image, palette, nearest, strength_256)
+    _check_indices(indices, nearest, len(palette))
+    return indices
 
 
 def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
@@ -352,14 +358,25 @@ def _check_palette(palette: object, image: Tensor) -> None:
         )
 
 
-def _check_dithering(dithering: str | Dithering) -> Dithering:
+def check_dithering(dithering: str | Dithering) -> Dithering:
+    """The method of this name, or the function itself. ValueError for an unknown name, TypeError for other types."""
     if isinstance(dithering, str):
         if dithering not in DITHERINGS:
-            raise ValueError(f"dithering must be one of {', '.join(DITHERINGS)} or a function, got {dithering!r}")
+            raise ValueError(f"dither must be one of {', '.join(DITHERINGS)} or a function, got {dithering!r}")
         return DITHERINGS[dithering]
     if not callable(dithering):
-        raise TypeError(f"dithering must be a name or a function, got {type(dithering).__name__}")
+        raise TypeError(f"dither must be a name or a function, got {type(dithering).__name__}")
     return dithering
+
+
+def _check_indices(indices: object, nearest: Tensor, n_colors: int) -> None:
+    """ValueError unless a function returned indices below `n_colors`, of the shape, dtype and device of `nearest`."""
+    received = summary(indices) if isinstance(indices, Tensor) else type(indices).__name__
+    if received == summary(nearest):
+        if int(indices.max()) < n_colors:
+            return
+        received = f"an index of {int(indices.max())}"
+    raise ValueError(f"dither must return {summary(nearest)}, with indices below {n_colors}, got {received}")
 
 
 def check_strength(strength: object) -> float:

@@ -163,4 +163,13 @@ def check_image(image: object, *, batch: bool = False) -> None:
         raise TypeError(f"image must be uint8, got {image.dtype}")
     if not (image.ndim == 3 or (batch and image.ndim == 4)) or image.numel() == 0 or image.shape[-1] > 4:
         expected = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
-        raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {tuple(image.shape)}")
+        received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
+        raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {received}")
+
+
+def hint_for_channels_first(image: Tensor) -> str:
+    """The end of the error for an image (C, H, W) or (B, C, H, W), C from 1 to 4; empty for other shapes."""
+    if image.ndim not in (3, 4) or not 1 <= image.shape[-3] <= 4:
+        return ""
+    order = "1, 2, 0" if image.ndim == 3 else "0, 2, 3, 1"
+    return f": use permute({order}) if channels are first, or QuantizeColors, whose images are (..., C, H, W)"

@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gpukmeans.images.colorspace import SRGB
+from gpukmeans.images.histogram import check_image
 from gpukmeans.tiling import blocks
 
 # Number of palettes that a notebook shows of a batch.
@@ -64,25 +65,35 @@ def mean_squared_error(
 
     Grey counts as three equal channels. With alpha, colors are premultiplied and dA² is added.
 
+    Raises TypeError or ValueError for other input.
+
     Args:
         image: uint8 (H, W, C) or (B, H, W, C).
-        other: image of the same shape, or `IndexedImage` of one palette whose pixels have that shape.
+        other: image of the same shape, or `IndexedImage` whose pixels have that shape.
 
     Example:
         >>> black, white = torch.zeros(2, 2, 3, dtype=torch.uint8), torch.full((2, 2, 3), 255, dtype=torch.uint8)
         >>> mean_squared_error(black, white)
         195075.0
     """
-    pixels = image.reshape(-1, image.shape[-1])
+    check_image(image, batch=True)
+    if isinstance(other, IndexedImage) and other.palette.ndim > 2:
+        other = other.pixels()
     indexed = isinstance(other, IndexedImage)
-    other_pixels = other.indices.reshape(-1) if indexed else other.reshape(pixels.shape)
+    shape = (*other.indices.shape, other.palette.shape[-1]) if indexed else other.shape
+    if shape != image.shape:
+        raise ValueError(f"other must have shape {tuple(image.shape)}, like image, got {tuple(shape)}")
+    pixels = image.flatten(0, -2)
+    other_pixels = other.indices.flatten() if indexed else other.flatten(0, -2)
     palette = SRGB.encode(other.palette) if indexed else None
     total = 0
     for block in blocks(len(pixels), _BLOCK):
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
         total += int((SRGB.encode(pixels[block]) - points).long().square().sum())
-    return total / len(pixels) / SRGB.unit(pixels.shape[1]) ** 2
+    return total / (
+        len(pixels) * SRGB.unit(pixels.shape[1]) ** 2
+    )  # rounded once, so equal with an opaque alpha channel
 
 
 def _swatch(color: list[int]) -> str:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Num, UInt8
 from torch import Tensor, nn
 
+from gpukmeans.images.dithering import Dithering
 from gpukmeans.images.quantization import quantize
 
 
@@ -23,7 +24,7 @@ class QuantizeColors(nn.Module):
     Args:
         n_colors: maximum number of colors of each image, 1 to 256.
         space: see `quantize`, as for the other options.
-        dither: a name of `DITHERINGS`.
+        dither: a name of `DITHERINGS` or a `Dithering` function, called once for each image.
         strength: strength of the dithering, 0 to 1.
         fixed: first colors of each palette, uint8 (F, C).
         n_init: number of runs; the best is kept.
@@ -42,7 +43,7 @@ class QuantizeColors(nn.Module):
         n_colors: int,
         *,
         space: str = "srgb",
-        dither: str = "none",
+        dither: str | Dithering = "none",
         strength: float = 1.0,
         fixed: UInt8[Tensor, "f c"] | None = None,
         n_init: int = 1,

@@ -33,6 +33,22 @@ def test_the_error_of_an_indexed_image_is_that_of_its_pixels(monkeypatch, channe
     assert mean_squared_error(image, indexed) == mean_squared_error(image, indexed.pixels()) > 0
 
 
+def test_the_error_of_a_batch_is_the_mean_over_its_images():
+    images = torch.stack([random_image(6, 7, 3, 256, seed) for seed in (0, 1)])
+    indexed = quantize(images, 4)
+    assert indexed.palette.ndim == 3
+    alone = [mean_squared_error(image, quantize(image, 4)) for image in images]
+    assert mean_squared_error(images, indexed) == pytest.approx(sum(alone) / 2)
+
+
+def test_images_of_different_shapes_are_refused(unchecked):
+    image, indexed = flat(2, 3, [5, 6, 7]), IndexedImage(flat(1, 2, [5, 6, 7, 8])[0], flat(1, 2, [0])[..., 0])
+    with pytest.raises(ValueError, match=r"other must have shape \(2, 3, 3\), like image, got \(3, 2, 3\)"):
+        mean_squared_error(image, image.permute(1, 0, 2))
+    with pytest.raises(ValueError, match=r"other must have shape \(2, 3, 3\), like image, got \(1, 2, 4\)"):
+        mean_squared_error(image, indexed)
+
+
 def test_the_error_of_many_pixels_is_exact():
     # The sum, 9 million times 255², is above 2**24, from where on float32 does not hold every integer.
     assert mean_squared_error(flat(1000, 3001, [255, 255, 255]), flat(1000, 3001, [0, 0, 0])) == 3 * 255**2

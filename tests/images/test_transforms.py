@@ -39,6 +39,11 @@ def test_each_image_of_a_batch_has_the_result_it_has_alone(photos, lead):
         assert len(unique_colors(quantized.movedim(0, -1)).colors) == 7
 
 
+def test_a_function_can_dither(photos):
+    step = QuantizeColors(3, dither=lambda image, palette, nearest, strength: 2 - nearest)
+    assert not torch.equal(step(photos), QuantizeColors(3)(photos))
+
+
 def test_an_empty_batch_is_returned_empty():
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5, dtype=torch.uint8)).shape == (0, 3, 4, 5)
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5)).dtype == torch.float32
