@@ -32,6 +32,7 @@ from gpukmeans.points import (
 )
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.validation import (
     check_centers,
     check_magnitude,
@@ -59,6 +60,9 @@ class KMeansResult:
     """The number of iterations of Lloyd's loop."""
     converged: Bool[Tensor, "*batch"]
     """Whether the loop ended by itself, before `max_iter` and without the callback."""
+
+    def __repr__(self) -> str:
+        return summary_of_fields("KMeansResult", vars(self))
 
 
 @torch.no_grad()

@@ -36,11 +36,6 @@ def short_name(thing: torch.dtype | torch.layout) -> str:
     return str(thing).removeprefix("torch.")
 
 
-def summary(tensor: Tensor) -> str:
-    """Dtype, shape and device, as in "float32 (8, 3) on cpu"."""
-    return f"{short_name(tensor.dtype)} {tuple(tensor.shape)} on {tensor.device}"
-
-
 def check_count(name: str, value: int, least: int = 1) -> None:
     """TypeError unless the value is an int, ValueError unless it is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):

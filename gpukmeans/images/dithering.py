@@ -15,8 +15,8 @@ from torch import Tensor
 from gpukmeans.assignment import assign
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image, unique_colors
+from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks
-from gpukmeans.validation import summary
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)

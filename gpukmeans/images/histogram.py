@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # A table of all 2**24 colors costs 50 ms on a CPU to set up and little per pixel; sorting and searching have no setup
@@ -53,6 +54,9 @@ class ColorHistogram:
         counts = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
         counts.scatter_add_(0, rows, torch.cat([self.counts, other.counts]))
         return ColorHistogram(colors=_colors(codes, self.colors.shape[1]), counts=counts)
+
+    def __repr__(self) -> str:
+        return summary_of_fields("ColorHistogram", vars(self))
 
     def lookup(self, image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "h w"]:
         """Rows of the colors of the pixels of an image (H, W, C), int32 (H, W).

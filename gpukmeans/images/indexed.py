@@ -8,10 +8,9 @@ from torch import Tensor
 
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image
+from gpukmeans.images.preview import html_preview
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
-
-# Number of palettes that a notebook shows of a batch.
-_MAX_SHOWN = 8
 
 # Number of pixels compared at a time.
 _BLOCK = 1 << 20
@@ -44,18 +43,11 @@ class IndexedImage(NamedTuple):
         return self.palette[images[:, None, None], indices]
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the size and a swatch of each palette color; for a batch, those of the first palettes."""
-        height, width = self.indices.shape[-2:]
-        palettes = self.palette[None] if self.palette.ndim == 2 else self.palette
-        size = f"{width} x {height}, {palettes.shape[1]} colors"
-        if self.indices.ndim > 2:
-            size = f"{len(self.indices)} images of {size}" + (" each" if self.palette.ndim > 2 else "")
-        rows = [
-            f'<div style="line-height:0">{"".join(map(_swatch, colors))}</div>'
-            for colors in palettes[:_MAX_SHOWN].tolist()
-        ]
-        more = f"<div>and {len(palettes) - _MAX_SHOWN} more</div>" if len(palettes) > _MAX_SHOWN else ""
-        return f"<div><div>{size}</div>{''.join(rows)}{more}</div>"
+        """HTML for notebooks: the size, the image, and a swatch of each color; of a batch, the first images."""
+        return html_preview(self.palette, self.indices)
+
+    def __repr__(self) -> str:
+        return summary_of_fields("IndexedImage", self._asdict())
 
 
 def mean_squared_error(
@@ -94,13 +86,3 @@ def mean_squared_error(
     return total / (
         len(pixels) * SRGB.unit(pixels.shape[1]) ** 2
     )  # rounded once, so equal with an opaque alpha channel
-
-
-def _swatch(color: list[int]) -> str:
-    """HTML of a box of this color, over a checkerboard that is visible through alpha."""
-    channels = [color[0]] * 3 if len(color) < 3 else color[:3]
-    alpha = color[-1] if len(color) in (2, 4) else 255
-    name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))
-    board = "repeating-conic-gradient(#ccc 0% 25%, #fff 0% 50%) 0 0/8px 8px"
-    style = f"display:inline-block;width:16px;height:16px;background:linear-gradient({name},{name}),{board}"
-    return f'<span title="{name}" style="{style}"></span>'

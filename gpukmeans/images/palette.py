@@ -15,6 +15,7 @@ from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, check_space
 from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.seeding import Seeding
+from gpukmeans.summaries import summary_of_fields
 
 # A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
 # and by 0.2 % at 256 colors in 75 ms. Measured on one CPU core with eight photos and five seeds.
@@ -52,6 +53,9 @@ class Palette:
     mse: float
     n_iter: int
     converged: bool
+
+    def __repr__(self) -> str:
+        return summary_of_fields("Palette", vars(self))
 
 
 def fit_palette(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers.problems import random_image
 
-from gpukmeans import IndexedImage, apply_palette, mean_squared_error, quantize
+from gpukmeans import IndexedImage, mean_squared_error, quantize
 
 
 def flat(height, width, color):
@@ -59,22 +59,3 @@ def test_each_image_of_a_batch_is_shown_in_its_own_palette_or_in_the_one_of_all(
     indices = torch.tensor([[[0, 1]], [[1, 0]]], dtype=torch.uint8)
     assert IndexedImage(palettes, indices).pixels().tolist() == [[[[1], [2]]], [[[4], [3]]]]
     assert IndexedImage(palettes[0], indices).pixels().tolist() == [[[[1], [2]]], [[[2], [1]]]]
-
-
-def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
-    image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
-    shown = quantize(image, 3)._repr_html_()
-    assert "3 x 1, 3 colors" in shown
-    assert [title in shown for title in ('title="#00000000"', 'title="#01020304"', 'title="#ff8000"')] == [True] * 3
-    assert shown.count("<span") == 3
-    grey = quantize(torch.tensor([[[7]]], dtype=torch.uint8), 3)._repr_html_()
-    assert 'title="#070707"' in grey
-
-
-def test_a_notebook_shows_the_first_palettes_of_a_batch():
-    image = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
-    shown = quantize(image, 2)._repr_html_()
-    assert "11 images of 1 x 1, 2 colors each" in shown
-    assert "and 3 more" in shown
-    assert shown.count("<span") == 8 * 2
-    assert apply_palette(image, image[:3, 0, 0])._repr_html_().count("<span") == 3
