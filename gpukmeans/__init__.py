@@ -13,6 +13,7 @@ from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_tr
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
 from gpukmeans.metrics import METRICS, Metric
+from gpukmeans.model_selection import NClustersComparison, compare_n_clusters
 from gpukmeans.options import Callback, KMeansOptions
 from gpukmeans.points import Batches, Points
 from gpukmeans.seeding import SEEDINGS, Seeding
@@ -39,6 +40,7 @@ __all__ = [
     "KMeansOptions",
     "KMeansResult",
     "Metric",
+    "NClustersComparison",
     "Palette",
     "Points",
     "QuantizeColors",
@@ -46,6 +48,7 @@ __all__ = [
     "apply_palette",
     "assign",
     "clear_transparent_pixels",
+    "compare_n_clusters",
     "fit_palette",
     "kmeans",
     "map_to_palette",
