@@ -99,7 +99,7 @@ def compare_n_clusters(
     engine, metric = options.get("engine", "auto"), check_metric(options.get("metric", "euclidean"))
     given = read_input(x, weights, engine)
     if given.batch:
-        raise ValueError(f"x must have shape (N, D), or be a stream, got a batch of problems {tuple(x.shape)}")
+        raise ValueError(f"x must be (N, D), or a stream, got a batch of problems {(*given.batch, '...')}")
     generator = options.get("generator")
     state = None if generator is None else generator.get_state()
     inertia, silhouette = [], []

@@ -183,7 +183,7 @@ def test_each_number_has_the_result_of_kmeans_with_the_same_state_of_the_generat
         (torch.rand(9, 2), [2, 0], {}, ValueError, "n_clusters must be at least 1, got 0"),
         (torch.rand(9, 2), [2, 2.5], {}, TypeError, "n_clusters must be an int, got float"),
         (torch.rand(9, 2), [10], {}, ValueError, "n_clusters must be at most the number of points with weight, 9"),
-        (torch.rand(4, 9, 2), [2], {}, ValueError, r"x must have shape \(N, D\), or be a stream, got a batch of"),
+        (torch.rand(4, 9, 2), [2], {}, ValueError, r"x must be \(N, D\), or a stream, got a batch of problems"),
         (torch.rand(9, 2), [2], {"checkpoint": Checkpoint(print)}, ValueError, "checkpoint must be None to compare"),
         (torch.rand(9, 2), [2], {"group": object()}, ValueError, "group must be None to compare numbers of clusters"),
         (torch.rand(9, 2), [2], {"metric": "bogus"}, ValueError, "metric must be one of"),

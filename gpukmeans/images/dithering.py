@@ -371,11 +371,14 @@ def check_dithering(dithering: str | Dithering) -> Dithering:
 
 def _check_indices(indices: object, nearest: Tensor, n_colors: int) -> None:
     """ValueError unless a function returned indices below `n_colors`, of the shape, dtype and device of `nearest`."""
-    received = summary(indices) if isinstance(indices, Tensor) else type(indices).__name__
-    if received == summary(nearest):
-        if int(indices.max()) < n_colors:
-            return
-        received = f"an index of {int(indices.max())}"
+    if not isinstance(indices, Tensor):
+        received = type(indices).__name__
+    elif summary(indices) != summary(nearest):
+        received = summary(indices)
+    elif (highest := int(indices.max())) >= n_colors:
+        received = f"an index of {highest}"
+    else:
+        return
     raise ValueError(f"dither must return {summary(nearest)}, with indices below {n_colors}, got {received}")
 
 

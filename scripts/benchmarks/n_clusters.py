@@ -100,10 +100,10 @@ def _centers(n: int, width: int, separation: float, generator: torch.Generator) 
 
 
 def _labeled() -> Iterator[Labeled]:
-    wine = torch.tensor(load_wine().data)
-    yield Labeled("iris, wine, digits", torch.tensor(load_iris().data), 3)
+    wine = torch.tensor(load_wine(return_X_y=True)[0])
+    yield Labeled("iris, wine, digits", torch.tensor(load_iris(return_X_y=True)[0]), 3)
     yield Labeled("iris, wine, digits", (wine - wine.mean(dim=0)) / wine.std(dim=0), 3)
-    yield Labeled("iris, wine, digits", torch.tensor(load_digits().data), 10)
+    yield Labeled("iris, wine, digits", torch.tensor(load_digits(return_X_y=True)[0]), 10)
 
 
 def _silhouette(curve: Curve) -> int:
