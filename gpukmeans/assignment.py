@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
+from gpukmeans.arrays import Array, to_tensor
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, Engine, choose
 from gpukmeans.metrics import Metric, check_metric
@@ -11,8 +12,8 @@ from gpukmeans.validation import check_centers, check_nonzero_rows, check_points
 
 
 def assign(
-    x: Num[Tensor, "*batch n d"],
-    centers: Num[Tensor, "*centers k d"],
+    x: Num[Tensor, "*batch n d"] | Array,
+    centers: Num[Tensor, "*centers k d"] | Array,
     *,
     metric: str | Metric = "euclidean",
     engine: str | Engine = "auto",
@@ -28,7 +29,8 @@ def assign(
     Raises TypeError or ValueError for other input.
 
     Args:
-        x: points (..., N, D), of any real dtype.
+        x: points (..., N, D), of any real dtype: a tensor, an array of NumPy or one that supports DLPack, or a
+            DataFrame. A memory map is read as a whole.
         centers: (K, D), or (..., K, D) with centers of each problem of a batch.
         metric: a name of `METRICS` or a `Metric`. "cosine" returns 1 - cos, half the squared distance of unit vectors.
         engine: a name of `ENGINES`, "auto" or an `Engine`. All engines return the same bits.
@@ -38,6 +40,7 @@ def assign(
         >>> labels.tolist(), sqdist.tolist()
         ([0, 2], [1.0, 1.0])
     """
+    x, centers = to_tensor(x, "x"), to_tensor(centers, "centers")
     check_points(x)
     check_centers(x, centers)
     metric = check_metric(metric)

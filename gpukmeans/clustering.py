@@ -4,18 +4,19 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, Shaped
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_problem
 from gpukmeans.engines import Engine
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
 from gpukmeans.metrics import Metric, check_metric
-from gpukmeans.options import Callback, KMeansOptions
+from gpukmeans.options import Callback, KMeansOptions, check_tolerance
 from gpukmeans.points import (
     CallOptions,
     Communicator,
@@ -35,6 +36,7 @@ from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.validation import (
     check_centers,
+    check_count,
     check_magnitude,
     check_n_clusters,
     check_nonzero_rows,
@@ -67,17 +69,17 @@ class KMeansResult:
 
 @torch.no_grad()
 def kmeans(
-    x: Num[Tensor, "*batch n d"] | Iterable[Any],
-    n_clusters: int,
+    x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
+    n_clusters: SupportsIndex,
     *,
-    weights: Num[Tensor, "*batch n"] | None = None,
-    init: str | Num[Tensor, "*centers k d"] | Seeding = "auto",
-    fixed: Num[Tensor, "*fixed f d"] | None = None,
-    n_init: int = 1,
-    max_iter: int = 100,
-    tol: float = 1e-4,
+    weights: Shaped[Tensor, "*batch n"] | Array | None = None,
+    init: str | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
+    fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
+    n_init: SupportsIndex = 1,
+    max_iter: SupportsIndex = 100,
+    tol: SupportsFloat = 1e-4,
     metric: str | Metric = "euclidean",
-    refine: int = 0,
+    refine: SupportsIndex = 0,
     callback: Callback | None = None,
     engine: str | Engine = "auto",
     generator: torch.Generator | None = None,
@@ -94,11 +96,14 @@ def kmeans(
     checkpoints and limits in full.
 
     Args:
-        x: N points of D coordinates, (N, D), of any real dtype, on any device. More dimensions in front are a batch of
-            problems, each with the result it has alone. A stream is an iterable of batches (N, D), or of pairs with
-            weights, that can be iterated again, or an array with rows (see `Batches`); each iteration reads it once.
+        x: N points of D coordinates, (N, D), of any real dtype, on any device: a tensor, an array of NumPy or one that
+            supports DLPack, or a DataFrame. More dimensions in front are a batch of problems, each with the result it
+            has alone. A stream is an iterable of batches (N, D) that can be iterated again, or an array on disk (see
+            `Batches`); each iteration reads it once. Of a batch that is a pair, such as points and classes, the first
+            entry is used.
         n_clusters: K, from 1 to the number of points with weight.
-        weights: of the points, finite and at least 0. A point of weight 0 has a label, and no other effect.
+        weights: of the points, finite and at least 0, or a mask. A point of weight 0 has a label, and no other effect.
+            Those of a stream are in its batches: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
             a function of (`Points`, K, generator) that returns them.
         fixed: F centers (F, D) or (..., F, D) that do not move, the first of the result. `init` gives the other K - F;
@@ -130,14 +135,14 @@ def kmeans(
 
     def read_arguments() -> CallOptions:
         options = KMeansOptions(
-            n_clusters=n_clusters,
-            init=init,
-            fixed=fixed,
-            n_init=n_init,
-            max_iter=max_iter,
-            tol=tol,
+            n_clusters=check_count("n_clusters", n_clusters),
+            init=as_tensor(init, "init", mapped=True),
+            fixed=None if fixed is None else to_tensor(fixed, "fixed"),
+            n_init=check_count("n_init", n_init),
+            max_iter=check_count("max_iter", max_iter),
+            tol=check_tolerance(tol),
             metric=metric,
-            refine=refine,
+            refine=check_count("refine", refine, least=0),
             callback=callback,
             engine=engine,
             generator=generator,
@@ -160,9 +165,9 @@ def kmeans(
 
 
 @torch.no_grad()
-def inertia_at(x: Any, centers: Tensor, weights: Tensor | None, metric: str | Metric, engine: str | Engine) -> Tensor:
+def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine: str | Engine) -> Tensor:
     """The inertia (...) of points (..., N, D), or of a stream, at centers (K, D) or (..., K, D)."""
-    given = read_input(x, weights, engine)
+    given, centers = read_input(x, weights, engine), to_tensor(centers, "centers")
     spec = required_spec(given.spec)
     check_centers(spec.empty_points(given.batch), centers)
     metric = check_metric(metric)
@@ -269,7 +274,7 @@ class _Clustering:
     def _run_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
         """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
         points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
-        centers = seeding(points, self.options.n_free, generator, **fixed)
+        centers = as_tensor(seeding(points, self.options.n_free, generator, **fixed), "initial centers", mapped=True)
         expected = (self.options.n_free, points.width)
         shapes = (expected, (len(points.problems), *expected))
         if not isinstance(centers, Tensor) or centers.shape not in shapes:

@@ -4,12 +4,13 @@ import functools
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Num, Shaped
 from torch import Tensor
 
+from gpukmeans.arrays import Array
 from gpukmeans.clustering import KMeansResult, kmeans
 from gpukmeans.engines import Assignment, Engine, choose
 from gpukmeans.fixed_point import finest_scale, to_fixed
@@ -53,10 +54,10 @@ class NClustersComparison:
 
 @torch.no_grad()
 def compare_n_clusters(
-    x: Num[Tensor, "n d"] | Iterable[Any],
-    n_clusters: Iterable[int],
+    x: Num[Tensor, "n d"] | Array | Iterable[Any],
+    n_clusters: Iterable[SupportsIndex],
     *,
-    weights: Num[Tensor, " n"] | None = None,
+    weights: Shaped[Tensor, " n"] | Array | None = None,
     **options: Any,
 ) -> NClustersComparison:
     """Inertia and simplified silhouette of `kmeans` for several numbers of clusters K, and the K to take.
@@ -76,7 +77,7 @@ def compare_n_clusters(
     the same bits for every engine, block size and number of threads, and for a tensor and a stream with equal centers.
 
     Args:
-        x: N points (N, D), or a stream, as for `kmeans`. A stream is read once more for each K.
+        x: N points (N, D): a tensor, an array or a stream, as for `kmeans`. A stream is read once more for each K.
         n_clusters: the numbers of clusters to compare, in any order, such as `range(2, 11)`.
         weights: of the points, as for `kmeans`.
         **options: other options of `kmeans`, such as `n_init=10`, which makes the comparison more reliable; all but
@@ -123,19 +124,17 @@ def compare_n_clusters(
     )
 
 
-def _checked_numbers(n_clusters: Iterable[int], options: dict[str, Any]) -> list[int]:
+def _checked_numbers(n_clusters: Iterable[SupportsIndex], options: dict[str, Any]) -> list[int]:
     """The numbers of clusters. TypeError or ValueError for other values, and for options that cannot be compared."""
     if not isinstance(n_clusters, Iterable):
         expected = "several ints, such as range(2, 11)"
         raise TypeError(f"n_clusters must be {expected}, got {type(n_clusters).__name__}")
-    numbers = list(n_clusters)
+    numbers = [check_count("n_clusters", k) for k in n_clusters]
     if not numbers:
         raise ValueError("n_clusters must have at least one number, got none")
     for name in ("group", "checkpoint"):
         if options.get(name) is not None:
             raise ValueError(f"{name} must be None to compare numbers of clusters, got {type(options[name]).__name__}")
-    for k in numbers:
-        check_count("n_clusters", k)
     return numbers
 
 

@@ -1,5 +1,6 @@
 """`KMeansOptions`: the options of `kmeans` as one value."""
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -65,10 +66,7 @@ class KMeansOptions:
         for name in ("n_clusters", "n_init", "max_iter"):
             check_count(name, getattr(self, name))
         check_count("refine", self.refine, least=0)
-        if not isinstance(self.tol, (int, float)):
-            raise TypeError(f"tol must be a number, got {type(self.tol).__name__}")
-        if not self.tol >= 0:
-            raise ValueError(f"tol must be at least 0, got {self.tol}")
+        check_tolerance(self.tol)
         self._check_init()
         check_metric(self.metric)
         if self.callback is not None and not callable(self.callback):
@@ -136,6 +134,16 @@ class KMeansOptions:
                 raise ValueError(f"n_init must be 1 {why}, got {self.n_init}")
         elif not callable(self.init):
             raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(self.init).__name__}")
+
+
+def check_tolerance(tol: Any) -> float:
+    """The tolerance as a float. TypeError unless it is a real number, ValueError unless it is at least 0."""
+    if not isinstance(tol, numbers.Real):
+        raise TypeError(f"tol must be a number, got {type(tol).__name__}")
+    tolerance = float(tol)
+    if not tolerance >= 0:
+        raise ValueError(f"tol must be at least 0, got {tolerance}")
+    return tolerance
 
 
 OPTION_NAMES = [field.name for field in fields(KMeansOptions)]

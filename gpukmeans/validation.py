@@ -1,7 +1,8 @@
 """Validation of tensors and values at the public functions. Each error has the expected and the received value."""
 
 import functools
-from typing import NamedTuple
+import operator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,19 +37,25 @@ def short_name(thing: torch.dtype | torch.layout) -> str:
     return str(thing).removeprefix("torch.")
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """TypeError unless the value is an int, ValueError unless it is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int. TypeError unless it is an integer of Python or NumPy, ValueError unless it is at least
+    `least`."""
+    try:
+        count = None if isinstance(value, (bool, Tensor)) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    return count
 
 
 def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
     """TypeError or ValueError unless dtype and shape are those of points, of at least `least` rows. Values are not
     checked."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        raise TypeError(f"{name} must be a tensor or an array, got {type(x).__name__}")
     _check_dtype(x, name)
     if x.ndim < 2 or x.shape[-2] < least or 0 in (*x.shape[:-2], x.shape[-1]):
         but = "" if least else " but N"
@@ -62,7 +69,7 @@ def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> N
     if weights is None:
         return
     if not isinstance(weights, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(weights).__name__}")
+        raise TypeError(f"{name} must be a tensor or an array, got {type(weights).__name__}")
     _check_dtype(weights, name)
     if weights.shape != x.shape[:-1] or weights.device != x.device:
         raise ValueError(
@@ -80,7 +87,7 @@ def check_centers(x: Tensor, centers: Tensor) -> None:
 def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
     """TypeError or ValueError unless these are F fixed centers (F, D) or (..., F, D), F at most `n_clusters`."""
     if not isinstance(fixed, Tensor):
-        raise TypeError(f"fixed must be a tensor, got {type(fixed).__name__}")
+        raise TypeError(f"fixed must be a tensor or an array, got {type(fixed).__name__}")
     _check_dtype(fixed, "fixed")
     _check_like_points(fixed, x, "fixed", "F")
     if fixed.shape[-2] > n_clusters:

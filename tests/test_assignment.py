@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from helpers.array_libraries import ArrayOnDisk, DLPackArray, Frame
 from helpers.problems import blobs, seeded
 
 from gpukmeans import METRICS, KMeans, assign
@@ -21,6 +23,30 @@ def test_a_batch_has_centers_for_each_problem_or_shared_ones():
     labels, sqdist = assign(x, own[0, 0])
     assert torch.equal(labels[1, 2], assign(x[1, 2], own[0, 0]).labels)
     assert labels.shape == sqdist.shape == (2, 3, 40)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, DLPackArray, lambda x: Frame(x.numpy())])
+def test_arrays_of_other_libraries_have_the_labels_of_tensors(kind):
+    x, centers = torch.rand(40, 3, generator=seeded()), torch.rand(5, 3, generator=seeded(1))
+    expected = assign(x, centers)
+    for found in (assign(kind(x), kind(centers)), assign(x, kind(centers)), assign(kind(x), centers)):
+        assert torch.equal(found.labels, expected.labels)
+        assert torch.equal(found.sqdist, expected.sqdist)
+
+
+def test_a_memory_map_is_assigned_as_a_whole(tmp_path):
+    x = torch.rand(40, 3, generator=seeded())
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert torch.equal(assign(mapped, mapped[:4]).labels, assign(x, x[:4]).labels)
+
+
+@pytest.mark.parametrize("name", ["x", "centers"])
+@pytest.mark.parametrize("wrong", [[[0.0, 1.0, 2.0]], [torch.zeros(2, 3)], 3, ArrayOnDisk(np.zeros((2, 3)))], ids=str)
+@pytest.mark.usefixtures("unchecked")
+def test_points_and_centers_that_are_no_tensor_or_array_are_an_error(name, wrong):
+    with pytest.raises(TypeError, match=f"{name} must be a tensor or an array, got {type(wrong).__name__}"):
+        assign(**{"x": torch.zeros(2, 3), "centers": torch.zeros(2, 3), name: wrong})
 
 
 @pytest.mark.parametrize("metric", METRICS)

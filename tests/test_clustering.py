@@ -3,12 +3,14 @@ import functools
 import numpy as np
 import pytest
 import torch
+from helpers.array_libraries import DLPackArray, Frame
 from helpers.problems import BATCH, RESULTS, assert_same_results, blobs, problem_of, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
+from torch.utils.data import DataLoader, TensorDataset
 
-from gpukmeans import METRICS, SEEDINGS, assign, kmeans, unique_colors
+from gpukmeans import METRICS, SEEDINGS, Batches, assign, kmeans, unique_colors
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.base import Points
 
@@ -302,6 +304,75 @@ def test_a_seeding_can_be_given_as_a_function():
         assert_same_results(kmeans(BATCH, 5, init=init), kmeans(BATCH, 5, init=seeding))
     few = functools.partial(SEEDINGS["k-means||"], oversampling=0.5, rounds=2)
     assert kmeans(BATCH, 5, init=few).converged.all()
+
+
+def frame(x):
+    return Frame(x.numpy()) if x.ndim == 2 else Frame(x.numpy()[:, None]).column(0)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, DLPackArray, frame], ids=["NumPy", "DLPack", "frame"])
+def test_arrays_of_other_libraries_have_the_result_of_tensors(kind):
+    x, weights = blobs(), torch.rand(300, generator=seeded())
+    options = {"init": x[:4], "fixed": x[10:12]}
+    expected = kmeans(x, 6, weights=weights, **options)
+    arrays = {name: kind(value) for name, value in options.items()}
+    assert_same_results(kmeans(kind(x), 6, weights=kind(weights), **arrays), expected)
+
+
+def test_an_array_of_more_dimensions_is_a_batch_of_problems():
+    assert_same_results(kmeans(BATCH.numpy(), 5), kmeans(BATCH, 5))
+
+
+def test_a_mask_as_weights_excludes_points():
+    x, mask = blobs(), torch.arange(300) % 3 > 0
+    expected = kmeans(x, 6, weights=mask.float())
+    assert_same_results(kmeans(x, 6, weights=mask), expected)
+    assert_same_results(kmeans(x.numpy(), 6, weights=mask.numpy()), expected)
+    assert torch.equal(kmeans(x[mask], 6).centers, expected.centers)
+
+
+def test_a_memory_map_is_a_stream_and_can_be_weights_and_first_centers(tmp_path):
+    x = blobs()
+    np.save(tmp_path / "x.npy", x.numpy())
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    stream, expected = kmeans(mapped, 6), kmeans(x, 6, init="k-means||")
+    assert stream.labels is None
+    assert torch.equal(stream.centers, expected.centers)
+    options = {"weights": x[:, 0].abs(), "init": x[:6]}
+    assert_same_results(kmeans(x, 6, weights=np.abs(mapped[:, 0]), init=mapped[:6]), kmeans(x, 6, **options))
+
+
+def test_batches_that_are_pairs_have_weights_only_if_they_are_asked_for():
+    x, classes = blobs(), torch.arange(300) % 5
+    pairs = DataLoader(TensorDataset(x, classes), batch_size=70)
+    without = kmeans(pairs, 6)
+    expected = kmeans(x, 6, init="k-means||")
+    assert torch.equal(without.centers, expected.centers)
+    assert torch.equal(without.cluster_weights, expected.cluster_weights)
+    weighted = kmeans(Batches(pairs, weighted=True), 6)
+    expected = kmeans(x, 6, weights=classes, init="k-means||")
+    assert torch.equal(weighted.centers, expected.centers)
+    assert torch.equal(weighted.cluster_weights, expected.cluster_weights)
+
+
+def test_numbers_of_numpy_are_numbers():
+    numbers = {"n_init": np.int64(2), "max_iter": np.uint8(3), "tol": np.float32(0.5), "refine": np.int32(1)}
+    expected = kmeans(blobs(), 6, n_init=2, max_iter=3, tol=0.5, refine=1)
+    assert_same_results(kmeans(blobs(), np.int64(6), **numbers), expected)
+
+
+def test_a_function_for_first_centers_can_return_an_array():
+    x = blobs()
+    result = kmeans(x, 4, init=lambda points, k, generator: x[:k].numpy())
+    assert_same_results(result, kmeans(x, 4, init=x[:4]))
+
+
+def test_the_result_does_not_share_memory_with_an_array():
+    x = blobs(dtype=torch.float64).numpy()
+    before = x.copy()
+    result = kmeans(x, 6, init=x[:6], fixed=x[:0])
+    result.centers.zero_()
+    assert np.array_equal(x, before)
 
 
 def test_a_metric_can_be_given_as_an_object():

@@ -6,7 +6,7 @@ from sklearn.datasets import load_wine, make_blobs
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 
-from gpukmeans import Checkpoint, compare_n_clusters, kmeans
+from gpukmeans import Batches, Checkpoint, compare_n_clusters, kmeans
 from gpukmeans.engines.fused.engine import TritonEngine
 
 
@@ -141,7 +141,7 @@ def test_a_stream_has_the_bits_of_a_tensor(rows, weighted):
     x = blobs(4, 3, n=40)
     weights = torch.rand(40, generator=seeded(0)) if weighted else None
     source = [(x[i : i + rows], weights[i : i + rows]) if weighted else x[i : i + rows] for i in range(0, 40, rows)]
-    stream = compare_n_clusters(source, [1, 3], metric="cosine", max_iter=2)
+    stream = compare_n_clusters(Batches(source, weighted=weighted), [1, 3], metric="cosine", max_iter=2)
     expected = compare_n_clusters(x, [1, 3], weights=weights, init="k-means||", metric="cosine", max_iter=2)
     assert torch.equal(stream.silhouette, expected.silhouette)
     assert torch.equal(stream.inertia, expected.inertia)
@@ -162,6 +162,16 @@ def test_points_of_every_dtype_are_compared(dtype):
     compared = compare_n_clusters(x, [2, 3])
     expected = simplified_silhouette(x, kmeans(x, 3))
     assert compared.silhouette[1].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_arrays_have_the_figures_of_tensors():
+    x, weights = blobs(3, 2, n=60), torch.rand(60, generator=seeded(0))
+    expected = compare_n_clusters(x, [2, 3], weights=weights)
+    found = compare_n_clusters(x.numpy(), np.array([2, 3]), weights=weights.numpy(), n_init=np.int64(1))
+    assert torch.equal(found.silhouette, expected.silhouette)
+    assert found.best == expected.best
+    masked = compare_n_clusters(x.numpy(), [3], weights=(weights > 0.5).numpy())
+    assert torch.equal(masked.silhouette, compare_n_clusters(x[weights > 0.5], [3]).silhouette)
 
 
 def test_each_number_has_the_result_of_kmeans_with_the_same_state_of_the_generator():

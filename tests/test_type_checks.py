@@ -9,7 +9,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from gpukmeans import assign
+from gpukmeans import apply_palette
 from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.tiling import blocks
@@ -71,7 +71,7 @@ def test_all_checks_can_be_turned_off(checked, unchecked):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: assign(torch.rand(3), torch.rand(2, 1)),
+        lambda: apply_palette(torch.zeros(3, 3, dtype=torch.uint8), torch.zeros(2, 3, dtype=torch.uint8)),
         lambda: next(blocks("3", 2)),
         lambda: PlainEngine().bind([[1.0]], None),
         lambda: TritonEngine(programs="3"),

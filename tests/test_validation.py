@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from gpukmeans import KMeans, assign, kmeans
@@ -19,7 +21,7 @@ B = torch.rand(2, 6, 3)
 WRONG_CALLS = [
     ((X[0], 2), {}, ValueError, r"x must have shape \(N, D\) or .* got \(3,\)"),
     ((X[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 3\)"),
-    ((X.tolist(), 2), {}, TypeError, "batch 0 of x must be points, or a pair of points and weights, got 3 items"),
+    ((X.tolist(), 2), {}, TypeError, "x must be a tensor or an array, got list"),
     ((X.to_sparse(), 2), {}, TypeError, "x must be a dense tensor with values, got layout sparse_coo"),
     ((X.to("meta"), 2), {}, TypeError, "x must be a dense tensor with values, got a meta tensor"),
     ((X, 2), {"weights": torch.ones(6).to_sparse()}, TypeError, "weights must be a dense tensor"),
@@ -59,8 +61,22 @@ WRONG_CALLS = [
         ValueError,
         r"weights must have shape \(6,\) on cpu, like x, got shape \(5,\)",
     ),
-    ((X, 2), {"weights": [1.0] * 6}, TypeError, "weights must be a tensor, got list"),
-    ((X, 2), {"weights": X[:, 0] > 0}, TypeError, "weights must be of dtype .* got bool"),
+    ((X, 2), {"weights": [1.0] * 6}, TypeError, "weights must be a tensor or an array, got list"),
+    ((X, 2), {"weights": X[:, 0] + 1j}, TypeError, "weights must be of dtype .* got complex64"),
+    (((1, 2, 3), 2), {}, TypeError, "x must be a tensor or an array, got tuple"),
+    ((X.numpy()[0], 2), {}, ValueError, r"x must have shape \(N, D\) or .* got \(3,\)"),
+    ((X.numpy() > 0, 2), {}, TypeError, "x must be of dtype float16, .* got bool"),
+    ((X.numpy().astype("U"), 2), {}, TypeError, "x must be of a dtype that torch has, got an array of <U"),
+    ((scipy.sparse.csr_array(X.numpy()), 2), {}, TypeError, "x must be dense, got a sparse csr_array"),
+    ((X, 2), {"weights": [True] * 6}, TypeError, "weights must be a tensor or an array, got list"),
+    ((X, 2), {"weights": np.zeros(6, bool)}, ValueError, "weights must be finite, at least 0 and not all 0"),
+    ((X, np.float64(2)), {}, TypeError, "n_clusters must be an int, got float64"),
+    ((X, np.bool_(True)), {}, TypeError, "n_clusters must be an int, got bool"),
+    ((X, np.array([2])), {}, TypeError, "n_clusters must be an int, got ndarray"),
+    ((X, torch.tensor(2)), {}, TypeError, "n_clusters must be an int, got Tensor"),
+    ((X, np.int64(0)), {}, ValueError, "n_clusters must be at least 1, got 0"),
+    ((X, 2), {"tol": np.float32(-1)}, ValueError, "tol must be at least 0, got -1"),
+    ((X, 2), {"tol": np.complex64(1)}, TypeError, "tol must be a number, got complex64"),
     ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
     ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
     ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
@@ -91,7 +107,7 @@ WRONG_CALLS = [
         ValueError,
         "metric must be one of euclidean, cosine or a metric, got 'manhattan'",
     ),
-    ((X, 2), {"fixed": [[0.0] * 3]}, TypeError, "fixed must be a tensor, got list"),
+    ((X, 2), {"fixed": [[0.0] * 3]}, TypeError, "fixed must be a tensor or an array, got list"),
     ((X, 2), {"fixed": X[:2] > 0}, TypeError, "fixed must be of dtype .* got bool"),
     ((X, 2), {"fixed": X[:2, :2]}, ValueError, r"fixed must have shape \(F, 3\) on cpu, like x, got shape \(2, 2\)"),
     ((X, 2), {"fixed": X[0]}, ValueError, r"fixed must have shape \(F, 3\) .* got shape \(3,\)"),

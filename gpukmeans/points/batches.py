@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import set_grad_enabled
 
+from gpukmeans.arrays import check_dense, to_tensor, weights_tensor
 from gpukmeans.validation import check_count
 
 # Bytes of a batch by default. Measured on two cores with 16 coordinates and K = 64: 8 to 128 MiB were equally fast, 1
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Batches of points (N, D) from a source: an iterable of tensors, or of pairs with weights.
+    """Batches of points (N, D) from a source: an iterable of tensors, or of pairs whose first entry is the points.
 
     Each iteration reads the source once. The next batch is read, and copied to the device, while one is in use; no more
     than two are in memory. A thread reads, with the grad mode, current device and stream of the caller, but without its
@@ -36,12 +37,14 @@ class Batches:
 
     Args:
         source: an iterable that can be iterated again, such as a list or a `DataLoader`, of tensors or arrays with
-            rows, or of pairs of these and their weights (N,), not labels. Or a table of rows with `len()` and slices,
-            such as a memory-mapped array, a tensor or a `TensorDataset`. Each iteration must give the same rows in the
-            same order, and no batch may change after it was given.
+            rows. Or a table of rows with slices and `len()` or `shape`, such as a memory-mapped array, a tensor or a
+            `TensorDataset`. Each iteration must give the same rows in the same order, and no batch may change after it
+            was given. Of a batch that is a tuple or a list, such as points and their classes, the first entry is the
+            points and the rest is ignored.
         batch_rows: rows per batch of a table, by default about 32 MiB.
         device: device to which batches are copied, asynchronously for a GPU. By default they are not copied.
         dtype: the dtype of the points, by default that of the source.
+        weighted: whether each batch is a pair, whose second entry is the weights (N,) of its points, or a mask.
 
     Raises:
         TypeError, ValueError: for any other source, such as an iterator, which can be read only once.
@@ -52,6 +55,9 @@ class Batches:
         [2, 2, 1]
         >>> kmeans(Batches(table, 2), 2).cluster_weights.sum().item()
         5.0
+        >>> pairs = Batches([(table, torch.arange(5))], weighted=True)
+        >>> kmeans(pairs, 2).cluster_weights.sum().item()
+        10.0
     """
 
     def __init__(
@@ -61,7 +67,9 @@ class Batches:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weighted: bool = False,
     ) -> None:
+        check_dense(source, "x")
         if batch_rows is not None:
             check_count("batch_rows", batch_rows)
         if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -72,10 +80,11 @@ class Batches:
         self._source = source
         self._device = None if device is None else torch.device(device)
         self._dtype = dtype
+        self._weighted = weighted
         self._batch_rows = batch_rows
         self._stream: torch.Stream | None = None
         if batch_rows is None and _is_table(source):
-            self._batch_rows = _default_batch_rows(source)
+            self._batch_rows = self._default_batch_rows()
         if self._batch_rows is not None and not _has_slices(source):
             raise TypeError(f"a source of batch_rows must have len() and slices, got {type(source).__name__}")
         if self._batch_rows is None:
@@ -97,7 +106,7 @@ class Batches:
         stream, numbers = self._stream, itertools.count()
 
         def prepare(item: Any) -> tuple[Batch, Any]:
-            batch = _as_batch(next(numbers), item)
+            batch = _as_batch(next(numbers), item, self._weighted)
             if stream is not None:
                 return _start_copy(batch, stream)
             return batch if self._device is None else _on_device(batch, self._device), None
@@ -118,8 +127,13 @@ class Batches:
     def _items(self) -> Iterable[Any]:
         if self._batch_rows is None:
             return self._source
-        n, size = len(self._source), self._batch_rows
+        n, size = _n_rows(self._source), self._batch_rows
         return (_slice_of(self._source, start, min(start + size, n)) for start in range(0, n, size))
+
+    def _default_batch_rows(self) -> int:
+        if not _n_rows(self._source):
+            return 1
+        return self.default_rows(_as_batch(0, _slice_of(self._source, 0, 1), self._weighted).x.nbytes)
 
 
 def _is_table(source: Any) -> bool:
@@ -128,7 +142,12 @@ def _is_table(source: Any) -> bool:
 
 
 def _has_slices(source: Any) -> bool:
-    return hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    return (hasattr(source, "__len__") or hasattr(source, "shape")) and hasattr(source, "__getitem__")
+
+
+def _n_rows(table: Any) -> int:
+    """The number of rows. An array of zarr has no `len()`."""
+    return table.shape[0] if hasattr(table, "shape") else len(table)
 
 
 def _slice_of(table: Any, start: int, stop: int) -> Any:
@@ -139,12 +158,6 @@ def _slice_of(table: Any, start: int, stop: int) -> Any:
         raise TypeError(f"{name} has no slices ({error}): pass a DataLoader of it") from error
 
 
-def _default_batch_rows(table: Any) -> int:
-    if not len(table):
-        return 1
-    return Batches.default_rows(_as_batch(0, _slice_of(table, 0, 1)).x.nbytes)
-
-
 def batch_name(number: int) -> str:
     """The name in errors of the batch with this number, from 0."""
     return f"batch {number} of x"
@@ -152,7 +165,7 @@ def batch_name(number: int) -> str:
 
 def _check_repeatable(source: Any) -> None:
     if isinstance(source, (str, bytes)) or not isinstance(source, Iterable):
-        expected = "a tensor, or batches that can be read again, such as a list or a DataLoader"
+        expected = "a tensor, an array, or batches that can be read again, such as a list or a DataLoader"
         raise TypeError(f"x must be {expected}, got {type(source).__name__}")
     if isinstance(source, Iterator):
         why = "each iteration reads all batches once, and an iterator gives them only once"
@@ -162,32 +175,17 @@ def _check_repeatable(source: Any) -> None:
         )
 
 
-def _as_batch(number: int, item: Any) -> Batch:
+def _as_batch(number: int, item: Any, weighted: bool) -> Batch:
     """An item of the source as tensors, on their device. TypeError if it is not a batch."""
     name = batch_name(number)
-    if isinstance(item, (tuple, list)):
-        if len(item) not in (1, 2):
-            raise TypeError(f"{name} must be points, or a pair of points and weights, got {len(item)} items")
-        x, weights = (*item, None)[:2]
-    else:
-        x, weights = item, None
-    return Batch(_tensor(x, name), None if weights is None else _tensor(weights, f"the weights of {name}"))
-
-
-def _tensor(values: Any, name: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    if not hasattr(values, "__array_interface__") or not hasattr(values, "dtype"):
-        raise TypeError(f"{name} must be a tensor or an array, got {type(values).__name__}")
-    if hasattr(values, "mask"):
-        raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
-    # A memory-mapped array is copied to read it in this thread. For arrays that are read-only or have negative strides,
-    # torch would warn or raise.
-    ready = values.flags.writeable and not hasattr(values, "filename") and min(values.strides, default=0) >= 0
-    try:
-        return torch.from_numpy(values if ready else values.copy())
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be of a dtype that torch has, got an array of {values.dtype} ({error})") from None
+    is_tuple = isinstance(item, (tuple, list))
+    entries = list(item) if is_tuple else [item]
+    if len(entries) < 1 + weighted:
+        expected = "a pair of points and weights" if weighted else "points, or a tuple whose first entry is the points"
+        received = f"{len(entries)} entries" if is_tuple else type(item).__name__
+        raise TypeError(f"{name} must be {expected}, got {received}")
+    weights = weights_tensor(entries[1], f"the weights of {name}") if weighted else None
+    return Batch(to_tensor(entries[0], name), weights)
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,6 +1,7 @@
 """The input of `kmeans` as points: one tensor or a stream, in one process or on every rank of a group."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpukmeans.arrays import as_tensor, weights_tensor
 from gpukmeans.engines import Engine, choose
 from gpukmeans.metrics import Metric
 from gpukmeans.points.base import Points, PointSource, points_from_source
@@ -37,20 +39,33 @@ class KMeansInput:
         return not isinstance(self.rows, Tensor)
 
 
-def read_input(x: Any, weights: Tensor | None, engine: str | Engine, *, least: int = 1) -> KMeansInput:
+def read_input(x: Any, weights: Any, engine: str | Engine, *, least: int = 1) -> KMeansInput:
     """The input `x` with its weights. TypeError or ValueError if it cannot be points, or is a tensor of fewer than
     `least` rows."""
+    x = as_tensor(x, "x")
     if isinstance(x, Tensor):
         check_points(x, least=least)
+        weights = None if weights is None else weights_tensor(weights, "weights")
         check_weights(weights, x)
         spec = PointSpec(x.shape[-1], x.dtype, x.device, None if weights is None else weights.dtype)
         return KMeansInput(rows=x, weights=weights, spec=spec, batch=tuple(x.shape[:-2]), engine=choose(engine, x))
     if weights is not None:
-        raise TypeError("weights of a stream must be in its batches, as pairs (x, weights), got the argument weights")
+        pairs = "Batches(source, weighted=True) of pairs (x, weights)"
+        raise TypeError(f"weights of a stream must be in its batches, as {pairs}, got the argument weights")
+    if _is_list_of_numbers(x):
+        raise TypeError(f"x must be a tensor or an array, got {type(x).__name__}")
     batches = x if isinstance(x, Batches) else Batches(x)
     first = first_batch(batches)
     spec, chosen = (None, None) if first is None else (PointSpec.of(first), choose(engine, first.x))
     return KMeansInput(rows=batches, weights=None, spec=spec, batch=(), engine=chosen)
+
+
+def _is_list_of_numbers(x: Any) -> bool:
+    """Whether this is a list of numbers, or of such lists, by its first entry."""
+    first = x
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    return first is not x and isinstance(first, numbers.Number)
 
 
 def required_spec(spec: PointSpec | None) -> PointSpec:

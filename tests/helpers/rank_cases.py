@@ -10,7 +10,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from gpukmeans import Checkpoint, KMeans, kmeans
+from gpukmeans import Batches, Checkpoint, KMeans, kmeans
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine
 from gpukmeans.points.communicator import Communicator, ProcessGroupCommunicator
 
@@ -27,7 +27,8 @@ def points(n, width, kind, seed=0):
 def batches_of(x, weights, size):
     """The points in batches of `size` rows, with their weights if there are any."""
     rows = [slice(start, start + size) for start in range(0, len(x), size)]
-    return [x[batch] if weights is None else (x[batch], weights[batch]) for batch in rows]
+    batches = [x[batch] if weights is None else (x[batch], weights[batch]) for batch in rows]
+    return Batches(batches, weighted=weights is not None)
 
 
 def as_arrays(result):
@@ -127,7 +128,7 @@ def fit_wrongly(group, what):
     if what == "engine without rows" and group.rank() == 1:
         x = []
     if what == "fixed":
-        options["fixed"] = x[:1].numpy() if group.rank() == 1 else x[:1]
+        options["fixed"] = x[:1].tolist() if group.rank() == 1 else x[:1]
     if what == "init shape":
         options["init"] = x[: 3 - group.rank() % 2]
     if what == "init raises":

@@ -3,7 +3,9 @@ import time
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
+from helpers.array_libraries import ArrayOnDisk, DLPackArray, Frame
 from helpers.batch_sources import BatchIterable, W, X, no_reader_is_left, wait_for
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -33,10 +35,35 @@ def test_a_list_of_tensors_is_a_source():
     assert [tuple(batch.shape) for batch in Batches([X[:7], X[7:]])] == [(7, 2), (3, 2)]
 
 
-def test_pairs_are_points_with_their_weights():
-    ((x, weights),) = Batches([(X, W)])
+@pytest.mark.parametrize("weights", [W, W.numpy(), DLPackArray(W)], ids=["tensor", "array", "DLPack"])
+def test_weighted_batches_are_points_with_their_weights(weights):
+    for batch in ((X, weights), [X, weights], (X, weights, "more")):
+        ((x, found),) = Batches([batch], weighted=True)
+        assert torch.equal(x, X)
+        assert torch.equal(found, W)
+
+
+def test_a_mask_is_weights_of_0_and_1():
+    ((_, weights),) = Batches([(X, W > 3)], weighted=True)
+    assert weights.tolist() == [0] * 4 + [1] * 6
+
+
+CLASSES = [0, 1] * 5
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [(X, W), [X, W], (X,), (X, CLASSES), (X, W, "more"), (X.numpy(), ["class"] * 10)],
+    ids=["classes", "list", "one", "list of classes", "three", "arrays"],
+)
+def test_the_first_entry_of_a_tuple_is_the_points_and_the_rest_is_ignored(batch):
+    (x,) = Batches([batch])
     assert torch.equal(x, X)
-    assert torch.equal(weights, W)
+
+
+def test_two_tensors_as_the_source_are_two_batches():
+    for source in ([X, X + 1], (X, X + 1)):
+        assert [batch[0, 0].item() for batch in Batches(source)] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -44,25 +71,44 @@ def test_pairs_are_points_with_their_weights():
     [
         (BatchIterable(), [4, 6]),
         ([X[:1].numpy(), X[1:].numpy()], [1, 9]),
+        ([DLPackArray(X[:1]), Frame(X[1:].numpy())], [1, 9]),
         (DataLoader(TensorDataset(X), batch_size=4), [4, 4, 2]),
         (DataLoader(TensorDataset(X, W), batch_size=7), [7, 3]),
         (Pairs(), [3, 7]),
     ],
-    ids=["iterable", "arrays", "loader", "loader of pairs", "iterable dataset"],
+    ids=["iterable", "arrays", "arrays of others", "loader", "loader of pairs", "iterable dataset"],
 )
 def test_an_iterable_gives_the_same_batches_in_each_iteration(source, sizes):
     batches = Batches(source)
     for _ in range(2):
         x, weights, rows = read(batches)
         assert torch.equal(x, X)
-        assert weights is None or torch.equal(weights, W)
+        assert weights is None
         assert rows == sizes
+
+
+@pytest.mark.parametrize(
+    ("source", "batch_rows", "sizes"),
+    [
+        (DataLoader(TensorDataset(X, W), batch_size=7), None, [7, 3]),
+        (Pairs(), None, [3, 7]),
+        (TensorDataset(X, W), 4, [4, 4, 2]),
+        (TensorDataset(X, W), None, [10]),
+    ],
+    ids=["loader", "iterable dataset", "slices", "dataset"],
+)
+def test_a_source_of_pairs_has_weights_if_they_are_asked_for(source, batch_rows, sizes):
+    x, weights, rows = read(Batches(source, batch_rows, weighted=True))
+    assert torch.equal(x, X)
+    assert torch.equal(weights, W)
+    assert rows == sizes
 
 
 @pytest.mark.parametrize("size", [1, 7, 10, 11])
 def test_a_table_is_read_in_slices_of_batch_rows(size, mapped):
     sizes = [len(X[start : start + size]) for start in range(0, 10, size)]
-    for source in (X, mapped, X.numpy(), TensorDataset(X), TensorDataset(X, W)):
+    arrays = (X, mapped, X.numpy(), Frame(X.numpy()), ArrayOnDisk(X.numpy()))
+    for source in (*arrays, TensorDataset(X), TensorDataset(X, W)):
         x, _, rows = read(Batches(source, size))
         assert torch.equal(x, X)
         assert rows == sizes
@@ -88,7 +134,7 @@ def test_a_source_with_a_length_and_slices_that_is_not_iterable_is_a_table():
 
 
 def test_points_have_the_dtype_of_the_argument():
-    ((x, weights),) = Batches([(X, W)], dtype=torch.float64)
+    ((x, weights),) = Batches([(X, W)], dtype=torch.float64, weighted=True)
     assert (x.dtype, weights.dtype) == (torch.float64, torch.int64)
 
 
@@ -105,9 +151,10 @@ def test_an_iterator_is_an_error_with_the_reason(once):
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ((3,), TypeError, "x must be a tensor, or batches that can be read again.* got int"),
+        ((3,), TypeError, "x must be a tensor, an array, or batches that can be read again.* got int"),
         (("x.npy",), TypeError, "got str"),
         ((np.zeros((2, 3, 4)),), ValueError, r"a table of rows must have shape \(N, D\), got 3 dimensions"),
+        ((scipy.sparse.csr_array(X.numpy()),), TypeError, "x must be dense, got a sparse csr_array"),
         (([X], 0), ValueError, "batch_rows must be at least 1, got 0"),
         (([X], 1.5), TypeError, "batch_rows must be an int, got float"),
         ((BatchIterable(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got BatchIterable"),
@@ -123,16 +170,30 @@ def test_a_wrong_source_is_an_error_with_the_expected_value(args, error, message
     ("batch", "message"),
     [
         ("rows", "batch 1 of x must be a tensor or an array, got str"),
-        ((X, W, W), "batch 1 of x must be points, or a pair of points and weights, got 3 items"),
+        ((), "batch 1 of x must be points, or a tuple whose first entry is the points, got 0 entries"),
+        ([[1.0, 2.0]], "batch 1 of x must be a tensor or an array, got list"),
         (np.ma.masked_array([[1.0]], [[True]]), "must be an array without a mask, got MaskedArray: give weights of 0"),
         (Image.new("L", (2, 2)), "batch 1 of x must be a tensor or an array, got Image"),
         (np.array(["a"]), "batch 1 of x must be of a dtype that torch has, got an array of <U1"),
-        ((X, 3), "the weights of batch 1 of x must be a tensor or an array, got int"),
     ],
 )
 def test_an_invalid_batch_is_an_error_with_its_number(batch, message):
     with pytest.raises(TypeError, match=message):
         list(Batches([X, batch]))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((X, 3), "the weights of batch 1 of x must be a tensor or an array, got int"),
+        ((X, None), "the weights of batch 1 of x must be a tensor or an array, got NoneType"),
+        ((X,), "batch 1 of x must be a pair of points and weights, got 1 entries"),
+        (X, "batch 1 of x must be a pair of points and weights, got Tensor"),
+    ],
+)
+def test_a_batch_without_weights_that_were_asked_for_is_an_error_with_its_number(batch, message):
+    with pytest.raises(TypeError, match=message):
+        list(Batches([(X, W), batch], weighted=True))
 
 
 def test_a_dataset_without_slices_needs_a_loader():
@@ -168,7 +229,8 @@ def test_an_array_is_copied_only_if_torch_cannot_share_its_memory(mapped):
     owned = X.numpy().copy()
     read_only = owned.copy()
     read_only.flags.writeable = False
-    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped):
+    writable = np.memmap(mapped.filename, mapped.dtype, "r+", mapped.offset, mapped.shape)
+    for array in (owned, owned[:, :1], read_only, owned[::-1], mapped, writable):
         copied = array is not owned and array.shape[1] == 2
         (batch,) = Batches([array])
         assert torch.equal(batch, torch.tensor(np.ascontiguousarray(array)))
@@ -176,7 +238,7 @@ def test_an_array_is_copied_only_if_torch_cannot_share_its_memory(mapped):
 
 
 def test_batches_are_on_the_device_of_the_argument():
-    ((x, weights),) = Batches([(X, W)], device="cpu")
+    ((x, weights),) = Batches([(X, W)], device="cpu", weighted=True)
     assert torch.equal(x, X)
     assert torch.equal(weights, W)
 

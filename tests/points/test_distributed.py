@@ -71,7 +71,7 @@ def test_some_ranks_can_have_streams_and_others_tensors(kind, bounds):
         ("weights", ValueError, "the dtype of weights must be the same on every rank, got none on rank 0, float32"),
         ("batch", ValueError, r"the shape of x before \(N, D\) must be the same on every rank"),
         ("later pass", OSError, "rank 1: the disk is gone"),
-        ("fixed", TypeError, "rank 1: fixed must be a tensor, got ndarray"),
+        ("fixed", TypeError, "rank 1: fixed must be a tensor or an array, got list"),
         ("init shape", ValueError, r"rank 1: init must have shape \(3, 3\) on cpu, got shape \(2, 3\)"),
         ("init raises", RuntimeError, "rank 1: KeyError: 'mine'"),
         ("engine", ValueError, "rank 1: engine must be one of auto, .* got 'fast'"),

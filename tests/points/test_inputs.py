@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from helpers.array_libraries import ArrayOnDisk, DLPackArray, Frame
 
 from gpukmeans import METRICS, Batches
 from gpukmeans.points.communicator import SingleProcess
@@ -9,6 +11,13 @@ from gpukmeans.points.tensor import TensorSource
 
 X = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
 SPEC = PointSpec(2, torch.float32, torch.device("cpu"), None)
+WEIGHTED = Batches([(X, X[:, 0])], weighted=True)
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    np.save(tmp_path / "x.npy", X.numpy())
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
 
 
 def opened(x, weights=None, **options):
@@ -16,14 +25,38 @@ def opened(x, weights=None, **options):
     return points_from_input(given, given.spec, METRICS["euclidean"], "auto", SingleProcess())
 
 
-def test_a_tensor_is_opened_as_one_and_batches_as_a_stream():
-    assert isinstance(opened(X).source, TensorSource)
-    for stream in ([X], Batches(X, 3), X.numpy()):
+def test_arrays_in_memory_are_opened_as_one_tensor_and_batches_and_arrays_on_disk_as_a_stream(mapped):
+    for tensor in (X, X.numpy(), DLPackArray(X), Frame(X.numpy())):
+        assert isinstance(opened(tensor).source, TensorSource)
+    for stream in ([X], Batches(X, 3), [X.numpy()], ArrayOnDisk(X.numpy()), mapped):
         points = opened(stream)
         assert isinstance(points.source, BatchSource)
         assert points.stats.n_present.tolist() == [6]
     assert not read_input(X, None, "auto").is_stream
     assert read_input([X], None, "auto").is_stream
+
+
+@pytest.mark.parametrize("stream", [[X], Batches(X), ArrayOnDisk(X.numpy())], ids=lambda x: type(x).__name__)
+def test_weights_of_a_stream_are_not_an_argument(stream):
+    with pytest.raises(
+        TypeError, match=r"as Batches\(source, weighted=True\) of pairs \(x, weights\), got the argument"
+    ):
+        read_input(stream, X[:, 0], "auto")
+
+
+@pytest.mark.parametrize("x", [X.tolist(), [1.0, 2.0], ((1, 2), (3, 4)), [[[True]]], [[np.float32(1)]]], ids=str)
+def test_lists_of_numbers_are_an_error(x):
+    with pytest.raises(TypeError, match=f"x must be a tensor or an array, got {type(x).__name__}"):
+        read_input(x, None, "auto")
+
+
+def test_weights_are_tensors_or_arrays_and_masks_are_weights_of_0_and_1():
+    mask = torch.tensor([True, False, True, True, False, True])
+    for weights in (mask, mask.numpy(), DLPackArray(mask), Frame(mask.numpy()[:, None], ["bool"]).column(0)):
+        points = opened(X, weights)
+        assert points.stats.total_weight.tolist() == [4]
+        assert points.stats.n_present.tolist() == [4]
+    assert opened(X.numpy(), mask.float().numpy()).stats.total_weight.tolist() == [4]
 
 
 def test_dimensions_before_n_and_d_are_problems():
@@ -35,7 +68,8 @@ def test_dimensions_before_n_and_d_are_problems():
 def test_the_spec_of_a_stream_is_that_of_its_first_batch_with_rows():
     given = read_input([X[:0], (X)], None, "auto")
     assert given.spec == SPEC
-    assert read_input([(X, X[:, 0])], None, "auto").spec == SPEC._replace(weights_dtype=torch.float32)
+    assert read_input(WEIGHTED, None, "auto").spec == SPEC._replace(weights_dtype=torch.float32)
+    assert read_input([(X, X[:, 0])], None, "auto").spec == SPEC
     assert read_input([], None, "auto").spec is None
     assert str(SPEC) == "(N, 2) of float32 on cpu without weights"
 
@@ -61,7 +95,7 @@ def call(x=X, weights=None, has_callback=False, **options):
 
 
 def test_ranks_without_batches_have_the_spec_of_the_others():
-    found = check_equal_on_ranks([call([]), call([(X, X[:, 0])], has_callback=True), call([])])
+    found = check_equal_on_ranks([call([]), call(WEIGHTED, has_callback=True), call([])])
     assert found.has_callback
     assert found.is_stream
     assert found.spec_on(None) == SPEC._replace(weights_dtype=torch.float32)

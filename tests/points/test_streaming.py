@@ -44,7 +44,7 @@ def test_runs_have_the_samples_of_a_tensor_for_any_block_size(kind, block, monke
     monkeypatch.setattr("gpukmeans.points.streaming._BLOCK", block)
     x, weights = points(150, 3, kind)
     spec = PointSpec(3, torch.float32, torch.device("cpu"), None if weights is None else weights.dtype)
-    stream = BatchSource(Batches(batches_of(x, weights, 40)), spec, PlainEngine(), torch.float32, METRICS["euclidean"])
+    stream = BatchSource(batches_of(x, weights, 40), spec, PlainEngine(), torch.float32, METRICS["euclidean"])
     runs = torch.tensor([0, 0, 0])
     in_memory = tensor_points(x[None], None if weights is None else weights[None], PlainEngine(), torch.float32)
     found, expected = ([], [])
@@ -116,8 +116,9 @@ def test_batches_have_any_sizes_also_without_weight_or_rows(sizes, kind, dtype, 
         weights[0] = 1
         weights[sizes[0] : sum(sizes[:2])] = 0  # the second batch
         weights[0] = 1
-    stream = list(zip(x.split(sizes), x.split(sizes) if weights is None else weights.split(sizes), strict=True))
-    stream = [pair[0] for pair in stream] if weights is None else stream
+    stream = x.split(sizes)
+    if weights is not None:
+        stream = Batches(list(zip(stream, weights.split(sizes), strict=True)), weighted=True)
     k = min(3, int((weights > 0).sum()) if weights is not None else len(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the warning about empty clusters
@@ -218,20 +219,30 @@ NAN = torch.full((1, 2), torch.nan)
             r"batch 1 of x must be like the first that has rows, \(N, 2\) of float32 on cpu without weights",
         ),
         ([X, X.double()], {}, ValueError, r"got \(N, 2\) of float64 on cpu without weights"),
-        ([X, (X, X[:, 0])], {}, ValueError, "got .* on cpu with weights of float32"),
+        (
+            Batches([(X, X[:, 0].double()), (X, X[:, 0])], weighted=True),
+            {},
+            ValueError,
+            "got .* on cpu with weights of float32",
+        ),
         ([X, X[0]], {}, ValueError, "batch 1 of x must have shape"),
         ([X[None]], {}, ValueError, r"batch 0 of x must have shape \(N, D\), got \(1, 6, 2\)"),
         ([X.bool()], {}, TypeError, "batch 0 of x must be of dtype"),
-        ([(X, X)], {}, ValueError, r"the weights of batch 0 of x must have shape \(6,\)"),
-        ([(X, -X[:, 0])], {}, ValueError, "weights must be finite, at least 0 and not all 0"),
-        ([X], {"weights": X[:, 0]}, TypeError, "weights of a stream must be in its batches"),
+        (Batches([(X, X)], weighted=True), {}, ValueError, r"the weights of batch 0 of x must have shape \(6,\)"),
+        (Batches([(X, -X[:, 0])], weighted=True), {}, ValueError, "weights must be finite, at least 0 and not all 0"),
+        (
+            [X],
+            {"weights": X[:, 0]},
+            TypeError,
+            r"weights .* in its batches, as Batches\(source, weighted=True\) of pairs",
+        ),
         ([], {}, ValueError, "x must have at least one row, got none"),
         ([X[:0]], {}, ValueError, "x must have at least one row, got none"),
         ([X[:1], X[1:2]], {"n_clusters": 3}, ValueError, "at most the number of points with weight, 2, got 3"),
         ([X, X * 0], {"metric": "cosine"}, ValueError, "batch 1 of x must have no zero row .* got row 0"),
         ([X, X * 1e30], {}, ValueError, "squared distances must stay below"),
         (iter([X]), {}, TypeError, "batches that can be read again"),
-        (3, {}, TypeError, "x must be a tensor, or batches"),
+        (3, {}, TypeError, "x must be a tensor, an array, or batches"),
         ([X], {"init": X[:2, :1]}, ValueError, r"init must have shape \(2, 2\)"),
         ([X], {"engine": "triton"}, ValueError, "engine 'triton' cannot take these points"),
     ],

@@ -1,0 +1,164 @@
+"""Arrays of other libraries as tensors, and results in the kind of array that was given.
+
+NumPy, pandas and SciPy are recognized by their types and interfaces, and never imported.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class SupportsDLPack(Protocol):
+    """An array that DLPack shares, such as those of NumPy, JAX and CuPy."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+    def __dlpack_device__(self) -> Any: ...
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """An object that NumPy converts, such as a DataFrame."""
+
+    def __array__(self) -> Any: ...
+
+
+Array = SupportsDLPack | SupportsArray
+"""An array of another library: NumPy's, one that supports DLPack, or a DataFrame of numbers."""
+
+
+def as_tensor(values: Any, name: str, *, mapped: bool = False) -> Any:
+    """The tensor of an array, and anything else unchanged. Memory is shared where torch can.
+
+    Arrays are those of NumPy, those that support DLPack, and a DataFrame or Series of numbers. Tensors, streams and
+    arrays on disk are unchanged: those of HDF5 and zarr, and memory maps unless `mapped`, which reads them.
+
+    Args:
+        values: the array, or any other object.
+        name: the name of the values in errors.
+        mapped: whether memory maps are read, too.
+
+    Raises:
+        TypeError: for sparse and masked arrays, and those of a dtype that torch does not have.
+
+    Example:
+        >>> import numpy
+        >>> as_tensor(numpy.ones((1, 2)), "x")
+        tensor([[1., 1.]], dtype=torch.float64)
+    """
+    if isinstance(values, Tensor):
+        return values
+    check_dense(values, name)
+    if _is_frame(values):
+        return _from_numpy(_numbers(values, name), name)
+    if _is_numpy(values):
+        return values if _is_memory_map(values) and not mapped else _from_numpy(values, name)
+    return _from_dlpack(values, name) if hasattr(values, "__dlpack__") else values
+
+
+def to_tensor(values: Any, name: str) -> Tensor:
+    """The tensor of an array, which may be a memory map. TypeError for anything else."""
+    tensor = as_tensor(values, name, mapped=True)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor or an array, got {type(values).__name__}")
+    return tensor
+
+
+def weights_tensor(values: Any, name: str) -> Tensor:
+    """The tensor of weights. A mask is weights of 0 and 1. TypeError for anything but a tensor or an array."""
+    tensor = to_tensor(values, name)
+    return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
+def converter_for(x: Any) -> Callable[[Tensor], Any]:
+    """A function that converts a result to the kind of array that `x` is.
+
+    The kind is NumPy's for a DataFrame. Results stay tensors for a tensor, and for an object of a library that has no
+    `from_dlpack`.
+
+    Example:
+        >>> import numpy
+        >>> converter_for(numpy.zeros(2))(torch.ones(1))
+        array([1.], dtype=float32)
+    """
+    if isinstance(x, Tensor):
+        return _unchanged
+    if _is_numpy(x) or _is_frame(x):
+        return lambda tensor: tensor.numpy(force=True)
+    from_dlpack = getattr(_library_of(x), "from_dlpack", None) if hasattr(x, "__dlpack__") else None
+    return _unchanged if from_dlpack is None else lambda tensor: from_dlpack(tensor.detach())
+
+
+def check_dense(values: Any, name: str) -> None:
+    """TypeError for a sparse matrix or array of another library."""
+    if not isinstance(values, Tensor) and hasattr(values, "nnz") and hasattr(values, "shape"):
+        raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _is_numpy(values: Any) -> bool:
+    """Whether this is an array of NumPy, not one of its scalars."""
+    return any((base.__module__, base.__name__) == ("numpy", "ndarray") for base in type(values).__mro__)
+
+
+def _is_memory_map(values: Any) -> bool:
+    # A copy of a memory map has its type, but no file.
+    return getattr(values, "_mmap", None) is not None
+
+
+def _is_frame(values: Any) -> bool:
+    """Whether this is a DataFrame or a Series, of pandas or of a library with its interface."""
+    return hasattr(values, "to_numpy") and hasattr(values, "__array__") and not isinstance(values, type)
+
+
+def _numbers(frame: Any, name: str) -> Any:
+    """The array of a DataFrame or Series. TypeError unless all of its columns are numbers."""
+    array = frame.to_numpy()
+    if array.dtype.kind != "O":
+        return array
+    dtypes = getattr(frame, "dtypes", None)
+    columns = list(dtypes) if isinstance(dtypes, Iterable) else [dtypes]
+    if others := sorted({str(dtype) for dtype in columns if getattr(dtype, "kind", "O") not in "biuf"}):
+        kind = type(frame).__name__
+        raise TypeError(f"{name} must have columns of numbers only, got a {kind} with columns of {', '.join(others)}")
+    # Missing numbers become NaN, which is an error of its own.
+    return frame.to_numpy("float64", na_value=float("nan"))
+
+
+def _from_numpy(values: Any, name: str) -> Tensor:
+    if hasattr(values, "mask"):
+        raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
+    native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
+    # Of other arrays torch would warn or raise. A memory map is copied to read it here.
+    shared = (
+        values.flags.writeable
+        and not _is_memory_map(values)
+        and native == values.dtype
+        and all(stride >= 0 and stride % max(1, size) == 0 for stride in values.strides)
+    )
+    try:
+        return torch.from_numpy(values if shared else values.astype(native, subok=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be of a dtype that torch has, got an array of {values.dtype} ({error})") from None
+
+
+def _from_dlpack(values: Any, name: str) -> Tensor:
+    try:
+        return torch.from_dlpack(values)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = type(values).__name__
+        raise TypeError(f"{name} must be an array that DLPack shares with torch, got {kind} ({error})") from None
+
+
+def _library_of(x: Any) -> Any:
+    """The module of the functions of an array library."""
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    return importlib.import_module(type(x).__module__.partition(".")[0])
