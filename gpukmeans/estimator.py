@@ -11,10 +11,10 @@ from torch.distributed import ProcessGroup
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
-from gpukmeans.engines import Engine
-from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.engines import Engine, EngineName
+from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.options import OPTION_NAMES, Callback
-from gpukmeans.seeding import Seeding
+from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.validation import check_centers, check_points, compute_dtype, short_name
 
 
@@ -50,21 +50,23 @@ class KMeans(nn.Module):
         (True, False)
     """
 
+    metric: MetricName | Metric
+    engine: EngineName | Engine
     centers: Tensor | None
 
     def __init__(
         self,
         n_clusters: int = 8,
         *,
-        init: str | Num[Tensor, "*centers k d"] | Seeding = "auto",
+        init: InitName | Num[Tensor, "*centers k d"] | Seeding = "auto",
         fixed: Num[Tensor, "*fixed f d"] | None = None,
         n_init: int = 1,
         max_iter: int = 100,
         tol: float = 1e-4,
-        metric: str | Metric = "euclidean",
+        metric: MetricName | Metric = "euclidean",
         refine: int = 0,
         callback: Callback | None = None,
-        engine: str | Engine = "auto",
+        engine: EngineName | Engine = "auto",
         generator: torch.Generator | None = None,
         group: ProcessGroup | None = None,
         checkpoint: Checkpoint | None = None,

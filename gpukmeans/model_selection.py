@@ -44,7 +44,7 @@ class NClustersComparison:
     inertia: Float[Tensor, " m"]
     silhouette: Float[Tensor, " m"]
     best: int
-    result: KMeansResult
+    result: KMeansResult[Tensor | None]
 
     def __repr__(self) -> str:
         rows = zip(self.n_clusters.tolist(), self.inertia.tolist(), self.silhouette.tolist(), strict=True)
@@ -104,7 +104,7 @@ def compare_n_clusters(
     generator = options.get("generator")
     state = None if generator is None else generator.get_state()
     inertia, silhouette = [], []
-    best: tuple[float, int, KMeansResult] | None = None
+    best: tuple[float, int, KMeansResult[Tensor | None]] | None = None
     for k in numbers:
         if generator is not None and state is not None:
             generator.set_state(state)
@@ -138,7 +138,9 @@ def _checked_numbers(n_clusters: Iterable[SupportsIndex], options: dict[str, Any
     return numbers
 
 
-def _simplified_silhouette(given: KMeansInput, result: KMeansResult, metric: Metric, engine: str | Engine) -> float:
+def _simplified_silhouette(
+    given: KMeansInput, result: KMeansResult[Tensor | None], metric: Metric, engine: str | Engine
+) -> float:
     """The mean of (b - a) / b over the points, by weight; 0 for a single cluster with points."""
     centers = result.centers[result.cluster_weights > 0]
     if len(centers) < 2:

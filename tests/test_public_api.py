@@ -1,4 +1,5 @@
 import inspect
+import typing
 
 import pytest
 
@@ -18,13 +19,18 @@ PUBLIC = {
     "CheckpointState",
     "ColorHistogram",
     "ColorSpace",
+    "ColorSpaceName",
     "Dithering",
+    "DitheringName",
     "Engine",
+    "EngineName",
     "IndexedImage",
+    "InitName",
     "KMeans",
     "KMeansOptions",
     "KMeansResult",
     "Metric",
+    "MetricName",
     "NClustersComparison",
     "Palette",
     "Points",
@@ -51,7 +57,22 @@ def test_the_public_names_are_these_and_no_others():
     assert set(dir(gpukmeans)) >= PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - CHOICES - {"Callback", "CheckpointState", "Dithering", "Seeding"}))
+NAMES = {
+    "ColorSpaceName": gpukmeans.COLOR_SPACES,
+    "DitheringName": gpukmeans.DITHERINGS,
+    "EngineName": ["auto", *gpukmeans.ENGINES],
+    "InitName": ["auto", *gpukmeans.SEEDINGS],
+    "MetricName": gpukmeans.METRICS,
+}
+ALIASES = {"Callback", "CheckpointState", "Dithering", "Seeding", *NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_type_of_a_name_has_the_keys_of_its_dictionary(name):
+    assert list(typing.get_args(getattr(gpukmeans, name))) == list(NAMES[name])
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - CHOICES - ALIASES))
 def test_every_public_name_has_a_docstring(name):
     value = getattr(gpukmeans, name)
     assert len(inspect.getdoc(value) or "") > 20

@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -197,6 +198,9 @@ def _linear_light(level: float) -> float:
     signal = level / 255
     return signal / 12.92 if signal <= 0.04045 else ((signal + 0.055) / 1.055) ** 2.4
 
+
+ColorSpaceName = Literal["srgb", "linear", "oklab"]
+"""A name of `COLOR_SPACES`."""
 
 SRGB = ColorSpace("srgb", 255, _to_srgb, _from_srgb)
 COLOR_SPACES: dict[str, ColorSpace] = {

@@ -7,6 +7,7 @@ are premultiplied: errors are measured as they are visible, and nearly transpare
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Int, UInt8
@@ -286,6 +287,9 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
         ranks[position] = rank
     return ranks.view(side, side)
 
+
+DitheringName = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
+"""A name of `DITHERINGS`."""
 
 DITHERINGS: dict[str, Dithering] = {
     "none": none,

@@ -10,11 +10,11 @@ from torch import Tensor
 from gpukmeans.assignment import assign
 from gpukmeans.clustering import Callback, kmeans
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines import Engine, choose
+from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
-from gpukmeans.images.colorspace import SRGB, ColorSpace, check_space
+from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space
 from gpukmeans.images.histogram import ColorHistogram
-from gpukmeans.seeding import Seeding
+from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
 
 # A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
@@ -62,14 +62,14 @@ def fit_palette(
     histogram: ColorHistogram,
     n_colors: int,
     *,
-    space: str | ColorSpace = "srgb",
+    space: ColorSpaceName | ColorSpace = "srgb",
     fixed: UInt8[Tensor, "f c"] | None = None,
-    init: str | Seeding = "random",
+    init: InitName | Seeding = "random",
     n_init: int = 1,
     refine: int | None = None,
     polish: int = 0,
     callback: Callback | None = None,
-    engine: str | Engine = "auto",
+    engine: EngineName | Engine = "auto",
     **clustering: Any,
 ) -> Palette:
     """A palette of `n_colors` colors with a small mean squared error over the pixels of a histogram.
@@ -130,7 +130,6 @@ def fit_palette(
     search["callback"] = callback
     result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
-    assert result.labels is not None  # points in a tensor always have labels
     free = _with_opaque_majorities(free, result.labels.long() - len(fixed), histogram)
     colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
     return Palette(

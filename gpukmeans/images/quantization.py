@@ -6,15 +6,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gpukmeans.engines import Engine, choose
-from gpukmeans.images.colorspace import ColorSpace, check_space, clear_transparent_pixels
-from gpukmeans.images.dithering import Dithering, check_dithering, check_strength
+from gpukmeans.engines import Engine, EngineName, choose
+from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
+from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
 from gpukmeans.images.dithering import dither as dithered
 from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
 from gpukmeans.options import KMeansOptions
-from gpukmeans.seeding import Seeding
+from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.validation import check_count
 
 
@@ -22,17 +22,17 @@ def quantize(
     image: UInt8[Tensor, "*batch h w c"],
     n_colors: int,
     *,
-    space: str | ColorSpace = "srgb",
-    dither: str | Dithering = "none",
+    space: ColorSpaceName | ColorSpace = "srgb",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
     fixed: UInt8[Tensor, "f c"] | None = None,
-    init: str | Seeding = "random",
+    init: InitName | Seeding = "random",
     n_init: int = 1,
     refine: int | None = None,
     polish: int = 0,
     max_iter: int = 100,
     tol: float = 1e-4,
-    engine: str | Engine = "auto",
+    engine: EngineName | Engine = "auto",
     generator: torch.Generator | None = None,
 ) -> IndexedImage:
     """The image quantized to at most `n_colors` colors: a palette (K, C) and indices (H, W), both uint8.
@@ -99,7 +99,7 @@ def apply_palette(
     image: UInt8[Tensor, "*batch h w c"],
     palette: UInt8[Tensor, "k c"],
     *,
-    dither: str | Dithering = "none",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
@@ -137,7 +137,7 @@ def map_to_palette(
     histogram: ColorHistogram,
     palette: Palette,
     *,
-    dither: str | Dithering = "none",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Num, UInt8
 from torch import Tensor, nn
 
-from gpukmeans.images.dithering import Dithering
+from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName
+from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.quantization import quantize
 
 
@@ -36,14 +37,16 @@ class QuantizeColors(nn.Module):
         [[[1, 1, 200]]]
     """
 
+    space: ColorSpaceName | ColorSpace
+    dither: DitheringName | Dithering
     fixed: Tensor | None
 
     def __init__(
         self,
         n_colors: int,
         *,
-        space: str = "srgb",
-        dither: str | Dithering = "none",
+        space: ColorSpaceName | ColorSpace = "srgb",
+        dither: DitheringName | Dithering = "none",
         strength: float = 1.0,
         fixed: UInt8[Tensor, "f c"] | None = None,
         n_init: int = 1,

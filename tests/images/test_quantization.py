@@ -143,7 +143,7 @@ def test_a_wrong_number_of_colors_is_refused(n_colors, error, message, unchecked
         ({"engine": "warp"}, "engine must"),
     ],
 )
-def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message):
+def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message, unchecked):
     with pytest.raises(ValueError, match=message):
         quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), 2, **options)
 

@@ -17,6 +17,8 @@ from gpukmeans import (
     COLOR_SPACES,
     ENGINES,
     ColorHistogram,
+    ColorSpaceName,
+    DitheringName,
     Palette,
     apply_palette,
     clear_transparent_pixels,
@@ -57,8 +59,8 @@ class Settings:
     """Colors (K, C) to map to, instead of clustering."""
     fixed: np.ndarray | None = None
     """Colors (F, C) that every palette contains."""
-    space: str = "srgb"
-    dither: str = "none"
+    space: ColorSpaceName = "srgb"
+    dither: DitheringName = "none"
     dither_strength: float = 1.0
     force: bool = False
     strip: bool = False
