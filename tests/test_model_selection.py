@@ -43,9 +43,10 @@ def test_figures_are_those_of_the_definition(width, weighted):
         assert compared.silhouette[row].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_hand_worked_example():
-    x = torch.tensor([[0.0], [2.0], [11.0]])
-    (silhouette,) = compare_n_clusters(x, [2]).silhouette
+@pytest.mark.parametrize("absent", [11.5, 11.0, 0.5])
+def test_a_hand_worked_example(absent):
+    x, weights = torch.tensor([[0.0], [2.0], [11.0], [absent]]), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    (silhouette,) = compare_n_clusters(x, [2], weights=weights).silhouette
     # Centers are 1 and 11: the first two points have (11 - 1) / 11 and (9 - 1) / 9, the third is alone.
     assert silhouette.item() == pytest.approx((10 / 11 + 8 / 9 + 0) / 3)
 
@@ -94,7 +95,7 @@ def test_numbers_are_compared_in_any_order_and_the_smallest_of_equal_ones_is_bes
     assert torch.equal(up.silhouette, down.silhouette.flip(0))
     assert up.best == down.best
     apart = torch.tensor([[0.0], [1.0]])
-    assert compare_n_clusters(apart, [2, 1]).best == 1  # points alone in their clusters
+    assert [compare_n_clusters(apart, numbers).best for numbers in ([2, 1], [1, 2])] == [1, 1]  # both have 0
 
 
 @pytest.mark.filterwarnings("ignore:x has only 2 distinct points")
