@@ -3,6 +3,7 @@
 NumPy, pandas and SciPy are recognized by their types and interfaces, and never imported.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -88,9 +89,9 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
     if isinstance(x, Tensor):
         return _unchanged
     if _is_numpy(x) or _is_frame(x):
-        return lambda tensor: tensor.numpy(force=True)
+        return _to_numpy
     from_dlpack = getattr(_library_of(x), "from_dlpack", None) if hasattr(x, "__dlpack__") else None
-    return _unchanged if from_dlpack is None else lambda tensor: from_dlpack(tensor.detach())
+    return _unchanged if from_dlpack is None else functools.partial(_to_library, from_dlpack)
 
 
 def check_dense(values: Any, name: str) -> None:
@@ -101,6 +102,15 @@ def check_dense(values: Any, name: str) -> None:
 
 def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
+
+
+# Not lambdas, as converters are pickled with an estimator.
+def _to_numpy(tensor: Tensor) -> Any:
+    return tensor.numpy(force=True)
+
+
+def _to_library(from_dlpack: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+    return from_dlpack(tensor.detach())
 
 
 def _is_numpy(values: Any) -> bool:

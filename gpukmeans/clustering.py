@@ -1,7 +1,7 @@
 """`kmeans`: the centers of points in a tensor, in a stream, or on the ranks of a process group."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, SupportsFloat, SupportsIndex, TypeVar, Unpack, overload
@@ -16,7 +16,7 @@ from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_proble
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
 from gpukmeans.metrics import Metric, MetricName, check_metric
-from gpukmeans.options import Callback, KMeansKeywords, KMeansOptions, check_tolerance
+from gpukmeans.options import Callback, KMeansKeywords, KMeansOptions, read_options
 from gpukmeans.points import (
     Batches,
     CallOptions,
@@ -37,7 +37,6 @@ from gpukmeans.seeding import SEEDINGS, InitName, Seeding, draw_seeds, seeded, s
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.validation import (
     check_centers,
-    check_count,
     check_magnitude,
     check_n_clusters,
     check_nonzero_rows,
@@ -59,7 +58,7 @@ class KMeansResult(Generic[Labels]):
     """The index of the nearest center for each point, the lowest on ties. On ranks, of the rank's own points. None for
     a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
-    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or `max_iter` ended the run."""
+    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or the run was ended early."""
     inertia: Float[Tensor, "*batch"]
     """The sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
     n_iter: Int[Tensor, "*batch"]
@@ -105,9 +104,9 @@ def kmeans(
 
     Equal input and generator state give equal bits, for every block size, number of threads, batch size and number of
     ranks: all sums are of integers (`gpukmeans.fixed_point`). float64, int32 and int64 are computed in float64, all
-    other dtypes in float32, which is the dtype of the centers. The lowest index wins a tie between centers. An empty
-    cluster moves to the worst-served point: that of the largest squared distance, then of the lowest row. If fewer than
-    K points differ, the remaining clusters are empty, with a warning. docs/guarantees.md describes streams, ranks,
+    other dtypes in float32, which is the dtype of the centers. The lowest index wins a tie between centers. In each
+    iteration all empty clusters move to the worst-served points: those of the largest squared distance, then of the
+    lowest row. If clusters are empty at the end, there is a warning. docs/guarantees.md describes streams, ranks,
     checkpoints and limits in full.
 
     Args:
@@ -145,38 +144,41 @@ def kmeans(
         >>> kmeans(x, 2).labels
         tensor([0, 0, 1, 1])
     """
-    communicator = communicator_for(group)
-    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
-
-    def read_arguments() -> CallOptions:
-        options = KMeansOptions(
-            n_clusters=check_count("n_clusters", n_clusters),
-            init=as_tensor(init, "init", mapped=True),
-            fixed=None if fixed is None else to_tensor(fixed, "fixed"),
-            n_init=check_count("n_init", n_init),
-            max_iter=check_count("max_iter", max_iter),
-            tol=check_tolerance(tol),
+    result, warning = cluster(
+        x,
+        weights,
+        group,
+        lambda: read_options(
+            n_clusters=n_clusters,
+            init=init,
+            fixed=fixed,
+            n_init=n_init,
+            max_iter=max_iter,
+            tol=tol,
             metric=metric,
-            refine=check_count("refine", refine, least=0),
+            refine=refine,
             callback=callback,
             engine=engine,
             generator=generator,
             group=group,
             checkpoint=checkpoint,
-        )
-        given = read_input(x, weights, engine, least=1 if group is None else 0)
-        if given.spec is not None:  # other ranks check this for a rank without batches
-            options.check_shapes(given.spec.empty_points(given.batch))
-        arguments.append((options, given))
-        return _call_options(options, given)
+        ),
+    )
+    if warning:
+        warnings.warn(warning, stacklevel=3)  # past no_grad, to the caller
+    return result
 
-    call = check_equal_on_ranks(communicator.all_gather("the arguments", read_arguments))
-    clustering = _open_points(*arguments[0], call, communicator)
+
+def cluster(
+    x: Any, weights: Any, group: ProcessGroup | None, make_options: Callable[[], KMeansOptions]
+) -> tuple[KMeansResult, str | None]:
+    """The result of `kmeans`, and the text of the warning if clusters are empty."""
+    clustering = open_clustering(x, weights, group, make_options)
+    clustering.check_n_clusters()
     start = clustering.resumed_state() if clustering.call.resumes else clustering.first_centers()
     fits = clustering.lloyd(start)
     best = clustering.best_run(fits)
-    _warn_of_empty_clusters(best, clustering.options.n_fixed)
-    return clustering.result(best)
+    return clustering.result(best), _warning_of_empty_clusters(best, clustering.options.n_fixed)
 
 
 @torch.no_grad()
@@ -187,13 +189,14 @@ def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine:
     check_centers(spec.empty_points(given.batch), centers)
     metric = check_metric(metric)
     points = points_from_input(given, spec, metric, engine, SingleProcess())
-    prepared = _prepared(points, centers, metric, "centers")
-    return (measure_at(points, prepared).weighted_sqdist() * metric.factor).view(given.batch)
+    centers = prepared(points, centers, metric, "centers")
+    return (measure_at(points, centers).weighted_sqdist() * metric.factor).view(given.batch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Clustering:
-    """One call of `kmeans`: its options, its points, and the other ranks. `fixed` (P, F, D) are prepared."""
+class Clustering:
+    """One call of `kmeans` or `partial_fit`: its options, its points, and the other ranks. `fixed` (P, F, D) are
+    prepared."""
 
     options: KMeansOptions
     call: CallOptions
@@ -206,6 +209,10 @@ class _Clustering:
     def identity(self) -> CheckpointState:
         return self.options.identity(self.points, self.fixed)
 
+    def check_n_clusters(self) -> None:
+        """ValueError if there are fewer points than centers to find."""
+        check_n_clusters(self.options.n_clusters, self.points.stats.n_present, self.options.n_fixed)
+
     def resumed_state(self) -> CheckpointState:
         """The state to resume from, that of rank 0. ValueError if it is of another problem."""
 
@@ -217,12 +224,12 @@ class _Clustering:
 
         state = self.communicator.all_gather("the checkpoint", checked)[0]
         assert state is not None  # the call resumes if rank 0 has a state
-        self._seeds()  # the generator advances as in a new run
+        self.seeds(self.options.n_init)  # the generator advances as in a new run
         return on_device(state, self.points.device)
 
     def first_centers(self) -> Tensor:
         """Initial centers of all runs (n_init · P, K, D), the fixed ones first."""
-        return torch.cat([self._start(seeded(seed)) for seed in self._seeds()])
+        return torch.cat([self._start(seeded(seed)) for seed in self.seeds(self.options.n_init)])
 
     def lloyd(self, start: Tensor | CheckpointState) -> Fit:
         """The fits of all runs."""
@@ -241,7 +248,7 @@ class _Clustering:
 
     def best_run(self, fits: Fit) -> Fit:
         """The fit of the lowest inertia for each problem, the first on ties."""
-        return fits.select(_best(fits.inertia, self.options.n_init)[0])
+        return fits.select(best_runs(fits.inertia, self.options.n_init)[0])
 
     def result(self, fit: Fit) -> KMeansResult[Tensor | None]:
         """The fit, with labels, in the shape of the input."""
@@ -255,11 +262,11 @@ class _Clustering:
             converged=fit.converged.view(batch),
         )
 
-    def _seeds(self) -> list[int]:
-        """The seeds of the runs, from the generator of rank 0."""
+    def seeds(self, n: int) -> list[int]:
+        """n seeds, from the generator of rank 0."""
         generator = self.options.generator
         parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
-        return self.communicator.all_gather("the seeds", lambda: draw_seeds(parent, self.options.n_init))[0]
+        return self.communicator.all_gather("the seeds", lambda: draw_seeds(parent, n))[0]
 
     def _start(self, generator: torch.Generator) -> Tensor:
         """Initial centers (P, K, D) of one run of each problem, the fixed ones first."""
@@ -269,9 +276,9 @@ class _Clustering:
         # Two generators, because the number of draws of a seeding may depend on other problems.
         first, later = spawn(generator, 2)
         if isinstance(options.init, Tensor):
-            centers = _prepared(points, options.init.detach(), self.metric, "init")
+            centers = prepared(points, options.init.detach(), self.metric, "init")
         else:
-            centers = _prepared(points, self._seeded_centers(options.init, first), self.metric, "initial centers")
+            centers = prepared(points, self._seeded_centers(options.init, first), self.metric, "initial centers")
         if self.fixed is not None:
             centers = torch.cat([self.fixed, centers], dim=1)
         if not options.refine:
@@ -302,7 +309,7 @@ class _Clustering:
         user, batch = self.options.callback, self.call.batch
 
         def callback(n_iter: int, inertia: Tensor, shifts: Tensor) -> bool:
-            best, lowest = _best(inertia, self.options.n_init)
+            best, lowest = best_runs(inertia, self.options.n_init)
 
             def call_user() -> bool:
                 if user is None:
@@ -320,30 +327,54 @@ class _Clustering:
         return save
 
 
-def _call_options(options: KMeansOptions, given: KMeansInput) -> CallOptions:
-    """What the ranks compare of a call with these options and this input."""
+def open_clustering(
+    x: Any,
+    weights: Any,
+    group: ProcessGroup | None,
+    read_options: Callable[[], KMeansOptions],
+    read_state: Callable[[KMeansInput], Mapping[str, Any]] = lambda given: {},
+    *,
+    mapped: bool = False,
+) -> Clustering:
+    """The call with its points. TypeError or ValueError, the same on all ranks, if these cannot be clustered.
+
+    Options are created inside the first collective, so that an error of one rank reaches all. So is the state from
+    which a call continues: its values, by name, must be equal on all ranks. A memory map is a stream unless `mapped`.
+    """
+    communicator = communicator_for(group)
+    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
+
+    def read_arguments() -> CallOptions:
+        options = read_options()
+        given = read_input(as_tensor(x, "x", mapped=mapped), weights, options.engine, least=1 if group is None else 0)
+        if given.spec is not None:  # other ranks check this for a rank without batches
+            options.check_shapes(given.spec.empty_points(given.batch))
+        arguments.append((options, given))
+        return _call_options(options, given, read_state(given))
+
+    call = check_equal_on_ranks(communicator.all_gather("the arguments", read_arguments))
+    options, given = arguments[0]
+    metric = check_metric(options.metric)
+    points = points_from_input(given, call.spec_on(given.spec), metric, options.engine, communicator)
+    fixed = options.fixed if options.n_fixed else None
+    if fixed is not None:
+        fixed = prepared(points, fixed.detach(), metric, "fixed")
+    return Clustering(options, call, points, fixed, metric, communicator)
+
+
+def _call_options(options: KMeansOptions, given: KMeansInput, state: Mapping[str, Any]) -> CallOptions:
+    """What the ranks compare of a call with these options, this input and this state."""
     return CallOptions(
         spec=given.spec,
         batch=given.batch,
         is_stream=given.is_stream,
         has_callback=options.callback is not None,
         resumes=options.checkpoint is not None and options.checkpoint.state is not None,
-        options=options.comparable(),
+        options={**options.comparable(), **state},
     )
 
 
-def _open_points(options: KMeansOptions, given: KMeansInput, call: CallOptions, ranks: Communicator) -> _Clustering:
-    """The call with its points. ValueError if the points cannot be clustered."""
-    metric = check_metric(options.metric)
-    points = points_from_input(given, call.spec_on(given.spec), metric, options.engine, ranks)
-    check_n_clusters(options.n_clusters, points.stats.n_present, options.n_fixed)
-    fixed = options.fixed if options.n_fixed else None
-    if fixed is not None:
-        fixed = _prepared(points, fixed.detach(), metric, "fixed")
-    return _Clustering(options, call, points, fixed, metric, ranks)
-
-
-def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
+def prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
     """Centers (K, D) or (..., K, D) for each problem, prepared for the metric (P, K, D). ValueError for values too far
     from the points."""
     centers = metric.prepare(centers.to(points.device, points.dtype), points.dtype)
@@ -357,20 +388,25 @@ def _prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Ten
     return centers
 
 
-def _best(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
+def best_runs(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
     """The number of the best run (P,) of each problem, the first on ties, and its inertia (P,)."""
     lowest = inertia.view(n_init, -1).min(dim=0)
     n_problems = len(lowest.indices)
     return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
 
 
-def _warn_of_empty_clusters(fit: Fit, n_fixed: int) -> None:
+def _warning_of_empty_clusters(fit: Fit, n_fixed: int) -> str | None:
+    """The text for the problem with the most empty clusters, None if there are none. Fixed clusters do not count."""
     weights = fit.cluster_weights[:, n_fixed:]
-    n_empty = (weights == 0).sum(dim=1).where(fit.converged, 0)
-    if n_empty.any():
-        most, which = int(n_empty.max()), int(n_empty.argmax())
-        n_clusters = weights.shape[1]
-        points = "points that are at no fixed center" if n_fixed else "points"
-        counts = f"{n_clusters - most} distinct {points}, so {most} of {n_clusters} clusters stay empty"
-        where = f"problem {which} of x" if len(n_empty) > 1 else "x"
-        warnings.warn(f"{where} has only {counts}", stacklevel=4)  # past kmeans and no_grad, to the caller
+    n_empty, n_clusters = (weights == 0).sum(dim=1), weights.shape[1]
+    if not n_empty.any():
+        return None
+    most, which = int(n_empty.max()), int(n_empty.argmax())
+    where = f"problem {which} of x" if len(n_empty) > 1 else "x"
+    empty = f"{most} of {n_clusters} clusters"
+    at_centers = bool(fit.moments.worst_sqdist[which] == 0)
+    if not (at_centers or fit.converged[which]):
+        return f"{empty} of {where} are empty after {int(fit.n_iter[which])} iterations: more iterations may fill them"
+    but = " that are at no fixed center" if n_fixed else ""
+    rounding = "" if at_centers else ", up to rounding"
+    return f"{where} has only {n_clusters - most} distinct points{but}{rounding}, so {empty} stay empty"

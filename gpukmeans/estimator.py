@@ -1,34 +1,61 @@
 """`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Int, Num
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from gpukmeans.arrays import Array, as_tensor, converter_for
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.metrics import Metric, MetricName, check_metric
+from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
 from gpukmeans.options import OPTION_NAMES, Callback
 from gpukmeans.seeding import InitName, Seeding
-from gpukmeans.validation import check_centers, check_points, compute_dtype, short_name
+from gpukmeans.sklearn_protocol import (
+    SklearnEstimator,
+    as_array,
+    check_feature_names,
+    check_features,
+    check_n_samples,
+    feature_names,
+    in_container,
+    not_fitted_error,
+    parameters_of,
+    warn_of_float_y,
+)
+from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, short_name
+
+_RESULTS = {
+    *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_", "n_steps_"),
+    *("n_features_in_", "_n_features_out", "feature_names_in_"),
+}
 
 
-class KMeans(nn.Module):
-    """K-means estimator: `fit` finds centers, and `forward` returns the index of the nearest center of each point.
+class KMeans(SklearnEstimator, nn.Module):
+    """K-means estimator: `fit` finds centers, `predict` the nearest center of each point; a torch module as well.
 
     The centers are a buffer: `.to()` moves them and `state_dict()` saves them. After `fit` there are `cluster_centers_`
-    (K, D), `labels_` (N,), `inertia_` and `n_iter_`, as in scikit-learn, and `result_`, the `KMeansResult`. Fitted to a
-    batch, all of these have the batch dimensions in front; fitted to a stream, there are no labels. `load_state_dict`
-    needs no `fit` before, and sets only the centers.
+    (K, D), `labels_` (N,), `inertia_`, `n_iter_`, `n_features_in_` and, for a data frame, `feature_names_in_`, as in
+    scikit-learn, and `result_`, the `KMeansResult`. Fitted to a batch, they have the batch dimensions in front; fitted
+    to a stream, there are no labels. Once the centers are changed, by `load_state_dict` or otherwise, `labels_`,
+    `inertia_`, `n_iter_` and `result_` are gone. A missing attribute is an AttributeError, and scikit-learn's
+    NotFittedError where scikit-learn is loaded. `partial_fit` updates the centers by one batch at a time.
+
+    Points are tensors, arrays, data frames or nested lists of numbers. The results of a method are of the kind of its
+    points, and the attributes of the kind of the points of the last `fit`; for data frames and lists these are arrays
+    of NumPy. `sample_weight` are the weights of points, at least 0; `y` is ignored.
 
     Args:
         n_clusters: number of clusters, K.
-        init: see `gpukmeans.kmeans`, as for all options.
+        init: see `gpukmeans.kmeans`, as for all options. Initial centers may be an array: `init=other.cluster_centers_`
+            continues from another fit.
         fixed: centers that do not move, (F, D) or (..., F, D).
         n_init: number of runs; the best is kept.
         max_iter: maximum number of iterations of Lloyd's loop.
@@ -37,7 +64,7 @@ class KMeans(nn.Module):
         refine: refinement cycles before the loop.
         callback: called after each iteration.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
-        generator: CPU generator; by default a new one of seed 0.
+        random_state: seed, or a CPU generator, which each fit advances and a clone copies. None is seed 0.
         group: process group whose ranks fit their own rows together.
         checkpoint: saves the state of the run.
 
@@ -53,21 +80,22 @@ class KMeans(nn.Module):
     metric: MetricName | Metric
     engine: EngineName | Engine
     centers: Tensor | None
+    n_steps: Tensor | None
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: SupportsIndex = 8,
         *,
-        init: InitName | Num[Tensor, "*centers k d"] | Seeding = "auto",
-        fixed: Num[Tensor, "*fixed f d"] | None = None,
-        n_init: int = 1,
-        max_iter: int = 100,
-        tol: float = 1e-4,
+        init: InitName | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
+        fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
+        n_init: SupportsIndex = 1,
+        max_iter: SupportsIndex = 100,
+        tol: SupportsFloat = 1e-4,
         metric: MetricName | Metric = "euclidean",
-        refine: int = 0,
+        refine: SupportsIndex = 0,
         callback: Callback | None = None,
         engine: EngineName | Engine = "auto",
-        generator: torch.Generator | None = None,
+        random_state: SupportsIndex | torch.Generator | None = None,
         group: ProcessGroup | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -82,83 +110,160 @@ class KMeans(nn.Module):
         self.refine = refine
         self.callback = callback
         self.engine = engine
-        self.generator = generator
+        self.random_state = random_state
         self.group = group
         self.checkpoint = checkpoint
-        self.result_: KMeansResult | None = None
-        self.register_buffer("centers", None)
+        for name in ("centers", *RUNNING_FIELDS):
+            self.register_buffer(name, None)
+        self._result: KMeansResult | None = None
+        self._as_given: Callable[[Tensor], Any] = converter_for(torch.empty(0))
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
+        """The estimator itself, fitted by `kmeans(X, n_clusters, weights=sample_weight, ...)`.
+
+        `y` is ignored, with a warning if it has floats, which may be meant as weights.
+        """
+        warn_of_float_y(y)
+        array = as_array(X)
+        result = kmeans(self._unfitted_points(array), weights=as_array(sample_weight), **self._options())
+        self._set_result(result, converter_for(array), feature_names(X), {})
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
+        """The estimator itself, after one more batch of mini-batch K-means (Sculley 2010).
+
+        Each center is the weighted mean of all points that were nearest to it when their batch came, as in the
+        `MiniBatchKMeans` of scikit-learn. The first batch, of at least K points, gives the initial centers by `init`.
+        Centers of a `fit` count with the weights of their clusters; centers that were loaded without a running state
+        are initial centers. In the first batch, and then after every 10 K rows, centers with less than 1 % of the
+        weight of the largest move to points of the batch.
+
+        Afterwards `labels_` and `inertia_` are those of the batch at the new centers, and `n_steps_` and `n_iter_` are
+        the number of batches. The running state is in `state_dict()`. `max_iter`, `tol`, `callback` and `checkpoint`
+        have no effect. `y` is ignored as in `fit`. TypeError for a stream.
+
+        Example:
+            >>> model = KMeans(2).partial_fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
+            >>> model.partial_fit(torch.tensor([[3.5]])).cluster_centers_.sort(dim=0).values.tolist()
+            [[1.5], [8.5]]
+        """
+        warn_of_float_y(y)
+        array, before = as_array(X), self._running_state()
+        if before is None:
+            x, names = self._unfitted_points(array, mapped=True), feature_names(X)
+        else:
+            x, names = array if self.group is not None else self._read(X)[0], self.__dict__.get("feature_names_in_")
+        state, result = partial_fit(before, x, as_array(sample_weight), **self._options())
+        self._set_result(result, converter_for(array), names, vars(state))
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Index of the nearest center of each point (..., N), the lowest on ties."""
+        x, as_given = self._read(X)
+        return as_given(self.forward(x))
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Labels (..., N) of `fit(X, y, sample_weight)`. TypeError for a stream, which has no labels."""
+        if not isinstance(as_tensor(as_array(X), "X"), Tensor):
+            raise TypeError(f"X must be a tensor or an array, as a stream has no labels, got {type(X).__name__}")
+        return self.fit(X, y, sample_weight).labels_
+
+    def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
+        """`predict` of a tensor, for models of modules."""
+        return assign(x, self._fitted_centers(), metric=self.metric, engine=self.engine).labels
+
+    def transform(self, X: Any) -> Any:
+        """Distances (..., N, K) of each point to each center, not squared; 1 - cos for the cosine metric.
+
+        Of a tensor, they have gradients with respect to the points and the centers. `set_output` selects a data frame.
+        """
+        x, as_given = self._read(X)
+        distances = self._distances(x)
+        container = in_container(self, X, distances)
+        return as_given(distances) if container is None else container
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """`transform(X)` after `fit(X, y, sample_weight)`."""
+        return self.fit(X, y, sample_weight).transform(X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Negative inertia of the points: minus the sum of weight times squared distance. Higher is better.
+
+        A float, or (...) for a batch. In a process group it is that of the rank's own points. `y` is ignored as in
+        `fit`.
+        """
+        warn_of_float_y(y)
+        x, as_given = self._read(X, mapped=False)
+        inertia = inertia_at(x, self._fitted_centers(), as_array(sample_weight), self.metric, self.engine)
+        return _number(-inertia, as_given)
+
+    @property
+    def result_(self) -> KMeansResult:
+        """The result of the last `fit`, of tensors."""
+        result = self._result
+        if result is None or not _equal(self.centers, result.centers):
+            self._result = None
+            raise self._missing("result_")
+        return result
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """Centers (..., K, D)."""
+        return self._as_given(self._fitted_centers())
+
+    @property
+    def labels_(self) -> Any:
+        """Index of the nearest center of each fitted point (..., N)."""
+        labels = self.result_.labels
+        if labels is None:
+            raise self._missing("labels_")
+        return self._as_given(labels)
+
+    @property
+    def inertia_(self) -> Any:
+        """Sum over the fitted points of weight times squared distance: a float, or (...) for a batch."""
+        return _number(self.result_.inertia, self._as_given)
+
+    @property
+    def n_iter_(self) -> Any:
+        """Number of iterations: an int, or (...) for a batch."""
+        return _number(self.result_.n_iter, self._as_given)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of coordinates, D."""
+        return self._fitted_centers().shape[-1]
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._fitted_centers().shape[-2]
+
+    @property
+    def n_steps_(self) -> int:
+        """Number of batches given to `partial_fit`."""
+        if self.n_steps is None:
+            raise self._missing("n_steps_")
+        return int(self.n_steps)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.centers is not None
+
+    def __getattr__(self, name: str) -> Any:
+        # Called, too, after a property raised an AttributeError, whose message nn.Module would replace.
+        if name in _RESULTS:
+            raise self._missing(name)
+        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would register an option that is a parameter or a module.
-        if name in OPTION_NAMES:
+        if name in parameters_of(type(self)):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
-    def fit(
-        self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
-    ) -> "KMeans":
-        """The module itself, fitted by `kmeans(x, n_clusters, weights=weights, ...)`."""
-        self.result_ = kmeans(x, weights=weights, **self.get_params())
-        self.centers = self.result_.centers.clone()  # separate from the result, as it may be changed in place
-        return self
-
-    def predict(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """Index of the nearest center of each point (..., N), the lowest on ties."""
-        return assign(x, self.cluster_centers_, metric=self.metric, engine=self.engine).labels
-
-    def fit_predict(
-        self, x: Num[Tensor, "*batch n d"], weights: Num[Tensor, "*batch n"] | None = None
-    ) -> Int[Tensor, "*batch n"]:
-        """Labels (..., N) of `fit(x, weights)`. TypeError for a stream, which has no labels."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, as a stream has no labels, got {type(x).__name__}")
-        return self.fit(x, weights).labels_
-
-    def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """Same as `predict`."""
-        return self.predict(x)
-
-    def transform(self, x: Num[Tensor, "*batch n d"]) -> Float[Tensor, "*batch n k"]:
-        """Distances (..., N, K) of each point to each center, not squared; 1 - cos for the cosine metric.
-
-        They have gradients with respect to `x` and the centers.
-        """
-        centers = self.cluster_centers_
-        check_points(x)
-        check_centers(x, centers)
-        metric, dtype = check_metric(self.metric), compute_dtype(x, centers)
-        x, centers = (metric.prepare(rows, dtype).to(dtype) for rows in (x, centers))
-        distances = torch.cdist(x, centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.square() * metric.factor if metric.normalizes else distances
-
-    def score(
-        self, x: Num[Tensor, "*batch n d"] | Iterable[Any], weights: Num[Tensor, "*batch n"] | None = None
-    ) -> float | Float[Tensor, "*batch"]:
-        """Negative inertia of the points: minus the sum of weight times squared distance. Higher is better.
-
-        In a process group it is that of the rank's own points.
-        """
-        return _number(-inertia_at(x, self.cluster_centers_, weights, self.metric, self.engine))
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Options by name. `deep` is accepted for scikit-learn and has no effect."""
-        return {name: getattr(self, name) for name in OPTION_NAMES}
-
-    def set_params(self, **params: Any) -> "KMeans":
-        """The module itself, with these options changed. ValueError for an unknown name."""
-        if unknown := params.keys() - set(OPTION_NAMES):
-            raise ValueError(f"options are {', '.join(OPTION_NAMES)}, got {', '.join(sorted(unknown))}")
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
     def __getstate__(self) -> dict[str, Any]:
         # A process group cannot be copied or pickled.
         return {**self.__dict__, "group": None}
-
-    def __sklearn_clone__(self) -> "KMeans":
-        return type(self)(**self.get_params())
 
     def _load_from_state_dict(
         self,
@@ -176,40 +281,144 @@ class KMeans(nn.Module):
                 got = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
                 error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {got}")
                 return
-            # A new buffer to load into, because a module not yet fitted has none, and a fitted one may differ in shape.
-            self.centers = torch.empty_like(saved, device=None if self.centers is None else self.centers.device)
-            self.result_ = None  # it belongs to other centers
+            keys = {name: f"{prefix}{name}" for name in RUNNING_FIELDS}
+            running = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
+            if errors := errors_of_running_state(saved, running):
+                error_msgs += [f"{prefix}{error}" for error in errors]
+                return
+            if self.centers is None or self.centers.shape != saved.shape:
+                self.__dict__.pop("feature_names_in_", None)
+            self._make_buffers({"centers": saved, **running})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    @property
-    def cluster_centers_(self) -> Float[Tensor, "*batch k d"]:
+    def _options(self) -> dict[str, Any]:
+        """The options of `kmeans`."""
+        options = {name: getattr(self, name) for name in OPTION_NAMES if name != "generator"}
+        return {**options, "generator": _generator(self.random_state)}
+
+    def _unfitted_points(self, array: Any, *, mapped: bool = False) -> Any:
+        """Points of a first fit, as a tensor if they are no stream. Memory maps are streams unless `mapped`."""
+        if self.group is not None:  # then an error is raised on all ranks
+            return array
+        x = as_tensor(array, "X", mapped=mapped)
+        if isinstance(x, Tensor):
+            check_features(x)
+            if self.fixed is None:
+                check_n_samples(x, self.n_clusters)
+        return x
+
+    def _running_state(self) -> MiniBatchState | None:
+        """The state that `partial_fit` continues from; None before the first batch."""
         if self.centers is None:
-            raise RuntimeError("this KMeans has no centers yet: call fit(x) first")
+            return None
+        if self.n_steps is not None:
+            return MiniBatchState(centers=self.centers, **{name: getattr(self, name) for name in RUNNING_FIELDS})
+        result = getattr(self, "result_", None)
+        return MiniBatchState.of_centers(self.centers, None if result is None else result.cluster_weights)
+
+    def _make_buffers(self, saved: Mapping[str, Tensor]) -> None:
+        """Buffers to load these tensors into, kept where their shapes agree. Others are removed."""
+        device = None if self.centers is None else self.centers.device
+        with torch.inference_mode(False):
+            for name in ("centers", *RUNNING_FIELDS):
+                own, other = getattr(self, name), saved.get(name)
+                if other is None or own is None or own.shape != other.shape:
+                    setattr(self, name, None if other is None else torch.empty_like(other, device=device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "KMeans":
+        # `.to()` and `.half()` move the running state and keep its dtype: half has no count above 65504.
+        before = {name: getattr(self, name) for name in RUNNING_FIELDS}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if value is not None and value.dtype != getattr(self, name).dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+    def _set_result(
+        self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any, running: Mapping[str, Tensor]
+    ) -> None:
+        """Keeps the result of a fit, its centers and running state in buffers that may be changed in place."""
+        with torch.inference_mode(False):  # tensors of inference mode could not be used outside
+            tensors = {field.name: getattr(result, field.name) for field in fields(result)}
+            self._result = replace(result, **{name: None if t is None else t.clone() for name, t in tensors.items()})
+            self.centers = self._result.centers.clone()
+            for name in RUNNING_FIELDS:
+                setattr(self, name, running[name].clone() if running else None)
+        self._as_given = as_given
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
+
+    def _read(self, X: Any, *, mapped: bool = True) -> tuple[Any, Callable[[Tensor], Any]]:
+        """Points of a fitted estimator as a tensor, and the function from results to the kind of the points.
+
+        A stream is unchanged, as are memory maps unless `mapped`.
+        """
+        centers = self._fitted_centers()
+        check_feature_names(self, X)
+        array = as_array(X)
+        x = as_tensor(array, "X", mapped=mapped)
+        if isinstance(x, Tensor):
+            check_features(x, self)
+            if not isinstance(array, Tensor):
+                x = x.to(centers.device)  # arrays of NumPy are points on every device
+        return x, converter_for(array)
+
+    def _distances(self, x: Tensor) -> Tensor:
+        """Distances (..., N, K), not squared; 1 - cos for the cosine metric."""
+        centers = self._fitted_centers()
+        check_points(x)
+        check_centers(x, centers)
+        if not torch.compiler.is_compiling():
+            check_values(x.detach(), centers.detach())
+        metric, dtype = check_metric(self.metric), compute_dtype(x, centers)
+        x, centers = (metric.prepare(rows, dtype).to(dtype) for rows in (x, centers))
+        distances = torch.cdist(x, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.square() * metric.factor if metric.normalizes else distances
+
+    def _fitted_centers(self) -> Tensor:
+        if self.centers is None:
+            raise self._missing("centers")
         return self.centers
 
-    @property
-    def labels_(self) -> Int[Tensor, "*batch n"]:
-        labels = self._fitted().labels
-        if labels is None:
-            raise RuntimeError("a stream has no labels_: call predict(batch) for each of its batches")
-        return labels
-
-    @property
-    def inertia_(self) -> float | Float[Tensor, "*batch"]:
-        return _number(self._fitted().inertia)
-
-    @property
-    def n_iter_(self) -> int | Int[Tensor, "*batch"]:
-        return _number(self._fitted().n_iter)
-
-    def _fitted(self) -> KMeansResult:
-        if self.result_ is None:
-            raise RuntimeError("this KMeans has not been fitted yet: call fit(x) first")
-        return self.result_
+    def _missing(self, name: str) -> AttributeError:
+        """The error of an attribute that this estimator does not have now."""
+        instance = f"This {type(self).__name__} instance"
+        if self.centers is None:
+            fitting = "Call 'fit' with appropriate arguments before using this estimator."
+            return not_fitted_error(f"{instance} is not fitted yet. {fitting}")
+        if name == "n_steps_":
+            return AttributeError(f"{instance} has no {name}: 'partial_fit' was not called after 'fit'")
+        if name == "feature_names_in_":
+            return AttributeError(f"{instance} has no {name}: it was fitted without names of features")
+        if name == "labels_" and self._result is not None:
+            return AttributeError(
+                f"{instance} has no {name}, as a stream has none: call predict(batch) for its batches"
+            )
+        return not_fitted_error(f"{instance} has no {name}: its centers were loaded or changed after 'fit'")
 
 
-def _number(value: Tensor) -> Any:
-    """A Python number for a single problem, the tensor for a batch."""
-    return value.item() if value.ndim == 0 else value
+def _generator(random_state: Any) -> torch.Generator:
+    """The generator of this seed, or the generator itself."""
+    if isinstance(random_state, torch.Generator):
+        return random_state
+    try:
+        seed = 0 if random_state is None else check_count("random_state", random_state, least=0)
+    except TypeError:
+        expected = "an int, a torch.Generator or None"
+        raise TypeError(f"random_state must be {expected}, got {type(random_state).__name__}") from None
+    return torch.Generator(device="cpu").manual_seed(seed)
+
+
+def _equal(centers: Tensor | None, fitted: Tensor) -> bool:
+    """Whether these are the fitted centers, in value and dtype, on any device."""
+    if centers is None or centers.is_meta or centers.dtype != fitted.dtype:
+        return False
+    return torch.equal(centers.detach().to(fitted.device), fitted)
+
+
+def _number(value: Tensor, as_given: Callable[[Tensor], Any]) -> Any:
+    """A Python number for a single problem, an array for a batch."""
+    return value.item() if value.ndim == 0 else as_given(value)

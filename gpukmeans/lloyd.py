@@ -11,6 +11,7 @@ from gpukmeans.distance import squared_distance
 from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
+from gpukmeans.relocation import relocated
 
 # A bound this many times the largest squared distance found makes its fixed-point scale too coarse.
 _TOO_COARSE = 2.0**20
@@ -107,7 +108,7 @@ def lloyd(
                 save(to_tensors(_LoopSnapshot.of(active, ended, inertia, shifts, n_iter), "loop"))
             n = min(n, every - n_iter % every)
         n_iter += n
-        active = _move(active, project)
+        active = _move(active, project, relocate=True)
         shifts.zero_()[active.run_ids] = active.sqshifts.amax(dim=1).sqrt()
         if window == 1:  # a check costs less than measuring runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
@@ -124,20 +125,13 @@ def lloyd(
 
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
-    """The centers (B, K, D) of the next iteration: the means of the clusters.
-
-    The first of the empty clusters moves to the worst-served point, the others keep their centers. The first `n_fixed`
-    centers do not move.
-    """
-    empty = moments.totals == 0
+    """The means of the clusters (B, K, D). Empty clusters keep their centers, as do the first `n_fixed` clusters."""
     means = moments.means()
     if project is not None:
         means = project(means, centers)
-    moved = torch.where(empty[..., None], centers, means.to(centers.dtype))
+    moved = torch.where(moments.totals[..., None] == 0, centers, means.to(centers.dtype))
     moved[:, :n_fixed] = centers[:, :n_fixed]
-    empty[:, :n_fixed].zero_()
-    first = empty & (empty.cumsum(dim=1) == 1) & (moments.worst_sqdist > 0)[:, None]
-    return torch.where(first[..., None], moments.worst_x[:, None], moved)
+    return moved
 
 
 def measure_at(points: Points, centers: Tensor) -> Moments:
@@ -153,8 +147,8 @@ class _ActiveRuns:
     """Runs side by side, with their centers and moments, and the centers of the next iteration, `target`.
 
     `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change.
-    `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `too_coarse` (B,) marks
-    runs whose fixed-point scale lost significant bits.
+    `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `unresolved` (B,) marks
+    runs whose iterations must be repeated with checks: a fixed-point scale was too coarse, or a cluster became empty.
     """
 
     run_ids: Tensor
@@ -167,7 +161,7 @@ class _ActiveRuns:
     stalled: Tensor
     n_iter: Tensor
     going: Tensor
-    too_coarse: Tensor
+    unresolved: Tensor
     n_fixed: int
 
     def select(self, runs: list[int]) -> "_ActiveRuns":
@@ -206,7 +200,7 @@ class _RunSnapshot:
             target=self.centers,
             sqshifts=torch.zeros(self.centers.shape[:2], dtype=torch.float64, device=self.centers.device),
             going=torch.ones_like(self.run_ids) > 0,
-            too_coarse=torch.zeros_like(self.run_ids) > 0,
+            unresolved=torch.zeros_like(self.run_ids) > 0,
             n_fixed=n_fixed,
         )
 
@@ -259,7 +253,7 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
         stalled=zeros,
         n_iter=zeros,
         going=zeros == 0,
-        too_coarse=zeros > 0,
+        unresolved=zeros > 0,
         n_fixed=n_fixed,
     )
 
@@ -272,9 +266,18 @@ def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[
     return [(finished.run_ids, finished.fit())], active.select([run for run, goes in enumerate(going) if goes])
 
 
-def _move(active: _ActiveRuns, project: Projection | None) -> _ActiveRuns:
-    """The first step of an iteration: the next centers. Runs whose centers do not move end."""
-    means = next_centers(active.centers, active.moments, project, active.n_fixed)
+def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) -> _ActiveRuns:
+    """The first step of an iteration: the next centers. Runs whose centers do not move end.
+
+    With `relocate`, which waits for a GPU, empty clusters move to the worst-served points.
+    """
+    centers, moments, unresolved = active.centers, active.moments, active.unresolved
+    missing = active.going & _misses_a_cluster(moments, active.n_fixed)
+    if not relocate:
+        unresolved = unresolved | missing
+    elif missing.any():
+        centers, moments = _relocated_runs(active, missing)
+    means = next_centers(centers, moments, project, active.n_fixed)
     target = torch.where(active.going[:, None, None], means, active.centers)
     return replace(
         active,
@@ -282,49 +285,69 @@ def _move(active: _ActiveRuns, project: Projection | None) -> _ActiveRuns:
         sqshifts=_sqshifts(target, active.centers),
         n_iter=active.n_iter + active.going,
         going=(target != active.centers).flatten(1).any(dim=1),
+        unresolved=unresolved,
     )
+
+
+def _relocated_runs(active: _ActiveRuns, missing: Tensor) -> tuple[Tensor, Moments]:
+    """The centers and moments of all runs, after relocation in the runs of the mask (B,)."""
+    runs = missing.nonzero().squeeze(1)
+    own = active.points.select(runs), active.centers[runs], active.moments.select(runs)
+    centers, moments = relocated(*own, active.n_fixed)
+    sums, totals = (
+        getattr(active.moments, name).index_copy(0, runs, getattr(moments, name)) for name in ("sums", "totals")
+    )
+    return active.centers.index_copy(0, runs, centers), replace(active.moments, sums=sums, totals=totals)
+
+
+def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
+    """Whether a cluster that is not fixed is empty, and some point with weight is not at its center (B,)."""
+    return (moments.worst_sqdist > 0) & (moments.totals[:, n_fixed:] == 0).any(dim=1)
 
 
 def _measure_and_decide(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None
 ) -> tuple[_ActiveRuns, list[bool]]:
     """The runs after `n` iterations, the first of them already moved, and which continue. Waits once for a GPU."""
-    active = _iterate(moved, n, tol, project, measure_twice=False)
-    going, too_coarse = torch.stack([active.going, active.too_coarse]).tolist()
-    if any(too_coarse):  # rare: the iterations are repeated, and none of them waits for the GPU to check
-        active = _iterate(moved, n, tol, project, measure_twice=True)
+    active = _iterate(moved, n, tol, project, careful=False)
+    going, unresolved = torch.stack([active.going, active.unresolved]).tolist()
+    if any(unresolved):
+        active = _iterate(moved, n, tol, project, careful=True)
         going = active.going.tolist()
     return active, going
 
 
-def _iterate(moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, measure_twice: bool) -> _ActiveRuns:
-    """The runs after `n` iterations, the first of them already moved. Never waits for a GPU."""
-    active = _decide(moved, *_measure(moved, measure_twice), tol)
+def _iterate(moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool) -> _ActiveRuns:
+    """The runs after `n` iterations, the first of them already moved.
+
+    Only if `careful` are empty clusters relocated and coarse measurements repeated, which waits for a GPU.
+    """
+    active = _decide(moved, *_measure(moved, careful), tol)
     for _ in range(n - 1):
-        moved = _move(active, project)
-        active = _decide(moved, *_measure(moved, measure_twice), tol)
+        moved = _move(active, project, relocate=careful)
+        active = _decide(moved, *_measure(moved, careful), tol)
     return active
 
 
 def _measure(moved: _ActiveRuns, twice: bool) -> tuple[Moments, Tensor]:
-    """The second step: moments at the next centers, and which runs had a fixed-point scale that was too coarse (B,).
+    """The second step: moments at the next centers, and which runs are unresolved (B,), as their scale was too coarse.
 
-    `twice` measures at a finer scale again where necessary, and no run remains too coarse.
+    `twice` measures again at a scale that is fine enough.
     """
     bound = _bound_after_move(moved.moments, moved.sqshifts)
     moments = moved.points.measure(moved.target, bound)
     refined = _tightened_bound(moments, bound)
     if twice:
-        return moved.points.measure(moved.target, refined), moved.too_coarse
-    return moments, moved.too_coarse | (moved.going & (refined < bound))
+        return moved.points.measure(moved.target, refined), moved.unresolved
+    return moments, moved.unresolved | (moved.going & (refined < bound))
 
 
-def _decide(moved: _ActiveRuns, moments: Moments, too_coarse: Tensor, tol: float) -> _ActiveRuns:
+def _decide(moved: _ActiveRuns, moments: Moments, unresolved: Tensor, tol: float) -> _ActiveRuns:
     """The third step: the runs at their next centers. Converged runs end."""
     before, inertia = moved.moments.weighted_sqdist(), moments.weighted_sqdist()
     stalled = torch.where(inertia < moved.lowest, 0, moved.stalled + 1)
-    misses_a_cluster = (moments.worst_sqdist > 0) & (moments.totals[:, moved.n_fixed :] == 0).any(dim=1)
-    settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~misses_a_cluster)
+    missing = _misses_a_cluster(moments, moved.n_fixed)
+    settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~missing)
     return replace(
         moved,
         centers=moved.target,
@@ -332,7 +355,7 @@ def _decide(moved: _ActiveRuns, moments: Moments, too_coarse: Tensor, tol: float
         lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
         going=moved.going & ~settled,
-        too_coarse=too_coarse,
+        unresolved=unresolved,
     )
 
 

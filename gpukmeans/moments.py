@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpukmeans.fixed_point import FixedPoint, from_fixed, where_fields
 
-_TENSORS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
+_TENSORS = ("sums", "totals", "inertia", "worst_sqdist")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,9 +19,8 @@ class Moments:
     """Sums of one pass over weighted points at K centers. Lloyd's loop needs nothing else.
 
     `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64, in the fixed-point units of `fixed_point`: per
-    cluster the sum of w·(x - lowest) and of w, and over all points the sum of w·d². The worst-served point has the
-    largest squared distance, on ties the lowest row. It is given by `worst_sqdist` (B,), `worst_row` (B,) and `worst_x`
-    (B, D).
+    cluster the sum of w·(x - lowest) and of w, and over all points the sum of w·d². `worst_sqdist` (B,) is the largest
+    squared distance of a point with weight, in the dtype of the centers.
     """
 
     fixed_point: FixedPoint
@@ -29,13 +28,11 @@ class Moments:
     totals: Tensor
     inertia: Tensor
     worst_sqdist: Tensor
-    worst_row: Tensor
-    worst_x: Tensor
 
     @staticmethod
     def zeros(centers: Tensor, fixed_point: FixedPoint) -> "Moments":
-        """Moments of no points at centers (B, K, D). `worst_sqdist` is -1, so any point replaces the worst-served."""
-        n_runs, n_clusters, width = centers.shape
+        """Moments of no points at centers (B, K, D). `worst_sqdist` is -1, below that of any point."""
+        n_runs, n_clusters, _ = centers.shape
         zeros = torch.zeros(n_runs, dtype=torch.int64, device=centers.device)
         return Moments(
             fixed_point=fixed_point,
@@ -43,8 +40,6 @@ class Moments:
             totals=zeros.new_zeros(n_runs, n_clusters),
             inertia=zeros,
             worst_sqdist=centers.new_full((n_runs,), -1.0),
-            worst_row=zeros,
-            worst_x=centers.new_zeros(n_runs, width),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -56,17 +51,12 @@ class Moments:
             raise ValueError(
                 f"moments add when their fixed-point scales are equal, got {self.fixed_point} and {other.fixed_point}"
             )
-        farther = self.worst_sqdist > other.worst_sqdist
-        equal = self.worst_sqdist == other.worst_sqdist
-        own = farther | (equal & (self.worst_row <= other.worst_row))
         return Moments(
             fixed_point=self.fixed_point,
             sums=self.sums + other.sums,
             totals=self.totals + other.totals,
             inertia=self.inertia + other.inertia,
-            worst_sqdist=torch.where(own, self.worst_sqdist, other.worst_sqdist),
-            worst_row=torch.where(own, self.worst_row, other.worst_row),
-            worst_x=torch.where(own[:, None], self.worst_x, other.worst_x),
+            worst_sqdist=torch.maximum(self.worst_sqdist, other.worst_sqdist),
         )
 
     def select(self, runs: Tensor | slice) -> "Moments":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from gpukmeans.arrays import Array
+from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.metrics import METRICS, Metric, MetricName, check_metric
@@ -153,6 +153,22 @@ class KMeansOptions:
                 raise ValueError(f"n_init must be 1 {why}, got {self.n_init}")
         elif not callable(self.init):
             raise TypeError(f"init must be a name, a tensor of centers or a function, got {type(self.init).__name__}")
+
+
+def read_options(
+    *, n_clusters: Any, init: Any, fixed: Any, n_init: Any, max_iter: Any, tol: Any, refine: Any, **others: Any
+) -> KMeansOptions:
+    """The options of `kmeans` from its arguments, which may be arrays and numbers of any type."""
+    return KMeansOptions(
+        n_clusters=check_count("n_clusters", n_clusters),
+        init=as_tensor(init, "init", mapped=True),
+        fixed=None if fixed is None else to_tensor(fixed, "fixed"),
+        n_init=check_count("n_init", n_init),
+        max_iter=check_count("max_iter", max_iter),
+        tol=check_tolerance(tol),
+        refine=check_count("refine", refine, least=0),
+        **others,
+    )
 
 
 def check_tolerance(tol: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import NearestState, Points
+from gpukmeans.points import NearestState, Points, first_of_equal_rows
 
 # Fixed centers, if any, are passed as `fixed=`.
 Seeding = Callable[..., Tensor]
@@ -27,7 +27,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
         sampled = points.sample(n_clusters, generator)
     else:
         sampled = points.sample_uncovered(n_clusters, generator, points.assign(fixed))
-    distinct = [_distinct(rows) for rows in sampled]
+    distinct = [rows[first_of_equal_rows(rows)] for rows in sampled]
     complete = [len(rows) == n_clusters for rows in distinct]
     while not all(complete):
         centers = torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
@@ -35,7 +35,8 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
         placed = centers if fixed is None else torch.cat([fixed, centers], dim=1)
         more = points.sample_uncovered(n_clusters, generator, points.assign(placed))
         for run in [run for run, done in enumerate(complete) if not done]:
-            grown = _distinct(torch.cat([distinct[run], more[run]]))[:n_clusters]
+            grown = torch.cat([distinct[run], more[run]])
+            grown = grown[first_of_equal_rows(grown)][:n_clusters]
             complete[run] = len(grown) in (n_clusters, len(distinct[run]))
             distinct[run] = grown
     return torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
@@ -155,11 +156,3 @@ def _append(centers: Tensor, nearest: NearestState, more: Tensor) -> tuple[Tenso
 def _repeat_to_length(rows: Tensor, n: int) -> Tensor:
     """n rows: the given ones, again from the first one if there are fewer than n."""
     return rows[torch.arange(n, device=rows.device) % len(rows)]
-
-
-def _distinct(rows: Tensor) -> Tensor:
-    """The rows without repeats, in the order of the first occurrence of each."""
-    values, inverse = torch.unique(rows, dim=0, return_inverse=True)
-    order = torch.arange(len(rows), device=rows.device)
-    first = torch.full((len(values),), len(rows), device=rows.device).scatter_reduce_(0, inverse, order, "amin")
-    return rows[first.sort().values]

@@ -25,6 +25,7 @@ def test_a_small_example_worked_by_hand():
     assert result.converged.item()
 
 
+@pytest.mark.filterwarnings("ignore:.* clusters of x are empty after")
 @pytest.mark.parametrize("max_iter", [1, 2, 100])
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 @pytest.mark.parametrize(

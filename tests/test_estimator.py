@@ -1,18 +1,28 @@
 import copy
 import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pandas as pd
 import pytest
 import sklearn.base
+import sklearn.exceptions
 import torch
 from helpers.problems import blobs, seeded
 
-from gpukmeans import METRICS, KMeans, assign, kmeans
+from gpukmeans import ENGINES, METRICS, KMeans, assign, kmeans
+
+RESULTS = ["cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_", "result_"]
+NOT_FITTED = (
+    "^This KMeans instance is not fitted yet. Call 'fit' with appropriate arguments before using this estimator.$"
+)
 
 
 def test_a_fit_has_the_results_of_kmeans_as_attributes_of_scikit_learn():
     x, weights = blobs(), torch.rand(300, generator=seeded())
     options = {"init": "random", "n_init": 2, "max_iter": 7, "tol": 0.0}
-    model = KMeans(6, **options, generator=seeded(3)).fit(x, weights)
+    model = KMeans(6, **options, random_state=seeded(3)).fit(x, sample_weight=weights)
     result = kmeans(x, 6, weights=weights, **options, generator=seeded(3))
     assert torch.equal(model.cluster_centers_, result.centers)
     assert torch.equal(model.labels_, result.labels)
@@ -29,10 +39,50 @@ def test_predict_forward_and_fit_predict_agree_on_the_fitted_points():
     assert torch.equal(model.labels_, labels)
 
 
-@pytest.mark.parametrize("use", [lambda m: m.predict(blobs()), lambda m: m.labels_, lambda m: m.cluster_centers_])
-def test_use_before_fit_is_an_error(use):
-    with pytest.raises(RuntimeError, match=r"call fit\(x\) first"):
-        use(KMeans(3))
+def test_a_floating_point_y_is_ignored_with_a_warning_and_other_y_without():
+    x, classes = blobs(), torch.arange(300) % 3
+    expected = KMeans(4).fit(x)
+    for y in (classes, classes.numpy(), classes.tolist(), None):
+        model = KMeans(4).fit(x, y)
+        assert torch.equal(model.cluster_centers_, expected.cluster_centers_)
+        assert model.score(x, y) == expected.score(x)
+        assert torch.equal(model.fit_predict(x, y), expected.labels_)
+        assert torch.equal(model.fit_transform(x, y), expected.transform(x))
+    floats = classes.double()
+    for y in (floats, floats.numpy(), floats.tolist(), pd.DataFrame(floats.numpy())):
+        for method in ("fit", "fit_predict", "fit_transform", "score"):
+            with pytest.warns(UserWarning, match="y is ignored, .* given as sample_weight"):
+                getattr(model, method)(x, y)
+        assert torch.equal(model.cluster_centers_, expected.cluster_centers_)
+
+
+def test_sample_weight_is_the_third_argument_as_in_scikit_learn():
+    x, weights = blobs(), torch.rand(300, generator=seeded())
+    expected = KMeans(4).fit(x, sample_weight=weights)
+    assert torch.equal(KMeans(4).fit(x, None, weights).cluster_centers_, expected.cluster_centers_)
+    assert torch.equal(KMeans(4).fit_predict(x, None, weights), expected.labels_)
+    assert torch.equal(KMeans(4).fit_transform(x, None, weights), expected.transform(x))
+    assert expected.score(x, None, weights) == expected.score(x, sample_weight=weights) != expected.score(x)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_there_are_no_results_before_fit(name):
+    model = KMeans(3)
+    assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match=NOT_FITTED) as caught:
+        getattr(model, name)
+    assert type(caught.value) is sklearn.exceptions.NotFittedError
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score", "forward"])
+def test_use_before_fit_is_an_error(method):
+    with pytest.raises(sklearn.exceptions.NotFittedError, match=NOT_FITTED):
+        getattr(KMeans(3), method)(blobs())
+
+
+def test_a_name_that_no_estimator_has_is_an_ordinary_attribute_error():
+    with pytest.raises(AttributeError, match="'KMeans' object has no attribute 'centroids'"):
+        _ = KMeans(3).centroids
 
 
 def test_transform_returns_distances_to_all_centers():
@@ -54,8 +104,8 @@ def test_saved_centers_load_into_a_module_that_was_never_fitted():
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_score_is_minus_the_inertia(metric):
     x, weights = blobs(), torch.rand(300, generator=seeded())
-    model = KMeans(4, metric=metric).fit(x, weights)
-    assert model.score(x, weights) == pytest.approx(-model.inertia_, rel=1e-12)
+    model = KMeans(4, metric=metric).fit(x, sample_weight=weights)
+    assert model.score(x, sample_weight=weights) == pytest.approx(-model.inertia_, rel=1e-12)
     assert model.score(x) == pytest.approx(-assign(x, model.centers, metric=metric).sqdist.double().sum().item())
     assert isinstance(model.score(x), float)
 
@@ -93,23 +143,61 @@ def test_options_are_read_and_set_by_name():
     assert KMeans(**model.get_params()).get_params() == model.get_params()
     assert model.set_params(n_init=5, tol=0.0) is model
     assert (model.n_init, model.tol) == (5, 0)
-    with pytest.raises(ValueError, match=r"options are n_clusters, init, .* got n_inits"):
+    with pytest.raises(ValueError, match=r"parameters are n_clusters, init, .* got n_inits"):
         model.set_params(n_inits=3)
 
 
 def test_a_scikit_learn_clone_has_the_options_and_no_centers():
-    model = KMeans(3, init=blobs()[:3], generator=seeded(4)).fit(blobs())
+    model = KMeans(3, init=blobs()[:3], random_state=seeded(4)).fit(blobs())
     cloned = sklearn.base.clone(model)
-    assert cloned.get_params() == model.get_params()
-    assert cloned.centers is None
+    expected = model.get_params()
+    assert cloned.get_params() == expected | {"random_state": cloned.random_state}
+    assert not hasattr(cloned, "cluster_centers_")
+
+
+def test_clones_do_not_share_a_generator_and_fit_alike():
+    model = KMeans(4, init="random", random_state=seeded(4))
+    first, second = sklearn.base.clone(model), sklearn.base.clone(model)
+    assert torch.equal(first.fit(blobs()).labels_, second.fit(blobs()).labels_)
+    assert torch.equal(model.random_state.get_state(), seeded(4).get_state())
+
+
+@pytest.mark.parametrize("seed", [7, np.int64(7), seeded(7), np.uint8(7)], ids=lambda seed: type(seed).__name__)
+def test_random_state_is_the_seed_of_the_generator(seed):
+    model = KMeans(6, init="random", max_iter=1, random_state=seed).fit(blobs())
+    expected = kmeans(blobs(), 6, init="random", max_iter=1, generator=seeded(7))
+    assert torch.equal(model.cluster_centers_, expected.centers)
+
+
+def test_no_random_state_is_seed_0_in_each_fit():
+    model = KMeans(6, init="random", max_iter=1)
+    first = model.fit(blobs()).cluster_centers_
+    assert torch.equal(model.fit(blobs()).cluster_centers_, first)
+    assert torch.equal(model.set_params(random_state=0).fit(blobs()).cluster_centers_, first)
+    assert not torch.equal(model.set_params(random_state=1).fit(blobs()).cluster_centers_, first)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (np.random.RandomState(0), TypeError, "an int, a torch.Generator or None, got RandomState"),
+        (np.random.default_rng(0), TypeError, "an int, a torch.Generator or None, got Generator"),
+        (True, TypeError, "an int, a torch.Generator or None, got bool"),
+        (0.5, TypeError, "an int, a torch.Generator or None, got float"),
+        (-1, ValueError, "at least 0, got -1"),
+    ],
+)
+def test_another_random_state_is_an_error(wrong, error, message):
+    with pytest.raises(error, match=f"random_state must be {message}"):
+        KMeans(2).set_params(random_state=wrong).fit(blobs())
 
 
 def test_a_fitted_module_can_be_copied_and_saved():
-    model = KMeans(5, generator=seeded(2)).fit(blobs())
+    model = KMeans(5, random_state=seeded(2)).fit(blobs())
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
-    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)):
         assert torch.equal(other(blobs()), model.labels_)
         assert torch.equal(other.labels_, model.labels_)
 
@@ -118,7 +206,7 @@ def test_loading_centers_removes_the_result_of_the_previous_fit():
     model, other = KMeans(5).fit(blobs()), KMeans(5).fit(blobs(seed=1))
     model.load_state_dict(other.state_dict())
     assert torch.equal(model.predict(blobs()), other.predict(blobs()))
-    with pytest.raises(RuntimeError, match=r"call fit\(x\) first"):
+    with pytest.raises(AttributeError, match="has no inertia_: its centers were loaded or changed after 'fit'"):
         _ = model.inertia_
 
 
@@ -163,9 +251,9 @@ def test_a_parameter_given_as_option_is_not_registered():
 @pytest.mark.parametrize("metric", METRICS)
 def test_points_of_weight_zero_change_no_bit_of_a_score(metric):
     x, weights = blobs(dtype=torch.float64), torch.rand(300, generator=seeded())
-    model = KMeans(4, metric=metric).fit(x, weights)
+    model = KMeans(4, metric=metric).fit(x, sample_weight=weights)
     padded = torch.cat([x, torch.zeros(60, 3)]), torch.cat([weights, torch.zeros(60)])
-    assert model.score(*padded) == model.score(x, weights)
+    assert model.score(padded[0], sample_weight=padded[1]) == model.score(x, sample_weight=weights)
 
 
 def test_predict_returns_the_labels_of_a_cosine_fit():
@@ -181,3 +269,124 @@ def test_centers_move_and_are_saved_with_the_module():
     assert model.state_dict().keys() == {"centers"}
     assert copy.deepcopy(model).double().cluster_centers_.dtype == torch.float64
     assert torch.equal(copy.deepcopy(model).predict(blobs()), model.predict(blobs()))
+
+
+def changed_by_load(model):
+    model.load_state_dict({"centers": model.centers + 1})
+
+
+def changed_in_place(model):
+    model.cluster_centers_[0] += 1
+
+
+def changed_by_numpy(model):
+    model.centers.numpy()[0] += 1
+
+
+def changed_to_half(model):
+    model.half()
+
+
+def changed_to_double(model):
+    model.double()  # equal centers, but distances round otherwise
+
+
+def replaced(model):
+    model.centers = model.centers + 1
+
+
+@pytest.mark.parametrize(
+    "change", [changed_by_load, changed_in_place, changed_by_numpy, changed_to_half, changed_to_double, replaced]
+)
+def test_results_of_other_centers_are_gone(change):
+    model = KMeans(5).fit(blobs())
+    change(model)
+    for name in ("labels_", "inertia_", "n_iter_", "result_"):
+        assert not hasattr(model, name)
+        with pytest.raises(AttributeError, match=f"^This KMeans instance has no {name}: its centers were loaded or"):
+            getattr(model, name)
+    assert model.cluster_centers_ is model.centers
+    assert model.predict(blobs().to(model.centers.dtype)).shape == (300,)
+    model.fit(blobs())
+    assert torch.equal(model.labels_, model.predict(blobs()))
+
+
+def test_results_stay_when_the_same_centers_are_loaded():
+    model = KMeans(5).fit(blobs())
+    model.load_state_dict(model.state_dict())
+    assert torch.equal(model.labels_, model.predict(blobs()))
+
+
+def test_loading_copies_into_the_buffer_where_the_shapes_agree():
+    model, other = KMeans(5).fit(blobs(dtype=torch.float64)), KMeans(5).fit(blobs(seed=1))
+    buffer = model.centers
+    model.load_state_dict(other.state_dict())
+    assert model.centers is buffer
+    assert buffer.dtype == torch.float64
+    assert torch.equal(buffer.float(), other.centers)
+    batch = KMeans(5).fit(torch.stack([blobs(), blobs(seed=1)]))
+    model.load_state_dict(batch.state_dict())
+    assert torch.equal(model.centers, batch.centers)
+
+
+def test_a_module_that_was_fitted_in_inference_mode_is_usable_outside():
+    expected = KMeans(5).fit(blobs())
+    with torch.inference_mode():
+        model = KMeans(5).fit(blobs())
+        loaded = KMeans(5)
+        loaded.load_state_dict(expected.state_dict())
+    for each in (model, loaded):
+        assert not each.centers.is_inference()
+        x = blobs().requires_grad_()
+        assert torch.autograd.grad(each.transform(x).sum(), x)[0].shape == x.shape
+        assert torch.equal(each.predict(blobs()), expected.labels_)
+    assert not any(value.is_inference() for value in vars(model.result_).values())
+    model.load_state_dict(KMeans(5).fit(blobs(seed=1)).state_dict())
+    assert not hasattr(model, "labels_")
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "triton"])
+def test_threads_predict_the_same_labels(engine):
+    model = KMeans(5, engine=engine).fit(blobs())
+    inputs = [blobs(n=300 + 50 * number, seed=number) for number in range(8)]
+    expected = [model.predict(x) for x in inputs]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            for labels, alone in zip(threads.map(model.predict, inputs), expected, strict=True):
+                assert torch.equal(labels, alone)
+
+
+def report(n_iter, inertia, shift):
+    return False
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (KMeans(), "KMeans()"),
+        (KMeans(3, n_init=2, metric="cosine"), "KMeans(n_clusters=3, n_init=2, metric='cosine')"),
+        (KMeans(3, init=blobs()[:3], callback=report), "KMeans(n_clusters=3, init=Tensor(3, 3), callback=report)"),
+        (KMeans(init=blobs()[:8].numpy(), random_state=1), "KMeans(init=ndarray(8, 3), random_state=1)"),
+    ],
+)
+def test_the_representation_has_the_parameters_that_differ_from_the_defaults(model, text):
+    assert repr(model) == text
+    assert repr(torch.nn.Sequential(model)) == f"Sequential(\n  (0): {text}\n)"
+
+
+def test_a_fit_continues_from_the_centers_of_another():
+    first = KMeans(5, max_iter=2, init="random").fit(blobs())
+    second = KMeans(5, init=first.cluster_centers_).fit(blobs())
+    assert second.inertia_ <= first.inertia_
+    assert torch.equal(second.cluster_centers_, kmeans(blobs(), 5, init=first.result_.centers).centers)
+
+
+def test_a_subclass_with_parameters_of_its_own_is_an_estimator():
+    class Scaled(KMeans):
+        def __init__(self, n_clusters=8, scale=1.0):
+            super().__init__(n_clusters)
+            self.scale = scale
+
+    model = sklearn.base.clone(Scaled(3, scale=2.0))
+    assert model.get_params() == {"n_clusters": 3, "scale": 2.0}
+    assert repr(model.fit(blobs())) == "Scaled(n_clusters=3, scale=2.0)"

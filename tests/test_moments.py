@@ -10,7 +10,7 @@ from gpukmeans.fixed_point import from_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.points.tensor import tensor_points
 
-TOTALS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
+TOTALS = ("sums", "totals", "inertia", "worst_sqdist")
 SCALES = ("weight", "sum", "sqdist", "lowest", "highest")
 
 
@@ -37,8 +37,7 @@ def test_moments_of_a_toy_by_hand():
     assert from_fixed(moments.sums, moments.fixed_point.sum[:, None]).tolist() == [[[0, 6], [20, 0]]]
     assert moments.cluster_weights().tolist() == [[4, 2]]
     assert moments.weighted_sqdist().tolist() == [1 + 3 + 2]
-    assert (moments.worst_sqdist.tolist(), moments.worst_row.tolist()) == ([1], [0])
-    assert moments.worst_x.tolist() == [[0, 0]]
+    assert moments.worst_sqdist.tolist() == [1]
     assert moments.means().tolist() == [[[0, 1.5], [10, 0]]]
 
 
@@ -49,8 +48,7 @@ def test_moments_of_two_runs_by_hand():
     moments = PlainEngine().bind(x, weights).measure(centers, fixed_point_of(x, weights), [0, 1])
     assert moments.cluster_weights().tolist() == [[2, 2], [5, 0]]
     assert moments.weighted_sqdist().tolist() == [1, 100]
-    assert moments.worst_row.tolist() == [1, 1]
-    assert moments.worst_x.tolist() == [[1], [20]]
+    assert moments.worst_sqdist.tolist() == [1, 100]
     assert moments.means()[0].tolist() == [[0.5], [4]]
     assert moments.means()[1, 0].tolist() == [12]
 
@@ -70,31 +68,19 @@ def test_moments_of_two_halves_add_to_those_of_the_whole(cut, seed):
     whole = PlainEngine().bind(x, weights).measure(centers, fixed_point, [0, 1])
     first = PlainEngine().bind(x[:, :cut], weights[:, :cut]).measure(centers, fixed_point, [0, 1])
     second = PlainEngine().bind(x[:, cut:], weights[:, cut:]).measure(centers, fixed_point, [0, 1])
-    second = dataclasses.replace(second, worst_row=second.worst_row + cut)
     for added in (first + second, second + first):
         for name in TOTALS:
             assert torch.equal(getattr(added, name), getattr(whole, name)), name
 
 
-def test_of_two_equally_served_points_the_lower_row_is_the_worst():
-    x = torch.tensor([[1.0], [-1.0]])
-    moments = measure(x, None, torch.tensor([[0.0]]))
-    other = dataclasses.replace(moments, worst_row=torch.tensor([7]), worst_x=torch.tensor([[5.0]]))
-    assert (other + moments).worst_row.item() == 0
-    assert (moments + other).worst_x.item() == 1
-
-
-def test_in_each_run_the_worst_served_point_of_a_sum_is_that_of_the_worse_summand():
+def test_in_each_run_the_largest_distance_of_a_sum_is_that_of_the_worse_summand():
     # The first run has its worst-served point in the first summand, the second run in the second.
-    x = torch.tensor([[[5.0], [1.0]], [[1.0], [5.0]]])
+    x = torch.tensor([[[5.0], [1.0]], [[1.0], [4.0]]])
     fixed_point = fixed_point_of(torch.tensor([[[-5.0], [5.0]]] * 2))
     first, second = (
         PlainEngine().bind(x[:, i, None], None).measure(torch.zeros(2, 1, 1), fixed_point, [0, 1]) for i in (0, 1)
     )
-    added = first + dataclasses.replace(second, worst_row=second.worst_row + 1)
-    assert added.worst_sqdist.tolist() == [25, 25]
-    assert added.worst_row.tolist() == [0, 1]
-    assert added.worst_x.tolist() == [[5], [5]]
+    assert (first + second).worst_sqdist.tolist() == [25, 16]
 
 
 @pytest.mark.parametrize(

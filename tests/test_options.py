@@ -21,6 +21,7 @@ def test_defaults_equal_those_of_kmeans_and_of_the_estimator():
     defaults = {field.name: field.default for field in dataclasses.fields(KMeansOptions) if field.name != "n_clusters"}
     by_name = {"x", "n_clusters", "weights"}
     assert {name: value for name, value in defaults_of(kmeans).items() if name not in by_name} == defaults
+    defaults["random_state"] = defaults.pop("generator")
     assert {name: value for name, value in defaults_of(KMeans).items() if name not in by_name} == defaults
 
 

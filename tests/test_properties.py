@@ -584,7 +584,7 @@ class TestCosine:
 
     def test_the_module_fits_and_predicts_with_the_metric(self, case):
         x = self.rows(case)
-        model = case.model(metric="cosine", **FEW_ITERATIONS).fit(x, case.weights())
+        model = case.model(metric="cosine", **FEW_ITERATIONS).fit(x, sample_weight=case.weights())
         assert_same(model.result_, case.run(x, metric="cosine", **FEW_ITERATIONS))
         assert torch.equal(model.predict(x), model.labels_)
 
@@ -615,15 +615,15 @@ def test_the_lowest_index_of_equally_near_centers_is_the_label(case):
 class TestTheModule:
     def test_predict_returns_the_labels_of_the_fit(self, case):
         x = case.uniform()
-        model = case.model(**FEW_ITERATIONS).fit(x, case.weights())
+        model = case.model(**FEW_ITERATIONS).fit(x, sample_weight=case.weights())
         assert torch.equal(model.predict(x), model.labels_)
-        assert torch.equal(case.model(**FEW_ITERATIONS).fit_predict(x, case.weights()), model.labels_)
+        assert torch.equal(case.model(**FEW_ITERATIONS).fit_predict(x, sample_weight=case.weights()), model.labels_)
         assert_same(model.result_, case.run(x, **FEW_ITERATIONS))
 
     def test_the_smallest_distance_of_transform_is_at_the_label(self, case):
         # A uniform point may be equally far from two centers up to rounding.
         x = case.blobs()
-        model = case.model(n_init=3).fit(x, case.weights())
+        model = case.model(n_init=3).fit(x, sample_weight=case.weights())
         distances = model.transform(x)
         assert distances.shape == (*case.batch, N, K)
         assert torch.equal(distances.argmin(-1), model.labels_)
@@ -632,8 +632,8 @@ class TestTheModule:
 
     def test_the_score_of_the_fitted_points_is_minus_the_inertia(self, case):
         x, weights = case.uniform(), case.weights()
-        model = case.model().fit(x, weights)
-        score = torch.as_tensor(model.score(x, weights=weights), dtype=torch.float64)
+        model = case.model().fit(x, sample_weight=weights)
+        score = torch.as_tensor(model.score(x, sample_weight=weights), dtype=torch.float64)
         torch.testing.assert_close(score, -model.result_.inertia, rtol=4 * rounding(model.result_), atol=0)
 
     def test_a_module_made_from_the_parameters_has_the_same_result(self, float32_case):

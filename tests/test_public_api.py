@@ -107,6 +107,7 @@ def test_the_estimator_has_the_options_of_kmeans():
         if parameter.kind is parameter.KEYWORD_ONLY and name != "weights"  # an argument of fit
     }
     estimator = inspect.signature(gpukmeans.KMeans).parameters
+    options["random_state"] = options.pop("generator")  # scikit-learn's name
     assert {name: p.default for name, p in estimator.items() if name != "n_clusters"} == options
 
 

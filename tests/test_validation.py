@@ -69,7 +69,7 @@ WRONG_CALLS = [
     ((X.numpy().astype("U"), 2), {}, TypeError, "x must be of a dtype that torch has, got an array of <U"),
     ((scipy.sparse.csr_array(X.numpy()), 2), {}, TypeError, "x must be dense, got a sparse csr_array"),
     ((X, 2), {"weights": [True] * 6}, TypeError, "weights must be a tensor or an array, got list"),
-    ((X, 2), {"weights": np.zeros(6, bool)}, ValueError, "weights must be finite, at least 0 and not all 0"),
+    ((X, 2), {"weights": np.zeros(6, bool)}, ValueError, "weights must be finite, at least 0 and not all zero"),
     ((X, np.float64(2)), {}, TypeError, "n_clusters must be an int, got float64"),
     ((X, np.bool_(True)), {}, TypeError, "n_clusters must be an int, got bool"),
     ((X, np.array([2])), {}, TypeError, "n_clusters must be an int, got ndarray"),
@@ -77,7 +77,7 @@ WRONG_CALLS = [
     ((X, np.int64(0)), {}, ValueError, "n_clusters must be at least 1, got 0"),
     ((X, 2), {"tol": np.float32(-1)}, ValueError, "tol must be at least 0, got -1"),
     ((X, 2), {"tol": np.complex64(1)}, TypeError, "tol must be a number, got complex64"),
-    ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all 0"),
+    ((X, 2), {"weights": torch.zeros(6)}, ValueError, "weights must be finite, at least 0 and not all zero"),
     ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
     ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
     ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points with weight, 1, got 2"),
@@ -91,7 +91,12 @@ WRONG_CALLS = [
     ((B[:, :0], 2), {}, ValueError, r"x must have shape .* got \(2, 0, 3\)"),
     ((B[:0], 2), {}, ValueError, r"x must have shape .* got \(0, 6, 3\)"),
     ((B, 2), {"weights": torch.ones(6)}, ValueError, r"weights must have shape \(2, 6\) on cpu, .* got shape \(6,\)"),
-    ((B, 2), {"weights": torch.eye(2)[:, [0] * 6]}, ValueError, "not all 0 in any problem, got values from 0.0 to 1.0"),
+    (
+        (B, 2),
+        {"weights": torch.eye(2)[:, [0] * 6]},
+        ValueError,
+        "not all zero in any problem, got values from 0.0 to 1.0",
+    ),
     ((B, 2), {"weights": torch.eye(6)[:2] + 1e-30}, ValueError, "points with weight, 1 of problem 0, got 2"),
     ((B, 2), {"init": B}, ValueError, r"init must have shape \(2, 3\) or \(2, 2, 3\) on cpu, got shape \(2, 6, 3\)"),
     (
@@ -168,7 +173,7 @@ def test_a_zero_row_is_an_error_for_the_cosine_metric(x, centers, unchecked):
 
 @pytest.mark.parametrize("method", ["predict", "transform", "score"])
 def test_points_of_another_width_are_an_error_of_the_estimator(method, unchecked):
-    with pytest.raises(ValueError, match=r"centers must have shape \(K, 2\)"):
+    with pytest.raises(ValueError, match="X has 2 features, but KMeans is expecting 3 features as input"):
         getattr(KMeans(2).fit(X), method)(X[:, :2])
 
 

@@ -37,7 +37,7 @@ class BoundEngine(Protocol):
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         """Moments at centers (B, K, D), with sums in the fixed-point units of the B runs.
 
-        Points of weight 0 are ignored. On ties the worst-served point is that of the lowest row.
+        Points of weight 0 are ignored.
         """
         ...
 

@@ -84,8 +84,7 @@ class BoundPlainEngine:
         totals = torch.zeros(n_runs, n_clusters, dtype=torch.int64, device=device)
         inertia = torch.zeros(n_runs, dtype=torch.int64, device=device)
         worst_sqdist = torch.full((n_runs,), -1.0, dtype=centers.dtype, device=device)
-        worst_row = torch.zeros(n_runs, dtype=torch.int64, device=device)
-        for runs, rows, x, weights in self._blocks(centers, problems):
+        for runs, _, x, weights in self._blocks(centers, problems):
             scales = fixed_point.select(runs)
             labels, sqdist = self._nearest(x, centers[runs])
             w = torch.ones(1, 1, dtype=torch.float64, device=device) if weights is None else weights
@@ -99,18 +98,13 @@ class BoundPlainEngine:
             inertia[runs] += to_fixed(sqdist.double() * w, scales.sqdist[:, None]).sum(dim=1)
             if weights is not None:
                 sqdist = sqdist.masked_fill(weights == 0, -1.0)
-            farthest, row = sqdist.max(dim=1)
-            farther = farthest > worst_sqdist[runs]  # strictly, so that the lowest row wins a tie
-            worst_sqdist[runs] = torch.where(farther, farthest, worst_sqdist[runs])
-            worst_row[runs] = torch.where(farther, row + rows.start, worst_row[runs])
+            worst_sqdist[runs] = torch.maximum(worst_sqdist[runs], sqdist.amax(dim=1))
         return Moments(
             fixed_point=fixed_point,
             sums=sums.mT,
             totals=totals,
             inertia=inertia,
             worst_sqdist=worst_sqdist,
-            worst_row=worst_row,
-            worst_x=self.x[self._problem_index(problems), worst_row].to(centers.dtype),
         )
 
     @cached_property

@@ -8,12 +8,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gpukmeans.assignment import assign
-from gpukmeans.clustering import Callback, kmeans
+from gpukmeans.clustering import Callback, KMeansResult, cluster
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space
 from gpukmeans.images.histogram import ColorHistogram
+from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
 
@@ -125,10 +126,10 @@ def fit_palette(
     means = merge_similar_colors(histogram.colors, x, histogram.counts, n_colors) if len(fixed) < n_colors else None
     search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": default_refine(refine, n_colors)}
     if means is not None:
-        start = kmeans(means.x, n_colors, weights=means.weights, engine=engine, **search, **clustering)
+        start = _clustered(means.x, n_colors, means.weights, engine=engine, **search, **clustering)
         search = {"init": start.centers[len(fixed) :], "refine": polish}
     search["callback"] = callback
-    result = kmeans(x, n_colors, weights=histogram.counts, engine=chosen, **search, **clustering)
+    result = _clustered(x, n_colors, histogram.counts, engine=chosen, **search, **clustering)
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
     free = _with_opaque_majorities(free, result.labels.long() - len(fixed), histogram)
     colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
@@ -207,6 +208,11 @@ def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, spac
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
     colors = torch.cat([fixed, histogram.colors[other]])
     return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
+
+
+def _clustered(x: Tensor, n_clusters: int, weights: Tensor, **options: Any) -> KMeansResult[Any]:
+    """The result of `kmeans`, without its warning of empty clusters: `_assigned` fills them."""
+    return cluster(x, weights, None, lambda: KMeansOptions(n_clusters=n_clusters, **options))[0]
 
 
 def _with_opaque_majorities(colors: Tensor, labels: Tensor, histogram: ColorHistogram) -> Tensor:

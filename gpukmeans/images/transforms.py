@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Num, UInt8
@@ -17,8 +18,9 @@ class QuantizeColors(nn.Module):
 
     `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1, which are rounded to 8 bits and
     divided by 255 again. The result has the same shape, dtype, device and tensor subclass, such as `tv_tensors.Image`,
-    and no gradient. Each image is quantized on its own with a generator of the given seed, so equal images have equal
-    results in every batch and process.
+    and no gradient. `forward(image, target)` returns the pair, its target unchanged, as transforms of torchvision do
+    with classes, boxes and masks. Each image is quantized on its own with a generator of the given seed, so equal
+    images have equal results in every batch and process.
 
     Options are checked when an image is passed. `fixed` is a buffer that is not saved.
 
@@ -63,9 +65,16 @@ class QuantizeColors(nn.Module):
         self.seed = seed
         self.register_buffer("fixed", fixed, persistent=False)
 
+    def forward(self, image: Num[Tensor, "*batch c h w"], *target: Any) -> Any:
+        """The quantized images (..., C, H, W), in a tuple with `target` if there is one.
+
+        TypeError or ValueError for anything but uint8 or floats from 0 to 1.
+        """
+        result = self._quantized(image)
+        return (result, *target) if target else result
+
     @torch.no_grad()
-    def forward(self, image: Num[Tensor, "*batch c h w"]) -> Num[Tensor, "*batch c h w"]:
-        """The quantized images (..., C, H, W). TypeError or ValueError for anything but uint8 or floats from 0 to 1."""
+    def _quantized(self, image: Num[Tensor, "*batch c h w"]) -> Num[Tensor, "*batch c h w"]:
         _check_channels_first(image)
         plain = image.as_subclass(Tensor)
         pixels = plain if plain.dtype == torch.uint8 else _rounded(plain)

@@ -11,6 +11,7 @@ from gpukmeans.points.inputs import (
     read_input,
     required_spec,
 )
+from gpukmeans.points.worst_served import first_of_equal_rows
 
 __all__ = [
     "Batches",
@@ -22,6 +23,7 @@ __all__ = [
     "SingleProcess",
     "check_equal_on_ranks",
     "communicator_for",
+    "first_of_equal_rows",
     "on_device",
     "points_from_input",
     "read_input",

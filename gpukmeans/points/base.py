@@ -12,6 +12,7 @@ from torch import Tensor
 from gpukmeans.fixed_point import FixedPoint, finest_scale, from_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.points.stats import InputStats, PointStats, WeightedStats
+from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.validation import squared_diagonal
 
 # Random bits of a sample: the largest even number below the 63 bits of a positive int64.
@@ -105,6 +106,17 @@ class PointSource(Protocol):
         """Moments at centers (B, K, D)."""
         ...
 
+    def worst_served(self, centers: Tensor, n: int, problems: Sequence[int]) -> WorstServed:
+        """The n points with weight that are farthest from their nearest centers (B, K, D), without equal points."""
+        ...
+
+    def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
+        """Sums over the points that are equal to each of the values (B, n, D), to the first of equal values.
+
+        (B, n, D + 1) int64, in fixed-point units: of w·(x - lowest) and, last, of w.
+        """
+        ...
+
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> NearestState:
         """The nearest of the centers (B, M, D) for each point; None for a state without centers."""
         ...
@@ -172,6 +184,14 @@ class Points:
         """Moments at centers (B, K, D). No squared distance to a nearest center may exceed `sqdist_bound` (B,)."""
         fixed_point = replace(self.fixed_point, sqdist=self._sqdist_scale(sqdist_bound))
         return self.source.measure(centers, fixed_point, self.problems)
+
+    def worst_served(self, centers: Tensor, n: int) -> WorstServed:
+        """The n points with weight that are farthest from their nearest centers (B, K, D), without equal points."""
+        return self.source.worst_served(centers, n, self.problems)
+
+    def totals_of_equal(self, values: Tensor) -> Tensor:
+        """The parts (B, n, D + 1) of the sums and weights of moments that are of points equal to values (B, n, D)."""
+        return self.source.totals_of_equal(values, self.fixed_point, self.problems)
 
     def labels(self, centers: Tensor) -> Tensor | None:
         """The index of the nearest of centers (B, K, D) for each point (B, N); None for streams."""

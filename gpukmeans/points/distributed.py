@@ -13,15 +13,14 @@ from gpukmeans.moments import Moments
 from gpukmeans.points.base import NearestState, PointSource, SampleBy, WeightedSampler
 from gpukmeans.points.communicator import Communicator, on_device, run_on_all_ranks
 from gpukmeans.points.stats import InputStats, WeightedStats
+from gpukmeans.points.worst_served import WorstServed
 
 
 @dataclass(frozen=True, eq=False)
 class DistributedSource:
     """The points of all ranks, in rank order. `own` is the part of this rank.
 
-    Results are equal on all ranks, except for labels, which are those of the rank's own points. In moments the row of
-    the worst-served point is -1, and its coordinates are NaN unless some cluster is empty, because they cost one more
-    collective.
+    Results are equal on all ranks, except for labels, which are those of the rank's own points.
     """
 
     own: PointSource
@@ -59,16 +58,43 @@ class DistributedSource:
 
         summed = self.communicator.all_reduce_sum("the sum of moments", _flat(zero), measure_own)
         sums, totals, inertia = summed.split([zero.sums.numel(), zero.totals.numel(), zero.inertia.numel()])
-        moments = replace(
+        return replace(
             zero,
             sums=sums.view(zero.sums.shape),
             totals=totals.view(zero.totals.shape),
             inertia=inertia,
-            worst_sqdist=self.communicator.all_reduce_max("the worst-served point", own.worst_sqdist),
-            worst_row=torch.full_like(zero.worst_row, -1),
-            worst_x=torch.full_like(zero.worst_x, torch.nan),
+            worst_sqdist=self.communicator.all_reduce_max("the maximum distance", own.worst_sqdist),
         )
-        return self._with_worst_point(moments, own) if (moments.totals == 0).any() else moments
+
+    def worst_served(self, centers: Tensor, n: int, problems: Sequence[int]) -> WorstServed:
+        own = WorstServed.none(centers, n)
+
+        def own_keys() -> tuple[Tensor, Tensor]:
+            nonlocal own
+            own = self.own.worst_served(centers, n, problems)
+            return own.sqdist, own.labels
+
+        by_rank = on_device(self.communicator.all_gather("the worst-served points", own_keys), self.device)
+        sqdist, labels = (torch.cat(parts, dim=1) for parts in zip(*by_rank, strict=True))
+        # Points may be equal to those of other ranks, and only their squared distances are known. As points of n
+        # different squared distances are not equal, no point after them can be among the first n.
+        order = sqdist.argsort(dim=1, descending=True, stable=True)
+        sqdist = sqdist.gather(1, order)
+        n_different = (sqdist.diff(dim=1) != 0).cumsum(dim=1)
+        order = order[:, : 1 + int((n_different < n).sum(dim=1).max())]
+        rank, position = order // n, order % n
+        rows = own.x.gather(1, position[..., None].expand(-1, -1, self.width))
+        here = rank == self.communicator.rank
+        x = _rows_of_all_ranks(self.communicator, "the rows of the worst-served points", here, rows, lambda: rows)
+        return WorstServed.among(sqdist[:, : order.shape[1]], labels.gather(1, order), [*x], n)
+
+    def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
+        like = torch.zeros(*values.shape[:2], values.shape[2] + 1, dtype=torch.int64, device=values.device)
+        return self.communicator.all_reduce_sum(
+            "the weights of the worst-served points",
+            like,
+            lambda: self.own.totals_of_equal(values, fixed_point, problems),
+        )
 
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "DistributedNearest":
         n_centers = 0 if centers is None else centers.shape[1]
@@ -79,15 +105,6 @@ class DistributedSource:
 
     def centers_as_points(self, centers: Tensor, weights: Tensor) -> PointSource:
         return self.own.centers_as_points(centers, weights)  # the same on all ranks
-
-    def _with_worst_point(self, moments: Moments, own: Moments) -> Moments:
-        """The moments with the worst-served point, on ties that of the lowest rank, which has the lowest row."""
-        by_rank = self.communicator.all_gather(
-            "the position of the worst-served point", lambda: (own.worst_sqdist, own.worst_x)
-        )
-        sqdists, points = (torch.stack(parts).to(self.device) for parts in zip(*by_rank, strict=True))
-        rank = sqdists.argmax(dim=0)  # the first on ties
-        return replace(moments, worst_x=points[rank, torch.arange(len(rank), device=self.device)])
 
 
 class DistributedNearest:
@@ -166,16 +183,24 @@ class DistributedSampler:
     def rows_at(self, positions: Tensor) -> Tensor:
         within = positions - self.before
         here = ((within >= 0) & (within < self.own.totals)).expand(len(self.empty), -1)
-        bits = torch.int32 if self.empty.dtype == torch.float32 else torch.int64
-        like = torch.zeros(*here.shape, self.empty.shape[2], dtype=torch.int64, device=self.empty.device)
+        like = self.empty.new_empty(*here.shape, self.empty.shape[2])
 
         def own_rows() -> Tensor:
-            rows = self.own.rows_at(within.clamp(min=0).minimum((self.own.totals - 1).clamp(min=0)))
-            return rows.view(bits).long().where(here[..., None], 0)
+            return self.own.rows_at(within.clamp(min=0).minimum((self.own.totals - 1).clamp(min=0)))
 
-        # Each position is on one rank, so the sum of the bits over the ranks is the row.
-        summed = self.communicator.all_reduce_sum("the sampled points", like, own_rows)
-        return summed.to(bits).view(self.empty.dtype)
+        return _rows_of_all_ranks(self.communicator, "the sampled points", here, like, own_rows)
+
+
+def _rows_of_all_ranks(
+    communicator: Communicator, what: str, here: Tensor, like: Tensor, own_rows: Callable[[], Tensor]
+) -> Tensor:
+    """Rows (B, n, D), each from the one rank where the mask `here` (B, n) is true, of the shape and dtype of `like`."""
+    bits = torch.int32 if like.dtype == torch.float32 else torch.int64
+    # The sum of the bits over the ranks is the row, because all other ranks add 0.
+    summed = communicator.all_reduce_sum(
+        what, like.to(torch.int64), lambda: own_rows().view(bits).long().where(here[..., None], 0)
+    )
+    return summed.to(bits).view(like.dtype)
 
 
 def _flat(moments: Moments) -> Tensor:

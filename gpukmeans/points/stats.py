@@ -57,7 +57,7 @@ class InputStats:
         """Fixed-point units in a weight of 1 (P,): 1 for integers and for None (no weights), else the finest scale
         that cannot overflow.
 
-        ValueError unless there are points, and weights are finite, at least 0, not all 0 and of a total that fits.
+        ValueError unless there are points, and weights are finite, at least 0, not all zero and of a total that fits.
         """
         if (self.values.lowest > self.values.highest).any():
             raise ValueError("x must have at least one row, got none")
@@ -68,7 +68,7 @@ class InputStats:
         if not (low >= 0 and high < torch.inf) or (self.heaviest == 0).any():
             where = " in any problem" if len(self.heaviest) > 1 else ""
             raise ValueError(
-                f"weights must be finite, at least 0 and not all 0{where}, got values from {low} to {high}"
+                f"weights must be finite, at least 0 and not all zero{where}, got values from {low} to {high}"
             )
         if not weights_dtype.is_floating_point:
             total = float(self.total.max())

@@ -18,6 +18,7 @@ from gpukmeans.points.base import SampleBy
 from gpukmeans.points.batches import Batch, Batches, batch_name
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.tensor import TensorNearest, TensorSampler, TensorSource
+from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import blocks
 from gpukmeans.validation import check_points, check_weights, short_name
 
@@ -89,23 +90,27 @@ class BatchSource:
 
     def input_stats(self) -> InputStats:
         shape = self.n_problems, self.spec.width
-        return _sum(self.map(lambda batch, _: batch.input_stats()), InputStats.empty(shape, self.spec.device))
+        return _sum(self.map(lambda batch: batch.input_stats()), InputStats.empty(shape, self.spec.device))
 
     def with_fixed_point_weights(self, scale: Tensor) -> "BatchSource":
         return replace(self, scale=scale)
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
         shape = self.n_problems, self.spec.width
-        return _sum(
-            self.map(lambda batch, _: batch.weighted_stats(scale)), WeightedStats.empty(shape, self.spec.device)
-        )
+        return _sum(self.map(lambda batch: batch.weighted_stats(scale)), WeightedStats.empty(shape, self.spec.device))
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
-        def measure_batch(batch: TensorSource, start: int) -> Moments:
-            moments = batch.measure(centers, fixed_point, problems)
-            return replace(moments, worst_row=moments.worst_row + start)
+        parts = self.map(lambda batch: batch.measure(centers, fixed_point, problems))
+        return _sum(parts, Moments.zeros(centers, fixed_point))
 
-        return _sum(self.map(measure_batch), Moments.zeros(centers, fixed_point))
+    def worst_served(self, centers: Tensor, n: int, problems: Sequence[int]) -> WorstServed:
+        parts = self.map(lambda batch: batch.worst_served(centers, n, problems))
+        return _sum(parts, WorstServed.none(centers, n))
+
+    def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
+        shape = *values.shape[:2], values.shape[2] + 1
+        parts = self.map(lambda batch: batch.totals_of_equal(values, fixed_point, problems))
+        return _sum(parts, torch.zeros(shape, dtype=torch.int64, device=values.device))
 
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "BatchNearest":
         return BatchNearest(self, problems, centers)
@@ -143,17 +148,10 @@ class BatchSource:
         if n_read < len(self.record.rows):
             raise ValueError(f"{_CHANGED}, got {n_read} batches where there were {len(self.record.rows)}")
 
-    def map(self, function: Callable[[TensorSource, int], T]) -> Iterator[T]:
-        """`function` of each batch and the number of its first row, in one pass."""
-        start = 0
-
-        def apply(batch: TensorSource) -> tuple[int, T]:
-            return batch.x.shape[1], function(batch, start)
-
+    def map(self, function: Callable[[TensorSource], T]) -> Iterator[T]:
+        """`function` of each batch, in one pass."""
         # The built-in `map` releases a batch before it requests the next one.
-        for n_rows, result in map(apply, self.tensors()):
-            start += n_rows
-            yield result
+        return map(function, self.tensors())
 
     def _tensor(self, batch: Batch, number: int) -> TensorSource:
         x = self.metric.prepare(batch.x.detach(), self.dtype)[None]
@@ -211,7 +209,7 @@ class BatchNearest:
             factors = torch.tensor([2.0**exponent for exponent in _SCALES], dtype=torch.float64, device=device)
             scales = finest_scale(total_weight * self.bound) * factors[:, None]
 
-        def of_batch(batch: TensorSource, _: int) -> tuple[Tensor, Tensor]:
+        def of_batch(batch: TensorSource) -> tuple[Tensor, Tensor]:
             nearest = self._nearest(batch)
             totals = [nearest.sampler(SampleBy.D2, scale).block_totals(_BLOCK) for scale in scales]
             empty = torch.zeros(0, dtype=torch.int64, device=device)
@@ -238,18 +236,18 @@ class BatchNearest:
             totals = self._d2_totals.at(scale)
         if totals is None:
             empty = torch.empty(len(self.problems), 0, dtype=torch.int64, device=source.spec.device)
-            parts = source.map(lambda batch, _: sampler_of(batch).block_totals(_BLOCK))
+            parts = source.map(lambda batch: sampler_of(batch).block_totals(_BLOCK))
             totals = torch.cat([empty, *parts], dim=1)
         return BatchSampler(source, sampler_of, totals, len(self.problems))
 
     def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
         zeros = torch.zeros(candidates.shape[:2], dtype=torch.int64, device=candidates.device)
-        return _sum(self.source.map(lambda batch, _: self._nearest(batch).potentials(candidates, scale)), zeros)
+        return _sum(self.source.map(lambda batch: self._nearest(batch).potentials(candidates, scale)), zeros)
 
     def cluster_weights(self, scale: Tensor) -> Tensor:
         assert self.centers is not None
         zeros = torch.zeros(self.centers.shape[:2], dtype=torch.int64, device=self.centers.device)
-        return _sum(self.source.map(lambda batch, _: self._nearest(batch).cluster_weights(scale)), zeros)
+        return _sum(self.source.map(lambda batch: self._nearest(batch).cluster_weights(scale)), zeros)
 
     def _nearest(self, batch: TensorSource) -> TensorNearest:
         return batch.assign(self.centers, self.problems)
@@ -278,7 +276,7 @@ class BatchSampler:
         sampled = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
         n_before = 0
 
-        def collect(batch: TensorSource, _: int) -> None:
+        def collect(batch: TensorSource) -> None:
             nonlocal n_before
             batch_blocks = list(blocks(batch.x.shape[1], _BLOCK))
             in_batch = (number - n_before for number in hit_blocks if n_before <= number < n_before + len(batch_blocks))

@@ -1,5 +1,6 @@
 """K-means as plain loops in float64, which share no code with the package."""
 
+import itertools
 import math
 
 
@@ -50,13 +51,36 @@ def unit(point):
     return [float(value) / length for value in point]
 
 
-def move(points, weights, centers, middles=means):
-    """Centers after one iteration. The first empty cluster moves to the worst-served point, others stay."""
+def equal_rows(points, row):
+    """The rows that are equal to this one."""
+    return [other for other, point in enumerate(points) if list(point) == list(points[row])]
+
+
+def can_move(points, weights, labels, row):
+    """Whether the points equal to this row have weight, and are not all that have weight in their cluster."""
+    equal = equal_rows(points, row)
+    left = [w for other, w in enumerate(weights) if labels[other] == labels[row] and other not in equal]
+    return any(weights[other] for other in equal) and any(left)
+
+
+def relocated(points, weights, centers):
+    """Labels in which each empty cluster has taken over the worst-served points that can move."""
     found = nearest(points, centers)
-    moved = middles(points, weights, [label for label, _ in found], len(centers))
-    served = [distance if weight else -1 for (_, distance), weight in zip(found, weights, strict=True)]
-    if None in moved and max(served) > 0:
-        moved[moved.index(None)] = [float(value) for value in points[served.index(max(served))]]
+    labels = [label for label, _ in found]
+    empty = [
+        j for j in range(len(centers)) if not any(w for w, label in zip(weights, labels, strict=True) if label == j)
+    ]
+    for row in sorted(range(len(points)), key=lambda row: -found[row][1]):
+        if empty and found[row][1] > 0 and weights[row] and can_move(points, weights, labels, row):
+            cluster = empty.pop(0)
+            for other in equal_rows(points, row):
+                labels[other] = cluster
+    return labels
+
+
+def move(points, weights, centers, middles=means):
+    """Centers after one iteration. Empty clusters move to the worst-served points, or stay if no point can move."""
+    moved = middles(points, weights, relocated(points, weights, centers), len(centers))
     return [center if middle is None else middle for middle, center in zip(moved, centers, strict=True)]
 
 
@@ -81,7 +105,7 @@ def lloyd(points, weights, centers, n_iter):
 
 
 def is_decided(points, weights, centers, gap, step):
-    """Whether rounding cannot change a label of a point of positive weight, nor the worst-served point if it is needed.
+    """Whether rounding cannot change a label of a point of positive weight, nor the points to which clusters move.
 
     Squared distances must differ by more than `gap` times the larger one plus `step` squared.
     """
@@ -97,5 +121,5 @@ def is_decided(points, weights, centers, gap, step):
             return False
         served.add((first, tuple(point)))
     labels = {label for label, _ in nearest(present, centers)}
-    less, more = sorted([0.0, *(distance for distance, _ in served)])[-2:]
-    return len(labels) == len(centers) or differ(less, more)
+    worst = sorted([0.0, *(distance for distance, _ in served)])[-len(centers) - 1 :]
+    return len(labels) == len(centers) or all(differ(less, more) for less, more in itertools.pairwise(worst))

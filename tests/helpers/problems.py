@@ -7,7 +7,7 @@ import torch
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.tensor import tensor_points
 
-MOMENTS = ("sums", "totals", "inertia", "worst_sqdist", "worst_row", "worst_x")
+MOMENTS = ("sums", "totals", "inertia", "worst_sqdist")
 RESULTS = ("centers", "labels", "cluster_weights", "inertia", "n_iter", "converged")
 
 

@@ -31,6 +31,20 @@ def batches_of(x, weights, size):
     return Batches(batches, weighted=weights is not None)
 
 
+def with_far_centers(width, kind):
+    """Points, some of them equal, with weights of a kind, and 12 initial centers most of which are far off."""
+    x, weights = points(120, width, kind)
+    x[60:90] = x[:30]
+    return x, weights, torch.cat([x[:3], torch.arange(9.0)[:, None].expand(9, width) + 500])
+
+
+def fit_with_far_centers(group, bounds, width, kind):
+    x, weights, centers = with_far_centers(width, kind)
+    rows = slice(*bounds[group.rank() : group.rank() + 2])
+    weights = None if weights is None else weights[rows]
+    return as_arrays(kmeans(x[rows], 12, weights=weights, init=centers, max_iter=3, group=group))
+
+
 def as_arrays(result):
     """A result with arrays in place of tensors, for other processes."""
     return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
@@ -274,3 +288,37 @@ def copy_a_module(group):
     model = KMeans(3, group=group).fit(x)
     copied = copy.deepcopy(model)
     return torch.equal(copied.cluster_centers_, model.cluster_centers_), copied.group is None
+
+
+def partial_fit(group, bounds, points_args, options):
+    """The state after batches of 40 rows; this rank has the rows of each batch between its bounds."""
+    x, weights = points(*points_args)
+    rows = slice(None) if group is None else slice(*bounds[group.rank() : group.rank() + 2])
+    model = KMeans(group=group, **options)
+    for start in range(0, len(x), 40):
+        own = slice(start, start + 40)
+        model.partial_fit(x[own][rows], None, None if weights is None else weights[own][rows])
+    return {**{name: value.numpy() for name, value in model.state_dict().items()}, "inertia": model.inertia_}
+
+
+def partial_fit_wrongly(group, what):
+    """A second batch that is wrong on rank 1 only."""
+    x, _ = points(40, 3, "none")
+    model = KMeans(3, group=group).partial_fit(x)
+    if group.rank() == 1 and what == "state":
+        model.running_counts += 1
+    return model.partial_fit([x] if group.rank() == 1 and what == "stream" else x)
+
+
+def partial_fit_in_data_parallel(group):
+    """The states after two batches, with the group and without, and a forward pass of `DistributedDataParallel`."""
+    x, _ = points(120, 3, "none")
+    states = []
+    for own_group in (group, None):
+        model = KMeans(3, group=own_group)
+        model.partial_fit(x[:20] if group.rank() else x[20:40])
+        parallel = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 3), model))
+        model.partial_fit(x[40:80] if group.rank() else x[80:])
+        parallel(x)
+        states.append({name: value.numpy() for name, value in model.state_dict().items()})
+    return states

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.problems import random_image
 
-from gpukmeans import IndexedImage, kmeans, mean_squared_error, quantize, unique_colors
+from gpukmeans import IndexedImage, mean_squared_error, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.images import palette as palette_module
 from gpukmeans.images.colorspace import COLOR_SPACES, clear_transparent_pixels
@@ -29,13 +29,13 @@ def test_the_first_of_equally_worst_served_colors_is_added():
 
 
 def test_a_color_not_used_by_any_pixel_is_not_in_the_palette():
-    # Two clusters are empty at first, and one iteration moves only one of them.
-    image = torch.tensor([[[0, 0, 0], [5, 0, 0], [0, 9, 0], [0, 0, 7]]], dtype=torch.uint8)
-    start = torch.tensor([[0.0, 0.0, 0.0], [900.0, 0.0, 0.0], [990.0, 0.0, 0.0]])
+    # Two clusters move to 0 and 40. The third one, of 1 and 39 with the mean 20, is then nearest to no color.
+    image = torch.tensor([[[0, 0, 0], [1, 0, 0], [39, 0, 0], [40, 0, 0]]], dtype=torch.uint8)
+    start = torch.tensor([[20.0, 0.0, 0.0], [900.0, 0.0, 0.0], [990.0, 0.0, 0.0]])
     palette = fit_palette(unique_colors(image), 3, init=lambda points, k, generator: start, refine=0, max_iter=1)
     assert not palette.converged
-    assert palette.colors.tolist() == [[0, 0, 7], [0, 9, 0], [1, 2, 2]]
-    assert palette.labels.tolist() == [2, 0, 1, 2]
+    assert palette.colors.tolist() == [[0, 0, 0], [1, 0, 0], [40, 0, 0]]
+    assert palette.labels.tolist() == [0, 1, 2, 2]
 
 
 def test_a_color_made_unused_by_an_added_one_is_replaced_too():
@@ -49,8 +49,7 @@ def test_a_color_made_unused_by_an_added_one_is_replaced_too():
 
 def test_fully_transparent_colors_that_were_not_cleared_are_one_entry():
     colors = torch.tensor([[[9, 9, 9, 0], [7, 7, 7, 0], [5, 5, 5, 0], [5, 5, 5, 255]]], dtype=torch.uint8)
-    with pytest.warns(UserWarning, match="distinct points"):
-        palette = fit_palette(unique_colors(colors), 3)
+    palette = fit_palette(unique_colors(colors), 3)  # without the warning of `kmeans` that a cluster is empty
     assert palette.colors.tolist() == [[0, 0, 0, 0], [5, 5, 5, 255]]
 
 
@@ -91,29 +90,30 @@ def test_a_space_is_given_by_name_or_as_an_object(china, unchecked):
 
 
 @pytest.fixture
-def searches(monkeypatch):
-    """The values of `refine` in the calls of `kmeans` by `fit_palette`."""
-    seen = []
+def clusterings(monkeypatch):
+    """The options and the result of each clustering by `fit_palette`."""
+    calls, original = [], palette_module.cluster
 
-    def kmeans(*args, **options):
-        seen.append(options.get("refine", 0))
-        return original(*args, **options)
+    def cluster(x, weights, group, make_options):
+        result, warning = original(x, weights, group, make_options)
+        calls.append((make_options(), result))
+        return result, warning
 
-    original = palette_module.kmeans
-    monkeypatch.setattr(palette_module, "kmeans", kmeans)
-    return seen
+    monkeypatch.setattr(palette_module, "cluster", cluster)
+    return calls
 
 
-def test_two_refinement_cycles_are_the_default_up_to_64_colors(china, searches):
+def test_two_refinement_cycles_are_the_default_up_to_64_colors(china, clusterings):
     quantize(china, 64)
     quantize(china, 65)
     quantize(china, 64, refine=0)
-    assert searches == [2, 0, 1, 0, 0, 0]  # each time over means of similar colors, then over all colors
+    # Each time over means of similar colors, then over all colors.
+    assert [options.refine for options, _ in clusterings] == [2, 0, 1, 0, 0, 0]
 
 
-def test_polishing_runs_over_all_colors(china, searches):
+def test_polishing_runs_over_all_colors(china, clusterings):
     quantize(china, 16, refine=1, polish=3)
-    assert searches == [1, 3]
+    assert [options.refine for options, _ in clusterings] == [1, 3]
 
 
 def test_the_options_of_best_quality_reduce_the_error(china):
@@ -121,19 +121,12 @@ def test_the_options_of_best_quality_reduce_the_error(china):
     assert fit_palette(histogram, 64, **BEST_QUALITY).mse < fit_palette(histogram, 64).mse
 
 
-def test_the_callback_is_called_after_each_iteration_over_all_colors_and_changes_no_bit(china, monkeypatch):
-    results, seen = [], []
-
-    def spy(x, n_clusters, **options):
-        results.append(kmeans(x, n_clusters, **options))
-        return results[-1]
-
-    monkeypatch.setattr(palette_module, "kmeans", spy)
-    histogram = unique_colors(china)
+def test_the_callback_is_called_after_each_iteration_over_all_colors_and_changes_no_bit(china, clusterings):
+    seen, histogram = [], unique_colors(china)
     palette = fit_palette(histogram, 16, callback=lambda n_iter, inertia, shift: seen.append((n_iter, inertia.item())))
     assert [n_iter for n_iter, _ in seen] == list(range(1, palette.n_iter + 1))
-    assert len(results) == 2  # over means of similar colors, without a callback, and over all colors
-    assert seen[-1][1] == results[-1].inertia.item() == min(inertia for _, inertia in seen)
+    assert len(clusterings) == 2  # over means of similar colors, without a callback, and over all colors
+    assert seen[-1][1] == clusterings[-1][1].inertia.item() == min(inertia for _, inertia in seen)
     assert seen[-1][1] / histogram.counts.sum().item() == pytest.approx(
         palette.mse, rel=0.005
     )  # up to rounding to 8 bits
@@ -213,17 +206,10 @@ def test_colors_that_are_fixed_take_no_other_entry(n_colors):
     assert (palette.engine, palette.mse, palette.n_iter) == (None, 0, 0)
 
 
-def test_clustering_all_colors_starts_from_the_free_centers_of_the_means(china, monkeypatch):
-    calls = []
-
-    def spy(x, n_clusters, **options):
-        calls.append((options["init"], kmeans(x, n_clusters, **options)))
-        return calls[-1][1]
-
-    monkeypatch.setattr("gpukmeans.images.palette.kmeans", spy)
+def test_clustering_all_colors_starts_from_the_free_centers_of_the_means(china, clusterings):
     fit_palette(unique_colors(china), 8, fixed=GREYS)
-    (_, of_means), (init, _) = calls
-    assert torch.equal(init, of_means.centers[3:])
+    (_, of_means), (options, _) = clusterings
+    assert torch.equal(options.init, of_means.centers[3:])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

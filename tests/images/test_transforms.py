@@ -29,6 +29,18 @@ def test_an_image_has_the_colors_of_quantize(photos):
     assert torch.equal(result, channels_first(quantize(photos[0].movedim(0, -1), 7).pixels()))
 
 
+def test_targets_are_passed_through(photos):
+    step = QuantizeColors(7)
+    boxes, expected = torch.rand(2, 4), step(photos[0])
+    image, target = step(photos[0], boxes)
+    assert torch.equal(image, expected)
+    assert target is boxes
+    image, target, info = step(photos[0], {"boxes": boxes}, 3)
+    assert torch.equal(image, expected)
+    assert (target["boxes"] is boxes, info) == (True, 3)
+    assert step(photos[0], None)[1] is None
+
+
 @pytest.mark.parametrize("lead", [(1,), (2,), (2, 1), (1, 2)])
 def test_each_image_of_a_batch_has_the_result_it_has_alone(photos, lead):
     batch = photos[: torch.Size(lead).numel()].reshape(*lead, *photos.shape[1:])

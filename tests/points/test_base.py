@@ -219,6 +219,7 @@ def results_of(points, centers, seed):
     candidates = points.sample_d2(5, seeded(seed), nearest)
     updated = nearest.update(candidates)
     moments = points.measure(centers, points.sqdist_bound(centers))
+    worst_served = points.worst_served(centers, 4)
     return {
         "bound": points.sqdist_bound(centers),
         "labels": nearest.labels,
@@ -236,9 +237,11 @@ def results_of(points, centers, seed):
         "means": moments.means(),
         "weights": moments.cluster_weights(),
         "inertia": moments.weighted_sqdist(),
-        "worst_row": moments.worst_row,
-        "worst_x": moments.worst_x,
         "worst_sqdist": moments.worst_sqdist,
+        "worst_served sqdist": worst_served.sqdist,
+        "worst_served labels": worst_served.labels,
+        "worst_served x": worst_served.x,
+        "totals_of_equal": points.totals_of_equal(worst_served.x),
     }
 
 
@@ -289,7 +292,6 @@ def test_rows_of_weight_0_change_no_bit_of_other_results(n, k, width, dtype, int
     rows = present.nonzero().squeeze(1)
     for name in ("labels", "sqdist", "labels updated", "sqdist updated"):
         found[name] = found[name][:, rows]
-    expected["worst_row"] = rows[expected["worst_row"]]
     for name in expected:
         assert torch.equal(found[name].nan_to_num(), expected[name].nan_to_num()), name
 
@@ -323,7 +325,8 @@ def test_a_row_of_weight_0_is_never_sampled_or_worst_served_or_in_the_range(row)
     assert points.fixed_point.highest.tolist() == [[3]]
     centers = torch.tensor([[[1.0]]])
     assert points.sqdist_bound(centers).tolist() == [4]
-    assert points.measure(centers, points.sqdist_bound(centers)).worst_x.tolist() == [[3]]
+    assert points.worst_served(centers, 3).x.tolist() == [[[3], [2], [0]]]
+    assert points.measure(centers, points.sqdist_bound(centers)).worst_sqdist.tolist() == [4]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])

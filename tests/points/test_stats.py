@@ -102,6 +102,6 @@ def test_a_weight_that_is_not_finite_is_an_error_after_the_sum():
     stats = [source_of(x, torch.tensor([[weight]])).input_stats() for weight in (1.0, torch.nan, 2.0)]
     assert isinstance(stats[0] + stats[1], InputStats)
     with pytest.raises(
-        ValueError, match="weights must be finite, at least 0 and not all 0, got values from nan to nan"
+        ValueError, match="weights must be finite, at least 0 and not all zero, got values from nan to nan"
     ):
         (stats[0] + stats[1] + stats[2]).weight_scale(torch.float32)

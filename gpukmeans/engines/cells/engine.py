@@ -102,15 +102,13 @@ class BoundCellsEngine:
         else:
             totals = IncrementalTotals.of(layout, self._sorted_weights, problems, fixed_point, labels, n_clusters)
         self._totals = totals
-        inertia, worst_sqdist, worst_row = self._inertia_and_worst(layout, sqdist, fixed_point, problems)
+        inertia, worst_sqdist = self._inertia_and_worst(sqdist, fixed_point, problems)
         return Moments(
             fixed_point=fixed_point,
             sums=totals.totals[:-1].permute(1, 2, 0),
             totals=totals.totals[-1],
             inertia=inertia,
             worst_sqdist=worst_sqdist,
-            worst_row=worst_row,
-            worst_x=self._x[self._problem_index(problems), worst_row].to(centers.dtype),
         )
 
     def _layout(self, dtype: torch.dtype) -> Cells:
@@ -163,9 +161,9 @@ class BoundCellsEngine:
         return batches
 
     def _inertia_and_worst(
-        self, layout: Cells, sqdist: Tensor, fixed_point: FixedPoint, problems: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The inertia in fixed-point units, and the squared distance and row of the worst-served point: (B,) each."""
+        self, sqdist: Tensor, fixed_point: FixedPoint, problems: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The inertia in fixed-point units, and the largest squared distance of a point with weight: (B,) each."""
         n_runs, n = sqdist.shape
         inertia = torch.zeros(n_runs, dtype=torch.int64, device=sqdist.device)
         weights = self._sorted_weights
@@ -177,10 +175,7 @@ class BoundCellsEngine:
             if weights is not None:
                 terms = terms * weights[problem_index(problems[runs], index[runs]), rows].double()
             inertia[runs] += to_fixed(terms, fixed_point.sqdist[runs, None]).sum(dim=1)
-        worst = present.amax(dim=1)
-        run, position = (present == worst[:, None]).nonzero(as_tuple=True)
-        row = layout.rows[index[run], position].long()
-        return inertia, worst, torch.full_like(inertia, n).scatter_reduce_(0, run, row, "amin")
+        return inertia, present.amax(dim=1)
 
 
 def _max_move(before: Tensor, after: Tensor) -> Tensor:

@@ -78,6 +78,4 @@ class BoundTritonEngine:
             totals=measured.totals[..., width],
             inertia=measured.inertia,
             worst_sqdist=measured.worst_sqdist,
-            worst_row=measured.worst_row,
-            worst_x=self._x[index, measured.worst_row].to(centers.dtype),
         )

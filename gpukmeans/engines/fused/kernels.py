@@ -222,10 +222,8 @@ def measure_kernel(
     totals,
     inertia,
     worst_sqdist,
-    worst_row,
     x,
     weights,
-    rows,
     problems,
     centers,
     x_lowest,
@@ -250,7 +248,7 @@ def measure_kernel(
     block: tl.constexpr,
     tile: tl.constexpr,
 ):
-    """Adds to totals (copies, B, K, D + 1) int64. Writes inertia int64, worst_sqdist and worst_row int64 (B, per_run).
+    """Adds to totals (copies, B, K, D + 1) int64. Writes inertia int64 and worst_sqdist (B, per_run).
 
     Program p processes blocks p % per_run, ... of run p // per_run.
     """
@@ -267,7 +265,6 @@ def measure_kernel(
     run_weight_scale = tl.load(weight_scale + run)
     inertia_sum = tl.full((), 0, tl.int64)
     farthest = tl.full((), -1.0, dtype)
-    farthest_row = tl.full((), 0, tl.int64)
     for i in range(program % per_run, n_blocks, per_run):
         positions = tl.full((), block, tl.int64) * i + tl.arange(0, block)
         inside = positions < n
@@ -295,14 +292,6 @@ def measure_kernel(
             w_terms = _to_fixed(w * run_weight_scale)
         _add_totals(totals, terms, w_terms, label, present, k, max_reduced, unit_weight, width, weighted)
         inertia_sum += tl.sum(tl.where(present, _to_fixed(inertia_terms * run_sqdist_scale), 0), 0)
-        present_sqdist = tl.where(present, best, -1.0)
-        block_farthest = tl.max(present_sqdist, 0)
-        if block_farthest >= farthest:
-            row = _rows_at(rows, problem, positions, n_padded)
-            row = tl.min(tl.where(present & (present_sqdist == block_farthest), row, 0x7FFFFFFFFFFFFFFF), 0)
-            if (block_farthest > farthest) | (row < farthest_row):
-                farthest_row = row
-            farthest = block_farthest
+        farthest = tl.maximum(farthest, tl.max(tl.where(present, best, -1.0), 0))
     tl.store(inertia + program, inertia_sum)
     tl.store(worst_sqdist + program, farthest)
-    tl.store(worst_row + program, farthest_row)

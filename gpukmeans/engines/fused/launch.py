@@ -62,7 +62,6 @@ class Measured(NamedTuple):
     totals: Tensor
     inertia: Tensor
     worst_sqdist: Tensor
-    worst_row: Tensor
 
 
 def measure(
@@ -82,7 +81,7 @@ _LIBRARY.define(
 _LIBRARY.define(
     "fused_measure(Tensor x, Tensor? weights, Tensor? rows, SymInt n, Tensor problems, Tensor centers, Tensor lowest,"
     " Tensor sum_scale, Tensor weight_scale, Tensor sqdist_scale, int? programs)"
-    " -> (Tensor totals, Tensor inertia, Tensor worst_sqdist, Tensor worst_row)"
+    " -> (Tensor totals, Tensor inertia, Tensor worst_sqdist)"
 )
 
 
@@ -124,7 +123,7 @@ def _measure(
     weight_scale: Tensor,
     sqdist_scale: Tensor,
     programs: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     plan = _plan(x, n, centers, programs, labels=False)
     n_runs, n_clusters, width = centers.shape
     size = n_runs * n_clusters * (width + 1)
@@ -132,17 +131,14 @@ def _measure(
     totals = torch.zeros(n_copies, n_runs, n_clusters, width + 1, dtype=torch.int64, device=x.device)
     inertia = torch.empty(n_runs, plan.per_run, dtype=torch.int64, device=x.device)
     worst_sqdist = torch.empty(inertia.shape, dtype=centers.dtype, device=x.device)
-    worst_row = torch.empty_like(inertia)
     _launch(
         kernels.measure_kernel,
         plan,
         totals,
         inertia,
         worst_sqdist,
-        worst_row,
         x,
         weights,
-        rows,
         problems,
         centers.contiguous(),
         lowest.contiguous(),
@@ -163,10 +159,7 @@ def _measure(
         _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0,
         width=width,
     )
-    farthest = worst_sqdist.amax(dim=1)
-    # The lowest row wins a tie. A program without points of weight above 0 has written -1 and row 0.
-    row = worst_row.where(worst_sqdist == farthest[:, None], n).amin(dim=1)
-    return totals.sum(dim=0), inertia.sum(dim=1), farthest, row
+    return totals.sum(dim=0), inertia.sum(dim=1), worst_sqdist.amax(dim=1)
 
 
 def _assign_shapes(
@@ -184,11 +177,11 @@ def _measure_shapes(
     problems: Tensor,
     centers: Tensor,
     *scales: Tensor | int | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     n_runs, n_clusters, width = centers.shape
     inertia = x.new_empty(n_runs, dtype=torch.int64)
     totals = x.new_empty(n_runs, n_clusters, width + 1, dtype=torch.int64)
-    return totals, inertia, torch.empty_like(inertia, dtype=centers.dtype), torch.empty_like(inertia)
+    return totals, inertia, torch.empty_like(inertia, dtype=centers.dtype)
 
 
 for _name, _pass, _shapes in (("fused_assign", _assign, _assign_shapes), ("fused_measure", _measure, _measure_shapes)):

@@ -113,17 +113,6 @@ class TestTies:
         assert not found.labels.any()
         assert_same(device, x, torch.ones(1, k, 3))
 
-    def test_of_equally_badly_served_points_the_lowest_row_is_the_worst(self, device):
-        # Both ends are equally far, in several blocks and programs. Sorting puts the end of the high rows first.
-        x = torch.full((1, 900, 1), 3.0)
-        x[0, 200:] = -x[0, 200:]
-        x[0, :150] = 0
-        for sorts_from in (1, NEVER):
-            assert_same(device, x, torch.zeros(1, 1, 1), sorts_from=sorts_from)
-            bound = engine_on(device, sorts_from=sorts_from).bind(x.to(device), None)
-            points = tensor_points(x.to(device), None, engine_on(device), torch.float32)
-            assert bound.measure(torch.zeros(1, 1, 1, device=device), points.fixed_point, [0]).worst_row.item() == 150
-
 
 class TestWeights:
     @pytest.mark.parametrize("kind", ["integers", "floats", "doubles", "mostly zero", "one"])

@@ -1,0 +1,48 @@
+"""Relocation of empty clusters to the worst-served points, as in scikit-learn."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gpukmeans.moments import Moments
+from gpukmeans.points import Points
+
+
+def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -> tuple[Tensor, Moments]:
+    """Centers (B, K, D) with those of empty clusters at the worst-served points, and moments without these points.
+
+    The points are taken in descending order of their squared distance, on ties in the order of rows. Equal points move
+    together: their terms leave the sum and the weight of their cluster. Points that are all that is left of a cluster
+    do not move, except those of the first `n_fixed` clusters, whose centers stay where they are.
+
+    The totals of a relocated cluster remain 0. Each run must have a point with weight that is not at its center.
+    """
+    n_free = centers.shape[1] - n_fixed
+    # At most one candidate of each cluster that is not empty is all that is left of it, so these are enough.
+    worst = points.worst_served(centers, n_free)
+    # Instead of the entries of 0, which may be far away.
+    values = worst.x.where(worst.sqdist[..., None] > 0, worst.x[:, :1])
+    removed = points.totals_of_equal(values)
+    centers, sums, totals = centers.clone(), moments.sums.clone(), moments.totals.clone()
+    for run in range(len(centers)):
+        empty = n_fixed + (totals[run, n_fixed:] == 0).nonzero().squeeze(1)
+        moving = _moving(worst.labels[run], removed[run, :, -1], totals[run], len(empty), n_fixed)
+        centers[run, empty[: len(moving)]] = values[run, moving]
+        label = worst.labels[run, moving]
+        sums[run].index_add_(0, label, removed[run, moving, :-1], alpha=-1)
+        totals[run].index_add_(0, label, removed[run, moving, -1], alpha=-1)
+    return centers, replace(moments, sums=sums, totals=totals)
+
+
+def _moving(labels: Tensor, weights: Tensor, totals: Tensor, n: int, n_fixed: int) -> Tensor:
+    """The first n candidates that leave weight in their clusters, as indices.
+
+    Candidates have labels (M,) and weights (M,), clusters have totals (K,), all in fixed-point units.
+    """
+    left, moving = totals.tolist(), []
+    for candidate, (label, weight) in enumerate(zip(labels.tolist(), weights.tolist(), strict=True)):
+        if weight and (label < n_fixed or left[label] > weight) and len(moving) < n:
+            left[label] -= weight
+            moving.append(candidate)
+    return torch.tensor(moving, dtype=torch.int64, device=labels.device)
