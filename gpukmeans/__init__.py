@@ -3,19 +3,20 @@
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint, CheckpointState
 from gpukmeans.clustering import KMeansResult, kmeans
-from gpukmeans.engines import ENGINES, Assignment, Engine
+from gpukmeans.engines import ENGINES, Assignment, Engine, EngineName
 from gpukmeans.estimator import KMeans
-from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, clear_transparent_pixels
-from gpukmeans.images.dithering import DITHERINGS
+from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, ColorSpaceName, clear_transparent_pixels
+from gpukmeans.images.dithering import DITHERINGS, Dithering, DitheringName
 from gpukmeans.images.histogram import ColorHistogram, unique_colors
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_transparent_color
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
-from gpukmeans.metrics import METRICS, Metric
+from gpukmeans.metrics import METRICS, Metric, MetricName
+from gpukmeans.model_selection import NClustersComparison, compare_n_clusters
 from gpukmeans.options import Callback, KMeansOptions
 from gpukmeans.points import Batches, Points
-from gpukmeans.seeding import SEEDINGS, Seeding
+from gpukmeans.seeding import SEEDINGS, InitName, Seeding
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,12 +33,19 @@ __all__ = [
     "CheckpointState",
     "ColorHistogram",
     "ColorSpace",
+    "ColorSpaceName",
+    "Dithering",
+    "DitheringName",
     "Engine",
+    "EngineName",
     "IndexedImage",
+    "InitName",
     "KMeans",
     "KMeansOptions",
     "KMeansResult",
     "Metric",
+    "MetricName",
+    "NClustersComparison",
     "Palette",
     "Points",
     "QuantizeColors",
@@ -45,6 +53,7 @@ __all__ = [
     "apply_palette",
     "assign",
     "clear_transparent_pixels",
+    "compare_n_clusters",
     "fit_palette",
     "kmeans",
     "map_to_palette",

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from gpukmeans.arrays import Array, to_tensor
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines import Assignment, Engine, choose
-from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.engines import Assignment, Engine, EngineName, choose
+from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.validation import check_centers, check_nonzero_rows, check_points, check_values, compute_dtype
 
 
@@ -15,8 +15,8 @@ def assign(
     x: Num[Tensor, "*batch n d"] | Array,
     centers: Num[Tensor, "*centers k d"] | Array,
     *,
-    metric: str | Metric = "euclidean",
-    engine: str | Engine = "auto",
+    metric: MetricName | Metric = "euclidean",
+    engine: EngineName | Engine = "auto",
 ) -> Assignment:
     """Index of the nearest center of each point, int64, and the squared distance to it, both (..., N).
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, Generic, SupportsFloat, SupportsIndex, TypeVar, Unpack, overload
 
 import torch
 from jaxtyping import Bool, Float, Int, Num, Shaped
@@ -13,11 +13,12 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_problem
-from gpukmeans.engines import Engine
+from gpukmeans.engines import Engine, EngineName
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
-from gpukmeans.metrics import Metric, check_metric
-from gpukmeans.options import Callback, KMeansOptions, read_options
+from gpukmeans.metrics import Metric, MetricName, check_metric
+from gpukmeans.options import Callback, KMeansKeywords, KMeansOptions, read_options
 from gpukmeans.points import (
+    Batches,
     CallOptions,
     Communicator,
     KMeansInput,
@@ -32,7 +33,8 @@ from gpukmeans.points import (
     run_on_all_ranks,
 )
 from gpukmeans.refinement import refined
-from gpukmeans.seeding import SEEDINGS, Seeding, draw_seeds, seeded, spawn
+from gpukmeans.seeding import SEEDINGS, InitName, Seeding, draw_seeds, seeded, spawn
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.validation import (
     check_centers,
     check_magnitude,
@@ -43,13 +45,16 @@ from gpukmeans.validation import (
     union_range,
 )
 
+Labels = TypeVar("Labels", bound=Int[Tensor, "*batch n"] | None, covariant=True)
+"""The type of `KMeansResult.labels`: Tensor for points in a tensor, None for a stream."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KMeansResult:
+class KMeansResult(Generic[Labels]):
     """K centers, with the labels, weights and inertia measured at exactly these; for a batch, of each problem."""
 
     centers: Float[Tensor, "*batch k d"]
-    labels: Int[Tensor, "*batch n"] | None
+    labels: Labels
     """The index of the nearest center for each point, the lowest on ties. On ranks, of the rank's own points. None for
     a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
@@ -61,26 +66,40 @@ class KMeansResult:
     converged: Bool[Tensor, "*batch"]
     """Whether the loop ended by itself, before `max_iter` and without the callback."""
 
+    def __repr__(self) -> str:
+        return summary_of_fields("KMeansResult", vars(self))
 
+
+# Of other objects, such as memory maps, only their values say whether they are a stream.
+@overload
+def kmeans(x: Tensor, n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]) -> KMeansResult[Tensor]: ...
+@overload
+def kmeans(
+    x: Batches | list[Any], n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]
+) -> KMeansResult[None]: ...
+@overload
+def kmeans(
+    x: Array | Iterable[Any], n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]
+) -> KMeansResult[Tensor | None]: ...
 @torch.no_grad()
 def kmeans(
     x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
     n_clusters: SupportsIndex,
     *,
     weights: Shaped[Tensor, "*batch n"] | Array | None = None,
-    init: str | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
+    init: InitName | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
     fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
     n_init: SupportsIndex = 1,
     max_iter: SupportsIndex = 100,
     tol: SupportsFloat = 1e-4,
-    metric: str | Metric = "euclidean",
+    metric: MetricName | Metric = "euclidean",
     refine: SupportsIndex = 0,
     callback: Callback | None = None,
-    engine: str | Engine = "auto",
+    engine: EngineName | Engine = "auto",
     generator: torch.Generator | None = None,
     group: ProcessGroup | None = None,
     checkpoint: Checkpoint | None = None,
-) -> KMeansResult:
+) -> KMeansResult[Tensor | None]:
     """K centers that minimize the sum of weight times squared distance to the nearest center (Lloyd 1982).
 
     Equal input and generator state give equal bits, for every block size, number of threads, batch size and number of
@@ -231,7 +250,7 @@ class Clustering:
         """The fit of the lowest inertia for each problem, the first on ties."""
         return fits.select(best_runs(fits.inertia, self.options.n_init)[0])
 
-    def result(self, fit: Fit) -> KMeansResult:
+    def result(self, fit: Fit) -> KMeansResult[Tensor | None]:
         """The fit, with labels, in the shape of the input."""
         batch, labels = self.call.batch, self.points.labels(fit.centers)
         return KMeansResult(

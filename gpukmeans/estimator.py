@@ -13,11 +13,11 @@ from gpukmeans.arrays import Array, as_tensor, converter_for
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
-from gpukmeans.engines import Engine
-from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.engines import Engine, EngineName
+from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
 from gpukmeans.options import OPTION_NAMES, Callback
-from gpukmeans.seeding import Seeding
+from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.sklearn_protocol import (
     SklearnEstimator,
     as_array,
@@ -77,6 +77,8 @@ class KMeans(SklearnEstimator, nn.Module):
         (True, False)
     """
 
+    metric: MetricName | Metric
+    engine: EngineName | Engine
     centers: Tensor | None
     n_steps: Tensor | None
 
@@ -84,15 +86,15 @@ class KMeans(SklearnEstimator, nn.Module):
         self,
         n_clusters: SupportsIndex = 8,
         *,
-        init: str | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
+        init: InitName | Num[Tensor, "*centers k d"] | Array | Seeding = "auto",
         fixed: Num[Tensor, "*fixed f d"] | Array | None = None,
         n_init: SupportsIndex = 1,
         max_iter: SupportsIndex = 100,
         tol: SupportsFloat = 1e-4,
-        metric: str | Metric = "euclidean",
+        metric: MetricName | Metric = "euclidean",
         refine: SupportsIndex = 0,
         callback: Callback | None = None,
-        engine: str | Engine = "auto",
+        engine: EngineName | Engine = "auto",
         random_state: SupportsIndex | torch.Generator | None = None,
         group: ProcessGroup | None = None,
         checkpoint: Checkpoint | None = None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -63,6 +64,9 @@ def _mean_directions(means: Tensor, centers: Tensor) -> Tensor:
     is_zero = (means == 0).all(dim=-1, keepdim=True)
     return torch.where(is_zero, centers.double(), unit_rows(means, torch.float64))
 
+
+MetricName = Literal["euclidean", "cosine"]
+"""A name of `METRICS`."""
 
 METRICS: dict[str, Metric] = {
     "euclidean": Metric(prepare=_unchanged, project=None, factor=1.0, normalizes=False),

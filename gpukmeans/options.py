@@ -3,22 +3,40 @@
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex, TypedDict
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from gpukmeans.arrays import as_tensor, to_tensor
+from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState
-from gpukmeans.engines import Engine
-from gpukmeans.metrics import METRICS, Metric, check_metric
+from gpukmeans.engines import Engine, EngineName
+from gpukmeans.metrics import METRICS, Metric, MetricName, check_metric
 from gpukmeans.points import Points
-from gpukmeans.seeding import SEEDINGS, Seeding
+from gpukmeans.seeding import SEEDINGS, InitName, Seeding
 from gpukmeans.validation import check_count, check_fixed, check_init
 
 Callback = Callable[[int, Tensor, Tensor], object]
 """Called with the number of iterations, the inertia and the largest move of a center. True ends the loop."""
+
+
+class KMeansKeywords(TypedDict, total=False):
+    """The keyword arguments of `kmeans`, for type checkers."""
+
+    weights: Tensor | Array | None
+    init: InitName | Tensor | Array | Seeding
+    fixed: Tensor | Array | None
+    n_init: SupportsIndex
+    max_iter: SupportsIndex
+    tol: SupportsFloat
+    metric: MetricName | Metric
+    refine: SupportsIndex
+    callback: Callback | None
+    engine: EngineName | Engine
+    generator: torch.Generator | None
+    group: ProcessGroup | None
+    checkpoint: Checkpoint | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,15 +68,15 @@ class KMeansOptions:
     """
 
     n_clusters: int
-    init: str | Tensor | Seeding = "auto"
+    init: InitName | Tensor | Seeding = "auto"
     fixed: Tensor | None = None
     n_init: int = 1
     max_iter: int = 100
     tol: float = 1e-4
-    metric: str | Metric = "euclidean"
+    metric: MetricName | Metric = "euclidean"
     refine: int = 0
     callback: Callback | None = None
-    engine: str | Engine = "auto"
+    engine: EngineName | Engine = "auto"
     generator: torch.Generator | None = None
     group: ProcessGroup | None = None
     checkpoint: Checkpoint | None = None

@@ -7,6 +7,7 @@ centers in addition to these: points at a fixed center are not chosen while othe
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -122,6 +123,9 @@ def kmeans_parallel(
     totals = torch.where(n_found[:, None] > 0, totals, 1)
     return kmeans_plus_plus(points.centers_as_points(centers[:, n_fixed:], totals), n_clusters, last, fixed=fixed)
 
+
+InitName = Literal["auto", "k-means++", "k-means||", "random"]
+"""A name of `SEEDINGS`, or "auto"."""
 
 SEEDINGS: dict[str, Seeding] = {"k-means++": kmeans_plus_plus, "k-means||": kmeans_parallel, "random": random}
 

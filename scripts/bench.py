@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import clustering as benchmark_clustering
 from benchmarks import colors as benchmark_colors
 from benchmarks import folder as benchmark_folder
+from benchmarks import n_clusters as benchmark_n_clusters
 from benchmarks import optima as benchmark_optima
 from benchmarks import peers
 from benchmarks import pictures as benchmark_pictures
@@ -307,6 +308,18 @@ def optima(
         met = optimum.refined < target and not costly
         cells = f"{optimum.one:10.4f} {optimum.refined:10.4f} {optimum.worst_refined:10.4f}{'':22}{optimum.cost:6.2f}x"
         print(f"{name:>7} K={k:4} {cells}   < {target} {'met' if met else 'MISSED'}", flush=True)
+
+
+@app.command()
+def choosing(
+    n_init: Annotated[int, typer.Option(min=1, help="Runs for each number of clusters.")] = 5,
+) -> None:
+    """How often each criterion finds the known number of clusters. Takes one to two minutes."""
+    _print_machine()
+    kinds = list(benchmark_n_clusters.rates(n_init))
+    print(f"{'':>30}" + "".join(f"{f'{kind} ({n})':>24}" for kind, n, _ in kinds))
+    for name in benchmark_n_clusters.CRITERIA:
+        print(f"{name:>30}" + "".join(f"{found[name]:24}" for _, _, found in kinds))
 
 
 @app.command()

@@ -1,11 +1,13 @@
 import dataclasses
 import inspect
+import typing
 
 import pytest
 import torch
 from helpers.problems import points_of, seeded
 
 from gpukmeans import METRICS, Checkpoint, KMeans, KMeansOptions, kmeans
+from gpukmeans.options import KMeansKeywords
 
 X = torch.rand(6, 3, generator=seeded())
 
@@ -119,3 +121,9 @@ def test_the_identity_of_a_checkpoint_depends_on_points_and_options():
     assert bytes(cosine["metric"].tolist()) == b"cosine"
     fixed = X[None, :1]
     assert KMeansOptions(n_clusters=2, fixed=X[:1]).identity(points_of(X), fixed)["fixed"] is fixed
+
+
+def test_type_checkers_know_the_keyword_arguments_of_kmeans():
+    parameters = inspect.signature(kmeans).parameters.values()
+    keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    assert typing.get_type_hints(KMeansKeywords).keys() == keywords

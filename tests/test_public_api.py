@@ -1,4 +1,5 @@
 import inspect
+import typing
 
 import pytest
 
@@ -18,12 +19,19 @@ PUBLIC = {
     "CheckpointState",
     "ColorHistogram",
     "ColorSpace",
+    "ColorSpaceName",
+    "Dithering",
+    "DitheringName",
     "Engine",
+    "EngineName",
     "IndexedImage",
+    "InitName",
     "KMeans",
     "KMeansOptions",
     "KMeansResult",
     "Metric",
+    "MetricName",
+    "NClustersComparison",
     "Palette",
     "Points",
     "QuantizeColors",
@@ -31,6 +39,7 @@ PUBLIC = {
     "apply_palette",
     "assign",
     "clear_transparent_pixels",
+    "compare_n_clusters",
     "fit_palette",
     "kmeans",
     "map_to_palette",
@@ -48,7 +57,22 @@ def test_the_public_names_are_these_and_no_others():
     assert set(dir(gpukmeans)) >= PUBLIC
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC - CHOICES - {"Callback", "CheckpointState", "Seeding"}))
+NAMES = {
+    "ColorSpaceName": gpukmeans.COLOR_SPACES,
+    "DitheringName": gpukmeans.DITHERINGS,
+    "EngineName": ["auto", *gpukmeans.ENGINES],
+    "InitName": ["auto", *gpukmeans.SEEDINGS],
+    "MetricName": gpukmeans.METRICS,
+}
+ALIASES = {"Callback", "CheckpointState", "Dithering", "Seeding", *NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_type_of_a_name_has_the_keys_of_its_dictionary(name):
+    assert list(typing.get_args(getattr(gpukmeans, name))) == list(NAMES[name])
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - CHOICES - ALIASES))
 def test_every_public_name_has_a_docstring(name):
     value = getattr(gpukmeans, name)
     assert len(inspect.getdoc(value) or "") > 20

@@ -1,5 +1,7 @@
 """Engines by name, and the choice of one for given points."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from gpukmeans.engines.base import Engine
@@ -7,6 +9,9 @@ from gpukmeans.engines.cells.engine import CellsEngine
 from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.matmul import MatmulEngine
 from gpukmeans.engines.plain import PlainEngine
+
+EngineName = Literal["auto", "triton", "cells", "matmul", "plain"]
+"""A name of `ENGINES`, or "auto"."""
 
 # Fastest first, where `_is_fast` holds. The plain engine is last: it supports the most points.
 ENGINES: dict[str, Engine] = {

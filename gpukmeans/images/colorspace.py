@@ -4,10 +4,13 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from gpukmeans.images.histogram import hint_for_channels_first
 
 # Coordinate of white in linear light and OKLab. Times 255 it is below 2**24, up to which float32 holds every integer.
 # With this value no OKLab coordinate of any color is within 1e-8 of a rounding tie.
@@ -116,6 +119,8 @@ def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, 
 
     Transparent pixels look the same in every color. Cleared, they are one color of the histogram.
 
+    Raises ValueError for more than 4 channels.
+
     Args:
         image: uint8 (..., C), C from 1 to 4. Alpha is the last channel if C is 2 or 4.
 
@@ -123,6 +128,9 @@ def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, 
         >>> clear_transparent_pixels(torch.tensor([[[5, 6, 7, 0], [5, 6, 7, 1]]], dtype=torch.uint8)).tolist()
         [[[0, 0, 0, 0], [5, 6, 7, 1]]]
     """
+    if image.shape[-1] > 4:
+        received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
+        raise ValueError(f"image must have shape (..., C), C from 1 to 4, got {received}")
     _, alpha = _split_alpha(image)
     return image if alpha is None else torch.where(alpha > 0, image, 0)
 
@@ -190,6 +198,9 @@ def _linear_light(level: float) -> float:
     signal = level / 255
     return signal / 12.92 if signal <= 0.04045 else ((signal + 0.055) / 1.055) ** 2.4
 
+
+ColorSpaceName = Literal["srgb", "linear", "oklab"]
+"""A name of `COLOR_SPACES`."""
 
 SRGB = ColorSpace("srgb", 255, _to_srgb, _from_srgb)
 COLOR_SPACES: dict[str, ColorSpace] = {

@@ -7,6 +7,7 @@ are premultiplied: errors are measured as they are visible, and nearly transpare
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Int, UInt8
@@ -15,11 +16,13 @@ from torch import Tensor
 from gpukmeans.assignment import assign
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image, unique_colors
+from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)
-of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8."""
+of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8. It is called once for each
+image, unless the palette has one color or the strength is 0."""
 
 # Fixed-point units per 8-bit level.
 _LEVEL = 16
@@ -51,10 +54,14 @@ def dither(
     """
     check_image(image)
     _check_palette(palette, image)
-    function = _check_dithering(dithering)
+    function = check_dithering(dithering)
     strength_256 = round(256 * check_strength(strength))
     nearest = _nearest(image, palette)
-    return function(image, palette, nearest, strength_256) if strength_256 and len(palette) > 1 else nearest
+    if not strength_256 or len(palette) == 1:
+        return nearest
+    indices = function(image, palette, nearest, strength_256)
+    _check_indices(indices, nearest, len(palette))
+    return indices
 
 
 def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
@@ -281,6 +288,9 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
     return ranks.view(side, side)
 
 
+DitheringName = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
+"""A name of `DITHERINGS`."""
+
 DITHERINGS: dict[str, Dithering] = {
     "none": none,
     "floyd-steinberg": floyd_steinberg,
@@ -352,14 +362,28 @@ def _check_palette(palette: object, image: Tensor) -> None:
         )
 
 
-def _check_dithering(dithering: str | Dithering) -> Dithering:
+def check_dithering(dithering: str | Dithering) -> Dithering:
+    """The method of this name, or the function itself. ValueError for an unknown name, TypeError for other types."""
     if isinstance(dithering, str):
         if dithering not in DITHERINGS:
-            raise ValueError(f"dithering must be one of {', '.join(DITHERINGS)} or a function, got {dithering!r}")
+            raise ValueError(f"dither must be one of {', '.join(DITHERINGS)} or a function, got {dithering!r}")
         return DITHERINGS[dithering]
     if not callable(dithering):
-        raise TypeError(f"dithering must be a name or a function, got {type(dithering).__name__}")
+        raise TypeError(f"dither must be a name or a function, got {type(dithering).__name__}")
     return dithering
+
+
+def _check_indices(indices: object, nearest: Tensor, n_colors: int) -> None:
+    """ValueError unless a function returned indices below `n_colors`, of the shape, dtype and device of `nearest`."""
+    if not isinstance(indices, Tensor):
+        received = type(indices).__name__
+    elif summary(indices) != summary(nearest):
+        received = summary(indices)
+    elif (highest := int(indices.max())) >= n_colors:
+        received = f"an index of {highest}"
+    else:
+        return
+    raise ValueError(f"dither must return {summary(nearest)}, with indices below {n_colors}, got {received}")
 
 
 def check_strength(strength: object) -> float:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # A table of all 2**24 colors costs 50 ms on a CPU to set up and little per pixel; sorting and searching have no setup
@@ -53,6 +54,9 @@ class ColorHistogram:
         counts = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
         counts.scatter_add_(0, rows, torch.cat([self.counts, other.counts]))
         return ColorHistogram(colors=_colors(codes, self.colors.shape[1]), counts=counts)
+
+    def __repr__(self) -> str:
+        return summary_of_fields("ColorHistogram", vars(self))
 
     def lookup(self, image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "h w"]:
         """Rows of the colors of the pixels of an image (H, W, C), int32 (H, W).
@@ -163,4 +167,13 @@ def check_image(image: object, *, batch: bool = False) -> None:
         raise TypeError(f"image must be uint8, got {image.dtype}")
     if not (image.ndim == 3 or (batch and image.ndim == 4)) or image.numel() == 0 or image.shape[-1] > 4:
         expected = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
-        raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {tuple(image.shape)}")
+        received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
+        raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {received}")
+
+
+def hint_for_channels_first(image: Tensor) -> str:
+    """The end of the error for an image (C, H, W) or (B, C, H, W), C from 1 to 4; empty for other shapes."""
+    if image.ndim not in (3, 4) or not 1 <= image.shape[-3] <= 4:
+        return ""
+    order = "1, 2, 0" if image.ndim == 3 else "0, 2, 3, 1"
+    return f": use permute({order}) if channels are first, or QuantizeColors, whose images are (..., C, H, W)"

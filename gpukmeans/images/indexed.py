@@ -7,10 +7,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gpukmeans.images.colorspace import SRGB
+from gpukmeans.images.histogram import check_image
+from gpukmeans.images.preview import html_preview
+from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
-
-# Number of palettes that a notebook shows of a batch.
-_MAX_SHOWN = 8
 
 # Number of pixels compared at a time.
 _BLOCK = 1 << 20
@@ -43,18 +43,11 @@ class IndexedImage(NamedTuple):
         return self.palette[images[:, None, None], indices]
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the size and a swatch of each palette color; for a batch, those of the first palettes."""
-        height, width = self.indices.shape[-2:]
-        palettes = self.palette[None] if self.palette.ndim == 2 else self.palette
-        size = f"{width} x {height}, {palettes.shape[1]} colors"
-        if self.indices.ndim > 2:
-            size = f"{len(self.indices)} images of {size}" + (" each" if self.palette.ndim > 2 else "")
-        rows = [
-            f'<div style="line-height:0">{"".join(map(_swatch, colors))}</div>'
-            for colors in palettes[:_MAX_SHOWN].tolist()
-        ]
-        more = f"<div>and {len(palettes) - _MAX_SHOWN} more</div>" if len(palettes) > _MAX_SHOWN else ""
-        return f"<div><div>{size}</div>{''.join(rows)}{more}</div>"
+        """HTML for notebooks: the size, the image, and a swatch of each color; of a batch, the first images."""
+        return html_preview(self.palette, self.indices)
+
+    def __repr__(self) -> str:
+        return summary_of_fields("IndexedImage", self._asdict())
 
 
 def mean_squared_error(
@@ -64,32 +57,32 @@ def mean_squared_error(
 
     Grey counts as three equal channels. With alpha, colors are premultiplied and dA² is added.
 
+    Raises TypeError or ValueError for other input.
+
     Args:
         image: uint8 (H, W, C) or (B, H, W, C).
-        other: image of the same shape, or `IndexedImage` of one palette whose pixels have that shape.
+        other: image of the same shape, or `IndexedImage` whose pixels have that shape.
 
     Example:
         >>> black, white = torch.zeros(2, 2, 3, dtype=torch.uint8), torch.full((2, 2, 3), 255, dtype=torch.uint8)
         >>> mean_squared_error(black, white)
         195075.0
     """
-    pixels = image.reshape(-1, image.shape[-1])
+    check_image(image, batch=True)
+    if isinstance(other, IndexedImage) and other.palette.ndim > 2:
+        other = other.pixels()
     indexed = isinstance(other, IndexedImage)
-    other_pixels = other.indices.reshape(-1) if indexed else other.reshape(pixels.shape)
+    shape = (*other.indices.shape, other.palette.shape[-1]) if indexed else other.shape
+    if shape != image.shape:
+        raise ValueError(f"other must have shape {tuple(image.shape)}, like image, got {tuple(shape)}")
+    pixels = image.flatten(0, -2)
+    other_pixels = other.indices.flatten() if indexed else other.flatten(0, -2)
     palette = SRGB.encode(other.palette) if indexed else None
     total = 0
     for block in blocks(len(pixels), _BLOCK):
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
         total += int((SRGB.encode(pixels[block]) - points).long().square().sum())
-    return total / len(pixels) / SRGB.unit(pixels.shape[1]) ** 2
-
-
-def _swatch(color: list[int]) -> str:
-    """HTML of a box of this color, over a checkerboard that is visible through alpha."""
-    channels = [color[0]] * 3 if len(color) < 3 else color[:3]
-    alpha = color[-1] if len(color) in (2, 4) else 255
-    name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))
-    board = "repeating-conic-gradient(#ccc 0% 25%, #fff 0% 50%) 0 0/8px 8px"
-    style = f"display:inline-block;width:16px;height:16px;background:linear-gradient({name},{name}),{board}"
-    return f'<span title="{name}" style="{style}"></span>'
+    return total / (
+        len(pixels) * SRGB.unit(pixels.shape[1]) ** 2
+    )  # rounded once, so equal with an opaque alpha channel

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gpukmeans.engines import Engine, choose
-from gpukmeans.images.colorspace import ColorSpace, check_space, clear_transparent_pixels
-from gpukmeans.images.dithering import DITHERINGS, check_strength
+from gpukmeans.engines import Engine, EngineName, choose
+from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
+from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
 from gpukmeans.images.dithering import dither as dithered
 from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
 from gpukmeans.options import KMeansOptions
-from gpukmeans.seeding import Seeding
+from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.validation import check_count
 
 
@@ -22,17 +22,17 @@ def quantize(
     image: UInt8[Tensor, "*batch h w c"],
     n_colors: int,
     *,
-    space: str | ColorSpace = "srgb",
-    dither: str = "none",
+    space: ColorSpaceName | ColorSpace = "srgb",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
     fixed: UInt8[Tensor, "f c"] | None = None,
-    init: str | Seeding = "random",
+    init: InitName | Seeding = "random",
     n_init: int = 1,
     refine: int | None = None,
     polish: int = 0,
     max_iter: int = 100,
     tol: float = 1e-4,
-    engine: str | Engine = "auto",
+    engine: EngineName | Engine = "auto",
     generator: torch.Generator | None = None,
 ) -> IndexedImage:
     """The image quantized to at most `n_colors` colors: a palette (K, C) and indices (H, W), both uint8.
@@ -51,7 +51,7 @@ def quantize(
         image: uint8 (H, W, C) or (B, H, W, C). C is 1 for grey, 3 for RGB, one more with alpha.
         n_colors: maximum number of colors, 1 to 256.
         space: where colors are clustered, a name of `COLOR_SPACES` or a `ColorSpace`.
-        dither: how pixels are mapped to the palette, a name of `DITHERINGS`.
+        dither: how pixels are mapped to the palette, a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
         fixed: first colors of the palette, uint8 (F, C), whether used or not; the others are clustered around them.
         init: seeding, see `kmeans`.
@@ -71,7 +71,8 @@ def quantize(
     """
     check_image(image, batch=True)
     check_n_colors(n_colors)
-    _check_dither(dither, strength)
+    check_dithering(dither)
+    check_strength(strength)
     check_space(space)
     refine = default_refine(refine, n_colors)
     if fixed is not None:
@@ -98,7 +99,7 @@ def apply_palette(
     image: UInt8[Tensor, "*batch h w c"],
     palette: UInt8[Tensor, "k c"],
     *,
-    dither: str = "none",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
@@ -110,7 +111,7 @@ def apply_palette(
     Args:
         image: uint8 (H, W, C) or (B, H, W, C).
         palette: uint8 (K, C), K from 1 to 256.
-        dither: a name of `DITHERINGS`.
+        dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
 
     Example:
@@ -122,7 +123,8 @@ def apply_palette(
     check_colors(palette, "palette", image, 256)
     if len(palette) == 0:
         raise ValueError("palette must have at least 1 color, got 0")
-    _check_dither(dither, strength)
+    check_dithering(dither)
+    check_strength(strength)
     # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
     rows = clear_transparent_pixels(image.reshape(-1, *image.shape[-2:]))
     images = [rows] if dither == "none" else rows.view(-1, *image.shape[-3:])
@@ -135,7 +137,7 @@ def map_to_palette(
     histogram: ColorHistogram,
     palette: Palette,
     *,
-    dither: str = "none",
+    dither: DitheringName | Dithering = "none",
     strength: float = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
@@ -150,7 +152,7 @@ def map_to_palette(
             0 in all channels (`clear_transparent_pixels`).
         histogram: the histogram the palette was fitted to.
         palette: the result of `fit_palette`.
-        dither: a name of `DITHERINGS`.
+        dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
 
     Example:
@@ -160,7 +162,8 @@ def map_to_palette(
         [[0, 0, 1]]
     """
     check_image(image, batch=True)
-    _check_dither(dither, strength)
+    check_dithering(dither)
+    check_strength(strength)
     if dither != "none" and strength:
         return apply_palette(image, palette.colors, dither=dither, strength=strength)
     indices = histogram.map_values(palette.labels, image.reshape(-1, *image.shape[-2:]))
@@ -172,11 +175,3 @@ def _stacked(images: list[IndexedImage], n_colors: int) -> IndexedImage:
     entries = torch.arange(n_colors, device=images[0].palette.device)
     palettes = [one.palette[entries.clamp(max=len(one.palette) - 1)] for one in images]
     return IndexedImage(torch.stack(palettes), torch.stack([one.indices for one in images]))
-
-
-def _check_dither(dither: str, strength: float) -> None:
-    if not isinstance(dither, str):
-        raise TypeError(f"dither must be a name, got {type(dither).__name__}")
-    if dither not in DITHERINGS:
-        raise ValueError(f"dither must be one of {', '.join(DITHERINGS)}, got {dither!r}")
-    check_strength(strength)

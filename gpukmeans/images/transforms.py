@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Num, UInt8
 from torch import Tensor, nn
 
+from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName
+from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.quantization import quantize
 
 
@@ -25,7 +27,7 @@ class QuantizeColors(nn.Module):
     Args:
         n_colors: maximum number of colors of each image, 1 to 256.
         space: see `quantize`, as for the other options.
-        dither: a name of `DITHERINGS`.
+        dither: a name of `DITHERINGS` or a `Dithering` function, called once for each image.
         strength: strength of the dithering, 0 to 1.
         fixed: first colors of each palette, uint8 (F, C).
         n_init: number of runs; the best is kept.
@@ -37,14 +39,16 @@ class QuantizeColors(nn.Module):
         [[[1, 1, 200]]]
     """
 
+    space: ColorSpaceName | ColorSpace
+    dither: DitheringName | Dithering
     fixed: Tensor | None
 
     def __init__(
         self,
         n_colors: int,
         *,
-        space: str = "srgb",
-        dither: str = "none",
+        space: ColorSpaceName | ColorSpace = "srgb",
+        dither: DitheringName | Dithering = "none",
         strength: float = 1.0,
         fixed: UInt8[Tensor, "f c"] | None = None,
         n_init: int = 1,

@@ -7,7 +7,7 @@ called, so that a process holds only the package that it measures.
 import functools
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def gpukmeans(
     n_iter: int,
     weights: np.ndarray | None = None,
     *,
-    engine: str = "auto",
+    engine: Any = "auto",
     device: str = "cpu",
     n_random: int = 0,
 ) -> np.ndarray:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
@@ -20,7 +21,7 @@ import_torch()  # as the command does: limits how long idle threads spin
 
 import torch
 
-from gpukmeans import Batches, kmeans
+from gpukmeans import Batches, InitName, kmeans
 from gpukmeans_cli.rows.table import RowRange, open_row_table, rank_rows
 from gpukmeans_cli.system.rank_env import process_group, rank_env
 
@@ -60,21 +61,21 @@ def _seconds_of_reading(stream: Batches) -> float:
     return time.perf_counter() - start
 
 
-def _seconds_of_seeding(stream: Batches, n_clusters: int, init: str) -> float:
+def _seconds_of_seeding(stream: Batches, n_clusters: int, init: InitName) -> float:
     start = time.perf_counter()
     kmeans(stream, n_clusters, init=init, max_iter=1)
     return time.perf_counter() - start
 
 
-def _seconds_of_iterations(x: object, first: torch.Tensor, group: object) -> list[float]:
+def _seconds_of_iterations(x: Any, first: torch.Tensor, group: Any) -> list[float]:
     ends: list[float] = []
     kmeans(
-        x,  # pyright: ignore[reportArgumentType]
+        x,
         len(first),
         init=first,
         max_iter=1 + _ITERATIONS,
         tol=0.0,
-        group=group,  # pyright: ignore[reportArgumentType]
+        group=group,
         callback=lambda *_: ends.append(time.perf_counter()),
     )
     return [after - before for before, after in itertools.pairwise(ends)]

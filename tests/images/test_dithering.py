@@ -330,8 +330,8 @@ def test_the_first_ranks_of_blue_noise_keep_a_minimum_distance():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"dithering": "riemersma"}, ValueError, "dithering must be one of none, floyd-steinberg, .* got 'riemersma'"),
-        ({"dithering": 3}, TypeError, "dithering must be a name or a function, got int"),
+        ({"dithering": "riemersma"}, ValueError, "dither must be one of none, floyd-steinberg, .* got 'riemersma'"),
+        ({"dithering": 3}, TypeError, "dither must be a name or a function, got int"),
         ({"strength": 1.1}, ValueError, "strength must be from 0 to 1, got 1.1"),
         ({"strength": -0.1}, ValueError, "strength must be from 0 to 1, got -0.1"),
         ({"strength": math.nan}, ValueError, "strength must be from 0 to 1, got nan"),
@@ -357,10 +357,24 @@ def test_a_wrong_argument_is_refused_with_what_was_expected(arguments, error, me
 
 def test_a_function_can_be_given_as_dithering_method():
     image, palette = random_image(9, 9, 3, 256, 0), random_palette(4, 3, 1)
-    assert (
-        dither(image, palette, lambda image, palette, nearest, strength: nearest + 1) - dither(image, palette, "none")
-        == 1
-    ).all()
+    nearest = dither(image, palette, "none")
+    assert torch.equal(dither(image, palette, lambda image, palette, nearest, strength: 3 - nearest), 3 - nearest)
+
+
+@pytest.mark.parametrize(
+    ("returned", "received"),
+    [
+        (torch.zeros(2, 3, dtype=torch.uint8), r"uint8 \(2, 3\) on cpu"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"int64 \(2, 2\) on cpu"),
+        (torch.full((2, 2), 2, dtype=torch.uint8), "an index of 2"),
+        (None, "NoneType"),
+    ],
+)
+def test_a_function_that_returns_no_indices_of_the_palette_is_refused(returned, received):
+    image, palette = random_image(2, 2, 3, 256, 0), random_palette(2, 3, 1)
+    expected = r"dither must return uint8 \(2, 2\) on cpu, with indices below 2"
+    with pytest.raises(ValueError, match=f"{expected}, got {received}"):
+        dither(image, palette, lambda *arguments: returned)
 
 
 def test_indices_can_be_used_with_autograd():

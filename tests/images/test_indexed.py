@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers.problems import random_image
 
-from gpukmeans import IndexedImage, apply_palette, mean_squared_error, quantize
+from gpukmeans import IndexedImage, mean_squared_error, quantize
 
 
 def flat(height, width, color):
@@ -33,6 +33,22 @@ def test_the_error_of_an_indexed_image_is_that_of_its_pixels(monkeypatch, channe
     assert mean_squared_error(image, indexed) == mean_squared_error(image, indexed.pixels()) > 0
 
 
+def test_the_error_of_a_batch_is_the_mean_over_its_images():
+    images = torch.stack([random_image(6, 7, 3, 256, seed) for seed in (0, 1)])
+    indexed = quantize(images, 4)
+    assert indexed.palette.ndim == 3
+    alone = [mean_squared_error(image, quantize(image, 4)) for image in images]
+    assert mean_squared_error(images, indexed) == pytest.approx(sum(alone) / 2)
+
+
+def test_images_of_different_shapes_are_refused(unchecked):
+    image, indexed = flat(2, 3, [5, 6, 7]), IndexedImage(flat(1, 2, [5, 6, 7, 8])[0], flat(1, 2, [0])[..., 0])
+    with pytest.raises(ValueError, match=r"other must have shape \(2, 3, 3\), like image, got \(3, 2, 3\)"):
+        mean_squared_error(image, image.permute(1, 0, 2))
+    with pytest.raises(ValueError, match=r"other must have shape \(2, 3, 3\), like image, got \(1, 2, 4\)"):
+        mean_squared_error(image, indexed)
+
+
 def test_the_error_of_many_pixels_is_exact():
     # The sum, 9 million times 255², is above 2**24, from where on float32 does not hold every integer.
     assert mean_squared_error(flat(1000, 3001, [255, 255, 255]), flat(1000, 3001, [0, 0, 0])) == 3 * 255**2
@@ -43,22 +59,3 @@ def test_each_image_of_a_batch_is_shown_in_its_own_palette_or_in_the_one_of_all(
     indices = torch.tensor([[[0, 1]], [[1, 0]]], dtype=torch.uint8)
     assert IndexedImage(palettes, indices).pixels().tolist() == [[[[1], [2]]], [[[4], [3]]]]
     assert IndexedImage(palettes[0], indices).pixels().tolist() == [[[[1], [2]]], [[[2], [1]]]]
-
-
-def test_a_notebook_shows_the_size_and_a_swatch_for_each_color():
-    image = torch.tensor([[[0, 0, 0, 0], [255, 128, 0, 255], [1, 2, 3, 4]]], dtype=torch.uint8)
-    shown = quantize(image, 3)._repr_html_()
-    assert "3 x 1, 3 colors" in shown
-    assert [title in shown for title in ('title="#00000000"', 'title="#01020304"', 'title="#ff8000"')] == [True] * 3
-    assert shown.count("<span") == 3
-    grey = quantize(torch.tensor([[[7]]], dtype=torch.uint8), 3)._repr_html_()
-    assert 'title="#070707"' in grey
-
-
-def test_a_notebook_shows_the_first_palettes_of_a_batch():
-    image = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)
-    shown = quantize(image, 2)._repr_html_()
-    assert "11 images of 1 x 1, 2 colors each" in shown
-    assert "and 3 more" in shown
-    assert shown.count("<span") == 8 * 2
-    assert apply_palette(image, image[:3, 0, 0])._repr_html_().count("<span") == 3

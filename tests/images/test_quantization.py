@@ -4,7 +4,15 @@ from helpers.problems import random_image, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpukmeans import IndexedImage, apply_palette, fit_palette, map_to_palette, quantize, unique_colors
+from gpukmeans import (
+    IndexedImage,
+    apply_palette,
+    fit_palette,
+    map_to_palette,
+    mean_squared_error,
+    quantize,
+    unique_colors,
+)
 from gpukmeans.images.colorspace import COLOR_SPACES, SRGB, clear_transparent_pixels
 from gpukmeans.images.dithering import DITHERINGS
 
@@ -135,7 +143,7 @@ def test_a_wrong_number_of_colors_is_refused(n_colors, error, message, unchecked
         ({"engine": "warp"}, "engine must"),
     ],
 )
-def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message):
+def test_a_wrong_option_is_refused_even_if_no_clustering_is_needed(options, message, unchecked):
     with pytest.raises(ValueError, match=message):
         quantize(torch.zeros(1, 1, 3, dtype=torch.uint8), 2, **options)
 
@@ -230,28 +238,33 @@ def test_apply_palette_compares_premultiplied_colors():
     assert apply_palette(image, palette).indices.tolist() == [[2, 1, 1]]
 
 
-def dithered_by_rows(image, palette, dithering, *, strength):
-    return (torch.arange(len(image))[:, None] % len(palette)).expand(image.shape[:2]).to(torch.uint8)
-
-
-def test_dithering_changes_the_indices_but_not_the_palette(china, monkeypatch):
-    monkeypatch.setitem(DITHERINGS, "rows", None)
+def test_a_function_that_dithers_gets_the_cleared_image_its_palette_nearest_colors_and_strength(china):
     calls = []
-    monkeypatch.setattr(
-        "gpukmeans.images.quantization.dithered",
-        lambda *args, **options: calls.append((args, options)) or dithered_by_rows(*args, **options),
-    )
+
+    def by_rows(*arguments):
+        calls.append(arguments)
+        image, palette = arguments[:2]
+        return (torch.arange(len(image))[:, None] % len(palette)).expand(image.shape[:2]).to(torch.uint8)
+
     image = torch.cat([china, china[..., :1] // 64], dim=2)[::9, ::9]
-    result = quantize(image, 8, dither="rows", strength=0.25)
-    assert torch.equal(result.palette, quantize(image, 8).palette)
+    result, plain = quantize(image, 8, dither=by_rows, strength=0.25), quantize(image, 8)
+    assert torch.equal(result.palette, plain.palette)
     assert result.indices[:9, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
-    (dithered_image, _, name), options = calls[0]
+    ((dithered_image, palette, nearest, strength),) = calls
     assert torch.equal(dithered_image, clear_transparent_pixels(image))
-    assert (name, options) == ("rows", {"strength": 0.25})
+    assert torch.equal(palette, plain.palette)
+    assert torch.equal(nearest, plain.indices)
+    assert strength == 64
     batch = torch.stack([image, image.flip(0)])
-    assert torch.equal(quantize(batch, 8, dither="rows").indices[0], result.indices)
-    assert torch.equal(apply_palette(batch, result.palette, dither="rows").indices[1], result.indices)
-    assert torch.equal(apply_palette(image, result.palette, dither="rows").pixels(), result.pixels())
+    assert torch.equal(quantize(batch, 8, dither=by_rows).indices[0], result.indices)
+    assert torch.equal(apply_palette(batch, result.palette, dither=by_rows).indices[1], result.indices)
+    assert torch.equal(apply_palette(image, result.palette, dither=by_rows).pixels(), result.pixels())
+    histogram = unique_colors(clear_transparent_pixels(image))
+    mapped = map_to_palette(dithered_image, histogram, fit_palette(histogram, 8), dither=by_rows)
+    assert torch.equal(mapped.indices, result.indices)
+    calls.clear()
+    assert torch.equal(quantize(image, 8, dither=by_rows, strength=0.0).indices, plain.indices)
+    assert not calls
 
 
 @pytest.mark.parametrize("space", list(COLOR_SPACES))
@@ -319,7 +332,7 @@ def test_map_to_palette_refuses_wrong_arguments(fitted, unchecked):
     ("options", "error", "message"),
     [
         ({"dither": "bogus"}, ValueError, "dither must be one of none.*, got 'bogus'"),
-        ({"dither": None}, TypeError, "dither must be a name, got NoneType"),
+        ({"dither": None}, TypeError, "dither must be a name or a function, got NoneType"),
         ({"strength": 1.5}, ValueError, "strength must be from 0 to 1, got 1.5"),
         ({"strength": float("nan")}, ValueError, "strength must be from 0 to 1, got nan"),
         ({"strength": "x"}, TypeError, "strength must be a number, got str"),
@@ -359,3 +372,32 @@ def test_apply_palette_refuses_wrong_arguments(palette, options, error, message,
 def test_anything_but_an_image_or_a_batch_is_refused(shape, unchecked):
     with pytest.raises(ValueError, match=r"image must have shape \(H, W, C\) or \(B, H, W, C\)"):
         quantize(torch.zeros(shape, dtype=torch.uint8), 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"), [((3, 20, 30), "1, 2, 0"), ((4, 9, 9), "1, 2, 0"), ((2, 3, 9, 9), "0, 2, 3, 1")]
+)
+def test_the_error_for_channels_first_names_permute_and_the_module(shape, order, unchecked):
+    image, palette = torch.zeros(shape, dtype=torch.uint8), GREYS
+    histogram = unique_colors(palette[None])
+    calls = [
+        lambda: quantize(image, 2),
+        lambda: apply_palette(image, palette),
+        lambda: map_to_palette(image, histogram, fit_palette(histogram, 2)),
+        lambda: unique_colors(image),
+        lambda: histogram.lookup(image),
+        lambda: histogram.map_values(palette[:, 0], image),
+        lambda: clear_transparent_pixels(image),
+        lambda: mean_squared_error(image, image),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=rf"got .*: use permute\({order}\) if channels are first, or QuantizeColors"
+        ):
+            call()
+    assert quantize(image.movedim(-3, -1), 2).indices.shape == image.movedim(-3, -1).shape[:-1]
+
+
+def test_the_error_for_other_shapes_names_no_permutation(unchecked):
+    with pytest.raises(ValueError, match=r"got \(9, 9, 9\)$"):
+        quantize(torch.zeros(9, 9, 9, dtype=torch.uint8), 2)

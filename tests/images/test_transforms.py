@@ -51,6 +51,11 @@ def test_each_image_of_a_batch_has_the_result_it_has_alone(photos, lead):
         assert len(unique_colors(quantized.movedim(0, -1)).colors) == 7
 
 
+def test_a_function_can_dither(photos):
+    step = QuantizeColors(3, dither=lambda image, palette, nearest, strength: 2 - nearest)
+    assert not torch.equal(step(photos), QuantizeColors(3)(photos))
+
+
 def test_an_empty_batch_is_returned_empty():
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5, dtype=torch.uint8)).shape == (0, 3, 4, 5)
     assert QuantizeColors(3)(torch.zeros(0, 3, 4, 5)).dtype == torch.float32
@@ -97,11 +102,11 @@ def test_all_options_are_passed_to_quantize(photos, monkeypatch):
 
     monkeypatch.setattr("gpukmeans.images.transforms.quantize", spy)
     fixed = torch.zeros(1, 3, dtype=torch.uint8)
-    step = QuantizeColors(5, space="s", dither="d", strength=0.5, fixed=fixed, n_init=3, refine=2, seed=8)
+    step = QuantizeColors(5, space="oklab", dither="bayer", strength=0.5, fixed=fixed, n_init=3, refine=2, seed=8)
     step(photos)
     assert seen.pop("generator").initial_seed() == 8
     assert torch.equal(seen.pop("fixed"), fixed)
-    assert seen == {"n_colors": 5, "space": "s", "dither": "d", "strength": 0.5, "n_init": 3, "refine": 2}
+    assert seen == {"n_colors": 5, "space": "oklab", "dither": "bayer", "strength": 0.5, "n_init": 3, "refine": 2}
 
 
 def test_fixed_colors_are_kept_and_move_with_the_module(photos):

@@ -17,6 +17,8 @@ from gpukmeans import (
     COLOR_SPACES,
     ENGINES,
     ColorHistogram,
+    ColorSpaceName,
+    DitheringName,
     Palette,
     apply_palette,
     clear_transparent_pixels,
@@ -32,7 +34,7 @@ from gpukmeans_cli.formats.animation import encode_animation
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import Source, read_source
 from gpukmeans_cli.formats.still import encode_still
-from gpukmeans_cli.images.channels import common_channels, with_channels
+from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_free, check_inside, make_folder, write_atomically
 from gpukmeans_cli.system.device import within_memory
@@ -57,8 +59,8 @@ class Settings:
     """Colors (K, C) to map to, instead of clustering."""
     fixed: np.ndarray | None = None
     """Colors (F, C) that every palette contains."""
-    space: str = "srgb"
-    dither: str = "none"
+    space: ColorSpaceName = "srgb"
+    dither: DitheringName = "none"
     dither_strength: float = 1.0
     force: bool = False
     strip: bool = False
@@ -237,7 +239,9 @@ def quantize_source(
     mse = mean_squared_error(image, indexed) if fit is None or is_dithered else fit.mse
     palette, indices = colors.cpu().numpy(), indexed.indices.cpu().numpy()
     timer.lap("map pixels")
-    psnr = peak_signal_to_noise(mse, image.shape[-1])
+    # As `compare_pixels` counts: no alpha channel that only a given color has which no pixel uses.
+    shown = histogram.colors, colors[indexed.indices.unique().int()]
+    psnr = peak_signal_to_noise(mse, common_channels(*(without_opaque_alpha(used).shape[1] for used in shown)))
 
     def encode() -> bytes:
         data = _encode(source, palette, indices, suffix, settings)

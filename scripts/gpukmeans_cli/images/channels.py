@@ -26,6 +26,12 @@ def with_channels(colors: Tensor, channels: int) -> Tensor:
     return torch.cat([color, alpha], dim=-1) if channels in (2, 4) else color.contiguous()
 
 
+def without_opaque_alpha(colors: Tensor) -> Tensor:
+    """Colors (..., C) without their alpha channel if all of them are opaque."""
+    is_opaque = colors.shape[-1] in (2, 4) and bool((colors[..., -1] == 255).all())
+    return colors[..., :-1] if is_opaque else colors
+
+
 def to_rgb(colors: Tensor) -> np.ndarray:
     """Colors (K, C) as RGB (K, 3), or with alpha as RGBA (K, 4)."""
     return with_channels(colors, common_channels(colors.shape[-1], 3)).cpu().numpy()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gpukmeans import COLOR_SPACES, mean_squared_error
-from gpukmeans_cli.images.channels import common_channels, with_channels
+from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
 
 _SRGB = COLOR_SPACES["srgb"]
 
@@ -35,9 +35,10 @@ class Similarity(NamedTuple):
 def compare_pixels(one: Tensor, other: Tensor) -> Similarity:
     """MSE, PSNR and SSIM of two uint8 images (H, W, C) on the CPU, with the same H and W, each C from 1 to 4.
 
-    Grey counts as three equal channels, and an image without alpha as opaque. The color of pixels of alpha 0 is
-    ignored. Symmetric in the two images.
+    Grey counts as three equal channels, and an image without alpha as opaque. An alpha channel that is opaque in both
+    images does not count. The color of pixels of alpha 0 is ignored. Symmetric in the two images.
     """
+    one, other = without_opaque_alpha(one), without_opaque_alpha(other)
     channels = common_channels(one.shape[-1], other.shape[-1])
     pair = with_channels(one, channels), with_channels(other, channels)
     mse = mean_squared_error(*pair)

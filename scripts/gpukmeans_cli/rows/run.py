@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from gpukmeans import Batches, Checkpoint, KMeansResult, __version__, assign, kmeans
+from gpukmeans import Batches, Checkpoint, InitName, KMeansResult, MetricName, __version__, assign, kmeans
 from gpukmeans_cli.rows.checkpoint_files import CheckpointError, centers_bytes, load_checkpoint, save_checkpoint
 from gpukmeans_cli.rows.files import RowFileError, dtype_name
 from gpukmeans_cli.rows.label_files import label_files, label_targets
@@ -39,8 +39,8 @@ class ClusterTask:
     """Files and patterns."""
     key: str | None
     n_clusters: int
-    metric: str
-    init: str
+    metric: MetricName
+    init: InitName
     n_init: int
     refine: int
     max_iter: int

@@ -46,6 +46,23 @@ def test_the_report_matches_the_files_on_disk(photo, tmp_path):
     assert report.psnr == pytest.approx(10 * math.log10(3 * 255**2 / report.mse), rel=1e-12)
 
 
+@pytest.mark.parametrize("dither", ["none", "bayer"])
+@pytest.mark.parametrize("name", ["fixed", "palette"])
+def test_the_alpha_of_a_color_that_no_pixel_uses_does_not_change_the_error(photo, tmp_path, name, dither):
+    colors = np.array([[9, 90, 99], [200, 99, 3]], np.uint8)
+    with_unused = np.concatenate([np.insert(colors, 3, 255, axis=1), np.zeros((1, 4), np.uint8)])
+    expected, found = (
+        compress_image(
+            photo,
+            tmp_path / f"{len(given)}.png",
+            Settings(n_colors=len(given), device=CPU, dither=dither, **{name: given}),
+        ).report
+        for given in (colors, with_unused)
+    )
+    assert found.colors_out == 2
+    assert (found.mse, found.psnr) == (expected.mse, expected.psnr)
+
+
 def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
     result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert list(result.stages) == ["read", "count colors", "cluster", "map pixels", "encode", "write"]

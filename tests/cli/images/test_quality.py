@@ -50,6 +50,16 @@ def test_psnr_is_per_channel():
     assert peak_signal_to_noise(0, 3) is None
 
 
+def test_an_alpha_channel_that_is_opaque_in_both_images_changes_no_figure():
+    one, other = noise(13, 17, 3, seed=1), noise(13, 17, 3, seed=2)
+    opaque = torch.full((13, 17, 1), 255, dtype=torch.uint8)
+    expected = compare_pixels(one, other)
+    assert compare_pixels(torch.cat([one, opaque], 2), other) == expected
+    assert compare_pixels(torch.cat([one, opaque], 2), torch.cat([other, opaque], 2)) == expected
+    opaque[3, 5] = 254
+    assert compare_pixels(torch.cat([one, opaque], 2), other).psnr > expected.psnr + 1
+
+
 # SSIM
 
 

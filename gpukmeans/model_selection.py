@@ -1,0 +1,206 @@
+"""`compare_n_clusters`: inertia and silhouette for several numbers of clusters, and the one to take."""
+
+import functools
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import torch
+from jaxtyping import Float, Int, Num, Shaped
+from torch import Tensor
+
+from gpukmeans.arrays import Array
+from gpukmeans.clustering import KMeansResult, kmeans
+from gpukmeans.engines import Assignment, Engine, choose
+from gpukmeans.fixed_point import finest_scale, to_fixed
+from gpukmeans.metrics import Metric, check_metric
+from gpukmeans.points import KMeansInput, read_input
+from gpukmeans.tiling import blocks
+from gpukmeans.validation import check_count, compute_dtype
+
+# Numbers in a block of rows. With the copies of rows and the tiles of an engine, a pass holds less than 64 MiB.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NClustersComparison:
+    """Inertia and simplified silhouette for each number of clusters, and the best number, from `compare_n_clusters`.
+
+    Args:
+        n_clusters: the numbers of clusters K, as given.
+        inertia: the inertia for each K, float64.
+        silhouette: the simplified silhouette for each K, from 0 to 1, float64; 0 for K = 1.
+        best: the K of the largest silhouette, the smallest of equal ones.
+        result: the result of `kmeans` for this K.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [20.0], [21.0], [60.0], [61.0]])
+        >>> compare_n_clusters(x, [2, 3]).result.centers.flatten().tolist()
+        [0.5, 60.5, 20.5]
+    """
+
+    n_clusters: Int[Tensor, " m"]
+    inertia: Float[Tensor, " m"]
+    silhouette: Float[Tensor, " m"]
+    best: int
+    result: KMeansResult[Tensor | None]
+
+    def __repr__(self) -> str:
+        rows = zip(self.n_clusters.tolist(), self.inertia.tolist(), self.silhouette.tolist(), strict=True)
+        lines = [f"{k:>10} {inertia:>12.6g} {silhouette:>11.4f}" for k, inertia, silhouette in rows]
+        return "\n".join(["n_clusters      inertia  silhouette", *lines, f"best: {self.best}"])
+
+
+@torch.no_grad()
+def compare_n_clusters(
+    x: Num[Tensor, "n d"] | Array | Iterable[Any],
+    n_clusters: Iterable[SupportsIndex],
+    *,
+    weights: Shaped[Tensor, " n"] | Array | None = None,
+    **options: Any,
+) -> NClustersComparison:
+    """Inertia and simplified silhouette of `kmeans` for several numbers of clusters K, and the K to take.
+
+    The best K is that of the largest simplified silhouette (Hruschka, de Castro & Campello 2004; compared with other
+    criteria by Vendramin, Campello & Hruschka 2010). The silhouette of a point is (b - a) / b, where a is its Euclidean
+    distance to the center of its cluster and b that to the nearest other center with points, of unit vectors for
+    `metric="cosine"`. It is 0 in a cluster of one point, and if K = 1. That of a clustering is the mean over the
+    points, by weight: near 1 for clusters that are far apart. It takes N·K distances, where that of Rousseeuw (1987)
+    takes N², and is larger.
+
+    A silhouette compares clusterings, so it cannot find that there are no clusters: K = 1 is the best only if no larger
+    K is given. For points of a uniform distribution the largest is about 0.5 in 2 dimensions and 0.2 in 8.
+    docs/benchmarks.md has the rate at which this and other criteria find a known K.
+
+    The result for each K is that of `kmeans` with these options and the same state of the generator. The figures have
+    the same bits for every engine, block size and number of threads, and for a tensor and a stream with equal centers.
+
+    Args:
+        x: N points (N, D): a tensor, an array or a stream, as for `kmeans`. A stream is read once more for each K.
+        n_clusters: the numbers of clusters to compare, in any order, such as `range(2, 11)`.
+        weights: of the points, as for `kmeans`.
+        **options: other options of `kmeans`, such as `n_init=10`, which makes the comparison more reliable; all but
+            `group` and `checkpoint`.
+
+    Raises:
+        TypeError, ValueError: for any other input, and for a batch of problems.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [20.0], [21.0], [60.0], [61.0]])
+        >>> compare_n_clusters(x, range(1, 5))
+        n_clusters      inertia  silhouette
+                 1      3734.83      0.0000
+                 2        401.5      0.8577
+                 3          1.5      0.9792
+                 4            1      0.6500
+        best: 3
+    """
+    numbers = _checked_numbers(n_clusters, options)
+    engine, metric = options.get("engine", "auto"), check_metric(options.get("metric", "euclidean"))
+    given = read_input(x, weights, engine)
+    if given.batch:
+        raise ValueError(f"x must be (N, D), or a stream, got a batch of problems {(*given.batch, '...')}")
+    generator = options.get("generator")
+    state = None if generator is None else generator.get_state()
+    inertia, silhouette = [], []
+    best: tuple[float, int, KMeansResult[Tensor | None]] | None = None
+    for k in numbers:
+        if generator is not None and state is not None:
+            generator.set_state(state)
+        result = kmeans(given.rows, k, weights=given.weights, **options)
+        inertia.append(result.inertia)
+        silhouette.append(_simplified_silhouette(given, result, metric, engine))
+        if best is None or (silhouette[-1], -k) > best[:2]:
+            best = silhouette[-1], -k, result
+    assert best is not None  # there is at least one number
+    device = best[2].centers.device
+    return NClustersComparison(
+        n_clusters=torch.tensor(numbers, device=device),
+        inertia=torch.stack(inertia),
+        silhouette=torch.tensor(silhouette, dtype=torch.float64, device=device),
+        best=-best[1],
+        result=best[2],
+    )
+
+
+def _checked_numbers(n_clusters: Iterable[SupportsIndex], options: dict[str, Any]) -> list[int]:
+    """The numbers of clusters. TypeError or ValueError for other values, and for options that cannot be compared."""
+    if not isinstance(n_clusters, Iterable):
+        expected = "several ints, such as range(2, 11)"
+        raise TypeError(f"n_clusters must be {expected}, got {type(n_clusters).__name__}")
+    numbers = [check_count("n_clusters", k) for k in n_clusters]
+    if not numbers:
+        raise ValueError("n_clusters must have at least one number, got none")
+    for name in ("group", "checkpoint"):
+        if options.get(name) is not None:
+            raise ValueError(f"{name} must be None to compare numbers of clusters, got {type(options[name]).__name__}")
+    return numbers
+
+
+def _simplified_silhouette(
+    given: KMeansInput, result: KMeansResult[Tensor | None], metric: Metric, engine: str | Engine
+) -> float:
+    """The mean of (b - a) / b over the points, by weight; 0 for a single cluster with points."""
+    centers = result.centers[result.cluster_weights > 0]
+    if len(centers) < 2:
+        return 0.0
+    scale = finest_scale(result.cluster_weights.sum())
+    parts = [_silhouettes(x, weights, centers, scale, engine) for x, weights in _blocks(given, metric)]
+    by_cluster = functools.reduce(operator.add, parts)
+    # Integers, which Python divides with a single rounding.
+    return int(by_cluster.sums.where(by_cluster.n_points > 1, 0).sum()) / int(by_cluster.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Silhouettes:
+    """Sums over points, which add up: w·(b - a) / b (K,) and the number of points (K,) of each cluster, and w ().
+
+    Sums are in fixed-point units. Points without weight do not count.
+    """
+
+    sums: Tensor
+    n_points: Tensor
+    weight: Tensor
+
+    def __add__(self, other: "_Silhouettes") -> "_Silhouettes":
+        return _Silhouettes(self.sums + other.sums, self.n_points + other.n_points, self.weight + other.weight)
+
+
+def _blocks(given: KMeansInput, metric: Metric) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Blocks of rows, prepared for the metric, and their weights."""
+    batches = [(given.rows, given.weights)] if isinstance(given.rows, Tensor) else given.rows.read()
+    for x, weights in batches:
+        for rows in blocks(len(x), _BLOCK // x.shape[1]):
+            prepared = metric.prepare(x[rows].detach(), compute_dtype(x))
+            yield prepared, None if weights is None else weights[rows].detach()
+
+
+def _silhouettes(
+    x: Tensor, weights: Tensor | None, centers: Tensor, scale: Tensor, engine: str | Engine
+) -> _Silhouettes:
+    """The sums over points (N, D) at centers (K, D)."""
+    labels, nearest = _assign(x, centers, engine)
+    # By cluster, since the nearest other center of its points is the nearest of all centers but its own.
+    order = labels.argsort(stable=True)
+    n_rows = labels.bincount(minlength=len(centers)).tolist()
+    clusters = enumerate(x[order].split(n_rows))
+    second = torch.cat([_assign(rows, _without(centers, k), engine).sqdist for k, rows in clusters if len(rows)])
+    a, b = nearest[order].double().sqrt(), second.double().sqrt()
+    w = torch.ones_like(a) if weights is None else weights[order].double()
+    units, labels = to_fixed(w, scale), labels[order]
+    sums = torch.zeros(len(centers), dtype=torch.int64, device=x.device)
+    terms = to_fixed(torch.where(b > 0, (b - a) / b, 0) * w, scale)
+    return _Silhouettes(
+        sums.scatter_add(0, labels, terms), sums.scatter_add(0, labels, (units > 0).long()), units.sum()
+    )
+
+
+def _without(centers: Tensor, k: int) -> Tensor:
+    return torch.cat([centers[:k], centers[k + 1 :]])
+
+
+def _assign(x: Tensor, centers: Tensor, engine: str | Engine) -> Assignment:
+    """Labels and squared distances (N,). Values are not checked, as `kmeans` has done that for all rows together."""
+    labels, sqdist = choose(engine, x).bind(x[None], None).assign(centers[None], [0])
+    return Assignment(labels[0], sqdist[0])
