@@ -96,7 +96,8 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
 
 def check_dense(values: Any, name: str) -> None:
     """TypeError for a sparse matrix or array of another library."""
-    if not isinstance(values, Tensor) and hasattr(values, "nnz") and hasattr(values, "shape"):
+    # Of the type, as a DataFrame has its columns as attributes.
+    if not isinstance(values, Tensor) and hasattr(type(values), "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
 
 

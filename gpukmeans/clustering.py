@@ -81,7 +81,6 @@ def kmeans(
 def kmeans(
     x: Array | Iterable[Any], n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]
 ) -> KMeansResult[Tensor | None]: ...
-@torch.no_grad()
 def kmeans(
     x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
     n_clusters: SupportsIndex,
@@ -165,10 +164,11 @@ def kmeans(
         ),
     )
     if warning:
-        warnings.warn(warning, stacklevel=3)  # past no_grad, to the caller
+        warnings.warn(warning, stacklevel=2)
     return result
 
 
+@torch.no_grad()
 def cluster(
     x: Any, weights: Any, group: ProcessGroup | None, make_options: Callable[[], KMeansOptions]
 ) -> tuple[KMeansResult, str | None]:
@@ -178,7 +178,7 @@ def cluster(
     start = clustering.resumed_state() if clustering.call.resumes else clustering.first_centers()
     fits = clustering.lloyd(start)
     best = clustering.best_run(fits)
-    return clustering.result(best), _warning_of_empty_clusters(best, clustering.options.n_fixed)
+    return clustering.result(best), clustering.warning_of_empty_clusters(best)
 
 
 @torch.no_grad()
@@ -262,10 +262,30 @@ class Clustering:
             converged=fit.converged.view(batch),
         )
 
+    def warning_of_empty_clusters(self, fit: Fit) -> str | None:
+        """The text for the problem with the most empty clusters, except fixed ones; None if there are none."""
+        n_clusters, weights = self.options.n_free, fit.cluster_weights[:, self.options.n_fixed :]
+        n_empty = (weights == 0).sum(dim=1)
+        if not n_empty.any():
+            return None
+        most, which = int(n_empty.max()), int(n_empty.argmax())
+        where = f"problem {which} of x" if len(n_empty) > 1 else "x"
+        empty = f"{most} of {n_clusters} clusters"
+        at_centers = bool(fit.moments.worst_sqdist[which] == 0)
+        if not (at_centers or fit.converged[which]):
+            n_iter = int(fit.n_iter[which])
+            return f"{empty} of {where} are empty after {n_iter} iterations: more iterations may fill them"
+        kind = "directions" if self.metric.normalizes else "points"
+        weighted = "" if self.points.source.weights_dtype is None else " with weight"
+        elsewhere = " that are at no fixed center" if self.options.n_fixed else ""
+        rounding = "" if at_centers else ", up to rounding"
+        counts = f"{n_clusters - most} distinct {kind}{weighted}{elsewhere}{rounding}"
+        return f"{where} has only {counts}, so {empty} stay empty"
+
     def seeds(self, n: int) -> list[int]:
         """n seeds, from the generator of rank 0."""
         generator = self.options.generator
-        parent = torch.Generator(device="cpu").manual_seed(0) if generator is None else generator
+        parent = seeded(0) if generator is None else generator
         return self.communicator.all_gather("the seeds", lambda: draw_seeds(parent, n))[0]
 
     def _start(self, generator: torch.Generator) -> Tensor:
@@ -393,20 +413,3 @@ def best_runs(inertia: Tensor, n_init: int) -> tuple[Tensor, Tensor]:
     lowest = inertia.view(n_init, -1).min(dim=0)
     n_problems = len(lowest.indices)
     return lowest.indices * n_problems + torch.arange(n_problems, device=inertia.device), lowest.values
-
-
-def _warning_of_empty_clusters(fit: Fit, n_fixed: int) -> str | None:
-    """The text for the problem with the most empty clusters, None if there are none. Fixed clusters do not count."""
-    weights = fit.cluster_weights[:, n_fixed:]
-    n_empty, n_clusters = (weights == 0).sum(dim=1), weights.shape[1]
-    if not n_empty.any():
-        return None
-    most, which = int(n_empty.max()), int(n_empty.argmax())
-    where = f"problem {which} of x" if len(n_empty) > 1 else "x"
-    empty = f"{most} of {n_clusters} clusters"
-    at_centers = bool(fit.moments.worst_sqdist[which] == 0)
-    if not (at_centers or fit.converged[which]):
-        return f"{empty} of {where} are empty after {int(fit.n_iter[which])} iterations: more iterations may fill them"
-    but = " that are at no fixed center" if n_fixed else ""
-    rounding = "" if at_centers else ", up to rounding"
-    return f"{where} has only {n_clusters - most} distinct points{but}{rounding}, so {empty} stay empty"

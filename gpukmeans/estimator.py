@@ -17,20 +17,20 @@ from gpukmeans.engines import Engine, EngineName
 from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
 from gpukmeans.options import OPTION_NAMES, Callback
-from gpukmeans.seeding import InitName, Seeding
+from gpukmeans.seeding import InitName, Seeding, seeded
 from gpukmeans.sklearn_protocol import (
     SklearnEstimator,
-    as_array,
     check_feature_names,
     check_features,
     check_n_samples,
     feature_names,
     in_container,
+    lists_to_arrays,
     not_fitted_error,
     parameters_of,
     warn_of_float_y,
 )
-from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, short_name
+from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, dtype_and_shape
 
 _RESULTS = {
     *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_", "n_steps_"),
@@ -124,8 +124,8 @@ class KMeans(SklearnEstimator, nn.Module):
         `y` is ignored, with a warning if it has floats, which may be meant as weights.
         """
         warn_of_float_y(y)
-        array = as_array(X)
-        result = kmeans(self._unfitted_points(array), weights=as_array(sample_weight), **self._options())
+        array = lists_to_arrays(X)
+        result = kmeans(self._unfitted_points(array), weights=lists_to_arrays(sample_weight), **self._options())
         self._set_result(result, converter_for(array), feature_names(X), {})
         return self
 
@@ -135,8 +135,8 @@ class KMeans(SklearnEstimator, nn.Module):
         Each center is the weighted mean of all points that were nearest to it when their batch came, as in the
         `MiniBatchKMeans` of scikit-learn. The first batch, of at least K points, gives the initial centers by `init`.
         Centers of a `fit` count with the weights of their clusters; centers that were loaded without a running state
-        are initial centers. In the first batch, and then after every 10 K rows, centers with less than 1 % of the
-        weight of the largest move to points of the batch.
+        are initial centers. After every 10 K rows, and after a batch before which a center had no weight, as the
+        first, centers with less than 1 % of the weight of the largest move to points of the batch.
 
         Afterwards `labels_` and `inertia_` are those of the batch at the new centers, and `n_steps_` and `n_iter_` are
         the number of batches. The running state is in `state_dict()`. `max_iter`, `tol`, `callback` and `checkpoint`
@@ -148,12 +148,14 @@ class KMeans(SklearnEstimator, nn.Module):
             [[1.5], [8.5]]
         """
         warn_of_float_y(y)
-        array, before = as_array(X), self._running_state()
+        array, before = lists_to_arrays(X), self._running_state()
+        weights = lists_to_arrays(sample_weight)
         if before is None:
             x, names = self._unfitted_points(array, mapped=True), feature_names(X)
         else:
             x, names = array if self.group is not None else self._read(X)[0], self.__dict__.get("feature_names_in_")
-        state, result = partial_fit(before, x, as_array(sample_weight), **self._options())
+            weights = _moved_to(before.centers.device, weights, "sample_weight")
+        state, result = partial_fit(before, x, weights, **self._options())
         self._set_result(result, converter_for(array), names, vars(state))
         return self
 
@@ -164,7 +166,7 @@ class KMeans(SklearnEstimator, nn.Module):
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Labels (..., N) of `fit(X, y, sample_weight)`. TypeError for a stream, which has no labels."""
-        if not isinstance(as_tensor(as_array(X), "X"), Tensor):
+        if not isinstance(as_tensor(lists_to_arrays(X), "X"), Tensor):
             raise TypeError(f"X must be a tensor or an array, as a stream has no labels, got {type(X).__name__}")
         return self.fit(X, y, sample_weight).labels_
 
@@ -194,7 +196,8 @@ class KMeans(SklearnEstimator, nn.Module):
         """
         warn_of_float_y(y)
         x, as_given = self._read(X, mapped=False)
-        inertia = inertia_at(x, self._fitted_centers(), as_array(sample_weight), self.metric, self.engine)
+        weights = _moved_to(self._fitted_centers().device, lists_to_arrays(sample_weight), "sample_weight")
+        inertia = inertia_at(x, self._fitted_centers(), weights, self.metric, self.engine)
         return _number(-inertia, as_given)
 
     @property
@@ -278,8 +281,8 @@ class KMeans(SklearnEstimator, nn.Module):
         saved = state_dict.get(f"{prefix}centers")
         if isinstance(saved, Tensor):
             if saved.ndim < 2 or saved.shape[-2] != self.n_clusters or not saved.is_floating_point():
-                got = f"{short_name(saved.dtype)} of shape {tuple(saved.shape)}"
-                error_msgs.append(f"{prefix}centers must be floats of shape (..., {self.n_clusters}, D), got {got}")
+                wanted = f"floats of shape (..., {self.n_clusters}, D)"
+                error_msgs.append(f"{prefix}centers must be {wanted}, got {dtype_and_shape(saved)}")
                 return
             keys = {name: f"{prefix}{name}" for name in RUNNING_FIELDS}
             running = {name: state_dict[key] for name, key in keys.items() if key in state_dict}
@@ -342,7 +345,8 @@ class KMeans(SklearnEstimator, nn.Module):
         """Keeps the result of a fit, its centers and running state in buffers that may be changed in place."""
         with torch.inference_mode(False):  # tensors of inference mode could not be used outside
             tensors = {field.name: getattr(result, field.name) for field in fields(result)}
-            self._result = replace(result, **{name: None if t is None else t.clone() for name, t in tensors.items()})
+            inferred = {name: t.clone() for name, t in tensors.items() if t is not None and t.is_inference()}
+            self._result = replace(result, **inferred)
             self.centers = self._result.centers.clone()
             for name in RUNNING_FIELDS:
                 setattr(self, name, running[name].clone() if running else None)
@@ -358,12 +362,10 @@ class KMeans(SklearnEstimator, nn.Module):
         """
         centers = self._fitted_centers()
         check_feature_names(self, X)
-        array = as_array(X)
-        x = as_tensor(array, "X", mapped=mapped)
+        array = lists_to_arrays(X)
+        x = _moved_to(centers.device, array, "X", mapped=mapped)
         if isinstance(x, Tensor):
             check_features(x, self)
-            if not isinstance(array, Tensor):
-                x = x.to(centers.device)  # arrays of NumPy are points on every device
         return x, converter_for(array)
 
     def _distances(self, x: Tensor) -> Tensor:
@@ -400,6 +402,12 @@ class KMeans(SklearnEstimator, nn.Module):
         return not_fitted_error(f"{instance} has no {name}: its centers were loaded or changed after 'fit'")
 
 
+def _moved_to(device: torch.device, values: Any, name: str, *, mapped: bool = True) -> Any:
+    """The tensor of an array, on the device of the centers. Anything else is unchanged, also a tensor."""
+    tensor = as_tensor(values, name, mapped=mapped)
+    return tensor.to(device) if isinstance(tensor, Tensor) and not isinstance(values, Tensor) else tensor
+
+
 def _generator(random_state: Any) -> torch.Generator:
     """The generator of this seed, or the generator itself."""
     if isinstance(random_state, torch.Generator):
@@ -409,7 +417,7 @@ def _generator(random_state: Any) -> torch.Generator:
     except TypeError:
         expected = "an int, a torch.Generator or None"
         raise TypeError(f"random_state must be {expected}, got {type(random_state).__name__}") from None
-    return torch.Generator(device="cpu").manual_seed(seed)
+    return seeded(seed)
 
 
 def _equal(centers: Tensor | None, fitted: Tensor) -> bool:

@@ -14,7 +14,7 @@ from gpukmeans.metrics import Projection
 from gpukmeans.options import read_options
 from gpukmeans.points import KMeansInput, Points
 from gpukmeans.seeding import random, seeded
-from gpukmeans.validation import short_name
+from gpukmeans.validation import dtype_and_shape
 
 # A center whose count is below this part of the largest is moved, as in scikit-learn.
 REASSIGNMENT_RATIO = 0.01
@@ -65,11 +65,12 @@ def errors_of_running_state(centers: Tensor, running: Mapping[str, Tensor]) -> l
 
     No fields at all are no error, as centers need no running state.
     """
-    wanted = vars(MiniBatchState.of_centers(centers))
-    got = {name: _kind(running[name]) if name in running else "none" for name in RUNNING_FIELDS if running}
-    return [
-        f"{name} must be {_kind(wanted[name])}, got {kind}" for name, kind in got.items() if kind != _kind(wanted[name])
-    ]
+    if not running:
+        return []
+    like = MiniBatchState.of_centers(centers)
+    wanted = {name: dtype_and_shape(getattr(like, name)) for name in RUNNING_FIELDS}
+    got = {name: dtype_and_shape(running[name]) if name in running else "none" for name in RUNNING_FIELDS}
+    return [f"{name} must be {wanted[name]}, got {got[name]}" for name in RUNNING_FIELDS if got[name] != wanted[name]]
 
 
 @torch.no_grad()
@@ -221,10 +222,6 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
 def _centers_of(means: Tensor, previous: Tensor, project: Projection | None) -> Tensor:
     """The centers (B, K, D) of running means, in the dtype of the previous ones, as new tensors."""
     return (means if project is None else project(means, previous)).to(previous.dtype, copy=True)
-
-
-def _kind(value: Tensor) -> str:
-    return f"{short_name(value.dtype)} of shape {tuple(value.shape)}"
 
 
 def _fit_of_batch(points: Points, state: MiniBatchState) -> Fit:

@@ -21,7 +21,7 @@ def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -
     n_free = centers.shape[1] - n_fixed
     # At most one candidate of each cluster that is not empty is all that is left of it, so these are enough.
     worst = points.worst_served(centers, n_free)
-    # Instead of the entries of 0, which may be far away.
+    # Instead of the entries of 0, which may be equal to a point.
     values = worst.x.where(worst.sqdist[..., None] > 0, worst.x[:, :1])
     removed = points.totals_of_equal(values)
     centers, sums, totals = centers.clone(), moments.sums.clone(), moments.totals.clone()

@@ -7,7 +7,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Mapping
-from numbers import Number
+from numbers import Integral, Number, Real
 from sys import modules
 from typing import Any, TypeVar
 
@@ -87,9 +87,12 @@ class SklearnEstimator:
 
 @functools.cache
 def parameters_of(estimator: type) -> dict[str, Any]:
-    """Parameters of the constructor by name, with their defaults."""
-    parameters = inspect.signature(estimator).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
+    """Parameters of the constructor by name, with their defaults; with `**`, also those of the base class."""
+    parameters = inspect.signature(estimator).parameters.values()
+    kinds = {parameter.kind for parameter in parameters}
+    inherited = parameters_of(estimator.__mro__[1]) if inspect.Parameter.VAR_KEYWORD in kinds else {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {**inherited, **{each.name: each.default for each in parameters if each.kind not in variadic}}
 
 
 def not_fitted_error(message: str) -> AttributeError:
@@ -102,16 +105,16 @@ def warn_of_float_y(y: Any) -> None:
     """UserWarning if `y`, which is ignored, has floats: these may be meant as weights."""
     if isinstance(y, Tensor):
         has_floats = y.is_floating_point()
-    elif isinstance(y, (list, tuple)):
-        has_floats = any(isinstance(value, float) for value in y)
     else:
         array = y.to_numpy() if hasattr(y, "to_numpy") else y
-        has_floats = getattr(getattr(array, "dtype", None), "kind", None) == "f"
+        kind = getattr(getattr(array, "dtype", None), "kind", None)
+        values = array.ravel().tolist() if kind == "O" else array
+        has_floats = kind == "f" or (isinstance(values, (list, tuple)) and any(map(_has_float, values)))
     if has_floats:
         warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=3)
 
 
-def as_array(values: Any) -> Any:
+def lists_to_arrays(values: Any) -> Any:
     """A NumPy array for nested lists of numbers, an array of objects, or an object with nothing but `__array__`.
 
     Anything else is unchanged, such as tensors, data frames and streams. ValueError or TypeError for entries that are
@@ -185,8 +188,17 @@ def _is_nested_numbers(values: Any) -> bool:
     return isinstance(values, Number)
 
 
+def _has_float(value: Any) -> bool:
+    """Whether this is a real number but no integer, or a list with one."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_float, value))
+    return isinstance(value, Real) and not isinstance(value, Integral)
+
+
 def _short(value: Any) -> str:
     """A value in one line: the shape of a tensor or an array, the name of a function."""
+    if isinstance(value, Number):
+        return str(value)
     if hasattr(value, "shape"):
         return f"{type(value).__name__}{tuple(value.shape)}"
     return getattr(value, "__name__", None) or repr(value)

@@ -37,7 +37,12 @@ def short_name(thing: torch.dtype | torch.layout) -> str:
     return str(thing).removeprefix("torch.")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
+def dtype_and_shape(tensor: Tensor) -> str:
+    """The description of a tensor in errors."""
+    return f"{short_name(tensor.dtype)} of shape {tuple(tensor.shape)}"
+
+
+def check_count(name: str, value: Any, least: int | None = 1) -> int:
     """The value as an int. TypeError unless it is an integer of Python or NumPy, ValueError unless it is at least
     `least`."""
     try:
@@ -46,7 +51,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         count = None
     if count is None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if count < least:
+    if least is not None and count < least:
         raise ValueError(f"{name} must be at least {least}, got {count}")
     return count
 

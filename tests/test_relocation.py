@@ -50,6 +50,45 @@ def test_points_that_are_all_that_is_left_of_their_cluster_do_not_move():
     assert next_centers(x, [[20.0], [0.5], [500.0], [600.0], [700.0]]) == [[9], [0], [3], [2], [700]]
 
 
+def test_a_point_at_the_origin_is_no_candidate_unless_it_is_badly_served():
+    x = [[1.0], [1.0], [1.0], [5.5], [4.5], [0.0]]
+    centers = [[1.0], [5.0], [0.0], [900.0], [901.0], [902.0]]
+    assert next_centers(x, centers) == [[1], [4.5], [0], [5.5], [901], [902]]
+
+
+def test_points_so_near_that_their_squared_distance_underflows_are_not_equal():
+    x = [[5.0], [5.0], [5.0], [0.0], [1e-25], [1e-25], [-3.0]]
+    assert next_centers(x, [[-3.0], [500.0], [600.0], [700.0]])[:2] == [[-1], [5]]
+
+
+def test_integers_that_are_equal_as_floats_fill_one_cluster():
+    x = torch.cat([torch.arange(40)[:, None] + 2**60, torch.tensor([[0], [1 << 50], [1 << 51], [1 << 52], [1 << 55]])])
+    init = torch.tensor([[0.0], [-(2.0**40)], [-(2.0**41)], [-(2.0**42)]], dtype=torch.float64)
+    result = kmeans(x, 4, init=init, max_iter=1)
+    assert result.centers[1:].flatten().tolist() == [2.0**60, 2.0**55, 2.0**52]
+    assert torch.equal(kmeans([*x.split(1)], 4, init=init, max_iter=1).centers, result.centers)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 18])
+def test_ties_and_equal_points_in_any_block_change_no_bit(block, monkeypatch):
+    x = torch.randint(2, (300, 6), generator=seeded()).float()
+    centers = torch.cat([torch.full((1, 6), 0.5), torch.full((19, 6), 70.0)])
+    expected = lloyd(points_of(x), centers[None], max_iter=1, tol=0.0).centers
+    monkeypatch.setattr("gpukmeans.points.worst_served._BLOCK", block)
+    monkeypatch.setattr("gpukmeans.points.tensor._BLOCK", block)
+    assert torch.equal(lloyd(points_of(x), centers[None], max_iter=1, tol=0.0).centers, expected)
+    assert len(expected[0].unique(dim=0)) == 20
+
+
+def test_directions_are_relocated_for_the_cosine_metric():
+    x = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 3.0], [-5.0, 0.0]])
+    init = torch.tensor([[1.0, 0.0]]).expand(3, 2)
+    result = kmeans(x, 3, metric="cosine", init=init, max_iter=1)
+    # All points are in the first cluster. The direction opposite to it is the worst served, then that at 90°.
+    assert result.centers[1:].tolist() == [[-1, 0], [0, 1]]
+    assert result.labels.tolist() == [0, 0, 2, 1]
+
+
 def test_a_point_of_a_fixed_cluster_may_be_the_last_one():
     assert next_centers([[0.0], [7.0]], [[1.0], [500.0], [600.0]], n_fixed=1) == [[1], [7], [0]]
 
@@ -164,6 +203,15 @@ def test_a_fit_that_ends_with_empty_clusters_at_max_iter_has_a_warning_of_them()
 def test_a_callback_that_ends_the_fit_has_the_same_warning():
     with pytest.warns(UserWarning, match="1 of 3 clusters of x are empty after 1 iterations"):
         kmeans(X_AROUND_0, 3, init=FAR_OFF, callback=lambda *_: True)
+
+
+def test_the_warning_counts_directions_for_the_cosine_metric_and_points_with_weight():
+    x = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [1.0, 0.0]])
+    with pytest.warns(UserWarning, match="x has only 2 distinct directions, so 1 of 3 clusters stay empty"):
+        kmeans(x, 3, metric="cosine")
+    x = torch.tensor([[1.0], [1.0], [2.0], [3.0], [4.0]])
+    with pytest.warns(UserWarning, match="x has only 2 distinct points with weight, so 1 of 3 clusters stay empty"):
+        kmeans(x, 3, weights=torch.tensor([1, 1, 1, 0, 0]))
 
 
 def test_points_that_differ_by_less_than_rounding_have_a_warning_that_says_so():

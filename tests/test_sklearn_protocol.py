@@ -284,3 +284,42 @@ def test_a_grid_of_cluster_numbers_is_searched_in_processes():
 def test_scores_of_a_cross_validation_are_those_of_its_parts():
     scores = cross_val_score(KMeans(4), X.numpy(), np.arange(300) % 2, cv=[(range(200), range(200, 300))])
     assert scores.tolist() == [KMeans(4).fit(X[:200]).score(X[200:])]
+
+
+def test_the_repr_shows_numbers_of_numpy_as_numbers():
+    assert repr(KMeans(np.int64(5), tol=np.float64(0.5), random_state=np.int64(3))) == (
+        "KMeans(n_clusters=5, tol=0.5, random_state=3)"
+    )
+
+
+class WithKeywords(KMeans):
+    def __init__(self, n_clusters=4, *, factor=2.0, **options):
+        super().__init__(n_clusters, **options)
+        self.factor = factor
+
+
+def test_a_subclass_that_passes_keywords_on_has_the_parameters_of_both():
+    model = WithKeywords(3, factor=1.5, tol=0.5)
+    assert repr(model) == "WithKeywords(n_clusters=3, tol=0.5, factor=1.5)"
+    copy = clone(model.set_params(n_init=2))
+    assert (copy.n_clusters, copy.tol, copy.factor, copy.n_init) == (3, 0.5, 1.5, 2)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [[0.5] * 300, [[1.5]] * 300, [np.float32(1.5)] * 300, np.array([1.5] * 300, dtype=object), np.ones(300)],
+    ids=["list", "nested", "scalars", "objects", "array"],
+)
+def test_floats_of_any_kind_in_y_are_warned_of(y):
+    with pytest.warns(UserWarning, match="y is ignored, and has floats: weights of points are given as sample_weight"):
+        KMeans(2).fit(X, y)
+
+
+@pytest.mark.parametrize("y", [[1] * 300, ["a"] * 300, [True] * 300, np.array(["a"] * 300, dtype=object), None])
+def test_labels_of_any_kind_in_y_have_no_warning(y):
+    KMeans(2).fit(X, y)
+
+
+def test_a_column_may_have_any_name():
+    frame = pd.DataFrame({"nnz": [1.0, 2.0, 8.0], "shape": [1.0, 2.0, 8.0]})
+    assert KMeans(2).fit(frame).labels_.tolist() == KMeans(2).fit(frame.to_numpy()).labels_.tolist()

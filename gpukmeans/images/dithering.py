@@ -6,8 +6,9 @@ are premultiplied: errors are measured as they are visible, and nearly transpare
 
 import functools
 import math
+import numbers
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import torch
 from jaxtyping import Int, UInt8
@@ -40,7 +41,7 @@ def dither(
     palette: UInt8[Tensor, "k c"],
     dithering: str | Dithering = "floyd-steinberg",
     *,
-    strength: float = 1.0,
+    strength: SupportsFloat = 1.0,
 ) -> UInt8[Tensor, "h w"]:
     """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
 
@@ -388,8 +389,9 @@ def _check_indices(indices: object, nearest: Tensor, n_colors: int) -> None:
 
 def check_strength(strength: object) -> float:
     """The strength, if it is a number from 0 to 1. TypeError or ValueError otherwise."""
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+    if isinstance(strength, bool) or not isinstance(strength, numbers.Real):
         raise TypeError(f"strength must be a number, got {type(strength).__name__}")
-    if not 0 <= strength <= 1:
+    value = float(strength)
+    if not 0 <= value <= 1:
         raise ValueError(f"strength must be from 0 to 1, got {strength}")
-    return strength
+    return value

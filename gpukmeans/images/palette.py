@@ -1,7 +1,7 @@
 """`fit_palette`: a palette of few colors that represents the pixels of a histogram with a small error."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import UInt8
@@ -17,6 +17,7 @@ from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
+from gpukmeans.validation import check_count
 
 # A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
 # and by 0.2 % at 256 colors in 75 ms. Measured on one CPU core with eight photos and five seeds.
@@ -61,7 +62,7 @@ class Palette:
 
 def fit_palette(
     histogram: ColorHistogram,
-    n_colors: int,
+    n_colors: SupportsIndex,
     *,
     space: ColorSpaceName | ColorSpace = "srgb",
     fixed: UInt8[Tensor, "f c"] | None = None,
@@ -104,15 +105,17 @@ def fit_palette(
         callback: called after each iteration of the `kmeans` over all colors. The last inertia is that of the centers
             before rounding to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
-        **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`.
+        **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`; all but `group`.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
         >>> fit_palette(unique_colors(image), 2).colors.tolist()
         [[0, 0, 1], [200, 0, 0]]
     """
-    check_n_colors(n_colors)
+    n_colors = check_n_colors(n_colors)
     space = check_space(space)
+    if clustering.get("group") is not None:
+        raise ValueError("group must be None for a palette, got a group: add the histograms of the ranks instead")
     fixed = histogram.colors[:0] if fixed is None else fixed
     check_colors(fixed, "fixed", histogram.colors, n_colors)
     palette = _exact_palette(histogram, n_colors, fixed, space)
@@ -172,12 +175,12 @@ def default_refine(refine: int | None, n_colors: int) -> int:
     return refine if refine is not None else (2 if n_colors <= _TWO_CYCLES_UP_TO else 1)
 
 
-def check_n_colors(n_colors: object) -> None:
-    """TypeError or ValueError unless this is an int from 1 to 256."""
-    if isinstance(n_colors, bool) or not isinstance(n_colors, int):
-        raise TypeError(f"n_colors must be an int, got {type(n_colors).__name__}")
-    if not 1 <= n_colors <= 256:
-        raise ValueError(f"n_colors must be from 1 to 256, got {n_colors}")
+def check_n_colors(n_colors: SupportsIndex) -> int:
+    """The number as an int. TypeError unless it is an integer, ValueError unless it is from 1 to 256."""
+    number = check_count("n_colors", n_colors, least=None)
+    if not 1 <= number <= 256:
+        raise ValueError(f"n_colors must be from 1 to 256, got {number}")
+    return number
 
 
 def check_colors(colors: object, name: str, image: Tensor, max_colors: int) -> None:

@@ -1,6 +1,6 @@
 """Color quantization: `quantize` an image to few colors, or map it to a given palette."""
 
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import UInt8
@@ -20,11 +20,11 @@ from gpukmeans.validation import check_count
 
 def quantize(
     image: UInt8[Tensor, "*batch h w c"],
-    n_colors: int,
+    n_colors: SupportsIndex,
     *,
     space: ColorSpaceName | ColorSpace = "srgb",
     dither: DitheringName | Dithering = "none",
-    strength: float = 1.0,
+    strength: SupportsFloat = 1.0,
     fixed: UInt8[Tensor, "f c"] | None = None,
     init: InitName | Seeding = "random",
     n_init: int = 1,
@@ -70,7 +70,7 @@ def quantize(
         ([[0, 0, 1], [200, 0, 0]], [[0, 0, 1]])
     """
     check_image(image, batch=True)
-    check_n_colors(n_colors)
+    n_colors = check_n_colors(n_colors)
     check_dithering(dither)
     check_strength(strength)
     check_space(space)
@@ -100,7 +100,7 @@ def apply_palette(
     palette: UInt8[Tensor, "k c"],
     *,
     dither: DitheringName | Dithering = "none",
-    strength: float = 1.0,
+    strength: SupportsFloat = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
@@ -138,7 +138,7 @@ def map_to_palette(
     palette: Palette,
     *,
     dither: DitheringName | Dithering = "none",
-    strength: float = 1.0,
+    strength: SupportsFloat = 1.0,
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Num, UInt8
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName
 from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.quantization import quantize
+from gpukmeans.seeding import seeded
 
 
 class QuantizeColors(nn.Module):
@@ -45,7 +46,7 @@ class QuantizeColors(nn.Module):
 
     def __init__(
         self,
-        n_colors: int,
+        n_colors: SupportsIndex,
         *,
         space: ColorSpaceName | ColorSpace = "srgb",
         dither: DitheringName | Dithering = "none",
@@ -89,7 +90,7 @@ class QuantizeColors(nn.Module):
                 fixed=None if self.fixed is None else self.fixed.to(images.device),
                 n_init=self.n_init,
                 refine=self.refine,
-                generator=torch.Generator(device="cpu").manual_seed(self.seed),
+                generator=seeded(self.seed),
             )
             images = indexed.pixels()
         result = images.movedim(-1, -3).reshape(plain.shape)

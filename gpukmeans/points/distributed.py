@@ -81,7 +81,8 @@ class DistributedSource:
         order = sqdist.argsort(dim=1, descending=True, stable=True)
         sqdist = sqdist.gather(1, order)
         n_different = (sqdist.diff(dim=1) != 0).cumsum(dim=1)
-        order = order[:, : 1 + int((n_different < n).sum(dim=1).max())]
+        n_needed = torch.minimum((sqdist > 0).sum(dim=1), 1 + (n_different < n).sum(dim=1))
+        order = order[:, : int(n_needed.max())]
         rank, position = order // n, order % n
         rows = own.x.gather(1, position[..., None].expand(-1, -1, self.width))
         here = rank == self.communicator.rank

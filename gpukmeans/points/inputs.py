@@ -18,7 +18,7 @@ from gpukmeans.points.communicator import Communicator, SingleProcess, run_on_al
 from gpukmeans.points.distributed import DistributedSource
 from gpukmeans.points.streaming import BatchSource, PointSpec, first_batch
 from gpukmeans.points.tensor import TensorSource
-from gpukmeans.validation import check_points, check_range, check_weights, compute_dtype, short_name
+from gpukmeans.validation import check_points, check_range, check_weights, compute_dtype, dtype_and_shape, short_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,5 +161,5 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _short(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of {short_name(value.dtype)} {tuple(value.shape)}"
+        return f"a tensor of {dtype_and_shape(value)}"
     return short_name(value) if isinstance(value, torch.dtype) else str(value)

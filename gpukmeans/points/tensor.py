@@ -15,10 +15,10 @@ from gpukmeans.moments import Moments
 from gpukmeans.points.base import Points, SampleBy, points_from_source
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
-from gpukmeans.tiling import ProblemIndex, problem_index, tiles
+from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
 from gpukmeans.validation import Range, check_nonzero_rows, finite_range
 
-# Squared differences of coordinates in memory at a time, for potentials.
+# Coordinates, or their squared differences, in memory at a time.
 _BLOCK = 1 << 18
 
 
@@ -99,16 +99,17 @@ class TensorSource:
 
     def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
         labels, sqdist = self.bound.assign(values, problems)
-        run, row = (sqdist == 0).nonzero(as_tuple=True)  # also points whose squared distance underflows
-        label, problem = labels[run, row], self.index(problems)[run]
-        x = self.x[problem, row].to(self.dtype)
-        equal = (x == values[run, label]).all(dim=1).double()
-        w = (equal if self.weights is None else equal * self.weights[problem, row])[:, None]
-        offsets = x.double() - fixed_point.lowest[run]
         scales = torch.cat([fixed_point.sum, fixed_point.weight[:, None]], dim=1)
-        terms = to_fixed(torch.cat([offsets * w, w], dim=1), scales[run])
         totals = torch.zeros(*values.shape[:2], scales.shape[1], dtype=torch.int64, device=values.device)
-        totals.flatten(0, 1).index_add_(0, run * values.shape[1] + label, terms)
+        near = (sqdist == 0).nonzero()  # also points whose squared distance underflows
+        for block in blocks(len(near), _BLOCK // values.shape[2]):
+            run, row = near[block].unbind(dim=1)
+            label, problem = labels[run, row], self.index(problems)[run]
+            x = self.x[problem, row].to(self.dtype)
+            equal = (x == values[run, label]).all(dim=1).double()
+            w = (equal if self.weights is None else equal * self.weights[problem, row])[:, None]
+            terms = to_fixed(torch.cat([(x.double() - fixed_point.lowest[run]) * w, w], dim=1), scales[run])
+            totals.flatten(0, 1).index_add_(0, run * values.shape[1] + label, terms)
         return totals
 
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> "TensorNearest":

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpukmeans.tiling import blocks
+
+# Coordinates of points that are compared at a time.
+_BLOCK = 1 << 18
+
 
 @dataclass(frozen=True, eq=False)
 class WorstServed:
@@ -51,16 +56,15 @@ class WorstServed:
 
 def _farthest_distinct(sqdist: Tensor, x: Tensor, n: int) -> Tensor:
     """Rows of up to n points x (N, D), no two equal, in descending order of sqdist (N,) above 0, then of rows."""
-    n_sorted = min(2 * n, len(sqdist))
-    while True:
-        # Only the farthest points are sorted: more of them if too many are equal. The limit includes all of its ties.
-        limit = sqdist.topk(n_sorted).values[-1]
-        rows = ((sqdist >= limit) & (sqdist > 0)).nonzero().squeeze(1)
-        rows = rows[sqdist[rows].argsort(descending=True, stable=True)]
-        rows = rows[first_of_equal_rows(x[rows])][:n]
-        if len(rows) == n or n_sorted == len(sqdist):
-            return rows
-        n_sorted = min(4 * n_sorted, len(sqdist))
+    order = sqdist.argsort(descending=True, stable=True)[: int((sqdist > 0).sum())]
+    found = order[:0]
+    for block in blocks(len(order), max(n, _BLOCK // x.shape[1])):
+        found = torch.cat([found, order[block]])
+        # In the dtype of distances, as integers above 2**53 are equal if these are.
+        found = found[first_of_equal_rows(x[found].to(sqdist.dtype))][:n]
+        if len(found) == n:
+            break
+    return found
 
 
 def first_of_equal_rows(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from helpers.problems import random_image
@@ -250,3 +251,24 @@ def test_translucent_edge_pixels_do_not_make_opaque_pixels_translucent():
         shown = palette.colors[unique_colors(image).map_values(palette.labels, image).long()]
         assert (shown[image[..., 3] == 255][:, 3] == 255).all()
         assert len(palette.colors) == n_colors
+
+
+def test_a_palette_of_a_process_group_is_an_error():
+    with pytest.raises(ValueError, match="group must be None for a palette, got a group: add the histograms"):
+        fit_palette(unique_colors(random_image(9, 9, 3, 255, 0)), 4, group="ranks")
+
+
+def test_the_callback_runs_without_gradients():
+    enabled = []
+    histogram = unique_colors(random_image(20, 20, 3, 255, 0))
+    fit_palette(histogram, 4, callback=lambda *_: enabled.append(torch.is_grad_enabled()))
+    assert enabled
+    assert not any(enabled)
+
+
+def test_the_number_of_colors_and_the_strength_may_be_numbers_of_numpy():
+    image = random_image(20, 20, 3, 255, 0)
+    found = quantize(image, np.int64(4), dither="floyd-steinberg", strength=np.float32(0.5))
+    expected = quantize(image, 4, dither="floyd-steinberg", strength=0.5)
+    assert torch.equal(found.palette, expected.palette)
+    assert torch.equal(found.indices, expected.indices)
