@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_problem
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
 from gpukmeans.metrics import Metric, MetricName, check_metric
@@ -81,6 +82,7 @@ def kmeans(
 def kmeans(
     x: Array | Iterable[Any], n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]
 ) -> KMeansResult[Tensor | None]: ...
+@eager
 @torch.no_grad()
 def kmeans(
     x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
@@ -165,7 +167,7 @@ def kmeans(
         ),
     )
     if warning:
-        warnings.warn(warning, stacklevel=3)  # past no_grad, to the caller
+        warnings.warn(warning, stacklevel=4)  # past no_grad and eager, to the caller
     return result
 
 

@@ -108,7 +108,7 @@ def warn_of_float_y(y: Any) -> None:
         array = y.to_numpy() if hasattr(y, "to_numpy") else y
         has_floats = getattr(getattr(array, "dtype", None), "kind", None) == "f"
     if has_floats:
-        warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=3)
+        warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=4)
 
 
 def as_array(values: Any) -> Any:
@@ -118,7 +118,7 @@ def as_array(values: Any) -> Any:
     not numbers.
     """
     if isinstance(values, (list, tuple)):
-        return torch.tensor(values, dtype=torch.float64).numpy() if _is_nested_numbers(values) else values
+        return torch.tensor(values, dtype=torch.float64, device="cpu").numpy() if _is_nested_numbers(values) else values
     if hasattr(values, "__array__") and not hasattr(values, "shape"):
         values = values.__array__()
     if getattr(getattr(values, "dtype", None), "kind", None) == "O":
