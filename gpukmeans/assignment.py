@@ -1,11 +1,13 @@
 """`assign`: the nearest center of each point, as a torch operation that can be differentiated and compiled."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Num
 from torch import Tensor
 
 from gpukmeans.arrays import Array, to_tensor
-from gpukmeans.distance import squared_distance
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Assignment, Engine, EngineName, choose
 from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.validation import check_centers, check_nonzero_rows, check_points, check_values, compute_dtype
@@ -24,7 +26,8 @@ def assign(
     The squared distance is a sum of squares in that dtype (see `gpukmeans.distance`), so never negative.
 
     Squared distances have gradients of any order with respect to `x` and `centers`, in reverse mode; labels have none.
-    `torch.compile(fullgraph=True)` can compile the operation inside a model if `engine` is a name.
+    `torch.compile(fullgraph=True)` can compile the operation inside a model if `engine` is a name. `torch.vmap` maps it
+    as a batch of problems.
 
     Raises TypeError or ValueError for other input.
 
@@ -48,10 +51,8 @@ def assign(
     x, centers = metric.prepare(x, dtype), metric.prepare(centers, dtype)
     # The custom operation is used only while compiling, as its first call imports the compiler, which takes longer than
     # most clusterings. Its arguments cannot be objects, so an engine must be given by name to be compiled.
-    nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_by
-    labels, sqdist = nearest(x.detach(), centers.detach(), metric.normalizes, engine)
-    if torch.is_grad_enabled() and (x.requires_grad or centers.requires_grad):
-        sqdist = _differentiable(x.to(dtype), centers.to(dtype), labels)
+    nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_eager
+    labels, sqdist = nearest(x, centers, metric.normalizes, engine)
     return Assignment(labels, sqdist * metric.factor)
 
 
@@ -69,6 +70,60 @@ def _nearest_by(x: Tensor, centers: Tensor, normalized: bool, engine: str | Engi
     return labels.view(batch), sqdist.view(batch)
 
 
+def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, centers, *_ = inputs
+    labels, _ = output
+    ctx.mark_non_differentiable(labels)
+    ctx.save_for_backward(x, centers, labels)
+
+
+def _gradients(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    """Gradients 2g(x - c) of the points and -2g(x - c), summed over each cluster, of the centers.
+
+    g (..., N) is the gradient of the squared distances, the second of `grads`.
+    """
+    # Written out, because torch compiles the automatic gradient of an indexed difference wrongly for some widths.
+    x, centers, labels = ctx.saved_tensors
+    grad: Tensor = grads[1]
+    flat_centers, rows = centers.reshape(-1, x.shape[-1]), labels.flatten()
+    if centers.ndim > 2:
+        first = torch.arange(0, len(flat_centers), centers.shape[-2], device=x.device)
+        rows = (labels.reshape(len(first), -1) + first[:, None]).flatten()
+    terms = 2 * grad[..., None] * (x.to(grad.dtype) - flat_centers.index_select(0, rows).view(x.shape))
+    grad_x = terms.to(x.dtype) if ctx.needs_input_grad[0] else None
+    if not ctx.needs_input_grad[1]:
+        return grad_x, None, None, None
+    sums = torch.zeros_like(flat_centers, dtype=grad.dtype).index_add(0, rows, -terms.flatten(0, -2))
+    return grad_x, sums.to(centers.dtype).view(centers.shape), None, None
+
+
+def _as_batch(info: Any, in_dims: tuple[int | None, ...], x: Tensor, centers: Tensor, *options: Any) -> tuple[Any, ...]:
+    """Arguments of one call for the V calls that `torch.vmap` maps: points (V, ..., N, D), and centers of each problem
+    or (K, D)."""
+    x = x.expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+    if in_dims[1] is not None:
+        centers = centers.movedim(in_dims[1], 0)
+        centers = centers.view(len(centers), *[1] * (x.ndim - centers.ndim), *centers.shape[1:])
+    if centers.ndim > 2:
+        centers = centers.expand(*x.shape[:-2], *centers.shape[-2:])
+    return x, centers, *options
+
+
+class _Nearest(torch.autograd.Function):
+    """`_nearest_by`, with gradients and `torch.vmap`."""
+
+    forward = staticmethod(_nearest_by)
+    setup_context = staticmethod(_save_for_gradients)
+    backward = staticmethod(_gradients)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        return _Nearest.apply(*_as_batch(info, in_dims, *args)), (0, 0)
+
+
+_nearest_eager = eager(_Nearest.apply)
+
+
 @torch.library.custom_op("gpukmeans::nearest", mutates_args=())
 def _nearest(x: Tensor, centers: Tensor, normalized: bool, engine: str) -> tuple[Tensor, Tensor]:
     return _nearest_by(x, centers, normalized, engine)
@@ -80,10 +135,5 @@ def _nearest_shapes(x: Tensor, centers: Tensor, normalized: bool, engine: str) -
     return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape, dtype=compute_dtype(x, centers))
 
 
-def _differentiable(x: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
-    """Squared distances (..., N) to the labeled centers, with gradients. The bits are those of the engine."""
-    if centers.ndim == 2:
-        chosen = centers[labels]
-    else:
-        chosen = centers.gather(-2, labels[..., None].expand(*labels.shape, centers.shape[-1]))
-    return squared_distance(x.movedim(-1, 0), chosen.movedim(-1, 0))
+_nearest.register_autograd(_gradients, setup_context=_save_for_gradients)
+_nearest.register_vmap(lambda *args: (_nearest(*_as_batch(*args)), (0, 0)))

@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from gpukmeans.arrays import Array, as_tensor, to_tensor
 from gpukmeans.checkpoints import Checkpoint, CheckpointState, check_same_problem
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.lloyd import Fit, LoopCallback, lloyd, measure_at
 from gpukmeans.metrics import Metric, MetricName, check_metric
@@ -81,6 +82,7 @@ def kmeans(
 def kmeans(
     x: Array | Iterable[Any], n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]
 ) -> KMeansResult[Tensor | None]: ...
+@eager
 def kmeans(
     x: Num[Tensor, "*batch n d"] | Array | Iterable[Any],
     n_clusters: SupportsIndex,
@@ -164,7 +166,7 @@ def kmeans(
         ),
     )
     if warning:
-        warnings.warn(warning, stacklevel=2)
+        warnings.warn(warning, stacklevel=3)  # past eager, to the caller
     return result
 
 

@@ -18,11 +18,11 @@ def squared_distance(x: Tensor, y: Tensor, *, out: Tensor | None = None, workspa
     For D <= 8 the result is written to `out`, and the square of one channel to `workspace`, if given, both (...).
     """
     if len(x) <= _SEQUENTIAL:
-        total = torch.sub(x[0], y[0], out=out).square_()
+        total = torch.sub(x[0], y[0], out=out).pow_(2)
         for channel in range(1, len(x)):
-            total += torch.sub(x[channel], y[channel], out=workspace).square_()
+            total += torch.sub(x[channel], y[channel], out=workspace).pow_(2)
         return total
-    squares = (x - y).square_()
+    squares = (x - y).pow_(2)
     while len(squares) > _SEQUENTIAL:
         half = (len(squares) + 1) // 2
         squares[: len(squares) - half] += squares[half:]

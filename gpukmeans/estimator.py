@@ -13,6 +13,7 @@ from gpukmeans.arrays import Array, as_tensor, converter_for
 from gpukmeans.assignment import assign
 from gpukmeans.checkpoints import Checkpoint
 from gpukmeans.clustering import KMeansResult, inertia_at, kmeans
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName
 from gpukmeans.metrics import Metric, MetricName, check_metric
 from gpukmeans.minibatch import RUNNING_FIELDS, MiniBatchState, errors_of_running_state, partial_fit
@@ -82,6 +83,7 @@ class KMeans(SklearnEstimator, nn.Module):
     centers: Tensor | None
     n_steps: Tensor | None
 
+    @eager
     def __init__(
         self,
         n_clusters: SupportsIndex = 8,
@@ -116,8 +118,9 @@ class KMeans(SklearnEstimator, nn.Module):
         for name in ("centers", *RUNNING_FIELDS):
             self.register_buffer(name, None)
         self._result: KMeansResult | None = None
-        self._as_given: Callable[[Tensor], Any] = converter_for(torch.empty(0))
+        self._as_given: Callable[[Tensor], Any] = converter_for(torch.empty(0, device="cpu"))
 
+    @eager
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
         """The estimator itself, fitted by `kmeans(X, n_clusters, weights=sample_weight, ...)`.
 
@@ -129,6 +132,7 @@ class KMeans(SklearnEstimator, nn.Module):
         self._set_result(result, converter_for(array), feature_names(X), {})
         return self
 
+    @eager
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
         """The estimator itself, after one more batch of mini-batch K-means (Sculley 2010).
 
@@ -188,6 +192,7 @@ class KMeans(SklearnEstimator, nn.Module):
         """`transform(X)` after `fit(X, y, sample_weight)`."""
         return self.fit(X, y, sample_weight).transform(X)
 
+    @eager
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Negative inertia of the points: minus the sum of weight times squared distance. Higher is better.
 

@@ -223,7 +223,7 @@ class _LoopSnapshot:
         none = active.run_ids[:0]
         ended = [*ended, (none, active.fit().select(none))]  # at least one, to concatenate
         return _LoopSnapshot(
-            n_iter=torch.tensor(n_iter),
+            n_iter=torch.tensor(n_iter, device="cpu"),
             inertia=inertia,
             shifts=shifts,
             active=_RunSnapshot(**{field.name: getattr(active, field.name) for field in fields(_RunSnapshot)}),

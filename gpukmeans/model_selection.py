@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpukmeans.arrays import Array
 from gpukmeans.clustering import KMeansResult, kmeans
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Assignment, Engine, choose
 from gpukmeans.fixed_point import finest_scale, to_fixed
 from gpukmeans.metrics import Metric, check_metric
@@ -52,6 +53,7 @@ class NClustersComparison:
         return "\n".join(["n_clusters      inertia  silhouette", *lines, f"best: {self.best}"])
 
 
+@eager
 @torch.no_grad()
 def compare_n_clusters(
     x: Num[Tensor, "n d"] | Array | Iterable[Any],

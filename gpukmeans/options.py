@@ -130,15 +130,18 @@ class KMeansOptions:
         """The properties that must be equal in this run and its checkpoint, by name. `fixed` (P, F, D) are prepared."""
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")
-        empty = torch.zeros(0, dtype=points.dtype)  # its dtype is compared, too
+        empty = torch.zeros(0, dtype=points.dtype, device="cpu")  # its dtype is compared, too
         return {
             "the range of x": torch.stack([points.stats.lowest, points.stats.highest]),
             "the number of points": points.stats.n_present,
             "the total weight": points.stats.total_weight,
             "the dtype computed in": empty,
             "fixed": empty if fixed is None else fixed,
-            "metric": torch.tensor([*name.encode()]),
-            **{key: torch.tensor(getattr(self, key), dtype=torch.float64) for key in ("n_clusters", "n_init", "tol")},
+            "metric": torch.tensor([*name.encode()], device="cpu"),
+            **{
+                key: torch.tensor(getattr(self, key), dtype=torch.float64, device="cpu")
+                for key in ("n_clusters", "n_init", "tol")
+            },
         }
 
     def _check_init(self) -> None:

@@ -111,7 +111,7 @@ def warn_of_float_y(y: Any) -> None:
         values = array.ravel().tolist() if kind == "O" else array
         has_floats = kind == "f" or (isinstance(values, (list, tuple)) and any(map(_has_float, values)))
     if has_floats:
-        warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=3)
+        warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=4)
 
 
 def lists_to_arrays(values: Any) -> Any:
@@ -121,7 +121,7 @@ def lists_to_arrays(values: Any) -> Any:
     not numbers.
     """
     if isinstance(values, (list, tuple)):
-        return torch.tensor(values, dtype=torch.float64).numpy() if _is_nested_numbers(values) else values
+        return torch.tensor(values, dtype=torch.float64, device="cpu").numpy() if _is_nested_numbers(values) else values
     if hasattr(values, "__array__") and not hasattr(values, "shape"):
         values = values.__array__()
     if getattr(getattr(values, "dtype", None), "kind", None) == "O":

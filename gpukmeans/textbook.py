@@ -28,7 +28,7 @@ def kmeans(x: Tensor, n_clusters: int, generator: torch.Generator, max_iter: int
 
 def random_points(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """n distinct rows (n, D) of the points (N, D)."""
-    return x[torch.randperm(len(x), generator=generator)[:n]]
+    return x[torch.randperm(len(x), generator=generator, device=generator.device)[:n]]
 
 
 def nearest(x: Tensor, centers: Tensor) -> Tensor:

@@ -54,16 +54,56 @@ def test_points_and_centers_that_are_no_tensor_or_array_are_an_error(name, wrong
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_squared_distances_have_first_and_second_gradients(metric, batch):
-    x = torch.randn(*batch, 12, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
-    centers = torch.randn(*batch, 4, 3, generator=seeded(1), dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(("batch", "of_centers"), [((), ()), ((2, 2), (2, 2)), ((2, 2), ())])
+def test_squared_distances_have_first_and_second_gradients(metric, batch, of_centers):
+    x = torch.randn(*batch, 4, 3, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    centers = torch.randn(*of_centers, 3, 3, generator=seeded(1), dtype=torch.float64, requires_grad=True)
 
     def sqdist(x, centers):
         return assign(x, centers, metric=metric).sqdist
 
     assert torch.autograd.gradcheck(sqdist, (x, centers))
     assert torch.autograd.gradgradcheck(sqdist, (x, centers))
+
+
+@pytest.mark.parametrize(
+    ("of_x", "of_centers"),
+    [(torch.float16, torch.float16), (torch.bfloat16, torch.float64), (torch.float32, torch.float16)],
+)
+def test_gradients_are_computed_in_the_wider_dtype_and_have_that_of_the_argument(of_x, of_centers):
+    x, centers = blobs(60).to(of_x).requires_grad_(), blobs()[:5].to(of_centers).requires_grad_()
+    found = torch.autograd.grad(assign(x, centers).sqdist.sum(), (x, centers))
+    wide = [tensor.detach().double().requires_grad_() for tensor in (x, centers)]
+    expected = torch.autograd.grad(assign(*wide).sqdist.sum(), wide)
+    for gradient, exact, argument in zip(found, expected, (x, centers), strict=True):
+        assert gradient.dtype == argument.dtype
+        torch.testing.assert_close(gradient, exact.to(argument.dtype))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_vmap_maps_points_and_centers_as_a_batch_of_problems(metric):
+    x, centers = torch.randn(2, 3, 40, 4, generator=seeded()), torch.randn(2, 3, 5, 4, generator=seeded(1))
+
+    def one(x, centers):
+        return assign(x, centers, metric=metric)
+
+    def assert_equal(found, x, centers):
+        for result, expected in zip(found, one(x, centers), strict=True):
+            assert torch.equal(result, expected)
+
+    assert_equal(torch.vmap(one)(x, centers), x, centers)
+    assert_equal(torch.vmap(torch.vmap(one))(x, centers), x, centers)
+    assert_equal(torch.vmap(one, (0, None))(x, centers[0, 0]), x, centers[0, 0])
+    assert_equal(torch.vmap(one, (0, None))(x, centers[0]), x, centers[[0, 0]])
+    assert_equal(torch.vmap(one, (None, 1))(x[0, 0], centers[0].movedim(0, 1)), x[0, :1].expand(3, -1, -1), centers[0])
+    assert_equal(torch.vmap(one)(x, centers[:, 0]), x, centers[:, :1].expand(-1, 3, -1, -1))
+
+
+def test_vmap_gives_the_gradients_of_each_problem():
+    x, centers = torch.randn(3, 40, 4, generator=seeded()), torch.randn(3, 5, 4, generator=seeded(1))
+    gradients = torch.func.grad(lambda x, centers: assign(x, centers).sqdist.sum(), (0, 1))
+    for found, one in zip(torch.vmap(gradients)(x, centers), gradients(x[1], centers[1]), strict=True):
+        assert torch.equal(found[1], one)
 
 
 @pytest.mark.parametrize("width", [3, 40])
@@ -85,8 +125,18 @@ def test_the_cosine_distance_is_one_minus_the_cosine_of_the_nearest_direction():
 
 def test_the_custom_operation_passes_the_checks_of_torch():
     x, centers = torch.randn(2, 9, 3, generator=seeded()), torch.randn(4, 3, generator=seeded(1))
-    checked = torch.library.opcheck(torch.ops.gpukmeans.nearest.default, (x, centers, False, "auto"))
-    assert set(checked.values()) == {"SUCCESS"}
+    operation = torch.ops.gpukmeans.nearest.default
+    assert set(torch.library.opcheck(operation, (x, centers, False, "auto")).values()) == {"SUCCESS"}
+    # The other checks of torch add up all outputs in the dtype of the first, which is that of labels.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    with_gradients = x.requires_grad_(), centers.requires_grad_(), False, "auto"
+    assert set(torch.library.opcheck(operation, with_gradients, test_utils=checks).values()) == {"SUCCESS"}
+
+
+def test_a_compiled_vmap_has_the_same_bits(unchecked):
+    x, centers = torch.randn(3, 40, 4, generator=seeded()), torch.randn(5, 4, generator=seeded(1))
+    mapped = torch.vmap(lambda x: assign(x, centers).sqdist)
+    assert torch.equal(torch.compile(mapped, fullgraph=True, backend="aot_eager")(x), mapped(x))
 
 
 # aot_eager captures the whole graph; code generation by a backend is not tested.

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine, Proposal, nearest_by_cdist
+from gpukmeans.validation import compute_dtype
+
+# Settings that keep all bits of float32 factors: those of a backend, and "highest" of torch before 2.9.
+_FULL_PRECISION = ("none", "ieee", "highest")
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,38 @@ class MatmulEngine(PlainEngine):
     name = "matmul"
 
     def unsupported_reason(self, x: Tensor) -> str | None:
-        if torch.get_float32_matmul_precision() != "highest":
-            return "its error bound needs torch.set_float32_matmul_precision('highest'), the default of torch"
+        precision = _float32_precision(x.device)
+        if precision not in _FULL_PRECISION and compute_dtype(x) == torch.float32:
+            return (
+                f"its error bound needs matrix products of full float32 precision, and torch is set to {precision!r} on"
+                f" {x.device.type}, see torch.set_float32_matmul_precision"
+            )
+        if x.device.type == "cuda" and torch.are_deterministic_algorithms_enabled() and not _multiplies(x.device):
+            return (
+                "its matrix product on CUDA needs the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8 while"
+                " torch.use_deterministic_algorithms(True) is set"
+            )
         return super().unsupported_reason(x)
 
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundPlainEngine:
         return BoundPlainEngine(x, weights, self.tile, nearest_by_product)
+
+
+def _float32_precision(device: torch.device) -> str:
+    """The setting of torch for products of float32 matrices on this device."""
+    matmul = getattr(torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn, "matmul", None)
+    # Before 2.9 torch has one setting for all devices. Since then reading that one fails where the devices differ.
+    return getattr(matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
+
+
+def _multiplies(device: torch.device) -> bool:
+    """Whether torch multiplies matrices on this device, rather than raise for lack of repeatable bits."""
+    one = torch.ones(1, 1, device=device)
+    try:
+        torch.mm(one, one)
+    except RuntimeError:
+        return False
+    return True
 
 
 def nearest_by_product(x: Tensor, centers: Tensor) -> Assignment:

@@ -38,12 +38,7 @@ def choose(engine: str | Engine, x: Tensor) -> Engine:
     """
     if isinstance(engine, str):
         if engine == "auto":
-            reasons = {name: candidate.unsupported_reason(x) for name, candidate in ENGINES.items()}
-            supported = [ENGINES[name] for name, reason in reasons.items() if reason is None]
-            if supported:
-                return next((candidate for candidate in supported if _is_fast(candidate, x)), supported[-1])
-            listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            raise ValueError(f"no engine can take these points: {listing}")
+            return _fastest(x)
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(['auto', *ENGINES])} or an engine, got {engine!r}")
         engine = ENGINES[engine]
@@ -52,6 +47,18 @@ def choose(engine: str | Engine, x: Tensor) -> Engine:
     if reason := engine.unsupported_reason(x):
         raise ValueError(f"engine {engine.name!r} cannot take these points: {reason}")
     return engine
+
+
+def _fastest(x: Tensor) -> Engine:
+    reasons: dict[str, str] = {}
+    # The reasons of slower engines are not computed.
+    for candidate in sorted(ENGINES.values(), key=lambda candidate: not _is_fast(candidate, x)):
+        reason = candidate.unsupported_reason(x)
+        if reason is None:
+            return candidate
+        reasons[candidate.name] = reason
+    listing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise ValueError(f"no engine can take these points: {listing}")
 
 
 def _is_fast(engine: Engine, x: Tensor) -> bool:

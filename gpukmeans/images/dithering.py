@@ -226,7 +226,7 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
 
 def bayer_ranks(side: int = 8) -> Int[Tensor, "n n"]:
     """Ranks 0 to n² - 1 of the threshold matrix of Bayer (1973), int64, for n a power of two."""
-    ranks = torch.zeros(1, 1, dtype=torch.int64)
+    ranks = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
     while len(ranks) < side:
         ranks = 4 * ranks
         ranks = torch.cat([torch.cat([ranks, ranks + 2], dim=1), torch.cat([ranks + 3, ranks + 1], dim=1)])
@@ -243,9 +243,10 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
     """
     # Centered in a field twice as large, so that every cyclic shift of the kernel is a view.
     axis = [min(abs(x), side - abs(x)) for x in range(-side, side)]
-    kernel = torch.tensor([[4 ** (y * y + x * x) * 2**50 // 5 ** (y * y + x * x) for x in axis] for y in axis])
-    chosen = torch.zeros(side * side, dtype=torch.bool)
-    density = torch.zeros(side, side, dtype=torch.int64)
+    weights = [[4 ** (y * y + x * x) * 2**50 // 5 ** (y * y + x * x) for x in axis] for y in axis]
+    kernel = torch.tensor(weights, device="cpu")
+    chosen = torch.zeros(side * side, dtype=torch.bool, device="cpu")
+    density = torch.zeros(side, side, dtype=torch.int64, device="cpu")
     largest = torch.iinfo(torch.int64).max
 
     def set_chosen(position: int, value: bool) -> None:
@@ -261,7 +262,7 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
         return int(torch.where(chosen, largest, density.view(-1)).argmin())
 
     # An arbitrary tenth of the positions, made even by moving the tightest cluster to the largest void until it stays.
-    positions = torch.arange(side * side)
+    positions = torch.arange(side * side, device="cpu")
     initial = ((positions * positions * 40503 + positions * 30011) % 65521).argsort(stable=True)[: side * side // 10]
     for position in initial.tolist():
         set_chosen(position, True)
@@ -272,7 +273,7 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
         set_chosen(added, True)
         if added == removed:
             break
-    ranks = torch.empty(side * side, dtype=torch.int64)
+    ranks = torch.empty(side * side, dtype=torch.int64, device="cpu")
     even, even_density = chosen.clone(), density.clone()
     for rank in range(len(initial) - 1, -1, -1):
         position = tightest_cluster()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.compilation import eager
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
@@ -97,6 +98,7 @@ class ColorHistogram:
         return torch.cat(mapped).reshape(image.shape[:2])
 
 
+@eager
 def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
     """The exact color histogram of a uint8 image (H, W, C).
 

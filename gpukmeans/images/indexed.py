@@ -6,6 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from gpukmeans.compilation import eager
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image
 from gpukmeans.images.preview import html_preview
@@ -50,6 +51,7 @@ class IndexedImage(NamedTuple):
         return summary_of_fields("IndexedImage", self._asdict())
 
 
+@eager
 def mean_squared_error(
     image: UInt8[Tensor, "*batch h w c"], other: UInt8[Tensor, "*batch h w c"] | IndexedImage
 ) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpukmeans.assignment import assign
 from gpukmeans.clustering import Callback, KMeansResult, cluster
+from gpukmeans.compilation import eager
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
@@ -60,6 +61,7 @@ class Palette:
         return summary_of_fields("Palette", vars(self))
 
 
+@eager
 def fit_palette(
     histogram: ColorHistogram,
     n_colors: SupportsIndex,

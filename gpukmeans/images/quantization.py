@@ -6,6 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
 from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
@@ -18,6 +19,7 @@ from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.validation import check_count
 
 
+@eager
 def quantize(
     image: UInt8[Tensor, "*batch h w c"],
     n_colors: SupportsIndex,
@@ -95,6 +97,7 @@ def quantize(
     return results[0] if image.ndim == 3 else _stacked(results, n_colors)
 
 
+@eager
 def apply_palette(
     image: UInt8[Tensor, "*batch h w c"],
     palette: UInt8[Tensor, "k c"],
@@ -132,6 +135,7 @@ def apply_palette(
     return IndexedImage(palette, indices.view(image.shape[:-1]))
 
 
+@eager
 def map_to_palette(
     image: UInt8[Tensor, "*batch h w c"],
     histogram: ColorHistogram,

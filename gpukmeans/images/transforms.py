@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Num, UInt8
 from torch import Tensor, nn
 
+from gpukmeans.compilation import eager
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName
 from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.quantization import quantize
@@ -74,6 +75,7 @@ class QuantizeColors(nn.Module):
         result = self._quantized(image)
         return (result, *target) if target else result
 
+    @eager
     @torch.no_grad()
     def _quantized(self, image: Num[Tensor, "*batch c h w"]) -> Num[Tensor, "*batch c h w"]:
         _check_channels_first(image)

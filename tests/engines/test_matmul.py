@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from helpers.problems import seeded
@@ -78,15 +80,66 @@ def test_no_bit_depends_on_the_size_of_the_tile(tile):
     assert torch.equal(found.sqdist, expected.sqdist)
 
 
-def test_reduced_matmul_precision_is_unsupported():
-    x = torch.rand(4, 9)
-    assert MatmulEngine().unsupported_reason(x) is None
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Points(NamedTuple):
+    """The properties of points that the reason depends on, for a device that need not be present."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+
+@pytest.fixture
+def settings():
+    yield torch.backends
+    torch.set_float32_matmul_precision("highest")  # which sets both devices to "ieee"
+    for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends):
+        backend.fp32_precision = "none"
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_cpu", "on_cuda"),
+    [("highest", None, None), ("high", "'tf32'", "'tf32'"), ("medium", "'bf16'", "'tf32'")],
+)
+def test_reduced_precision_of_float32_products_is_unsupported(precision, on_cpu, on_cuda, settings, unchecked):
+    torch.set_float32_matmul_precision(precision)
+    for device, expected in ((CPU, on_cpu), (CUDA, on_cuda)):
+        reason = MatmulEngine().unsupported_reason(Points(device))
+        assert reason is None if expected is None else f"torch is set to {expected} on {device}" in reason
+        assert MatmulEngine().unsupported_reason(Points(device, torch.float64)) is None
+        assert MatmulEngine().unsupported_reason(Points(device, torch.int32)) is None
+
+
+def test_a_setting_of_one_device_does_not_count_for_another(settings, unchecked):
+    settings.cuda.matmul.fp32_precision = "tf32"
+    assert MatmulEngine().unsupported_reason(Points(CPU)) is None
+    assert "'tf32' on cuda" in MatmulEngine().unsupported_reason(Points(CUDA))
+    settings.cuda.matmul.fp32_precision, settings.mkldnn.matmul.fp32_precision = "ieee", "bf16"
+    assert "'bf16' on cpu" in MatmulEngine().unsupported_reason(Points(CPU))
+    assert MatmulEngine().unsupported_reason(Points(CUDA)) is None
+
+
+def test_a_setting_of_all_devices_counts_unless_that_of_the_device_is_full_precision(settings, unchecked):
+    settings.fp32_precision = "tf32"
+    assert "'tf32' on cpu" in MatmulEngine().unsupported_reason(Points(CPU))
+    assert "'tf32' on cuda" in MatmulEngine().unsupported_reason(Points(CUDA))
+    settings.mkldnn.matmul.fp32_precision = "ieee"
+    assert MatmulEngine().unsupported_reason(Points(CPU)) is None
+
+
+def test_torch_without_settings_of_devices_has_one_for_all(settings, monkeypatch):
+    monkeypatch.delattr(type(torch.backends.mkldnn), "matmul")
+    assert MatmulEngine().unsupported_reason(torch.ones(2, 2)) is None
     torch.set_float32_matmul_precision("medium")
-    try:
-        assert "set_float32_matmul_precision('highest')" in MatmulEngine().unsupported_reason(x)
-        assert kmeans(x, 2).converged  # by the plain engine
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    assert "'medium' on cpu" in MatmulEngine().unsupported_reason(torch.ones(2, 2))
+
+
+def test_an_explicit_engine_raises_with_the_setting(settings):
+    settings.mkldnn.matmul.fp32_precision = "bf16"
+    x = torch.rand(30, 12, generator=seeded())
+    with pytest.raises(ValueError, match=r"'matmul' cannot take these points: its error bound needs .* 'bf16' on cpu"):
+        kmeans(x, 3, engine="matmul")
 
 
 def test_autocast_does_not_round_factors():

@@ -39,6 +39,23 @@ def test_auto_chooses_the_first_engine_that_supports_the_points(monkeypatch):
     assert choose("auto", X) is plain
 
 
+def test_auto_computes_no_reason_of_an_engine_that_is_not_needed(monkeypatch):
+    class FailingEngine(PlainEngine):
+        def unsupported_reason(self, x):
+            raise AssertionError("a reason was computed")
+
+    monkeypatch.setitem(ENGINES, "matmul", FailingEngine())
+    assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
+    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"plain": ENGINES["plain"], "failing": FailingEngine()})
+    assert choose("auto", X) is ENGINES["plain"]
+
+
+def test_auto_chooses_an_engine_that_is_not_fast_if_no_other_supports_the_points(monkeypatch):
+    cells = ENGINES["cells"]
+    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"cells": cells, "limited": LimitedEngine()})
+    assert choose("auto", X) is cells
+
+
 def test_auto_raises_with_the_reasons_if_no_engine_supports_the_points(monkeypatch):
     monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"limited": LimitedEngine()})
     with pytest.raises(ValueError, match="no engine can take these points: limited: it only takes points of 7"):
