@@ -32,8 +32,8 @@ def assign(
     Raises TypeError or ValueError for other input.
 
     Args:
-        x: points (..., N, D), of any real dtype: a tensor, an array of NumPy or one that supports DLPack, or a
-            DataFrame. A memory map is read as a whole.
+        x: points (..., N, D), N possibly 0, of any real dtype: a tensor, an array of NumPy or one that supports DLPack,
+            or a DataFrame. A memory map is read as a whole.
         centers: (K, D), or (..., K, D) with centers of each problem of a batch.
         metric: a name of `METRICS` or a `Metric`. "cosine" returns 1 - cos, half the squared distance of unit vectors.
         engine: a name of `ENGINES`, "auto" or an `Engine`. All engines return the same bits.
@@ -44,7 +44,7 @@ def assign(
         ([0, 2], [1.0, 1.0])
     """
     x, centers = to_tensor(x, "x"), to_tensor(centers, "centers")
-    check_points(x)
+    check_points(x, least=0)
     check_centers(x, centers)
     metric = check_metric(metric)
     dtype = compute_dtype(x, centers)
@@ -57,16 +57,18 @@ def assign(
 
 
 def _nearest_by(x: Tensor, centers: Tensor, normalized: bool, engine: str | Engine) -> tuple[Tensor, Tensor]:
+    batch, dtype = x.shape[:-1], compute_dtype(x, centers)
+    if batch[-1] == 0:
+        return x.new_empty(batch, dtype=torch.int64), x.new_empty(batch, dtype=dtype)
     check_values(x, centers)
     if normalized:
         check_nonzero_rows(x, "x")
         check_nonzero_rows(centers, "centers")
-    batch = x.shape[:-1]
     if centers.ndim == 2:
         x = x.reshape(1, -1, x.shape[-1])
     x, centers = x.reshape(-1, *x.shape[-2:]), centers.reshape(-1, *centers.shape[-2:])
     bound = choose(engine, x).bind(x, None)
-    labels, sqdist = bound.assign(centers.to(compute_dtype(x, centers)), range(len(x)))
+    labels, sqdist = bound.assign(centers.to(dtype), range(len(x)))
     return labels.view(batch), sqdist.view(batch)
 
 

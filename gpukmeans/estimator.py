@@ -31,7 +31,15 @@ from gpukmeans.sklearn_protocol import (
     parameters_of,
     warn_of_float_y,
 )
-from gpukmeans.validation import check_centers, check_count, check_points, check_values, compute_dtype, dtype_and_shape
+from gpukmeans.validation import (
+    check_centers,
+    check_count,
+    check_points,
+    check_values,
+    check_width,
+    compute_dtype,
+    dtype_and_shape,
+)
 
 _RESULTS = {
     *("result_", "cluster_centers_", "labels_", "inertia_", "n_iter_", "n_steps_"),
@@ -176,6 +184,7 @@ class KMeans(SklearnEstimator, nn.Module):
 
     def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
         """`predict` of a tensor, for models of modules."""
+        check_width(x, self._fitted_centers())
         return assign(x, self._fitted_centers(), metric=self.metric, engine=self.engine).labels
 
     def transform(self, X: Any) -> Any:
@@ -189,8 +198,8 @@ class KMeans(SklearnEstimator, nn.Module):
         return as_given(distances) if container is None else container
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """`transform(X)` after `fit(X, y, sample_weight)`."""
-        return self.fit(X, y, sample_weight).transform(X)
+        """`transform(X)` after `fit(X, None, sample_weight)`. In a pipeline `y` is the target of a later step."""
+        return self.fit(X, None, sample_weight).transform(X)
 
     @eager
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -263,15 +272,15 @@ class KMeans(SklearnEstimator, nn.Module):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would register an option that is a parameter or a module.
-        if name in parameters_of(type(self)):
+        # nn.Module would register an option that is a parameter or a module. Those of a subclass are registered.
+        if name in parameters_of(KMeans):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process group cannot be copied or pickled.
-        return {**self.__dict__, "group": None}
+        # A process group cannot be copied or pickled. A copy replaces only its own buffers when it is fitted.
+        return {**self.__dict__, "group": None, "_buffers": self._buffers.copy()}
 
     def _load_from_state_dict(
         self,
@@ -376,9 +385,9 @@ class KMeans(SklearnEstimator, nn.Module):
     def _distances(self, x: Tensor) -> Tensor:
         """Distances (..., N, K), not squared; 1 - cos for the cosine metric."""
         centers = self._fitted_centers()
-        check_points(x)
+        check_points(x, least=0)
         check_centers(x, centers)
-        if not torch.compiler.is_compiling():
+        if x.shape[-2] and not torch.compiler.is_compiling():
             check_values(x.detach(), centers.detach())
         metric, dtype = check_metric(self.metric), compute_dtype(x, centers)
         x, centers = (metric.prepare(rows, dtype).to(dtype) for rows in (x, centers))

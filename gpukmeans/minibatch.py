@@ -61,7 +61,7 @@ RUNNING_FIELDS = [field.name for field in fields(MiniBatchState) if field.name !
 
 
 def errors_of_running_state(centers: Tensor, running: Mapping[str, Tensor]) -> list[str]:
-    """A sentence for each of the `RUNNING_FIELDS` that is missing or has not the dtype and shape for the centers.
+    """A sentence for each of the `RUNNING_FIELDS` that is missing, or whose dtype, shape or values are wrong.
 
     No fields at all are no error, as centers need no running state.
     """
@@ -70,7 +70,12 @@ def errors_of_running_state(centers: Tensor, running: Mapping[str, Tensor]) -> l
     like = MiniBatchState.of_centers(centers)
     wanted = {name: dtype_and_shape(getattr(like, name)) for name in RUNNING_FIELDS}
     got = {name: dtype_and_shape(running[name]) if name in running else "none" for name in RUNNING_FIELDS}
-    return [f"{name} must be {wanted[name]}, got {got[name]}" for name in RUNNING_FIELDS if got[name] != wanted[name]]
+    errors = [f"{name} must be {wanted[name]}, got {got[name]}" for name in RUNNING_FIELDS if got[name] != wanted[name]]
+    return errors or [
+        f"{name} must be finite" + (" and at least 0" if name != "running_means" else "")
+        for name in RUNNING_FIELDS
+        if not (running[name].isfinite().all() and (name == "running_means" or (running[name] >= 0).all()))
+    ]
 
 
 @torch.no_grad()

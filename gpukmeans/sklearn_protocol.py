@@ -16,6 +16,9 @@ from torch import Tensor
 
 T = TypeVar("T", bound="SklearnEstimator")
 
+# In the path of each memory map that joblib makes of an argument.
+_JOBLIB_FOLDER = "joblib_memmapping_folder"
+
 
 class SklearnEstimator:
     """A clusterer and transformer with parameters: those of the constructor, which are attributes of the same name."""
@@ -118,15 +121,24 @@ def lists_to_arrays(values: Any) -> Any:
     """A NumPy array for nested lists of numbers, an array of objects, or an object with nothing but `__array__`.
 
     Anything else is unchanged, such as tensors, data frames and streams. ValueError or TypeError for entries that are
-    not numbers.
+    not numbers. The memory maps that joblib makes of large arrays for its processes are arrays, too.
     """
     if isinstance(values, (list, tuple)):
-        return torch.tensor(values, dtype=torch.float64, device="cpu").numpy() if _is_nested_numbers(values) else values
+        return _array_of_numbers(values) if _is_nested_numbers(values) else values
+    if _JOBLIB_FOLDER in str(getattr(values, "filename", "")):
+        values = values.view(next(base for base in type(values).__mro__ if base.__name__ == "ndarray"))
     if hasattr(values, "__array__") and not hasattr(values, "shape"):
         values = values.__array__()
     if getattr(getattr(values, "dtype", None), "kind", None) == "O":
         values = values.astype("float64")
     return values
+
+
+def _array_of_numbers(values: Any) -> Any:
+    try:
+        return torch.tensor(values, dtype=torch.float64, device="cpu").numpy()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise type(error)(f"nested lists must be of numbers, and of equal lengths, got others ({error})") from None
 
 
 def feature_names(x: Any) -> Any:
@@ -179,6 +191,8 @@ def in_container(estimator: SklearnEstimator, x: Any, columns: Tensor) -> Any:
     set_output = modules.get("sklearn.utils._set_output")
     if set_output is None or set_output._get_output_config("transform", estimator)["dense"] == "default":
         return None
+    if columns.ndim != 2:
+        raise ValueError(f"X must be (N, D) for the output that set_output selects, got {tuple(x.shape)}")
     return set_output._wrap_data_with_container("transform", columns.detach().cpu().numpy(), x, estimator)
 
 

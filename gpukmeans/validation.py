@@ -89,6 +89,12 @@ def check_centers(x: Tensor, centers: Tensor) -> None:
     _check_like_points(centers, x, "centers", "K")
 
 
+def check_width(x: Tensor, centers: Tensor) -> None:
+    """ValueError unless points have as many coordinates as centers."""
+    if x.shape[-1:] != centers.shape[-1:]:
+        raise ValueError(f"x must have {centers.shape[-1]} coordinates, like the centers, got shape {tuple(x.shape)}")
+
+
 def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
     """TypeError or ValueError unless these are F fixed centers (F, D) or (..., F, D), F at most `n_clusters`."""
     if not isinstance(fixed, Tensor):

@@ -50,7 +50,7 @@ def test_a_floating_point_y_is_ignored_with_a_warning_and_other_y_without():
         assert torch.equal(model.fit_transform(x, y), expected.transform(x))
     floats = classes.double()
     for y in (floats, floats.numpy(), floats.tolist(), pd.DataFrame(floats.numpy())):
-        for method in ("fit", "fit_predict", "fit_transform", "score"):
+        for method in ("fit", "fit_predict", "score"):
             with pytest.warns(UserWarning, match="y is ignored, .* given as sample_weight"):
                 getattr(model, method)(x, y)
         assert torch.equal(model.cluster_centers_, expected.cluster_centers_)
@@ -390,3 +390,21 @@ def test_a_subclass_with_parameters_of_its_own_is_an_estimator():
     model = sklearn.base.clone(Scaled(3, scale=2.0))
     assert model.get_params() == {"n_clusters": 3, "scale": 2.0}
     assert repr(model.fit(blobs())) == "Scaled(n_clusters=3, scale=2.0)"
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_no_points_have_results_without_rows(metric):
+    model = KMeans(3, metric=metric).fit(blobs())
+    assert model.predict(blobs()[:0]).shape == (0,)
+    assert model(blobs()[:0]).dtype == torch.int64
+    assert model.transform(blobs()[:0]).shape == (0, 3)
+    assert [part.shape for part in assign(torch.zeros(2, 0, 3), model.centers)] == [(2, 0), (2, 0)]
+    head = torch.nn.Linear(3, 3)
+    assign(head(torch.zeros(0, 3)), model.centers).sqdist.sum().backward()
+    assert torch.equal(head.weight.grad, torch.zeros(3, 3))
+
+
+def test_a_wrong_number_of_coordinates_of_a_model_is_an_error_of_the_points():
+    model = torch.nn.Sequential(KMeans(3).fit(blobs()))
+    with pytest.raises(ValueError, match=r"x must have 3 coordinates, like the centers, got shape \(300, 2\)"):
+        model(blobs()[:, :2])

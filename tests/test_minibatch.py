@@ -412,3 +412,11 @@ def test_batches_of_the_pixels_of_a_photo_reach_the_inertia_of_a_fit(china):
     for batch in shuffled.split(2048):
         model.partial_fit(batch)
     assert -model.score(pixels) < 1.05 * kmeans(pixels, 16).inertia.item()
+
+
+@pytest.mark.parametrize(("name", "value"), [("running_counts", -1.0), ("running_means", torch.nan), ("n_steps", -1)])
+def test_a_running_state_of_impossible_values_is_not_loaded(name, value):
+    state = KMeans(2).partial_fit(blobs()).state_dict()
+    state[name] = torch.full_like(state[name], value)
+    with pytest.raises(RuntimeError, match=f"{name} must be finite"):
+        KMeans(2).load_state_dict(state)

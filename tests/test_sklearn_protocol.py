@@ -1,5 +1,6 @@
 """`KMeans` as an estimator of scikit-learn: its own checks, meta-estimators, kinds of input and output."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone, is_clusterer
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -323,3 +325,67 @@ def test_labels_of_any_kind_in_y_have_no_warning(y):
 def test_a_column_may_have_any_name():
     frame = pd.DataFrame({"nnz": [1.0, 2.0, 8.0], "shape": [1.0, 2.0, 8.0]})
     assert KMeans(2).fit(frame).labels_.tolist() == KMeans(2).fit(frame.to_numpy()).labels_.tolist()
+
+
+def attributes_of_a_fit(x, weights):
+    model = KMeans(3).fit(x, sample_weight=weights)
+    return model.cluster_centers_, model.labels_
+
+
+def test_large_arrays_have_the_same_result_in_processes_of_joblib():
+    x, weights = np.random.default_rng(0).normal(size=(3000, 3)), np.ones(3000)
+    # From 1 kB on joblib passes memory maps.
+    with joblib.Parallel(2, max_nbytes="1K") as parallel:
+        (found,) = parallel([joblib.delayed(attributes_of_a_fit)(x, weights)])
+    get_reusable_executor().shutdown(wait=True)
+    for values, expected in zip(found, attributes_of_a_fit(x, weights), strict=True):
+        assert np.array_equal(values, expected)
+
+
+class WithHead(KMeans):
+    def __init__(self, n_clusters=8, *, head=None):
+        super().__init__(n_clusters)
+        self.head = head
+
+
+def test_a_module_that_is_a_parameter_of_a_subclass_is_registered():
+    model = WithHead(2, head=torch.nn.Linear(3, 3)).fit(X)
+    assert {"centers", "head.weight", "head.bias"} <= model.state_dict().keys()
+    assert model.get_params()["head"] is model.head
+    assert model.double().head.weight.dtype == torch.float64
+
+
+def test_a_copy_is_fitted_on_its_own():
+    model = KMeans(3).fit(X)
+    labels = model.predict(X)
+    copy.copy(model).fit(X + 50)
+    assert torch.equal(model.predict(X), labels)
+    assert torch.equal(model.labels_, labels)
+
+
+def test_the_target_of_a_regression_on_distances_has_no_warning():
+    pipeline = make_pipeline(KMeans(3), Ridge()).fit(X.numpy(), X[:, 0].numpy())
+    assert pipeline.predict(X.numpy()).shape == (300,)
+
+
+@pytest.mark.parametrize(
+    ("x", "error"), [([[1, 2], [3]], ValueError), ([[1, None], [3, 4]], TypeError), ([[10**400, 1]], OverflowError)]
+)
+def test_nested_lists_that_are_no_points_are_an_error(x, error):
+    with pytest.raises(error, match="nested lists must be of numbers, and of equal lengths, got others"):
+        KMeans(1).fit(x)
+
+
+def test_a_list_of_rows_is_an_error_that_says_how_to_make_points_of_it():
+    with pytest.raises(
+        ValueError, match=r"batch 0 of x must have shape \(N, D\), got \(3,\); arrays in a list are batc"
+    ):
+        KMeans(2).fit([*X.numpy()])
+
+
+def test_a_batch_of_problems_has_no_data_frame():
+    model = KMeans(2).fit(torch.stack([X, X])).set_output(transform="pandas")
+    with pytest.raises(
+        ValueError, match=r"X must be \(N, D\) for the output that set_output selects, got \(2, 300, 3\)"
+    ):
+        model.transform(torch.stack([X, X]))

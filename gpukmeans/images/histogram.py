@@ -46,6 +46,8 @@ class ColorHistogram:
     counts: Int[Tensor, " m"]
 
     def __add__(self, other: "ColorHistogram") -> "ColorHistogram":
+        if not isinstance(other, ColorHistogram):
+            return NotImplemented
         if self.colors.shape[1] != other.colors.shape[1]:
             raise ValueError(
                 "histograms to add must have colors of equally many channels,"
@@ -55,6 +57,9 @@ class ColorHistogram:
         counts = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
         counts.scatter_add_(0, rows, torch.cat([self.counts, other.counts]))
         return ColorHistogram(colors=_colors(codes, self.colors.shape[1]), counts=counts)
+
+    def __radd__(self, other: object) -> "ColorHistogram":
+        return self if other == 0 else NotImplemented  # the start of `sum`
 
     def __repr__(self) -> str:
         return summary_of_fields("ColorHistogram", vars(self))
@@ -156,6 +161,13 @@ def _colors(codes: Tensor, channels: int) -> Tensor:
     """Colors (N, C) of integer codes (N,)."""
     shifts = range(8 * (channels - 1), -1, -8)
     return torch.stack([(codes >> shift & 255).to(torch.uint8) for shift in shifts], dim=1)
+
+
+def check_histogram(histogram: object) -> None:
+    """TypeError unless this is a histogram."""
+    if not isinstance(histogram, ColorHistogram):
+        received = type(histogram).__name__
+        raise TypeError(f"histogram must be a ColorHistogram, from unique_colors, got {received}")
 
 
 def check_image(image: object, *, batch: bool = False) -> None:

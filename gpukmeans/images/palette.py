@@ -14,7 +14,7 @@ from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space
-from gpukmeans.images.histogram import ColorHistogram
+from gpukmeans.images.histogram import ColorHistogram, check_histogram
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
@@ -114,6 +114,7 @@ def fit_palette(
         >>> fit_palette(unique_colors(image), 2).colors.tolist()
         [[0, 0, 1], [200, 0, 0]]
     """
+    check_histogram(histogram)
     n_colors = check_n_colors(n_colors)
     space = check_space(space)
     if clustering.get("group") is not None:

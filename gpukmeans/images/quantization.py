@@ -11,7 +11,7 @@ from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
 from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
 from gpukmeans.images.dithering import dither as dithered
-from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
+from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image, unique_colors
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
 from gpukmeans.options import KMeansOptions
@@ -149,7 +149,7 @@ def map_to_palette(
     `quantize` is `unique_colors`, `fit_palette` and this. Without dithering each pixel takes the label of its color,
     the nearest one in the color space of the palette. With dithering the result is that of `apply_palette`.
 
-    Raises TypeError or ValueError for other input.
+    Raises TypeError or ValueError for other input, such as a palette of another histogram.
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C), all of whose colors are in the histogram. Fully transparent pixels are
@@ -168,6 +168,12 @@ def map_to_palette(
     check_image(image, batch=True)
     check_dithering(dither)
     check_strength(strength)
+    check_histogram(histogram)
+    if not isinstance(palette, Palette):
+        raise TypeError(f"palette must be a Palette, from fit_palette, got {type(palette).__name__}")
+    if len(palette.labels) != len(histogram.colors):
+        numbers = f"{len(palette.labels)} labels for {len(histogram.colors)} colors"
+        raise ValueError(f"palette must be that of the histogram, with a label for each of its colors, got {numbers}")
     if dither != "none" and strength:
         return apply_palette(image, palette.colors, dither=dither, strength=strength)
     indices = histogram.map_values(palette.labels, image.reshape(-1, *image.shape[-2:]))

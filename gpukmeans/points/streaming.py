@@ -313,6 +313,9 @@ def first_batch(batches: Batches) -> Batch | None:
 def check_batch(batch: Batch, spec: PointSpec | None, number: int) -> None:
     """TypeError or ValueError unless these are points with their weights, of this spec if it is given."""
     name = batch_name(number)
+    if batch.x.ndim == 1:
+        hint = "arrays in a list are batches: stack rows to one array"
+        raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}; {hint}")
     check_points(batch.x, name, least=0)
     if batch.x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}")

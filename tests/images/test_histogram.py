@@ -113,3 +113,11 @@ def test_a_strided_view_is_counted_and_looked_up(way, china):
 def test_anything_but_an_image_is_refused(image, error, message, unchecked):
     with pytest.raises(error, match=message):
         unique_colors(image)
+
+
+def test_histograms_can_be_summed():
+    images = [random_image(9, 9, 3, 4, seed) for seed in range(3)]
+    total = sum(map(unique_colors, images))
+    expected = unique_colors(torch.cat(images))
+    assert torch.equal(total.colors, expected.colors)
+    assert torch.equal(total.counts, expected.counts)

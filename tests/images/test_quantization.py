@@ -401,3 +401,22 @@ def test_the_error_for_channels_first_names_permute_and_the_module(shape, order,
 def test_the_error_for_other_shapes_names_no_permutation(unchecked):
     with pytest.raises(ValueError, match=r"got \(9, 9, 9\)$"):
         quantize(torch.zeros(9, 9, 9, dtype=torch.uint8), 2)
+
+
+def test_a_palette_of_another_histogram_is_an_error():
+    image, other = random_image(20, 20, 3, 255, 0), random_image(20, 20, 3, 9, 1)
+    histogram, both = unique_colors(image), unique_colors(torch.cat([image, other]))
+    with pytest.raises(ValueError, match="palette must be that of the histogram, with a label for each of its colors"):
+        map_to_palette(image, histogram, fit_palette(both, 8))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_of_another_kind_are_errors():
+    image = random_image(20, 20, 3, 255, 0)
+    histogram = unique_colors(image)
+    with pytest.raises(TypeError, match="histogram must be a ColorHistogram, from unique_colors, got Tensor"):
+        fit_palette(image, 4)
+    with pytest.raises(TypeError, match="palette must be a Palette, from fit_palette, got Tensor"):
+        map_to_palette(image, histogram, histogram.colors[:4])
+    with pytest.raises(TypeError, match="unsupported operand"):
+        histogram + 3
