@@ -32,8 +32,10 @@ class Reporter:
             (warn if self.text_to_stderr else print_line)(result.report.line())
 
     def failed(self, job: Job, error: ImageError) -> None:
-        """Report a file that could not be compressed."""
+        """Report a file that could not be compressed; if verbose, with the traceback of an unexpected exception."""
         warn(f"{job.source}: {error}")
+        if self.verbose and error.traceback is not None:
+            typer.echo(error.traceback, err=True, nl=False)
         if self.as_json:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError, caused_by
 
 # Pixels converted at a time, which bounds the memory beside the decoded image and the result.
 STRIP_PIXELS = 1 << 20
@@ -75,9 +75,10 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
     """A seekable file, with Pillow's limit of pixels set to `max_pixels` meanwhile; `STDIO` is standard input.
 
-    ImageError if the file cannot be opened, or memory runs out.
+    ImageError if the file cannot be opened. Inside, every other exception, of Pillow while it decodes, converts or
+    reads metadata, becomes an ImageError too, since one file must not end the run.
     """
-    with _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
+    with decoder_errors(), _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
         try:
             yield file
         except MemoryError as error:
@@ -199,9 +200,10 @@ def decoder_errors() -> Iterator[None]:
         raise ImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
     except Exception as error:
         # For a broken file the forty decoders raise OSError, SyntaxError, struct.error, IndexError, AssertionError, ...
-        # Code of this package runs outside, so that its errors are not reported as a broken file.
+        # An error of this package cannot be told from one of a decoder, so the traceback is kept.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"cannot be decoded ({reason}); if it is damaged, copy or export it again") from error
+        text = f"cannot be decoded ({reason}); if it is damaged, copy or export it again"
+        raise caused_by(error, text) from error
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:

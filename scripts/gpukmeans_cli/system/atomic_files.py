@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from traceback import format_exception
 
 # Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
@@ -18,6 +19,22 @@ class ImageError(Exception):
 
     If the problem is with another file, such as the output, the text begins with the path of that file.
     """
+
+    traceback: str | None = None
+    """Where another exception was raised that caused this error; None if the cause is known."""
+
+
+def caused_by(error: Exception, text: str) -> ImageError:
+    """The ImageError of this text, with the traceback of the exception that caused it. Both survive pickling."""
+    failure = ImageError(text)
+    failure.traceback = "".join(format_exception(error))
+    return failure
+
+
+def unexpected_error(error: Exception) -> ImageError:
+    """The ImageError for an exception that no code expected, with its traceback."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return caused_by(error, f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback")
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:

@@ -517,12 +517,27 @@ def test_every_exception_of_a_decoder_becomes_a_one_line_error(tmp_path, monkeyp
     assert (" ".join(str(error).split()) or "AssertionError") in message
 
 
-def test_an_exception_of_our_own_code_is_not_reported_as_a_broken_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("lost"), struct.error("short"), KeyError("mode"), OSError("seek")])
+@pytest.mark.parametrize("where", ["getexif", "convert", "has_transparency_data"])
+def test_an_exception_while_an_image_is_converted_or_its_metadata_read_is_an_error_of_its_file(
+    tmp_path, monkeypatch, where, error
+):
     path = tmp_path / "fine.png"
-    Image.new("RGB", (2, 2)).save(path)
-    monkeypatch.setattr(reading, "_WITH_ALPHA", None)
-    with pytest.raises(AttributeError):
+    Image.new("P", (2, 2)).save(path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, where, property(fail))
+    with pytest.raises(ImageError, match=r"cannot be decoded \(") as caught:
         read_image(path)
+    assert f"in {fail.__name__}" in (caught.value.traceback or "")
+
+
+def test_a_plugin_that_closes_its_file_is_an_error_of_its_file(tmp_path):
+    path = tmp_path / "game.png"
+    path.write_bytes(b"FTEX" + struct.pack("<i2i2i2ii", 0, 1, 1, 1, 1, 1, 32, 3) + bytes(9))
+    assert "closed file" in error_of(path)
 
 
 @pytest.mark.parametrize("where", ["load", "crop"])
