@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError, caused_by
+from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
 # Pixels converted at a time, which bounds the memory beside the decoded image and the result.
 STRIP_PIXELS = 1 << 20
@@ -41,6 +42,10 @@ with contextlib.suppress(AttributeError, OSError):
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 
 
+class DamagedImageError(ImageError):
+    """A file that no decoder accepts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
     """The first frame of an image file, decoded and upright."""
@@ -56,6 +61,8 @@ class DecodedImage:
 
 def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     """The first frame of an image file, made upright by its EXIF orientation.
+
+    An APNG whose frames Pillow refuses is a PNG of its default image.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
@@ -75,12 +82,14 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
     """A seekable file, with Pillow's limit of pixels set to `max_pixels` meanwhile; `STDIO` is standard input.
 
+    A PNG with ancillary chunks for which Pillow refuses it is a `RepairedFile` without them.
+
     ImageError if the file cannot be opened. Inside, every other exception, of Pillow while it decodes, converts or
     reads metadata, becomes an ImageError too, since one file must not end the run.
     """
     with decoder_errors(), _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
         try:
-            yield file
+            yield repaired(file)
         except MemoryError as error:
             raise ImageError("is too large for the memory of this machine; make it smaller first") from error
 
@@ -161,6 +170,16 @@ _PILLOW_LIMIT = _PillowLimit()
 
 def decode_image(file: BinaryIO) -> DecodedImage:
     """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
+    try:
+        return _decode_image(file)
+    except DamagedImageError:
+        still = without_animation(file)
+        if still is None:
+            raise
+        return _decode_image(still)
+
+
+def _decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
         image = open_image(file)
         frames = max(1, getattr(image, "n_frames", 1))
@@ -183,8 +202,8 @@ def decode_image(file: BinaryIO) -> DecodedImage:
 
 
 def file_size(file: BinaryIO) -> int:
-    """The size of an open file in bytes. Moves its position to the end."""
-    return file.seek(0, os.SEEK_END)
+    """The size of an open file in bytes, as stored. Moves its position to the end."""
+    return stored_file(file).seek(0, os.SEEK_END)
 
 
 @contextlib.contextmanager
@@ -197,13 +216,13 @@ def decoder_errors() -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(_too_many_pixels(str(error))) from error
     except UnidentifiedImageError as error:
-        raise ImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
+        raise DamagedImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
     except Exception as error:
         # For a broken file the forty decoders raise OSError, SyntaxError, struct.error, IndexError, AssertionError, ...
         # An error of this package cannot be told from one of a decoder, so the traceback is kept.
         reason = " ".join(str(error).split()) or type(error).__name__
         text = f"cannot be decoded ({reason}); if it is damaged, copy or export it again"
-        raise caused_by(error, text) from error
+        raise DamagedImageError(text).caused_by(error) from error
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:

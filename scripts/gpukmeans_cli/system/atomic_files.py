@@ -6,6 +6,7 @@ import secrets
 import sys
 from pathlib import Path
 from traceback import format_exception
+from typing import Self
 
 # Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
@@ -21,20 +22,19 @@ class ImageError(Exception):
     """
 
     traceback: str | None = None
-    """Where another exception was raised that caused this error; None if the cause is known."""
+    """Where another exception was raised that caused this error; None if the cause is known. Survives pickling."""
 
-
-def caused_by(error: Exception, text: str) -> ImageError:
-    """The ImageError of this text, with the traceback of the exception that caused it. Both survive pickling."""
-    failure = ImageError(text)
-    failure.traceback = "".join(format_exception(error))
-    return failure
+    def caused_by(self, error: Exception) -> Self:
+        """This error, with the traceback of the exception that caused it."""
+        self.traceback = "".join(format_exception(error))
+        return self
 
 
 def unexpected_error(error: Exception) -> ImageError:
     """The ImageError for an exception that no code expected, with its traceback."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return caused_by(error, f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback")
+    text = f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback"
+    return ImageError(text).caused_by(error)
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
