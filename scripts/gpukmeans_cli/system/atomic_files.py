@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from traceback import format_exception
+from traceback import format_exception, format_exception_only
 from typing import Self
 
 # Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
@@ -32,7 +32,7 @@ class ImageError(Exception):
 
 def unexpected_error(error: Exception) -> ImageError:
     """The ImageError for an exception that no code expected, with its traceback."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = " ".join("".join(format_exception_only(error)).split())
     text = f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback"
     return ImageError(text).caused_by(error)
 
