@@ -126,14 +126,10 @@ def tiff_of(side, tile, data):
 def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
     pixel, bomb = zlib.compress(b"\0\1\2\3"), packed_zeros(HALF_A_GIGABYTE)
     text = [png.chunk(b"zTXt", b"k%d\0\0" % number + packed_zeros(1 << 20)) for number in range(200)]
-    too_many, too_large = "pixels", "too large"
+    too_many = "pixels"
     bombs = {
         "huge.png": (png_of(60_000, 60_000, png.chunk(b"IDAT", bomb)), too_many),
-        "text.png": (png_of(1, 1, png.chunk(b"zTXt", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)), too_large),
-        "texts.png": (png_of(1, 1, *text, png.chunk(b"IDAT", pixel)), "Too much memory used in text"),
-        "profile.png": (png_of(1, 1, png.chunk(b"iCCP", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)), too_large),
         "canvas.png": (apng_of(12_000, 12_000, 2, (1, 1), pixel, pixel), "288000000 pixels in 2 frames"),
-        "count.png": (apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel), "2 of 2000000000 frames are present"),
         "screen.gif": (gif_of(65_535, 65_535, (0, 0, 1, 1)), too_many),
         "frame.gif": (gif_of(1, 1, (0, 0, 65_535, 65_535)), too_many),
         "later.gif": (gif_of(1, 1, (0, 0, 1, 1), (0, 0, 65_535, 65_535)), too_many),
@@ -143,8 +139,12 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
         "tile.tiff": (tiff_of(64, 40_000, packed_zeros(100 << 20)), "1600000000 pixels in a tile"),
     }
-    # Valid images of one pixel: the decoder stops after it.
+    # Images of one pixel: the decoder stops after it, and leaves out chunks that unpack to too much.
     harmless = {
+        "text.png": png_of(1, 1, png.chunk(b"zTXt", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)),
+        "texts.png": png_of(1, 1, *text, png.chunk(b"IDAT", pixel)),
+        "profile.png": png_of(1, 1, png.chunk(b"iCCP", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)),
+        "count.png": apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel),
         "pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)),
         "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb),
     }
@@ -163,6 +163,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
     assert code == 1
     assert [line.split(" -> ")[0] for line in out.splitlines()] == names[len(bombs) :]
     complaints = before_the_summary(err)
+    assert "count-png: took the default image" in complaints.pop()
     assert len(complaints) == len(bombs), err
     for name, (_, part), complaint in zip(names, bombs.values(), complaints, strict=False):
         assert complaint.startswith(f"gpukmeans: {name}: ")

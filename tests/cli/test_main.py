@@ -194,11 +194,16 @@ def test_a_name_in_an_error_keeps_its_spaces(run):
     assert "two  spaces.jpg" in err
 
 
-def test_an_unexpected_exception_is_not_caught(monkeypatch, tmp_path):
-    def fail(*args):
+def test_an_unexpected_exception_of_the_run_is_not_caught_and_one_of_a_file_is_a_line(run, monkeypatch, tmp_path):
+    def fail(*args, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_image", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpukmeans_cli.compression.batch.compress_image", fail)
+        code, _, err = run("compress", str(tmp_path / "a.png"))
+        assert (code, err.count("\n")) == (1, 1)
+        assert "a.png: failed by a bug of gpukmeans (ZeroDivisionError);" in err
+    monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_all", fail)
     with pytest.raises(ZeroDivisionError):
         main(["compress", str(tmp_path / "a.png")])
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from gpukmeans_cli.compression.pipeline import Settings, compress_image
+from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_image
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
 from gpukmeans_cli.compression.summary import Summary
 from gpukmeans_cli.compression.workers import WORKER_KILLED, default_workers, pool_for
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError, unexpected_error
 from gpukmeans_cli.system.rank_env import RankEnv
 from gpukmeans_cli.system.rank_store import RankStore
 from gpukmeans_cli.system.worker_pool import in_order
@@ -109,6 +109,12 @@ def _run(job: Job, settings: Settings, skip_existing: bool) -> _JobResult:
         return compress_image(job.source, job.output, settings)
     except ImageError as error:
         return error
+    except StoppedError:
+        raise
+    except Exception as error:
+        if job.output == STDIO and isinstance(error, OSError):
+            raise  # standard output is full or closed, so the run ends
+        return unexpected_error(error)
 
 
 def _progress_step(result: _JobResult) -> Step:

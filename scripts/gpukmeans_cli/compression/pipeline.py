@@ -192,7 +192,14 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         seconds=sum(timer.stages.values()),
     )
     engine = _describe_engine(picture.fit, histogram, settings)
-    return CompressionResult(report, source.frames_in_file - n_frames, engine, timer.stages)
+    return CompressionResult(
+        report,
+        source.frames_in_file - n_frames,
+        engine,
+        timer.stages,
+        broken_animation=source.broken_animation,
+        left_out=source.left_out,
+    )
 
 
 def _write(output: Path, data: bytes, settings: Settings) -> None:
@@ -290,8 +297,11 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
 def keeps_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bool:
     """Whether the output is a copy of the input, since the input has the same format and is no larger.
 
-    Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it.
+    Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it, nor
+    if it is an animation of which only the default image can be decoded.
     """
+    if source.broken_animation:
+        return False
     needs_palette = settings.allow_larger or settings.palette is not None or settings.fixed is not None
     needs_strip = settings.strip and source.metadata != Metadata()
     same_format = source.format.lower() == suffix.lower()[1:]

@@ -32,8 +32,10 @@ class Reporter:
             (warn if self.text_to_stderr else print_line)(result.report.line())
 
     def failed(self, job: Job, error: ImageError) -> None:
-        """Report a file that could not be compressed."""
+        """Report a file that could not be compressed; if verbose, with the traceback of an unexpected exception."""
         warn(f"{job.source}: {error}")
+        if self.verbose and error.traceback is not None:
+            typer.echo(error.traceback, err=True, nl=False)
         if self.as_json:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 
@@ -45,10 +47,14 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:
-        """Print dropped frames and, if verbose, the engine, the end of the loop and the stages on stderr."""
+        """Print dropped frames and, if verbose, chunks left out, engine, end of the loop and stages on stderr."""
         report = result.report
         warn_ignored_frames(report.input, result.dropped_frames + 1)
+        if result.broken_animation:
+            warn(f"{report.input}: took the default image, since the frames of the animation are broken")
         if self.verbose:
+            for chunks in result.left_out:
+                warn(f"{report.input}: {chunks}")
             end = "converged" if report.converged else "stopped at --max-iter"
             stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in result.stages.items())
             warn(f"{report.input}: engine {result.engine}")

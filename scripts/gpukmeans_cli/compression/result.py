@@ -65,3 +65,7 @@ class CompressionResult:
     """The name of the engine, and the reasons against the others."""
     stages: dict[str, float]
     """Seconds of each stage."""
+    broken_animation: bool = False
+    """Whether the default image was taken, since the frames of an APNG cannot be decoded."""
+    left_out: tuple[str, ...] = ()
+    """Phrases about the chunks of the input that were left out."""

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
+from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
 # Pixels converted at a time, which bounds the memory beside the decoded image and the result.
@@ -38,7 +39,13 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
-_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+_PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 262, 322, 323  # tags of TIFF
+_WHITE_IS_ZERO = 0
+_WHITE_16 = 65535
+
+
+class DamagedImageError(ImageError):
+    """A file that no decoder accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +64,15 @@ class DecodedImage:
 def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     """The first frame of an image file, made upright by its EXIF orientation.
 
+    An APNG whose frames Pillow refuses is a PNG of its default image.
+
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
 
-    Grey deeper than 8 bits is scaled to 0..255 and rounded: `I;16` from 0..65535; `I` from 0..65535 and `F` from 0..1
-    if all values are in that range, otherwise from the smallest to the largest finite value (a constant becomes black).
-    NaN and -inf become black, inf white.
+    Of 16 bits the high byte is taken, as browsers do, for grey as for RGB; a transparent color is compared at 16 bits.
+    `I` in 0..65535 has 16 bits. Other deep grey is scaled to 0..255 and rounded: `F` from 0..1 if all values are in
+    that range, otherwise from the smallest to the largest finite value (a constant becomes black). NaN and -inf become
+    black, inf white. TIFFs whose white is 0 are inverted.
 
     Raises ImageError for a file that is missing, unreadable, not an image, damaged, without pixels, or of more than
     `max_pixels` pixels, by default Pillow's limit (twice `Image.MAX_IMAGE_PIXELS`).
@@ -75,11 +85,14 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
     """A seekable file, with Pillow's limit of pixels set to `max_pixels` meanwhile; `STDIO` is standard input.
 
-    ImageError if the file cannot be opened, or memory runs out.
+    A PNG with ancillary chunks for which Pillow refuses it is a `RepairedFile` without them.
+
+    ImageError if the file cannot be opened. Inside, every other exception, of Pillow while it decodes, converts or
+    reads metadata, becomes an ImageError too, since one file must not end the run.
     """
-    with _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
+    with decoder_errors(), _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
         try:
-            yield file
+            yield repaired(file)
         except MemoryError as error:
             raise ImageError("is too large for the memory of this machine; make it smaller first") from error
 
@@ -160,11 +173,21 @@ _PILLOW_LIMIT = _PillowLimit()
 
 def decode_image(file: BinaryIO) -> DecodedImage:
     """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
+    try:
+        return _decode_image(file)
+    except DamagedImageError:
+        still = without_animation(file)
+        if still is None:
+            raise
+        return _decode_image(still)
+
+
+def _decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
         image = open_image(file)
-        frames = max(1, getattr(image, "n_frames", 1))
+        frames, mode = max(1, getattr(image, "n_frames", 1)), image.mode
         decode_frame(image)
-    mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
+    kind, metadata = image.format or "", read_metadata(image)
     upright = kind != "TIFF" and read_orientation(image) == 1
     with decoder_errors():
         _make_upright(image)
@@ -182,8 +205,8 @@ def decode_image(file: BinaryIO) -> DecodedImage:
 
 
 def file_size(file: BinaryIO) -> int:
-    """The size of an open file in bytes. Moves its position to the end."""
-    return file.seek(0, os.SEEK_END)
+    """The size of an open file in bytes, as stored. Moves its position to the end."""
+    return stored_file(file).seek(0, os.SEEK_END)
 
 
 @contextlib.contextmanager
@@ -196,12 +219,13 @@ def decoder_errors() -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(_too_many_pixels(str(error))) from error
     except UnidentifiedImageError as error:
-        raise ImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
+        raise DamagedImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
     except Exception as error:
         # For a broken file the forty decoders raise OSError, SyntaxError, struct.error, IndexError, AssertionError, ...
-        # Code of this package runs outside, so that its errors are not reported as a broken file.
+        # An error of this package cannot be told from one of a decoder, so the traceback is kept.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"cannot be decoded ({reason}); if it is damaged, copy or export it again") from error
+        text = f"cannot be decoded ({reason}); if it is damaged, copy or export it again"
+        raise DamagedImageError(text).caused_by(error) from error
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
@@ -227,7 +251,10 @@ def _check_tiles(image: ImageFile.ImageFile) -> None:
 def decode_frame(image: ImageFile.ImageFile) -> None:
     """Decode the current frame in place. For use inside `decoder_errors`."""
     _scale_transparent_grey(image)
+    low_bytes = _low_bytes_of_color_key(image)
     image.load()
+    if low_bytes is not None:
+        _apply_color_key(image, low_bytes)
     if image.mode == "P" and image.palette is None:
         raise SyntaxError("it has no palette")
 
@@ -245,12 +272,41 @@ def too_many_pixels(count: int | str, where: str = "") -> str:
 
 
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
-    """Scale the transparent grey of a PNG below 8 bits to 0..255; Pillow scales only the pixels."""
-    factors = {"1": 255, "L;2": 85, "L;4": 17}
+    """Scale the transparent grey of a PNG below 8 bits to 0..255; Pillow scales only the pixels.
+
+    Of the two bytes of the grey the lower counts, as in browsers.
+    """
+    factors = {"1": 255, "L;2": 85, "L;4": 17, "L": 1}
     rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None
     if isinstance(rawmode, str) and rawmode in factors and "transparency" in image.info:
-        # At most white: at 1 bit some versions of Pillow have scaled it already.
-        image.info["transparency"] = min(255, image.info["transparency"] * factors[rawmode])
+        grey = (image.info["transparency"] & 255) * factors[rawmode]
+        # Some versions of Pillow scale it at 1 bit.
+        image.info["transparency"] = min(255, grey) if rawmode == "1" else grey
+
+
+def _low_bytes_of_color_key(image: ImageFile.ImageFile) -> Image.Image | None:
+    """The low bytes of a 16-bit RGB PNG with a transparent color, before it is decoded; None for another image."""
+    tile = image.tile[0] if image.format == "PNG" and image.tile else None
+    if tile is None or tile[3] != "RGB;16B" or "transparency" not in image.info or image.fp is None:
+        return None
+    position = image.fp.tell()
+    image.fp.seek(0)
+    low_bytes = Image.open(image.fp)
+    # The samples are big-endian. Read as little-endian, their second bytes are taken for the high ones.
+    low_bytes.tile = [(*tile[:3], "RGB;16L")]  # pyright: ignore[reportAttributeAccessIssue] # of old versions too
+    low_bytes.load()
+    image.fp.seek(position)
+    return low_bytes
+
+
+def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None:
+    """Replace the transparent color of a decoded 16-bit RGB PNG by an alpha channel; Pillow compares high bytes."""
+    key = np.array(image.info.pop("transparency"))
+    alpha = np.empty((image.height, image.width), dtype=np.uint8)
+    for (rows, high), (_, low) in zip(_strips(image), _strips(low_bytes), strict=True):
+        is_key = (np.asarray(high) == key >> 8) & (np.asarray(low) == key & 255)
+        alpha[rows] = np.where(is_key.all(axis=-1), 0, 255)
+    image.putalpha(Image.fromarray(alpha))
 
 
 def _make_upright(image: ImageFile.ImageFile) -> None:
@@ -291,10 +347,18 @@ def _grey_pixels(image: Image.Image) -> np.ndarray:
         image = image.convert("L")
     transparent = image.info.get("transparency")
     low, high = _grey_range(image)
+    # Pillow inverts such TIFFs of up to 8 bits only.
+    is_negative = image.mode != "L" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     pixels = np.empty((image.height, image.width, 1 if transparent is None else 2), dtype=np.uint8)
     for rows, strip in _strips(image):
         values = np.asarray(strip)
-        pixels[rows, :, 0] = values if image.mode == "L" else _scaled(values, low, high)
+        if image.mode == "L":
+            grey = values
+        elif image.mode != "F" and high == _WHITE_16:
+            grey = values >> 8
+        else:
+            grey = _scaled(values, low, high)
+        pixels[rows, :, 0] = 255 - grey if is_negative else grey
         if transparent is not None:
             pixels[rows, :, 1] = np.where(values == transparent, 0, 255)
     return pixels
@@ -303,13 +367,13 @@ def _grey_pixels(image: Image.Image) -> np.ndarray:
 def _grey_range(image: Image.Image) -> tuple[float, float]:
     """The values mapped to black and white."""
     if image.mode not in ("I", "F"):
-        return 0, 255 if image.mode == "L" else 65535
+        return 0, 255 if image.mode == "L" else _WHITE_16
     low, high = np.inf, -np.inf
     for _, strip in _strips(image):
         values = np.asarray(strip, dtype=np.float64)
         finite = values[np.isfinite(values)]
         low, high = finite.min(initial=low), finite.max(initial=high)
-    white = 65535 if image.mode == "I" else 1
+    white = _WHITE_16 if image.mode == "I" else 1
     return (0, white) if low >= 0 and high <= white else (low, high)
 
 

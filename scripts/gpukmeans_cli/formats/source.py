@@ -2,7 +2,7 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +11,14 @@ import numpy as np
 from gpukmeans_cli.formats.animation import decode_animation
 from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.reading import DecodedImage, decode_image, open_error_reason, open_for_decoding
+from gpukmeans_cli.formats.png_repair import left_out, stored_file, without_animation
+from gpukmeans_cli.formats.reading import (
+    DamagedImageError,
+    DecodedImage,
+    decode_image,
+    open_error_reason,
+    open_for_decoding,
+)
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
@@ -33,6 +40,10 @@ class Source:
     """Whether the file stores a still image upright, as in `DecodedImage`."""
     metadata: Metadata
     animation: Animation | None
+    broken_animation: bool = False
+    """Whether this is the default image of an APNG whose frames cannot be decoded."""
+    left_out: tuple[str, ...] = ()
+    """Phrases about the chunks of a PNG that were left out, since Pillow would refuse the file for them."""
     _original: "bytes | _FileVersion" = field(repr=False)
     """The bytes of a pipe, which can be read only once, or the version of a file."""
 
@@ -56,14 +67,22 @@ _FileVersion = tuple[int, int, int, int]
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
     """All frames of an animation, otherwise the first frame of an image file. ImageError if it cannot be read.
 
-    `path` is a file or a pipe, which is opened once, or `STDIO`.
+    `path` is a file or a pipe, which is opened once, or `STDIO`. An APNG whose frames cannot be decoded is a still, its
+    default image.
     """
     with open_for_decoding(path, max_pixels) as file:
-        original = _original(file)
-        animation = decode_animation(file)
+        original, chunks_left_out = _original(file), left_out(file)
+        still, broken = file, False
+        try:
+            animation = decode_animation(file)
+        except DamagedImageError:
+            animation, still, broken = None, without_animation(file), True
+            if still is None:
+                raise
         if animation is None:
-            file.seek(0)
-            return _still(path, original, decode_image(file))
+            still.seek(0)
+            source = _still(path, original, decode_image(still))
+            return replace(source, broken_animation=broken, left_out=chunks_left_out)
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -75,6 +94,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         upright=False,
         metadata=animation.metadata,
         animation=animation,
+        left_out=chunks_left_out,
         _original=original,
     )
 
@@ -82,7 +102,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
 def read_still(path: Path, *, max_pixels: int | None = None) -> Source:
     """The first frame of an image file, also of an animation. Arguments and errors as in `read_source`."""
     with open_for_decoding(path, max_pixels) as file:
-        return _still(path, _original(file), decode_image(file))
+        return replace(_still(path, _original(file), decode_image(file)), left_out=left_out(file))
 
 
 def _still(path: Path, original: bytes | _FileVersion, picture: DecodedImage) -> Source:
@@ -101,7 +121,8 @@ def _still(path: Path, original: bytes | _FileVersion, picture: DecodedImage) ->
 
 
 def _original(file: BinaryIO) -> bytes | _FileVersion:
-    return file.getvalue() if isinstance(file, io.BytesIO) else _file_version(file)
+    stored = stored_file(file)
+    return stored.getvalue() if isinstance(stored, io.BytesIO) else _file_version(stored)
 
 
 def _file_version(file: BinaryIO) -> _FileVersion:

@@ -14,7 +14,7 @@ from gpukmeans import ColorHistogram
 from gpukmeans_cli.formats.palette_files import format_gpl, format_hex, hex_of
 from gpukmeans_cli.images.channels import add_histograms
 from gpukmeans_cli.images.palette_usage import PaletteUsage, count_image, find_palette_usage
-from gpukmeans_cli.system.atomic_files import ImageError, check_free, write_atomically
+from gpukmeans_cli.system.atomic_files import ImageError, check_free, unexpected_error, write_atomically
 from gpukmeans_cli.terminal.formatting import format_percent
 from gpukmeans_cli.terminal.messages import one_line, print_line, warn, warn_ignored_frames
 from gpukmeans_cli.terminal.swatches import color_bits, swatch
@@ -57,7 +57,7 @@ def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | Non
                 total = histogram if total is None else add_histograms(total, histogram)
                 read.append(path)
         if total is not None:
-            _print_or_write(read, find_palette_usage(total, task.n_colors, seed=task.seed), task, heading)
+            _print_or_write(read, _usage(total, task), task, heading)
     except ImageError as error:  # of the palette; errors of single images have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)
         return False
@@ -71,8 +71,21 @@ def _histogram(path: Path, task: PaletteTask) -> ColorHistogram | None:
     except ImageError as error:
         _report_error(error, str(path), {"input": str(path)}, task)
         return None
+    except Exception as error:
+        _report_error(unexpected_error(error), str(path), {"input": str(path)}, task)
+        return None
     warn_ignored_frames(path, n_frames)
     return histogram
+
+
+def _usage(histogram: ColorHistogram, task: PaletteTask) -> PaletteUsage:
+    """The palette of a histogram. ImageError also for an exception that no code expected."""
+    try:
+        return find_palette_usage(histogram, task.n_colors, seed=task.seed)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise unexpected_error(error) from error
 
 
 def _report_error(error: ImageError, name: str, keys: dict[str, object], task: PaletteTask) -> None:

@@ -5,6 +5,8 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from traceback import format_exception, format_exception_only
+from typing import Self
 
 # Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
@@ -18,6 +20,21 @@ class ImageError(Exception):
 
     If the problem is with another file, such as the output, the text begins with the path of that file.
     """
+
+    traceback: str | None = None
+    """Where another exception was raised that caused this error; None if the cause is known. Survives pickling."""
+
+    def caused_by(self, error: Exception) -> Self:
+        """This error, with the traceback of the exception that caused it."""
+        self.traceback = "".join(format_exception(error))
+        return self
+
+
+def unexpected_error(error: Exception) -> ImageError:
+    """The ImageError for an exception that no code expected, with its traceback."""
+    reason = " ".join("".join(format_exception_only(error)).split())
+    text = f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback"
+    return ImageError(text).caused_by(error)
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from helpers.image_files import files
 from gpukmeans_cli.compression import batch
 from gpukmeans_cli.compression.batch import compress_all
 from gpukmeans_cli.compression.pipeline import Settings, StoppedError
-from gpukmeans_cli.compression.plan import plan
+from gpukmeans_cli.compression.plan import Job, plan
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.system.atomic_files import STDIO
 from gpukmeans_cli.system.rank_env import RankEnv, RankError
@@ -81,13 +82,31 @@ def test_quiet_prints_errors_only(photos, capsys):
     assert (out, err.count("\n")) == ("", 1)
 
 
-def test_an_unexpected_error_of_a_worker_is_raised(photos, monkeypatch):
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_an_unexpected_exception_fails_its_file_only(photos, capsys, monkeypatch, n_workers, verbose):
+    compress = batch.compress_image
+
+    def fail_for_one(source, *args):
+        if source.stem == "03":
+            raise ZeroDivisionError("by\nzero")
+        return compress(source, *args)
+
+    monkeypatch.setattr(batch, "compress_image", fail_for_one)
+    assert not run(photos, n_workers=n_workers, reporter=Reporter(verbose=verbose))
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(files(photos / "out")) == 10
+    assert "03.png: failed by a bug of gpukmeans (ZeroDivisionError: by zero)" in err
+    assert ("Traceback" in err, "in fail_for_one" in err) == (verbose, verbose)
+
+
+def test_an_error_of_standard_output_ends_the_run(photos, monkeypatch):
     def fail(*args):
-        raise ZeroDivisionError
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(batch, "compress_image", fail)
-    with pytest.raises(ZeroDivisionError):
-        run(photos, n_workers=2)
+    with pytest.raises(OSError, match="No space"):
+        compress_all([Job(source=photos / "03.png", output=STDIO)], Settings(n_colors=4, device=CPU), Reporter())
 
 
 @pytest.mark.usefixtures("ctrl_c")

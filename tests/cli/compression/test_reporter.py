@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,25 @@ def test_verbose_prints_engine_end_stages_and_skipped_files(capsys):
         "gpukmeans: photos/sea.jpg: read 0.250 s",
         "gpukmeans: a.jpg: skipped, a-4.png exists",
     ]
+
+
+def test_a_broken_animation_is_a_warning_and_chunks_left_out_are_printed_with_verbose(capsys):
+    damaged = replace(result(), broken_animation=True, left_out=("left out gAMA: its length is wrong",))
+    warning = "gpukmeans: photos/sea.jpg: took the default image, since the frames of the animation are broken"
+    Reporter().done(damaged)
+    assert capsys.readouterr().err.splitlines() == [warning]
+    Reporter(verbose=True).done(damaged)
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert (first, second) == (warning, "gpukmeans: photos/sea.jpg: left out gAMA: its length is wrong")
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_the_traceback_of_an_unexpected_exception_is_printed_with_verbose_only(capsys, verbose):
+    error = ImageError("cannot be decoded")
+    error.traceback = "Traceback of two\nlines\n"
+    Reporter(verbose=verbose).failed(JOB, error)
+    expected = "gpukmeans: a.jpg: cannot be decoded\n" + ("Traceback of two\nlines\n" if verbose else "")
+    assert capsys.readouterr().err == expected
 
 
 def test_skipped_and_failed_files_are_json_too(capsys):

@@ -161,7 +161,7 @@ def test_pixels_converted_in_strips_equal_pixels_converted_at_once(tmp_path, mon
 # Grey deeper than 8 bits
 
 SIXTEEN_BITS = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
-SIXTEEN_BITS_AS_EIGHT = [0, 0, 1, 1, 128, 255]  # 128 / 257 = 0.498, 129 / 257 = 0.502, 32768 / 257 = 127.502
+SIXTEEN_BITS_AS_EIGHT = [0, 0, 0, 1, 128, 255]  # the high bytes, as in Chromium
 
 
 def grey(path: Path) -> list[int]:
@@ -170,7 +170,7 @@ def grey(path: Path) -> list[int]:
     return pixels.ravel().tolist()
 
 
-def test_16_bit_grey_is_scaled_and_rounded(tmp_path):
+def test_the_high_bytes_of_16_bit_grey_are_taken(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray(SIXTEEN_BITS).save(path)
     assert grey(path) == SIXTEEN_BITS_AS_EIGHT
@@ -181,6 +181,31 @@ def test_16_bit_grey_is_scaled_and_rounded(tmp_path):
 def test_16_bit_grey_is_decoded_equally_in_every_byte_order(tmp_path, monkeypatch, mode, order):
     image = Image.frombytes(mode, (6, 1), SIXTEEN_BITS.astype(f"{order}u2").tobytes())
     assert grey(fake_open(monkeypatch, image, tmp_path / "picture")) == SIXTEEN_BITS_AS_EIGHT
+
+
+def test_16_bit_rgb_has_the_values_of_16_bit_grey(tmp_path):
+    path = tmp_path / "deep.png"
+    row = np.repeat(SIXTEEN_BITS[0, :, None], 3, axis=1).astype(">u2").tobytes()
+    path.write_bytes(handmade_png(6, 16, 2, row))
+    assert read_image(path).pixels[0].tolist() == [[value] * 3 for value in SIXTEEN_BITS_AS_EIGHT]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 0x12FF, 65535]], dtype=np.uint16), [255, 255 - 0x12, 0]),
+        (np.array([[0, 0.25, 1]], dtype=np.float32), [255, 255 - 64, 0]),
+        (np.array([[0, 18, 255]], dtype=np.uint8), [255, 255 - 18, 0]),
+    ],
+)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_whose_white_is_0_is_no_negative(tmp_path, values, expected, compression):
+    path = tmp_path / "white.tif"
+    Image.fromarray(values).save(path, compression=compression)
+    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert path.read_bytes().count(black_is_zero) == 1
+    path.write_bytes(path.read_bytes().replace(black_is_zero, white_is_zero))
+    assert grey(path) == expected
 
 
 def test_32_bit_grey_within_16_bits_is_scaled_from_16_bits(tmp_path):
@@ -267,12 +292,73 @@ def test_a_transparent_color_becomes_alpha(tmp_path):
         (4, bytes([0x1F]), 15, [[17, 255], [255, 0]]),
         (8, bytes([1, 17]), 1, [[1, 0], [17, 255]]),
         (16, struct.pack(">HH", 2570, 2571), 2571, [[10, 255], [10, 0]]),
+        # Chromium takes the lower byte of the key, which may exceed the samples.
+        (8, bytes([1, 17]), 0x0111, [[1, 255], [17, 0]]),
+        (2, bytes([0b01110000]), 0x0101, [[85, 0], [255, 255]]),
+        (2, bytes([0b01110000]), 5, [[85], [255]]),
     ],
 )
 def test_a_transparent_grey_becomes_alpha_at_every_bit_depth(tmp_path, depth, row, key, expected):
     path = tmp_path / "key.png"
     path.write_bytes(handmade_png(2, depth, 0, row, tRNS=struct.pack(">H", key)))
     assert read_image(path).pixels.tolist() == [expected]
+
+
+def filtered(rows: np.ndarray) -> bytes:
+    """The scanlines of 16-bit RGB rows (H, W, 3): each has the next of the five filters of PNG."""
+    raw = np.pad(rows.astype(">u2").view(np.uint8).reshape(len(rows), -1, 6).astype(int), ((1, 0), (1, 0), (0, 0)))
+    lines = []
+    for number in range(len(rows)):
+        left, up, corner = raw[number + 1, :-1], raw[number, 1:], raw[number, :-1]
+        toward = [abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)]
+        paeth = np.choose(np.argmin(toward, axis=0), [left, up, corner])
+        predicted = [0, left, up, (left + up) // 2, paeth][number % 5]
+        line = (raw[number + 1, 1:] - predicted).astype(np.uint8)
+        lines.append(bytes([number % 5]) + line.tobytes())
+    return b"".join(lines)
+
+
+def deep_png(width: int, height: int, scanlines: bytes, key: bytes, interlace: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, interlace)
+    parts = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(scanlines)), (b"IEND", b"")]
+    return PNG_MAGIC + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+TWO_PIXELS = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3400, 0x7800, 0xBC00)
+
+
+@pytest.mark.parametrize(
+    ("scanlines", "interlace"), [(b"\0" + TWO_PIXELS, 0), (b"\0" + TWO_PIXELS[:6] + b"\0" + TWO_PIXELS[6:], 1)]
+)
+def test_a_transparent_16_bit_color_becomes_alpha_also_in_an_interlaced_file(tmp_path, scanlines, interlace):
+    path = tmp_path / "key.png"
+    path.write_bytes(deep_png(2, 1, scanlines, TWO_PIXELS[:6], interlace))
+    picture = read_image(path)
+    assert picture.pixels.tolist() == [[[0x12, 0x56, 0x9A, 0], [0x34, 0x78, 0xBC, 255]]]
+    assert picture.mode == "RGB"
+
+
+@pytest.mark.parametrize("strip_pixels", [16, 1 << 20])
+def test_a_transparent_16_bit_color_is_compared_at_16_bits_after_every_filter(tmp_path, monkeypatch, strip_pixels):
+    monkeypatch.setattr(reading, "STRIP_PIXELS", strip_pixels)
+    rows = np.random.default_rng(0).integers(0, 65536, (10, 7, 3), dtype=np.uint16)
+    key = rows[3, 2].copy()
+    rows[8, 5] = key
+    for channel in range(3):  # equal high bytes, and another low byte in one channel
+        rows[channel, 0] = key
+        rows[channel, 0, channel] ^= 1
+    path = tmp_path / "key.png"
+    path.write_bytes(deep_png(7, 10, filtered(rows), key.astype(">u2").tobytes()))
+    pixels = read_image(path).pixels
+    np.testing.assert_array_equal(pixels[..., :3], rows >> 8)
+    assert np.argwhere(pixels[..., 3] == 0).tolist() == [[3, 2], [8, 5]]
+    assert set(np.unique(pixels[..., 3])) == {0, 255}
+
+
+def test_a_transparent_16_bit_color_of_no_pixel_leaves_all_opaque(tmp_path):
+    path = tmp_path / "key.png"
+    path.write_bytes(deep_png(2, 1, b"\0" + TWO_PIXELS, struct.pack(">3H", 0x12FF, 0x56FF, 0x9AFF)))
+    assert read_image(path).pixels.tolist() == [[[0x12, 0x56, 0x9A], [0x34, 0x78, 0xBC]]]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -517,12 +603,27 @@ def test_every_exception_of_a_decoder_becomes_a_one_line_error(tmp_path, monkeyp
     assert (" ".join(str(error).split()) or "AssertionError") in message
 
 
-def test_an_exception_of_our_own_code_is_not_reported_as_a_broken_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("lost"), struct.error("short"), KeyError("mode"), OSError("seek")])
+@pytest.mark.parametrize("where", ["getexif", "convert", "has_transparency_data"])
+def test_an_exception_while_an_image_is_converted_or_its_metadata_read_is_an_error_of_its_file(
+    tmp_path, monkeypatch, where, error
+):
     path = tmp_path / "fine.png"
-    Image.new("RGB", (2, 2)).save(path)
-    monkeypatch.setattr(reading, "_WITH_ALPHA", None)
-    with pytest.raises(AttributeError):
+    Image.new("P", (2, 2)).save(path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, where, property(fail))
+    with pytest.raises(ImageError, match=r"cannot be decoded \(") as caught:
         read_image(path)
+    assert f"in {fail.__name__}" in (caught.value.traceback or "")
+
+
+def test_a_plugin_that_closes_its_file_is_an_error_of_its_file(tmp_path):
+    path = tmp_path / "game.png"
+    path.write_bytes(b"FTEX" + struct.pack("<i2i2i2ii", 0, 1, 1, 1, 1, 1, 32, 3) + bytes(9))
+    assert "closed file" in error_of(path)
 
 
 @pytest.mark.parametrize("where", ["load", "crop"])

@@ -1,12 +1,15 @@
 import io
 import os
+import struct
 import sys
 import threading
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans_cli.formats.source import read_source, read_still
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
@@ -33,6 +36,22 @@ def test_an_animation_has_all_its_frames_without_alpha_if_all_are_opaque(tmp_pat
     assert np.array_equal(source.pixels, pixels)
     assert (source.format, source.frames_in_file) == ("PNG", 4)
     assert source.animation.durations == (70, 70, 70, 70)
+
+
+def test_a_transparent_16_bit_color_is_compared_at_16_bits_in_every_frame(tmp_path):
+    key, other = struct.pack(">3H", 1, 2, 3), struct.pack(">3H", 1, 2, 4)
+    control = [struct.pack(">IIIIIHHBB", number, 2, 1, 0, 0, 1, 10, 0, 0) for number in (0, 1)]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+        (b"acTL", struct.pack(">II", 2, 0)),
+        (b"tRNS", key),
+        (b"fcTL", control[0]),
+        (b"IDAT", zlib.compress(b"\0" + key + other)),
+        (b"fcTL", control[1]),
+        (b"fdAT", struct.pack(">I", 2) + zlib.compress(b"\0" + other + key)),
+    ]
+    (tmp_path / "a.png").write_bytes(png.png_file(*(png.chunk(*chunk) for chunk in chunks)))
+    assert read_source(tmp_path / "a.png").pixels[..., 3].tolist() == [[[0, 255]], [[255, 0]]]
 
 
 def test_only_the_first_page_of_a_tiff_is_decoded(tmp_path):

@@ -1,13 +1,21 @@
 import contextlib
 import errno
 import os
+import pickle
 import resource
 import stat
 from pathlib import Path
 
 import pytest
 
-from gpukmeans_cli.system.atomic_files import ImageError, check_folder, check_free, check_writable, write_atomically
+from gpukmeans_cli.system.atomic_files import (
+    ImageError,
+    check_folder,
+    check_free,
+    check_writable,
+    unexpected_error,
+    write_atomically,
+)
 
 NEW = b"a new file, long enough to be cut off on its way to the disk"
 TAKEN = "already exists; use --force to overwrite it"
@@ -247,3 +255,18 @@ def test_check_writable_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ImageError, match=r"^/none/x.npy cannot be written, its folder does not exist"):
         check_writable(Path("/none/x.npy"))
+
+
+def test_an_unexpected_exception_becomes_one_line_with_a_traceback_that_other_processes_can_send():
+    def fail():
+        raise ValueError("two\nlines")
+
+    try:
+        fail()
+    except ValueError as error:
+        received = pickle.loads(pickle.dumps(unexpected_error(error)))
+    assert isinstance(received, ImageError)
+    assert (
+        str(received) == "failed by a bug of gpukmeans (ValueError: two lines); compress --verbose prints the traceback"
+    )
+    assert "in fail\n" in received.traceback
