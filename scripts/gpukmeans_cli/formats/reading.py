@@ -19,6 +19,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from gpukmeans_cli.formats.composition import compose
+from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
@@ -162,14 +164,13 @@ def decode_image(file: BinaryIO) -> DecodedImage:
     """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
     with decoder_errors():
         image = open_image(file)
-        frames = max(1, getattr(image, "n_frames", 1))
-        decode_frame(image)
+        shown, frames = _first_frame(image, file)
     mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
     upright = kind != "TIFF" and read_orientation(image) == 1
     with decoder_errors():
-        _make_upright(image)
-    pixels = pixels_of(image)
-    del image  # frees its memory before the copy without alpha
+        _make_upright(shown)
+    pixels = pixels_of(shown)
+    del image, shown  # frees its memory before the copy without alpha
     return DecodedImage(
         pixels=_without_opaque_alpha(pixels),
         mode=mode,
@@ -179,6 +180,19 @@ def decode_image(file: BinaryIO) -> DecodedImage:
         upright=upright,
         metadata=metadata,
     )
+
+
+def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, int]:
+    """The first frame as a viewer shows it, and the number of frames."""
+    if image.format != "GIF":
+        n_frames = max(1, getattr(image, "n_frames", 1))
+        decode_frame(image)
+        return image, n_frames
+    file.seek(0)
+    gif = parse_gif(file.read())
+    canvas, _ = next(compose(gif_parts(gif), gif.height, gif.width))
+    shown = Image.fromarray(canvas)
+    return shown.convert("LA") if image.mode == "L" else shown, len(gif.frames)
 
 
 def file_size(file: BinaryIO) -> int:
@@ -224,6 +238,13 @@ def _check_tiles(image: ImageFile.ImageFile) -> None:
         raise ImageError(too_many_pixels(n_pixels, " in a tile"))
 
 
+def decode_png(data: bytes) -> ImageFile.ImageFile:
+    """The decoded image of a PNG file. For use inside `decoder_errors`."""
+    image = Image.open(io.BytesIO(data), formats=["PNG"])
+    decode_frame(image)
+    return image
+
+
 def decode_frame(image: ImageFile.ImageFile) -> None:
     """Decode the current frame in place. For use inside `decoder_errors`."""
     _scale_transparent_grey(image)
@@ -253,7 +274,7 @@ def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = min(255, image.info["transparency"] * factors[rawmode])
 
 
-def _make_upright(image: ImageFile.ImageFile) -> None:
+def _make_upright(image: Image.Image) -> None:
     # Unreadable EXIF (ValueError, struct.error, ...) leaves the orientation unknown, but the pixels valid.
     with contextlib.suppress(Exception):
         image.getexif()

@@ -1,15 +1,10 @@
-import struct
-
 import numpy as np
 import pytest
 from helpers.animations import (
     BLEND_SOURCE,
     DISPOSE_BACKGROUND,
     DISPOSE_NONE,
-    GREEN,
     PALETTE,
-    RED,
-    TRANSPARENT,
     animation_of,
     decoded_by_pillow,
     error_of,
@@ -27,16 +22,6 @@ from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.system.atomic_files import ImageError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def gif_of_pixels(*frames: tuple[int, int, int]) -> bytes:
-    """A GIF of 3 x 1 pixels, transparent, red and green, of frames of one pixel: its x, color and disposal."""
-    parts = [b"GIF89a", struct.pack("<HHBBB", 3, 1, 0xF1, 0, 0), bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 0])]
-    for x, color, disposal in frames:
-        parts.append(b"\x21\xf9\x04" + struct.pack("<BHBB", disposal << 2 | 1, 10, 0, 0))
-        pixel = Image.new("L", (1, 1), color).tobytes("gif", "L", 2, 0)
-        parts.append(b"," + struct.pack("<HHHHB", x, 0, 1, 1, 0) + b"\x02" + pixel + b"\0")
-    return b"".join([*parts, b";"])
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
@@ -64,31 +49,6 @@ def test_a_cleared_frame_is_not_visible_in_the_next(tmp_path, suffix, options):
     frames = moving_square(mode="RGBA")
     path = save_frames(tmp_path / f"a{suffix}", frames, duration=100, **options)
     np.testing.assert_array_equal(visible(read(path).frames), visible(rgba_of(frames)))
-
-
-def test_a_gif_frame_is_disposed_of_as_its_method_specifies(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 1), (1, 2, 3), (2, 2, 2), (1, 1, 1)))
-    assert visible(read(path).frames)[:, 0].tolist() == [
-        [list(RED), list(TRANSPARENT), list(TRANSPARENT)],
-        [list(RED), list(GREEN), list(TRANSPARENT)],
-        [list(RED), list(TRANSPARENT), list(GREEN)],
-        [list(RED), list(RED), list(TRANSPARENT)],
-    ]
-
-
-def test_a_gif_frame_without_disposal_is_kept_although_the_one_before_was_cleared(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 2), (1, 2, 0), (2, 2, 0)))
-    assert visible(read(path).frames)[2, 0].tolist() == [list(TRANSPARENT), list(GREEN), list(GREEN)]
-
-
-def test_pixels_outside_the_canvas_of_a_gif_are_cut_off(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 1), (2, 2, 1), (5, 1, 1)))
-    found = read(path).frames
-    assert found.shape == (3, 1, 3, 4)
-    assert visible(found)[:, 0].tolist()[2] == [list(RED), list(TRANSPARENT), list(GREEN)]
 
 
 def test_the_loop_of_a_gif_without_a_number_is_none(tmp_path):
