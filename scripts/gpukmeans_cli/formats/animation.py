@@ -66,7 +66,7 @@ def decode_animation(file: BinaryIO) -> Animation | None:
     return Animation(
         frames=upright(decoded.frames, read_orientation(decoded.still)),
         durations=decoded.durations,
-        loop=decoded.loop,
+        plays=decoded.plays,
         mode=mode,
         format=kind,
         n_bytes=file_size(file),
@@ -82,7 +82,7 @@ def _decode_gif(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | N
     # A frame may be larger than the canvas.
     check_pixels(sum(frame.height * frame.width for frame in gif.frames), len(gif.frames))
     frames, durations = compose_frames(gif_parts(gif), len(gif.frames), gif.height, gif.width)
-    return DecodedFrames(frames, durations, gif.loop, image)
+    return DecodedFrames(frames, durations, gif.plays, image)
 
 
 def _decode_apng(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | None:
@@ -94,7 +94,7 @@ def _decode_apng(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | 
         return None
     parts = apng_parts(apng, lambda data: as_rgba(pixels_of(decode_png(data))))
     frames, durations = compose_frames(parts, len(apng.frames), apng.height, apng.width)
-    return DecodedFrames(frames, durations, apng.loop, decode_png(default_image(apng)))
+    return DecodedFrames(frames, durations, apng.plays, decode_png(default_image(apng)))
 
 
 def _decode_webp(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | None:
@@ -103,7 +103,7 @@ def _decode_webp(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | 
     n_frames = getattr(image, "n_frames", 1)
     frames, durations = compose_frames(_webp_parts(image, n_frames), n_frames, image.height, image.width)
     image.seek(0)
-    return DecodedFrames(frames, durations, image.info.get("loop"), image)
+    return DecodedFrames(frames, durations, image.info.get("loop", 0), image)
 
 
 def _webp_parts(image: ImageFile.ImageFile, n_frames: int) -> Iterator[FramePart]:
@@ -131,9 +131,10 @@ _DECODERS: Mapping[str, Callable[[ImageFile.ImageFile, BinaryIO], DecodedFrames 
 def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animation, suffix: str) -> bytes:
     """The animated GIF or PNG file of the colors `palette` (K, C) at `indices` (F, height, width), both uint8.
 
-    K is 1..256, C as in `DecodedImage`. The number of frames, durations, loop and metadata are those of `animation`, as
-    far as the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do not
-    accumulate, and a positive duration never becomes 0. Each frame is stored as the box of changed pixels.
+    K is 1..256, C as in `DecodedImage`. The number of frames, durations, plays and metadata are those of `animation`,
+    as far as the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do
+    not accumulate, and a positive duration never becomes 0. It plays forever or at most 65,536 times. Each frame is
+    stored as the box of changed pixels.
 
     Raises ImageError for another suffix, and for properties that the format cannot store: partial alpha, sides above
     65,535 pixels or frames above 655 s in a GIF, frames above 65,535 s in a PNG. ValueError if the arguments do not

@@ -32,7 +32,7 @@ def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -
         png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0)),
         *png.metadata_before_plte(animation.metadata),
         *png.metadata_before_idat(animation.metadata),
-        png.chunk(b"acTL", struct.pack(">II", len(indices), 1 if animation.loop is None else animation.loop)),
+        png.chunk(b"acTL", struct.pack(">II", len(indices), animation.plays)),
         png.chunk(b"PLTE", colors[:, :3].tobytes()),
     ]
     if n_translucent:

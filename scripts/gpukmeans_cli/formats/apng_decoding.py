@@ -47,8 +47,8 @@ class ApngFile:
 
     height: int
     width: int
-    loop: int
-    """Number of plays; 0 is forever."""
+    plays: int
+    """How often the animation is shown; 0 is forever."""
     frames: list[tuple[FrameControl, bytes]]
     """Control and compressed pixels of each frame."""
     chunks: list[tuple[bytes, bytes]]
@@ -60,13 +60,13 @@ def parse_apng(data: bytes) -> ApngFile:
     chunks = list(png.parse_chunks(data))
     bodies = dict(reversed(chunks))  # the first of each kind
     width, height = struct.unpack_from(">II", bodies[b"IHDR"])
-    n_frames, loop = struct.unpack_from(">II", bodies[b"acTL"])
+    n_frames, plays = struct.unpack_from(">II", bodies[b"acTL"])
     frames = _stored_frames(chunks, n_frames)
     for control, _ in frames:
         right, bottom = control.x_offset + control.width, control.y_offset + control.height
         if not control.width * control.height or right > width or bottom > height:
             raise SyntaxError("a frame lies outside the image")
-    return ApngFile(height=height, width=width, loop=loop, frames=frames, chunks=chunks)
+    return ApngFile(height=height, width=width, plays=plays, frames=frames, chunks=chunks)
 
 
 def _stored_frames(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tuple[FrameControl, bytes]]:

@@ -22,7 +22,7 @@ class Animation:
 
     frames: np.ndarray  # uint8 (F, height, width, 4), RGBA, F at least 2
     durations: tuple[float, ...]  # of each frame, in milliseconds
-    loop: int | None  # number of plays in the file, 0 is forever; None where a GIF has no number, and plays once
+    plays: int  # how often it is shown; 0 is forever
     mode: str  # the mode Pillow reports for the first frame as stored
     format: str  # Pillow's name of the format: "GIF", "PNG" or "WEBP"
     n_bytes: int  # size of the file
@@ -34,7 +34,7 @@ class DecodedFrames(NamedTuple):
 
     frames: np.ndarray
     durations: tuple[float, ...]
-    loop: int | None
+    plays: int
     still: Image.Image  # decoded; the source of the metadata
 
 

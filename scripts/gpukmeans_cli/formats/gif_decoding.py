@@ -43,21 +43,21 @@ class GifFile:
 
     height: int
     width: int
-    loop: int | None
-    """The number of the block NETSCAPE2.0; None without the block."""
+    plays: int
+    """How often the animation is shown; 0 is forever."""
     frames: list[GifFrame]
 
 
 def parse_gif(data: bytes) -> GifFile:
     """The parsed blocks of a GIF. SyntaxError or struct.error for a broken file.
 
-    As in browsers, a first frame that exceeds the logical screen enlarges the canvas, later ones do not, and the first
-    byte that begins no block ends the file.
+    As in browsers, a first frame that exceeds the logical screen enlarges the canvas, later ones do not, the last
+    number of repetitions counts, and the first byte that begins no block ends the file.
     """
     file = io.BytesIO(data)
     width, height, flags = struct.unpack("<6xHHBxx", file.read(13))
     global_table = _color_table(file, flags)
-    control, loop, frames = (0, 0, 0), None, []
+    control, plays, frames = (0, 0, 0), 1, []
     while (kind := file.read(1)) in (b"!", b","):
         if kind == b",":
             frames.append(_frame(file, global_table, *control))
@@ -66,15 +66,15 @@ def parse_gif(data: bytes) -> GifFile:
         label, blocks = file.read(1), list(_sub_blocks(file))
         if label == b"\xf9" and blocks and len(blocks[0]) >= 4:
             control = struct.unpack_from("<BHB", blocks[0])
-        elif label == b"\xff" and not frames and blocks[:1] == [b"NETSCAPE2.0"]:
-            loop = _loop(blocks[1:])
+        elif label == b"\xff" and len(blocks) > 1 and blocks[0] in (b"NETSCAPE2.0", b"ANIMEXTS1.0"):
+            plays = _plays(blocks[1], plays)
     if not frames:
         raise SyntaxError("it has no frame")
     first = frames[0]
     return GifFile(
         height=max(height, first.top + first.height),
         width=max(width, first.left + first.width),
-        loop=loop,
+        plays=plays,
         frames=frames,
     )
 
@@ -115,8 +115,12 @@ def _sub_blocks(file: BinaryIO) -> Iterator[bytes]:
         yield file.read(size[0])
 
 
-def _loop(blocks: list[bytes]) -> int | None:
-    return int.from_bytes(blocks[0][1:], "little") if blocks and len(blocks[0]) == 3 and blocks[0][0] == 1 else None
+def _plays(block: bytes, before: int) -> int:
+    """The number of plays that the sub-block requests: its number is of repetitions; `before` if it has none."""
+    if len(block) != 3 or block[0] != 1:
+        return before
+    repetitions = int.from_bytes(block[1:], "little")
+    return repetitions + 1 if repetitions else 0
 
 
 def gif_parts(gif: GifFile) -> Iterator[FramePart]:

@@ -2,7 +2,7 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.animations import GIF_COLORS, gif_frame, gif_image, gif_of, read
+from helpers.animations import GIF_COLORS, gif_frame, gif_image, gif_loop, gif_of, read
 from PIL import Image
 
 from gpukmeans_cli.formats.reading import as_rgba, read_image
@@ -44,7 +44,7 @@ def shown(tmp_path):
     return shown
 
 
-# The expected frames are those that Chromium 150 shows.
+# The expected frames are those that Chromium 156 shows.
 WHOLE = gif_frame(0, 0, area(GREEN))
 DOT = gif_frame(1, 1, area(BLUE, 1, 1))
 CORNER = gif_frame(0, 0, area(BLUE, 1, 1))
@@ -161,6 +161,27 @@ def test_a_file_ends_at_the_first_byte_that_begins_no_block(shown, end):
 def test_extensions_between_frames_are_skipped(shown):
     comment, unknown = b"\x21\xfe\x04text\x01;\0", b"\x21\x77\x03,!;\0"
     assert shown(gif_of(3, 3, comment, WHOLE, unknown, comment, DOT, comment)) == ["GGG GGG GGG", "GGG GBG GGG"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "plays"),
+    [
+        pytest.param([WHOLE, DOT], 1, id="no number"),
+        pytest.param([gif_loop(0), WHOLE, DOT], 0, id="forever"),
+        pytest.param([gif_loop(1), WHOLE, DOT], 2, id="one repetition"),
+        pytest.param([gif_loop(65_535), WHOLE, DOT], 65_536, id="most"),
+        pytest.param([gif_loop(4, name=b"ANIMEXTS1.0"), WHOLE, DOT], 5, id="other name"),
+        pytest.param([gif_loop(4, name=b"NETSCAPE1.0"), WHOLE, DOT], 1, id="unknown name"),
+        pytest.param([WHOLE, gif_loop(5), DOT], 6, id="after the first frame"),
+        pytest.param([WHOLE, DOT, gif_loop(5)], 6, id="after the last frame"),
+        pytest.param([gif_loop(2), WHOLE, gif_loop(0), DOT], 0, id="the last of two"),
+        pytest.param([b"\x21\xff\x0bNETSCAPE2.0\x03\x02\7\0\0", WHOLE, DOT], 1, id="another sub-block"),
+        pytest.param([WHOLE, b"\x21\xff\x0bNETSCAPE2.0\0", DOT], 1, id="no sub-block"),
+    ],
+)
+def test_plays_are_those_of_a_browser(tmp_path, blocks, plays):
+    (tmp_path / "a.gif").write_bytes(gif_of(3, 3, *blocks))
+    assert read(tmp_path / "a.gif").plays == plays
 
 
 def test_the_color_of_a_pixel_that_is_cleared_and_drawn_again_is_the_last(tmp_path):
