@@ -25,7 +25,7 @@ from gpukmeans_cli.formats.reading import (
     file_size,
     open_for_decoding,
     open_image,
-    pixels_of,
+    rgba_of_png,
 )
 from gpukmeans_cli.formats.still import check_palette_and_indices
 from gpukmeans_cli.system.atomic_files import ImageError
@@ -92,7 +92,7 @@ def _decode_apng(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | 
     apng = parse_apng(file.read())
     if len(apng.frames) < 2:
         return None
-    parts = apng_parts(apng, lambda data: as_rgba(pixels_of(decode_png(data))))
+    parts = apng_parts(apng, rgba_of_png)
     frames, durations = compose_frames(parts, len(apng.frames), apng.height, apng.width)
     return DecodedFrames(frames, durations, apng.plays, decode_png(default_image(apng)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from fractions import Fraction
@@ -11,14 +12,17 @@ import numpy as np
 
 import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans_cli.formats.apng_decoding import BLEND_OVER, BLEND_SOURCE, DISPOSE_NONE, FRAME_CONTROL, FrameControl
-from gpukmeans_cli.formats.frames import Animation, bounding_box, smaller_encoding
+from gpukmeans_cli.formats.frames import Animation, Box, bounding_box, smaller_encoding
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
 def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes:
     """The APNG file of RGBA `colors` (K, 4) at `indices` (F, height, width), as described in `encode_animation`."""
     height, width = indices.shape[1:]
-    bits = png.index_bit_depth(len(colors))
+    boxes = _changed_boxes(indices)
+    whole = slice(0, height), slice(0, width)
+    # ffmpeg misplaces parts of frames with less than a byte for each pixel.
+    bits = png.index_bit_depth(len(colors)) if all(box == whole for box in boxes) else 8
     spare = len(colors) < 1 << bits
     if spare:
         colors = np.concatenate([colors, np.zeros((1, 4), dtype=np.uint8)])
@@ -39,9 +43,9 @@ def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -
         chunks.append(png.chunk(b"tRNS", colors[:n_translucent, 3].tobytes()))
     opaque = colors[:, 3] == 255
     canvas, sequence_number = None, 0
-    for frame, duration in zip(indices, animation.durations, strict=True):
+    for frame, duration, box in zip(indices, animation.durations, boxes, strict=True):
         changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
-        rows, columns = box = bounding_box(changed)
+        rows, columns = box
         # Blending over mixes translucent colors and cannot make a pixel transparent.
         can_skip = bool(opaque[frame[changed]].all())
         data, skips = smaller_encoding(
@@ -65,6 +69,13 @@ def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -
         sequence_number += 1 if canvas is None else 2
         canvas = frame
     return png.png_file(*chunks)
+
+
+def _changed_boxes(indices: np.ndarray) -> list[Box]:
+    """The whole first frame, then the box of the pixels of each frame that differ from the frame before it."""
+    height, width = indices.shape[1:]
+    changes = (bounding_box(after != before) for before, after in itertools.pairwise(indices))
+    return [(slice(0, height), slice(0, width)), *changes]
 
 
 def _compress(indices: np.ndarray, bits: int) -> bytes:

@@ -14,11 +14,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
 from gpukmeans_cli.formats.composition import compose
 from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
@@ -61,6 +62,7 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
+    A default image of an APNG that is not a frame is not shown.
 
     Grey deeper than 8 bits is scaled to 0..255 and rounded: `I;16` from 0..65535; `I` from 0..65535 and `F` from 0..1
     if all values are in that range, otherwise from the smallest to the largest finite value (a constant becomes black).
@@ -163,8 +165,7 @@ _PILLOW_LIMIT = _PillowLimit()
 def decode_image(file: BinaryIO) -> DecodedImage:
     """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
     with decoder_errors():
-        image = open_image(file)
-        shown, frames = _first_frame(image, file)
+        image, shown, frames = _first_frame(open_image(file), file)
     mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
     upright = kind != "TIFF" and read_orientation(image) == 1
     with decoder_errors():
@@ -182,17 +183,33 @@ def decode_image(file: BinaryIO) -> DecodedImage:
     )
 
 
-def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, int]:
-    """The first frame as a viewer shows it, and the number of frames."""
-    if image.format != "GIF":
+class _FirstFrame(NamedTuple):
+    """The first frame of a file as stored, which has the metadata, and as a viewer shows it; the number of frames."""
+
+    stored: ImageFile.ImageFile
+    shown: Image.Image
+    n_frames: int
+
+
+def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
+    """The first frame of an image that is not decoded yet. For use inside `decoder_errors`."""
+    is_hidden = getattr(image, "default_image", False)  # of an APNG whose frames do not contain the default image
+    if image.format != "GIF" and not is_hidden:
         n_frames = max(1, getattr(image, "n_frames", 1))
         decode_frame(image)
-        return image, n_frames
+        return _FirstFrame(image, image, n_frames)
     file.seek(0)
-    gif = parse_gif(file.read())
-    canvas, _ = next(compose(gif_parts(gif), gif.height, gif.width))
+    if is_hidden:
+        apng = parse_apng(file.read())
+        image = decode_png(default_image(apng))
+        parts, n_frames, size = apng_parts(apng, rgba_of_png), len(apng.frames), (apng.height, apng.width)
+    else:
+        gif = parse_gif(file.read())
+        parts, n_frames, size = gif_parts(gif), len(gif.frames), (gif.height, gif.width)
+    canvas, _ = next(compose(parts, *size))
     shown = Image.fromarray(canvas)
-    return shown.convert("LA") if image.mode == "L" else shown, len(gif.frames)
+    shown.info = dict(image.info)  # its EXIF has the orientation
+    return _FirstFrame(image, shown.convert("LA") if image.mode in (*_GREY, "LA") else shown, n_frames)
 
 
 def file_size(file: BinaryIO) -> int:
@@ -243,6 +260,11 @@ def decode_png(data: bytes) -> ImageFile.ImageFile:
     image = Image.open(io.BytesIO(data), formats=["PNG"])
     decode_frame(image)
     return image
+
+
+def rgba_of_png(data: bytes) -> np.ndarray:
+    """The RGBA pixels, uint8 (height, width, 4), of a PNG file. For use inside `decoder_errors`."""
+    return as_rgba(pixels_of(decode_png(data)))
 
 
 def decode_frame(image: ImageFile.ImageFile) -> None:

@@ -44,13 +44,28 @@ def test_durations_are_exact_fractions_where_16_bits_allow():
     assert found[1:3] == [1000 / 30, 1000 / 24]
 
 
-def test_the_file_has_one_palette_of_the_fewest_bits_with_translucent_colors_first():
+@pytest.mark.parametrize(("n_colors", "bits"), [(2, 1), (3, 2), (4, 2), (5, 4), (16, 4), (17, 8)])
+def test_whole_frames_have_the_fewest_bits_and_parts_of_frames_8(n_colors, bits):
+    # ffmpeg misplaces parts of frames below 8 bits.
+    palette = np.repeat(np.arange(n_colors, dtype=np.uint8)[:, None], 3, axis=1)
+    indices = np.stack([np.full((9, 7), number, dtype=np.uint8) for number in range(n_colors)])
+    animation = animation_of([40] * n_colors)
+    assert bit_depth(encode_animation(palette, indices, animation, ".png")) == bits
+    indices[1, :, 0] = indices[0, :, 0]
+    assert bit_depth(encode_animation(palette, indices, animation, ".png")) == 8
+
+
+def bit_depth(data: bytes) -> int:
+    return dict(chunks_of(data))[b"IHDR"][8]
+
+
+def test_the_file_has_one_palette_with_translucent_colors_first():
     palette = np.array([RED, GREEN, (1, 2, 3, 99)], dtype=np.uint8)
     chunks = chunks_of(encode_animation(palette, square_indices(3, fill=2), animation_of([40] * 3), ".png"))
     kinds = [kind for kind, _ in chunks]
     assert kinds == [b"IHDR", b"acTL", b"PLTE", b"tRNS", b"fcTL", b"IDAT", b"fcTL", b"fdAT", b"fcTL", b"fdAT", b"IEND"]
     bodies = dict(chunks)
-    assert bodies[b"IHDR"][8:10] == bytes([2, 3])
+    assert bodies[b"IHDR"][8:10] == bytes([8, 3])
     assert bodies[b"tRNS"] == bytes([0, 99])
     assert len(bodies[b"PLTE"]) == 12
 

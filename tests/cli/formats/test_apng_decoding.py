@@ -22,6 +22,9 @@ from helpers.animations import (
 )
 from PIL import Image
 
+from gpukmeans_cli.formats.animation import read_animation
+from gpukmeans_cli.formats.reading import as_rgba, read_image
+
 
 @pytest.mark.parametrize(
     ("operations", "color", "during", "after"),
@@ -69,6 +72,57 @@ def test_the_default_image_is_not_a_frame(tmp_path):
     found = read(path)
     assert found.frames[:, 0, 0].tolist() == [list(RED), list(BLUE)]
     assert found.durations == pytest.approx([1000 / 30] * 2)
+
+
+WHOLE, PART, OTHER = (0, 0, 3, 1), (1, 0, 2, 1), (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([WHOLE], [BLUE, BLUE, BLUE]),
+        ([PART], [TRANSPARENT, BLUE, BLUE]),
+        ([PART, OTHER], [TRANSPARENT, BLUE, BLUE]),
+        ([PART, OTHER, OTHER], [TRANSPARENT, BLUE, BLUE]),
+    ],
+)
+@pytest.mark.parametrize("blend", [BLEND_SOURCE, BLEND_OVER])
+def test_the_first_frame_is_shown_instead_of_a_default_image_that_is_no_frame(tmp_path, boxes, expected, blend):
+    path = tmp_path / "a.png"
+    frames = [(box, (DISPOSE_NONE, blend), RED if box == OTHER else BLUE) for box in boxes]
+    path.write_bytes(handmade_apng((3, 1), frames, default_image=True))
+    found = read_image(path)
+    assert as_rgba(found.pixels)[0].tolist() == [list(color) for color in expected]
+    assert found.frames == len(boxes)
+    assert (read_animation(path) is None) == (len(boxes) == 1)
+
+
+def test_a_default_image_is_shown_where_it_is_the_only_frame(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(handmade_apng((3, 1), [(WHOLE, (DISPOSE_BACKGROUND, BLEND_OVER), BLUE)]))
+    found = read_image(path)
+    assert (as_rgba(found.pixels) == BLUE).all()
+    assert found.frames == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_shown_frame_of_every_mode_has_the_metadata_of_its_file(tmp_path, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
+    frame = Image.fromarray(pixels).convert("RGB").convert(mode)
+    default = Image.new(mode, frame.size)
+    if mode == "P":
+        default.putpalette(frame.getpalette() or [])
+    path = tmp_path / "a.png"
+    default.save(path, save_all=True, default_image=True, append_images=[frame], exif=exif)
+    text = chunk(b"tEXt", b"Title\0at the end")
+    path.write_bytes(path.read_bytes()[:-12] + text + chunk(b"IEND", b""))
+    found = read_image(path)
+    np.testing.assert_array_equal(as_rgba(found.pixels), np.rot90(rgba_of([frame])[0], -1))
+    assert found.pixels.shape[2] == {"1": 1, "L": 1, "LA": 1}.get(mode, 3)
+    assert (found.mode, found.frames, found.upright) == (mode, 1, False)
+    assert found.metadata.text == {"Title": "at the end"}
 
 
 def test_a_delay_with_denominator_0_is_in_hundredths(tmp_path):
