@@ -133,7 +133,8 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "screen.gif": (gif_of(65_535, 65_535, (0, 0, 1, 1)), too_many),
         "frame.gif": (gif_of(1, 1, (0, 0, 65_535, 65_535)), too_many),
         "later.gif": (gif_of(1, 1, (0, 0, 1, 1), (0, 0, 65_535, 65_535)), too_many),
-        "corner.gif": (gif_of(1, 1, (0, 0, 1, 1), (65_535, 65_535, 1, 1)), too_many),
+        "corner.gif": (gif_of(1, 1, (65_535, 65_535, 1, 1)), too_many),
+        "frames.gif": (gif_of(1, 1, (0, 0, 1, 1), *[(0, 0, 10_000, 10_000)] * 3), "300000001 pixels in 4 frames"),
         "canvas.gif": (gif_of(12_000, 12_000, *[(0, 0, 1, 1)] * 3), "432000000 pixels in 3 frames"),
         "screen.webp": (webp_of(16_384, 16_384, 2, tmp_path), too_many),
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
@@ -147,6 +148,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "count.png": apng_of(1, 1, 2_000_000_000, (1, 1), pixel, pixel),
         "pixels.png": png_of(1, 1, png.chunk(b"IDAT", bomb)),
         "frames.png": apng_of(1, 1, 2, (1, 1), bomb, bomb),
+        "outside.gif": gif_of(1, 1, (0, 0, 1, 1), (65_535, 65_535, 1, 1)),
     }
     for name, (data, _) in bombs.items():
         (tmp_path / name).write_bytes(data)

@@ -1,6 +1,8 @@
 """Small animations for tests: as frames, as palettes with indices, and as files."""
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,9 @@ BLEND_SOURCE, BLEND_OVER = 0, 1
 RED, GREEN, BLUE, TRANSPARENT = (255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255), (0, 0, 0, 0)
 PALETTE = np.array([RED, GREEN, BLUE, (9, 9, 9, 255)], dtype=np.uint8)
 WITH_TRANSPARENT = np.array([TRANSPARENT, GREEN, BLUE], dtype=np.uint8)
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+GIF_COLORS = bytes([*RED[:3], *GREEN[:3], *BLUE[:3], 9, 9, 9])
 
 
 def moving_square(n_frames: int = 5, mode: str = "RGB") -> list[Image.Image]:
@@ -63,12 +68,12 @@ def error_of(path: Path, **options: int) -> str:
     return message
 
 
-def animation_of(durations: Sequence[float], *, loop: int | None = 0, metadata: Metadata | None = None) -> Animation:
+def animation_of(durations: Sequence[float], *, plays: int = 0, metadata: Metadata | None = None) -> Animation:
     """An animation with these properties, whose frames are not used by encoders."""
     return Animation(
         frames=np.zeros((len(durations), 1, 1, 4), dtype=np.uint8),
         durations=tuple(durations),
-        loop=loop,
+        plays=plays,
         mode="RGBA",
         format="GIF",
         n_bytes=0,
@@ -117,16 +122,16 @@ def rgba_at(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def check_round_trip(palette: np.ndarray, indices: np.ndarray, suffix: str, folder: Path) -> None:
     """Encode an animation, and compare what Pillow and `read_animation` decode."""
     durations = [float(10 * (1 + 3 * number)) for number in range(len(indices))]
-    data = encode_animation(palette, indices, animation_of(durations, loop=3), suffix)
+    data = encode_animation(palette, indices, animation_of(durations, plays=3), suffix)
     expected = visible(rgba_at(palette, indices))
     frames, times, loop = decoded_by_pillow(data)
     np.testing.assert_array_equal(visible(frames), expected)
     assert times == durations
-    assert loop == 3
+    assert loop == (2 if suffix == ".gif" else 3)  # Pillow gives the number in the file
     path = folder / f"written{suffix}"
     path.write_bytes(data)
     np.testing.assert_array_equal(visible(read(path).frames), expected)
-    assert read(path).durations == tuple(durations)
+    assert (read(path).durations, read(path).plays) == (tuple(durations), 3)
 
 
 def square_indices(n_frames: int = 5, *, fill: int = 0) -> np.ndarray:
@@ -134,3 +139,62 @@ def square_indices(n_frames: int = 5, *, fill: int = 0) -> np.ndarray:
     for step in range(n_frames):
         indices[step, 10:18, 5 + 8 * step : 13 + 8 * step] = 1
     return indices
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def handmade_apng(
+    size: tuple[int, int],
+    frames: Sequence[tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int, int, int]]],
+    *,
+    default_image: bool = False,
+    delay: tuple[int, int] = (1, 10),
+) -> bytes:
+    """An APNG of RGBA frames of one color each: (left, top, width, height), (dispose_op, blend_op), color."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0))
+    parts = [PNG_MAGIC, header, chunk(b"acTL", struct.pack(">II", len(frames), 0))]
+    if default_image:
+        parts.append(chunk(b"IDAT", zlib.compress((b"\0" + bytes(GREEN) * size[0]) * size[1])))
+    number = 0
+    for position, ((left, top, width, height), operations, color) in enumerate(frames):
+        control = struct.pack(">IIIIIHHBB", number, width, height, left, top, *delay, *operations)
+        pixels = zlib.compress((b"\0" + bytes(color) * width) * height)
+        parts.append(chunk(b"fcTL", control))
+        number += 1
+        if position or default_image:
+            parts.append(chunk(b"fdAT", struct.pack(">I", number) + pixels))
+            number += 1
+        else:
+            parts.append(chunk(b"IDAT", pixels))
+    return b"".join([*parts, chunk(b"IEND", b"")])
+
+
+def gif_of(width: int, height: int, *blocks: bytes, colors: bytes = GIF_COLORS) -> bytes:
+    """A GIF of these blocks, whose global color table, by default of red, green, blue and dark grey, may be empty."""
+    flags = 0x80 | (len(colors) // 3 - 1).bit_length() - 1 if colors else 0
+    return b"".join([b"GIF89a", struct.pack("<HHBBB", width, height, flags, 0, 0), colors, *blocks, b";"])
+
+
+def gif_frame(
+    left: int, top: int, pixels: np.ndarray, *, disposal: int = 0, delay: int = 10, transparent: int | None = None
+) -> bytes:
+    """The blocks of a frame of color indices (height, width)."""
+    flags = disposal << 2 | (transparent is not None)
+    control = b"\x21\xf9\x04" + struct.pack("<BHBB", flags, delay, transparent or 0, 0)
+    return control + gif_image(left, top, pixels)
+
+
+def gif_loop(number: int, *, name: bytes = b"NETSCAPE2.0") -> bytes:
+    """The block of a number of repetitions."""
+    return b"\x21\xff\x0b" + name + b"\x03\x01" + struct.pack("<HB", number, 0)
+
+
+def gif_image(left: int, top: int, pixels: np.ndarray, *, colors: bytes = b"") -> bytes:
+    """The block of a frame without graphic control extension; `colors` is a local color table."""
+    flags = 0x80 | (len(colors) // 3 - 1).bit_length() - 1 if colors else 0
+    bits = max(2, int(pixels.max(initial=0)).bit_length())
+    shown = pixels if pixels.size else np.zeros((1, 1), dtype=np.uint8)  # decoders do not read pixels of an empty frame
+    packed = bytes([bits]) + Image.fromarray(shown).tobytes("gif", "L", bits, 0) + b"\0"
+    return b"," + struct.pack("<HHHHB", left, top, *pixels.shape[::-1], flags) + colors + packed

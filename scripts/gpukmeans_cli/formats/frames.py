@@ -1,12 +1,13 @@
 """Frames of an animation: whole canvases, their orientation, and the box of pixels that differ between two frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from gpukmeans_cli.formats.composition import FramePart, compose
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.reading import too_many_pixels
 from gpukmeans_cli.system.atomic_files import ImageError
@@ -21,7 +22,7 @@ class Animation:
 
     frames: np.ndarray  # uint8 (F, height, width, 4), RGBA, F at least 2
     durations: tuple[float, ...]  # of each frame, in milliseconds
-    loop: int | None  # number of plays in the file, 0 is forever; None where a GIF has no number, and plays once
+    plays: int  # how often it is shown; 0 is forever
     mode: str  # the mode Pillow reports for the first frame as stored
     format: str  # Pillow's name of the format: "GIF", "PNG" or "WEBP"
     n_bytes: int  # size of the file
@@ -32,17 +33,30 @@ class DecodedFrames(NamedTuple):
     """Whole frames as stored, before rotation by the EXIF orientation."""
 
     frames: np.ndarray
-    durations: list[float]
-    loop: int | None
+    durations: tuple[float, ...]
+    plays: int
     still: Image.Image  # decoded; the source of the metadata
 
 
-def blank_frames(n_frames: int, height: int, width: int) -> np.ndarray:
-    """Transparent RGBA frames, uint8 (n_frames, height, width, 4). ImageError above Pillow's limit of pixels."""
-    n_pixels = n_frames * height * width
+def compose_frames(
+    parts: Iterable[FramePart], n_frames: int, height: int, width: int
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """All frames of an animation, uint8 (n_frames, height, width, 4), and their durations.
+
+    `parts` yields `n_frames` parts. ImageError, before the first of them, above Pillow's limit of pixels.
+    """
+    check_pixels(n_frames * height * width, n_frames)
+    frames, durations = np.empty((n_frames, height, width, 4), dtype=np.uint8), []
+    for frame, (canvas, duration) in zip(frames, compose(parts, height, width), strict=True):
+        frame[...] = canvas
+        durations.append(duration)
+    return frames, tuple(durations)
+
+
+def check_pixels(n_pixels: int, n_frames: int) -> None:
+    """ImageError if `n_frames` frames have more pixels together than Pillow's limit."""
     if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
         raise ImageError(too_many_pixels(n_pixels, f" in {n_frames} frames"))
-    return np.zeros((n_frames, height, width, 4), dtype=np.uint8)
 
 
 def upright(frames: np.ndarray, orientation: int) -> np.ndarray:

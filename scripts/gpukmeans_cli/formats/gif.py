@@ -23,8 +23,9 @@ def encode_gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) ->
     bits = max(1, (max(len(colors) - 1, skip or 0)).bit_length())
     color_table = colors[:, :3].tobytes().ljust(3 << bits, b"\0")
     blocks = [b"GIF89a", struct.pack("<HHBBB", width, height, 0x80 | 0x70 | bits - 1, 0, 0), color_table]
-    if animation.loop is not None:
-        blocks.append(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", min(animation.loop, 65535), 0))
+    if animation.plays != 1:
+        repetitions = min(max(0, animation.plays - 1), 65535)
+        blocks.append(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", repetitions, 0))
     if comment := animation.metadata.text.get("Comment"):
         blocks.append(b"\x21\xfe" + _sub_blocks(comment.encode()))
     canvas = None

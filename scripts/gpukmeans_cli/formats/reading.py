@@ -14,11 +14,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
+from gpukmeans_cli.formats.composition import compose
+from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
@@ -68,6 +71,7 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
+    A default image of an APNG that is not a frame is not shown.
 
     Of 16 bits the high byte is taken, as browsers do, for grey as for RGB; a transparent color is compared at 16 bits.
     `I` in 0..65535 has 16 bits. Other deep grey is scaled to 0..255 and rounded: `F` from 0..1 if all values are in
@@ -184,15 +188,15 @@ def decode_image(file: BinaryIO) -> DecodedImage:
 
 def _decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
-        image = open_image(file)
-        frames, mode = max(1, getattr(image, "n_frames", 1)), image.mode
-        decode_frame(image)
+        opened = open_image(file)
+        mode = opened.mode  # before a transparent color becomes a channel
+        image, shown, frames = _first_frame(opened, file)
     kind, metadata = image.format or "", read_metadata(image)
     upright = kind != "TIFF" and read_orientation(image) == 1
     with decoder_errors():
-        _make_upright(image)
-    pixels = pixels_of(image)
-    del image  # frees its memory before the copy without alpha
+        _make_upright(shown)
+    pixels = pixels_of(shown)
+    del opened, image, shown  # frees memory before the copy without alpha
     return DecodedImage(
         pixels=_without_opaque_alpha(pixels),
         mode=mode,
@@ -202,6 +206,35 @@ def _decode_image(file: BinaryIO) -> DecodedImage:
         upright=upright,
         metadata=metadata,
     )
+
+
+class _FirstFrame(NamedTuple):
+    """The first frame of a file as stored, which has the metadata, and as a viewer shows it; the number of frames."""
+
+    stored: ImageFile.ImageFile
+    shown: Image.Image
+    n_frames: int
+
+
+def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
+    """The first frame of an image that is not decoded yet. For use inside `decoder_errors`."""
+    is_hidden = getattr(image, "default_image", False)  # of an APNG whose frames do not contain the default image
+    if image.format != "GIF" and not is_hidden:
+        n_frames = max(1, getattr(image, "n_frames", 1))
+        decode_frame(image)
+        return _FirstFrame(image, image, n_frames)
+    file.seek(0)
+    if is_hidden:
+        apng = parse_apng(file.read())
+        image = decode_png(default_image(apng))
+        parts, n_frames, size = apng_parts(apng, rgba_of_png), len(apng.frames), (apng.height, apng.width)
+    else:
+        gif = parse_gif(file.read())
+        parts, n_frames, size = gif_parts(gif), len(gif.frames), (gif.height, gif.width)
+    canvas, _ = next(compose(parts, *size))
+    shown = Image.fromarray(canvas)
+    shown.info = dict(image.info)  # its EXIF has the orientation
+    return _FirstFrame(image, shown.convert("LA") if image.mode in (*_GREY, "LA") else shown, n_frames)
 
 
 def file_size(file: BinaryIO) -> int:
@@ -246,6 +279,18 @@ def _check_tiles(image: ImageFile.ImageFile) -> None:
     n_pixels = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
     if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
         raise ImageError(too_many_pixels(n_pixels, " in a tile"))
+
+
+def decode_png(data: bytes) -> ImageFile.ImageFile:
+    """The decoded image of a PNG file. For use inside `decoder_errors`."""
+    image = Image.open(io.BytesIO(data), formats=["PNG"])
+    decode_frame(image)
+    return image
+
+
+def rgba_of_png(data: bytes) -> np.ndarray:
+    """The RGBA pixels, uint8 (height, width, 4), of a PNG file. For use inside `decoder_errors`."""
+    return as_rgba(pixels_of(decode_png(data)))
 
 
 def decode_frame(image: ImageFile.ImageFile) -> None:
@@ -309,7 +354,7 @@ def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None
     image.putalpha(Image.fromarray(alpha))
 
 
-def _make_upright(image: ImageFile.ImageFile) -> None:
+def _make_upright(image: Image.Image) -> None:
     # Unreadable EXIF (ValueError, struct.error, ...) leaves the orientation unknown, but the pixels valid.
     with contextlib.suppress(Exception):
         image.getexif()

@@ -1,15 +1,10 @@
-import struct
-
 import numpy as np
 import pytest
 from helpers.animations import (
     BLEND_SOURCE,
     DISPOSE_BACKGROUND,
     DISPOSE_NONE,
-    GREEN,
     PALETTE,
-    RED,
-    TRANSPARENT,
     animation_of,
     decoded_by_pillow,
     error_of,
@@ -29,16 +24,6 @@ from gpukmeans_cli.system.atomic_files import ImageError
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def gif_of_pixels(*frames: tuple[int, int, int]) -> bytes:
-    """A GIF of 3 x 1 pixels, transparent, red and green, of frames of one pixel: its x, color and disposal."""
-    parts = [b"GIF89a", struct.pack("<HHBBB", 3, 1, 0xF1, 0, 0), bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 0])]
-    for x, color, disposal in frames:
-        parts.append(b"\x21\xf9\x04" + struct.pack("<BHBB", disposal << 2 | 1, 10, 0, 0))
-        pixel = Image.new("L", (1, 1), color).tobytes("gif", "L", 2, 0)
-        parts.append(b"," + struct.pack("<HHHHB", x, 0, 1, 1, 0) + b"\x02" + pixel + b"\0")
-    return b"".join([*parts, b";"])
-
-
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
 def test_frames_are_whole_canvases_although_the_file_stores_only_changes(tmp_path, suffix):
     frames = moving_square()
@@ -47,7 +32,7 @@ def test_frames_are_whole_canvases_although_the_file_stores_only_changes(tmp_pat
     np.testing.assert_array_equal(found.frames, rgba_of(frames))
     assert found.frames.dtype == np.uint8
     assert found.durations == (100, 50, 200, 40, 1000)
-    assert found.loop == 3
+    assert found.plays == (4 if suffix == ".gif" else 3)
     assert found.n_bytes == path.stat().st_size
 
 
@@ -64,35 +49,6 @@ def test_a_cleared_frame_is_not_visible_in_the_next(tmp_path, suffix, options):
     frames = moving_square(mode="RGBA")
     path = save_frames(tmp_path / f"a{suffix}", frames, duration=100, **options)
     np.testing.assert_array_equal(visible(read(path).frames), visible(rgba_of(frames)))
-
-
-def test_a_gif_frame_is_disposed_of_as_its_method_specifies(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 1), (1, 2, 3), (2, 2, 2), (1, 1, 1)))
-    assert visible(read(path).frames)[:, 0].tolist() == [
-        [list(RED), list(TRANSPARENT), list(TRANSPARENT)],
-        [list(RED), list(GREEN), list(TRANSPARENT)],
-        [list(RED), list(TRANSPARENT), list(GREEN)],
-        [list(RED), list(RED), list(TRANSPARENT)],
-    ]
-
-
-def test_a_gif_frame_without_disposal_is_kept_although_the_one_before_was_cleared(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 2), (1, 2, 0), (2, 2, 0)))
-    assert visible(read(path).frames)[2, 0].tolist() == [list(TRANSPARENT), list(GREEN), list(GREEN)]
-
-
-def test_pixels_outside_the_canvas_of_a_gif_are_cut_off(tmp_path):
-    path = tmp_path / "a.gif"
-    path.write_bytes(gif_of_pixels((0, 1, 1), (2, 2, 1), (5, 1, 1)))
-    found = read(path).frames
-    assert found.shape == (3, 1, 3, 4)
-    assert visible(found)[:, 0].tolist()[2] == [list(RED), list(TRANSPARENT), list(GREEN)]
-
-
-def test_the_loop_of_a_gif_without_a_number_is_none(tmp_path):
-    assert read(save_frames(tmp_path / "a.gif", moving_square(), duration=100)).loop is None
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif", ".jpg", ".bmp"])
@@ -140,17 +96,17 @@ def test_equal_frames_are_not_merged(suffix):
     np.testing.assert_array_equal(frames, PALETTE[indices])
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".png"])
-@pytest.mark.parametrize("loop", [0, 1, 7])
-def test_the_loop_is_stored(suffix, loop):
-    animation = animation_of([40] * 5, loop=loop)
-    assert decoded_by_pillow(encode_animation(PALETTE, square_indices(), animation, suffix))[2] == loop
-
-
-def test_an_animation_without_a_loop_plays_once():
-    animation = animation_of([40] * 5, loop=None)
-    assert decoded_by_pillow(encode_animation(PALETTE, square_indices(), animation, ".gif"))[2] is None
-    assert decoded_by_pillow(encode_animation(PALETTE, square_indices(), animation, ".png"))[2] == 1
+@pytest.mark.parametrize(
+    ("suffix", "plays", "stored"),
+    [(".gif", 0, 0), (".gif", 1, None), (".gif", 2, 1), (".gif", 65_536, 65_535), (".gif", 1 << 30, 65_535)]
+    + [(".png", plays, plays) for plays in (0, 1, 2, 65_536, 1 << 30)],
+)
+def test_a_gif_stores_repetitions_and_a_png_plays(tmp_path, suffix, plays, stored):
+    data = encode_animation(PALETTE, square_indices(), animation_of([40] * 5, plays=plays), suffix)
+    assert decoded_by_pillow(data)[2] == stored
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    assert read(path).plays == (plays if suffix == ".png" else min(plays, 65_536))
 
 
 @pytest.mark.parametrize(("suffix", "stored"), [(".gif", "comment"), (".png", "all")])
@@ -186,7 +142,8 @@ def test_a_decoded_animation_can_be_encoded_again(tmp_path, suffix, target):
     path.write_bytes(encode_animation(palette, indices, source, target))
     decoded = read(path)
     np.testing.assert_array_equal(visible(decoded.frames), visible(rgba_of(frames)))
-    assert (decoded.durations, decoded.loop) == (source.durations, source.loop) == ((100, 50, 200, 40, 1000), 3)
+    assert decoded.durations == source.durations == (100, 50, 200, 40, 1000)
+    assert decoded.plays == source.plays == (4 if suffix == ".gif" else 3)
 
 
 def test_equal_frames_give_equal_bytes():

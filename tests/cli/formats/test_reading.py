@@ -258,14 +258,14 @@ def test_floats_are_scaled_from_0_to_1_or_from_their_own_range(tmp_path, values,
 
 def test_a_transparent_index_becomes_alpha(tmp_path):
     colors = np.array([[10, 20, 30], [40, 50, 60]], dtype=np.uint8)
-    for suffix in (".png", ".gif"):
+    for suffix, transparent in ((".png", [40, 50, 60, 0]), (".gif", [0, 0, 0, 0])):
         path = tmp_path / f"index{suffix}"
         image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
         image.putpalette(colors.tobytes())
         image.save(path, transparency=1)
         picture = read_image(path)
         assert picture.mode == "P"
-        assert picture.pixels.tolist() == [[[10, 20, 30, 255], [40, 50, 60, 0]]]
+        assert picture.pixels.tolist() == [[[10, 20, 30, 255], transparent]]
 
 
 def test_an_alpha_for_each_index_becomes_alpha(tmp_path):
