@@ -166,9 +166,10 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         if settings.target is not None:
             n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
         picture = quantize(n_colors)
-    kept = keeps_input(source, picture, suffix, settings)
+    original = kept_input(source, picture, suffix, settings)
+    kept, data = original is not None, picture.data if original is None else original
     if not settings.dry_run:
-        _write(output, source.original() if kept else picture.data, settings)
+        _write(output, data, settings)
     timer.lap("write")
     n_frames, height, width, _ = source.pixels.shape
     report = CompressionReport(
@@ -181,7 +182,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         colors_in=len(histogram.colors),
         colors_out=len(histogram.colors) if kept else picture.n_colors,
         bytes_in=source.n_bytes,
-        bytes_out=source.n_bytes if kept else picture.n_bytes,
+        bytes_out=len(data),
         mse=0.0 if kept else picture.mse,
         psnr=None if kept else picture.psnr,
         iterations=picture.fit.n_iter if picture.fit else 0,
@@ -287,15 +288,18 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
     )
 
 
-def keeps_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bool:
-    """Whether the output is a copy of the input, since the input has the same format and is no larger.
+def kept_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bytes | None:
+    """The input, with `strip` without its metadata, if it has the same format and is no larger than `picture`.
 
-    Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it.
+    None also if its metadata cannot be removed, and with a given palette or fixed colors, which it may lack.
     """
     needs_palette = settings.allow_larger or settings.palette is not None or settings.fixed is not None
-    needs_strip = settings.strip and source.metadata != Metadata()
-    same_format = source.format.lower() == suffix.lower()[1:]
-    return same_format and not needs_palette and not needs_strip and source.n_bytes <= picture.n_bytes
+    if needs_palette or source.format.lower() != suffix.lower()[1:]:
+        return None
+    if settings.strip:
+        stripped = source.original_without_metadata()
+        return stripped if stripped is not None and len(stripped) <= picture.n_bytes else None
+    return source.original() if source.n_bytes <= picture.n_bytes else None
 
 
 def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:

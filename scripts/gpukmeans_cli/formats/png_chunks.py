@@ -14,6 +14,10 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
+# Chunks that the shown pixels depend on: of stills, and the others of animations.
+_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI"}
+_ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
+
 # Pillow rejects a whole file for a compressed text or profile that decompresses to more.
 _MAX_DECOMPRESSED = 1 << 20
 
@@ -40,6 +44,20 @@ def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise SyntaxError("a chunk is broken")
         yield kind, body
         start += 12 + length
+
+
+def without_metadata(data: bytes, *, animated: bool) -> bytes | None:
+    """The PNG file without the chunks and bytes that no shown pixel depends on; color chunks and frames stay.
+
+    None for a broken file, and for one with frames that is not shown as an animation.
+    """
+    try:
+        chunks = list(parse_chunks(data))
+    except SyntaxError:
+        return None
+    if not animated and any(kind in _ANIMATION for kind, _ in chunks):
+        return None
+    return png_file(*(chunk(kind, body) for kind, body in chunks if kind in _PIXELS | _ANIMATION))
 
 
 def index_bit_depth(n_colors: int) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 
 from gpukmeans_cli.formats.animation import decode_animation
 from gpukmeans_cli.formats.frames import Animation
-from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.reading import DecodedImage, decode_image, open_error_reason, open_for_decoding
+from gpukmeans_cli.formats.metadata import Metadata, read_orientation
+from gpukmeans_cli.formats.png_chunks import without_metadata
+from gpukmeans_cli.formats.reading import DecodedImage, decode_image, open_error_reason, open_for_decoding, open_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
@@ -30,7 +31,7 @@ class Source:
     frames_in_file: int
     """More than F where only the first is used."""
     upright: bool
-    """Whether the file stores a still image upright, as in `DecodedImage`."""
+    """Whether the file stores its pixels upright, as in `DecodedImage`."""
     metadata: Metadata
     animation: Animation | None
     _original: "bytes | _FileVersion" = field(repr=False)
@@ -49,6 +50,15 @@ class Source:
             raise ImageError("has changed since it was read; try again")
         return data
 
+    def original_without_metadata(self) -> bytes | None:
+        """The bytes of the file without metadata, for equal pixels; None if only new encoding can remove it.
+
+        That is for other formats than PNG, and for pixels that the metadata turns. Errors as in `original`.
+        """
+        if self.format != "PNG" or not self.upright:
+            return None
+        return without_metadata(self.original(), animated=self.animation is not None)
+
 
 _FileVersion = tuple[int, int, int, int]
 
@@ -64,6 +74,8 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         if animation is None:
             file.seek(0)
             return _still(path, original, decode_image(file))
+        file.seek(0)
+        upright = read_orientation(open_image(file)) == 1
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -72,7 +84,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         format=animation.format,
         n_bytes=animation.n_bytes,
         frames_in_file=len(animation.frames),
-        upright=False,
+        upright=upright,
         metadata=animation.metadata,
         animation=animation,
         _original=original,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.compression.pipeline import Settings, StageTimer, image_and_histogram, keeps_input, quantize_source
+from gpukmeans_cli.compression.pipeline import Settings, StageTimer, image_and_histogram, kept_input, quantize_source
 from gpukmeans_cli.formats.source import Source, read_still
 from gpukmeans_cli.formats.still import encode_pixels
 from gpukmeans_cli.images.channels import to_rgb
@@ -145,7 +145,7 @@ def _variant(
     return Variant(
         n_colors=n_colors,
         data=picture.data,
-        kept=keeps_input(source, picture, ".png", settings),
+        kept=kept_input(source, picture, ".png", settings) is not None,
         colors=usage.colors,
         counts=usage.counts,
         psnr=picture.psnr,

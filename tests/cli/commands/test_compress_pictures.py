@@ -1,5 +1,6 @@
 import functools
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from helpers.image_files import assert_one_line, chunks, files, noise, rgba, sav
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.images.dithering import DITHERINGS
+from gpukmeans_cli.formats.animation import read_animation
 
 CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
@@ -252,6 +254,61 @@ def test_strip_does_not_copy_the_input(report, tmp_path):
     found = report(tmp_path / "small.png", "-k", 4, "--strip")
     assert not found["kept"]
     assert b"someone" not in (tmp_path / "small-4.png").read_bytes()
+
+
+def private(folder, orientation=1, **options):
+    """A PNG of 256 distinct colors, which a palette makes larger, with private data of every kind."""
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "SECRET")
+    text.add(b"prVt", b"SECRET")
+    text.add(b"tIME", bytes(7))
+    text.add(b"gAMA", struct.pack(">I", 45455))
+    path = folder / "private.png"
+    Image.fromarray(noise(16, 16, 3)).save(path, pnginfo=text, exif=exif + b"SECRET", **options)
+    path.write_bytes(path.read_bytes() + b"SECRET")
+    return path
+
+
+def test_strip_keeps_a_file_only_without_its_private_chunks_and_bytes(run, report, tmp_path):
+    path = private(tmp_path)
+    assert report(path, "-k", 256, "-o", tmp_path / "kept.png")["kept"]
+    assert (tmp_path / "kept.png").read_bytes() == path.read_bytes()
+    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
+    data = (tmp_path / "bare.png").read_bytes()
+    assert found["kept"]
+    assert found["bytes_out"] == len(data)
+    assert (b"SECRET" in path.read_bytes(), b"SECRET" in data) == (True, False)
+    assert list(chunks(tmp_path / "bare.png")) == ["IHDR", "gAMA", "IDAT", "IEND"]
+    assert np.array_equal(rgba(tmp_path / "bare.png"), rgba(path))
+    assert "kept without its metadata" in run(path, "-k", 256, "-o", tmp_path / "c.png", "--strip")[1]
+
+
+def test_strip_keeps_the_frames_of_an_animation_without_its_private_chunks(report, tmp_path):
+    second = noise(16, 16, 3)
+    second[0, 0] = second[1, 1]
+    path = private(tmp_path, save_all=True, append_images=[Image.fromarray(second)])
+    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
+    assert found["kept"]
+    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
+    assert np.array_equal(*(read_animation(file).frames for file in (path, tmp_path / "bare.png")))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_strip_does_not_keep_a_file_that_only_its_exif_makes_upright(report, tmp_path, frames):
+    others = [Image.fromarray(noise(16, 16, 3, seed=seed)) for seed in range(1, frames)]
+    path = private(tmp_path, orientation=6, save_all=frames > 1, append_images=others)
+    assert not report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")["kept"]
+    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_strip_does_not_keep_another_format_than_png(report, tmp_path, suffix):
+    path = tmp_path / f"small{suffix}"
+    Image.fromarray(noise(2, 2)).save(path)
+    path.write_bytes(path.read_bytes() + b"SECRET")
+    assert not report(path, "-k", 4, "-o", tmp_path / f"bare{suffix}", "--strip")["kept"]
+    assert b"SECRET" not in (tmp_path / f"bare{suffix}").read_bytes()
 
 
 # Formats and metadata
