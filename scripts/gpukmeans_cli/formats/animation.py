@@ -44,7 +44,7 @@ def decode_animation(file: BinaryIO) -> Animation | None:
         image = open_image(file)
         if image.format not in ("GIF", "PNG", "WEBP") or not getattr(image, "is_animated", False):
             return None
-        mode, kind = image.mode, image.format
+        mode, kind, orientation = image.mode, image.format, read_orientation(image)
         if kind == "PNG":
             file.seek(0)
             decoded = decode_apng(file.read())
@@ -52,11 +52,11 @@ def decode_animation(file: BinaryIO) -> Animation | None:
             decoded = _decode_with_pillow(image)
     if decoded is None:
         return None
-    metadata = read_metadata(decoded.still)
+    metadata = read_metadata(decoded.still, orientation)
     if metadata.icc_profile and metadata.icc_profile[16:20] == b"GRAY":
         metadata = dataclasses.replace(metadata, icc_profile=None)
     return Animation(
-        frames=upright(decoded.frames, read_orientation(decoded.still)),
+        frames=upright(decoded.frames, orientation),
         durations=tuple(decoded.durations),
         loop=decoded.loop,
         mode=mode,

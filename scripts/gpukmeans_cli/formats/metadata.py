@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -17,7 +17,8 @@ MAX_BYTES = 1 << 22
 # Modes for which an RGB profile is valid. CMYK, LAB and HSV become RGB by Pillow's own formulas.
 _RGB = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
-_WIDTH, _ORIENTATION, _X_RESOLUTION = 0x0100, 0x0112, 0x011A
+_PREFIX = b"Exif\0\0"
+_ORIENTATION, _X_RESOLUTION = 0x0112, 0x011A
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, ...
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["'])\s*)[2-8](?=\s*["'<])""")
@@ -37,8 +38,8 @@ class Metadata:
     """The texts of a PNG by their keywords, the comment of a GIF as "Comment"."""
 
 
-def read_metadata(image: Image.Image) -> Metadata:
-    """The metadata of an open Pillow image, for its pixels once made upright. `info` must be unchanged.
+def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
+    """The metadata of an open Pillow image, for its pixels once turned by `orientation`. `info` must be unchanged.
 
     A PNG must be loaded, since its texts may follow the pixels. Invalid items and items longer than `MAX_BYTES` are
     left out. A color profile is kept if it is for RGB, or for grey where the image is grey, and if Pillow does not
@@ -48,16 +49,56 @@ def read_metadata(image: Image.Image) -> Metadata:
     the image are kept, those that describe the file are not.
     """
     return Metadata(
-        icc_profile=_icc_profile(image), dpi=_dpi(image), exif=_exif(image), xmp=_xmp(image), text=_text(image)
+        icc_profile=_icc_profile(image),
+        dpi=_dpi(image, orientation),
+        exif=_exif(image),
+        xmp=_xmp(image),
+        text=_text(image),
     )
 
 
 def read_orientation(image: Image.Image) -> int:
-    """The orientation 1..8 from EXIF or XMP; 1, upright, where it is missing or invalid."""
-    with contextlib.suppress(Exception):  # ValueError, struct.error, SyntaxError, ...
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        return orientation if orientation in range(2, 9) else 1
+    """The orientation 1..8 that browsers turn an image by, 1 for none. The image must be open but not loaded.
+
+    It is that of EXIF, a single SHORT in the first IFD. Without effect are XMP, EXIF in WebP, EXIF after the pixels of
+    a PNG or in its texts, and invalid values. Of a TIFF the XMP orientation is removed, by which Pillow would turn it.
+    """
+    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
+        orientation = _orientation_of_tiff(image) if image.format == "TIFF" else _orientation_of_exif(image)
+        return orientation if orientation in range(1, 9) else 1
     return 1
+
+
+def _orientation_of_tiff(image: Image.Image) -> int:
+    exif = image.getexif()
+    if _ORIENTATION not in getattr(image, "tag_v2", {}):
+        exif.pop(_ORIENTATION, None)
+    return exif.get(_ORIENTATION, 1)
+
+
+def _orientation_of_exif(image: Image.Image) -> int:
+    exif = image.info.get("exif", b"")
+    # Pillow returns a text "exif" of a PNG, without the prefix, like its chunk eXIf.
+    if image.format == "WEBP" or (image.format == "PNG" and not exif.startswith(_PREFIX)):
+        return 1
+    exif = exif.removeprefix(_PREFIX)
+    return next(
+        (
+            struct.unpack_from(f"{order}H", exif, entry + 8)[0]
+            for order, entry, *field in _first_ifd(exif)
+            if field == [_ORIENTATION, 3, 1]
+        ),
+        1,
+    )
+
+
+def _first_ifd(exif: bytes) -> Iterator[tuple[str, int, int, int, int]]:
+    """Byte order, position, tag, type and count of each entry. struct.error where it is cut off."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+    (ifd,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, ifd)
+    for entry in range(ifd + 2, ifd + 2 + 12 * count, 12):
+        yield order, entry, *struct.unpack_from(f"{order}HHI", exif, entry)
 
 
 def _icc_profile(image: Image.Image) -> bytes | None:
@@ -74,7 +115,7 @@ def _bounded(data: object) -> bytes | None:
     return data if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
+def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
     with contextlib.suppress(Exception):  # missing, no pair, or fractions by 0
         stored = image.format not in ("JPEG", "MPO", "TIFF") or image.info.get("jfif_unit")
         if not stored and _X_RESOLUTION not in image.getexif():
@@ -82,15 +123,8 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
         dpi = image.info["dpi"]
         x, y = float(dpi[0]), float(dpi[1])
         if isinstance(dpi, tuple) and math.isfinite(x * y) and min(x, y) > 0 and max(x, y) < 1e8:  # as PNG can store
-            return (y, x) if _sides_are_swapped(image) else (x, y)
+            return (y, x) if orientation >= 5 else (x, y)
     return None
-
-
-def _sides_are_swapped(image: Image.Image) -> bool:
-    if image.format == "TIFF":
-        # Pillow has made it upright and dropped the orientation, but kept the stored width.
-        return image.getexif().get(_WIDTH) != image.width
-    return read_orientation(image) >= 5
 
 
 def _exif(image: Image.Image) -> bytes | None:
@@ -118,20 +152,15 @@ def _exif_of_tiff(image: Image.Image) -> bytes | None:
 
 
 def _upright(exif: bytes) -> bytes | None:
-    """The EXIF with any orientation set to 1; None if its first IFD is invalid.
+    """The EXIF with any orientation set to 1; None, struct.error or KeyError if its first IFD is invalid.
 
     Only the 12 bytes of that entry change. Rewriting the EXIF would break the absolute offsets in maker notes.
     """
-    while exif.startswith(b"Exif\0\0"):
+    while exif.startswith(_PREFIX):
         exif = exif[6:]
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return None
-    (ifd,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, ifd)
     upright = bytearray(exif)
-    for entry in range(ifd + 2, ifd + 2 + 12 * count, 12):
-        tag, kind, length, offset = struct.unpack_from(f"{order}HHII", exif, entry)
+    for order, entry, tag, kind, length in _first_ifd(exif):
+        (offset,) = struct.unpack_from(f"{order}I", exif, entry + 8)
         size = _TYPE_SIZES.get(kind, 0) * length
         if size > 4 and offset + size > len(exif):
             return None

@@ -39,6 +39,7 @@ with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
+_ORIENTATION = 274  # of EXIF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class DecodedImage:
 
 
 def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
-    """The first frame of an image file, made upright by its EXIF orientation.
+    """The first frame of an image file, turned by its EXIF orientation as browsers do.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
@@ -163,11 +164,11 @@ def decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
         image = open_image(file)
         frames = max(1, getattr(image, "n_frames", 1))
+        orientation = read_orientation(image)
         decode_frame(image)
-    mode, kind, metadata = image.mode, image.format or "", read_metadata(image)
-    upright = kind != "TIFF" and read_orientation(image) == 1
+    mode, kind, metadata = image.mode, image.format or "", read_metadata(image, orientation)
     with decoder_errors():
-        _make_upright(image)
+        _make_upright(image, orientation)
     pixels = pixels_of(image)
     del image  # frees its memory before the copy without alpha
     return DecodedImage(
@@ -176,7 +177,7 @@ def decode_image(file: BinaryIO) -> DecodedImage:
         format=kind,
         frames=frames,
         n_bytes=file_size(file),
-        upright=upright,
+        upright=kind != "TIFF" and orientation == 1,
         metadata=metadata,
     )
 
@@ -253,13 +254,14 @@ def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = min(255, image.info["transparency"] * factors[rawmode])
 
 
-def _make_upright(image: ImageFile.ImageFile) -> None:
-    # Unreadable EXIF (ValueError, struct.error, ...) leaves the orientation unknown, but the pixels valid.
-    with contextlib.suppress(Exception):
-        image.getexif()
-    # exif_transpose uses the EXIF just read, but would also write it to info, which fails for tags of invalid types.
+def _make_upright(image: ImageFile.ImageFile, orientation: int) -> None:
+    # exif_transpose would also write the EXIF to info, which fails for tags of invalid types.
     image.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    ImageOps.exif_transpose(image, in_place=True)
+    if image.format != "TIFF":  # which Pillow has turned
+        exif = image.getexif()
+        exif.clear()
+        exif[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

@@ -197,7 +197,7 @@ def test_xmp_of_a_png_is_kept_and_is_not_a_text(tmp_path):
     found = saved(tmp_path / "p.png", pnginfo=texts)
     assert found.xmp == UPRIGHT_XMP
     assert found.text == {}
-    assert read_image(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # rotated by its orientation
+    assert read_image(tmp_path / "p.png").pixels.shape == (4, 6, 3)  # not turned by its orientation
 
 
 # Texts

@@ -1,15 +1,13 @@
 """The page in a browser: dragging, keys, the selection of a variant, screen sizes and color schemes."""
 
 import io
-import os
-import shutil
 import time
 
 import numpy as np
 import pytest
 import torch
+from helpers.browser import start_chromium
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.pointer_input import PointerInput
@@ -20,8 +18,6 @@ from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data
-
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 NUMBERS = [3, 8, 40]
 NAME = """<img src=x onerror="document.title='harm'">&"'</script><script>document.title='harm'</script>.png"""
@@ -43,18 +39,8 @@ def address(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    if BROWSER is None or DRIVER is None:
-        refuse = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
-        refuse("needs chromium and chromedriver, which `make browser` installs")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
-        options.add_argument(argument)
-    options.add_argument("--no-sandbox")  # root and some containers have no sandbox; the pages are our own
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with start_chromium() as driver:
+        yield driver
 
 
 @pytest.fixture
