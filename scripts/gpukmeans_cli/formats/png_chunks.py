@@ -96,12 +96,15 @@ def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
     if metadata.dpi is not None and all(0.0127 <= dpi < 5e7 for dpi in metadata.dpi):
         per_meter = [int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi]
         yield chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
+    elif metadata.pixel_aspect is not None:
+        yield chunk(b"pHYs", struct.pack(">IIB", *metadata.pixel_aspect, 0))
     if metadata.exif is not None:
         yield chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
         # Not compressed, as the XMP standard requires for programs that search any file for it.
         yield chunk(b"iTXt", _XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
-    for keyword, text in metadata.text.items():
+    for key, text in metadata.text.items():
+        keyword = " ".join(key.split())  # PNG allows only single blanks between words
         if not (keyword == _XMP and metadata.xmp is not None) and _KEYWORD.fullmatch(keyword):
             yield _text_chunk(keyword.encode("latin-1"), text)
 

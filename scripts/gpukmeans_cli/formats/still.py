@@ -47,10 +47,10 @@ def encode_still(
     not with `optimize`.
 
     PNG has a palette, or is grey where that is smaller; GIF has no partial alpha; WebP is lossless. PNG stores all
-    metadata, WebP profile, EXIF and XMP, GIF the text "Comment". Not stored: a keyword that is not 1..79 characters of
-    Latin-1, a resolution that is not positive, and in a PNG a profile above 1 MiB, for which Pillow would reject the
-    file. `optimize` makes a PNG a few percent smaller in about a second, by the package `pyoxipng`, and compresses WebP
-    more slowly.
+    metadata, WebP profile, EXIF and XMP, GIF the text "Comment". A keyword loses blanks that PNG does not allow. Not
+    stored: a keyword that is then not 1..79 characters of Latin-1, a resolution that is not positive, and in a PNG a
+    profile above 1 MiB, for which Pillow would reject the file. `optimize` makes a PNG a few percent smaller in about a
+    second, by the package `pyoxipng`, and compresses WebP more slowly.
 
     Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES`, an image that the format cannot store, and
     `optimize` without `pyoxipng`; ValueError if palette and indices do not match.
