@@ -149,8 +149,9 @@ def compress_image(source: Path, output: Path, settings: Settings) -> Compressio
 
 def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult:
     timer = StageTimer(settings.device, settings.stop)
-    source = read_source(path, max_pixels=settings.max_pixels)
+    file = read_source(path, max_pixels=settings.max_pixels)
     suffix = ".png" if output == STDIO else output.suffix.lower()
+    source = in_output_encoding(file, suffix, settings)
     timer.lap("read")
     with settings.gpu_lock or nullcontext():
         if settings.gpu_lock is not None:
@@ -166,7 +167,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         if settings.target is not None:
             n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
         picture = quantize(n_colors)
-    original = kept_input(source, picture, suffix, settings)
+    original = kept_input(file, picture, suffix, settings)
     kept, data = original is not None, picture.data if original is None else original
     if not settings.dry_run:
         _write(output, data, settings)
@@ -201,6 +202,21 @@ def _write(output: Path, data: bytes, settings: Settings) -> None:
         check_inside(output, settings.root)
         make_folder(output.parent)
     write_atomically(output, data, overwrite=settings.force)
+
+
+def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Source:
+    """The source as it is, or in sRGB where the output cannot have its color encoding.
+
+    That is where the file cannot store it, where it meets colors that are sRGB, where the color space of the clustering
+    is derived from sRGB, and where `strip` removes a profile, which may contain private data.
+    """
+    profile, chunks = source.metadata.icc_profile, source.metadata.color_chunks
+    meets_srgb = settings.palette is not None or settings.fixed is not None or settings.space != "srgb"
+    is_stored = suffix == ".png" or (suffix == ".webp" and not chunks)
+    if profile is not None and profile[16:20] == b"GRAY":  # only for grey samples
+        is_stored = suffix == ".png" and source.pixels.shape[-1] == 1
+    removes_profile = settings.strip and profile is not None
+    return source.in_srgb() if meets_srgb or removes_profile or not is_stored else source
 
 
 def image_and_histogram(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
@@ -253,7 +269,7 @@ def quantize_source(
 
 
 def _encode(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
-    metadata = Metadata() if settings.strip else source.metadata
+    metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
     if source.animation is None:
         return encode_still(
             colors,

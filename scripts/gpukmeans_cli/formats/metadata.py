@@ -30,6 +30,8 @@ class Metadata:
     """Metadata of an image file, for pixels that are upright."""
 
     icc_profile: bytes | None = None
+    color_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    """Kind and body of the chunks of a PNG that define its colors, without a profile; see `formats.color`."""
     dpi: tuple[float, float] | None = None
     pixel_aspect: tuple[int, int] | None = None
     """Pixels per unit of length in x and y where the unit is unknown; None where both are equal."""

@@ -3,7 +3,7 @@
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
 # Chunks that the shown pixels depend on: of stills, and the others of animations.
-_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI"}
+_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 
 # Pillow rejects a whole file for a compressed text or profile that decompresses to more.
@@ -46,8 +46,8 @@ def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         start += 12 + length
 
 
-def without_metadata(data: bytes, *, animated: bool) -> bytes | None:
-    """The PNG file without the chunks and bytes that no shown pixel depends on; color chunks and frames stay.
+def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bool) -> bytes | None:
+    """The PNG file without the chunks and bytes that no shown pixel depends on; frames and `color_kinds` stay.
 
     None for a broken file, and for one with frames that is not shown as an animation.
     """
@@ -57,7 +57,8 @@ def without_metadata(data: bytes, *, animated: bool) -> bytes | None:
         return None
     if not animated and any(kind in _ANIMATION for kind, _ in chunks):
         return None
-    return png_file(*(chunk(kind, body) for kind, body in chunks if kind in _PIXELS | _ANIMATION))
+    kept = _PIXELS | _ANIMATION
+    return png_file(*(chunk(kind, body) for kind, body in chunks if kind in kept or kind in color_kinds))
 
 
 def index_bit_depth(n_colors: int) -> int:
@@ -85,7 +86,9 @@ def scanlines(rows: np.ndarray, filter_type: int) -> bytes:
 
 
 def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
-    """The metadata chunks required before PLTE: the color profile, unless decoders would reject it for its size."""
+    """The metadata chunks required before PLTE: the color encoding, but for profiles too large for decoders."""
+    for kind, body in metadata.color_chunks:
+        yield chunk(kind, body)
     if metadata.icc_profile is not None and len(metadata.icc_profile) <= _MAX_DECOMPRESSED:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9))
 

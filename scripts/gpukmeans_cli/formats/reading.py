@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
+from gpukmeans_cli.formats.color import profile_transform, with_color_chunks
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
@@ -59,7 +60,8 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     """The first frame of an image file, turned by its EXIF orientation as browsers do.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
-    color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
+    color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are applied only to
+    CMYK, which becomes sRGB.
 
     Grey deeper than 8 bits is scaled to 0..255 and rounded: `I;16` from 0..65535; `I` from 0..65535 and `F` from 0..1
     if all values are in that range, otherwise from the smallest to the largest finite value (a constant becomes black).
@@ -167,9 +169,12 @@ def decode_image(file: BinaryIO) -> DecodedImage:
         orientation = read_orientation(image)
         decode_frame(image)
     mode, kind, metadata = image.mode, image.format or "", read_metadata(image, orientation)
+    if kind == "PNG":
+        metadata = with_color_chunks(metadata, file)
+    profile = image.info.get("icc_profile") if mode == "CMYK" else None
     with decoder_errors():
         _make_upright(image, orientation)
-    pixels = pixels_of(image)
+    pixels = pixels_of(image, None if profile is None else profile_transform(profile, mode))
     del image  # frees its memory before the copy without alpha
     return DecodedImage(
         pixels=_without_opaque_alpha(pixels),
@@ -264,8 +269,11 @@ def _make_upright(image: ImageFile.ImageFile, orientation: int) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque."""
+def pixels_of(image: Image.Image, to_rgb: ImageCms.ImageCmsTransform | None = None) -> np.ndarray:
+    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque.
+
+    `to_rgb` converts the mode of the image to RGB; by default Pillow does.
+    """
     if image.mode in _GREY:
         return _grey_pixels(image)
     target = _WITH_ALPHA.get(image.mode, "RGB")
@@ -273,6 +281,8 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         target = "RGBA"
     pixels = np.empty((image.height, image.width, len(target)), dtype=np.uint8)
     for rows, strip in _strips(image):
+        if to_rgb is not None:
+            strip = to_rgb.apply(strip)
         # A conversion to the same mode would copy.
         pixels[rows] = np.asarray(strip if strip.mode == target else strip.convert(target))
     return pixels

@@ -2,13 +2,14 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from gpukmeans_cli.formats.animation import decode_animation
+from gpukmeans_cli.formats.color import is_srgb, to_srgb, with_color_chunks, without_encoding
 from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata, read_orientation
 from gpukmeans_cli.formats.png_chunks import without_metadata
@@ -53,11 +54,18 @@ class Source:
     def original_without_metadata(self) -> bytes | None:
         """The bytes of the file without metadata, for equal pixels; None if only new encoding can remove it.
 
-        That is for other formats than PNG, and for pixels that the metadata turns. Errors as in `original`.
+        That is for other formats than PNG, for pixels that the metadata turns, and for color profiles. Errors as in
+        `original`.
         """
-        if self.format != "PNG" or not self.upright:
+        has_profile = self.metadata.icc_profile is not None and not is_srgb(self.metadata)
+        if self.format != "PNG" or not self.upright or has_profile:
             return None
-        return without_metadata(self.original(), animated=self.animation is not None)
+        color_kinds = [kind for kind, _ in self.metadata.color_chunks]
+        return without_metadata(self.original(), color_kinds, animated=self.animation is not None)
+
+    def in_srgb(self) -> "Source":
+        """The source with its pixels in sRGB, as browsers show them."""
+        return replace(self, pixels=to_srgb(self.pixels, self.metadata), metadata=without_encoding(self.metadata))
 
 
 _FileVersion = tuple[int, int, int, int]
@@ -76,6 +84,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
             return _still(path, original, decode_image(file))
         file.seek(0)
         upright = read_orientation(open_image(file)) == 1
+        metadata = with_color_chunks(animation.metadata, file) if animation.format == "PNG" else animation.metadata
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -85,7 +94,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         n_bytes=animation.n_bytes,
         frames_in_file=len(animation.frames),
         upright=upright,
-        metadata=animation.metadata,
+        metadata=metadata,
         animation=animation,
         _original=original,
     )

@@ -49,7 +49,12 @@ def test_empty_metadata_has_no_chunk():
 
 def test_a_broken_file_and_frames_of_a_still_image_cannot_be_stripped():
     pixels, frame = chunk(b"IDAT", b"data"), chunk(b"fdAT", b"hidden")
-    assert without_metadata(png_file(pixels, chunk(b"tIME", b"now")) + b"more", animated=False) == png_file(pixels)
-    assert without_metadata(png_file(pixels, frame), animated=True) == png_file(pixels, frame)
-    assert without_metadata(png_file(pixels, frame), animated=False) is None
-    assert without_metadata(png_file(pixels)[:-1], animated=False) is None
+    assert without_metadata(png_file(pixels, chunk(b"tIME", b"now")) + b"more", [], animated=False) == png_file(pixels)
+    assert without_metadata(png_file(pixels, frame), [], animated=True) == png_file(pixels, frame)
+    assert without_metadata(png_file(pixels, frame), [], animated=False) is None
+    assert without_metadata(png_file(pixels)[:-1], [], animated=False) is None
+
+
+def test_only_color_chunks_of_the_given_kinds_are_not_stripped():
+    gamma, profile = chunk(b"gAMA", bytes(4)), chunk(b"iCCP", b"name")
+    assert without_metadata(png_file(gamma, profile), [b"gAMA"], animated=False) == png_file(gamma)
