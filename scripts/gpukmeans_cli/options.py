@@ -105,7 +105,7 @@ AllowLarger = Annotated[
     ),
 ]
 Optimize = Annotated[bool, _output("--optimize", help="Make PNG files smaller with oxipng, which takes longer.")]
-Strip = Annotated[bool, _output("--strip", help="Omit color profile, resolution, EXIF, XMP and text.")]
+Strip = Annotated[bool, _output("--strip", help="Omit resolution, EXIF, XMP, text and profile (colors become sRGB).")]
 Best = Annotated[bool, _clustering("--best", help="Search longer for a better palette.")]
 InitName = Annotated[Init, _clustering(help="Method that chooses the initial centers.")]
 NInit = Annotated[int | None, _clustering(min=1, help="Number of runs; the best result is kept. Default: 1.")]

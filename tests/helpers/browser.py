@@ -1,13 +1,29 @@
-"""Chromium without a window."""
+"""Chromium without a window, and the pixels that it shows of an image file."""
 
+import base64
 import contextlib
 import os
 import shutil
 
+import numpy as np
 import pytest
 from selenium import webdriver
 
 _BROWSER, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+_DRAW = """
+const [address, done] = arguments, image = new Image();
+image.onerror = () => done(null);
+image.onload = () => {
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const context = canvas.getContext('2d');
+  context.drawImage(image, 0, 0);
+  const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  done([canvas.height, canvas.width, Array.from(data)]);
+};
+image.src = address;
+"""
 
 
 @contextlib.contextmanager
@@ -27,3 +43,10 @@ def start_chromium():
         yield driver
     finally:
         driver.quit()
+
+
+def shown_pixels(chromium, data, kind):
+    """The pixels (H, W, 4) that Chromium shows of a file of the type image/`kind`, turned and in sRGB."""
+    address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    height, width, values = chromium.execute_async_script(_DRAW, address)
+    return np.array(values, dtype=np.uint8).reshape(height, width, 4)

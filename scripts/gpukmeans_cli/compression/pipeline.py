@@ -149,8 +149,9 @@ def compress_image(source: Path, output: Path, settings: Settings) -> Compressio
 
 def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult:
     timer = StageTimer(settings.device, settings.stop)
-    source = read_source(path, max_pixels=settings.max_pixels)
+    file = read_source(path, max_pixels=settings.max_pixels)
     suffix = ".png" if output == STDIO else output.suffix.lower()
+    source = in_output_encoding(file, suffix, settings)
     timer.lap("read")
     with settings.gpu_lock or nullcontext():
         if settings.gpu_lock is not None:
@@ -166,9 +167,10 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         if settings.target is not None:
             n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
         picture = quantize(n_colors)
-    kept = keeps_input(source, picture, suffix, settings)
+    original = kept_input(file, picture, suffix, settings)
+    kept, data = original is not None, picture.data if original is None else original
     if not settings.dry_run:
-        _write(output, source.original() if kept else picture.data, settings)
+        _write(output, data, settings)
     timer.lap("write")
     n_frames, height, width, _ = source.pixels.shape
     report = CompressionReport(
@@ -181,7 +183,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         colors_in=len(histogram.colors),
         colors_out=len(histogram.colors) if kept else picture.n_colors,
         bytes_in=source.n_bytes,
-        bytes_out=source.n_bytes if kept else picture.n_bytes,
+        bytes_out=len(data),
         mse=0.0 if kept else picture.mse,
         psnr=None if kept else picture.psnr,
         iterations=picture.fit.n_iter if picture.fit else 0,
@@ -207,6 +209,21 @@ def _write(output: Path, data: bytes, settings: Settings) -> None:
         check_inside(output, settings.root)
         make_folder(output.parent)
     write_atomically(output, data, overwrite=settings.force)
+
+
+def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Source:
+    """The source as it is, or in sRGB where the output cannot have its color encoding.
+
+    That is where the file cannot store it, where it meets colors that are sRGB, where the color space of the clustering
+    is derived from sRGB, and where `strip` removes a profile, which may contain private data.
+    """
+    profile, chunks = source.metadata.icc_profile, source.metadata.color_chunks
+    meets_srgb = settings.palette is not None or settings.fixed is not None or settings.space != "srgb"
+    is_stored = suffix == ".png" or (suffix == ".webp" and not chunks)
+    if profile is not None and profile[16:20] == b"GRAY":  # only for grey samples
+        is_stored = suffix == ".png" and source.pixels.shape[-1] == 1
+    removes_profile = settings.strip and profile is not None
+    return source.in_srgb() if meets_srgb or removes_profile or not is_stored else source
 
 
 def image_and_histogram(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
@@ -259,7 +276,7 @@ def quantize_source(
 
 
 def _encode(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
-    metadata = Metadata() if settings.strip else source.metadata
+    metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
     if source.animation is None:
         return encode_still(
             colors,
@@ -294,18 +311,21 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
     )
 
 
-def keeps_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bool:
-    """Whether the output is a copy of the input, since the input has the same format and is no larger.
+def kept_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bytes | None:
+    """The input, with `strip` without its metadata, if it has the same format and is no larger than `picture`.
 
-    Never with a given palette or fixed colors, which the input may lack, nor if `strip` removes something from it, nor
-    if it is an animation of which only the default image can be decoded.
+    None also if its metadata cannot be removed, with a given palette or fixed colors, which it may lack, and for an
+    animation of which only the default image can be decoded.
     """
     if source.broken_animation:
-        return False
+        return None
     needs_palette = settings.allow_larger or settings.palette is not None or settings.fixed is not None
-    needs_strip = settings.strip and source.metadata != Metadata()
-    same_format = source.format.lower() == suffix.lower()[1:]
-    return same_format and not needs_palette and not needs_strip and source.n_bytes <= picture.n_bytes
+    if needs_palette or source.format.lower() != suffix.lower()[1:]:
+        return None
+    if settings.strip:
+        stripped = source.original_without_metadata()
+        return stripped if stripped is not None and len(stripped) <= picture.n_bytes else None
+    return source.original() if source.n_bytes <= picture.n_bytes else None
 
 
 def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:

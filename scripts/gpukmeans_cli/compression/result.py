@@ -29,7 +29,7 @@ class CompressionReport:
     iterations: int
     converged: bool
     kept: bool
-    """Whether the output is a copy of the input, since a palette would not make the file smaller."""
+    """Whether the output is the input, perhaps stripped, since a palette would not make the file smaller."""
     written: bool
     """Whether the output was written: False after a dry run."""
     device: str
@@ -40,7 +40,10 @@ class CompressionReport:
         frames = f"{self.frames} frames of " if self.frames > 1 else ""
         sizes = format_sizes(self.bytes_in, self.bytes_out)
         if self.kept:
-            sizes = f"{format_size(self.bytes_in)}, kept as it is, because a palette would not make it smaller"
+            state = f"{format_size(self.bytes_in)}, kept as it is"
+            if self.bytes_out != self.bytes_in:
+                state = f"{sizes}, kept without its metadata"
+            sizes = f"{state}, because a palette would not make it smaller"
         quality = format_quality(self.psnr, "lossless")
         return (
             f"{self.input} -> {self.output}: {frames}{self.width} x {self.height}, "

@@ -69,7 +69,7 @@ def _histograms(sources: Iterable[Path], settings: Settings) -> Iterator[ColorHi
         if settings.stop.is_set():
             raise StoppedError
         try:
-            source = read_source(path, max_pixels=settings.max_pixels)
+            source = read_source(path, max_pixels=settings.max_pixels).in_srgb()
         except ImageError:
             continue  # reported later, when the image is compressed
         yield image_and_histogram(source, settings)[1]

@@ -57,14 +57,15 @@ def decode_animation(file: BinaryIO) -> Animation | None:
         mode, kind = image.mode, image.format or ""
         if kind not in _DECODERS:
             return None
+        orientation = read_orientation(image)
         decoded = _DECODERS[kind](image, file)
     if decoded is None:
         return None
-    metadata = read_metadata(decoded.still)
+    metadata = read_metadata(decoded.still, orientation)
     if metadata.icc_profile and metadata.icc_profile[16:20] == b"GRAY":
         metadata = dataclasses.replace(metadata, icc_profile=None)
     return Animation(
-        frames=upright(decoded.frames, read_orientation(decoded.still)),
+        frames=upright(decoded.frames, orientation),
         durations=decoded.durations,
         plays=decoded.plays,
         mode=mode,

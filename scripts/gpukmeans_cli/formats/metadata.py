@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from gpukmeans_cli.formats.exif import PREFIX, first_ifd, upright_exif
+
 # Limit of each item, and of all texts together. An RGB profile is seldom above 1 MB.
 MAX_BYTES = 1 << 22
 
 # Modes for which an RGB profile is valid. CMYK, LAB and HSV become RGB by Pillow's own formulas.
 _RGB = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
-_WIDTH, _ORIENTATION, _X_RESOLUTION = 0x0100, 0x0112, 0x011A
+_ORIENTATION, _X_RESOLUTION = 0x0112, 0x011A
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, ...
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["'])\s*)[2-8](?=\s*["'<])""")
-_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,11 @@ class Metadata:
     """Metadata of an image file, for pixels that are upright."""
 
     icc_profile: bytes | None = None
+    color_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    """Kind and body of the chunks of a PNG that define its colors, without a profile; see `formats.color`."""
     dpi: tuple[float, float] | None = None
+    pixel_aspect: tuple[int, int] | None = None
+    """Pixels per unit of length in x and y where the unit is unknown; None where both are equal."""
     exif: bytes | None = None
     """EXIF as a TIFF file, without the prefix b"Exif\\0\\0"; its orientation is 1, upright."""
     xmp: bytes | None = None
@@ -37,36 +42,72 @@ class Metadata:
     """The texts of a PNG by their keywords, the comment of a GIF as "Comment"."""
 
 
-def read_metadata(image: Image.Image) -> Metadata:
-    """The metadata of an open Pillow image, for its pixels once made upright. `info` must be unchanged.
+def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
+    """The metadata of an open Pillow image, for its pixels once turned by `orientation`. `info` must be unchanged.
 
     A PNG must be loaded, since its texts may follow the pixels. Invalid items and items longer than `MAX_BYTES` are
     left out. A color profile is kept if it is for RGB, or for grey where the image is grey, and if Pillow does not
-    convert the image from another color space (CMYK, LAB, HSV).
+    convert the image from another color space (CMYK, LAB, HSV). A truncated profile is left out.
 
-    Resolutions are swapped where the orientation swaps the sides. The tags of a TIFF are its EXIF: those that describe
+    Resolutions are swapped where the orientation swaps the sides. EXIF of a turned image has no thumbnail, as that
+    would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF: those that describe
     the image are kept, those that describe the file are not.
     """
     return Metadata(
-        icc_profile=_icc_profile(image), dpi=_dpi(image), exif=_exif(image), xmp=_xmp(image), text=_text(image)
+        icc_profile=_icc_profile(image),
+        dpi=_dpi(image, orientation),
+        pixel_aspect=_pixel_aspect(image, orientation),
+        exif=_exif(image, orientation),
+        xmp=_xmp(image),
+        text=_text(image),
     )
 
 
 def read_orientation(image: Image.Image) -> int:
-    """The orientation 1..8 from EXIF or XMP; 1, upright, where it is missing or invalid."""
-    with contextlib.suppress(Exception):  # ValueError, struct.error, SyntaxError, ...
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        return orientation if orientation in range(2, 9) else 1
+    """The orientation 1..8 that browsers turn an image by, 1 for none. The image must be open but not loaded.
+
+    It is that of EXIF, a single SHORT in the first IFD. Without effect are XMP, EXIF in WebP, EXIF after the pixels of
+    a PNG or in its texts, and invalid values. Of a TIFF the XMP orientation is removed, by which Pillow would turn it.
+    """
+    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
+        orientation = _orientation_of_tiff(image) if image.format == "TIFF" else _orientation_of_exif(image)
+        return orientation if orientation in range(1, 9) else 1
     return 1
+
+
+def _orientation_of_tiff(image: Image.Image) -> int:
+    exif = image.getexif()
+    if _ORIENTATION not in getattr(image, "tag_v2", {}):
+        exif.pop(_ORIENTATION, None)
+    return exif.get(_ORIENTATION, 1)
+
+
+def _orientation_of_exif(image: Image.Image) -> int:
+    exif = image.info.get("exif", b"")
+    # Pillow returns a text "exif" of a PNG, without the prefix, like its chunk eXIf.
+    if image.format == "WEBP" or (image.format == "PNG" and not exif.startswith(PREFIX)):
+        return 1
+    exif = exif.removeprefix(PREFIX)
+    entries = (entry for entry in first_ifd(exif) if (entry.tag, entry.kind, entry.count) == (_ORIENTATION, 3, 1))
+    return next((entry.value for entry in entries), 1)
 
 
 def _icc_profile(image: Image.Image) -> bytes | None:
     profile = _bounded(image.info.get("icc_profile"))
-    if profile is None:
+    if profile is None or not _is_whole(profile):
         return None
     grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
     valid = {b"RGB ": grey or image.mode in _RGB, b"GRAY": grey}
     return profile if valid.get(profile[16:20], False) else None
+
+
+def _is_whole(profile: bytes) -> bool:
+    """Whether the profile has all the bytes of its header, of its table of tags and of the tags."""
+    with contextlib.suppress(struct.error):
+        size, n_tags = struct.unpack_from(">I124xI", profile)
+        tags = (struct.unpack_from(">4xII", profile, 132 + 12 * number) for number in range(n_tags))
+        return size <= len(profile) and all(offset + length <= size for offset, length in tags)
+    return False
 
 
 def _bounded(data: object) -> bytes | None:
@@ -74,7 +115,7 @@ def _bounded(data: object) -> bytes | None:
     return data if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
+def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
     with contextlib.suppress(Exception):  # missing, no pair, or fractions by 0
         stored = image.format not in ("JPEG", "MPO", "TIFF") or image.info.get("jfif_unit")
         if not stored and _X_RESOLUTION not in image.getexif():
@@ -82,18 +123,20 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
         dpi = image.info["dpi"]
         x, y = float(dpi[0]), float(dpi[1])
         if isinstance(dpi, tuple) and math.isfinite(x * y) and min(x, y) > 0 and max(x, y) < 1e8:  # as PNG can store
-            return (y, x) if _sides_are_swapped(image) else (x, y)
+            return (y, x) if orientation >= 5 else (x, y)
     return None
 
 
-def _sides_are_swapped(image: Image.Image) -> bool:
-    if image.format == "TIFF":
-        # Pillow has made it upright and dropped the orientation, but kept the stored width.
-        return image.getexif().get(_WIDTH) != image.width
-    return read_orientation(image) >= 5
+def _pixel_aspect(image: Image.Image, orientation: int) -> tuple[int, int] | None:
+    aspect = image.info.get("aspect")  # of a PNG
+    if image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") == 0:
+        aspect = image.info.get("jfif_density")
+    if not isinstance(aspect, tuple) or min(aspect) < 1 or aspect[0] == aspect[1]:
+        return None
+    return aspect[::-1] if orientation >= 5 else aspect
 
 
-def _exif(image: Image.Image) -> bytes | None:
+def _exif(image: Image.Image, orientation: int) -> bytes | None:
     with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
         data = image.info.get("exif")
         if image.format == "TIFF":
@@ -102,7 +145,11 @@ def _exif(image: Image.Image) -> bytes | None:
             # ImageMagick's form: a line with the name, one with the length, then hex digits.
             data = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
         data = _bounded(data)
-        return None if data is None else _upright(data)
+        if data is not None:
+            width, height = image.size
+            if orientation >= 5 and image.format != "TIFF":  # which Pillow has turned
+                width, height = height, width
+            return upright_exif(data, orientation, (width, height))
     return None
 
 
@@ -115,29 +162,6 @@ def _exif_of_tiff(image: Image.Image) -> bytes | None:
         if ifd := tags.get_ifd(tag):
             kept[tag] = ifd
     return kept.tobytes() if len(kept) else None
-
-
-def _upright(exif: bytes) -> bytes | None:
-    """The EXIF with any orientation set to 1; None if its first IFD is invalid.
-
-    Only the 12 bytes of that entry change. Rewriting the EXIF would break the absolute offsets in maker notes.
-    """
-    while exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None:
-        return None
-    (ifd,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, ifd)
-    upright = bytearray(exif)
-    for entry in range(ifd + 2, ifd + 2 + 12 * count, 12):
-        tag, kind, length, offset = struct.unpack_from(f"{order}HHII", exif, entry)
-        size = _TYPE_SIZES.get(kind, 0) * length
-        if size > 4 and offset + size > len(exif):
-            return None
-        if tag == _ORIENTATION:
-            struct.pack_into(f"{order}HHIHH", upright, entry, tag, 3, 1, 1, 0)
-    return bytes(upright)
 
 
 def _xmp(image: Image.Image) -> bytes | None:

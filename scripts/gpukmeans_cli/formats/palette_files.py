@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import as_rgba, read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -45,8 +46,8 @@ def parse_colors(text: str) -> np.ndarray:
 def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
     """The colors of a palette file, uint8 (K, 3), or (K, 4) if any of them is not opaque, in the order of the file.
 
-    - An image that Pillow reads: the colors of the pixels of its first frame, row by row from the top left. Unused
-      entries of its own palette are left out.
+    - An image that Pillow reads: the colors, in sRGB, of the pixels of its first frame, row by row from the top left.
+      Unused entries of its own palette are left out.
     - A GIMP palette: it begins with the line "GIMP Palette". A line "Channels: RGBA", an extension, adds alpha.
     - Text: colors as in `parse_colors`, separated by line ends, spaces or commas. A comment begins with ";", "//" or a
       "#" before a space, and ends with the line. With "paint.net" in the first line, as that program writes, the first
@@ -60,7 +61,8 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
     """
     text = _read_text(path)
     if text is None:
-        return _palette(_distinct_colors(read_image(path, max_pixels=max_pixels).pixels))
+        image = read_image(path, max_pixels=max_pixels)
+        return _palette(_distinct_colors(to_srgb(image.pixels, image.metadata)))
     if text.lstrip().startswith(_GIMP):
         return _palette(list(_gimp_colors(text)))
     if path.suffix.lower() == ".gpl":

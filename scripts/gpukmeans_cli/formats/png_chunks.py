@@ -3,7 +3,7 @@
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -13,6 +13,10 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
+
+# Chunks that the shown pixels depend on: of stills, and the others of animations.
+_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
+_ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 
 # Pillow rejects a whole file for a compressed text or profile that decompresses to more.
 _MAX_DECOMPRESSED = 1 << 20
@@ -42,6 +46,21 @@ def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         start += 12 + length
 
 
+def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bool) -> bytes | None:
+    """The PNG file without the chunks and bytes that no shown pixel depends on; frames and `color_kinds` stay.
+
+    None for a broken file, and for one with frames that is not shown as an animation.
+    """
+    try:
+        chunks = list(parse_chunks(data))
+    except SyntaxError:
+        return None
+    if not animated and any(kind in _ANIMATION for kind, _ in chunks):
+        return None
+    kept = _PIXELS | _ANIMATION
+    return png_file(*(chunk(kind, body) for kind, body in chunks if kind in kept or kind in color_kinds))
+
+
 def index_bit_depth(n_colors: int) -> int:
     """The lowest bit depth, 1, 2, 4 or 8, of indices into a palette of `n_colors`."""
     return next(bits for bits in (1, 2, 4, 8) if n_colors <= 2**bits)
@@ -67,7 +86,9 @@ def scanlines(rows: np.ndarray, filter_type: int) -> bytes:
 
 
 def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
-    """The metadata chunks required before PLTE: the color profile, unless decoders would reject it for its size."""
+    """The metadata chunks required before PLTE: the color encoding, but for profiles too large for decoders."""
+    for kind, body in metadata.color_chunks:
+        yield chunk(kind, body)
     if metadata.icc_profile is not None and len(metadata.icc_profile) <= _MAX_DECOMPRESSED:
         yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile, 9))
 
@@ -78,12 +99,15 @@ def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
     if metadata.dpi is not None and all(0.0127 <= dpi < 5e7 for dpi in metadata.dpi):
         per_meter = [int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi]
         yield chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
+    elif metadata.pixel_aspect is not None:
+        yield chunk(b"pHYs", struct.pack(">IIB", *metadata.pixel_aspect, 0))
     if metadata.exif is not None:
         yield chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
         # Not compressed, as the XMP standard requires for programs that search any file for it.
         yield chunk(b"iTXt", _XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
-    for keyword, text in metadata.text.items():
+    for key, text in metadata.text.items():
+        keyword = " ".join(key.split())  # PNG allows only single blanks between words
         if not (keyword == _XMP and metadata.xmp is not None) and _KEYWORD.fullmatch(keyword):
             yield _text_chunk(keyword.encode("latin-1"), text)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
+from gpukmeans_cli.formats.color import profile_transform, with_color_chunks
 from gpukmeans_cli.formats.composition import compose
 from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
@@ -43,6 +44,7 @@ with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 262, 322, 323  # tags of TIFF
+_ORIENTATION = 274  # of EXIF
 _WHITE_IS_ZERO = 0
 _WHITE_16 = 65535
 
@@ -65,13 +67,13 @@ class DecodedImage:
 
 
 def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
-    """The first frame of an image file, made upright by its EXIF orientation.
+    """The first frame of an image file, turned by its EXIF orientation as browsers do.
 
     An APNG whose frames Pillow refuses is a PNG of its default image.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
-    color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are not applied.
-    A default image of an APNG that is not a frame is not shown.
+    color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are applied only to CMYK, which becomes
+    sRGB. A default image of an APNG that is not a frame is not shown.
 
     Of 16 bits the high byte is taken, as browsers do, for grey as for RGB; a transparent color is compared at 16 bits.
     `I` in 0..65535 has 16 bits. Other deep grey is scaled to 0..255 and rounded: `F` from 0..1 if all values are in
@@ -189,13 +191,15 @@ def decode_image(file: BinaryIO) -> DecodedImage:
 def _decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
         opened = open_image(file)
-        mode = opened.mode  # before a transparent color becomes a channel
+        mode, orientation = opened.mode, read_orientation(opened)  # before a transparent color becomes a channel
         image, shown, frames = _first_frame(opened, file)
-    kind, metadata = image.format or "", read_metadata(image)
-    upright = kind != "TIFF" and read_orientation(image) == 1
+    kind, metadata = image.format or "", read_metadata(image, orientation)
+    if kind == "PNG":
+        metadata = with_color_chunks(metadata, file)
+    profile = image.info.get("icc_profile") if mode == "CMYK" else None
     with decoder_errors():
-        _make_upright(shown)
-    pixels = pixels_of(shown)
+        _make_upright(shown, orientation)
+    pixels = pixels_of(shown, None if profile is None else profile_transform(profile, mode))
     del opened, image, shown  # frees memory before the copy without alpha
     return DecodedImage(
         pixels=_without_opaque_alpha(pixels),
@@ -203,7 +207,7 @@ def _decode_image(file: BinaryIO) -> DecodedImage:
         format=kind,
         frames=frames,
         n_bytes=file_size(file),
-        upright=upright,
+        upright=kind != "TIFF" and orientation == 1,
         metadata=metadata,
     )
 
@@ -233,7 +237,6 @@ def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
         parts, n_frames, size = gif_parts(gif), len(gif.frames), (gif.height, gif.width)
     canvas, _ = next(compose(parts, *size))
     shown = Image.fromarray(canvas)
-    shown.info = dict(image.info)  # its EXIF has the orientation
     return _FirstFrame(image, shown.convert("LA") if image.mode in (*_GREY, "LA") else shown, n_frames)
 
 
@@ -354,17 +357,21 @@ def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None
     image.putalpha(Image.fromarray(alpha))
 
 
-def _make_upright(image: Image.Image) -> None:
-    # Unreadable EXIF (ValueError, struct.error, ...) leaves the orientation unknown, but the pixels valid.
-    with contextlib.suppress(Exception):
-        image.getexif()
-    # exif_transpose uses the EXIF just read, but would also write it to info, which fails for tags of invalid types.
+def _make_upright(image: Image.Image, orientation: int) -> None:
+    # exif_transpose would also write the EXIF to info, which fails for tags of invalid types.
     image.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    ImageOps.exif_transpose(image, in_place=True)
+    if image.format != "TIFF":  # which Pillow has turned
+        exif = image.getexif()
+        exif.clear()
+        exif[_ORIENTATION] = orientation
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque."""
+def pixels_of(image: Image.Image, to_rgb: ImageCms.ImageCmsTransform | None = None) -> np.ndarray:
+    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque.
+
+    `to_rgb` converts the mode of the image to RGB; by default Pillow does.
+    """
     if image.mode in _GREY:
         return _grey_pixels(image)
     target = _WITH_ALPHA.get(image.mode, "RGB")
@@ -372,6 +379,8 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         target = "RGBA"
     pixels = np.empty((image.height, image.width, len(target)), dtype=np.uint8)
     for rows, strip in _strips(image):
+        if to_rgb is not None:
+            strip = to_rgb.apply(strip)
         # A conversion to the same mode would copy.
         pixels[rows] = np.asarray(strip if strip.mode == target else strip.convert(target))
     return pixels

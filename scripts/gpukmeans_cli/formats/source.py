@@ -9,8 +9,10 @@ from typing import BinaryIO
 import numpy as np
 
 from gpukmeans_cli.formats.animation import decode_animation
+from gpukmeans_cli.formats.color import is_srgb, to_srgb, with_color_chunks, without_encoding
 from gpukmeans_cli.formats.frames import Animation
-from gpukmeans_cli.formats.metadata import Metadata
+from gpukmeans_cli.formats.metadata import Metadata, read_orientation
+from gpukmeans_cli.formats.png_chunks import without_metadata
 from gpukmeans_cli.formats.png_repair import left_out, stored_file, without_animation
 from gpukmeans_cli.formats.reading import (
     DamagedImageError,
@@ -18,6 +20,7 @@ from gpukmeans_cli.formats.reading import (
     decode_image,
     open_error_reason,
     open_for_decoding,
+    open_image,
 )
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -37,7 +40,7 @@ class Source:
     frames_in_file: int
     """More than F where only the first is used."""
     upright: bool
-    """Whether the file stores a still image upright, as in `DecodedImage`."""
+    """Whether the file stores its pixels upright, as in `DecodedImage`."""
     metadata: Metadata
     animation: Animation | None
     broken_animation: bool = False
@@ -59,6 +62,22 @@ class Source:
         if not before == after == self._original:
             raise ImageError("has changed since it was read; try again")
         return data
+
+    def original_without_metadata(self) -> bytes | None:
+        """The bytes of the file without metadata, for equal pixels; None if only new encoding can remove it.
+
+        That is for other formats than PNG, for pixels that the metadata turns, and for color profiles. Errors as in
+        `original`.
+        """
+        has_profile = self.metadata.icc_profile is not None and not is_srgb(self.metadata)
+        if self.format != "PNG" or not self.upright or has_profile:
+            return None
+        color_kinds = [kind for kind, _ in self.metadata.color_chunks]
+        return without_metadata(self.original(), color_kinds, animated=self.animation is not None)
+
+    def in_srgb(self) -> "Source":
+        """The source with its pixels in sRGB, as browsers show them."""
+        return replace(self, pixels=to_srgb(self.pixels, self.metadata), metadata=without_encoding(self.metadata))
 
 
 _FileVersion = tuple[int, int, int, int]
@@ -83,6 +102,9 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
             still.seek(0)
             source = _still(path, original, decode_image(still))
             return replace(source, broken_animation=broken, left_out=chunks_left_out)
+        file.seek(0)
+        upright = read_orientation(open_image(file)) == 1
+        metadata = with_color_chunks(animation.metadata, file) if animation.format == "PNG" else animation.metadata
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -91,8 +113,8 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         format=animation.format,
         n_bytes=animation.n_bytes,
         frames_in_file=len(animation.frames),
-        upright=False,
-        metadata=animation.metadata,
+        upright=upright,
+        metadata=metadata,
         animation=animation,
         left_out=chunks_left_out,
         _original=original,

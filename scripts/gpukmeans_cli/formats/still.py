@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 import gpukmeans_cli.formats.png_chunks as png
+from gpukmeans_cli.formats.color import to_srgb, without_encoding
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.palette_order import palette_orders
 from gpukmeans_cli.formats.reading import as_rgba
@@ -47,10 +48,10 @@ def encode_still(
     not with `optimize`.
 
     PNG has a palette, or is grey where that is smaller; GIF has no partial alpha; WebP is lossless. PNG stores all
-    metadata, WebP profile, EXIF and XMP, GIF the text "Comment". Not stored: a keyword that is not 1..79 characters of
-    Latin-1, a resolution that is not positive, and in a PNG a profile above 1 MiB, for which Pillow would reject the
-    file. `optimize` makes a PNG a few percent smaller in about a second, by the package `pyoxipng`, and compresses WebP
-    more slowly.
+    metadata, WebP profile, EXIF and XMP, GIF the text "Comment". A keyword loses blanks that PNG does not allow. Not
+    stored: a keyword that is then not 1..79 characters of Latin-1, a resolution that is not positive, and in a PNG a
+    profile above 1 MiB, for which Pillow would reject the file. `optimize` makes a PNG a few percent smaller in about a
+    second, by the package `pyoxipng`, and compresses WebP more slowly.
 
     Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES`, an image that the format cannot store, and
     `optimize` without `pyoxipng`; ValueError if palette and indices do not match.
@@ -66,8 +67,10 @@ def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
     """A lossless file of pixels, uint8 (height, width, C), for a browser, and its suffix.
 
     C as in `encode_still`. WebP, or PNG where a side is too long for WebP. The only metadata stored is the color
-    profile, since it changes how the pixels are displayed.
+    profile, since it changes how the pixels are displayed; colors that chunks of a PNG define become sRGB.
     """
+    if metadata.color_chunks:
+        pixels, metadata = to_srgb(pixels, metadata), without_encoding(metadata)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     data = io.BytesIO()
     if max(image.size) > _MAX_SIDE["WEBP"]:

@@ -1,10 +1,11 @@
 """Two image files compared: error, similarity, sizes, and a sheet with both images side by side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import DecodedImage, read_image
 from gpukmeans_cli.formats.still import write_png
 from gpukmeans_cli.images.comparison_sheet import draw_comparison
@@ -77,13 +78,13 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
 
 
 def _read(path: Path, max_pixels: int | None) -> DecodedImage:
-    """The image. ImageError, a sentence with the path, if it cannot be read."""
+    """The image, with its pixels in sRGB. ImageError, a sentence with the path, if it cannot be read."""
     try:
         picture = read_image(path, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     warn_ignored_frames(path, picture.frames)
-    return picture
+    return replace(picture, pixels=to_srgb(picture.pixels, picture.metadata))
 
 
 def _caption(path: Path, text: str) -> str:

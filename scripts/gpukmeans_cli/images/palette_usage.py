@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from gpukmeans import ColorHistogram, clear_transparent_pixels, fit_palette, unique_colors
+from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.channels import to_rgb
 from gpukmeans_cli.system.device import within_memory
@@ -28,13 +29,14 @@ class PaletteUsage:
 
 
 def count_image(path: Path, device: torch.device, *, max_pixels: int | None = None) -> tuple[ColorHistogram, int]:
-    """The color histogram of the first frame of an image, on the device, and the number of its frames.
+    """The color histogram of the first frame of an image, in sRGB, on the device, and the number of its frames.
 
     All pixels of alpha 0 have one color, 0 in all channels. ImageError if the file cannot be read or memory runs out.
     """
     with within_memory(device):
         picture = read_image(path, max_pixels=max_pixels)
-        return unique_colors(clear_transparent_pixels(torch.from_numpy(picture.pixels).to(device))), picture.frames
+        pixels = torch.from_numpy(to_srgb(picture.pixels, picture.metadata)).to(device)
+        return unique_colors(clear_transparent_pixels(pixels)), picture.frames
 
 
 def sort_by_count(colors: np.ndarray, counts: np.ndarray) -> PaletteUsage:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.compression.pipeline import Settings, StageTimer, image_and_histogram, keeps_input, quantize_source
+from gpukmeans_cli.compression.pipeline import (
+    Settings,
+    StageTimer,
+    image_and_histogram,
+    in_output_encoding,
+    kept_input,
+    quantize_source,
+)
+from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.source import Source, read_still
 from gpukmeans_cli.formats.still import encode_pixels
 from gpukmeans_cli.images.channels import to_rgb
@@ -92,6 +100,7 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
     with within_memory(settings.device):
         source = read_still(path, max_pixels=settings.max_pixels)
         original, suffix = _original(source)
+        file, source = source, in_output_encoding(source, ".png", settings)
         image, histogram = image_and_histogram(source, settings)
         pca = fit_color_pca(histogram, settings.space)
         rows, draw_counts = sample_rows(histogram.counts, MAX_POINTS)
@@ -107,11 +116,11 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
             original_suffix=suffix,
             cloud=Cloud(
                 points=pca.project(colors),
-                colors=to_rgb(colors),
+                colors=to_srgb(to_rgb(colors), source.metadata),
                 draw_counts=draw_counts,
                 explained_variance_ratio=pca.explained_variance_ratio,
             ),
-            variants=tuple(_variant(source, image, histogram, n, pca, sample, settings) for n in numbers),
+            variants=tuple(_variant(source, file, image, histogram, n, pca, sample, settings) for n in numbers),
         )
 
 
@@ -125,6 +134,7 @@ def _original(source: Source) -> tuple[bytes, str]:
 
 def _variant(
     source: Source,
+    file: Source,
     image: Tensor,
     histogram: ColorHistogram,
     n_colors: int,
@@ -141,16 +151,16 @@ def _variant(
     picture = quantize_source(source, image, histogram, n_colors, ".png", recorded, StageTimer(image.device))
     assert picture.fit is not None  # since no palette is given
     counts = np.bincount(picture.indices.ravel(), minlength=len(picture.colors))
-    usage = sort_by_count(to_rgb(torch.from_numpy(picture.colors)), counts)
+    usage = sort_by_count(to_srgb(to_rgb(torch.from_numpy(picture.colors)), source.metadata), counts)
     return Variant(
         n_colors=n_colors,
         data=picture.data,
-        kept=keeps_input(source, picture, ".png", settings),
+        kept=kept_input(file, picture, ".png", settings) is not None,
         colors=usage.colors,
         counts=usage.counts,
         psnr=picture.psnr,
         inertia=tuple(inertia),
         centers=pca.project(picture.fit.colors),
-        center_colors=to_rgb(picture.fit.colors),
+        center_colors=to_srgb(to_rgb(picture.fit.colors), source.metadata),
         labels=picture.fit.labels[sample].cpu().numpy(),
     )

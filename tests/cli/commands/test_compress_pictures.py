@@ -1,14 +1,20 @@
 import functools
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn
+from helpers import color_profiles
 from helpers.image_files import assert_one_line, chunks, files, noise, rgba, save
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.images.dithering import DITHERINGS
+from gpukmeans_cli.formats.animation import read_animation
+from gpukmeans_cli.formats.color import to_srgb
+from gpukmeans_cli.formats.metadata import Metadata
+from gpukmeans_cli.formats.source import read_source
 
 CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
@@ -254,6 +260,71 @@ def test_strip_does_not_copy_the_input(report, tmp_path):
     assert b"someone" not in (tmp_path / "small-4.png").read_bytes()
 
 
+def private(folder, orientation=1, **options):
+    """A PNG of 256 distinct colors, which a palette makes larger, with private data of every kind."""
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "SECRET")
+    text.add(b"prVt", b"SECRET")
+    text.add(b"tIME", bytes(7))
+    text.add(b"gAMA", struct.pack(">I", 45455))
+    path = folder / "private.png"
+    Image.fromarray(noise(16, 16, 3)).save(path, pnginfo=text, exif=exif + b"SECRET", **options)
+    path.write_bytes(path.read_bytes() + b"SECRET")
+    return path
+
+
+def test_strip_keeps_a_file_only_without_its_private_chunks_and_bytes(run, report, tmp_path):
+    path = private(tmp_path)
+    assert report(path, "-k", 256, "-o", tmp_path / "kept.png")["kept"]
+    assert (tmp_path / "kept.png").read_bytes() == path.read_bytes()
+    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
+    data = (tmp_path / "bare.png").read_bytes()
+    assert found["kept"]
+    assert found["bytes_out"] == len(data)
+    assert (b"SECRET" in path.read_bytes(), b"SECRET" in data) == (True, False)
+    assert list(chunks(tmp_path / "bare.png")) == ["IHDR", "gAMA", "IDAT", "IEND"]
+    assert np.array_equal(rgba(tmp_path / "bare.png"), rgba(path))
+    assert "kept without its metadata" in run(path, "-k", 256, "-o", tmp_path / "c.png", "--strip")[1]
+
+
+def test_strip_keeps_the_frames_of_an_animation_without_its_private_chunks(report, tmp_path):
+    second = noise(16, 16, 3)
+    second[0, 0] = second[1, 1]
+    path = private(tmp_path, save_all=True, append_images=[Image.fromarray(second)])
+    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
+    assert found["kept"]
+    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
+    assert np.array_equal(*(read_animation(file).frames for file in (path, tmp_path / "bare.png")))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_strip_does_not_keep_a_file_that_only_its_exif_makes_upright(report, tmp_path, frames):
+    others = [Image.fromarray(noise(16, 16, 3, seed=seed)) for seed in range(1, frames)]
+    path = private(tmp_path, orientation=6, save_all=frames > 1, append_images=others)
+    assert not report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")["kept"]
+    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
+
+
+def test_strip_keeps_a_file_without_its_profile_only_if_that_is_srgb(report, tmp_path):
+    for profile, is_kept in ((color_profiles.SRGB, True), (color_profiles.SWAPPED, False)):
+        path = private(tmp_path, icc_profile=profile)
+        found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip", "--force")
+        assert found["kept"] == is_kept
+        assert not {"iCCP", "gAMA"} & set(chunks(tmp_path / "bare.png"))
+        expected = rgba(path) if is_kept else rgba(path)[..., [1, 0, 2, 3]]
+        assert abs(rgba(tmp_path / "bare.png").astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_strip_does_not_keep_another_format_than_png(report, tmp_path, suffix):
+    path = tmp_path / f"small{suffix}"
+    Image.fromarray(noise(2, 2)).save(path)
+    path.write_bytes(path.read_bytes() + b"SECRET")
+    assert not report(path, "-k", 4, "-o", tmp_path / f"bare{suffix}", "--strip")["kept"]
+    assert b"SECRET" not in (tmp_path / f"bare{suffix}").read_bytes()
+
+
 # Formats and metadata
 
 
@@ -286,6 +357,73 @@ def test_profile_resolution_exif_and_text_are_kept_and_stripped(report, crop, tm
         assert image.getexif().get(0x0112, 1) == 1
     report(tmp_path / "rich.png", "-k", 9, "-o", tmp_path / "bare.png", "--strip")
     assert set(chunks(tmp_path / "bare.png")) == {"IHDR", "PLTE", "IDAT", "IEND"}
+
+
+@pytest.fixture
+def linear(tmp_path):
+    """A PNG of 256 distinct colors in linear light, and these in sRGB."""
+    in_srgb = to_srgb(noise(16, 16, 3), Metadata(color_chunks=(color_profiles.LINEAR,)))
+    assert abs(in_srgb.astype(int) - noise(16, 16, 3)).mean() > 40
+    return color_profiles.save_linear(noise(16, 16, 3), tmp_path / "linear.png"), in_srgb
+
+
+@pytest.mark.parametrize("options", [[], ["--strip"]])
+def test_the_color_encoding_of_a_png_is_kept_in_a_png(report, linear, tmp_path, options):
+    report(linear[0], "-k", 256, "-o", tmp_path / "out.png", "--allow-larger", *options)
+    assert chunks(tmp_path / "out.png")["gAMA"] == struct.pack(">I", 100_000)
+    assert np.array_equal(rgba(tmp_path / "out.png"), rgba(linear[0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([], "out.gif"),
+        ([], "out.webp"),
+        (["--space", "oklab"], "out.png"),
+        (["--space", "linear"], "out.png"),
+    ],
+)
+def test_colors_become_srgb_where_their_encoding_cannot_be_kept(report, linear, tmp_path, options, name):
+    report(linear[0], "-k", 256, "-o", tmp_path / name, "--allow-larger", *options)
+    assert name != "out.png" or "gAMA" not in chunks(tmp_path / name)
+    assert np.array_equal(rgba(tmp_path / name)[..., :3], linear[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["-k", 2, "--fixed", "#ff0000"], [[255, 0, 0]]), (["--palette", "colors.png"], [[188, 188, 188]])],
+)
+def test_colors_meet_given_colors_in_srgb(report, tmp_path, monkeypatch, options, expected):
+    monkeypatch.chdir(tmp_path)
+    for name in ("colors.png", "in.png"):
+        color_profiles.save_linear(np.full((4, 4, 3), 128, np.uint8), name)
+    report("in.png", "-o", "out.png", *options)
+    assert "gAMA" not in chunks(Path("out.png"))
+    assert rgba(Path("out.png"))[0, 0, :3].tolist() == [188, 188, 188]
+    with Image.open("out.png") as image:
+        palette = [[188] * 3] if image.mode == "L" else np.reshape(image.getpalette(), (-1, 3)).tolist()
+    assert all(color in palette for color in expected)
+
+
+def test_images_of_unlike_encodings_share_a_palette_in_srgb(run, linear, tmp_path):
+    other = save(linear[1], tmp_path / "srgb.png")
+    assert run(linear[0], other, "-k", 256, "--shared-palette", "-d", tmp_path / "out")[0] == 0
+    for name in ("linear-256.png", "srgb-256.png"):
+        assert "gAMA" not in chunks(tmp_path / "out" / name)
+        assert np.array_equal(rgba(tmp_path / "out" / name)[..., :3], linear[1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_the_color_encoding_of_an_animation_is_kept_or_becomes_srgb(report, tmp_path, suffix):
+    first = np.full((4, 4, 3), 128, np.uint8)
+    others = [Image.fromarray(first // 2)]
+    info = PngImagePlugin.PngInfo()
+    info.add(*color_profiles.LINEAR)
+    Image.fromarray(first).save(tmp_path / "in.png", pnginfo=info, save_all=True, append_images=others)
+    report(tmp_path / "in.png", "-k", 4, "-o", tmp_path / f"out{suffix}", "--allow-larger")
+    found = read_source(tmp_path / f"out{suffix}")
+    assert found.metadata.color_chunks == ((color_profiles.LINEAR,) if suffix == ".png" else ())
+    assert found.pixels[:, 0, 0, 0].tolist() == ([128, 64] if suffix == ".png" else [188, 137])
 
 
 # Animations

@@ -28,8 +28,8 @@ def test_the_limit_of_pixels_is_for_the_sum_over_all_frames(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_frames_are_made_upright(tmp_path, suffix, orientation):
+@pytest.mark.parametrize("suffix", [".png", ".webp"])  # browsers ignore the EXIF of a WebP
+def test_frames_are_turned_by_the_exif_of_a_png_only(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     frames = moving_square()
@@ -42,7 +42,7 @@ def test_frames_are_made_upright(tmp_path, suffix, orientation):
         6: Image.Transpose.ROTATE_270,
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
+    }.get(orientation if suffix == ".png" else 1)
     expected = frames if transpose is None else [frame.transpose(transpose) for frame in frames]
     np.testing.assert_array_equal(read(path).frames, rgba_of(expected))
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from gpukmeans_cli.formats import metadata
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
+from gpukmeans_cli.formats.png_chunks import MAGIC, chunk, parse_chunks
 from gpukmeans_cli.formats.reading import read_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -78,6 +79,12 @@ def test_a_profile_of_another_color_space_is_dropped(tmp_path, mode, suffix, pro
     assert found == (profile if kept else None)
 
 
+@pytest.mark.parametrize("profile", [SRGB[:-1], SRGB[:140], SRGB[:20], SRGB[:140] + b"\xff" * 4 + SRGB[144:]])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_a_truncated_profile_is_left_out(tmp_path, suffix, profile):
+    assert saved(tmp_path / f"p{suffix}", icc_profile=profile).icc_profile is None
+
+
 def test_a_text_with_the_key_of_another_item_is_only_a_text(tmp_path):
     texts = PngImagePlugin.PngInfo()
     for name in ("icc_profile", "exif", "dpi", "xmp"):
@@ -123,6 +130,22 @@ def test_a_resolution_with_denominator_0_is_dropped():
     image = Image.new("RGB", (1, 1))
     image.info["dpi"] = (TiffImagePlugin.IFDRational(72, 0),) * 2
     assert read_metadata(image).dpi is None
+
+
+@pytest.mark.parametrize("aspect", [(2, 1), (1, 1), (0, 1)])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_aspect_of_pixels_is_kept_where_they_are_not_square(tmp_path, aspect, orientation, suffix):
+    path = tmp_path / f"p{suffix}"
+    Image.new("RGB", (6, 4)).save(path, exif=exif_of(orientation=orientation), dpi=aspect if suffix == ".jpg" else None)
+    data = path.read_bytes().replace(b"JFIF\0\1\1\1", b"JFIF\0\1\1\0")  # no unit
+    if suffix == ".png":
+        header, *others = (chunk(*part) for part in parse_chunks(data))
+        data = b"".join([MAGIC, header, chunk(b"pHYs", struct.pack(">IIB", *aspect, 0)), *others])
+    path.write_bytes(data)
+    expected = None if aspect != (2, 1) else (2, 1) if orientation == 1 else (1, 2)
+    found = read_image(path).metadata
+    assert (found.pixel_aspect, found.dpi) == (expected, None)
 
 
 # EXIF
@@ -197,7 +220,7 @@ def test_xmp_of_a_png_is_kept_and_is_not_a_text(tmp_path):
     found = saved(tmp_path / "p.png", pnginfo=texts)
     assert found.xmp == UPRIGHT_XMP
     assert found.text == {}
-    assert read_image(tmp_path / "p.png").pixels.shape == (6, 4, 3)  # rotated by its orientation
+    assert read_image(tmp_path / "p.png").pixels.shape == (4, 6, 3)  # not turned by its orientation
 
 
 # Texts

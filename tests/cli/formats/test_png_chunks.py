@@ -11,6 +11,7 @@ from gpukmeans_cli.formats.png_chunks import (
     parse_chunks,
     png_file,
     scanlines,
+    without_metadata,
 )
 
 
@@ -44,3 +45,16 @@ def test_samples_are_packed_from_the_highest_bits():
 
 def test_empty_metadata_has_no_chunk():
     assert [*metadata_before_plte(Metadata()), *metadata_before_idat(Metadata())] == []
+
+
+def test_a_broken_file_and_frames_of_a_still_image_cannot_be_stripped():
+    pixels, frame = chunk(b"IDAT", b"data"), chunk(b"fdAT", b"hidden")
+    assert without_metadata(png_file(pixels, chunk(b"tIME", b"now")) + b"more", [], animated=False) == png_file(pixels)
+    assert without_metadata(png_file(pixels, frame), [], animated=True) == png_file(pixels, frame)
+    assert without_metadata(png_file(pixels, frame), [], animated=False) is None
+    assert without_metadata(png_file(pixels)[:-1], [], animated=False) is None
+
+
+def test_only_color_chunks_of_the_given_kinds_are_not_stripped():
+    gamma, profile = chunk(b"gAMA", bytes(4)), chunk(b"iCCP", b"name")
+    assert without_metadata(png_file(gamma, profile), [b"gAMA"], animated=False) == png_file(gamma)

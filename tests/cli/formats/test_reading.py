@@ -413,7 +413,7 @@ def oriented(orientation: int) -> Image.Exif:
     return exif
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_an_image_is_made_upright_by_its_orientation(tmp_path, orientation, suffix):
     path = tmp_path / f"turned{suffix}"
@@ -459,13 +459,25 @@ def exif_entries(*entries: tuple[int, int, int, int]) -> bytes:
     [
         exif_entries((0x0112, 3, 1, 6), (0x0100, 9, 1, 0xFFFFFFFF)),  # a negative width
         exif_entries((0x0112, 3, 1, 6), (0x010F, 11, 1, 1)),  # a float for the maker's name
-        exif_entries((0x0112, 3, 2, 6)),  # two orientations, which is a warning of Pillow
     ],
 )
 def test_exif_that_pillow_cannot_write_is_no_error(tmp_path, exif):
     path = tmp_path / "odd.jpg"
     Image.new("RGB", (8, 4)).save(path, exif=exif)
     assert read_image(path).pixels.shape == (8, 4, 3)
+
+
+@pytest.mark.parametrize("entry", [(0x0112, 3, 2, 6), (0x0112, 4, 1, 6), (0x0112, 1, 1, 6), (0x0112, 3, 1, 9)])
+def test_an_orientation_that_is_not_one_short_of_1_to_8_is_ignored(tmp_path, entry):
+    Image.new("RGB", (8, 4)).save(tmp_path / "odd.jpg", exif=exif_entries(entry))
+    assert read_image(tmp_path / "odd.jpg").pixels.shape == (4, 8, 3)
+
+
+def test_the_orientation_in_the_xmp_of_a_tiff_is_ignored(tmp_path):
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    for tags, shape in (({700: xmp}, (4, 8, 3)), ({700: xmp, 274: 6}, (8, 4, 3))):
+        Image.new("RGB", (8, 4)).save(tmp_path / "p.tif", tiffinfo=tags)
+        assert read_image(tmp_path / "p.tif").pixels.shape == shape
 
 
 def test_with_unreadable_exif_the_pixels_are_as_stored(tmp_path):

@@ -435,6 +435,19 @@ def test_a_text_with_a_keyword_that_png_cannot_store_is_left_out(keyword):
     assert reopened(".png", text={keyword: "text", "Title": "kept"}).text == {"Title": "kept"}
 
 
+def test_blanks_that_png_does_not_allow_in_a_keyword_are_removed():
+    text = {" Title": "a", "Author  of ": "b", " XML:com.adobe.xmp ": "c", "  ": "d"}
+    assert reopened(".png", text=text, xmp=XMP).text == {
+        "Title": "a",
+        "Author of": "b",
+        "XML:com.adobe.xmp": XMP.decode(),
+    }
+
+
+def test_pixels_that_are_not_square_are_kept_by_png():
+    assert reopened(".png", pixel_aspect=(2, 1)).info["aspect"] == (2, 1)
+
+
 def test_xmp_among_the_texts_is_not_stored_twice():
     assert reopened(".png", xmp=XMP, text={"XML:com.adobe.xmp": "old"}).info["xmp"] == XMP
 

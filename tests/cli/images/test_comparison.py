@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.color_profiles import save_linear
 from helpers.image_files import noise, save
 from PIL import Image
 
@@ -41,6 +42,15 @@ def test_the_numbers_are_those_of_the_pixels_and_the_files(tmp_path):
     assert (found.a, found.b, found.width, found.height, found.output) == (str(a), str(b), 8, 9, None)
     assert (found.bytes_a, found.bytes_b) == (a.stat().st_size, b.stat().st_size)
     assert set(tmp_path.iterdir()) == {a, b}
+
+
+def test_images_are_compared_as_they_are_shown(tmp_path):
+    linear = save_linear(np.full((4, 5, 3), 128, np.uint8), tmp_path / "linear.png")
+    srgb = save(np.full((4, 5, 3), 188, np.uint8), tmp_path / "srgb.png")
+    assert compare_files(linear, srgb, tmp_path / "sheet.png", force=False, max_pixels=None).psnr is None
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        counts = {color: count for count, color in sheet.convert("RGB").getcolors(1 << 16)}
+    assert counts[188, 188, 188] >= 2 * 20
 
 
 def test_the_sheet_is_overwritten_only_with_force(tmp_path):

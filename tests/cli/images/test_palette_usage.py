@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.color_profiles import save_linear
 from PIL import Image
 
 from gpukmeans.images.histogram import unique_colors
@@ -39,6 +40,11 @@ def test_colors_are_sorted_by_count_and_ties_by_color():
     assert usage.colors.tolist() == [[1, 0, 0], [9, 9, 9], [2, 0, 0], [3, 0, 0]]
     assert usage.counts.tolist() == [2, 2, 1, 1]
     assert usage.fractions == [2 / 6, 2 / 6, 1 / 6, 1 / 6]
+
+
+def test_colors_are_those_that_are_shown(tmp_path):
+    path = save_linear(np.full((4, 5, 3), 128, np.uint8), tmp_path / "linear.png")
+    assert find_palette_usage(count_image(path, CPU)[0], 2).colors.tolist() == [[188, 188, 188]]
 
 
 def test_grey_becomes_rgb_and_alpha_is_kept():

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.color_profiles import save_linear
 from helpers.image_files import noise, save
 from PIL import Image
 
@@ -45,6 +46,18 @@ def test_the_palette_has_the_used_colors_most_used_first(tmp_path):
     shown = {tuple(color): count for color, count in zip(variant.colors.tolist(), variant.counts.tolist(), strict=True)}
     assert shown == {tuple(color): count for color, count in zip(used.tolist(), counts.tolist(), strict=True)}
     assert sum(variant.fractions) == pytest.approx(1)
+
+
+def test_swatches_have_the_colors_that_are_shown_and_files_their_encoding(tmp_path):
+    photo = save_linear(np.full((4, 5, 3), 128, np.uint8), tmp_path / "photo.png")
+    for settings, level in ((SETTINGS, 128), (replace(SETTINGS, space="oklab"), 188)):
+        data = build_report_data(photo, [1], settings)
+        shown = data.cloud.colors, data.variants[0].colors, data.variants[0].center_colors
+        assert [colors.tolist() for colors in shown] == 3 * [[[188, 188, 188]]]
+        assert data.original == photo.read_bytes()
+        image, pixels = decode(data.variants[0].data)
+        assert pixels[0, 0, 0] == level
+        assert ("gamma" in image.info) == (level == 128)
 
 
 def test_inertia_falls_to_the_error_of_the_palette(tmp_path, china):
