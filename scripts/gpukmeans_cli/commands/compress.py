@@ -1,6 +1,7 @@
 """`gpukmeans compress`: write each input image with a palette, and print a report of each."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
@@ -11,6 +12,9 @@ from gpukmeans_cli.system.rank_env import device_name
 from gpukmeans_cli.system.rank_store import raise_on_all_ranks, rank_store
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def compress(
@@ -68,6 +72,8 @@ def compress(
     with rank_store(env) as ranks:
         with raise_on_all_ranks(ranks):
             given_colors = validation.load_colors(fixed, palette, max_fixed=n_colors if target_quality is None else 256)
+            if env.is_main and not quiet and _has_only_translucent_colors(given_colors.get("palette")):
+                warn(f"--palette {palette} has no opaque color, so opaque pixels become translucent")
             todo: list[Job] = []
             if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
                 name = str(n_colors) if has_k else "palette"
@@ -117,3 +123,7 @@ def compress(
             todo, settings, reporter, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
         )
         return 0 if done else 1
+
+
+def _has_only_translucent_colors(colors: "np.ndarray | None") -> bool:
+    return colors is not None and colors.shape[1] == 4 and colors[:, 3].max() < 255
