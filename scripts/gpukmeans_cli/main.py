@@ -1,6 +1,8 @@
 """The command `gpukmeans` and its subcommands. Help, version and argument errors do not import torch."""
 
 import contextlib
+import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from gpukmeans_cli.terminal.messages import warn
 app = typer.Typer(
     help="K-means on a GPU or CPU: compress images to few colors, or cluster the rows of files.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for _subcommand in (compress, demo, palette, compare, report, cluster):
@@ -48,7 +51,8 @@ def _version() -> str:
 @app.callback()
 def _gpukmeans(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -71,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except typer.TyperException as error:
         # One line instead of usage and a box, so that scripts can log it.
         if message := error.format_message():  # empty after help was printed
-            warn_once(re.sub(r"\s*\n\s*", " ", message))
+            warn_once(_with_advice(re.sub(r"\s*\n\s*", " ", message)))
         sys.exit(2)
     except RankError as error:
         warn(str(error))
@@ -79,9 +83,22 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         # Errors of files have been handled; this one is of stdout, such as a full disk.
         sys.stdout = None  # else Python would write the rest at exit and print a traceback
-        warn(f"cannot continue ({error.strerror}); if standard output is full, redirect it")
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; if standard output is on the full disk, redirect it" if is_full else ""
+        warn(f"cannot continue ({error.strerror or error}){advice}")
         sys.exit(1)
     sys.exit(code)
+
+
+def _with_advice(message: str) -> str:
+    """An error of the parser, with what is written instead where that is known."""
+    message = message.replace("Value error, ", "")  # of pydantic, in typer 0.29
+    command = re.fullmatch(r"No such command '(.*)'\.", message)
+    if command and (os.path.splitext(command[1])[1] or os.path.lexists(command[1])):
+        return f"{message} To compress an image, run gpukmeans compress {command[1]}"
+    if message.startswith("No such option: --quality"):
+        return "No such option: --quality. Use --min-psnr, a quality in dB, such as --min-psnr 35"
+    return message
 
 
 def run(args: Sequence[str] | None = None) -> None:

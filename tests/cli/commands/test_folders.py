@@ -344,7 +344,7 @@ def test_unreadable_images_with_a_shared_palette_give_one_line_for_all_ranks(ran
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (["tree", "-r", "-k", "0"], "'--colors': 0 is not in the range"),
+        (["tree", "-r", "-k", "0"], "'--colors': must be an integer from 1 to 256, got '0'"),
         (["tree", "-r", "--tol", "nan"], "--tol must be a number"),
         (["tree/sub", "tree/a.PNG", "-r", "-d", "out"], "2 inputs would write"),
         (["tree", "-r", "--palette", "missing.hex"], "missing.hex"),
