@@ -118,7 +118,9 @@ def compress(
                     warn(str(error))
                 return 1
         to_stdout = any(job.output == STDIO for job in todo)
-        reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, text_to_stderr=to_stdout)
+        reporter = Reporter(
+            as_json=as_json, quiet=quiet, verbose=verbose, text_to_stderr=to_stdout, max_bytes=max_bytes is not None
+        )
         done = compress_all(
             todo, settings, reporter, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
         )

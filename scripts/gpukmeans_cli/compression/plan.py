@@ -150,8 +150,10 @@ def _check_conflicts(jobs: Sequence[Job]) -> None:
         return
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
-        job = next(job for job, path in zip(jobs, outputs, strict=True) if path == output)
-        raise PlanError(f"{count} inputs would write {job.output}; compress them one by one with --output")
+        same = [job for job, path in zip(jobs, outputs, strict=True) if path == output]
+        others = f" and {count - 2} more" if count > 2 else ""
+        names = f"{same[0].source} and {same[1].source}{others}"
+        raise PlanError(f"{count} inputs would write {same[0].output}: {names}; compress them one by one with --output")
     sources = {os.path.realpath(job.source) for job in jobs}
     if len(jobs) > 1 and (both := [job.output for job, path in zip(jobs, outputs, strict=True) if path in sources]):
         raise PlanError(f"{both[0]} is both an input and an output; compress them one by one")

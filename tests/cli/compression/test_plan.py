@@ -184,8 +184,14 @@ def test_two_inputs_with_one_output_are_an_error(tree, tmp_path):
     (tree / "a.jpg").touch()
     with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png"):
         plan([tree], name="4", recursive=True)
-    with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png"):
+    with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png: .*sub/a\.png and .*/a\.PNG; "):
         plan([tree / "sub" / "a.png", tree / "a.PNG"], name="4", folder=tmp_path / "out")
+
+
+def test_of_many_inputs_with_one_output_two_are_named(tmp_path):
+    inputs = [tmp_path / f"a.{suffix}" for suffix in ("png", "jpg", "gif", "bmp")]
+    with pytest.raises(PlanError, match=r"4 inputs would write .*a-4\.png: .*a\.png and .*a\.jpg and 2 more; "):
+        plan(inputs, name="4")
 
 
 def test_inputs_with_problems_may_have_one_output(tree, tmp_path):
