@@ -140,12 +140,16 @@ Output = Annotated[
         "-o",
         "--output",
         help="Output file of a single input: .png, .gif or .webp, or - for standard output. Default: <stem>-<K>.png "
-        "beside the input, or <stem>-palette.png without K.",
+        "beside the input, or <stem>-palette.png without K; .gif for an animated GIF.",
     ),
 ]
 OutputFolder = Annotated[
     Path | None,
     _output("-d", "--output-folder", help="Output folder, created if missing. Subfolders of input folders are kept."),
+]
+InPlace = Annotated[
+    bool,
+    _output("--in-place", help="Replace the inputs, PNG and GIF files. Without a way back, unless you have copies."),
 ]
 AllowLarger = Annotated[
     bool,

@@ -161,7 +161,7 @@ def test_no_arguments_print_the_help(run):
         (
             "Output",
             {
-                *("--output", "--output-folder", "--force", "--allow-larger", "--optimize", "--strip"),
+                *("--output", "--output-folder", "--force", "--in-place", "--allow-larger", "--optimize", "--strip"),
                 "--max-pixels",
             },
         ),
@@ -217,6 +217,7 @@ def test_an_unexpected_exception_is_not_caught(monkeypatch, tmp_path):
         raise ZeroDivisionError
 
     monkeypatch.setattr("gpukmeans_cli.compression.batch.compress_image", fail)
+    (tmp_path / "a.png").touch()
     with pytest.raises(ZeroDivisionError):
         main(["compress", str(tmp_path / "a.png")])
 

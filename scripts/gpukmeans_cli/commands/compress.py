@@ -35,6 +35,7 @@ def compress(
     dry_run: options.DryRun = False,
     output: options.Output = None,
     output_folder: options.OutputFolder = None,
+    in_place: options.InPlace = False,
     force: options.Force = False,
     allow_larger: options.AllowLarger = False,
     optimize: options.Optimize = False,
@@ -63,8 +64,8 @@ def compress(
     target_quality = validation.parse_target(min_psnr, max_bytes)
     n_colors = colors or 20
     has_k = target_quality is None and palette is None
-    validation.check_exclusive({"--output": output, "--output-folder": output_folder})
-    validation.check_exclusive({"--skip-existing": skip_existing, "--force": force})
+    validation.check_exclusive({"--in-place": in_place, "--output": output, "--output-folder": output_folder})
+    validation.check_exclusive({"--in-place": in_place, "--skip-existing": skip_existing, "--force": force})
     validation.check_tol(tol)
     validation.check_device_name(device)
     env = validation.find_rank_env(*inputs, output)
@@ -77,7 +78,9 @@ def compress(
             todo: list[Job] = []
             if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
                 name = str(n_colors) if has_k else "palette"
-                todo = validation.plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+                todo = validation.plan_jobs(
+                    inputs, name=name, output=output, folder=output_folder, recursive=recursive, in_place=in_place
+                )
             validation.check_standard_streams(todo, as_json, read_twice=shared_palette)
             import_torch()  # only now: it takes longer than most images
             torch_device = validation.find_device(device_name(device, env))
@@ -99,7 +102,7 @@ def compress(
             space=space,
             dither=dither,
             dither_strength=strength,
-            force=force,
+            force=force or in_place,
             strip=strip,
             optimize=optimize,
             allow_larger=allow_larger,
@@ -111,8 +114,9 @@ def compress(
             **given_colors,
         )
         if shared_palette:
+            images = [job for job in todo if not job.is_earlier_output]
             try:
-                settings = replace(settings, palette=find_shared_palette(todo, settings, ranks))
+                settings = replace(settings, palette=find_shared_palette(images, settings, ranks))
             except ImageError as error:
                 if env.is_main:
                     warn(str(error))

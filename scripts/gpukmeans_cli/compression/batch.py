@@ -26,7 +26,7 @@ class _Skipped:
     """A file that was not compressed, without an error."""
 
     output_exists: bool
-    """Whether its output exists. If not, the file was not started, since another one failed."""
+    """Whether its output exists, or it is an output itself. If not, it was not started, since another one failed."""
 
 
 _JobResult = CompressionResult | ImageError | _Skipped
@@ -103,6 +103,8 @@ def compress_all(
 def _run(job: Job, settings: Settings, skip_existing: bool) -> _JobResult:
     if job.problem is not None:
         return ImageError(job.problem)
+    if job.is_earlier_output:
+        return _Skipped(output_exists=True)
     try:
         check_exists(job.source)
     except ImageError as error:

@@ -43,10 +43,11 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 
     def skipped(self, job: Job) -> None:
-        """Report a file that was skipped, since its output exists."""
+        """Report a file that was skipped, since its output exists, or it is the output of an earlier run."""
         if self.verbose and not self.quiet:
-            warn(f"{job.source}: skipped, {job.output} exists")
-        if self.as_json:
+            reason = "the output of an earlier run" if job.is_earlier_output else f"{job.output} exists"
+            warn(f"{job.source}: skipped, {reason}")
+        if self.as_json and not job.is_earlier_output:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:

@@ -105,7 +105,7 @@ def test_without_an_output_folder_outputs_are_beside_inputs_and_no_inputs_of_a_s
     assert names(tree) == before | set(OUTPUTS.values())
     code, out, err = command("compress", tree, "-r", "-k", 4, "--skip-existing")
     assert (code, out) == (0, "")
-    assert_one_line(err, "0 of 4 files done, 4 skipped, ")
+    assert_one_line(err, "0 of 8 files done, 8 skipped, ")
 
 
 def test_skip_existing_skips_and_keeps_existing_outputs(command, tree, cwd):
