@@ -110,11 +110,14 @@ MaxBytes = Annotated[
     _color(metavar="SIZE", help="Instead of K: use the most colors that fit into a file of this size, such as 40k."),
 ]
 Fixed = Annotated[
-    str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,#fff'.")
+    str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,white'.")
 ]
 PaletteFile = Annotated[
     Path | None,
-    _color(metavar="FILE", help="Map to the colors in this file instead: an image, a GIMP palette or a list in hex."),
+    _color(
+        metavar="FILE",
+        help="Map to the colors in this file instead: an image, a .gpl, .pal or .act palette, or a list in hex.",
+    ),
 ]
 SharedPalette = Annotated[bool, _color("--shared-palette", help="Use one palette for all inputs.")]
 Recursive = Annotated[bool, _file("-r", "--recursive", help="Search folders for images, at any depth.")]
