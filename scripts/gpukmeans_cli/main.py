@@ -48,8 +48,19 @@ def _version() -> str:
         return __version__
 
 
-@app.callback()
+def _print_help(context: typer.Context, requested: bool) -> None:
+    if requested:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+# The help option of typer 0.29 would import pydantic for the help of a subcommand.
+@app.callback(add_help_option=False)
 def _gpukmeans(
+    help: Annotated[
+        bool,
+        typer.Option("-h", "--help", callback=_print_help, is_eager=True, help="Show this message and exit."),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
@@ -58,12 +69,18 @@ def _gpukmeans(
     pass
 
 
-def _command() -> Any:
-    """The parser of the app. Its help omits typer's options for shell completion, which still work."""
+def _command(args: Sequence[str]) -> Any:
+    """The parser of the app, without typer's options for shell completion unless one is given.
+
+    They are not shown in the help, and would make typer 0.29 import pydantic for that of a subcommand.
+    """
     command = typer.main.get_command(app)
-    for option in command.params:
-        if option.name in ("install_completion", "show_completion"):
-            option.hidden = True  # pyright: ignore[reportAttributeAccessIssue] # these two are options
+    given = {arg.lstrip("-").partition("=")[0].replace("-", "_") for arg in args}
+    command.params = [
+        option
+        for option in command.params
+        if option.name not in ("install_completion", "show_completion") or option.name in given
+    ]
     return command
 
 
@@ -71,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with 0 (success), 1 (a file failed), 2 (wrong arguments) or 130 (interrupted)."""
     try:
         # Not the module's name, which `python -m` would give and shells cannot complete.
-        code = _command()(args, prog_name="gpukmeans", standalone_mode=False)
+        code = _command(sys.argv[1:] if args is None else args)(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
         # One line instead of usage and a box, so that scripts can log it.
         if message := error.format_message():  # empty after help was printed

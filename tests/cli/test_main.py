@@ -72,12 +72,28 @@ for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help
     try:
         main(args)
     except SystemExit as exit:
-        slow = sorted({"torch", "numpy", "PIL", "pydantic"} & sys.modules.keys())
+        slow = sorted({"torch", "numpy", "PIL"} & sys.modules.keys())
         print(exit.code, *slow, file=sys.stderr)
 """
     answer = start(sys.executable, "-c", code, stdout=subprocess.DEVNULL, cwd=tmp_path)
     assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 10
     assert answer.returncode == 0
+
+
+def test_help_loads_neither_torch_nor_pydantic(tmp_path):
+    # Nor does that of a command. Only a new interpreter has not imported them yet.
+    code = """
+import sys
+from gpukmeans_cli.main import main
+for command in ([], *([name] for name in sys.argv[1:])):
+    try:
+        main([*command, "--help"])
+    except SystemExit as exit:
+        print("code", exit.code, *sorted({"torch", "pydantic"} & sys.modules.keys()), file=sys.stderr)
+"""
+    names = ["compress", "demo", "palette", "compare", "report", "cluster"]
+    answer = start(sys.executable, "-c", code, *names, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    assert answer.stderr.splitlines() == ["code 0"] * 7
 
 
 def test_help_names_all_commands(run):
