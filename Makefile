@@ -4,6 +4,24 @@ COLORS ?= 20
 
 BIN := .venv/bin
 HAS_BROWSER := command -v chromium >/dev/null && command -v chromedriver >/dev/null
+
+# Prints the folder of packages with the torch of $(PYTHON), unless it is too old or in .venv. Does not import it.
+define FIND_TORCH
+import re
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+spec = find_spec("torch")
+least = re.search(r'"torch>=([0-9.]+)"', Path("pyproject.toml").read_text())[1]
+numbers = lambda text: [int(number) for number in re.findall("[0-9]+", text)[:2]]
+if spec is not None and spec.origin is not None and numbers(version("torch")) >= numbers(least):
+    packages = Path(spec.origin).resolve().parents[1]
+    if not packages.is_relative_to(Path(".venv").resolve()):
+        print(packages)
+endef
+export FIND_TORCH
+
 # Tests of all layers that take under a minute together on two cores.
 QUICK := $(addprefix tests/, \
 	test_architecture.py test_checkpoints.py test_distance.py test_fixed_point.py test_lloyd.py \
@@ -15,25 +33,39 @@ QUICK := $(addprefix tests/, \
 
 .PHONY: demo test quick browser picture report clean
 
-# Everything below runs in .venv, made once and again when what it is made from changes.
-.venv/installed: pyproject.toml constraints.txt
+# Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
+# command needs, .venv/installed what the tests need too.
+.venv/running: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@packages=$$($(PYTHON) -c "$$FIND_TORCH") && \
+	if [ -n "$$packages" ]; then \
+		echo "using the torch in $$packages"; \
+		echo "$$packages" >"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"; \
+		sed '/^torch==/d' constraints.txt >.venv/constraints.txt; \
+	else \
+		echo 'installing into .venv, which takes minutes: torch is hundreds of megabytes'; \
+		cp constraints.txt .venv/constraints.txt; \
+	fi
+	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable .
 	touch $@
 
-demo: .venv/installed
+.venv/installed: .venv/running
+	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/running
 	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),"$$IMAGE")
 
 # Without Chromium the tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
 test: .venv/installed
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/basedpyright
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m basedpyright
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 	$(BIN)/python -m pytest -q -n 2
 
 quick: .venv/installed
-	$(BIN)/ruff check .
+	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest -q -n 2 $(QUICK)
 
 # Installs Chromium from Debian where it is missing, which needs root.

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.assignment import assign
-from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image, unique_colors
+from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
 from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks
 
@@ -48,8 +47,8 @@ def dither(
     "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index on ties. For the
     other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without dithering if
     its color is within one level of it in each channel, so areas of palette colors stay free of noise. So does a fully
-    transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). The `strength` goes from 0, no
-    dithering, to 1. Every device returns the same indices.
+    transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). An opaque pixel takes an opaque
+    color if the palette has one. The `strength` goes from 0, no dithering, to 1. Every device returns the same indices.
 
     Raises TypeError or ValueError for other input.
     """
@@ -81,17 +80,18 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
       outside the range of the palette leave no trail. On photos this gave the least visible error (FLIP).
     * The target color, that of the image plus errors, is clamped to the range of the colors of image and palette.
     * Pixels that are not dithered (`_dithered_pixels`) neither receive nor pass on errors.
-    * Opaque pixels keep an opaque target, and no target has a color above its alpha.
+    * Opaque pixels keep an opaque target and take an opaque color; no target has a color above its alpha.
 
     The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
     nearest, farther by less than a cell. The error is that of the color chosen, so later pixels compensate for it too.
     """
     target, colors = _levels(image), _levels(palette)
     dithered = _dithered_pixels(image, target, colors, nearest)
-    inverse = _InversePalette(target, colors)
+    inverse = _InversePalette(target, colors, is_opaque(palette))
     planes = [*(target - inverse.lowest).movedim(2, 0), strength * dithered]
     if _has_alpha(image):
-        planes.append(torch.where(image[..., -1] == 255, 255 * _LEVEL, 0))
+        opaque = is_opaque(image)
+        planes += [torch.where(opaque, least, 0) for least in (255 * _LEVEL, inverse.opaque_layer)]
     # One more column at the right, of strength 0, absorbs the errors that leave the image.
     planes = torch.nn.functional.pad(torch.stack([plane.short() for plane in planes]), (0, 1))
     indices = _diffuse(planes, colors - inverse.lowest, inverse, _channel_spacing(colors))
@@ -102,9 +102,9 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
 def _diffuse(planes: Tensor, colors: Tensor, inverse: "_InversePalette", limit: int) -> Tensor:
     """Indices (H, W) by error diffusion in waves. Pixel (y, x) is in wave x + 2y and depends only on earlier waves.
 
-    The planes (C + 1, H, W + 1), int16, are the channels of the image and the strength in 256ths; with alpha one more,
-    the minimum of the target alpha. Pixel (y, x) has offset y·(W + 1) + x in a plane, so wave t is the strided view of
-    t + y·(W - 1).
+    The planes (C + 1, H, W + 1), int16, are the channels of the image and the strength in 256ths; with alpha two more,
+    the minima of the target alpha and of its cell. Pixel (y, x) has offset y·(W + 1) + x in a plane, so wave t is the
+    strided view of t + y·(W - 1).
 
     Errors are stored per image row, with one row of zeros above the first. In wave t a row receives the errors of wave
     t - 1 (from its left, and from above right), t - 2 (from above) and t - 3 (from above left).
@@ -135,11 +135,13 @@ def _diffuse(planes: Tensor, colors: Tensor, inverse: "_InversePalette", limit: 
         received.bitwise_right_shift_(to_sixteenths)
         target = pixels.narrow(0, 0, channels)
         torch.clamp(target.add_(received), inverse.zero, inverse.span, out=target)
+        least_cell = None
         if n_planes > channels + 1:
             color, alpha = target[:-1], target[-1]
-            torch.maximum(alpha, pixels[-1], out=alpha)
+            least_alpha, least_cell = pixels[channels + 1 :]
+            torch.maximum(alpha, least_alpha, out=alpha)
             torch.minimum(color, alpha, out=color)
-        chosen = inverse(target, received)
+        chosen = inverse(target, received, least_cell)
         error = error.narrow(1, top + 1, n)
         torch.sub(target, palette.index_select(1, chosen), out=error)
         # Twice the error passed on: half of what exceeds the limit is dropped.
@@ -154,9 +156,11 @@ class _InversePalette:
     Image (H, W, C) and palette (K, C) are in sixteenths of a level. Cells are cubes whose side is the smallest power of
     two that makes no more than `_MAX_CELLS` of them. For grey the side is 1, so the table is exact, except for the
     smallest images.
+
+    With alpha, one more layer of cells, above the highest alpha, holds the nearest opaque color for opaque pixels.
     """
 
-    def __init__(self, image: Tensor, palette: Tensor) -> None:
+    def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
         colors = torch.cat([image.flatten(0, 1), palette])
         lowest, highest = torch.aminmax(colors, dim=0)
         if palette.shape[1] in (2, 4):
@@ -174,12 +178,24 @@ class _InversePalette:
         self._shift = torch.tensor(shift, dtype=torch.int32, device=palette.device)
         self._sizes = [(span >> shift) + 1 for span in spans]
         axes = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
+        self.opaque_layer = self._sizes[-1]
+        """The alpha cell of opaque pixels."""
+        if palette.shape[1] in (2, 4):
+            axes[-1] = torch.cat([axes[-1], axes[-1][-1:]])
+            self._sizes[-1] += 1
         centers = torch.cartesian_prod(*axes).view(-1, len(axes)) + lowest
-        self._nearest = assign(_points(centers), _points(palette)).labels.int()
+        rows = torch.arange(len(centers), device=palette.device) % self._sizes[-1]
+        labels = assign_within_opaque(_points(centers), rows == self.opaque_layer, _points(palette), opaque).labels
+        self._nearest = labels.int()
 
-    def __call__(self, target: Tensor, workspace: Tensor) -> Tensor:
-        """Indices (N,), int32, for target colors (C, N), int32, from `zero` to `span`. Overwrites the workspace."""
+    def __call__(self, target: Tensor, workspace: Tensor, least_cell: Tensor | None) -> Tensor:
+        """Indices (N,), int32, for target colors (C, N), int32, from `zero` to `span`. Overwrites the workspace.
+
+        `least_cell` (N,) is the minimum of the alpha cells, `opaque_layer` for opaque pixels.
+        """
         cells = torch.bitwise_right_shift(target, self._shift, out=workspace)
+        if least_cell is not None:
+            torch.maximum(cells[-1], least_cell, out=cells[-1])
         cell = cells[0]
         for axis, size in zip(cells[1:], self._sizes[1:], strict=True):
             cell = torch.add(axis, cell, alpha=size, out=axis)
@@ -201,7 +217,8 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
 
     The offset is equal in all channels; with alpha, that of color is multiplied by alpha. Over the threshold matrix
     offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the strength. Only some
-    pixels are dithered (`_dithered_pixels`). Opaque pixels stay opaque, and no target has a color above its alpha.
+    pixels are dithered (`_dithered_pixels`). Opaque pixels keep an opaque target and take an opaque color; no target
+    has a color above its alpha.
     """
     height, width = nearest.shape
     target, colors = _levels(image), _levels(palette)
@@ -220,7 +237,11 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
     else:
         target = (target + offsets).clamp_(0, 255 * _LEVEL)
     target, centers = target.flatten(0, 1), _points(colors)
-    chosen = [assign(_points(target[block]), centers).labels.to(torch.uint8) for block in blocks(len(target), _BLOCK)]
+    opaque, opaque_centers = is_opaque(image).flatten(), is_opaque(palette)
+    chosen = [
+        assign_within_opaque(_points(target[block]), opaque[block], centers, opaque_centers).labels.to(torch.uint8)
+        for block in blocks(len(target), _BLOCK)
+    ]
     return torch.where(dithered, torch.cat(chosen).view(height, width), nearest)
 
 
@@ -305,7 +326,7 @@ DITHERINGS: dict[str, Dithering] = {
 def _nearest(image: Tensor, palette: Tensor) -> Tensor:
     """Indices (H, W), uint8, of the palette colors nearest to the pixels."""
     histogram = unique_colors(image)
-    labels = assign(SRGB.encode(histogram.colors), SRGB.encode(palette)).labels
+    labels = nearest_colors(histogram.colors, palette).labels
     return histogram.map_values(labels.to(torch.uint8), image)
 
 

@@ -107,7 +107,8 @@ def apply_palette(
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
-    Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index on ties.
+    Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index on ties. With every
+    dithering, opaque pixels take opaque colors if the palette has any.
 
     Raises TypeError or ValueError for other input.
 

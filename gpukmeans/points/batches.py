@@ -153,7 +153,7 @@ def _n_rows(table: Any) -> int:
 def _slice_of(table: Any, start: int, stop: int) -> Any:
     try:
         return table[start:stop]
-    except Exception as error:  # of the code of the table, which may take single rows only
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a table that takes single rows only
         name = type(table).__name__
         raise TypeError(f"{name} has no slices ({error}): pass a DataLoader of it") from error
 

@@ -1,6 +1,8 @@
 """The command `gpukmeans` and its subcommands. Help, version and argument errors do not import torch."""
 
 import contextlib
+import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from gpukmeans_cli.terminal.messages import warn
 app = typer.Typer(
     help="K-means on a GPU or CPU: compress images to few colors, or cluster the rows of files.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 for _subcommand in (compress, demo, palette, compare, report, cluster):
@@ -45,21 +48,39 @@ def _version() -> str:
         return __version__
 
 
-@app.callback()
+def _print_help(context: typer.Context, requested: bool) -> None:
+    if requested:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+# The help option of typer 0.29 would import pydantic for the help of a subcommand.
+@app.callback(add_help_option=False)
 def _gpukmeans(
+    help: Annotated[
+        bool,
+        typer.Option("-h", "--help", callback=_print_help, is_eager=True, help="Show this message and exit."),
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
-def _command() -> Any:
-    """The parser of the app. Its help omits typer's options for shell completion, which still work."""
+def _command(args: Sequence[str]) -> Any:
+    """The parser of the app, without typer's options for shell completion unless one is given.
+
+    They are not shown in the help, and would make typer 0.29 import pydantic for that of a subcommand.
+    """
     command = typer.main.get_command(app)
-    for option in command.params:
-        if option.name in ("install_completion", "show_completion"):
-            option.hidden = True  # pyright: ignore[reportAttributeAccessIssue] # these two are options
+    given = {arg.lstrip("-").partition("=")[0].replace("-", "_") for arg in args}
+    command.params = [
+        option
+        for option in command.params
+        if option.name not in ("install_completion", "show_completion") or option.name in given
+    ]
     return command
 
 
@@ -67,11 +88,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with 0 (success), 1 (a file failed), 2 (wrong arguments) or 130 (interrupted)."""
     try:
         # Not the module's name, which `python -m` would give and shells cannot complete.
-        code = _command()(args, prog_name="gpukmeans", standalone_mode=False)
+        code = _command(sys.argv[1:] if args is None else args)(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
         # One line instead of usage and a box, so that scripts can log it.
         if message := error.format_message():  # empty after help was printed
-            warn_once(re.sub(r"\s*\n\s*", " ", message))
+            warn_once(_with_advice(re.sub(r"\s*\n\s*", " ", message)))
         sys.exit(2)
     except RankError as error:
         warn(str(error))
@@ -79,9 +100,22 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         # Errors of files have been handled; this one is of stdout, such as a full disk.
         sys.stdout = None  # else Python would write the rest at exit and print a traceback
-        warn(f"cannot continue ({error.strerror}); if standard output is full, redirect it")
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; if standard output is on the full disk, redirect it" if is_full else ""
+        warn(f"cannot continue ({error.strerror or error}){advice}")
         sys.exit(1)
     sys.exit(code)
+
+
+def _with_advice(message: str) -> str:
+    """An error of the parser, with what is written instead where that is known."""
+    message = message.replace("Value error, ", "")  # of pydantic, in typer 0.29
+    command = re.fullmatch(r"No such command '(.*)'\.", message)
+    if command and (os.path.splitext(command[1])[1] or os.path.lexists(command[1])):
+        return f"{message} To compress an image, run gpukmeans compress {command[1]}"
+    if message.startswith("No such option: --quality"):
+        return "No such option: --quality. Use --min-psnr, a quality in dB, such as --min-psnr 35"
+    return message
 
 
 def run(args: Sequence[str] | None = None) -> None:

@@ -1,5 +1,7 @@
 """Arguments and options of all subcommands: names, bounds, help. The subcommands set the defaults."""
 
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +14,45 @@ _file = partial(typer.Option, rich_help_panel="Files")
 _output = partial(typer.Option, rich_help_panel="Output")
 _clustering = partial(typer.Option, rich_help_panel="Clustering")
 _message = partial(typer.Option, rich_help_panel="Messages")
+
+
+def _integer(least: int, most: int | None = None) -> Callable[[str | int], int]:
+    """Parser of an integer within bounds. typer has its own, whose errors depend on its version."""
+    expected = f"must be an integer {_bounds(least, most)}"
+
+    def integer(value: str | int) -> int:
+        if not re.fullmatch(r"\s*[-+]?\d{1,30}\s*", str(value)) or not _is_within(int(value), least, most):
+            raise typer.BadParameter(f"{expected}, got {str(value)!r}")
+        return int(value)
+
+    return integer
+
+
+def _number(least: float | None = None, most: float | None = None) -> Callable[[str | float], float]:
+    """Parser of a number within bounds, or nan."""
+    expected = f"must be a number {_bounds(least, most)}".rstrip()
+
+    def number(value: str | float) -> float:
+        try:
+            parsed = float(value)
+        except ValueError:
+            raise typer.BadParameter(f"{expected}, got {str(value)!r}") from None
+        if not _is_within(parsed, least, most):
+            raise typer.BadParameter(f"{expected}, got {str(value)!r}")
+        return parsed
+
+    return number
+
+
+def _is_within(value: float, least: float | None, most: float | None) -> bool:
+    return not ((least is not None and value < least) or (most is not None and value > most))
+
+
+def _bounds(least: float | None, most: float | None) -> str:
+    if least is None:
+        return ""
+    return f"of at least {least}" if most is None else f"from {least} to {most}"
+
 
 # Copies of the keys of the library's dicts: importing those imports torch, which takes longer than printing the help.
 Init = Literal["k-means++", "k-means||", "random"]
@@ -28,16 +69,23 @@ _input = partial(typer.Argument, show_default=False)
 
 Force = Annotated[bool, _output("-f", "--force", help="Overwrite existing files.")]
 MaxPixels = Annotated[
-    int | None, _output(min=1, help="Reject images with more pixels. Default: Pillow's limit, about 179 million.")
+    int | None,
+    _output(
+        metavar="N",
+        parser=_integer(1),
+        help="Reject images with more pixels. Default: Pillow's limit, about 179 million.",
+    ),
 ]
 SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]
 DitherName = Annotated[Dither, _color(help="Dithering: error diffusion or ordered.")]
 DitherStrength = Annotated[
-    float | None, _color(metavar="S", min=0, max=1, help="Strength of the dithering, 0 to 1. Default: 1.")
+    float | None, _color(metavar="S", parser=_number(0, 1), help="Strength of the dithering, 0 to 1. Default: 1.")
 ]
 DeviceName = Annotated[str, _clustering(help="Device: auto, cpu, cuda or cuda:N.")]
-MaxIter = Annotated[int, _clustering(min=1, help="Maximum number of iterations of a run.")]
-Seed = Annotated[int, _clustering(min=0, max=2**63 - 1, help="Random seed. Equal seeds give equal results.")]
+MaxIter = Annotated[int, _clustering(metavar="N", parser=_integer(1), help="Maximum number of iterations of a run.")]
+Seed = Annotated[
+    int, _clustering(metavar="N", parser=_integer(0, 2**63 - 1), help="Random seed. Equal seeds give equal results.")
+]
 JsonObject = Annotated[bool, _message("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, _message("-q", "--quiet", help="Print only errors.")]
 
@@ -49,21 +97,27 @@ Inputs = Annotated[
 ]
 Colors = Annotated[
     int | None,
-    _color("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256. Default: 20."),
+    _color(
+        "-k", "--colors", metavar="K", parser=_integer(1, 256), help="Maximum number of colors, 1 to 256. Default: 20."
+    ),
 ]
 MinPsnr = Annotated[
-    float | None, _color(metavar="DB", help="Instead of K: use the fewest colors that reach this PSNR.")
+    float | None,
+    _color(metavar="DB", parser=_number(), help="Instead of K: use the fewest colors that reach this PSNR."),
 ]
 MaxBytes = Annotated[
     str | None,
     _color(metavar="SIZE", help="Instead of K: use the most colors that fit into a file of this size, such as 40k."),
 ]
 Fixed = Annotated[
-    str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,#fff'.")
+    str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,white'.")
 ]
 PaletteFile = Annotated[
     Path | None,
-    _color(metavar="FILE", help="Map to the colors in this file instead: an image, a GIMP palette or a list in hex."),
+    _color(
+        metavar="FILE",
+        help="Map to the colors in this file instead: an image, a .gpl, .pal or .act palette, or a list in hex.",
+    ),
 ]
 SharedPalette = Annotated[bool, _color("--shared-palette", help="Use one palette for all inputs.")]
 Recursive = Annotated[bool, _file("-r", "--recursive", help="Search folders for images, at any depth.")]
@@ -73,7 +127,7 @@ Jobs = Annotated[
         "-j",
         "--jobs",
         metavar="N",
-        min=1,
+        parser=_integer(1),
         help="Number of files processed in parallel. Default: the number of cores, at most 16 with a GPU; ranks of "
         "torchrun divide the cores.",
     ),
@@ -89,12 +143,16 @@ Output = Annotated[
         "-o",
         "--output",
         help="Output file of a single input: .png, .gif or .webp, or - for standard output. Default: <stem>-<K>.png "
-        "beside the input, or <stem>-palette.png without K.",
+        "beside the input, or <stem>-palette.png without K; .gif for an animated GIF.",
     ),
 ]
 OutputFolder = Annotated[
     Path | None,
     _output("-d", "--output-folder", help="Output folder, created if missing. Subfolders of input folders are kept."),
+]
+InPlace = Annotated[
+    bool,
+    _output("--in-place", help="Replace the inputs, PNG and GIF files. Without a way back, unless you have copies."),
 ]
 AllowLarger = Annotated[
     bool,
@@ -108,17 +166,24 @@ Optimize = Annotated[bool, _output("--optimize", help="Make PNG files smaller wi
 Strip = Annotated[bool, _output("--strip", help="Omit resolution, EXIF, XMP, text and profile (colors become sRGB).")]
 Best = Annotated[bool, _clustering("--best", help="Search longer for a better palette.")]
 InitName = Annotated[Init, _clustering(help="Method that chooses the initial centers.")]
-NInit = Annotated[int | None, _clustering(min=1, help="Number of runs; the best result is kept. Default: 1.")]
+NInit = Annotated[
+    int | None,
+    _clustering(metavar="N", parser=_integer(1), help="Number of runs; the best result is kept. Default: 1."),
+]
 Refine = Annotated[
     int | None,
     _clustering(
-        min=0, help="Refinement cycles for the initial centers of each run. Default: 2, or 1 for more than 64 colors."
+        metavar="N",
+        parser=_integer(0),
+        help="Refinement cycles for the initial centers of each run. Default: 2, or 1 for more than 64 colors.",
     ),
 ]
 Tol = Annotated[
     float | None,
     _clustering(
-        min=0, help="Stop when an iteration reduces the inertia by no more than this fraction. Default: 0.0001."
+        metavar="X",
+        parser=_number(0),
+        help="Stop when an iteration reduces the inertia by no more than this fraction. Default: 0.0001.",
     ),
 ]
 AsJson = Annotated[bool, _message("--json", help="Print one JSON object per file on stdout.")]
@@ -128,7 +193,7 @@ Verbose = Annotated[bool, _message("-v", "--verbose", help="Also print engine, c
 
 PaletteInputs = Annotated[list[Path] | None, _inputs(metavar="PHOTO...", help="Image files.")]
 PaletteColors = Annotated[
-    int, _color("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
+    int, _color("-k", "--colors", metavar="K", parser=_integer(1, 256), help="Maximum number of colors, 1 to 256.")
 ]
 PaletteShared = Annotated[bool, _color("--shared", help="Find one palette for all images.")]
 PaletteOutput = Annotated[
@@ -166,7 +231,8 @@ ReportOutput = Annotated[
 
 DemoPhoto = Annotated[Path | None, _input(help="An image file. Default: a sample image.")]
 DemoColors = Annotated[
-    int, typer.Option("-k", "--colors", metavar="K", min=1, max=256, help="Maximum number of colors, 1 to 256.")
+    int,
+    typer.Option("-k", "--colors", metavar="K", parser=_integer(1, 256), help="Maximum number of colors, 1 to 256."),
 ]
 DemoFolder = Annotated[
     Path, typer.Option("-d", "--folder", help="Output folder. Files of the same names are overwritten.")
@@ -177,14 +243,20 @@ DemoFolder = Annotated[
 ClusterInputs = Annotated[
     list[Path] | None, _inputs(metavar="FILE...", help=".npy, .safetensors or .pt files of rows (N, D), or patterns.")
 ]
-Clusters = Annotated[int | None, _clustering("-k", "--clusters", metavar="K", min=1, help="Number of clusters.")]
+Clusters = Annotated[
+    int | None, _clustering("-k", "--clusters", metavar="K", parser=_integer(1), help="Number of clusters.")
+]
 TensorKey = Annotated[
     str | None,
     _file("--key", metavar="NAME", help="Name of the tensor in .safetensors and .pt files. Default: the only one."),
 ]
 BatchRows = Annotated[
     int | None,
-    _file(metavar="N", min=1, help="Number of rows read at a time; no effect on the results. Default: about 32 MiB."),
+    _file(
+        metavar="N",
+        parser=_integer(1),
+        help="Number of rows read at a time; no effect on the results. Default: about 32 MiB.",
+    ),
 ]
 CentersOutput = Annotated[
     Path, _output("-o", "--output", help="Output file: .safetensors for centers, cluster weights and inertia, or .npy.")
@@ -200,7 +272,9 @@ LabelsFolder = Annotated[
 CheckpointFile = Annotated[
     Path | None, _output("--checkpoint", metavar="FILE", help="Save the state that --resume continues from.")
 ]
-CheckpointEvery = Annotated[int, _output("--every", metavar="M", min=1, help="Iterations between two checkpoints.")]
+CheckpointEvery = Annotated[
+    int, _output("--every", metavar="M", parser=_integer(1), help="Iterations between two checkpoints.")
+]
 Resume = Annotated[
     bool,
     _output(
@@ -216,21 +290,31 @@ ClusterInit = Annotated[
         "center."
     ),
 ]
-ClusterNInit = Annotated[int, _clustering(min=1, help="Number of runs; the best result is kept.")]
+ClusterNInit = Annotated[
+    int, _clustering(metavar="N", parser=_integer(1), help="Number of runs; the best result is kept.")
+]
 ClusterRefine = Annotated[
     int,
     _clustering(
-        min=0, help="Refinement cycles for the initial centers of each run, each of several passes over all rows."
+        metavar="N",
+        parser=_integer(0),
+        help="Refinement cycles for the initial centers of each run, each of several passes over all rows.",
     ),
 ]
 ClusterTol = Annotated[
-    float, _clustering(min=0, help="Stop when an iteration reduces the inertia by no more than this fraction.")
+    float,
+    _clustering(
+        metavar="X", parser=_number(0), help="Stop when an iteration reduces the inertia by no more than this fraction."
+    ),
 ]
 DtypeName = Annotated[
     Literal["float32", "float64"] | None,
     _clustering(help="Floats are converted to this type first. Default: float64 stays, others become float32."),
 ]
 Timeout = Annotated[
-    float | None, _clustering(metavar="SECONDS", help="Maximum time that ranks wait for each other. Default: torch's.")
+    float | None,
+    _clustering(
+        metavar="SECONDS", parser=_number(), help="Maximum time that ranks wait for each other. Default: torch's."
+    ),
 ]
 ClusterVerbose = Annotated[bool, _message("-v", "--verbose", help="Also print each iteration.")]

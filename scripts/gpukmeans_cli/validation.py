@@ -129,11 +129,17 @@ def load_colors(fixed: str | None, palette: Path | None, *, max_fixed: int) -> d
 
 
 def plan_jobs(
-    inputs: Sequence[Path], *, name: str, output: Path | None, folder: Path | None, recursive: bool
+    inputs: Sequence[Path],
+    *,
+    name: str,
+    output: Path | None = None,
+    folder: Path | None = None,
+    recursive: bool = False,
+    in_place: bool = False,
 ) -> list[Job]:
     """The jobs of `compression.plan.plan`, at least one."""
     try:
-        jobs = plan(inputs, name=name, output=output, folder=folder, recursive=recursive)
+        jobs = plan(inputs, name=name, output=output, folder=folder, recursive=recursive, in_place=in_place)
     except PlanError as error:
         raise typer.TyperException(str(error)) from None
     if not jobs:

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import shutil
@@ -34,7 +35,14 @@ def start(*args, **options):
 
 
 def test_the_version_is_that_of_the_package(run):
-    assert run("--version") == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+    for option in ("--version", "-V"):
+        assert run(option) == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [[], ["compress"], ["cluster"]], ids=" ".join)
+def test_h_is_help(run, command):
+    assert run(*command, "-h") == run(*command, "--help")
+    assert "Usage" in run(*command, "-h")[1]
 
 
 def test_the_version_is_printed_without_an_installation(run, monkeypatch):
@@ -70,6 +78,22 @@ for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help
     answer = start(sys.executable, "-c", code, stdout=subprocess.DEVNULL, cwd=tmp_path)
     assert [line for line in answer.stderr.splitlines() if re.match(r"\d", line)] == ["0"] * 4 + ["2"] * 10
     assert answer.returncode == 0
+
+
+def test_help_loads_neither_torch_nor_pydantic(tmp_path):
+    # Nor does that of a command. Only a new interpreter has not imported them yet.
+    code = """
+import sys
+from gpukmeans_cli.main import main
+for command in ([], *([name] for name in sys.argv[1:])):
+    try:
+        main([*command, "--help"])
+    except SystemExit as exit:
+        print("code", exit.code, *sorted({"torch", "pydantic"} & sys.modules.keys()), file=sys.stderr)
+"""
+    names = ["compress", "demo", "palette", "compare", "report", "cluster"]
+    answer = start(sys.executable, "-c", code, *names, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    assert answer.stderr.splitlines() == ["code 0"] * 7
 
 
 def test_help_names_all_commands(run):
@@ -153,7 +177,7 @@ def test_no_arguments_print_the_help(run):
         (
             "Output",
             {
-                *("--output", "--output-folder", "--force", "--allow-larger", "--optimize", "--strip"),
+                *("--output", "--output-folder", "--force", "--in-place", "--allow-larger", "--optimize", "--strip"),
                 "--max-pixels",
             },
         ),
@@ -173,7 +197,17 @@ def test_help_groups_the_options_in_panels(run, panel, options):
     ("args", "complaint"),
     [
         pytest.param(["compres"], "No such command 'compres'. Did you mean 'compress'", id="command"),
-        pytest.param(["photo.jpg"], "No such command 'photo.jpg'", id="photo without a command"),
+        pytest.param(["photo.jpg"], "run gpukmeans compress photo.jpg", id="photo without a command"),
+        pytest.param(["."], "run gpukmeans compress .", id="folder without a command"),
+        pytest.param(["compress", "a.png", "--quality", "80"], "such as --min-psnr 35", id="quality"),
+        pytest.param(["compress", "a.png", "--space", "lab"], ": 'lab' is not one of 'srgb'", id="choice"),
+        pytest.param(["compress", "a.png", "-k", "x"], "must be an integer from 1 to 256, got 'x'", id="no integer"),
+        pytest.param(["compress", "a.png", "-k", "1.5"], "an integer from 1 to 256, got '1.5'", id="fraction"),
+        pytest.param(["compress", "a.png", "-k", "0"], "from 1 to 256, got '0'", id="too few colors"),
+        pytest.param(["compress", "a.png", "--jobs", "0"], "an integer of at least 1, got '0'", id="no jobs"),
+        pytest.param(["compress", "a.png", "--tol", "-1"], "a number of at least 0, got '-1'", id="tolerance"),
+        pytest.param(["compress", "a.png", "--min-psnr", "x"], "must be a number, got 'x'", id="no number"),
+        pytest.param(["compress", "a.png", "--dither-strength", "2"], "from 0 to 1, got '2'", id="strength"),
         pytest.param(["--fast"], "No such option: --fast", id="option"),
         pytest.param(["compress", "a.png", "--colours", "3"], "--colors", id="option of compress"),
         pytest.param(["demo", "--device", "cpu"], "No such option: --device", id="option of demo"),
@@ -198,6 +232,7 @@ def test_an_unexpected_exception_of_the_run_is_not_caught_and_one_of_a_file_is_a
     def fail(*args, **options):
         raise ZeroDivisionError
 
+    (tmp_path / "a.png").touch()
     with monkeypatch.context() as patch:
         patch.setattr("gpukmeans_cli.compression.batch.compress_image", fail)
         code, _, err = run("compress", str(tmp_path / "a.png"))
@@ -231,7 +266,15 @@ def test_a_full_disk_behind_stdout_gives_one_line():
     with open("/dev/full", "wb") as full:
         answer = start(COMMAND, "--version", stdout=full)
     assert answer.returncode == 1
-    assert re.fullmatch(r"gpukmeans: [^\n]+\n", answer.stderr)
+    assert re.fullmatch(r"gpukmeans: [^\n]+ is on the full disk, redirect it\n", answer.stderr)
+
+
+def test_another_error_of_stdout_is_not_that_of_a_full_disk(run, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("gpukmeans_cli.main._version", fail)
+    assert run("--version") == (1, "", "gpukmeans: cannot continue (Input/output error)\n")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,12 @@ def flat(height, width, *color):
 
 
 def nearest_by_assign(image, palette):
-    return assign(SRGB.encode(image.flatten(0, 1)), SRGB.encode(palette)).labels.view(image.shape[:2]).to(torch.uint8)
+    labels = assign(SRGB.encode(image.flatten(0, 1)), SRGB.encode(palette)).labels
+    entries = (palette[:, -1] == 255).nonzero().squeeze(1)
+    if image.shape[2] in (2, 4) and len(entries):
+        among_opaque = entries[assign(SRGB.encode(image.flatten(0, 1)), SRGB.encode(palette[entries])).labels]
+        labels = torch.where(image.flatten(0, 1)[:, -1] == 255, among_opaque, labels)
+    return labels.view(image.shape[:2]).to(torch.uint8)
 
 
 def premultiplied(color):
@@ -94,6 +99,8 @@ def floyd_steinberg_by_hand(image, palette, strength):
                 indices[y][x] = nearest[y][x]
                 continue
             sqdists = squared_distances(cell_center(pixels, colors, target), colors)
+            if alpha and rows[y][x][-1] == 255 and any(color[-1] == 4080 for color in colors):
+                sqdists = [d if color[-1] == 4080 else math.inf for d, color in zip(sqdists, colors, strict=True)]
             indices[y][x] = sqdists.index(min(sqdists))
             difference = [a - b for a, b in zip(target, colors[indices[y][x]], strict=True)]
             error = [(e + min(max(e, -limit), limit)) * strength for e in difference]
@@ -119,6 +126,8 @@ def test_diffusion_in_waves_equals_a_loop_over_pixels(channels, height, width, k
     if channels in (2, 4):
         image[0, :, -1] = 255
     palette = random_palette(k, channels, seed + 1)
+    if channels in (2, 4):
+        palette[: seed % k, -1] = 255
     expected = floyd_steinberg_by_hand(image, palette, strength)
     assert torch.equal(dither(image, palette, strength=strength / 256), expected)
 
@@ -224,6 +233,22 @@ def test_opaque_pixels_stay_opaque_beside_a_translucent_shadow(name):
         6 if name == "floyd-steinberg" else 12
     )  # the spacing of the palette is below the differences of these alphas
     assert alpha[:, 10:20].mean().item() == pytest.approx(image[:, 10:20, 3].double().mean().item(), abs=error)
+
+
+@pytest.mark.parametrize("name", DITHERINGS)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_opaque_pixels_take_opaque_colors_only(name, channels):
+    image = random_image(40, 50, channels, 256, 0)
+    image[::3, :, -1] = 255
+    image[1::3, :, -1] = 254
+    palette = random_palette(40, channels, 1)
+    palette[:30, -1] = 254  # nearer to most opaque pixels than the opaque colors are
+    palette[30:33, -1] = 255
+    alpha = palette[:, -1][dither(image, palette, name).long()]
+    assert (alpha[::3] == 255).all()
+    assert (alpha[1::3] < 255).any()
+    palette[30:33, -1] = 253
+    assert (dither(image, palette, name)[::3] < 40).all()  # without an opaque color they take any
 
 
 @pytest.mark.parametrize("name", DITHERINGS)

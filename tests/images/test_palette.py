@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.problems import random_image
 
-from gpukmeans import IndexedImage, mean_squared_error, quantize, unique_colors
+from gpukmeans import IndexedImage, kmeans, mean_squared_error, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.images import palette as palette_module
 from gpukmeans.images.colorspace import COLOR_SPACES, clear_transparent_pixels
@@ -272,3 +272,61 @@ def test_the_number_of_colors_and_the_strength_may_be_numbers_of_numpy():
     expected = quantize(image, 4, dither="floyd-steinberg", strength=0.5)
     assert torch.equal(found.palette, expected.palette)
     assert torch.equal(found.indices, expected.indices)
+
+
+def with_alpha(image, kind):
+    """The photo with an alpha channel in which opaque pixels are many, few, or nearly all others."""
+    height, width = image.shape[:2]
+    x = torch.arange(width).expand(height, width)
+    rare = torch.arange(height * width).view(height, width) % 10 == 0
+    alpha = {
+        "ramp": (x * 400 // width).clamp(max=255),
+        "rare": torch.where(rare, 255, 200),
+        "faint": torch.where(rare, 255, x % 12),
+        "nearly": torch.where(rare, 255, 243 + x % 12),
+    }[kind]
+    return clear_transparent_pixels(torch.cat([image, alpha[..., None].to(torch.uint8)], dim=2))
+
+
+@pytest.mark.parametrize("space", list(COLOR_SPACES))
+@pytest.mark.parametrize("kind", ["ramp", "rare", "faint", "nearly"])
+def test_opaque_pixels_stay_opaque(china, kind, space):
+    image = with_alpha(china[::8, ::8], kind)
+    for channels, pixels in ((4, image), (2, image[..., 2:])):
+        histogram = unique_colors(pixels)
+        for n_colors in (2, 5, 20, 64):
+            palette = fit_palette(histogram, n_colors, space=space)
+            indexed = IndexedImage(palette.colors, histogram.map_values(palette.labels, pixels))
+            assert (indexed.pixels()[pixels[..., -1] == 255][:, -1] == 255).all()
+            assert mean_squared_error(pixels, indexed) == palette.mse
+            assert palette.colors.shape == (n_colors, channels)
+
+
+def test_nearly_opaque_pixels_become_opaque_where_that_costs_least(china):
+    image = china[::2, ::2]
+    opaque = fit_palette(unique_colors(image), 20).mse
+    assert fit_palette(unique_colors(with_alpha(image, "nearly")), 20).mse < opaque + 2 * 12**2
+
+
+@pytest.mark.parametrize("kind", ["ramp", "rare"])
+def test_keeping_pixels_opaque_costs_little(china, kind):
+    image = with_alpha(china[::2, ::2], kind)
+    histogram = unique_colors(image)
+    palette = fit_palette(histogram, 20)
+    x = COLOR_SPACES["srgb"].encode(histogram.colors)
+    free = kmeans(x, 20, weights=histogram.counts, init="random", refine=2)
+    assert palette.mse < 1.5 * free.inertia.item() / 255**2 / histogram.counts.sum().item()
+
+
+def test_one_of_two_colors_is_opaque_if_any_pixel_is():
+    image = torch.full((9, 9, 4), 128, dtype=torch.uint8)
+    image[0] = torch.tensor([[9, 9, 9, 90]])
+    image[4, 4, 3] = 255
+    assert (fit_palette(unique_colors(image), 2).colors[:, 3] == 255).sum() == 1
+    assert fit_palette(unique_colors(image), 1).colors[0, 3] < 255
+    image[8] = 0
+    palette = fit_palette(unique_colors(image), 2)
+    assert palette.colors[:, 3].tolist() == [0, 255]
+    fixed = torch.tensor([[10, 20, 30, 40]], dtype=torch.uint8)
+    assert fit_palette(unique_colors(image), 3, fixed=fixed).colors[:, 3].tolist() == [40, 0, 255]
+    assert fit_palette(unique_colors(image), 1, fixed=fixed).colors.tolist() == fixed.tolist()

@@ -420,3 +420,21 @@ def test_arguments_of_another_kind_are_errors():
         map_to_palette(image, histogram, histogram.colors[:4])
     with pytest.raises(TypeError, match="unsupported operand"):
         histogram + 3
+
+
+@pytest.mark.parametrize("dithering", DITHERINGS)
+def test_opaque_pixels_stay_opaque_in_images_and_batches(china, dithering):
+    alpha = torch.arange(80).mul(6).clamp(max=255).to(torch.uint8).expand(2, 60, 80)
+    images = torch.cat([torch.stack([china[:60, :80], china[60:120, :80]]), alpha[..., None]], dim=3)
+    palette = torch.cat([random_image(1, 30, 4, 255, 3)[0], images[0, :3, -1]])  # three of the 33 are opaque
+    histogram = unique_colors(images.flatten(0, 1))
+    results = [
+        quantize(images, 6, dither=dithering),
+        apply_palette(images, palette, dither=dithering),
+        map_to_palette(images, histogram, fit_palette(histogram, 6), dither=dithering),
+    ]
+    for result in results:
+        assert (result.pixels()[images[..., 3] == 255][:, 3] == 255).all()
+    one = quantize(images[0], 6, dither=dithering)
+    assert torch.equal(one.indices, results[0].indices[0])
+    assert torch.equal(apply_palette(images[1], palette, dither=dithering).indices, results[1].indices[1])

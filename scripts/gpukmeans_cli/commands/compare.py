@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import typer
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
-from gpukmeans_cli.system.atomic_files import ImageError, check_free
+from gpukmeans_cli.system.atomic_files import ImageError, check_exists, check_free
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import print_line, warn
 
@@ -31,6 +32,7 @@ def compare(
         sheet = output or b.parent / f"{a.stem}-{b.stem}-comparison.png"
         validation.check_sheet(sheet, a, b)
     try:
+        _check_inputs(a, b)
         if sheet is not None:
             check_free(sheet, overwrite=force)
         import_torch()  # only now: it takes longer than most images
@@ -47,3 +49,11 @@ def compare(
     else:
         print_line(comparison.line())
     return 0
+
+
+def _check_inputs(*paths: Path) -> None:
+    for path in paths:
+        try:
+            check_exists(path)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None

@@ -1,6 +1,7 @@
 """`gpukmeans compress`: write each input image with a palette, and print a report of each."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
@@ -11,6 +12,9 @@ from gpukmeans_cli.system.rank_env import device_name
 from gpukmeans_cli.system.rank_store import raise_on_all_ranks, rank_store
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def compress(
@@ -31,6 +35,7 @@ def compress(
     dry_run: options.DryRun = False,
     output: options.Output = None,
     output_folder: options.OutputFolder = None,
+    in_place: options.InPlace = False,
     force: options.Force = False,
     allow_larger: options.AllowLarger = False,
     optimize: options.Optimize = False,
@@ -59,8 +64,8 @@ def compress(
     target_quality = validation.parse_target(min_psnr, max_bytes)
     n_colors = colors or 20
     has_k = target_quality is None and palette is None
-    validation.check_exclusive({"--output": output, "--output-folder": output_folder})
-    validation.check_exclusive({"--skip-existing": skip_existing, "--force": force})
+    validation.check_exclusive({"--in-place": in_place, "--output": output, "--output-folder": output_folder})
+    validation.check_exclusive({"--in-place": in_place, "--skip-existing": skip_existing, "--force": force})
     validation.check_tol(tol)
     validation.check_device_name(device)
     env = validation.find_rank_env(*inputs, output)
@@ -68,10 +73,14 @@ def compress(
     with rank_store(env) as ranks:
         with raise_on_all_ranks(ranks):
             given_colors = validation.load_colors(fixed, palette, max_fixed=n_colors if target_quality is None else 256)
+            if env.is_main and not quiet and _has_only_translucent_colors(given_colors.get("palette")):
+                warn(f"--palette {palette} has no opaque color, so opaque pixels become translucent")
             todo: list[Job] = []
             if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
                 name = str(n_colors) if has_k else "palette"
-                todo = validation.plan_jobs(inputs, name=name, output=output, folder=output_folder, recursive=recursive)
+                todo = validation.plan_jobs(
+                    inputs, name=name, output=output, folder=output_folder, recursive=recursive, in_place=in_place
+                )
             validation.check_standard_streams(todo, as_json, read_twice=shared_palette)
             import_torch()  # only now: it takes longer than most images
             torch_device = validation.find_device(device_name(device, env))
@@ -93,7 +102,7 @@ def compress(
             space=space,
             dither=dither,
             dither_strength=strength,
-            force=force,
+            force=force or in_place,
             strip=strip,
             optimize=optimize,
             allow_larger=allow_larger,
@@ -105,15 +114,22 @@ def compress(
             **given_colors,
         )
         if shared_palette:
+            images = [job for job in todo if not job.is_earlier_output]
             try:
-                settings = replace(settings, palette=find_shared_palette(todo, settings, ranks))
+                settings = replace(settings, palette=find_shared_palette(images, settings, ranks))
             except ImageError as error:
                 if env.is_main:
                     warn(str(error))
                 return 1
         to_stdout = any(job.output == STDIO for job in todo)
-        reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, text_to_stderr=to_stdout)
+        reporter = Reporter(
+            as_json=as_json, quiet=quiet, verbose=verbose, text_to_stderr=to_stdout, max_bytes=max_bytes is not None
+        )
         done = compress_all(
             todo, settings, reporter, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
         )
         return 0 if done else 1
+
+
+def _has_only_translucent_colors(colors: "np.ndarray | None") -> bool:
+    return colors is not None and colors.shape[1] == 4 and colors[:, 3].max() < 255

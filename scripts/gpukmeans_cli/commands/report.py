@@ -2,7 +2,7 @@
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
-from gpukmeans_cli.system.atomic_files import ImageError
+from gpukmeans_cli.system.atomic_files import ImageError, check_exists, stream_name
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import print_line, warn
 
@@ -43,8 +43,9 @@ def report(
         seed=seed,
     )
     try:
+        check_exists(photo)
         print_line(write_report(photo, output or photo.parent / f"{photo.stem}-report.html", counts, settings))
     except ImageError as error:
-        warn(f"{photo}: {error}")
+        warn(f"{stream_name(photo)}: {error}")
         return 1
     return 0

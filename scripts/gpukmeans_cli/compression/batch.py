@@ -13,7 +13,7 @@ from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
 from gpukmeans_cli.compression.summary import Summary
 from gpukmeans_cli.compression.workers import WORKER_KILLED, default_workers, pool_for
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError, unexpected_error
+from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_exists, stream_name, unexpected_error
 from gpukmeans_cli.system.rank_env import RankEnv
 from gpukmeans_cli.system.rank_store import RankStore
 from gpukmeans_cli.system.worker_pool import in_order
@@ -26,7 +26,7 @@ class _Skipped:
     """A file that was not compressed, without an error."""
 
     output_exists: bool
-    """Whether its output exists. If not, the file was not started, since another one failed."""
+    """Whether its output exists, or it is an output itself. If not, it was not started, since another one failed."""
 
 
 _JobResult = CompressionResult | ImageError | _Skipped
@@ -103,6 +103,12 @@ def compress_all(
 def _run(job: Job, settings: Settings, skip_existing: bool) -> _JobResult:
     if job.problem is not None:
         return ImageError(job.problem)
+    if job.is_earlier_output:
+        return _Skipped(output_exists=True)
+    try:
+        check_exists(job.source)
+    except ImageError as error:
+        return error
     if skip_existing and job.output != STDIO and os.path.lexists(job.output):
         return _Skipped(output_exists=True)
     try:
@@ -130,7 +136,7 @@ def _report(job: Job, result: _JobResult, reporter: Reporter, summary: Summary) 
         summary.add(result.report, result.stages)
         reporter.done(result)
     elif isinstance(result, ImageError):
-        summary.failures.append((str(job.source), str(result)))
+        summary.failures.append((stream_name(job.source), str(result)))
         reporter.failed(job, result)
     elif result.output_exists:
         summary.skipped += 1

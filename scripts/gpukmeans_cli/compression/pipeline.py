@@ -36,7 +36,14 @@ from gpukmeans_cli.formats.source import Source, read_source
 from gpukmeans_cli.formats.still import encode_still
 from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
 from gpukmeans_cli.images.quality import peak_signal_to_noise
-from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_free, check_inside, make_folder, write_atomically
+from gpukmeans_cli.system.atomic_files import (
+    STDIO,
+    ImageError,
+    check_free,
+    check_inside,
+    make_folder,
+    write_atomically,
+)
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.worker_pool import Event
 
@@ -335,7 +342,7 @@ def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:
 
 
 def _describe_engine(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
-    """The name of the engine that was used, and the reasons against the others."""
+    """The name of the engine that was used, and the reasons against the others that this machine can run."""
     if fit is None:
         return "none, since the palette was given"
     if fit.engine is None:
@@ -344,6 +351,7 @@ def _describe_engine(fit: Palette | None, histogram: ColorHistogram, settings: S
     unsupported = [
         f"; {name} cannot: {reason}"
         for name, engine in ENGINES.items()
-        if (reason := engine.unsupported_reason(points))
+        if (torch.cuda.is_available() or getattr(engine, "device", None) != "cuda")
+        and (reason := engine.unsupported_reason(points))
     ]
     return f"{fit.engine}, the fastest for these colors{''.join(unsupported)}"

@@ -2,11 +2,13 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpukmeans_cli.formats.gif_scan import is_animated_gif
 from gpukmeans_cli.system.atomic_files import STDIO, SUFFIXES
 
 # Suffixes of images in folders. A file that is named is always an input.
@@ -28,7 +30,9 @@ class Job:
     source: Path
     output: Path
     problem: str | None = None
-    """Why the source cannot be read, as a sentence without its subject, the path."""
+    """Why the source is not compressed, as a sentence without its subject, the path."""
+    is_earlier_output: bool = False
+    """Whether a search found the source, and it is the output of an earlier run, which is skipped."""
 
 
 def plan(
@@ -38,6 +42,7 @@ def plan(
     output: Path | None = None,
     folder: Path | None = None,
     recursive: bool = False,
+    in_place: bool = False,
 ) -> list[Job]:
     """A job for each image, in the order of the inputs, sorted by path within a folder.
 
@@ -45,10 +50,13 @@ def plan(
     any folders. A search of a folder skips names that begin with a dot, links to folders, other suffixes than those of
     images, and the output folder, which a search by pattern skips, too. An unreadable input is a job with a problem.
 
-    The output is `output`, else `<stem>-<name>.png`, beside the input or, with a `folder`, below it at the relative
-    path of the input: relative to the folder that was searched, or to the part of a pattern before its first wildcard.
-    `STDIO` is written to `STDIO`. An image that a search finds at the output path of another job counts as the output
-    of an earlier run and is skipped.
+    The output is `output`, else `<stem>-<name>.png`, or .gif for an animated GIF, beside the input or, with a
+    `folder`, below it at the relative path of the input: relative to the folder that was searched, or to the part of a
+    pattern before its first wildcard. `STDIO` is written to `STDIO`. With `in_place` the output is the input, a PNG or
+    GIF: a search finds no others.
+
+    An image that a search finds at the output path of another job, or at X-N.png or X-N.gif beside another image X.*
+    that it finds, N from 1 to 256 or "palette", is the output of an earlier run: the last jobs, which are skipped.
 
     PlanError if two jobs have one output, if an output is also an input, and for an `output` with several inputs or
     with a suffix that is not in `SUFFIXES`.
@@ -62,18 +70,38 @@ def plan(
         raise PlanError(f"--output takes one input, got {len(sources)}; leave it out to write beside each")
     if STDIO in (source.path for source in sources) and (len(sources) > 1 or folder is not None):
         raise PlanError("standard input must be the only input, and is written to standard output or to --output")
+    if in_place:
+        return _plan_in_place(sources)
     jobs = [
         Job(source=source.path, output=output or _output_path(source, name, folder), problem=source.problem)
         for source in sources
     ]
     outputs = {os.path.realpath(job.output) for job in jobs if job.problem is None}
-    kept = [
-        job
-        for job, source in zip(jobs, sources, strict=True)
-        if not (source.is_search_result and os.path.realpath(source.path) in outputs)
+    found = {source.path.with_suffix("") for source in sources if source.is_search_result}
+    earlier = [
+        source.is_search_result and (os.path.realpath(source.path) in outputs or _original(source.path) in found)
+        for source in sources
     ]
+    kept = [job for job, is_earlier in zip(jobs, earlier, strict=True) if not is_earlier]
     _check_conflicts([job for job in kept if job.problem is None])  # the others write nothing
-    return kept
+    skipped = [job for job, is_earlier in zip(jobs, earlier, strict=True) if is_earlier]
+    return kept + [replace(job, is_earlier_output=True) for job in skipped]
+
+
+def _plan_in_place(sources: Sequence["_Source"]) -> list[Job]:
+    """A job for each PNG and GIF, which is its own output. PlanError for standard input and for repeated inputs."""
+    if STDIO in (source.path for source in sources):
+        raise PlanError("--in-place replaces files; standard input has none")
+    jobs = []
+    for source in sources:
+        is_writable = source.path.suffix.lower() in (".png", ".gif")
+        if is_writable or not source.is_search_result:
+            problem = None if is_writable else "is no .png or .gif, which --in-place needs"
+            jobs.append(Job(source=source.path, output=source.path, problem=source.problem or problem))
+    names = Counter(os.path.realpath(job.source) for job in jobs)
+    if repeated := [job.source for job in jobs if names[os.path.realpath(job.source)] > 1]:
+        raise PlanError(f"{repeated[0]} is named twice; --in-place replaces a file once")
+    return jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +164,17 @@ def _search_pattern(pattern: Path, output_folder: Path | None) -> Iterator[_Sour
         yield _Source(path=path, relative=path.relative_to(root), is_search_result=True)
 
 
+def _original(path: Path) -> Path | None:
+    """The path without its suffix of the image of which this is the output by its name; None for other names."""
+    match = re.fullmatch(r"(.+)-(?:palette|([1-9]\d{0,2}))\.(?:png|gif)", path.name)
+    return path.with_name(match[1]) if match and int(match[2] or 1) <= 256 else None
+
+
 def _output_path(source: _Source, name: str, folder: Path | None) -> Path:
     if source.path == STDIO:
         return STDIO
-    file = f"{source.path.stem}-{name}.png"
+    suffix = ".gif" if source.problem is None and is_animated_gif(source.path) else ".png"
+    file = f"{source.path.stem}-{name}{suffix}"
     return source.path.parent / file if folder is None else folder / source.relative.parent / file
 
 
@@ -150,8 +185,10 @@ def _check_conflicts(jobs: Sequence[Job]) -> None:
         return
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
-        job = next(job for job, path in zip(jobs, outputs, strict=True) if path == output)
-        raise PlanError(f"{count} inputs would write {job.output}; compress them one by one with --output")
+        same = [job for job, path in zip(jobs, outputs, strict=True) if path == output]
+        others = f" and {count - 2} more" if count > 2 else ""
+        names = f"{same[0].source} and {same[1].source}{others}"
+        raise PlanError(f"{count} inputs would write {same[0].output}: {names}; compress them one by one with --output")
     sources = {os.path.realpath(job.source) for job in jobs}
     if len(jobs) > 1 and (both := [job.output for job, path in zip(jobs, outputs, strict=True) if path in sources]):
         raise PlanError(f"{both[0]} is both an input and an output; compress them one by one")

@@ -7,9 +7,12 @@ import typer
 
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.result import CompressionResult
-from gpukmeans_cli.system.atomic_files import ImageError
+from gpukmeans_cli.system.atomic_files import ImageError, stream_name
 from gpukmeans_cli.terminal.formatting import format_count
 from gpukmeans_cli.terminal.messages import print_line, warn, warn_ignored_frames
+
+# PSNR in dB below which an image is hardly recognized: four greys of a photo have about 20.
+_POOR_PSNR = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,8 @@ class Reporter:
     verbose: bool = False
     text_to_stderr: bool = False
     """Whether lines of text go to stderr, since an image goes to stdout."""
+    max_bytes: bool = False
+    """Whether the number of colors was chosen by `--max-bytes`, so that a poor result needs a warning."""
 
     def done(self, result: CompressionResult) -> None:
         """Report a compressed file."""
@@ -33,30 +38,37 @@ class Reporter:
 
     def failed(self, job: Job, error: ImageError) -> None:
         """Report a file that could not be compressed; if verbose, with the traceback of an unexpected exception."""
-        warn(f"{job.source}: {error}")
+        warn(f"{stream_name(job.source)}: {error}")
         if self.verbose and error.traceback is not None:
             typer.echo(error.traceback, err=True, nl=False)
         if self.as_json:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 
     def skipped(self, job: Job) -> None:
-        """Report a file that was skipped, since its output exists."""
+        """Report a file that was skipped, since its output exists, or it is the output of an earlier run."""
         if self.verbose and not self.quiet:
-            warn(f"{job.source}: skipped, {job.output} exists")
-        if self.as_json:
+            reason = "the output of an earlier run" if job.is_earlier_output else f"{job.output} exists"
+            warn(f"{job.source}: skipped, {reason}")
+        if self.as_json and not job.is_earlier_output:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:
         """Print dropped frames and, if verbose, chunks left out, engine, end of the loop and stages on stderr."""
+        name = stream_name(result.report.input)
         report = result.report
-        warn_ignored_frames(report.input, result.dropped_frames + 1)
+        warn_ignored_frames(name, result.dropped_frames + 1)
         if result.broken_animation:
-            warn(f"{report.input}: took the default image, since the frames of the animation are broken")
+            warn(f"{name}: took the default image, since the frames of the animation are broken")
+        if self.max_bytes and report.psnr is not None and report.psnr < _POOR_PSNR:
+            colors = format_count(report.colors_out, "color")
+            warn(
+                f"{name}: --max-bytes leaves {colors} at {report.psnr:.2f} dB, hardly the same image; allow more bytes"
+            )
         if self.verbose:
             for chunks in result.left_out:
-                warn(f"{report.input}: {chunks}")
+                warn(f"{name}: {chunks}")
             end = "converged" if report.converged else "stopped at --max-iter"
             stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in result.stages.items())
-            warn(f"{report.input}: engine {result.engine}")
-            warn(f"{report.input}: {end} after {format_count(report.iterations, 'iteration')}")
-            warn(f"{report.input}: {stages}")
+            warn(f"{name}: engine {result.engine}")
+            warn(f"{name}: {end} after {format_count(report.iterations, 'iteration')}")
+            warn(f"{name}: {stages}")

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from gpukmeans_cli.system.atomic_files import stream_name
 from gpukmeans_cli.terminal.formatting import format_count, format_quality, format_size, format_sizes
 
 
@@ -45,8 +46,9 @@ class CompressionReport:
                 state = f"{sizes}, kept without its metadata"
             sizes = f"{state}, because a palette would not make it smaller"
         quality = format_quality(self.psnr, "lossless")
+        files = f"{stream_name(self.input)} -> {stream_name(self.output, 'standard output')}"
         return (
-            f"{self.input} -> {self.output}: {frames}{self.width} x {self.height}, "
+            f"{files}: {frames}{self.width} x {self.height}, "
             f"{self.colors_in:,} -> {format_count(self.colors_out, 'color')}, {sizes}, "
             f"{quality}, {format_count(self.iterations, 'iteration')}, {self.device}, {self.seconds:.2f} s"
             f"{'' if self.written else ', not written'}"

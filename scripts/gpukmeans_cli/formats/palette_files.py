@@ -1,10 +1,12 @@
-"""Palettes as text and as files: hex colors, GIMP palettes, images of few colors."""
+"""Palettes as text and as files: hex colors, palettes of GIMP, Paint Shop Pro and Photoshop, images of few colors."""
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageColor
 
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import as_rgba, read_image
@@ -13,13 +15,14 @@ from gpukmeans_cli.system.atomic_files import ImageError
 _MAX_COLORS = 256  # of 8-bit indices
 
 _MAX_BYTES = 1 << 20
-_TEXT_SUFFIXES = (".gpl", ".hex", ".txt")
+_TEXT_SUFFIXES = (".gpl", ".hex", ".pal", ".txt")
 _GIMP = "GIMP Palette"
+_JASC = "JASC-PAL"
 _HEX = "[0-9a-fA-F]"
 _COLOR = re.compile(f"#?({_HEX}{{3,4}}|{_HEX}{{6}}|{_HEX}{{8}})")
 
 # The beginning of a text file of any name, perhaps after a byte order mark. "#define", of an XBM image, does not match.
-_TEXT = re.compile(rf"(?:\xef\xbb\xbf)?\s*(?:{_GIMP}|;|//|#\s|{_COLOR.pattern}(?=[\s,]|$))".encode("latin-1"))
+_TEXT = re.compile(rf"(?:\xef\xbb\xbf)?\s*(?:{_GIMP}|{_JASC}|;|//|#\s|{_COLOR.pattern}(?=[\s,]|$))".encode("latin-1"))
 
 # "#" begins a comment only before a space: otherwise it begins a color.
 _COMMENT = re.compile(r"(?:;|//|#(?=\s|$)).*")
@@ -30,17 +33,17 @@ class PaletteError(ImageError):
 
 
 def parse_colors(text: str) -> np.ndarray:
-    """The colors of a text such as "#ff0000, fff, 00ff0080", uint8 (F, 3), or (F, 4) if any of them is not opaque.
+    """The colors of a text such as "#ff0000, fff, 00ff0080, red", uint8 (F, 3), or (F, 4) if any of them is not opaque.
 
     Colors are separated by commas. Each has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, of one digit (doubled:
-    "f" is "ff") or two. Spaces around it and one leading "#" are ignored. The order is kept, without repeats. Colors of
-    alpha 0 become 0 in all channels, and so equal.
+    "f" is "ff") or two. Spaces around it and one leading "#" are ignored. Names are those of CSS, in upper or lower
+    case. The order is kept, without repeats. Colors of alpha 0 become 0 in all channels, and so equal.
 
     PaletteError for any other text, for no color, and for more than 256.
     """
     if not text.strip():
         raise PaletteError("no color is given; write one like #ff8000, several with commas between them")
-    return _palette([_color(item, f"color {number}") for number, item in enumerate(text.split(","), start=1)])
+    return _palette([_named_color(item, f"color {number}") for number, item in enumerate(text.split(","), start=1)])
 
 
 def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
@@ -49,22 +52,31 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
     - An image that Pillow reads: the colors, in sRGB, of the pixels of its first frame, row by row from the top left.
       Unused entries of its own palette are left out.
     - A GIMP palette: it begins with the line "GIMP Palette". A line "Channels: RGBA", an extension, adds alpha.
-    - Text: colors as in `parse_colors`, separated by line ends, spaces or commas. A comment begins with ";", "//" or a
-      "#" before a space, and ends with the line. With "paint.net" in the first line, as that program writes, the first
-      of four channels is alpha.
+    - A palette of Paint Shop Pro: it begins with the line "JASC-PAL".
+    - A color table of Photoshop, of suffix .act: 256 colors, perhaps with their number and a transparent one.
+    - Text: colors in hex as in `parse_colors`, separated by line ends, spaces or commas. A comment begins with ";",
+      "//" or a "#" before a space, and ends with the line. With "paint.net" in the first line, as that program writes,
+      the first of four channels is alpha.
 
-    The suffixes .gpl, .hex and .txt mean text, also for a pipe. Any other file is an image, unless it is a regular file
-    that begins with a color or a comment. Repeated colors are dropped; colors of alpha 0 become 0 in all channels.
+    The suffixes .gpl, .hex, .pal and .txt mean text, also for a pipe. Any other file is an image, unless it is a
+    regular file that begins with a color or a comment. Repeated colors are dropped; colors of alpha 0 become 0 in all
+    channels.
 
     PaletteError for no color and for more than 256, ImageError for a file that cannot be read; `max_pixels` as in
     `read_image`.
     """
+    if path.suffix.lower() == ".act" and (table := _read(path)) is not None:
+        return _palette(list(_act_colors(table)))
     text = _read_text(path)
     if text is None:
         image = read_image(path, max_pixels=max_pixels)
         return _palette(_distinct_colors(to_srgb(image.pixels, image.metadata)))
     if text.lstrip().startswith(_GIMP):
         return _palette(list(_gimp_colors(text)))
+    if text.lstrip().startswith(_JASC):
+        return _palette(list(_jasc_colors(text)))
+    if path.suffix.lower() == ".pal":
+        raise PaletteError(f'does not begin with the line "{_JASC}"; save it as a palette of Paint Shop Pro')
     if path.suffix.lower() == ".gpl":
         raise PaletteError(
             f'does not begin with the line "{_GIMP}"; export it again, or call it .hex if it is hex digits'
@@ -97,13 +109,21 @@ def hex_of(color: Sequence[int]) -> str:
     return "#" + bytes(color[:3] if opaque else color).hex()
 
 
-def _color(text: str, where: str) -> tuple[int, ...]:
-    """R, G, B and alpha."""
+def _named_color(text: str, where: str) -> tuple[int, ...]:
+    """R, G, B and alpha of a name of CSS or of hex digits."""
+    name = text.strip().lower()
+    if name in ImageColor.colormap:
+        return (*ImageColor.getrgb(name)[:3], 255)
+    return _color(text, where, "a name, like red, or ")
+
+
+def _color(text: str, where: str, or_name: str = "") -> tuple[int, ...]:
+    """R, G, B and alpha of hex digits."""
     text = text.strip()
     match = _COLOR.fullmatch(text)
     if not match:
         excerpt = text if len(text) <= 40 else f"{text[:37]}..."
-        raise PaletteError(f"{where}: {excerpt!r} is not a color; write 3, 4, 6 or 8 hex digits, like #ff8000")
+        raise PaletteError(f"{where}: {excerpt!r} is not a color; write {or_name}3, 4, 6 or 8 hex digits, like #ff8000")
     digits = match[1]
     if len(digits) < 6:
         digits = "".join(2 * digit for digit in digits)
@@ -127,12 +147,8 @@ def _check_count(n_colors: int) -> None:
 def _read_text(path: Path) -> str | None:
     """The content of a text file; None for another, which is an image or an error of `read_image`."""
     has_text_suffix = path.suffix.lower() in _TEXT_SUFFIXES
-    try:
-        if not has_text_suffix and not path.is_file():
-            return None  # a pipe cannot be read twice
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError:
+    data = _read(path) if has_text_suffix or path.is_file() else None  # a pipe cannot be read twice
+    if data is None:
         return None
     if not has_text_suffix and not _TEXT.match(data):
         return None
@@ -143,6 +159,40 @@ def _read_text(path: Path) -> str | None:
             "has the suffix of text but is not text; give an image its own suffix, or save text as UTF-8"
         )
     return data.decode("utf-8-sig", "replace")
+
+
+def _read(path: Path) -> bytes | None:
+    """The content of a file, cut above 1 MiB; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
+    except OSError:
+        return None
+
+
+def _act_colors(table: bytes) -> Iterator[tuple[int, ...]]:
+    """The colors of 256 x 3 bytes, after which two 16-bit numbers may follow: of colors, and of the transparent one."""
+    if len(table) not in (768, 772):
+        raise PaletteError(f"must have 768 or 772 bytes, as a color table of Photoshop has, got {len(table):,}")
+    count, transparent = struct.unpack(">HH", table[768:] or b"\1\0\xff\xff")
+    for index in range(min(count, 256)):
+        yield (*table[3 * index : 3 * index + 3], 0 if index == transparent else 255)
+
+
+def _jasc_colors(text: str) -> Iterator[tuple[int, ...]]:
+    """The colors after three lines: the name of the format, its version and the number of colors."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        values = line.split()
+        if number > 3 and values:
+            yield _decimal_color(values, number, line)
+
+
+def _decimal_color(values: Sequence[str], number: int, line: str) -> tuple[int, ...]:
+    """R, G, B and alpha of the decimal numbers of a line, 3 or 4."""
+    if len(values) not in (3, 4) or not all(re.fullmatch("[0-9]{1,3}", v) and int(v) < 256 for v in values):
+        names = "red, green and blue"
+        raise PaletteError(f"line {number}: {line.strip()[:40]!r} must be {names} of 0 to 255; correct it")
+    return (*map(int, values), 255)[:4]
 
 
 def _hex_colors(text: str) -> Iterator[tuple[int, ...]]:

@@ -225,7 +225,7 @@ def _optimized(files: list[bytes]) -> bytes:
         import oxipng  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         raise ImageError(
-            "cannot be optimized without oxipng; run pip install 'gpukmeans[optimize]' or leave out --optimize"
+            "cannot be optimized without oxipng; run pip install pyoxipng or leave out --optimize"
         ) from None
     fixed_type: dict[str, Any] = {
         "bit_depth_reduction": False,

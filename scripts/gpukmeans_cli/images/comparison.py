@@ -10,7 +10,7 @@ from gpukmeans_cli.formats.reading import DecodedImage, read_image
 from gpukmeans_cli.formats.still import write_png
 from gpukmeans_cli.images.comparison_sheet import draw_comparison
 from gpukmeans_cli.images.quality import compare_pixels
-from gpukmeans_cli.system.atomic_files import ImageError
+from gpukmeans_cli.system.atomic_files import ImageError, stream_name
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.terminal.formatting import format_quality, format_size, format_sizes
 from gpukmeans_cli.terminal.messages import one_line, warn_ignored_frames
@@ -39,7 +39,8 @@ class Comparison:
 
     def line(self) -> str:
         """The report as one line of text."""
-        return f"{self.a}, {self.b}: {self.quality()}, {format_sizes(self.bytes_a, self.bytes_b)}"
+        names = f"{stream_name(self.a)}, {stream_name(self.b)}"
+        return f"{names}: {self.quality()}, {format_sizes(self.bytes_a, self.bytes_b)}"
 
 
 def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
@@ -52,7 +53,8 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
         (height, width), other = before.pixels.shape[:2], after.pixels.shape[:2]
         if other != (height, width):
             raise ImageError(
-                f"{a} is {width} x {height} and {b} {other[1]} x {other[0]}, but only images of one size can be "
+                f"{stream_name(a)} is {width} x {height} and {stream_name(b)} {other[1]} x {other[0]}, but "
+                "only images of one size can be "
                 "compared; resize one of them"
             )
         mse, psnr, ssim = compare_pixels(torch.from_numpy(before.pixels), torch.from_numpy(after.pixels))
@@ -82,8 +84,8 @@ def _read(path: Path, max_pixels: int | None) -> DecodedImage:
     try:
         picture = read_image(path, max_pixels=max_pixels)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    warn_ignored_frames(path, picture.frames)
+        raise ImageError(f"{stream_name(path)}: {error}") from error
+    warn_ignored_frames(stream_name(path), picture.frames)
     return replace(picture, pixels=to_srgb(picture.pixels, picture.metadata))
 
 

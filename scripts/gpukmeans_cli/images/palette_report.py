@@ -14,7 +14,13 @@ from gpukmeans import ColorHistogram
 from gpukmeans_cli.formats.palette_files import format_gpl, format_hex, hex_of
 from gpukmeans_cli.images.channels import add_histograms
 from gpukmeans_cli.images.palette_usage import PaletteUsage, count_image, find_palette_usage
-from gpukmeans_cli.system.atomic_files import ImageError, check_free, unexpected_error, write_atomically
+from gpukmeans_cli.system.atomic_files import (
+    ImageError,
+    check_free,
+    stream_name,
+    unexpected_error,
+    write_atomically,
+)
 from gpukmeans_cli.terminal.formatting import format_percent
 from gpukmeans_cli.terminal.messages import one_line, print_line, warn, warn_ignored_frames
 from gpukmeans_cli.terminal.swatches import color_bits, swatch
@@ -41,7 +47,7 @@ def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
     """Whether all images were read and all palettes found. Palettes and errors are printed or written."""
     if task.shared:
         return _report_palette(inputs, task, heading=None)
-    done = [_report_palette([path], task, f"{path}:" if len(inputs) > 1 else None) for path in inputs]
+    done = [_report_palette([path], task, f"{stream_name(path)}:" if len(inputs) > 1 else None) for path in inputs]
     return all(done)
 
 
@@ -69,12 +75,12 @@ def _histogram(path: Path, task: PaletteTask) -> ColorHistogram | None:
     try:
         histogram, n_frames = count_image(path, task.device, max_pixels=task.max_pixels)
     except ImageError as error:
-        _report_error(error, str(path), {"input": str(path)}, task)
+        _report_error(error, stream_name(path), {"input": str(path)}, task)
         return None
     except Exception as error:
-        _report_error(unexpected_error(error), str(path), {"input": str(path)}, task)
+        _report_error(unexpected_error(error), stream_name(path), {"input": str(path)}, task)
         return None
-    warn_ignored_frames(path, n_frames)
+    warn_ignored_frames(stream_name(path), n_frames)
     return histogram
 
 
@@ -138,4 +144,5 @@ def _input_keys(paths: Sequence[Path], task: PaletteTask) -> dict[str, object]:
 
 
 def _name(paths: Sequence[Path]) -> str:
-    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    first = stream_name(paths[0])
+    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"

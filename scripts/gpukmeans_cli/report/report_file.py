@@ -6,7 +6,7 @@ from pathlib import Path
 from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data
-from gpukmeans_cli.system.atomic_files import check_folder, check_free, write_atomically
+from gpukmeans_cli.system.atomic_files import check_folder, check_free, stream_name, write_atomically
 from gpukmeans_cli.terminal.formatting import format_count, format_size
 from gpukmeans_cli.terminal.messages import warn_ignored_frames
 
@@ -24,7 +24,7 @@ def write_report(photo: Path, output: Path, counts: Sequence[int], settings: Set
     write_atomically(output, data, overwrite=settings.force)
     first = f"{counts[0]} to " if len(counts) > 1 else ""
     palettes = f"{format_count(len(counts), 'palette')} of {first}{format_count(counts[-1], 'color')}"
-    return f"{photo} -> {output}: {palettes}, {format_size(len(data))}"
+    return f"{stream_name(photo)} -> {output}: {palettes}, {format_size(len(data))}"
 
 
 def compress_options(settings: Settings) -> list[str]:

@@ -37,6 +37,22 @@ def unexpected_error(error: Exception) -> ImageError:
     return ImageError(text).caused_by(error)
 
 
+def stream_name(path: Path | str, stream: str = "standard input") -> str:
+    """The path, or what it stands for if it is `STDIO`."""
+    return stream if str(path) == str(STDIO) else str(path)
+
+
+def check_exists(path: Path) -> None:
+    """ImageError if there is no such input, before its output is checked. A path that cannot be searched passes."""
+    try:
+        if path != STDIO:
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("does not exist; check the path") from None
+    except (OSError, ValueError):
+        pass  # an error when it is opened
+
+
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Write a file of these bytes, complete or not at all. ImageError, beginning with the path, if that fails.
 

@@ -139,7 +139,7 @@ def refuse(*args, **options):
     [
         ([], "Please specify a file of rows, for example: gpukmeans cluster rows.npy -k 64"),
         (["x.npy"], "Please specify the number of clusters, for example: -k 64"),
-        (["x.npy", "-k", "0"], "0 is not in the range x>=1"),
+        (["x.npy", "-k", "0"], "of at least 1, got '0'"),
         (["-", "-k", "2"], "standard input cannot be read several times; name a file"),
         (["x.npy", "-k", "2", "-o", "c.txt"], "--output must end in .safetensors or .npy, got c.txt"),
         (["x.npy", "-k", "2", "-o", "-"], "--output must end in .safetensors or .npy, got -"),

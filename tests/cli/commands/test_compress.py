@@ -528,7 +528,7 @@ def test_the_given_device_is_used(run, photo):
     ("args", "complaint"),
     [
         pytest.param(["-k", "0"], "--colors", id="no colors"),
-        pytest.param(["-k", "257"], "1<=x<=256", id="too many colors"),
+        pytest.param(["-k", "257"], "from 1 to 256, got '257'", id="too many colors"),
         pytest.param(["-k", "-3"], "--colors", id="negative colors"),
         pytest.param(["-k", "twenty"], "'twenty'", id="colors in words"),
         pytest.param(["-k", "2.5"], "'2.5'", id="half a color"),

@@ -350,7 +350,7 @@ def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monke
 WRONG = [
     pytest.param([], "Please specify an image, for example: gpukmeans palette photo.jpg", id="no image"),
     pytest.param(["a.png", "-k", "0"], "--colors", id="no colors"),
-    pytest.param(["a.png", "-k", "257"], "1<=x<=256", id="too many colors"),
+    pytest.param(["a.png", "-k", "257"], "from 1 to 256, got '257'", id="too many colors"),
     pytest.param(["a.png", "--seed", "-1"], "--seed", id="negative seed"),
     pytest.param(["a.png", "--max-pixels", "0"], "--max-pixels", id="no pixels"),
     pytest.param(["a.png", "--device", "tpu"], "auto, cpu, cuda or cuda:N", id="another device"),

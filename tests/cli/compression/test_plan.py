@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gpukmeans_cli.compression.plan import PlanError, plan
 from gpukmeans_cli.system.atomic_files import STDIO
@@ -28,7 +29,7 @@ def tree(tmp_path):
 
 def pairs(inputs, root, **options):
     """Sources and outputs, relative to a folder."""
-    jobs = plan(inputs, **{"name": "4"} | options)
+    jobs = [job for job in plan(inputs, **{"name": "4"} | options) if not job.is_earlier_output]
     assert not [job for job in jobs if job.problem]
     return [(str(job.source.relative_to(root)), str(job.output.relative_to(root))) for job in jobs]
 
@@ -101,6 +102,43 @@ def test_outputs_of_an_earlier_run_are_skipped(tree):
         (tree / output).touch()
     assert pairs([tree], tree, recursive=True) == before
     assert pairs([Path(f"{tree}/*.[pj][np]g")], tree) == [("a-4.png", "a-4-4.png"), ("b.jpg", "b-4.png")]
+
+
+def test_outputs_of_any_number_of_colors_are_skipped_beside_their_inputs(tree):
+    earlier = ["a-20.png", "b-256.png", "b-palette.png", "sub/a-8.gif", "a-20-4.png"]
+    others = ["a-257.png", "b-08.png", "b-8.jpg", "c-8.png", "sub/b-8.png", "sub/a-small.png"]
+    for name in earlier + others:
+        (tree / name).touch()
+    jobs = plan([tree], name="16", recursive=True)
+    assert {str(job.source.relative_to(tree)) for job in jobs if job.is_earlier_output} == set(earlier)
+    assert set(others) <= {str(job.source.relative_to(tree)) for job in jobs if not job.is_earlier_output}
+    assert pairs([tree / "b-256.png"], tree, name="16") == [("b-256.png", "b-256-16.png")]  # named
+    assert ("a-20.png", "a-20-16.png") in pairs([tree / "*-2*.png"], tree, name="16")  # found without its original
+
+
+def test_the_output_of_an_animated_gif_is_a_gif_unless_another_is_named(tmp_path):
+    frames = [Image.new("L", (4, 4), level) for level in (0, 99)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "one.gif")
+    (tmp_path / "broken.gif").write_bytes((tmp_path / "two.gif").read_bytes()[:20])
+    inputs = [tmp_path / name for name in ("two.gif", "one.gif", "broken.gif", "none.gif")]
+    found = pairs(inputs, tmp_path)
+    assert [output for _, output in found] == ["two-4.gif", "one-4.png", "broken-4.png", "none-4.png"]
+    assert pairs(inputs[:1], tmp_path, folder=tmp_path / "out") == [("two.gif", "out/two-4.gif")]
+    assert pairs(inputs[:1], tmp_path, output=tmp_path / "x.png") == [("two.gif", "x.png")]
+
+
+def test_in_place_each_png_and_gif_is_its_own_output(tree):
+    (tree / "a-4.png").touch()
+    (tree / "d.gif").touch()
+    found = pairs([tree], tree, recursive=True, in_place=True)
+    assert found == [(name, name) for name in ("a-4.png", "a.PNG", "d.gif", "sub/a.png")]
+    (job,) = plan([tree / "b.jpg"], name="4", in_place=True)
+    assert job.problem == "is no .png or .gif, which --in-place needs"
+    with pytest.raises(PlanError, match=r"a\.png is named twice"):
+        plan([tree, tree / "sub" / "a.png"], name="4", recursive=True, in_place=True)
+    with pytest.raises(PlanError, match="standard input has none"):
+        plan([STDIO], name="4", in_place=True)
 
 
 def test_a_named_input_that_is_also_an_output_is_an_error(tree):
@@ -184,8 +222,14 @@ def test_two_inputs_with_one_output_are_an_error(tree, tmp_path):
     (tree / "a.jpg").touch()
     with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png"):
         plan([tree], name="4", recursive=True)
-    with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png"):
+    with pytest.raises(PlanError, match=r"2 inputs would write .*a-4\.png: .*sub/a\.png and .*/a\.PNG; "):
         plan([tree / "sub" / "a.png", tree / "a.PNG"], name="4", folder=tmp_path / "out")
+
+
+def test_of_many_inputs_with_one_output_two_are_named(tmp_path):
+    inputs = [tmp_path / f"a.{suffix}" for suffix in ("png", "jpg", "gif", "bmp")]
+    with pytest.raises(PlanError, match=r"4 inputs would write .*a-4\.png: .*a\.png and .*a\.jpg and 2 more; "):
+        plan(inputs, name="4")
 
 
 def test_inputs_with_problems_may_have_one_output(tree, tmp_path):

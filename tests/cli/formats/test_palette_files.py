@@ -69,7 +69,7 @@ def test_colors_of_alpha_0_become_one_color_of_0_in_all_channels():
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("red", ["color 1: 'red' is not a color", "3, 4, 6 or 8 hex digits"]),
+        ("reds", ["color 1: 'reds' is not a color", "3, 4, 6 or 8 hex digits"]),
         ("#fff,#ff", ["color 2: '#ff' is not a color"]),
         ("#fff,,#000", ["color 2: '' is not a color"]),
         ("#fff,", ["color 2: '' is not a color"]),
@@ -389,3 +389,54 @@ def test_a_palette_written_for_gimp_is_read_unchanged(tmp_path_factory, palette)
     path.write_text(format_gpl(palette, "a"))
     assert np.array_equal(read_palette(path), palette)
     assert not re.search(r"[^\x20-\x7e\n]", path.read_text())
+
+
+def test_a_color_of_fixed_may_have_a_name_of_css():
+    palette = parse_colors(" red,RebeccaPurple, #fff,white,Navy")
+    assert palette.tolist() == [[255, 0, 0], [102, 51, 153], [255, 255, 255], [0, 0, 128]]
+    with pytest.raises(
+        PaletteError, match="color 2: 'redd' is not a color; write a name, like red, or 3, 4, 6 or 8 hex"
+    ):
+        parse_colors("red,redd")
+
+
+JASC = "JASC-PAL\r\n0100\r\n3\r\n255 0 16\r\n1 2 3\r\n255 0 16\r\n"
+
+
+@pytest.mark.parametrize("name", ["a.pal", "a.PAL", "a.txt", "a"])
+def test_a_palette_of_paint_shop_pro_is_read(tmp_path, name):
+    (tmp_path / name).write_text(JASC)
+    assert read_palette(tmp_path / name).tolist() == [[255, 0, 16], [1, 2, 3]]
+    (tmp_path / name).write_text(f"{JASC}4 5 6 7\n\n")
+    assert read_palette(tmp_path / name)[2:].tolist() == [[4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("JASC-PAL\n0100\n1\n1 2\n", "line 4: '1 2' must be red, green and blue of 0 to 255"),
+        ("JASC-PAL\n0100\n1\n1 2 256\n", "line 4: "),
+        ("JASC-PAL\n0100\n0\n", "holds no color"),
+        ("ff0000\n", 'does not begin with the line "JASC-PAL"'),
+    ],
+)
+def test_a_damaged_palette_of_paint_shop_pro_is_an_error(tmp_path, text, complaint):
+    (tmp_path / "a.pal").write_text(text)
+    with pytest.raises(PaletteError, match=complaint):
+        read_palette(tmp_path / "a.pal")
+
+
+def test_a_color_table_of_photoshop_is_read(tmp_path):
+    path, colors = tmp_path / "a.act", np.random.default_rng(0).permutation(256 * 3 * 5)[:768] % 256
+    table = bytes(colors.astype(np.uint8))
+    path.write_bytes(table)
+    assert np.array_equal(read_palette(path), np.array(list(dict.fromkeys(map(tuple, colors.reshape(-1, 3).tolist())))))
+    path.write_bytes(table + bytes([0, 2, 0xFF, 0xFF]))
+    assert read_palette(path).tolist() == colors[:6].reshape(2, 3).tolist()
+    path.write_bytes(table + bytes([0, 2, 0, 1]))
+    assert read_palette(path).tolist() == [[*colors[:3].tolist(), 255], [0, 0, 0, 0]]
+    path.write_bytes(table[:-1])
+    with pytest.raises(PaletteError, match=r"must have 768 or 772 bytes, .* got 767"):
+        read_palette(path)
+    with pytest.raises(ImageError, match="does not exist; check the path"):
+        read_palette(tmp_path / "none.act")

@@ -1,0 +1,78 @@
+"""`nearest_colors`: the palette color nearest to each color, where opaque colors take opaque palette colors."""
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from gpukmeans.assignment import assign
+from gpukmeans.engines import Assignment, Engine, EngineName
+from gpukmeans.images.colorspace import SRGB, ColorSpace
+
+
+def nearest_colors(
+    colors: UInt8[Tensor, "m c"],
+    palette: UInt8[Tensor, "k c"],
+    space: ColorSpace = SRGB,
+    *,
+    engine: EngineName | Engine = "auto",
+) -> Assignment:
+    """Index of the nearest palette color of each color, int64, and the squared distance of their points, both (M,).
+
+    An opaque color takes the nearest opaque palette color if there is one, since a translucent one would show the
+    background through it. The lowest index wins a tie.
+
+    Args:
+        colors: uint8 (M, C).
+        palette: uint8 (K, C).
+        space: color space of the distances.
+        engine: a name of `ENGINES`, "auto" or an `Engine`.
+
+    Example:
+        >>> palette = torch.tensor([[100, 250], [0, 255]], dtype=torch.uint8)
+        >>> nearest_colors(torch.tensor([[100, 254], [100, 255]], dtype=torch.uint8), palette).labels.tolist()
+        [0, 1]
+    """
+    return assign_within_opaque(
+        space.encode(colors), is_opaque(colors), space.encode(palette), is_opaque(palette), engine=engine
+    )
+
+
+def assign_within_opaque(
+    x: Float[Tensor, "m d"],
+    opaque: Bool[Tensor, " m"],
+    centers: Float[Tensor, "k d"],
+    opaque_centers: Bool[Tensor, " k"],
+    *,
+    engine: EngineName | Engine = "auto",
+) -> Assignment:
+    """`assign`, where opaque points (M, D) take the nearest of the opaque centers (K, D) if there are any.
+
+    Args:
+        x: points (M, D).
+        opaque: mask (M,) of the opaque points.
+        centers: centers (K, D).
+        opaque_centers: mask (K,) of the opaque centers.
+        engine: a name of `ENGINES`, "auto" or an `Engine`.
+    """
+    labels, sqdist = assign(x, centers, engine=engine)
+    entries = opaque_centers.nonzero().squeeze(1)
+    if not 0 < len(entries) < len(centers):
+        return Assignment(labels, sqdist)
+    rows = (opaque & ~opaque_centers.index_select(0, labels)).nonzero().squeeze(1)
+    if len(rows) > 0:
+        among_opaque = assign(x[rows], centers[entries], engine=engine)
+        labels, sqdist = labels.clone(), sqdist.clone()
+        labels[rows], sqdist[rows] = entries[among_opaque.labels], among_opaque.sqdist
+    return Assignment(labels, sqdist)
+
+
+def is_opaque(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
+    """Mask (...) of the colors (..., C) of alpha 255; all colors, if they have no alpha.
+
+    Example:
+        >>> is_opaque(torch.tensor([[9, 254], [9, 255]], dtype=torch.uint8)).tolist()
+        [False, True]
+    """
+    if colors.shape[-1] in (1, 3):
+        return torch.ones(colors.shape[:-1], dtype=torch.bool, device=colors.device)
+    return colors[..., -1] == 255
