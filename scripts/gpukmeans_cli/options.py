@@ -152,7 +152,7 @@ OutputFolder = Annotated[
 ]
 InPlace = Annotated[
     bool,
-    _output("--in-place", help="Replace the inputs, PNG and GIF files. Without a way back, unless you have copies."),
+    _output("--in-place", help="Replace the inputs, which must be PNG or GIF files."),
 ]
 AllowLarger = Annotated[
     bool,
