@@ -36,7 +36,7 @@ def test_without_alpha_the_nearest_color_is_taken(channels):
     assert is_opaque(image).all()
 
 
-@pytest.mark.parametrize("space", COLOR_SPACES.values(), ids=str)
+@pytest.mark.parametrize("space", COLOR_SPACES.values(), ids=list(COLOR_SPACES))
 def test_a_random_palette_is_searched_as_by_hand(space):
     pixels, palette = random_image(20, 20, 4, 256, 0).flatten(0, 1), random_image(1, 30, 4, 256, 1)[0]
     pixels[::2, 3] = 255
