@@ -56,22 +56,23 @@ def equal_rows(points, row):
     return [other for other, point in enumerate(points) if list(point) == list(points[row])]
 
 
-def can_move(points, weights, labels, row):
-    """Whether the points equal to this row have weight, and are not all that have weight in their cluster."""
+def can_move(points, weights, labels, row, n_fixed=0):
+    """Whether the points equal to this row have weight, and are not all that have weight in a cluster that is not
+    fixed."""
     equal = equal_rows(points, row)
     left = [w for other, w in enumerate(weights) if labels[other] == labels[row] and other not in equal]
-    return any(weights[other] for other in equal) and any(left)
+    return any(weights[other] for other in equal) and (any(left) or labels[row] < n_fixed)
 
 
-def relocated(points, weights, centers):
-    """Labels in which each empty cluster has taken over the worst-served points that can move."""
+def relocated(points, weights, centers, n_fixed=0):
+    """Labels in which each empty cluster, but the first `n_fixed`, has taken over the worst-served points that can
+    move."""
     found = nearest(points, centers)
     labels = [label for label, _ in found]
-    empty = [
-        j for j in range(len(centers)) if not any(w for w, label in zip(weights, labels, strict=True) if label == j)
-    ]
+    used = {label for label, weight in zip(labels, weights, strict=True) if weight}
+    empty = [cluster for cluster in range(n_fixed, len(centers)) if cluster not in used]
     for row in sorted(range(len(points)), key=lambda row: -found[row][1]):
-        if empty and found[row][1] > 0 and weights[row] and can_move(points, weights, labels, row):
+        if empty and found[row][1] > 0 and weights[row] and can_move(points, weights, labels, row, n_fixed):
             cluster = empty.pop(0)
             for other in equal_rows(points, row):
                 labels[other] = cluster
