@@ -86,7 +86,7 @@ class ColorSpace:
         `encode` multiplies by alpha, 0 to 255, so points of opaque colors are 255 times those of colors without alpha.
         Squared distances divided by `unit` squared are comparable; in sRGB they are in squared 8-bit levels.
         """
-        return 255 if channels in (2, 4) else 1
+        return 255 if has_alpha(channels) else 1
 
     def decode(self, points: Float[Tensor, "k d"], channels: int) -> UInt8[Tensor, "k c"]:
         """8-bit colors (K, C) of this number of channels nearest to points (K, 3), or (K, 4) with alpha.
@@ -95,12 +95,17 @@ class ColorSpace:
         """
         points = points.double()
         n_colors = 1 if channels <= 2 else 3
-        if channels in (1, 3):
+        if not has_alpha(channels):
             return self.backward(points)[:, :n_colors].to(torch.uint8)
         alpha = (points[:, 3:] / self.scale).round().clamp(0, 255)
         # Divided by the rounded alpha, because that is what multiplies the color when the image is shown.
         color = self.backward(torch.where(alpha > 0, points[:, :3] / alpha, 0))[:, :n_colors]
         return torch.cat([torch.where(alpha > 0, color, 0), alpha], dim=1).to(torch.uint8)
+
+
+def has_alpha(channels: int) -> bool:
+    """Whether the last of this number of channels is alpha."""
+    return channels in (2, 4)
 
 
 def check_space(space: str | ColorSpace) -> ColorSpace:
@@ -137,7 +142,7 @@ def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, 
 
 def _split_alpha(colors: Tensor) -> tuple[Tensor, Tensor | None]:
     """Color channels (..., 1 or 3), and alpha (..., 1) or None."""
-    return (colors[..., :-1], colors[..., -1:]) if colors.shape[-1] in (2, 4) else (colors, None)
+    return (colors[..., :-1], colors[..., -1:]) if has_alpha(colors.shape[-1]) else (colors, None)
 
 
 def _to_srgb(colors: Tensor) -> Tensor:

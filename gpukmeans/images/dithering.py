@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.images.colorspace import has_alpha
 from gpukmeans.images.histogram import check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
 from gpukmeans.summaries import summary
@@ -89,7 +90,7 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     dithered = _dithered_pixels(image, target, colors, nearest)
     inverse = _InversePalette(target, colors, is_opaque(palette))
     planes = [*(target - inverse.lowest).movedim(2, 0), strength * dithered]
-    if _has_alpha(image):
+    if has_alpha(image.shape[-1]):
         opaque = is_opaque(image)
         planes += [torch.where(opaque, least, 0) for least in (255 * _LEVEL, inverse.opaque_layer)]
     # One more column at the right, of strength 0, absorbs the errors that leave the image.
@@ -163,7 +164,7 @@ class _InversePalette:
     def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
         colors = torch.cat([image.flatten(0, 1), palette])
         lowest, highest = torch.aminmax(colors, dim=0)
-        if palette.shape[1] in (2, 4):
+        if has_alpha(palette.shape[1]):
             lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
         self.lowest = lowest
         """(C,), the corner of the box, to which target colors are relative."""
@@ -180,7 +181,7 @@ class _InversePalette:
         axes = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
         self.opaque_layer = self._sizes[-1]
         """The alpha cell of opaque pixels."""
-        if palette.shape[1] in (2, 4):
+        if has_alpha(palette.shape[1]):
             axes[-1] = torch.cat([axes[-1], axes[-1][-1:]])
             self._sizes[-1] += 1
         centers = torch.cartesian_prod(*axes).view(-1, len(axes)) + lowest
@@ -229,7 +230,7 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
     # Rank r of n becomes the middle of the r-th of n equal intervals.
     denominator = 2 * side**2
     offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), denominator, rounding_mode="floor").int()[..., None]
-    if _has_alpha(image):
+    if has_alpha(image.shape[-1]):
         alpha = target[..., -1:]
         new_alpha = torch.where(alpha == 255 * _LEVEL, alpha, (alpha + offsets).clamp_(0, 255 * _LEVEL))
         offsets = torch.div(offsets * alpha, 255 * _LEVEL, rounding_mode="floor")
@@ -333,7 +334,7 @@ def _nearest(image: Tensor, palette: Tensor) -> Tensor:
 def _levels(colors: Tensor) -> Tensor:
     """Premultiplied colors (..., C) in sixteenths of a level, int32."""
     colors = _LEVEL * colors.int()
-    if not _has_alpha(colors):
+    if not has_alpha(colors.shape[-1]):
         return colors
     color, alpha = colors[..., :-1], colors[..., -1:]
     opaque = 255 * _LEVEL
@@ -350,7 +351,7 @@ def _dithered_pixels(image: Tensor, target: Tensor, colors: Tensor, nearest: Ten
     """Mask (H, W) of the pixels to dither: not fully transparent, and more than a level off the nearest color."""
     difference = (target - colors.index_select(0, nearest.flatten().int()).view(target.shape)).abs_()
     mask = (difference > _LEVEL).any(dim=2)
-    return mask & (image[..., -1] > 0) if _has_alpha(image) else mask
+    return mask & (image[..., -1] > 0) if has_alpha(image.shape[-1]) else mask
 
 
 def _channel_spacing(colors: Tensor) -> int:
@@ -364,11 +365,7 @@ def _channel_spacing(colors: Tensor) -> int:
     nearest = sqdist.amin(dim=1)
     nearest = nearest[nearest < torch.iinfo(torch.int64).max]
     spacing = math.isqrt(int(nearest.median())) if len(nearest) else 0
-    return math.isqrt(spacing**2 // (colors.shape[1] - _has_alpha(colors)))
-
-
-def _has_alpha(colors: Tensor) -> bool:
-    return colors.shape[-1] in (2, 4)
+    return math.isqrt(spacing**2 // (colors.shape[1] - has_alpha(colors.shape[1])))
 
 
 def _check_palette(palette: object, image: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gpukmeans.assignment import assign
 from gpukmeans.engines import Assignment, Engine, EngineName
-from gpukmeans.images.colorspace import SRGB, ColorSpace
+from gpukmeans.images.colorspace import SRGB, ColorSpace, has_alpha
 
 
 def nearest_colors(
@@ -73,6 +73,6 @@ def is_opaque(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
         >>> is_opaque(torch.tensor([[9, 254], [9, 255]], dtype=torch.uint8)).tolist()
         [False, True]
     """
-    if colors.shape[-1] in (1, 3):
+    if not has_alpha(colors.shape[-1]):
         return torch.ones(colors.shape[:-1], dtype=torch.bool, device=colors.device)
     return colors[..., -1] == 255

@@ -13,7 +13,7 @@ from gpukmeans.compilation import eager
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
-from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space
+from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space, has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_histogram
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque
 from gpukmeans.options import KMeansOptions
@@ -142,7 +142,7 @@ def fit_palette(
     search["callback"] = callback
     result = _clustered(x, n_colors, histogram.counts, engine=chosen, **search, **clustering)
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
-    if histogram.colors.shape[1] in (2, 4):
+    if has_alpha(histogram.colors.shape[1]):
         free = _with_opaque_colors(fixed, free, result.labels.long(), histogram, x, space, chosen)
     colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
     return Palette(
@@ -172,7 +172,7 @@ def with_transparent_color(
         >>> with_transparent_color(torch.tensor([[9, 255]], dtype=torch.uint8), histogram, 256).tolist()
         [[9, 255], [0, 0]]
     """
-    if colors.shape[1] in (1, 3) or len(colors) >= max_colors:
+    if not has_alpha(colors.shape[1]) or len(colors) >= max_colors:
         return colors
     if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
         return colors

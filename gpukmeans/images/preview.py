@@ -9,6 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from gpukmeans.images.colorspace import has_alpha
+
 # Number of images or palettes of a batch that are shown.
 _MAX_SHOWN = 8
 
@@ -42,7 +44,7 @@ _ROW = '<div style="display:flex;gap:8px;margin:4px 0;line-height:0"><div>{}</di
 def indexed_png(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> bytes:
     """A PNG file with the colors (K, C), K at most 256, and the index of each pixel (H, W)."""
     channels = palette.shape[1]
-    color, alpha = (palette[:, :-1], palette[:, -1]) if channels in (2, 4) else (palette, None)
+    color, alpha = (palette[:, :-1], palette[:, -1]) if has_alpha(channels) else (palette, None)
     height, width = indices.shape
     rows = torch.nn.functional.pad(indices, (1, 0))  # each row begins with its filter, 0 for none
     return b"".join(
@@ -67,7 +69,7 @@ def _image(palette: Tensor, indices: Tensor) -> str:
 def _swatch(color: list[int]) -> str:
     """HTML of a box of this color, over a checkerboard that is visible through alpha."""
     channels = [color[0]] * 3 if len(color) < 3 else color[:3]
-    alpha = color[-1] if len(color) in (2, 4) else 255
+    alpha = color[-1] if has_alpha(len(color)) else 255
     name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))
     board = "repeating-conic-gradient(#ccc 0% 25%, #fff 0% 50%) 0 0/8px 8px"
     style = f"display:inline-block;width:16px;height:16px;background:linear-gradient({name},{name}),{board}"
