@@ -107,5 +107,5 @@ def apng_parts(apng: ApngFile, decode: Callable[[bytes], np.ndarray]) -> Iterato
 
 def default_image(apng: ApngFile) -> bytes:
     """The PNG file of the default image of an APNG, with all metadata."""
-    chunks = [chunk for chunk in apng.chunks if chunk[0] not in (b"acTL", b"fcTL", b"fdAT", b"IEND")]
+    chunks = [chunk for chunk in apng.chunks if chunk[0] not in {*png.ANIMATION, b"IEND"}]
     return png.png_file(*itertools.starmap(png.chunk, chunks))

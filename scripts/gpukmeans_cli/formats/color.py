@@ -6,8 +6,8 @@ Conversions follow Chromium, whose pixels the tests compare.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from gpukmeans_cli.formats.metadata import Metadata
+from gpukmeans_cli.formats.png_chunks import scan_chunks
 
 # Pixels converted at a time, which bounds the memory beside the image and the result.
 BLOCK_PIXELS = 1 << 18
@@ -106,15 +107,9 @@ def _color_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     """The color chunks of valid length and checksum before PLTE and IDAT, the first of each kind."""
     lengths = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
     found: dict[bytes, bytes] = {}
-    file.seek(8)
-    while len(head := file.read(8)) == 8 and head[4:] not in (b"PLTE", b"IDAT"):
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if lengths.get(kind) != length:
-            file.seek(length + 4, io.SEEK_CUR)
-            continue
-        body = file.read(length)
-        if file.read(4) == struct.pack(">I", zlib.crc32(kind + body)):
-            found.setdefault(kind, body)
+    for chunk in itertools.takewhile(lambda chunk: chunk.kind not in (b"PLTE", b"IDAT"), scan_chunks(file)):
+        if len(chunk.body) == lengths.get(chunk.kind) and chunk.is_intact:
+            found.setdefault(chunk.kind, chunk.body)
     return found
 
 

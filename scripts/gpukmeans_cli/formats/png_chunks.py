@@ -1,9 +1,11 @@
 """Building blocks of PNG files, still or animated: chunks, packed samples, scanlines and metadata."""
 
+import io
 import re
 import struct
 import zlib
 from collections.abc import Container, Iterator
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -16,7 +18,7 @@ _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
 # Chunks that the shown pixels depend on: of stills, and the others of animations.
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
-_ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
+ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 
 # Pillow rejects a whole file for a compressed text or profile that decompresses to more.
 _MAX_DECOMPRESSED = 1 << 20
@@ -46,6 +48,45 @@ def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         start += 12 + length
 
 
+class StoredChunk(NamedTuple):
+    """A chunk of a PNG file, from `start` to `end`. It has a body only if `is_ancillary`."""
+
+    kind: bytes
+    start: int
+    end: int
+    body: bytes
+    checksum: bytes
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the checksum is that of kind and body."""
+        return int.from_bytes(self.checksum, "big") == zlib.crc32(self.body, zlib.crc32(self.kind))
+
+
+def scan_chunks(file: BinaryIO) -> Iterator[StoredChunk]:
+    """The chunks of a PNG file up to IEND, broken or not; none of another file. The position may be moved meanwhile."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if file.read(len(MAGIC)) != MAGIC:
+        return
+    start = len(MAGIC)
+    while start + 8 <= size:
+        file.seek(start)
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND" or not kind.isalpha():
+            return
+        has_body = is_ancillary(kind)
+        body = file.read(length) if has_body else b""
+        yield StoredChunk(kind, start, start + 12 + length, body, file.read(4) if has_body else b"")
+        start += 12 + length
+
+
+def is_ancillary(kind: bytes) -> bool:
+    """Whether decoders may ignore chunks of this kind, and it is no part of an animation."""
+    return kind[:1].islower() and kind not in ANIMATION
+
+
 def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bool) -> bytes | None:
     """The PNG file without the chunks and bytes that no shown pixel depends on; frames and `color_kinds` stay.
 
@@ -55,9 +96,9 @@ def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bo
         chunks = list(parse_chunks(data))
     except SyntaxError:
         return None
-    if not animated and any(kind in _ANIMATION for kind, _ in chunks):
+    if not animated and any(kind in ANIMATION for kind, _ in chunks):
         return None
-    kept = _PIXELS | _ANIMATION
+    kept = _PIXELS | ANIMATION
     return png_file(*(chunk(kind, body) for kind, body in chunks if kind in kept or kind in color_kinds))
 
 

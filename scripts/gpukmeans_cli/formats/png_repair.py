@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from PIL import PngImagePlugin
 
-from gpukmeans_cli.formats.png_chunks import MAGIC
+from gpukmeans_cli.formats.png_chunks import ANIMATION, StoredChunk, is_ancillary, scan_chunks
 
-_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 # Lengths that browsers accept.
 _LENGTHS = {b"gAMA": (4,), b"cHRM": (32,), b"sRGB": (1,), b"pHYs": (9,)}
 _KEY_LENGTHS = {0: range(2, 1 << 31), 2: range(6, 1 << 31), 3: range(257)}  # of tRNS by color type
@@ -33,16 +31,6 @@ class RepairedFile(io.BytesIO):
         """Why chunks were left out, as phrases."""
 
 
-class _Chunk(NamedTuple):
-    """A chunk of a PNG file. Only ancillary chunks that are no part of an animation have a body."""
-
-    kind: bytes
-    start: int
-    end: int
-    body: bytes
-    checksum: bytes
-
-
 def repaired(file: BinaryIO) -> BinaryIO:
     """The file at its beginning; as a `RepairedFile` if it is a PNG with ancillary chunks that it must be read without.
 
@@ -50,14 +38,14 @@ def repaired(file: BinaryIO) -> BinaryIO:
     Pillow refuses or misreads the file: texts and profiles that unpack to more than `MAX_TEXT_CHUNK`, and texts with
     the keyword of a property of the pixels.
     """
-    broken: list[_Chunk] = []
+    broken: list[StoredChunk] = []
     reasons: Counter[tuple[str, str]] = Counter()
     color_type, n_text, has_key = 0, 0, False
-    for chunk in _chunks(file):
+    for chunk in scan_chunks(file):
         if chunk.kind == b"IHDR":
             file.seek(chunk.start + 17)
             color_type = int.from_bytes(file.read(1), "big")
-        elif _is_ancillary(chunk.kind):
+        elif is_ancillary(chunk.kind):
             reason, size = _problem(chunk, color_type)
             n_text += size
             if chunk.kind == b"tRNS" and reason is None:
@@ -74,7 +62,7 @@ def repaired(file: BinaryIO) -> BinaryIO:
 
 def without_animation(file: BinaryIO) -> RepairedFile | None:
     """An APNG file as a PNG of its default image; None for another file."""
-    chunks = [chunk for chunk in _chunks(file) if chunk.kind in _ANIMATION]
+    chunks = [chunk for chunk in scan_chunks(file) if chunk.kind in ANIMATION]
     return _without(file, chunks) if chunks else None
 
 
@@ -93,7 +81,7 @@ def _rewound(file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _without(file: BinaryIO, chunks: list[_Chunk], notes: tuple[str, ...] = ()) -> RepairedFile:
+def _without(file: BinaryIO, chunks: list[StoredChunk], notes: tuple[str, ...] = ()) -> RepairedFile:
     parts, position = [], 0
     for chunk in chunks:
         file.seek(position)
@@ -103,33 +91,10 @@ def _without(file: BinaryIO, chunks: list[_Chunk], notes: tuple[str, ...] = ()) 
     return RepairedFile(b"".join([*parts, file.read()]), stored_file(file), left_out(file) + notes)
 
 
-def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
-    """The chunks of a PNG file up to IEND; none of another file. The position may be moved meanwhile."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    if file.read(len(MAGIC)) != MAGIC:
-        return
-    start = len(MAGIC)
-    while start + 8 <= size:
-        file.seek(start)
-        head = file.read(8)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"IEND" or not kind.isalpha():
-            return
-        has_body = _is_ancillary(kind)
-        body = file.read(length) if has_body else b""
-        yield _Chunk(kind, start, start + 12 + length, body, file.read(4) if has_body else b"")
-        start += 12 + length
-
-
-def _is_ancillary(kind: bytes) -> bool:
-    return kind[:1].islower() and kind not in _ANIMATION
-
-
-def _problem(chunk: _Chunk, color_type: int) -> tuple[str | None, int]:
+def _problem(chunk: StoredChunk, color_type: int) -> tuple[str | None, int]:
     """Why Pillow would refuse the file for a chunk, or None, and the bytes of the text in it."""
     kind, body = chunk.kind, chunk.body
-    if int.from_bytes(chunk.checksum, "big") != zlib.crc32(body, zlib.crc32(kind)):
+    if not chunk.is_intact:
         return "its checksum is wrong", 0
     lengths = _KEY_LENGTHS.get(color_type) if kind == b"tRNS" else _LENGTHS.get(kind)
     if lengths is not None and len(body) not in lengths:
