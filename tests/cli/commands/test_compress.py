@@ -1,5 +1,4 @@
 import errno
-import functools
 import io
 import json
 import math
@@ -40,17 +39,6 @@ ENV |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
-
-
-@pytest.fixture
-def run(command):
-    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
-    return functools.partial(command, "compress")
-
-
-@pytest.fixture
-def photo(tmp_path):
-    return save(noise(11, 17, 3), tmp_path / "photo.png")
 
 
 def start(*args, env=None, stdout=subprocess.PIPE, **options):

@@ -1,4 +1,3 @@
-import functools
 import json
 
 import numpy as np
@@ -7,17 +6,6 @@ from helpers.image_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
-
-
-@pytest.fixture
-def run(command):
-    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
-    return functools.partial(command, "compress")
-
-
-@pytest.fixture
-def photo(tmp_path):
-    return save(noise(11, 17, 3), tmp_path / "photo.png")
 
 
 def test_a_palette_without_an_opaque_color_is_used_with_a_warning(run, photo, tmp_path):

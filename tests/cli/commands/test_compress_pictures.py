@@ -1,4 +1,3 @@
-import functools
 import json
 import struct
 from pathlib import Path
@@ -20,12 +19,6 @@ CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
-
-
-@pytest.fixture
-def run(command):
-    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
-    return functools.partial(command, "compress")
 
 
 @pytest.fixture

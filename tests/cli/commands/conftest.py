@@ -1,0 +1,15 @@
+import functools
+
+import pytest
+from helpers.image_files import noise, save
+
+
+@pytest.fixture
+def run(command):
+    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
+    return functools.partial(command, "compress")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return save(noise(11, 17, 3), tmp_path / "photo.png")
