@@ -96,7 +96,7 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
 
 def check_dense(values: Any, name: str) -> None:
     """TypeError for a sparse matrix or array of another library."""
-    # Of the type, as a DataFrame has its columns as attributes.
+    # Looked up in the type, because the columns of a DataFrame are attributes of the object.
     if not isinstance(values, Tensor) and hasattr(type(values), "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
 
@@ -147,7 +147,7 @@ def _from_numpy(values: Any, name: str) -> Tensor:
     if hasattr(values, "mask"):
         raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
     native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
-    # Of other arrays torch would warn or raise. A memory map is copied to read it here.
+    # torch would warn of other arrays, or raise. A memory map is copied, which reads it in this thread.
     shared = (
         values.flags.writeable
         and not _is_memory_map(values)

@@ -71,7 +71,7 @@ class KMeansResult(Generic[Labels]):
         return summary_of_fields("KMeansResult", vars(self))
 
 
-# Of other objects, such as memory maps, only their values say whether they are a stream.
+# The type of other objects, such as memory maps, does not determine whether they are a stream.
 @overload
 def kmeans(x: Tensor, n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]) -> KMeansResult[Tensor]: ...
 @overload
@@ -385,7 +385,7 @@ def open_clustering(
 
 
 def _call_options(options: KMeansOptions, given: KMeansInput, state: Mapping[str, Any]) -> CallOptions:
-    """What the ranks compare of a call with these options, this input and this state."""
+    """The properties that the ranks compare, for these options, this input and this state."""
     return CallOptions(
         spec=given.spec,
         batch=given.batch,

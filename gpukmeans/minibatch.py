@@ -206,7 +206,7 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
     moments = measure_at(points, before.centers)
     counts = before.running_counts + moments.cluster_weights()
     means = moments.means()
-    # Of the equal formulas the one that is exact for centers without a count, which may be far from the points.
+    # This form of the weighted mean is exact for centers without a count, which may be far from the points.
     means += (before.running_means - means) * (before.running_counts / counts)[..., None]
     moves = (moments.totals > 0)[..., None]
     moves[:, : options.n_fixed] = False

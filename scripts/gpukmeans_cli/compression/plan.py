@@ -165,7 +165,7 @@ def _search_pattern(pattern: Path, output_folder: Path | None) -> Iterator[_Sour
 
 
 def _original(path: Path) -> Path | None:
-    """The path without its suffix of the image of which this is the output by its name; None for other names."""
+    """The path, without suffix, of the image that has an output of this name; None for other names."""
     match = re.fullmatch(r"(.+)-(?:palette|([1-9]\d{0,2}))\.(?:png|gif)", path.name)
     return path.with_name(match[1]) if match and int(match[2] or 1) <= 256 else None
 

@@ -10,7 +10,7 @@ Blend = Literal["over", "source"]
 """Whether a part is composited over the canvas, or replaces its pixels."""
 
 Disposal = Literal["keep", "clear", "restore"]
-"""What becomes of a part before the next frame: it stays, becomes transparent, or what was below it comes back."""
+"""The change of the area of a part before the next frame: none, to transparent, or back to the pixels before it."""
 
 
 @dataclass(frozen=True, kw_only=True)

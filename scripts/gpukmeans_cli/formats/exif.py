@@ -94,7 +94,7 @@ def _without_thumbnail(exif: bytearray, order: str) -> bytes:
             return bytes(exif)
         entries = list(_entries(bytes(exif), order, second))
         spans = [(second, second + 2 + 12 * len(entries) + 4)]
-        # What lies before the IFD may be shared with the first one.
+        # Values before this IFD may be shared with the first one.
         spans += [(entry.value, entry.value + entry.size) for entry in entries if entry.size > 4]
         values = {entry.tag: entry.value for entry in entries if entry.count == 1}
         spans += [(values[at], values[at] + values[length]) for at, length in _THUMBNAILS if {at, length} <= {*values}]

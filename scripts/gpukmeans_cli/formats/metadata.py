@@ -50,8 +50,8 @@ def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
     convert the image from another color space (CMYK, LAB, HSV). A truncated profile is left out.
 
     Resolutions are swapped where the orientation swaps the sides. EXIF of a turned image has no thumbnail, as that
-    would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF: those that describe
-    the image are kept, those that describe the file are not.
+    would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF. Tags that describe
+    the image are kept, tags that describe the file are not.
     """
     return Metadata(
         icc_profile=_icc_profile(image),
