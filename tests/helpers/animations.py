@@ -77,6 +77,7 @@ def animation_of(durations: Sequence[float], *, plays: int = 0, metadata: Metada
         mode="RGBA",
         format="GIF",
         n_bytes=0,
+        upright=True,
         metadata=metadata or Metadata(),
     )
 

@@ -13,6 +13,7 @@ from PIL import ImageFile
 
 from gpukmeans_cli.formats.apng import encode_apng
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
+from gpukmeans_cli.formats.color import with_color_chunks
 from gpukmeans_cli.formats.composition import FramePart
 from gpukmeans_cli.formats.frames import Animation, DecodedFrames, check_pixels, compose_frames, upright
 from gpukmeans_cli.formats.gif import encode_gif
@@ -64,6 +65,8 @@ def decode_animation(file: BinaryIO) -> Animation | None:
     metadata = read_metadata(decoded.still, orientation)
     if metadata.icc_profile and metadata.icc_profile[16:20] == b"GRAY":
         metadata = dataclasses.replace(metadata, icc_profile=None)
+    if kind == "PNG":
+        metadata = with_color_chunks(metadata, file)
     return Animation(
         frames=upright(decoded.frames, orientation),
         durations=decoded.durations,
@@ -71,6 +74,7 @@ def decode_animation(file: BinaryIO) -> Animation | None:
         mode=mode,
         format=kind,
         n_bytes=file_size(file),
+        upright=orientation == 1,
         metadata=metadata,
     )
 

@@ -26,6 +26,7 @@ class Animation:
     mode: str  # the mode Pillow reports for the first frame as stored
     format: str  # Pillow's name of the format: "GIF", "PNG" or "WEBP"
     n_bytes: int  # size of the file
+    upright: bool  # whether the file stores the frames upright
     metadata: Metadata
 
 

@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from gpukmeans_cli.formats.animation import decode_animation
-from gpukmeans_cli.formats.color import is_srgb, to_srgb, with_color_chunks, without_encoding
+from gpukmeans_cli.formats.color import is_srgb, to_srgb, without_encoding
 from gpukmeans_cli.formats.frames import Animation
-from gpukmeans_cli.formats.metadata import Metadata, read_orientation
+from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.png_chunks import without_metadata
 from gpukmeans_cli.formats.png_repair import left_out, stored_file, without_animation
 from gpukmeans_cli.formats.reading import (
@@ -20,7 +20,6 @@ from gpukmeans_cli.formats.reading import (
     decode_image,
     open_error_reason,
     open_for_decoding,
-    open_image,
 )
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -102,9 +101,6 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
             still.seek(0)
             source = _still(path, original, decode_image(still))
             return replace(source, broken_animation=broken, left_out=chunks_left_out)
-        file.seek(0)
-        upright = read_orientation(open_image(file)) == 1
-        metadata = with_color_chunks(animation.metadata, file) if animation.format == "PNG" else animation.metadata
     opaque = animation.frames[..., 3].min() == 255
     return Source(
         path=path,
@@ -113,8 +109,8 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
         format=animation.format,
         n_bytes=animation.n_bytes,
         frames_in_file=len(animation.frames),
-        upright=upright,
-        metadata=metadata,
+        upright=animation.upright,
+        metadata=animation.metadata,
         animation=animation,
         left_out=chunks_left_out,
         _original=original,
