@@ -73,7 +73,7 @@ MaxPixels = Annotated[
     _output(
         metavar="N",
         parser=_integer(1),
-        help="Reject images with more pixels. Default: Pillow's limit, about 179 million.",
+        help="Reject images with more pixels in all frames together. Default: Pillow's limit, about 179 million.",
     ),
 ]
 SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]

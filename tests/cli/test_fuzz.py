@@ -100,7 +100,8 @@ def check_picture(path, report, options, what):
         image.load()
         assert image.size == (report.width, report.height), what
     animation = read_animation(path, max_pixels=options.max_pixels)
-    frames = as_rgba(read_image(path).pixels)[None] if animation is None else animation.frames
+    stored = [read_image(path).pixels] if animation is None else animation.frames
+    frames = np.stack([as_rgba(frame) for frame in stored])
     assert frames.shape[:3] == (report.frames, report.height, report.width), what
     # One uint32 per pixel: sorting takes a tenth of the time.
     visible = np.unique(np.ascontiguousarray(frames).view("<u4")) >> 24 != 0

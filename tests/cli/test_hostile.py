@@ -134,7 +134,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "frame.gif": (gif_of(1, 1, (0, 0, 65_535, 65_535)), too_many),
         "later.gif": (gif_of(1, 1, (0, 0, 1, 1), (0, 0, 65_535, 65_535)), too_many),
         "corner.gif": (gif_of(1, 1, (65_535, 65_535, 1, 1)), too_many),
-        "frames.gif": (gif_of(1, 1, (0, 0, 1, 1), *[(0, 0, 10_000, 10_000)] * 3), "300000001 pixels in 4 frames"),
+        "frames.gif": (gif_of(1, 1, (0, 0, 1, 1), *[(0, 0, 10_000, 10_000)] * 3), "300004096 pixels in 4 frames"),
         "canvas.gif": (gif_of(12_000, 12_000, *[(0, 0, 1, 1)] * 3), "432000000 pixels in 3 frames"),
         "screen.webp": (webp_of(16_384, 16_384, 2, tmp_path), too_many),
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
@@ -172,6 +172,19 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         assert part in complaint
     assert peak < GIGABYTE
     assert len(files(tmp_path)) == len(before) + len(harmless)
+
+
+@linux_only
+def test_a_longer_animation_takes_no_more_memory(tmp_path):
+    def peak_of(n_frames):
+        boxes = [(number, number, 1, 1) for number in range(n_frames)]
+        (tmp_path / "a.gif").write_bytes(gif_of(1000, 1000, *boxes))
+        answer = start(sys.executable, "-c", MEASURED, *COMMAND, "-f", "a.gif", cwd=tmp_path)
+        code, _, err, peak = json.loads(answer.stdout)
+        assert code == 0, err
+        return peak
+
+    assert peak_of(88) - peak_of(8) < 60e6  # bytes; the RGB pixels of 80 frames would take 240e6
 
 
 # Damaged files

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from gpukmeans_cli.formats.animation import encode_animation, read_animation
 from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata
+from gpukmeans_cli.formats.reading import as_rgba
 from gpukmeans_cli.system.atomic_files import ImageError
 
 DISPOSE_NONE, DISPOSE_BACKGROUND, DISPOSE_PREVIOUS = 0, 1, 2
@@ -48,9 +50,10 @@ def rgba_of(frames: Sequence[Image.Image]) -> np.ndarray:
 
 
 def read(path: Path, **options: int) -> Animation:
+    """The animation in a file, with its frames as one array of RGBA (F, height, width, 4)."""
     found = read_animation(path, **options)
     assert found is not None
-    return found
+    return replace(found, frames=np.stack([as_rgba(frame) for frame in found.frames]))
 
 
 def visible(frames: np.ndarray) -> np.ndarray:
@@ -71,7 +74,10 @@ def error_of(path: Path, **options: int) -> str:
 def animation_of(durations: Sequence[float], *, plays: int = 0, metadata: Metadata | None = None) -> Animation:
     """An animation with these properties, whose frames are not used by encoders."""
     return Animation(
-        frames=np.zeros((len(durations), 1, 1, 4), dtype=np.uint8),
+        frames=[],
+        height=0,
+        width=0,
+        channels=4,
         durations=tuple(durations),
         plays=plays,
         mode="RGBA",

@@ -1,13 +1,18 @@
-"""The pipeline for one file: read, count colors, cluster, map the pixels, encode, write, report."""
+"""The pipeline for one file: read, count colors, cluster, map the pixels, encode, write, report.
 
+A still is decoded once. The frames of an animation are decoded again whenever they are needed, one at a time: to count
+colors, and to be mapped to each palette that is tried, while they are encoded. So memory does not grow with them.
+"""
+
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +24,7 @@ from gpukmeans import (
     ColorHistogram,
     ColorSpaceName,
     DitheringName,
+    IndexedImage,
     Palette,
     apply_palette,
     clear_transparent_pixels,
@@ -31,10 +37,12 @@ from gpukmeans import (
 from gpukmeans_cli.compression.result import CompressionReport, CompressionResult
 from gpukmeans_cli.compression.targets import Target
 from gpukmeans_cli.formats.animation import encode_animation
+from gpukmeans_cli.formats.frames import Recomputed
+from gpukmeans_cli.formats.indices import index_counts
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import Source, read_source
 from gpukmeans_cli.formats.still import encode_still
-from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
+from gpukmeans_cli.images.channels import add_all, common_channels, with_channels, without_opaque_alpha
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 from gpukmeans_cli.system.atomic_files import (
     STDIO,
@@ -112,33 +120,109 @@ class StageTimer:
             raise StoppedError
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantizedImage:
-    """All frames of an image in the colors of a palette, with their error and their encoded file."""
+class Statistics(NamedTuple):
+    """The number of pixels of each palette color (K,), and the mean squared error over all pixels."""
 
-    colors: np.ndarray
-    """The palette (K, C)."""
-    indices: np.ndarray
-    """The palette index of each pixel (F, H, W)."""
+    counts: np.ndarray
     mse: float
-    psnr: float | None
+
+
+@dataclass(kw_only=True)
+class QuantizedImage:
+    """An image in the colors of a palette. Its frames are mapped whenever their indices or their error are needed."""
+
+    source: Source
+    frames: Iterable[Tensor]
+    """uint8 (H, W, C) each, on the device."""
+    histogram: ColorHistogram
+    """That of all frames."""
+    palette: Tensor
+    """uint8 (K, C)."""
     fit: Palette | None
     """The fitted palette; None for a given palette."""
-    encode: Callable[[], bytes]
+    suffix: str
+    """That of the file format to encode."""
+    settings: Settings
+    timer: StageTimer
+    _statistics: Statistics | None = None
+    _still: list[np.ndarray] | None = None
+
+    def indices(self) -> Iterator[np.ndarray]:
+        """The palette indices of each frame, uint8 (H, W)."""
+        counts, errors = np.zeros(len(self.palette), dtype=np.int64), []
+        for frame in self.frames:
+            indexed = self._map(frame)
+            indices = indexed.indices.cpu().numpy()
+            if self._statistics is None:
+                counts += index_counts(indices, len(counts))
+                errors.append(mean_squared_error(frame, indexed))
+            self.timer.lap("map pixels")
+            yield indices
+            self.timer.lap("encode")
+        self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
+
+    def _map(self, frame: Tensor) -> IndexedImage:
+        dithering = {"dither": self.settings.dither, "strength": self.settings.dither_strength}
+        if self.fit is None:
+            return apply_palette(frame, self.palette, **dithering)
+        return map_to_palette(frame, self.histogram, self.fit, **dithering)
+
+    @property
+    def statistics(self) -> Statistics:
+        if self._statistics is None:
+            for _ in self.indices():
+                pass
+            assert self._statistics is not None
+        return self._statistics
+
+    @property
+    def n_colors(self) -> int:
+        """The number of colors that some pixel uses."""
+        return int(np.count_nonzero(self.statistics.counts))
+
+    @property
+    def psnr(self) -> float | None:
+        """In dB; None without error."""
+        counts, mse = self.statistics
+        # As `compare_pixels` counts: no alpha channel that only a given color has which no pixel uses.
+        used = self.palette[torch.from_numpy(counts > 0).to(self.palette.device)]
+        shown = (without_opaque_alpha(colors).shape[1] for colors in (self.histogram.colors, used))
+        return peak_signal_to_noise(mse, common_channels(*shown))
 
     @cached_property
     def data(self) -> bytes:
-        """The encoded file. Encoded on first use, since a search for a PSNR needs no files."""
-        return self.encode()
+        """The encoded file."""
+        source, settings = self.source, self.settings
+        metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
+        palette = self.palette.cpu().numpy()
+        if source.animation is None:
+            (indices,) = self._still or self.indices()
+            data = encode_still(
+                palette,
+                indices,
+                self.suffix,
+                metadata=metadata,
+                optimize=settings.optimize,
+                whole_palette=settings.fixed is not None,
+            )
+        elif settings.optimize:
+            raise ImageError("is an animation, which --optimize cannot make smaller; leave it out")
+        else:
+            animation = replace(source.animation, metadata=metadata)
+            data = encode_animation(palette, Recomputed(self.indices), animation, self.suffix)
+        self.timer.lap("encode")
+        return data
 
     @property
     def n_bytes(self) -> int:
         return len(self.data)
 
-    @property
-    def n_colors(self) -> int:
-        """The number of colors that some pixel uses."""
-        return int(np.count_nonzero(np.bincount(self.indices.ravel())))
+    def finish_on_device(self) -> None:
+        """Do what needs the device: map a still, whose encoding does not need it, and encode an animation."""
+        if self.source.animation is None:
+            self._still = list(self.indices())
+        else:
+            _ = self.data
 
 
 def compress_image(source: Path, output: Path, settings: Settings) -> CompressionResult:
@@ -163,47 +247,46 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
     with settings.gpu_lock or nullcontext():
         if settings.gpu_lock is not None:
             timer.lap("wait")
-        image, histogram = image_and_histogram(source, settings)
-        timer.lap("count colors")
+        frames, histogram = frames_and_histogram(source, settings, timer)
 
         @cache
         def quantize(n_colors: int) -> QuantizedImage:
-            return quantize_source(source, image, histogram, n_colors, suffix, settings, timer)
+            return quantize_source(source, frames, histogram, n_colors, suffix, settings, timer)
 
         n_colors = settings.n_colors
         if settings.target is not None:
             n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
         picture = quantize(n_colors)
+        picture.finish_on_device()
     original = kept_input(file, picture, suffix, settings)
     kept, data = original is not None, picture.data if original is None else original
     if not settings.dry_run:
         _write(output, data, settings)
     timer.lap("write")
-    n_frames, height, width, _ = source.pixels.shape
     report = CompressionReport(
         input=str(path),
         output=str(output),
-        width=width,
-        height=height,
-        frames=n_frames,
+        width=source.width,
+        height=source.height,
+        frames=source.n_frames,
         mode=source.mode,
         colors_in=len(histogram.colors),
         colors_out=len(histogram.colors) if kept else picture.n_colors,
         bytes_in=source.n_bytes,
         bytes_out=len(data),
-        mse=0.0 if kept else picture.mse,
+        mse=0.0 if kept else picture.statistics.mse,
         psnr=None if kept else picture.psnr,
         iterations=picture.fit.n_iter if picture.fit else 0,
         converged=picture.fit.converged if picture.fit else True,
         kept=kept,
         written=not settings.dry_run,
-        device=str(image.device),
+        device=str(histogram.colors.device),
         seconds=sum(timer.stages.values()),
     )
     engine = _describe_engine(picture.fit, histogram, settings)
     return CompressionResult(
         report,
-        source.frames_in_file - n_frames,
+        source.frames_in_file - source.n_frames,
         engine,
         timer.stages,
         broken_animation=source.broken_animation,
@@ -228,74 +311,75 @@ def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Sourc
     meets_srgb = settings.palette is not None or settings.fixed is not None or settings.space != "srgb"
     is_stored = suffix == ".png" or (suffix == ".webp" and not chunks)
     if profile is not None and profile[16:20] == b"GRAY":  # only for grey samples
-        is_stored = suffix == ".png" and source.pixels.shape[-1] == 1
+        is_stored = suffix == ".png" and source.channels == 1
     removes_profile = settings.strip and profile is not None
     return source.in_srgb() if meets_srgb or removes_profile or not is_stored else source
 
 
-def image_and_histogram(source: Source, settings: Settings) -> tuple[Tensor, ColorHistogram]:
-    """The image (F, H, W, C) of all frames, on the device that will process it, and its color histogram."""
-    is_small = source.pixels[..., 0].size < _MIN_GPU_PIXELS
+def frames_and_histogram(
+    source: Source, settings: Settings, timer: StageTimer
+) -> tuple[Iterable[Tensor], ColorHistogram]:
+    """The frames of a source (H, W, C), on the device that will process them, and the color histogram of all.
+
+    Those of an animation are decoded again for each iteration.
+    """
+    is_small = source.n_frames * source.height * source.width < _MIN_GPU_PIXELS
     device = torch.device("cpu") if settings.any_device and is_small else settings.device
-    image = clear_transparent_pixels(_with_palette_channels(torch.from_numpy(source.pixels).to(device), settings))
-    return image, unique_colors(image.flatten(0, 1))
+
+    def prepared() -> Iterator[Tensor]:
+        for frame in source.frames:
+            timer.lap("read")
+            yield clear_transparent_pixels(_with_palette_channels(torch.from_numpy(frame).to(device), settings))
+
+    def histograms() -> Iterator[ColorHistogram]:
+        for frame in frames:
+            histogram = unique_colors(frame)
+            timer.lap("count colors")
+            yield histogram
+
+    frames = list(prepared()) if source.animation is None else Recomputed(prepared)
+    histogram = add_all(histograms())
+    assert histogram is not None  # since there is a frame
+    return frames, histogram
 
 
 def quantize_source(
     source: Source,
-    image: Tensor,
+    frames: Iterable[Tensor],
     histogram: ColorHistogram,
     n_colors: int,
     suffix: str,
     settings: Settings,
     timer: StageTimer,
 ) -> QuantizedImage:
-    """The image (F, H, W, C) of a source in at most `n_colors` colors, or in the given palette.
+    """The frames of a source in at most `n_colors` colors, or in the given palette.
 
     `suffix` is that of the file format to encode.
     """
+    fit, statistics = None, None
     if settings.palette is None:
         fit = fit_colors(histogram, n_colors, settings)
-        colors = fit.colors
+        palette = fit.colors
+        if settings.dither == "none" or settings.dither_strength == 0:
+            counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)
+            counts.index_add_(0, fit.labels.int(), histogram.counts)
+            statistics = Statistics(counts.cpu().numpy(), fit.mse)
     else:
-        given = with_channels(torch.from_numpy(settings.palette), image.shape[-1]).to(image.device)
-        fit, colors = None, with_transparent_color(given, histogram, 256)
+        device, channels = histogram.colors.device, histogram.colors.shape[1]
+        palette = with_channels(torch.from_numpy(settings.palette), channels).to(device)
+        palette = with_transparent_color(palette, histogram, 256)
     timer.lap("cluster")
-    dithering = {"dither": settings.dither, "strength": settings.dither_strength}
-    if fit is None:
-        indexed = apply_palette(image, colors, **dithering)
-    else:
-        indexed = map_to_palette(image, histogram, fit, **dithering)
-    is_dithered = settings.dither != "none" and settings.dither_strength > 0
-    mse = mean_squared_error(image, indexed) if fit is None or is_dithered else fit.mse
-    palette, indices = colors.cpu().numpy(), indexed.indices.cpu().numpy()
-    timer.lap("map pixels")
-    # As `compare_pixels` counts: no alpha channel that only a given color has which no pixel uses.
-    shown = histogram.colors, colors[indexed.indices.unique().int()]
-    psnr = peak_signal_to_noise(mse, common_channels(*(without_opaque_alpha(used).shape[1] for used in shown)))
-
-    def encode() -> bytes:
-        data = _encode(source, palette, indices, suffix, settings)
-        timer.lap("encode")
-        return data
-
-    return QuantizedImage(colors=palette, indices=indices, mse=mse, psnr=psnr, fit=fit, encode=encode)
-
-
-def _encode(source: Source, colors: np.ndarray, indices: np.ndarray, suffix: str, settings: Settings) -> bytes:
-    metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
-    if source.animation is None:
-        return encode_still(
-            colors,
-            indices[0],
-            suffix,
-            metadata=metadata,
-            optimize=settings.optimize,
-            whole_palette=settings.fixed is not None,
-        )
-    if settings.optimize:
-        raise ImageError("is an animation, which --optimize cannot make smaller; leave it out")
-    return encode_animation(colors, indices, replace(source.animation, metadata=metadata), suffix)
+    return QuantizedImage(
+        source=source,
+        frames=frames,
+        histogram=histogram,
+        palette=palette,
+        fit=fit,
+        suffix=suffix,
+        settings=settings,
+        timer=timer,
+        _statistics=statistics,
+    )
 
 
 def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palette:

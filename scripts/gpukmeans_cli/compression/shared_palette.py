@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.compression.pipeline import Settings, StoppedError, fit_colors, image_and_histogram
+from gpukmeans_cli.compression.pipeline import Settings, StageTimer, StoppedError, fit_colors, frames_and_histogram
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.workers import WORKER_KILLED
 from gpukmeans_cli.formats.source import read_source
-from gpukmeans_cli.images.channels import add_histograms
+from gpukmeans_cli.images.channels import add_all
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.rank_env import RankEnv
@@ -61,7 +61,7 @@ def sum_histograms(sources: Iterable[Path], settings: Settings) -> ColorHistogra
     # All histograms on one device, where they can be added.
     settings = replace(settings, any_device=False)
     with within_memory(settings.device):
-        return _sum(_histograms(sources, settings))
+        return add_all(_histograms(sources, settings))
 
 
 def _histograms(sources: Iterable[Path], settings: Settings) -> Iterator[ColorHistogram]:
@@ -72,14 +72,7 @@ def _histograms(sources: Iterable[Path], settings: Settings) -> Iterator[ColorHi
             source = read_source(path, max_pixels=settings.max_pixels).in_srgb()
         except ImageError:
             continue  # reported later, when the image is compressed
-        yield image_and_histogram(source, settings)[1]
-
-
-def _sum(histograms: Iterable[ColorHistogram]) -> ColorHistogram | None:
-    total: ColorHistogram | None = None
-    for histogram in histograms:
-        total = histogram if total is None else add_histograms(total, histogram)
-    return total
+        yield frames_and_histogram(source, settings, StageTimer(settings.device))[1]
 
 
 def _fit(histogram: ColorHistogram | None, settings: Settings) -> np.ndarray:
@@ -101,7 +94,7 @@ def _fit_counts(counts_by_rank: Sequence[_Counts | ImageError], settings: Settin
     with within_memory(settings.device):
         arrays = (counts for counts in counts_by_rank if isinstance(counts, tuple))
         tensors = ([torch.from_numpy(array).to(settings.device) for array in pair] for pair in arrays)
-        return _fit(_sum(ColorHistogram(colors=colors, counts=counts) for colors, counts in tensors), settings)
+        return _fit(add_all(ColorHistogram(colors=colors, counts=counts) for colors, counts in tensors), settings)
 
 
 def _result_or_error(work: Callable[[Settings], R], settings: Settings) -> R | ImageError:

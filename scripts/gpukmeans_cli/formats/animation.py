@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from gpukmeans_cli.formats.apng import encode_apng
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
 from gpukmeans_cli.formats.color import with_color_chunks
-from gpukmeans_cli.formats.composition import FramePart
-from gpukmeans_cli.formats.frames import Animation, DecodedFrames, check_pixels, compose_frames, upright
+from gpukmeans_cli.formats.composition import FramePart, compose
+from gpukmeans_cli.formats.frames import Animation, Recomputed, check_pixels, upright
 from gpukmeans_cli.formats.gif import encode_gif
 from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import read_metadata, read_orientation
+from gpukmeans_cli.formats.png_repair import repaired, stored_file
 from gpukmeans_cli.formats.reading import (
+    PILLOW_LIMIT,
     as_rgba,
     decode_png,
     decoder_errors,
@@ -28,10 +31,11 @@ from gpukmeans_cli.formats.reading import (
     open_image,
     rgba_of_png,
 )
-from gpukmeans_cli.formats.still import check_palette_and_indices
+from gpukmeans_cli.formats.still import check_indices, check_palette
+from gpukmeans_cli.formats.stored_file import StoredFile
 from gpukmeans_cli.system.atomic_files import ImageError
 
-_ENCODERS: Mapping[str, Callable[[np.ndarray, np.ndarray, Animation], bytes]] = {
+_ENCODERS: Mapping[str, Callable[[np.ndarray, Iterable[np.ndarray], Animation], bytes]] = {
     ".gif": encode_gif,
     ".png": encode_apng,
 }
@@ -41,36 +45,46 @@ def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | 
     """The animation in a GIF, PNG or WebP file; None for a still image or another format.
 
     Frames are whole canvases: each is composed with the frames before it, which are disposed of as the file specifies.
-    The default image of an APNG is left out unless it is a frame. A GIF is transparent where
-    nothing is drawn; its canvas contains the first frame, and pixels of later frames outside it are cut off.
-    Color profiles for grey are dropped, since the frames are RGBA.
+    All are decoded once here, and again for each iteration over `Animation.frames`, which raises ImageError if the file
+    has changed. The default image of an APNG is left out unless it is a frame. A GIF is transparent where nothing is
+    drawn; its canvas contains the first frame, and pixels of later frames outside it are cut off. Color profiles for
+    grey are dropped, since the frames are RGB.
 
-    Raises ImageError as `read_image` does; `max_pixels` limits the sum over all frames.
+    Raises ImageError as `read_image` does; `max_pixels` limits the sum over all frames, where a frame counts as at
+    least `frames.MIN_FRAME_PIXELS`.
     """
     with open_for_decoding(path, max_pixels) as file:
-        return decode_animation(file)
+        return decode_animation(file, StoredFile.of(path, stored_file(file)), max_pixels)
 
 
-def decode_animation(file: BinaryIO) -> Animation | None:
+def decode_animation(file: BinaryIO, stored: StoredFile, max_pixels: int | None) -> Animation | None:
     """The result of `read_animation` for a file from `open_for_decoding`, at its beginning."""
     with decoder_errors():
         image = open_image(file)
         mode, kind = image.mode, image.format or ""
-        if kind not in _DECODERS:
-            return None
         orientation = read_orientation(image)
-        decoded = _DECODERS[kind](image, file)
-    if decoded is None:
-        return None
-    metadata = read_metadata(decoded.still, orientation)
+        found = _stored_frames(image, file)
+        if found is None:
+            return None
+        durations, is_opaque = [], True
+        for canvas, duration in compose(found.parts, found.height, found.width):
+            durations.append(duration)
+            is_opaque = is_opaque and canvas[..., 3].min() == 255
+        still = found.still()
+    metadata = read_metadata(still, orientation)
     if metadata.icc_profile and metadata.icc_profile[16:20] == b"GRAY":
         metadata = dataclasses.replace(metadata, icc_profile=None)
     if kind == "PNG":
         metadata = with_color_chunks(metadata, file)
+    channels = 3 if is_opaque else 4
+    height, width = (found.width, found.height) if orientation >= 5 else (found.height, found.width)
     return Animation(
-        frames=upright(decoded.frames, orientation),
-        durations=decoded.durations,
-        plays=decoded.plays,
+        frames=Recomputed(partial(_decode_again, stored, max_pixels, orientation, channels)),
+        height=height,
+        width=width,
+        channels=channels,
+        durations=tuple(durations),
+        plays=found.plays,
         mode=mode,
         format=kind,
         n_bytes=file_size(file),
@@ -79,65 +93,95 @@ def decode_animation(file: BinaryIO) -> Animation | None:
     )
 
 
-def _decode_gif(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | None:
-    file.seek(0)
-    gif = parse_gif(file.read())
+def _decode_again(stored: StoredFile, max_pixels: int | None, orientation: int, channels: int) -> Iterator[np.ndarray]:
+    """The frames of a file that has been decoded before."""
+    with stored.open() as file:
+        canvases = _canvases(file)
+        while True:
+            # The limit is global to the process, so it is set only while the decoder runs.
+            with decoder_errors(), PILLOW_LIMIT.set_to(max_pixels):
+                canvas = next(canvases, None)
+            if canvas is None:
+                return
+            yield upright(canvas[..., :channels], orientation).copy(order="C")
+
+
+def _canvases(file: BinaryIO) -> Iterator[np.ndarray]:
+    file = repaired(file)
+    found = _stored_frames(open_image(file), file)
+    if found is not None:
+        for canvas, _ in compose(found.parts, found.height, found.width):
+            yield canvas
+
+
+class _StoredFrames(NamedTuple):
+    """The frames of a file that is open, not decoded yet."""
+
+    height: int
+    width: int
+    plays: int
+    parts: Iterator[FramePart]
+    still: Callable[[], Image.Image]
+    """Gives the decoded image with the metadata, after the parts."""
+
+
+def _stored_frames(image: ImageFile.ImageFile, file: BinaryIO) -> _StoredFrames | None:
+    """The frames of an animation, at least two; None for a still. ImageError above Pillow's limit of pixels."""
+    if image.format == "GIF":
+        return _gif_frames(image, file)
+    if image.format not in ("PNG", "WEBP") or not getattr(image, "is_animated", False):
+        return None
+    return _apng_frames(file) if image.format == "PNG" else _webp_frames(image)
+
+
+def _gif_frames(image: ImageFile.ImageFile, file: BinaryIO) -> _StoredFrames | None:
+    gif = parse_gif(file)
     if len(gif.frames) < 2:
         return None
     # A frame may be larger than the canvas.
-    check_pixels(sum(frame.height * frame.width for frame in gif.frames), len(gif.frames))
-    frames, durations = compose_frames(gif_parts(gif), len(gif.frames), gif.height, gif.width)
-    return DecodedFrames(frames, durations, gif.plays, image)
+    check_pixels(max(gif.height * gif.width, frame.height * frame.width) for frame in gif.frames)
+    return _StoredFrames(gif.height, gif.width, gif.plays, gif_parts(gif, file), lambda: image)
 
 
-def _decode_apng(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | None:
-    if not getattr(image, "is_animated", False):
-        return None
-    file.seek(0)
-    apng = parse_apng(file.read())
+def _apng_frames(file: BinaryIO) -> _StoredFrames | None:
+    apng = parse_apng(file)
     if len(apng.frames) < 2:
         return None
-    parts = apng_parts(apng, rgba_of_png)
-    frames, durations = compose_frames(parts, len(apng.frames), apng.height, apng.width)
-    return DecodedFrames(frames, durations, apng.plays, decode_png(default_image(apng)))
+    check_pixels([apng.height * apng.width] * len(apng.frames))
+    parts = apng_parts(apng, file, rgba_of_png)
+    return _StoredFrames(apng.height, apng.width, apng.plays, parts, lambda: decode_png(default_image(file)))
 
 
-def _decode_webp(image: ImageFile.ImageFile, file: BinaryIO) -> DecodedFrames | None:
-    if not getattr(image, "is_animated", False):
-        return None
+def _webp_frames(image: ImageFile.ImageFile) -> _StoredFrames:
     n_frames = getattr(image, "n_frames", 1)
-    frames, durations = compose_frames(_webp_parts(image, n_frames), n_frames, image.height, image.width)
-    image.seek(0)
-    return DecodedFrames(frames, durations, image.info.get("loop", 0), image)
+    check_pixels([image.height * image.width] * n_frames)
+
+    def parts() -> Iterator[FramePart]:
+        for number in range(n_frames):
+            image.seek(number)
+            image.load()
+            yield FramePart(
+                top=0,
+                left=0,
+                pixels=np.asarray(image.convert("RGBA")),  # libwebp has composed it
+                blend="source",
+                disposal="keep",
+                duration=float(image.info.get("duration", 0)),
+            )
+
+    def still() -> Image.Image:
+        image.seek(0)
+        return image
+
+    return _StoredFrames(image.height, image.width, image.info.get("loop", 0), parts(), still)
 
 
-def _webp_parts(image: ImageFile.ImageFile, n_frames: int) -> Iterator[FramePart]:
-    """The frames of a WebP, which libwebp has composed."""
-    for number in range(n_frames):
-        image.seek(number)
-        image.load()
-        yield FramePart(
-            top=0,
-            left=0,
-            pixels=np.asarray(image.convert("RGBA")),
-            blend="source",
-            disposal="keep",
-            duration=float(image.info.get("duration", 0)),
-        )
+def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animation: Animation, suffix: str) -> bytes:
+    """The animated GIF or PNG file of the colors `palette` (K, C) at `indices`, both uint8.
 
-
-_DECODERS: Mapping[str, Callable[[ImageFile.ImageFile, BinaryIO], DecodedFrames | None]] = {
-    "GIF": _decode_gif,
-    "PNG": _decode_apng,
-    "WEBP": _decode_webp,
-}
-
-
-def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animation, suffix: str) -> bytes:
-    """The animated GIF or PNG file of the colors `palette` (K, C) at `indices` (F, height, width), both uint8.
-
-    K is 1..256, C as in `DecodedImage`. The number of frames, durations, plays and metadata are those of `animation`,
-    as far as the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do
+    K is 1..256, C as in `DecodedImage`. `indices` are those of each frame, (height, width); a PNG of up to 16 colors
+    may iterate over them twice. Their number, durations, plays and metadata are those of `animation`, as far as the
+    format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do
     not accumulate, and a positive duration never becomes 0. It plays forever or at most 65,536 times. Each frame is
     stored as the box of changed pixels.
 
@@ -148,11 +192,24 @@ def encode_animation(palette: np.ndarray, indices: np.ndarray, animation: Animat
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
         raise ImageError(f"cannot become an animated {suffix or 'file without suffix'}; use {' or '.join(_ENCODERS)}")
-    check_palette_and_indices(palette, indices, "F, height, width")
-    if len(indices) != len(animation.durations):
-        raise ValueError(
-            f"indices must have {len(animation.durations)} frames, one for each duration, got {len(indices)}"
-        )
+    check_palette(palette)
+    if not animation.durations:
+        raise ValueError("durations must be those of at least 1 frame, got none")
     if not all(math.isfinite(duration) and duration >= 0 for duration in animation.durations):
         raise ValueError("durations must be finite and not negative")
-    return encode(as_rgba(palette), indices, animation)
+    checked = Recomputed(partial(_checked, palette, indices, len(animation.durations)))
+    return encode(as_rgba(palette), checked, animation)
+
+
+def _checked(palette: np.ndarray, frames: Iterable[np.ndarray], n_frames: int) -> Iterator[np.ndarray]:
+    """The frames. ValueError for one that is not indices into the palette, and unless there are `n_frames`."""
+    mismatch = ValueError(f"indices must have {n_frames} frames of one size, one for each duration")
+    n_checked, size = 0, None
+    for frame in frames:
+        check_indices(frame, palette)
+        n_checked, size = n_checked + 1, size or frame.shape
+        if n_checked > n_frames or frame.shape != size:
+            raise mismatch
+        yield frame
+    if n_checked < n_frames:
+        raise mismatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
 
@@ -12,42 +13,42 @@ import numpy as np
 
 import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans_cli.formats.apng_decoding import BLEND_OVER, BLEND_SOURCE, DISPOSE_NONE, FRAME_CONTROL, FrameControl
-from gpukmeans_cli.formats.frames import Animation, Box, bounding_box, smaller_encoding
+from gpukmeans_cli.formats.frames import Animation, bounding_box, smaller_encoding
+from gpukmeans_cli.formats.indices import index_counts, look_up
 from gpukmeans_cli.system.atomic_files import ImageError
 
 
-def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes:
-    """The APNG file of RGBA `colors` (K, 4) at `indices` (F, height, width), as described in `encode_animation`."""
-    height, width = indices.shape[1:]
-    boxes = _changed_boxes(indices)
-    whole = slice(0, height), slice(0, width)
+def encode_apng(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Animation) -> bytes:
+    """The APNG file of RGBA `colors` (K, 4) at `indices`, as described in `encode_animation`."""
+    bits = png.index_bit_depth(len(colors))
     # ffmpeg misplaces parts of frames with less than a byte for each pixel.
-    bits = png.index_bit_depth(len(colors)) if all(box == whole for box in boxes) else 8
+    if bits < 8 and not _change_to_all_borders(indices):
+        bits = 8
     spare = len(colors) < 1 << bits
     if spare:
         colors = np.concatenate([colors, np.zeros((1, 4), dtype=np.uint8)])
     # Opaque colors come last, so that tRNS can omit them.
     order = np.argsort(colors[:, 3], kind="stable")
     new_index = np.argsort(order).astype(np.uint8)
-    colors, indices = colors[order], new_index[indices]
+    colors = colors[order]
     skip = int(new_index[-1]) if spare else 0 if colors[0, 3] == 0 else None
     n_translucent = np.count_nonzero(colors[:, 3] < 255)
     chunks = [
-        png.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0)),
         *png.metadata_before_plte(animation.metadata),
         *png.metadata_before_idat(animation.metadata),
-        png.chunk(b"acTL", struct.pack(">II", len(indices), animation.plays)),
+        png.chunk(b"acTL", struct.pack(">II", len(animation.durations), animation.plays)),
         png.chunk(b"PLTE", colors[:, :3].tobytes()),
     ]
     if n_translucent:
         chunks.append(png.chunk(b"tRNS", colors[:n_translucent, 3].tobytes()))
     opaque = colors[:, 3] == 255
-    canvas, sequence_number = None, 0
-    for frame, duration, box in zip(indices, animation.durations, boxes, strict=True):
+    canvas, size, sequence_number = None, (0, 0), 0
+    for stored, duration in zip(indices, animation.durations, strict=True):
+        frame = look_up(new_index, stored)
         changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
-        rows, columns = box
+        rows, columns = box = bounding_box(changed)
         # Blending over mixes translucent colors and cannot make a pixel transparent.
-        can_skip = bool(opaque[frame[changed]].all())
+        can_skip = opaque[index_counts(frame[changed][None], len(colors)) > 0].all()
         data, skips = smaller_encoding(
             frame[box], changed[box], skip if can_skip else None, partial(_compress, bits=bits)
         )
@@ -67,15 +68,18 @@ def encode_apng(colors: np.ndarray, indices: np.ndarray, animation: Animation) -
         else:
             chunks.append(png.chunk(b"fdAT", struct.pack(">I", sequence_number + 1) + data))
         sequence_number += 1 if canvas is None else 2
-        canvas = frame
-    return png.png_file(*chunks)
+        canvas, size = frame, frame.shape
+    header = struct.pack(">IIBBBBB", size[1], size[0], bits, 3, 0, 0, 0)
+    return png.png_file(png.chunk(b"IHDR", header), *chunks)
 
 
-def _changed_boxes(indices: np.ndarray) -> list[Box]:
-    """The whole first frame, then the box of the pixels of each frame that differ from the frame before it."""
-    height, width = indices.shape[1:]
-    changes = (bounding_box(after != before) for before, after in itertools.pairwise(indices))
-    return [(slice(0, height), slice(0, width)), *changes]
+def _change_to_all_borders(frames: Iterable[np.ndarray]) -> bool:
+    """Whether the box of changed pixels is each time the whole frame. Stops at the first where it is not."""
+    for before, after in itertools.pairwise(frames):
+        rows, columns = bounding_box(after != before)
+        if (rows.stop - rows.start, columns.stop - columns.start) != after.shape:
+            return False
+    return True
 
 
 def _compress(indices: np.ndarray, bits: int) -> bytes:

@@ -5,11 +5,10 @@ Pillow 13 blends palette indices, and makes opaque pixels transparent, where a f
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -41,6 +40,14 @@ class FrameControl(NamedTuple):
         return 1000 * self.delay_num / (self.delay_den or 100)
 
 
+class ApngFrame(NamedTuple):
+    """One frame of an APNG, whose compressed pixels stay in the file."""
+
+    control: FrameControl
+    data: list[tuple[int, int]]
+    """Position in the file and length of each piece of the compressed pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ApngFile:
     """The frames of an APNG and its canvas."""
@@ -49,63 +56,75 @@ class ApngFile:
     width: int
     plays: int
     """How often the animation is shown; 0 is forever."""
-    frames: list[tuple[FrameControl, bytes]]
-    """Control and compressed pixels of each frame."""
-    chunks: list[tuple[bytes, bytes]]
-    """Kind and body of each chunk of the file."""
+    frames: list[ApngFrame]
+    header: bytes
+    """The body of IHDR."""
+    colors: list[bytes]
+    """The chunks PLTE and tRNS, where the file has them."""
 
 
-def parse_apng(data: bytes) -> ApngFile:
+def parse_apng(file: BinaryIO) -> ApngFile:
     """The parsed chunks of an APNG. SyntaxError, struct.error or KeyError for a broken file, or one without frames."""
-    chunks = list(png.parse_chunks(data))
-    bodies = dict(reversed(chunks))  # the first of each kind
-    width, height = struct.unpack_from(">II", bodies[b"IHDR"])
-    n_frames, plays = struct.unpack_from(">II", bodies[b"acTL"])
-    frames = _stored_frames(chunks, n_frames)
-    for control, _ in frames:
-        right, bottom = control.x_offset + control.width, control.y_offset + control.height
-        if not control.width * control.height or right > width or bottom > height:
-            raise SyntaxError("a frame lies outside the image")
-    return ApngFile(height=height, width=width, plays=plays, frames=frames, chunks=chunks)
-
-
-def _stored_frames(chunks: list[tuple[bytes, bytes]], n_frames: int) -> list[tuple[FrameControl, bytes]]:
-    stored: list[tuple[FrameControl, list[bytes]]] = []
+    bodies: dict[bytes, bytes] = {}
+    stored: list[ApngFrame] = []
     sequence_number = 0
-    for kind, body in chunks:
+    for kind, body, start in png.read_chunks(file):
         if kind in (b"fcTL", b"fdAT"):
             if int.from_bytes(body[:4], "big") != sequence_number:
                 raise SyntaxError("frames are missing or out of order")
             sequence_number += 1
         if kind == b"fcTL":
-            stored.append((FrameControl(*FRAME_CONTROL.unpack(body)), []))
+            stored.append(ApngFrame(FrameControl(*FRAME_CONTROL.unpack(body)), []))
         elif kind == b"fdAT":
-            stored[-1][1].append(body[4:])
-        elif kind == b"IDAT" and stored:  # before the first fcTL it is the default image, not a frame
-            stored[-1][1].append(body)
+            stored[-1].data.append((start + 4, len(body) - 4))
+        elif kind != b"IDAT":
+            bodies.setdefault(kind, body)
+        elif stored:  # before the first fcTL it is the default image, not a frame
+            stored[-1].data.append((start, len(body)))
+    width, height = struct.unpack_from(">II", bodies[b"IHDR"])
+    n_frames, plays = struct.unpack_from(">II", bodies[b"acTL"])
     if len(stored) < n_frames:
         raise SyntaxError(f"{len(stored)} of {n_frames} frames are present")
-    return [(control, b"".join(data)) for control, data in stored[:n_frames]]
+    for control, _ in stored[:n_frames]:
+        right, bottom = control.x_offset + control.width, control.y_offset + control.height
+        if not control.width * control.height or right > width or bottom > height:
+            raise SyntaxError("a frame lies outside the image")
+    return ApngFile(
+        height=height,
+        width=width,
+        plays=plays,
+        frames=stored[:n_frames],
+        header=bodies[b"IHDR"],
+        colors=[png.chunk(kind, bodies[kind]) for kind in (b"PLTE", b"tRNS") if kind in bodies],
+    )
 
 
-def apng_parts(apng: ApngFile, decode: Callable[[bytes], np.ndarray]) -> Iterator[FramePart]:
-    """The parts of an APNG; `decode` gives the RGBA pixels of a PNG file. For use inside `decoder_errors`."""
-    bodies = dict(reversed(apng.chunks))
-    colors = [png.chunk(kind, bodies[kind]) for kind in (b"PLTE", b"tRNS") if kind in bodies]
-    for control, compressed in apng.frames:
-        header = struct.pack(">II", control.width, control.height) + bodies[b"IHDR"][8:]
-        file = png.png_file(png.chunk(b"IHDR", header), *colors, png.chunk(b"IDAT", compressed))
+def apng_parts(apng: ApngFile, file: BinaryIO, decode: Callable[[bytes], np.ndarray]) -> Iterator[FramePart]:
+    """The parts of an APNG file, each decompressed when it is needed. For use inside `decoder_errors`.
+
+    `decode` gives the RGBA pixels of a PNG file.
+    """
+    for control, data in apng.frames:
+        header = struct.pack(">II", control.width, control.height) + apng.header[8:]
+        compressed = b"".join(_read(file, *piece) for piece in data)
         yield FramePart(
             top=control.y_offset,
             left=control.x_offset,
-            pixels=decode(file),
+            pixels=decode(
+                png.png_file(png.chunk(b"IHDR", header), *apng.colors, png.chunk(b"IDAT", compressed)),
+            ),
             blend="over" if control.blend_op == BLEND_OVER else "source",
             disposal=_DISPOSALS.get(control.dispose_op, "keep"),
             duration=control.duration(),
         )
 
 
-def default_image(apng: ApngFile) -> bytes:
-    """The PNG file of the default image of an APNG, with all metadata."""
-    chunks = [chunk for chunk in apng.chunks if chunk[0] not in {*png.ANIMATION, b"IEND"}]
-    return png.png_file(*itertools.starmap(png.chunk, chunks))
+def _read(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)
+
+
+def default_image(file: BinaryIO) -> bytes:
+    """The PNG file of the default image of an APNG file, with all metadata."""
+    chunks = (png.chunk(kind, body) for kind, body, _ in png.read_chunks(file) if kind not in {*png.ANIMATION, b"IEND"})
+    return png.png_file(*chunks)

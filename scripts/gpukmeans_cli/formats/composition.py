@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from gpukmeans_cli.formats.indices import row_blocks
+
 Blend = Literal["over", "source"]
 """Whether a part is composited over the canvas, or replaces its pixels."""
 
@@ -35,26 +37,28 @@ def compose(parts: Iterable[FramePart], height: int, width: int) -> Iterator[tup
     canvas = np.zeros((height, width, 4), dtype=np.uint8)
     for part in parts:
         area = canvas[part.top : part.top + part.pixels.shape[0], part.left : part.left + part.pixels.shape[1]]
-        before = area.copy()
         pixels = part.pixels[: area.shape[0], : area.shape[1]]
-        area[...] = _blend_over(pixels, before) if part.blend == "over" else pixels
+        before = area.copy() if part.disposal == "restore" else None
+        if part.blend == "source":
+            area[...] = pixels
+        else:
+            for rows in row_blocks(*area.shape[:2]):
+                _blend_over(pixels[rows], area[rows])
         yield canvas, part.duration
-        if part.disposal == "restore":
+        if before is not None:
             area[...] = before
         elif part.disposal == "clear":
             area[...] = 0
 
 
-def _blend_over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Alpha compositing of RGBA over RGBA, both (H, W, 4) with straight alpha, rounded once."""
-    if above[..., 3].min(initial=255) == 255:
-        return above
-    blended = np.where(above[..., 3:] == 0, below, above)
-    mixed = (above[..., 3] % 255 > 0) & (below[..., 3] > 0)
-    if mixed.any():
-        top, bottom = above[mixed].astype(np.float64), below[mixed].astype(np.float64)
+def _blend_over(above: np.ndarray, below: np.ndarray) -> None:
+    """Alpha compositing of RGBA onto RGBA, both (H, W, 4) with straight alpha, rounded once. Changes `below`."""
+    alpha = above[..., 3]
+    mixed = (alpha % 255 > 0) & (below[..., 3] > 0)
+    top, bottom = above[mixed].astype(np.float64), below[mixed].astype(np.float64)
+    np.copyto(below, above, where=alpha[..., None] > 0)
+    if len(top):
         a, b = top[:, 3:] / 255, bottom[:, 3:] / 255
-        alpha = a + b * (1 - a)
-        colors = (top[:, :3] * a + bottom[:, :3] * (b * (1 - a))) / alpha
-        blended[mixed] = np.rint(np.concatenate([colors, 255 * alpha], axis=-1))
-    return blended
+        total = a + b * (1 - a)
+        colors = (top[:, :3] * a + bottom[:, :3] * (b * (1 - a))) / total
+        below[mixed] = np.rint(np.concatenate([colors, 255 * total], axis=-1))

@@ -1,13 +1,12 @@
 """Frames of an animation: whole canvases, their orientation, and the box of pixels that differ between two frames."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from gpukmeans_cli.formats.composition import FramePart, compose
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.reading import too_many_pixels
 from gpukmeans_cli.system.atomic_files import ImageError
@@ -15,58 +14,64 @@ from gpukmeans_cli.system.atomic_files import ImageError
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle."""
 
+# What a frame costs beside its pixels is about what so many pixels cost.
+MIN_FRAME_PIXELS = 4096
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recomputed(Generic[T]):
+    """Values that are computed again for each iteration, so that one at a time is in memory."""
+
+    compute: Callable[[], Iterator[T]]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.compute()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Animation:
     """A decoded animation: each frame as a viewer shows it, upright."""
 
-    frames: np.ndarray  # uint8 (F, height, width, 4), RGBA, F at least 2
-    durations: tuple[float, ...]  # of each frame, in milliseconds
-    plays: int  # how often it is shown; 0 is forever
-    mode: str  # the mode Pillow reports for the first frame as stored
-    format: str  # Pillow's name of the format: "GIF", "PNG" or "WEBP"
-    n_bytes: int  # size of the file
-    upright: bool  # whether the file stores the frames upright
+    frames: Iterable[np.ndarray]
+    """uint8 (height, width, C): RGB if all pixels of all frames are opaque, else RGBA. Each iteration decodes again."""
+    height: int
+    width: int
+    channels: int
+    durations: tuple[float, ...]
+    """Of each frame, in milliseconds; at least 2."""
+    plays: int
+    """How often it is shown; 0 is forever."""
+    mode: str
+    """The mode Pillow reports for the first frame as stored."""
+    format: str
+    """Pillow's name of the format: "GIF", "PNG" or "WEBP"."""
+    n_bytes: int
+    """Size of the file."""
+    upright: bool
+    """Whether the file stores the frames upright."""
     metadata: Metadata
 
 
-class DecodedFrames(NamedTuple):
-    """Whole frames as stored, before rotation by the EXIF orientation."""
+def check_pixels(pixels: Iterable[int]) -> None:
+    """ImageError if frames of these numbers of pixels have more together than Pillow's limit.
 
-    frames: np.ndarray
-    durations: tuple[float, ...]
-    plays: int
-    still: Image.Image  # decoded; the source of the metadata
-
-
-def compose_frames(
-    parts: Iterable[FramePart], n_frames: int, height: int, width: int
-) -> tuple[np.ndarray, tuple[float, ...]]:
-    """All frames of an animation, uint8 (n_frames, height, width, 4), and their durations.
-
-    `parts` yields `n_frames` parts. ImageError, before the first of them, above Pillow's limit of pixels.
+    A frame counts as at least `MIN_FRAME_PIXELS`.
     """
-    check_pixels(n_frames * height * width, n_frames)
-    frames, durations = np.empty((n_frames, height, width, 4), dtype=np.uint8), []
-    for frame, (canvas, duration) in zip(frames, compose(parts, height, width), strict=True):
-        frame[...] = canvas
-        durations.append(duration)
-    return frames, tuple(durations)
+    counted = [max(n_pixels, MIN_FRAME_PIXELS) for n_pixels in pixels]
+    if Image.MAX_IMAGE_PIXELS is not None and sum(counted) > Image.MAX_IMAGE_PIXELS:
+        at_least = f", counted as at least {MIN_FRAME_PIXELS} each" if min(counted) == MIN_FRAME_PIXELS else ""
+        raise ImageError(too_many_pixels(sum(counted), f" in {len(counted)} frames{at_least}"))
 
 
-def check_pixels(n_pixels: int, n_frames: int) -> None:
-    """ImageError if `n_frames` frames have more pixels together than Pillow's limit."""
-    if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(too_many_pixels(n_pixels, f" in {n_frames} frames"))
-
-
-def upright(frames: np.ndarray, orientation: int) -> np.ndarray:
-    """Frames (F, H, W, 4) mirrored and rotated as their EXIF orientation, 1..8, requires."""
+def upright(frame: np.ndarray, orientation: int) -> np.ndarray:
+    """A frame (H, W, C) mirrored and rotated as its EXIF orientation, 1..8, requires."""
     if orientation in (3, 4, 6, 7):
-        frames = frames[:, ::-1]
+        frame = frame[::-1]
     if orientation in (2, 3, 7, 8):
-        frames = frames[:, :, ::-1]
-    return np.ascontiguousarray(frames.swapaxes(1, 2) if orientation >= 5 else frames)
+        frame = frame[:, ::-1]
+    return frame.swapaxes(0, 1) if orientation >= 5 else frame
 
 
 def bounding_box(mask: np.ndarray) -> Box:

@@ -1,38 +1,44 @@
 """GIF encoding of animations: each frame is stored as the box of pixels that changed."""
 
+import itertools
 import struct
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from gpukmeans_cli.formats.frames import Animation, bounding_box, smaller_encoding
+from gpukmeans_cli.formats.indices import look_up
 from gpukmeans_cli.system.atomic_files import ImageError
 
 _KEEP, _CLEAR = 1, 2  # disposal methods
 
 
-def encode_gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) -> bytes:
-    """The GIF file of RGBA `colors` (K, 4) at `indices` (F, height, width), as described in `encode_animation`."""
-    height, width = indices.shape[1:]
-    if max(height, width) > 65535:
-        raise ImageError("has a side above 65535 pixels, which a GIF cannot have; use .png")
-    indices, transparent = _with_one_transparent_index(colors, indices)
+def encode_gif(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Animation) -> bytes:
+    """The GIF file of RGBA `colors` (K, 4) at `indices`, as described in `encode_animation`."""
+    new_index, transparent = _one_transparent_index(colors)
     # A spare transparent index skips unchanged pixels also where no pixel is transparent.
     skip = transparent if transparent is not None else len(colors) if len(colors) < 256 else None
     bits = max(1, (max(len(colors) - 1, skip or 0)).bit_length())
-    color_table = colors[:, :3].tobytes().ljust(3 << bits, b"\0")
-    blocks = [b"GIF89a", struct.pack("<HHBBB", width, height, 0x80 | 0x70 | bits - 1, 0, 0), color_table]
+    blocks = []
     if animation.plays != 1:
         repetitions = min(max(0, animation.plays - 1), 65535)
         blocks.append(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", repetitions, 0))
     if comment := animation.metadata.text.get("Comment"):
         blocks.append(b"\x21\xfe" + _sub_blocks(comment.encode()))
-    canvas = None
-    for number, delay in enumerate(_delays(animation.durations)):
-        frame, cleared = indices[number], np.zeros(1, dtype=bool)
-        if transparent is not None and number + 1 < len(indices):
-            cleared = (frame != transparent) & (indices[number + 1] == transparent)
+    frames = (frame if transparent is None else look_up(new_index, frame) for frame in indices)
+    canvas, height, width = None, 0, 0
+    for (frame, after), delay in zip(
+        itertools.pairwise(itertools.chain(frames, [None])), _delays(animation.durations), strict=True
+    ):
+        assert frame is not None  # since only the last is
+        height, width = frame.shape
+        if max(height, width) > 65535:
+            raise ImageError("has a side above 65535 pixels, which a GIF cannot have; use .png")
+        cleared = np.zeros(1, dtype=bool)
+        if transparent is not None and after is not None:
+            cleared = (frame != transparent) & (after == transparent)
         changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
         # Disposal clears the box of this frame only, so the box includes pixels that the next frame needs transparent.
         rows, columns = box = bounding_box(changed | cleared)
@@ -46,21 +52,21 @@ def encode_gif(colors: np.ndarray, indices: np.ndarray, animation: Animation) ->
         if transparent is not None and disposal == _CLEAR:
             canvas = frame.copy()
             canvas[box] = transparent
-    return b"".join([*blocks, b";"])
+    color_table = colors[:, :3].tobytes().ljust(3 << bits, b"\0")
+    header = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80 | 0x70 | bits - 1, 0, 0)
+    return b"".join([header, color_table, *blocks, b";"])
 
 
-def _with_one_transparent_index(colors: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Indices with at most one transparent value, and that value. ImageError for partial alpha."""
+def _one_transparent_index(colors: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """A table to indices of which at most one is transparent, and that one. ImageError for partial alpha."""
     alpha = colors[:, 3]
     if ((alpha > 0) & (alpha < 255)).any():
         raise ImageError("has half-transparent colors, which a GIF cannot have; use .png")
-    transparent = np.flatnonzero(alpha == 0)
+    new_index, transparent = np.arange(len(colors), dtype=np.uint8), np.flatnonzero(alpha == 0)
     if not transparent.size:
-        return indices, None
-    first = int(transparent[0])
-    new_index = np.arange(256, dtype=np.uint8)
-    new_index[transparent] = first
-    return new_index[indices], first
+        return new_index, None
+    new_index[transparent] = transparent[0]
+    return new_index, int(transparent[0])
 
 
 def _delays(durations: tuple[float, ...]) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gpukmeans_cli.formats.composition import Disposal, FramePart
+from gpukmeans_cli.formats.indices import look_up
 
 # Method 4 is not in the specification, but some programs write it, and browsers restore.
 _DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
@@ -19,7 +20,7 @@ _DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
 
 @dataclass(frozen=True, kw_only=True)
 class GifFrame:
-    """One frame of a GIF, with compressed pixels."""
+    """One frame of a GIF, whose compressed pixels stay in the file."""
 
     top: int
     left: int
@@ -33,8 +34,9 @@ class GifFrame:
     disposal: Disposal
     duration: float
     """Milliseconds."""
-    data: bytes
-    """The sub-blocks, after the code size, of LZW."""
+    start: int
+    """The position of the compressed pixels in the file: the code size of LZW, and sub-blocks."""
+    n_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +50,13 @@ class GifFile:
     frames: list[GifFrame]
 
 
-def parse_gif(data: bytes) -> GifFile:
-    """The parsed blocks of a GIF. SyntaxError or struct.error for a broken file.
+def parse_gif(file: BinaryIO) -> GifFile:
+    """The parsed blocks of a GIF file. SyntaxError or struct.error for a broken file.
 
     As in browsers, a first frame that exceeds the logical screen enlarges the canvas, later ones do not, the last
     number of repetitions counts, and the first byte that begins no block ends the file.
     """
-    file = io.BytesIO(data)
+    file.seek(0)
     width, height, flags = struct.unpack("<6xHHBxx", file.read(13))
     global_table = _color_table(file, flags)
     control, plays, frames = (0, 0, 0), 1, []
@@ -91,8 +93,6 @@ def _frame(file: BinaryIO, global_table: bytes, control: int, delay: int, transp
     file.seek(1, io.SEEK_CUR)
     for _ in _sub_blocks(file):
         pass
-    n_bytes = file.tell() - start
-    file.seek(start)
     return GifFrame(
         top=top,
         left=left,
@@ -103,7 +103,8 @@ def _frame(file: BinaryIO, global_table: bytes, control: int, delay: int, transp
         transparent=transparent if control & 1 else None,
         disposal=_DISPOSALS.get(control >> 2 & 7, "keep"),
         duration=10.0 * delay,
-        data=file.read(n_bytes),
+        start=start,
+        n_bytes=file.tell() - start,
     )
 
 
@@ -123,8 +124,8 @@ def _plays(block: bytes, before: int) -> int:
     return repetitions + 1 if repetitions else 0
 
 
-def gif_parts(gif: GifFile) -> Iterator[FramePart]:
-    """The parts of a GIF. For use inside `decoder_errors`."""
+def gif_parts(gif: GifFile, file: BinaryIO) -> Iterator[FramePart]:
+    """The parts of a GIF file, each decompressed when it is needed. For use inside `decoder_errors`."""
     for frame in gif.frames:
         colors = np.zeros((256, 4), dtype=np.uint8)
         colors[:, 3] = 255  # an index outside the table is black, as in browsers
@@ -132,24 +133,24 @@ def gif_parts(gif: GifFile) -> Iterator[FramePart]:
         colors[: len(table), :3] = table
         if frame.transparent is not None:
             colors[frame.transparent] = 0
-        indices = _indices(frame)
         yield FramePart(
             top=frame.top,
             left=frame.left,
-            pixels=colors.view(np.uint32)[:, 0][indices].view(np.uint8).reshape(*indices.shape, 4),
+            pixels=look_up(colors, _indices(frame, file)),
             blend="over",
             disposal=frame.disposal,
             duration=frame.duration,
         )
 
 
-def _indices(frame: GifFrame) -> np.ndarray:
+def _indices(frame: GifFrame, file: BinaryIO) -> np.ndarray:
     """The color indices of a frame, uint8 (height, width), decompressed as a grey GIF of its own."""
     if not frame.height * frame.width:
         return np.zeros((frame.height, frame.width), dtype=np.uint8)
     size = struct.pack("<HH", frame.width, frame.height)
     flags = bytes([0x40 * frame.interlaced])
-    file = b"".join([b"GIF89a", size, b"\0\0\0,\0\0\0\0", size, flags, frame.data, b";"])
-    image = Image.open(io.BytesIO(file), formats=["GIF"])
+    file.seek(frame.start)
+    data = b"".join([b"GIF89a", size, b"\0\0\0,\0\0\0\0", size, flags, file.read(frame.n_bytes), b";"])
+    image = Image.open(io.BytesIO(data), formats=["GIF"])
     image.load()
     return np.asarray(image)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from gpukmeans_cli.formats.indices import row_blocks
+
 
 def palette_orders(indices: np.ndarray, n_colors: int) -> list[np.ndarray]:
     """Permutations of a palette of `n_colors`, by the entropy of index differences of adjacent pixels, lowest first.
@@ -17,9 +19,12 @@ def palette_orders(indices: np.ndarray, n_colors: int) -> list[np.ndarray]:
 
 def _adjacency_counts(indices: np.ndarray, n_colors: int) -> np.ndarray:
     """Count of adjacent pixels, horizontal or vertical, of each color pair: int64 (K, K), symmetric, 0 diagonal."""
-    first = indices.astype(np.int32) * n_colors
-    pairs = np.bincount((first[:, :-1] + indices[:, 1:]).ravel(), minlength=n_colors**2)
-    pairs = pairs + np.bincount((first[:-1] + indices[1:]).ravel(), minlength=n_colors**2)
+    pairs = np.zeros(n_colors**2, dtype=np.int64)
+    for rows in row_blocks(*indices.shape):
+        block = indices[rows.start : rows.stop + 1]  # with the row below
+        first, n_rows = block.astype(np.int32) * n_colors, rows.stop - rows.start
+        pairs += np.bincount((first[:n_rows, :-1] + block[:n_rows, 1:]).ravel(), minlength=n_colors**2)
+        pairs += np.bincount((first[:-1] + block[1:]).ravel(), minlength=n_colors**2)
     pairs = pairs.reshape(n_colors, n_colors)
     counts = pairs + pairs.T
     np.fill_diagonal(counts, 0)

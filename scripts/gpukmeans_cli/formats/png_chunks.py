@@ -35,16 +35,34 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and body of each chunk of a PNG file, through IEND. SyntaxError for a cut off file or a wrong checksum."""
+    """Kind and body of the chunks of `read_chunks`, of a PNG file in memory."""
+    return ((kind, body) for kind, body, _ in read_chunks(io.BytesIO(data)))
+
+
+class IntactChunk(NamedTuple):
+    """A chunk of a PNG file, and the position of its body in it."""
+
+    kind: bytes
+    body: bytes
+    start: int
+
+
+def read_chunks(file: BinaryIO) -> Iterator[IntactChunk]:
+    """The chunks of a PNG file, through IEND. SyntaxError for a cut off file or a wrong checksum.
+
+    The position of the file may be moved meanwhile.
+    """
     start, kind = len(MAGIC), b""
     while kind != b"IEND":
-        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
-        body, checksum = data[start + 8 : start + 8 + length], data[start + 8 + length : start + 12 + length]
+        file.seek(start)
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        body, checksum = file.read(length), file.read(4)
         if len(checksum) < 4:
             raise SyntaxError("it is cut off")
         if int.from_bytes(checksum, "big") != zlib.crc32(body, zlib.crc32(kind)):
             raise SyntaxError("a chunk is broken")
-        yield kind, body
+        yield IntactChunk(kind, body, start + 8)
         start += 12 + length
 
 

@@ -25,10 +25,11 @@ from gpukmeans_cli.formats.composition import compose
 from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
+from gpukmeans_cli.formats.stored_file import open_error_reason
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 
 # Pixels converted at a time, which bounds the memory beside the decoded image and the result.
-STRIP_PIXELS = 1 << 20
+STRIP_PIXELS = 1 << 18
 
 # Mode -> mode of the result. All other modes with colors (YCbCr, CMYK, LAB, HSV, RGBX, ...) become RGB.
 _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
@@ -96,7 +97,7 @@ def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
     ImageError if the file cannot be opened. Inside, every other exception, of Pillow while it decodes, converts or
     reads metadata, becomes an ImageError too, since one file must not end the run.
     """
-    with decoder_errors(), _open(path) as file, _PILLOW_LIMIT.set_to(max_pixels):
+    with decoder_errors(), _open(path) as file, PILLOW_LIMIT.set_to(max_pixels):
         try:
             yield repaired(file)
         except MemoryError as error:
@@ -116,17 +117,6 @@ def _open(path: Path) -> BinaryIO:
             return io.BytesIO(file.read())
     except OSError as error:
         raise ImageError(open_error_reason(error)) from error
-
-
-def open_error_reason(error: OSError) -> str:
-    """Why a file cannot be opened: the end of a sentence that begins with its path."""
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return "does not exist; check the path"
-    if isinstance(error, IsADirectoryError):
-        return "is a folder; name an image file in it"
-    if isinstance(error, PermissionError):
-        return "cannot be read; check its permissions"
-    return f"cannot be opened ({error.strerror}); check the path"
 
 
 class _PillowLimit:
@@ -174,7 +164,8 @@ class _PillowLimit:
             Image.MAX_IMAGE_PIXELS = 2 * before
 
 
-_PILLOW_LIMIT = _PillowLimit()
+PILLOW_LIMIT = _PillowLimit()
+"""The limit of this process."""
 
 
 def decode_image(file: BinaryIO) -> DecodedImage:
@@ -227,14 +218,13 @@ def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
         n_frames = max(1, getattr(image, "n_frames", 1))
         decode_frame(image)
         return _FirstFrame(image, image, n_frames)
-    file.seek(0)
     if is_hidden:
-        apng = parse_apng(file.read())
-        image = decode_png(default_image(apng))
-        parts, n_frames, size = apng_parts(apng, rgba_of_png), len(apng.frames), (apng.height, apng.width)
+        apng = parse_apng(file)
+        image = decode_png(default_image(file))
+        parts, n_frames, size = apng_parts(apng, file, rgba_of_png), len(apng.frames), (apng.height, apng.width)
     else:
-        gif = parse_gif(file.read())
-        parts, n_frames, size = gif_parts(gif), len(gif.frames), (gif.height, gif.width)
+        gif = parse_gif(file)
+        parts, n_frames, size = gif_parts(gif, file), len(gif.frames), (gif.height, gif.width)
     canvas, _ = next(compose(parts, *size))
     shown = Image.fromarray(canvas)
     return _FirstFrame(image, shown.convert("LA") if image.mode in (*_GREY, "LA") else shown, n_frames)

@@ -15,6 +15,7 @@ from PIL import Image
 
 import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans_cli.formats.color import to_srgb, without_encoding
+from gpukmeans_cli.formats.indices import index_counts, look_up
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.palette_order import palette_orders
 from gpukmeans_cli.formats.reading import as_rgba
@@ -59,7 +60,8 @@ def encode_still(
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
         raise ImageError(f"cannot be written as {suffix or 'a file without suffix'}; use one of {', '.join(_ENCODERS)}")
-    check_palette_and_indices(palette, indices, "height, width")
+    check_palette(palette)
+    check_indices(indices, palette)
     return encode(*_distinct_colors(palette, indices, whole_palette), metadata, optimize)
 
 
@@ -87,26 +89,30 @@ def write_png(path: Path, image: Image.Image, *, overwrite: bool) -> None:
     write_atomically(path, data.getvalue(), overwrite=overwrite)
 
 
-def check_palette_and_indices(palette: np.ndarray, indices: np.ndarray, axes: str) -> None:
-    """ValueError unless `palette` is uint8 (1..256, 1..4) and `indices` are uint8 with these axes, below its length."""
+def check_palette(palette: np.ndarray) -> None:
+    """ValueError unless the palette is uint8 (1..256, 1..4)."""
     if palette.dtype != np.uint8 or palette.ndim != 2 or not 1 <= len(palette) <= 256 or not 1 <= palette.shape[1] <= 4:
         raise ValueError(f"palette must be uint8 (1..256, 1..4), got {palette.dtype} {palette.shape}")
-    if indices.dtype != np.uint8 or indices.ndim != len(axes.split(", ")) or indices.size == 0:
-        raise ValueError(f"indices must be uint8 ({axes}), not empty, got {indices.dtype} {indices.shape}")
+
+
+def check_indices(indices: np.ndarray, palette: np.ndarray) -> None:
+    """ValueError unless the indices are uint8 (height, width), below the length of the palette."""
+    if indices.dtype != np.uint8 or indices.ndim != 2 or indices.size == 0:
+        raise ValueError(f"indices must be uint8 (height, width), not empty, got {indices.dtype} {indices.shape}")
     if indices.max() >= len(palette):
         raise ValueError(f"indices must be below {len(palette)}, the colors of the palette, got {indices.max()}")
 
 
 def _distinct_colors(palette: np.ndarray, indices: np.ndarray, whole_palette: bool) -> tuple[np.ndarray, np.ndarray]:
     """The distinct RGBA colors (K, 4) in use, or all, in lexicographic order, and indices into them."""
-    used = (np.bincount(indices.ravel(), minlength=len(palette)) > 0) | whole_palette
+    used = (index_counts(indices, len(palette)) > 0) | whole_palette
     rgba = as_rgba(palette)
     invisible = np.flatnonzero(used & (rgba[:, 3] == 0))
     rgba[invisible] = rgba[invisible[:1]]
     colors, inverse = np.unique(rgba[used], axis=0, return_inverse=True)
     new_index = np.zeros(len(palette), dtype=np.uint8)
     new_index[used] = inverse.ravel()
-    return colors, new_index[indices]
+    return colors, look_up(new_index, indices)
 
 
 # PNG
@@ -151,7 +157,7 @@ def _grey_samples(colors: np.ndarray, indices: np.ndarray) -> _Samples | None:
     bit_depth = next(bits for bits in bit_depths if not (levels % (255 // (2**bits - 1))).any())
     levels //= 255 // (2**bit_depth - 1)
     transparency = png.chunk(b"tRNS", struct.pack(">H", levels[invisible[0]])) if invisible.size else b""
-    return _Samples(_GREY, bit_depth, levels[indices], transparency)
+    return _Samples(_GREY, bit_depth, look_up(levels, indices), transparency)
 
 
 def _palette_samples(colors: np.ndarray, indices: np.ndarray, order: np.ndarray) -> _Samples:
@@ -163,7 +169,7 @@ def _palette_samples(colors: np.ndarray, indices: np.ndarray, order: np.ndarray)
     alpha = colors[order, 3]
     if (alpha < 255).any():
         chunks += png.chunk(b"tRNS", alpha[alpha < 255].tobytes())
-    return _Samples(_PALETTE, png.index_bit_depth(len(colors)), new_index[indices], chunks)
+    return _Samples(_PALETTE, png.index_bit_depth(len(colors)), look_up(new_index, indices), chunks)
 
 
 def _png_file(samples: _Samples, metadata: Metadata) -> bytes:
@@ -256,7 +262,7 @@ def _encode_gif(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, opt
 def _encode_webp(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, optimize: bool) -> bytes:
     visible = colors if (colors[:, 3] < 255).any() else colors[:, :3]
     return _save_with_pillow(
-        Image.fromarray(visible[indices]),
+        Image.fromarray(look_up(visible, indices)),
         "WEBP",
         lossless=True,
         exact=True,

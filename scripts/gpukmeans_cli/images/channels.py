@@ -1,5 +1,8 @@
 """Colors with 1 to 4 channels in the same number of channels: grey, grey + alpha, RGB, RGBA."""
 
+import functools
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,6 +38,18 @@ def without_opaque_alpha(colors: Tensor) -> Tensor:
 def to_rgb(colors: Tensor) -> np.ndarray:
     """Colors (K, C) as RGB (K, 3), or with alpha as RGBA (K, 4)."""
     return with_channels(colors, common_channels(colors.shape[-1], 3)).cpu().numpy()
+
+
+def add_all(histograms: Iterable[ColorHistogram]) -> ColorHistogram | None:
+    """The sum of histograms as in `add_histograms`; None if there are none."""
+    # Sums of equally many histograms are added, as in a merge sort, so that no large sum is sorted for each of them.
+    partial: list[tuple[int, ColorHistogram]] = []
+    for histogram in histograms:
+        partial.append((1, histogram))
+        while len(partial) > 1 and partial[-2][0] == partial[-1][0]:
+            (count, last), (_, before) = partial.pop(), partial.pop()
+            partial.append((2 * count, add_histograms(before, last)))
+    return functools.reduce(add_histograms, [histogram for _, histogram in partial]) if partial else None
 
 
 def add_histograms(one: ColorHistogram, other: ColorHistogram) -> ColorHistogram:

@@ -1,6 +1,6 @@
 """One photo in several numbers of colors: the encoded file, the palette and the K-means run of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gpukmeans import ColorHistogram
 from gpukmeans_cli.compression.pipeline import (
     Settings,
     StageTimer,
-    image_and_histogram,
+    frames_and_histogram,
     in_output_encoding,
     kept_input,
     quantize_source,
@@ -101,14 +101,14 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
         source = read_still(path, max_pixels=settings.max_pixels)
         original, suffix = _original(source)
         file, source = source, in_output_encoding(source, ".png", settings)
-        image, histogram = image_and_histogram(source, settings)
+        frames, histogram = frames_and_histogram(source, settings, StageTimer(settings.device))
         pca = fit_color_pca(histogram, settings.space)
         rows, draw_counts = sample_rows(histogram.counts, MAX_POINTS)
-        sample = torch.from_numpy(rows).to(image.device)
+        sample = torch.from_numpy(rows).to(histogram.colors.device)
         colors = histogram.colors[sample]
         return ReportData(
-            width=image.shape[2],
-            height=image.shape[1],
+            width=source.width,
+            height=source.height,
             n_colors=len(histogram.colors),
             n_bytes=source.n_bytes,
             dropped_frames=source.frames_in_file - 1,
@@ -120,7 +120,7 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
                 draw_counts=draw_counts,
                 explained_variance_ratio=pca.explained_variance_ratio,
             ),
-            variants=tuple(_variant(source, file, image, histogram, n, pca, sample, settings) for n in numbers),
+            variants=tuple(_variant(source, file, frames, histogram, n, pca, sample, settings) for n in numbers),
         )
 
 
@@ -129,13 +129,13 @@ def _original(source: Source) -> tuple[bytes, str]:
     is_unchanged = source.upright and source.frames_in_file == 1 and source.mode in _BROWSER_MODES
     if is_unchanged and source.format in _BROWSER_FORMATS:
         return source.original(), f".{source.format.lower()}"
-    return encode_pixels(source.pixels[0], source.metadata)
+    return encode_pixels(next(iter(source.frames)), source.metadata)
 
 
 def _variant(
     source: Source,
     file: Source,
-    image: Tensor,
+    frames: Iterable[Tensor],
     histogram: ColorHistogram,
     n_colors: int,
     pca: ColorPCA,
@@ -148,10 +148,10 @@ def _variant(
         inertia.append(float(value))
 
     recorded = replace(settings, clustering={**settings.clustering, "callback": record})
-    picture = quantize_source(source, image, histogram, n_colors, ".png", recorded, StageTimer(image.device))
+    timer = StageTimer(histogram.colors.device)
+    picture = quantize_source(source, frames, histogram, n_colors, ".png", recorded, timer)
     assert picture.fit is not None  # since no palette is given
-    counts = np.bincount(picture.indices.ravel(), minlength=len(picture.colors))
-    usage = sort_by_count(to_srgb(to_rgb(torch.from_numpy(picture.colors)), source.metadata), counts)
+    usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)
     return Variant(
         n_colors=n_colors,
         data=picture.data,

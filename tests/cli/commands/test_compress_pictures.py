@@ -288,7 +288,7 @@ def test_strip_keeps_the_frames_of_an_animation_without_its_private_chunks(repor
     found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
     assert found["kept"]
     assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
-    assert np.array_equal(*(read_animation(file).frames for file in (path, tmp_path / "bare.png")))
+    assert np.array_equal(*(list(read_animation(file).frames) for file in (path, tmp_path / "bare.png")))
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -416,7 +416,7 @@ def test_the_color_encoding_of_an_animation_is_kept_or_becomes_srgb(report, tmp_
     report(tmp_path / "in.png", "-k", 4, "-o", tmp_path / f"out{suffix}", "--allow-larger")
     found = read_source(tmp_path / f"out{suffix}")
     assert found.metadata.color_chunks == ((color_profiles.LINEAR,) if suffix == ".png" else ())
-    assert found.pixels[:, 0, 0, 0].tolist() == ([128, 64] if suffix == ".png" else [188, 137])
+    assert [int(frame[0, 0, 0]) for frame in found.frames] == ([128, 64] if suffix == ".png" else [188, 137])
 
 
 # Animations

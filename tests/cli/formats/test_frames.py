@@ -16,15 +16,47 @@ from helpers.animations import (
 )
 from PIL import Image
 
-from gpukmeans_cli.formats.animation import encode_animation
+from gpukmeans_cli.formats.animation import encode_animation, read_animation
+from gpukmeans_cli.system.atomic_files import ImageError
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
 def test_the_limit_of_pixels_is_for_the_sum_over_all_frames(tmp_path, suffix):
+    large = [frame.resize((100, 60), Image.Resampling.NEAREST) for frame in moving_square()]
+    path = save_frames(tmp_path / f"a{suffix}", large, duration=100)
+    assert error_of(path, max_pixels=29_999).startswith("has 30000 pixels in 5 frames, the limit is 29999; ")
+    assert error_of(path, max_pixels=5999).startswith("has 6000 pixels, the limit is 5999; ")
+    assert len(read(path, max_pixels=30_000).frames) == 5
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_a_small_frame_counts_as_4096_pixels(tmp_path, suffix):
     path = save_frames(tmp_path / f"a{suffix}", moving_square(), duration=100)
-    assert error_of(path, max_pixels=1199).startswith("has 1200 pixels in 5 frames, the limit is 1199; ")
-    assert error_of(path, max_pixels=239).startswith("has 240 pixels, the limit is 239; ")
-    assert len(read(path, max_pixels=1200).frames) == 5
+    message = "has 20480 pixels in 5 frames, counted as at least 4096 each, the limit is 20479; "
+    assert error_of(path, max_pixels=20_479).startswith(message)
+    assert len(read(path, max_pixels=20_480).frames) == 5
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_each_iteration_over_the_frames_gives_new_arrays_of_equal_pixels(tmp_path, suffix):
+    animation = read_animation(save_frames(tmp_path / f"a{suffix}", moving_square(), duration=100))
+    first = next(iter(animation.frames))
+    first[...] = 0
+    frames = list(animation.frames)
+    np.testing.assert_array_equal(frames, rgba_of(moving_square())[..., :3])
+    assert (animation.height, animation.width, animation.channels) == frames[0].shape
+    np.testing.assert_array_equal(frames, list(animation.frames))
+
+
+def test_a_file_that_changes_between_two_iterations_over_its_frames_is_an_error(tmp_path):
+    path = save_frames(tmp_path / "a.gif", moving_square(), duration=100)
+    frames = read_animation(path).frames
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ImageError, match="has changed since it was read; try again"):
+        list(frames)
+    path.unlink()
+    with pytest.raises(ImageError, match="does not exist"):
+        list(frames)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,0 +1,73 @@
+"""`StoredFile`: an image file that is read several times, and must be the same each time."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from gpukmeans_cli.system.atomic_files import ImageError
+
+_Version = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file at a path and its version, or the bytes of a pipe, which can be read only once.
+
+    The methods raise ImageError for a file that has changed or is missing.
+    """
+
+    path: Path
+    _content: bytes | _Version
+
+    @staticmethod
+    def of(path: Path, file: BinaryIO) -> "StoredFile":
+        """The file that is open, at its path."""
+        return StoredFile(path, file.getvalue() if isinstance(file, io.BytesIO) else _version(file))
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file, open for reading. Its version is checked before and after."""
+        if isinstance(self._content, bytes):
+            yield io.BytesIO(self._content)
+            return
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise ImageError(open_error_reason(error)) from error
+        with file:
+            self._check(file)
+            yield file
+            self._check(file)
+
+    def read(self) -> bytes:
+        """All bytes."""
+        with self.open() as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise ImageError(open_error_reason(error)) from error
+
+    def _check(self, file: BinaryIO) -> None:
+        if _version(file) != self._content:
+            raise ImageError("has changed since it was read; try again")
+
+
+def _version(file: BinaryIO) -> _Version:
+    """A value that differs for another file, or other content, at the same path."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def open_error_reason(error: OSError) -> str:
+    """Why a file cannot be opened: the end of a sentence that begins with its path."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return "does not exist; check the path"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; name an image file in it"
+    if isinstance(error, PermissionError):
+        return "cannot be read; check its permissions"
+    return f"cannot be opened ({error.strerror}); check the path"
