@@ -29,6 +29,7 @@ from benchmarks import colors as benchmark_colors
 from benchmarks import folder as benchmark_folder
 from benchmarks import n_clusters as benchmark_n_clusters
 from benchmarks import optima as benchmark_optima
+from benchmarks import peaks as benchmark_peaks
 from benchmarks import peers
 from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as benchmark_pngquant
@@ -180,7 +181,7 @@ def folder(
         int, typer.Option(min=benchmark_folder.EARLY + 1, help="Number of small files for one process.")
     ] = 2000,
 ) -> None:
-    """`compress` on a folder: photos per second beside pngquant on all cores, and growth of memory over many files.
+    """`compress` on a folder: photos per second beside pngquant on all cores, growth of memory over many files, peaks.
 
     Whole processes, at K = 16. The photos are those of FOLDER, also flipped and with permuted channels; the small files
     are crops of them. Linux only.
@@ -201,6 +202,7 @@ def folder(
         )
         _print_throughputs(paths, runs, Path(scratch))
         _print_soak(paths, soak, Path(scratch))
+    _print_peaks(folder)
 
 
 def _print_throughputs(photos: Sequence[Path], runs: int, folder: Path) -> None:
@@ -236,6 +238,16 @@ def _print_soak(photos: Sequence[Path], n: int, folder: Path) -> None:
         memory = benchmark_folder.resident_memory(small, folder / f"small {n_workers}", n_workers)
         print(f"{what:36} {memory.early / 1e6:14,.1f} MB {memory.late / 1e6:10,.1f} MB")
         _print_target("growth", (memory.late - memory.early) / 1e6, GROWTH_TARGET, "MB")
+
+
+def _print_peaks(photos: Path) -> None:
+    print("\nPeak memory of one process, K = 20, less that of a picture of 1 x 1")
+    print(f"{'':28} {'megapixels':>10} {'MB':>9} {'bytes/pixel':>12} {'goal, MB':>9} {'seconds':>8}")
+    with tempfile.TemporaryDirectory() as scratch:
+        for peak in benchmark_peaks.peaks(photos, Path(scratch)):
+            met = "met" if peak.n_bytes <= peak.goal else "MISSED"
+            sizes = f"{peak.n_pixels / 1e6:10.1f} {peak.n_bytes / 1e6:9.0f} {peak.n_bytes / peak.n_pixels:12.1f}"
+            print(f"{peak.name:28} {sizes} {peak.goal / 1e6:9.0f} {peak.seconds:8.1f}  {met}", flush=True)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,31 @@ def run(command: Sequence[str]) -> Cost:
             stderr.seek(0)
             raise ProcessError(command, child.returncode, stderr.read().decode(errors="replace"))
     return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+# Runs a command, discards its output, and prints its peak memory in bytes and its seconds.
+_MEASURE = """
+import os, sys, time
+start = time.perf_counter()
+null = os.open(os.devnull, os.O_WRONLY)
+actions = [(os.POSIX_SPAWN_DUP2, null, 1)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss * 1024, time.perf_counter() - start)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def peak_bytes(command: Sequence[str]) -> tuple[float, float]:
+    """Peak resident memory in bytes and seconds of a command. ProcessError if it fails. Linux only.
+
+    A child starts with the peak of its parent, which here is a small process between this one and the command.
+    """
+    shim = subprocess.run([sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True)
+    if shim.returncode != 0:
+        raise ProcessError(command, shim.returncode, shim.stderr)
+    peak, seconds = map(float, shim.stdout.split())
+    return peak, seconds
 
 
 def medians(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, Cost]:

@@ -1,0 +1,105 @@
+"""Peak memory of `gpukmeans compress`: large stills, and animations of many frames.
+
+`python -m benchmarks.peaks PHOTOS FOLDER` writes the files, in a process of its own, since a child process starts with
+the peak of its parent.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.pngquant import COMPRESS
+from benchmarks.processes import peak_bytes
+
+# The goal: bytes for each pixel of one frame, and bytes in addition.
+BYTES_PER_PIXEL, CONSTANT = 16, 32e6
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+_SIZE = 6000, 4000
+_WITH_DITHERING = ("floyd-steinberg", "blue-noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The peak memory of one process, less that of a picture of one pixel."""
+
+    name: str
+    n_pixels: int
+    """Of one frame."""
+    n_bytes: float
+    goal: float
+    """The bytes for the pixels of a frame; for an animation also its output, which is in memory as a whole, twice."""
+    seconds: float
+
+
+def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
+    """Peaks at 20 colors, of files that are made in `folder` from the RGB photos of another. Linux only."""
+    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
+    command = [sys.executable, "-m", "benchmarks.peaks", str(photos), str(folder)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
+    baseline, _ = _compress(folder / "pixel.png", folder)
+    for source in ("photo.jpg", "rgb.png", "rgba.png", "grey.png", "bit.png", "small.png", "flat.gif", "video.gif"):
+        for dithering in ("none", *(_WITH_DITHERING if source.startswith(("rgb", "small")) else ())):
+            n_bytes, seconds = _compress(folder / source, folder, "--dither", dithering)
+            with Image.open(folder / source) as image:
+                n_pixels, is_animated = image.width * image.height, getattr(image, "is_animated", False)
+            goal = BYTES_PER_PIXEL * n_pixels + CONSTANT
+            if is_animated:
+                goal += 2 * (folder / "out.gif").stat().st_size
+            name = source if dithering == "none" else f"{source}, {dithering}"
+            yield Peak(name=name, n_pixels=n_pixels, n_bytes=n_bytes - baseline, goal=goal, seconds=seconds)
+
+
+def _compress(path: Path, folder: Path, *options: str) -> tuple[float, float]:
+    """Peak memory in bytes, and seconds."""
+    output = folder / f"out{'.gif' if path.suffix == '.gif' else '.png'}"
+    command = [sys.executable, COMPRESS, str(path), "-k", "20", "-o", str(output), "-f", "-q"]
+    return peak_bytes([*command, "--max-pixels", "200000000", "--allow-larger", "--device", "cpu", *options])
+
+
+def write_files(photos: Sequence[np.ndarray], folder: Path) -> None:
+    """Write the pictures that `peaks` measures, from RGB photos (H, W, 3)."""
+    Image.new("RGB", (1, 1)).save(folder / "pixel.png")
+    photo = Image.fromarray(photos[0])
+    large = photo.resize(_SIZE, Image.Resampling.LANCZOS)
+    large.save(folder / "photo.jpg", quality=92)
+    large.save(folder / "rgb.png", compress_level=1)
+    large.convert("L").save(folder / "grey.png", compress_level=1)
+    # Transparent outside an ellipse with a soft edge, opaque inside.
+    y, x = np.ogrid[-1 : 1 : _SIZE[1] * 1j, -1 : 1 : _SIZE[0] * 1j]
+    alpha = np.clip((0.9 - x * x - y * y) * 2000, 0, 255).astype(np.uint8)
+    large.putalpha(Image.fromarray(alpha))
+    large.save(folder / "rgba.png", compress_level=1)
+    Image.new("1", (13_000, 13_000)).save(folder / "bit.png")
+    photo.resize((1500, 1000), Image.Resampling.LANCZOS).save(folder / "small.png")
+    _write_flat_gif(folder / "flat.gif")
+    frames = [_frame(Image.fromarray(photos[number % len(photos)]), number) for number in range(380)]
+    frames[0].save(folder / "video.gif", save_all=True, append_images=frames[1:], duration=40)
+
+
+def _write_flat_gif(path: Path) -> None:
+    """Ten frames of 4000 x 4000 pixels, each stored as a box of 2 x 2, in 250 bytes."""
+    parts = [b"GIF89a" + struct.pack("<HHBBB", 4000, 4000, 0xF0, 0, 0) + bytes([255, 0, 0, 0, 0, 255])]
+    for number in range(10):
+        pixels = Image.new("L", (2, 2), number % 2).tobytes("gif", "L", 2, 0)
+        control = b"\x21\xf9\x04" + struct.pack("<BHBB", 0, 10, 0, 0)
+        parts.append(control + b"," + struct.pack("<HHHHB", number, number, 2, 2, 0) + b"\2" + pixels + b"\0")
+    path.write_bytes(b"".join([*parts, b";"]))
+
+
+def _frame(photo: Image.Image, number: int) -> Image.Image:
+    left, top = (number * 7) % (photo.width - 472), (number * 3) % (photo.height - 298)
+    return photo.crop((left, top, left + 472, top + 298)).quantize(256, Image.Quantize.FASTOCTREE)
+
+
+if __name__ == "__main__":
+    from benchmarks.pictures import rgb_pictures
+
+    write_files(list(rgb_pictures(Path(sys.argv[1])).values()), Path(sys.argv[2]))
