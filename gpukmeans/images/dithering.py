@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.images.colorspace import has_alpha
-from gpukmeans.images.histogram import check_image, unique_colors
+from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
 from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks, tiles
@@ -44,6 +44,7 @@ def dither(
     dithering: str | Dithering = "floyd-steinberg",
     *,
     strength: SupportsFloat = 1.0,
+    histogram: ColorHistogram | None = None,
 ) -> UInt8[Tensor, "h w"]:
     """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
 
@@ -51,7 +52,8 @@ def dither(
     other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without dithering if
     its color is within one level of it in each channel, so areas of palette colors stay free of noise. So does a fully
     transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). An opaque pixel takes an opaque
-    color if the palette has one. The `strength` goes from 0, no dithering, to 1. Every device returns the same indices.
+    color if the palette has one. The `strength` goes from 0, no dithering, to 1. A known `histogram` that has
+    all colors of the image saves counting them. Every device returns the same indices.
 
     Raises TypeError or ValueError for other input.
     """
@@ -59,7 +61,7 @@ def dither(
     _check_palette(palette, image)
     function = check_dithering(dithering)
     strength_256 = round(256 * check_strength(strength))
-    nearest = _nearest(image, palette)
+    nearest = _nearest(image, palette, histogram or unique_colors(image))
     if not strength_256 or len(palette) == 1:
         return nearest
     indices = function(image, palette, nearest, strength_256)
@@ -374,9 +376,8 @@ DITHERINGS: dict[str, Dithering] = {
 """Dithering methods by name."""
 
 
-def _nearest(image: Tensor, palette: Tensor) -> Tensor:
-    """Indices (H, W), uint8, of the palette colors nearest to the pixels."""
-    histogram = unique_colors(image)
+def _nearest(image: Tensor, palette: Tensor, histogram: ColorHistogram) -> Tensor:
+    """Indices (H, W), uint8, of the palette colors nearest to the pixels, all of which are in the histogram."""
     labels = nearest_colors(histogram.colors, palette).labels
     return histogram.map_values(labels.to(torch.uint8), image)
 

@@ -131,9 +131,8 @@ def apply_palette(
     check_strength(strength)
     # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
     rows = clear_transparent_pixels(image.reshape(-1, *image.shape[-2:]))
-    images = [rows] if dither == "none" else rows.view(-1, *image.shape[-3:])
-    indices = [dithered(one, palette, dither, strength=strength) for one in images]
-    return IndexedImage(palette, (indices[0] if len(indices) == 1 else torch.cat(indices)).view(image.shape[:-1]))
+    images = rows[None] if dither == "none" else rows.view(-1, *image.shape[-3:])
+    return IndexedImage(palette, _dithered(images, palette, dither, strength).view(image.shape[:-1]))
 
 
 @eager
@@ -176,9 +175,23 @@ def map_to_palette(
         numbers = f"{len(palette.labels)} labels for {len(histogram.colors)} colors"
         raise ValueError(f"palette must be that of the histogram, with a label for each of its colors, got {numbers}")
     if dither != "none" and strength:
-        return apply_palette(image, palette.colors, dither=dither, strength=strength)
-    indices = histogram.map_values(palette.labels, image.reshape(-1, *image.shape[-2:]))
+        images = image.reshape(-1, *image.shape[-3:])
+        indices = _dithered(images, palette.colors, dither, strength, histogram)
+    else:
+        indices = histogram.map_values(palette.labels, image.reshape(-1, *image.shape[-2:]))
     return IndexedImage(palette.colors, indices.view(image.shape[:-1]))
+
+
+def _dithered(
+    images: Tensor,
+    palette: Tensor,
+    dither: DitheringName | Dithering,
+    strength: SupportsFloat,
+    histogram: ColorHistogram | None = None,
+) -> Tensor:
+    """Indices (B·H, W) of images (B, H, W, C); a histogram is that of all of them."""
+    indices = [dithered(one, palette, dither, strength=strength, histogram=histogram) for one in images]
+    return indices[0] if len(indices) == 1 else torch.cat(indices)
 
 
 def _stacked(images: list[IndexedImage], n_colors: int) -> IndexedImage:

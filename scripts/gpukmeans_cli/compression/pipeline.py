@@ -27,7 +27,6 @@ from gpukmeans import (
     IndexedImage,
     Palette,
     apply_palette,
-    clear_transparent_pixels,
     fit_palette,
     map_to_palette,
     mean_squared_error,
@@ -53,6 +52,7 @@ from gpukmeans_cli.system.atomic_files import (
     write_atomically,
 )
 from gpukmeans_cli.system.device import within_memory
+from gpukmeans_cli.system.memory import return_freed_memory
 from gpukmeans_cli.system.worker_pool import Event
 
 # With `any_device`, images of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
@@ -110,9 +110,10 @@ class StageTimer:
     _last: float = field(default_factory=time.perf_counter)
 
     def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage. StoppedError if `stop` is set."""
+        """Add the time since the last lap to a stage, and return freed memory. StoppedError if `stop` is set."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return_freed_memory()
         now = time.perf_counter()
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
         self._last = now
@@ -150,13 +151,18 @@ class QuantizedImage:
     def indices(self) -> Iterator[np.ndarray]:
         """The palette indices of each frame, uint8 (H, W)."""
         counts, errors = np.zeros(len(self.palette), dtype=np.int64), []
-        for frame in self.frames:
+
+        def mapped(frame: Tensor) -> np.ndarray:
             indexed = self._map(frame)
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
-                counts += index_counts(indices, len(counts))
+                counts[:] += index_counts(indices, len(counts))
                 errors.append(mean_squared_error(frame, indexed))
             self.timer.lap("map pixels")
+            return indices
+
+        # Unlike a loop, `map` holds no frame while the next is decoded.
+        for indices in map(mapped, self.frames):
             yield indices
             self.timer.lap("encode")
         self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
@@ -321,24 +327,29 @@ def frames_and_histogram(
 ) -> tuple[Iterable[Tensor], ColorHistogram]:
     """The frames of a source (H, W, C), on the device that will process them, and the color histogram of all.
 
-    Those of an animation are decoded again for each iteration.
+    Those of an animation are decoded again for each iteration. Fully transparent pixels become 0 in all channels; those
+    of a still may change in `source.frames`, too.
     """
     is_small = source.n_frames * source.height * source.width < _MIN_GPU_PIXELS
     device = torch.device("cpu") if settings.any_device and is_small else settings.device
 
-    def prepared() -> Iterator[Tensor]:
-        for frame in source.frames:
-            timer.lap("read")
-            yield clear_transparent_pixels(_with_palette_channels(torch.from_numpy(frame).to(device), settings))
+    def prepared(frame: np.ndarray) -> Tensor:
+        timer.lap("read")
+        image = _with_palette_channels(torch.from_numpy(frame).to(device), settings)
+        if image.shape[2] in (2, 4):
+            image.mul_(image[..., -1:] > 0)  # as `clear_transparent_pixels`, without a copy
+        return image
 
-    def histograms() -> Iterator[ColorHistogram]:
-        for frame in frames:
-            histogram = unique_colors(frame)
-            timer.lap("count colors")
-            yield histogram
+    def counted(frame: Tensor) -> ColorHistogram:
+        histogram = unique_colors(frame)
+        timer.lap("count colors")
+        return histogram
 
-    frames = list(prepared()) if source.animation is None else Recomputed(prepared)
-    histogram = add_all(histograms())
+    # Unlike a loop, `map` holds no frame while the next is decoded.
+    frames = Recomputed(lambda: map(prepared, source.frames))
+    if source.animation is None:
+        frames = list(frames)
+    histogram = add_all(map(counted, frames))
     assert histogram is not None  # since there is a frame
     return frames, histogram
 
