@@ -32,7 +32,8 @@ QUICK := $(addprefix tests/, \
 	cli/compression/test_plan.py cli/commands/test_palette.py cli/terminal cli/test_options.py cli/test_validation.py)
 
 # Tests of what chooses engines and what uses them, which a package without native kernels passes too.
-PURE := $(addprefix tests/, engines/test_selection.py images/test_quantization.py cli/commands/test_compress.py)
+PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
+	cli/commands/test_palette.py)
 
 .PHONY: demo native test quick browser picture report clean
 

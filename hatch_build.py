@@ -29,6 +29,8 @@ STAMP = "_kernels.stamp"  # what the libraries in the package folder were built 
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 CONTRACTED = "propose.c"  # its products exclude candidates with a margin and enter no result
 
+PIP_ISOLATION = ("PYTHONPATH", "PYTHONNOUSERSITE")
+
 # The compiler's target decides, since it may be another machine's.
 PROBE = """
 #if !defined(__GNUC__) && !defined(__clang__)
@@ -91,8 +93,13 @@ class Compiler:
 
     def _run(self, *args: str | Path) -> str:
         command = [*self.command, *map(str, args)]
+        # pip's isolation would keep `python -m ziglang` from finding the ziglang that is installed.
+        environment = {name: value for name, value in os.environ.items() if name not in PIP_ISOLATION}
         try:
-            return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
+            answer = subprocess.run(
+                command, env=environment, check=True, capture_output=True, text=True, errors="replace"
+            )
+            return answer.stdout
         except OSError as error:
             raise BuildError(f"{self} cannot be run: {error.strerror}") from None
         except subprocess.CalledProcessError as error:

@@ -197,3 +197,9 @@ def test_zig_gets_flags_of_its_own(checkout, programs):
     calls = [call for call in (folder / "calls").read_text().splitlines() if "-E" not in call]
     assert all(("-mcpu=baseline" in call) != ("-mcpu=x86_64_v3" in call) for call in calls)
     assert not any("-march" in call for call in calls)
+
+
+def test_a_compiler_that_is_a_python_package_is_found_in_spite_of_the_isolation_of_pip(checkout, programs):
+    folder = programs(COMPILER.replace("esac", 'esac\n[ -z "$PYTHONPATH" ] || exit 1', 1), "cc")
+    run(checkout, "hatch_build.py", CC=str(folder / "cc"), PYTHONPATH=str(checkout / "overlay"))
+    assert kernels(checkout) == FILES
