@@ -46,7 +46,8 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
     """Output of a Python driver that calls kernels compiled with the address and undefined behavior sanitizers.
 
     The driver is a text. It runs in a process of its own, which has to import quickly: NumPy and ctypes. `sys.argv[1]`
-    is the path of the library, the args follow. A finding is a failure of the test; without libasan it is skipped.
+    is the path of the library, the args follow. A finding is a failure of the test. Without gcc and its libasan it is
+    skipped.
 
     The level "aarch64" is an emulated CPU, without sanitizers, skipped outside `make aarch64`.
     """
@@ -91,14 +92,13 @@ def _run(command, environment, timeout):
 
 @functools.cache
 def _sanitizer():
-    """A compiler with libasan, and the path of libasan."""
-    for compiler in hatch_build.compilers():
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            command = [*compiler.command, "-print-file-name=libasan.so"]
-            path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-            if os.path.isabs(path):
-                return compiler, path
-    pytest.skip("no compiler has libasan.so")
+    """gcc, and the path of its libasan."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["gcc", "-print-file-name=libasan.so"]
+        path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        if os.path.isabs(path):
+            return hatch_build.Compiler(["gcc"]), path
+    pytest.skip("needs gcc with libasan.so")
 
 
 def _library(compiler, level, flags):
