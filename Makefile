@@ -31,7 +31,11 @@ QUICK := $(addprefix tests/, \
 	cli/formats/test_palette_files.py cli/formats/test_png_chunks.py cli/formats/test_reading.py cli/formats/test_still.py \
 	cli/compression/test_plan.py cli/commands/test_palette.py cli/terminal cli/test_options.py cli/test_validation.py)
 
-.PHONY: demo test quick browser picture report clean
+# Tests of what chooses engines and what uses them, which a package without native kernels passes too.
+PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
+	cli/commands/test_palette.py)
+
+.PHONY: demo native test quick browser aarch64 picture report clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
 # command needs, .venv/installed what the tests need too.
@@ -53,18 +57,23 @@ QUICK := $(addprefix tests/, \
 	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: .venv/running
+# The native kernels, compiled again when their sources, hatch_build.py or CC have changed. Without a compiler, a warning.
+native: .venv/running
+	@$(BIN)/python hatch_build.py
+
+demo: native
 	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),"$$IMAGE")
 
 # Without Chromium the tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
-test: .venv/installed
+test: .venv/installed native
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m basedpyright
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo
 	$(BIN)/python -m pytest -q -n 2
+	GPUKMEANS_NATIVE=0 $(BIN)/python -m pytest -q -n 2 $(PURE)
 
-quick: .venv/installed
+quick: .venv/installed native
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest -q -n 2 $(QUICK)
 
@@ -77,6 +86,15 @@ browser:
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null
 
+# The tests of kernels that run on an emulated aarch64 CPU, with the Python and NumPy of Debian. Installs the emulator and
+# a compiler from Debian where they are missing, which needs root.
+aarch64: .venv/installed native
+	@command -v qemu-aarch64-static >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends qemu-user-static gcc-aarch64-linux-gnu \
+	libc6-dev-arm64-cross >/dev/null; }
+	scripts/aarch64_root.sh build/aarch64
+	GPUKMEANS_AARCH64=$(CURDIR)/build/aarch64/root $(BIN)/python -m pytest -q -n 2 -k aarch64 tests/engines/native
+
 # docs/comparison.png, the picture of the README.
 picture: .venv/installed
 	$(BIN)/python scripts/readme_picture.py
@@ -86,4 +104,4 @@ report: .venv/installed browser
 	$(BIN)/python scripts/readme_report.py
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis gpukmeans/engines/native/_kernels*

@@ -1,0 +1,86 @@
+// What all kernels share: exported names, vectors as wide as the target's registers, and rounding to fixed point.
+//
+// Kernels are GNU C for gcc and clang. Each operation is rounded once: the build compiles them without contraction to
+// fused multiply-adds (propose.c excepted), and the checks below refuse options that would change results.
+#ifndef GPUKMEANS_COMMON_H
+#define GPUKMEANS_COMMON_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "the kernels need gcc or clang"
+#endif
+#if FLT_EVAL_METHOD != 0
+#error "float and double operations must be rounded to their own precision"
+#endif
+#ifdef __FAST_MATH__
+#error "-ffast-math changes results"
+#endif
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+// Vectors. A width beyond the registers of the target is many times slower than one that fits, so it follows the target.
+// They may be loaded from and stored to addresses that are aligned to their elements only.
+#ifdef __AVX__
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#define F32_LANES (VECTOR_BYTES / 4)
+#define F64_LANES (VECTOR_BYTES / 8)
+#define VECTOR_OF(element) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(element)), may_alias)) element
+typedef VECTOR_OF(float) f32_vector;
+typedef VECTOR_OF(int32_t) i32_vector; // also the type of a comparison of f32_vector: -1 where it holds, else 0
+typedef VECTOR_OF(double) f64_vector;
+typedef VECTOR_OF(int64_t) i64_vector; // ... and of f64_vector
+
+INLINE f32_vector f32_load(const float *from) { return *(const f32_vector *)from; }
+INLINE i32_vector i32_load(const int32_t *from) { return *(const i32_vector *)from; }
+INLINE f64_vector f64_load(const double *from) { return *(const f64_vector *)from; }
+INLINE i64_vector i64_load(const int64_t *from) { return *(const i64_vector *)from; }
+INLINE void f32_store(float *to, f32_vector values) { *(f32_vector *)to = values; }
+INLINE void i32_store(int32_t *to, i32_vector values) { *(i32_vector *)to = values; }
+INLINE void f64_store(double *to, f64_vector values) { *(f64_vector *)to = values; }
+INLINE void i64_store(int64_t *to, i64_vector values) { *(i64_vector *)to = values; }
+
+INLINE f32_vector f32_fill(float value) { return (f32_vector){0} + value; }
+INLINE i32_vector i32_fill(int32_t value) { return (i32_vector){0} + value; }
+INLINE f64_vector f64_fill(double value) { return (f64_vector){0} + value; }
+INLINE i64_vector i64_fill(int64_t value) { return (i64_vector){0} + value; }
+
+// Per lane, `yes` where the mask holds, else `no`, by bits: compilers make branches of the conditional operator.
+INLINE i32_vector i32_select(i32_vector mask, i32_vector yes, i32_vector no) { return (mask & yes) | (~mask & no); }
+INLINE i64_vector i64_select(i64_vector mask, i64_vector yes, i64_vector no) { return (mask & yes) | (~mask & no); }
+INLINE f32_vector f32_select(i32_vector mask, f32_vector yes, f32_vector no) {
+  return (f32_vector)i32_select(mask, (i32_vector)yes, (i32_vector)no);
+}
+INLINE f64_vector f64_select(i64_vector mask, f64_vector yes, f64_vector no) {
+  return (f64_vector)i64_select(mask, (i64_vector)yes, (i64_vector)no);
+}
+
+INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+
+// A term in fixed-point units, rounded once, ties to even, as in gpukmeans/fixed_point.py. Totals are added in uint64_t,
+// which wraps, because parts of a total that fits may exceed int64_t.
+INLINE int64_t to_fixed(double term, double scale) { return (int64_t)rint(term * scale); }
+
+// The same for magnitudes below FIXED_SMALL, in the lowest bits of a double: a vector addition, where `rint` is a call.
+#define FIXED_SMALL 0x1p51
+#define FIXED_ORIGIN 0x1.8p52
+#define FIXED_ORIGIN_BITS INT64_C(0x4338000000000000)
+INLINE int64_t small_to_fixed(double term, double scale) {
+  const double shifted = term * scale + FIXED_ORIGIN;
+  int64_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  return bits - FIXED_ORIGIN_BITS;
+}
+
+#endif

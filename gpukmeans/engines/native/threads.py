@@ -1,0 +1,152 @@
+"""Chunks of kernels on several threads: a pool of Python threads that is kept, with as many as torch uses.
+
+Kernels release Python's lock. Threads that wait sleep: those of OpenMP spin, which delays other processes.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import torch
+
+from gpukmeans.engines.native.library import load
+
+Kernel = Callable[[int, int], object]
+"""A function of `start` and `stop` that computes the items of this range."""
+
+
+def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
+    """Call `kernel(start, stop)` for ranges of at most `chunk` items that cover 0 to `n_items`.
+
+    The calls run on `torch.get_num_threads()` threads, of which the calling thread is one. A single chunk, or one
+    thread, starts no other. Denormal numbers are treated on all threads as on the calling one.
+
+    An exception of a chunk, or KeyboardInterrupt, is raised when no chunk is running any more; none begins after it.
+    It waits for the chunks that have begun, so a chunk should take at most 50 ms.
+    """
+    work = _Work(kernel, n_items, chunk)
+    n_helpers = min(torch.get_num_threads(), -(-n_items // chunk)) - 1
+    if n_helpers < 1:
+        work.run_chunks()
+        return
+    error: BaseException | None = None
+    while True:
+        try:
+            if error is None:
+                work.flush_bits = _function("flush_bits")()
+                _pool.offer(work, n_helpers)
+                work.run_chunks()
+            work.wait_for_helpers()
+            break
+        except BaseException as caught:  # also while it waits
+            work.stopped = True
+            error = error or caught
+    work.kernel = _no_kernel  # the pool may refer to this work for longer, but not to its tensors
+    error, work.error = error or work.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # which would keep tensors: its traceback refers to this frame
+
+
+class _Work:
+    """A kernel with the chunks that are not begun, and the number of the pool's threads that compute some."""
+
+    def __init__(self, kernel: Kernel, n_items: int, chunk: int) -> None:
+        self.kernel = kernel
+        self.flush_bits = 0
+        self.stopped = False
+        self.error: BaseException | None = None
+        self._n_items, self._chunk = n_items, chunk
+        self._next = 0
+        self._lock = threading.Lock()
+        # A state to wait for, and not messages to count: an interrupt could lose one between its receipt and its count.
+        self._n_helpers = 0
+        self._helpers_left = threading.Lock()
+        self._helpers_left.acquire()
+
+    def run_chunks(self) -> None:
+        """Compute chunks until all are begun or a thread has stopped the work."""
+        while (start := self._begin_chunk()) is not None:
+            self.kernel(start, min(start + self._chunk, self._n_items))
+
+    def help(self) -> None:
+        """Compute chunks on a thread of the pool."""
+        with self._lock:
+            if not self._has_chunks():
+                return
+            self._n_helpers += 1
+        try:
+            _function("set_flush_bits")(self.flush_bits)
+            self.run_chunks()
+        except BaseException as error:
+            self.error = self.error or error
+            self.stopped = True
+        with self._lock:  # there are no chunks left, so no thread joins from here on
+            self._n_helpers -= 1
+            if self._n_helpers == 0:
+                self._helpers_left.release()
+
+    def wait_for_helpers(self) -> None:
+        """Wait until no thread of the pool computes a chunk. One that has not begun is not waited for."""
+        while self._n_helpers > 0:
+            self._helpers_left.acquire()
+
+    def _has_chunks(self) -> bool:
+        return not self.stopped and self._next < self._n_items
+
+    def _begin_chunk(self) -> int | None:
+        with self._lock:
+            if not self._has_chunks():
+                return None
+            start = self._next
+            self._next += self._chunk
+            return start
+
+
+class _Pool:
+    """Threads that wait for work. They end with the process."""
+
+    def __init__(self) -> None:
+        self._works: SimpleQueue[_Work] = SimpleQueue()
+        self._n_threads = 0
+        self._lock = threading.Lock()
+
+    def offer(self, work: _Work, n_helpers: int) -> None:
+        """Let up to `n_helpers` threads help with the work, as soon as they are free."""
+        with self._lock:
+            while self._n_threads < n_helpers:
+                threading.Thread(target=self._serve, name="gpukmeans kernels", daemon=True).start()
+                self._n_threads += 1
+        for _ in range(n_helpers):
+            self._works.put(work)
+
+    def _serve(self) -> None:
+        while True:
+            self._works.get().help()
+
+
+_pool = _Pool()
+
+
+def _forget_pool() -> None:
+    """A new pool for a forked process, which has none of the threads and maybe a lock that one of them held."""
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _function(name: str) -> Callable[..., int]:
+    if name == "flush_bits":
+        return load().function("gpukmeans_flush_bits", restype=ctypes.c_uint64)
+    return load().function("gpukmeans_set_flush_bits", ctypes.c_uint64, restype=None)
+
+
+def _no_kernel(start: int, stop: int) -> None:
+    raise AssertionError("all chunks are begun")
