@@ -46,7 +46,9 @@ def _bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
 
 def _bin_means(bins: Tensor, n_means: int, x: Tensor, counts: Tensor) -> ColorMeans:
     weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, bins, counts)
-    terms = x.T.long() * counts
-    sums = torch.zeros(len(terms), n_means, dtype=torch.int64, device=x.device)
-    sums.scatter_add_(1, bins.expand_as(terms), terms)  # integers: the order of addition does not matter
-    return ColorMeans((sums / weights).float().T.contiguous(), weights)
+    means = torch.empty(n_means, x.shape[1], dtype=torch.float32, device=x.device)
+    for axis, mean in zip(x.unbind(1), means.unbind(1), strict=True):
+        # Integers: the order of addition does not matter.
+        sums = torch.zeros_like(weights).scatter_add_(0, bins, axis.long().mul_(counts))
+        mean.copy_(sums / weights)
+    return ColorMeans(means, weights)

@@ -137,7 +137,7 @@ def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, 
         received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
         raise ValueError(f"image must have shape (..., C), C from 1 to 4, got {received}")
     _, alpha = _split_alpha(image)
-    return image if alpha is None else torch.where(alpha > 0, image, 0)
+    return image if alpha is None else image * (alpha > 0)
 
 
 def _split_alpha(colors: Tensor) -> tuple[Tensor, Tensor | None]:

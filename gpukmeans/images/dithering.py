@@ -18,7 +18,7 @@ from gpukmeans.images.colorspace import has_alpha
 from gpukmeans.images.histogram import check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
 from gpukmeans.summaries import summary
-from gpukmeans.tiling import blocks
+from gpukmeans.tiling import blocks, tiles
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)
@@ -32,8 +32,10 @@ _LEVEL = 16
 # so that filling the table does not take longer than using it.
 _MAX_CELLS, _MAX_CELLS_PER_PIXEL = 1 << 19, 64
 
-# Number of pixels assigned at a time by ordered dithering.
-_BLOCK = 1 << 20
+# Number of pixels that are prepared for error diffusion at a time, and of those assigned by ordered dithering. With
+# narrow images, at most as many waves as the width or this number.
+_CHUNK, _MIN_WAVES = 1 << 16, 64
+_BLOCK = 1 << 18
 
 
 def dither(
@@ -86,84 +88,125 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
     nearest, farther by less than a cell. The error is that of the color chosen, so later pixels compensate for it too.
     """
-    target, colors = _levels(image), _levels(palette)
-    dithered = _dithered_pixels(image, target, colors, nearest)
-    inverse = _InversePalette(target, colors, is_opaque(palette))
-    planes = [*(target - inverse.lowest).movedim(2, 0), strength * dithered]
-    if has_alpha(image.shape[-1]):
-        opaque = is_opaque(image)
-        planes += [torch.where(opaque, least, 0) for least in (255 * _LEVEL, inverse.opaque_layer)]
-    # One more column at the right, of strength 0, absorbs the errors that leave the image.
-    planes = torch.nn.functional.pad(torch.stack([plane.short() for plane in planes]), (0, 1))
-    indices = _diffuse(planes, colors - inverse.lowest, inverse, _channel_spacing(colors))
-    return torch.where(dithered, indices, nearest)
+    colors = _levels(palette)
+    return _diffuse(image, colors, nearest, strength, _InversePalette(image, colors, is_opaque(palette)))
 
 
 @torch.inference_mode()  # saves a third of the time, which many short operations spend on tracking gradients
-def _diffuse(planes: Tensor, colors: Tensor, inverse: "_InversePalette", limit: int) -> Tensor:
+def _diffuse(image: Tensor, colors: Tensor, nearest: Tensor, strength: int, inverse: "_InversePalette") -> Tensor:
     """Indices (H, W) by error diffusion in waves. Pixel (y, x) is in wave x + 2y and depends only on earlier waves.
-
-    The planes (C + 1, H, W + 1), int16, are the channels of the image and the strength in 256ths; with alpha two more,
-    the minima of the target alpha and of its cell. Pixel (y, x) has offset y·(W + 1) + x in a plane, so wave t is the
-    strided view of t + y·(W - 1).
 
     Errors are stored per image row, with one row of zeros above the first. In wave t a row receives the errors of wave
     t - 1 (from its left, and from above right), t - 2 (from above) and t - 3 (from above left).
     """
-    n_planes, height, pitch = planes.shape
-    channels, device = colors.shape[1], planes.device
-    max_wave = min(height, pitch // 2 + 1)
-    palette = colors.T.contiguous()
+    (height, width), device = nearest.shape, image.device
+    if width == 1:  # a second column, because strides are not negative
+        image, nearest = image.expand(-1, 2, -1), nearest.expand(-1, 2)
+    image, nearest = image.contiguous(), nearest.contiguous()
+    with torch.inference_mode(False):  # a result that can be used with gradients
+        indices = torch.empty_like(nearest)
+    step = max(indices.shape[1] - 2, 0)
+    channels, palette = image.shape[2], (colors - inverse.lowest).T.contiguous()
+    limit = _channel_spacing(colors)
     # Tensors, because converting a Python number takes longer than the operation.
     numbers = (7, 4 + 8 + 1, -limit, limit)
     seven, to_sixteenths, lowest, highest = (torch.tensor(n, dtype=torch.int32, device=device) for n in numbers)
-    errors = [torch.zeros(channels, height + 1, dtype=torch.int32, device=device) for _ in range(4)]
-    wave = torch.empty(n_planes, max_wave, dtype=torch.int32, device=device)
-    workspace = torch.empty(channels, max_wave, dtype=torch.int32, device=device)
-    indices = torch.empty(height, pitch, dtype=torch.uint8, device=device)
-    for t in range(pitch + 2 * (height - 1)):
-        top = max(0, (t - pitch + 2) // 2)
-        n = min(height - 1, t // 2) + 1 - top
-        start = t + top * (pitch - 2)
-        pixels, received = wave.narrow(1, 0, n), workspace.narrow(1, 0, n)
-        pixels.copy_(planes.as_strided((n_planes, n), (height * pitch, pitch - 2), start))
-        error, last, second, third = errors
-        errors = [third, error, last, second]
-        torch.mul(last.narrow(1, top + 1, n), seven, out=received)
-        received.add_(last.narrow(1, top, n), alpha=3)
-        received.add_(second.narrow(1, top, n), alpha=5)
-        received.add_(third.narrow(1, top, n))
-        received.bitwise_right_shift_(to_sixteenths)
-        target = pixels.narrow(0, 0, channels)
-        torch.clamp(target.add_(received), inverse.zero, inverse.span, out=target)
-        least_cell = None
-        if n_planes > channels + 1:
-            color, alpha = target[:-1], target[-1]
-            least_alpha, least_cell = pixels[channels + 1 :]
-            torch.maximum(alpha, least_alpha, out=alpha)
-            torch.minimum(color, alpha, out=color)
-        chosen = inverse(target, received, least_cell)
-        error = error.narrow(1, top + 1, n)
-        torch.sub(target, palette.index_select(1, chosen), out=error)
-        # Twice the error passed on: half of what exceeds the limit is dropped.
-        error.add_(torch.clamp(error, lowest, highest, out=received)).mul_(pixels[channels])
-        indices.as_strided((n,), (pitch - 2,), start).copy_(chosen)
-    return indices[:, : pitch - 1]
+    errors = [torch.zeros(len(palette), height + 1, dtype=torch.int32, device=device) for _ in range(4)]
+    workspace = torch.empty(len(palette), min(height, (width + 1) // 2), dtype=torch.int32, device=device)
+    for waves in blocks(width + 2 * (height - 1), min(_CHUNK // workspace.shape[1], max(width, _MIN_WAVES))):
+        chunk_rows = _rows_of_waves(waves.start, waves.stop, height, width)
+        chunk = _chunk_of_waves(image, nearest, waves, slice(*chunk_rows), palette, strength, inverse)
+        for t, wave in enumerate(chunk.unbind(1), waves.start):
+            top, end = _rows_of_waves(t, t + 1, height, width)
+            n = end - top
+            pixels, received = wave.narrow(1, top - chunk_rows[0], n), workspace.narrow(1, 0, n)
+            error, last, second, third = errors
+            errors = [third, error, last, second]
+            torch.mul(last.narrow(1, top + 1, n), seven, out=received)
+            received.add_(last.narrow(1, top, n), alpha=3)
+            received.add_(second.narrow(1, top, n), alpha=5)
+            received.add_(third.narrow(1, top, n))
+            received.bitwise_right_shift_(to_sixteenths)
+            target = pixels.narrow(0, 0, channels)
+            torch.clamp(target.add_(received), inverse.zero, inverse.span, out=target)
+            least_cell = None
+            if len(pixels) > channels + 2:
+                color, alpha = target[:-1], target[-1]
+                least_alpha, least_cell = pixels[channels + 2 :]
+                torch.maximum(alpha, least_alpha, out=alpha)
+                torch.minimum(color, alpha, out=color)
+            chosen = inverse(target, received, least_cell, pixels.select(0, channels + 1))
+            if t % 2 == width % 2:  # the row above has ended, so below its end it passes on nothing
+                error.select(1, top).zero_()
+            error = error.narrow(1, top + 1, n)
+            torch.sub(target, palette.index_select(1, chosen), out=error)
+            # Twice the error passed on: half of what exceeds the limit is dropped.
+            error.add_(torch.clamp(error, lowest, highest, out=received)).mul_(pixels.select(0, channels))
+            indices.as_strided((n,), (step,), t + top * step).copy_(chosen)
+    return indices[:, :width]
+
+
+def _rows_of_waves(first: int, end: int, height: int, width: int) -> tuple[int, int]:
+    """First row, and the end of the rows, that have a pixel x = t - 2y in a wave t from `first` to before `end`.
+
+    There is none in odd waves of images one pixel wide.
+    """
+    return max(0, (first - width + 2) // 2), min(height, (end + 1) // 2)
+
+
+def _chunk_of_waves(
+    image: Tensor,
+    nearest: Tensor,
+    waves: slice,
+    rows: slice,
+    palette: Tensor,
+    strength: int,
+    inverse: "_InversePalette",
+) -> Tensor:
+    """Planes (C + 2, T, R), int32, of pixels (y, t - 2y) for T waves t and R rows y of the image (H, W, C).
+
+    The planes are the channels, relative to the corner of the inverse palette; the strength in 256ths, 0 for pixels
+    that are not dithered; and the least entry of the inverse palette, which gives those pixels their nearest color.
+    With alpha two more: the minima of the target alpha and of its cell.
+
+    In a contiguous image, pixel (y, t - 2y) is number t + y(W - 2). Where that is outside the row, the planes have
+    values of other pixels.
+    """
+    width, channels = image.shape[1:]
+    shape, start = (waves.stop - waves.start, rows.stop - rows.start), waves.start + rows.start * (width - 2)
+    pixels = image.as_strided(
+        (channels, *shape), (1, channels, (width - 2) * channels), image.storage_offset() + start * channels
+    )
+    pixels = pixels.contiguous().movedim(0, -1)
+    default = nearest.as_strided(shape, (1, width - 2), nearest.storage_offset() + start).int()
+    levels = _levels(pixels).sub_(inverse.lowest)
+    best = palette.index_select(1, default.flatten()).view(channels, *shape).movedim(0, -1)
+    dithered = _dithered_pixels(pixels, levels, best)
+    entries = (default + inverse.n_cells).masked_fill_(dithered, 0)
+    planes = [*levels.movedim(-1, 0), strength * dithered.int(), entries]
+    if has_alpha(channels):
+        opaque = is_opaque(pixels).int()
+        planes += [255 * _LEVEL * opaque, inverse.opaque_layer * opaque]
+    return torch.stack(planes)
 
 
 class _InversePalette:
     """Table of the nearest palette color in each cell of a box around all colors of image and palette.
 
-    Image (H, W, C) and palette (K, C) are in sixteenths of a level. Cells are cubes whose side is the smallest power of
-    two that makes no more than `_MAX_CELLS` of them. For grey the side is 1, so the table is exact, except for the
-    smallest images.
+    The image (H, W, C) is uint8, the palette (K, C) in sixteenths of a level. Cells are cubes whose side is the
+    smallest power of two that makes no more than `_MAX_CELLS` of them. For grey the side is 1, so the table is exact,
+    except for the smallest images.
 
     With alpha, one more layer of cells, above the highest alpha, holds the nearest opaque color for opaque pixels.
+    After the cells, the table has an entry for each palette color.
     """
 
     def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
-        colors = torch.cat([image.flatten(0, 1), palette])
-        lowest, highest = torch.aminmax(colors, dim=0)
+        pixels = image.flatten(0, 1)
+        lowest, highest = palette.amin(dim=0), palette.amax(dim=0)
+        for block in blocks(len(pixels), _BLOCK):
+            levels = _levels(pixels[block])
+            lowest, highest = torch.minimum(lowest, levels.amin(dim=0)), torch.maximum(highest, levels.amax(dim=0))
         if has_alpha(palette.shape[1]):
             lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
         self.lowest = lowest
@@ -187,12 +230,15 @@ class _InversePalette:
         centers = torch.cartesian_prod(*axes).view(-1, len(axes)) + lowest
         rows = torch.arange(len(centers), device=palette.device) % self._sizes[-1]
         labels = assign_within_opaque(_points(centers), rows == self.opaque_layer, _points(palette), opaque).labels
-        self._nearest = labels.int()
+        self.n_cells = len(centers)
+        """The first entry after the cells: that of palette color 0."""
+        self._nearest = torch.cat([labels.int(), torch.arange(len(palette), dtype=torch.int32, device=palette.device)])
 
-    def __call__(self, target: Tensor, workspace: Tensor, least_cell: Tensor | None) -> Tensor:
+    def __call__(self, target: Tensor, workspace: Tensor, least_cell: Tensor | None, least_entry: Tensor) -> Tensor:
         """Indices (N,), int32, for target colors (C, N), int32, from `zero` to `span`. Overwrites the workspace.
 
-        `least_cell` (N,) is the minimum of the alpha cells, `opaque_layer` for opaque pixels.
+        `least_cell` (N,) is the minimum of the alpha cells, `opaque_layer` for opaque pixels. `least_entry` (N,) is the
+        minimum of the entries of the table: `n_cells` plus the index for pixels of a given color.
         """
         cells = torch.bitwise_right_shift(target, self._shift, out=workspace)
         if least_cell is not None:
@@ -200,7 +246,7 @@ class _InversePalette:
         cell = cells[0]
         for axis, size in zip(cells[1:], self._sizes[1:], strict=True):
             cell = torch.add(axis, cell, alpha=size, out=axis)
-        return self._nearest.index_select(0, cell)
+        return self._nearest.index_select(0, torch.maximum(cell, least_entry, out=cell))
 
 
 def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
@@ -221,29 +267,32 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
     pixels are dithered (`_dithered_pixels`). Opaque pixels keep an opaque target and take an opaque color; no target
     has a color above its alpha.
     """
-    height, width = nearest.shape
-    target, colors = _levels(image), _levels(palette)
-    dithered = _dithered_pixels(image, target, colors, nearest)
+    colors, side = _levels(palette), len(ranks)
     amplitude = _channel_spacing(colors) * strength // 256
-    side = len(ranks)
-    ranks = ranks.to(image.device).repeat(-(-height // side), -(-width // side))[:height, :width]
     # Rank r of n becomes the middle of the r-th of n equal intervals.
-    denominator = 2 * side**2
-    offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), denominator, rounding_mode="floor").int()[..., None]
-    if has_alpha(image.shape[-1]):
-        alpha = target[..., -1:]
-        new_alpha = torch.where(alpha == 255 * _LEVEL, alpha, (alpha + offsets).clamp_(0, 255 * _LEVEL))
-        offsets = torch.div(offsets * alpha, 255 * _LEVEL, rounding_mode="floor")
-        target = torch.cat([torch.minimum((target[..., :-1] + offsets).clamp_(min=0), new_alpha), new_alpha], dim=2)
-    else:
-        target = (target + offsets).clamp_(0, 255 * _LEVEL)
-    target, centers = target.flatten(0, 1), _points(colors)
-    opaque, opaque_centers = is_opaque(image).flatten(), is_opaque(palette)
-    chosen = [
-        assign_within_opaque(_points(target[block]), opaque[block], centers, opaque_centers).labels.to(torch.uint8)
-        for block in blocks(len(target), _BLOCK)
-    ]
-    return torch.where(dithered, torch.cat(chosen).view(height, width), nearest)
+    offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), 2 * side**2, rounding_mode="floor").int()
+    offsets, centers, opaque_centers = offsets.to(image.device), _points(colors), is_opaque(palette)
+    indices = torch.empty_like(nearest)
+    for tile in tiles(*nearest.shape, _BLOCK):
+        pixels, default = image[tile], nearest[tile]
+        levels = _levels(pixels)
+        y, x = (torch.arange(s.start, s.stop, device=image.device) % side for s in tile)
+        points = _points(_with_offsets(levels, offsets.index_select(0, y).index_select(1, x)[..., None]).flatten(0, 1))
+        labels = assign_within_opaque(points, is_opaque(pixels).flatten(), centers, opaque_centers).labels
+        best = colors.index_select(0, default.flatten().int()).view(levels.shape)
+        dithered = _dithered_pixels(pixels, levels, best)
+        indices[tile] = torch.where(dithered, labels.view(default.shape).to(torch.uint8), default)
+    return indices
+
+
+def _with_offsets(levels: Tensor, offsets: Tensor) -> Tensor:
+    """Target colors (H, W, C) for colors in sixteenths and offsets (H, W, 1)."""
+    if not has_alpha(levels.shape[-1]):
+        return (levels + offsets).clamp_(0, 255 * _LEVEL)
+    color, alpha = levels[..., :-1], levels[..., -1:]
+    new_alpha = torch.where(alpha == 255 * _LEVEL, alpha, (alpha + offsets).clamp_(0, 255 * _LEVEL))
+    offsets = torch.div(offsets * alpha, 255 * _LEVEL, rounding_mode="floor")
+    return torch.cat([torch.minimum((color + offsets).clamp_(min=0), new_alpha), new_alpha], dim=2)
 
 
 def bayer_ranks(side: int = 8) -> Int[Tensor, "n n"]:
@@ -333,12 +382,12 @@ def _nearest(image: Tensor, palette: Tensor) -> Tensor:
 
 def _levels(colors: Tensor) -> Tensor:
     """Premultiplied colors (..., C) in sixteenths of a level, int32."""
-    colors = _LEVEL * colors.int()
-    if not has_alpha(colors.shape[-1]):
-        return colors
-    color, alpha = colors[..., :-1], colors[..., -1:]
-    opaque = 255 * _LEVEL
-    return torch.cat([torch.div(color * alpha + opaque // 2, opaque, rounding_mode="floor"), alpha], dim=-1)
+    levels = colors.int().mul_(_LEVEL)
+    if has_alpha(levels.shape[-1]):
+        color, alpha = levels[..., :-1], levels[..., -1:]
+        opaque = 255 * _LEVEL
+        color.mul_(alpha).add_(opaque // 2).div_(opaque, rounding_mode="floor")
+    return levels
 
 
 def _points(levels: Tensor) -> Tensor:
@@ -347,10 +396,12 @@ def _points(levels: Tensor) -> Tensor:
     return points[:, [0, 0, 0, 1]] if points.shape[1] == 2 else points
 
 
-def _dithered_pixels(image: Tensor, target: Tensor, colors: Tensor, nearest: Tensor) -> Tensor:
-    """Mask (H, W) of the pixels to dither: not fully transparent, and more than a level off the nearest color."""
-    difference = (target - colors.index_select(0, nearest.flatten().int()).view(target.shape)).abs_()
-    mask = (difference > _LEVEL).any(dim=2)
+def _dithered_pixels(image: Tensor, levels: Tensor, best: Tensor) -> Tensor:
+    """Mask (...) of the pixels (..., C) to dither: not fully transparent, and more than a level off the nearest color.
+
+    `levels` and `best` are the pixels and their nearest colors in sixteenths, of one origin. Overwrites `best`.
+    """
+    mask = (best.sub_(levels).abs_() > _LEVEL).any(dim=-1)
     return mask & (image[..., -1] > 0) if has_alpha(image.shape[-1]) else mask
 
 

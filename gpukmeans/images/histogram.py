@@ -1,7 +1,7 @@
 """Color histograms: the distinct colors of an image and the number of pixels of each. Histograms add."""
 
-import functools
-import operator
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +12,26 @@ from gpukmeans.compilation import eager
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
-# A table of all 2**24 colors costs 50 ms on a CPU to set up and little per pixel; sorting and searching have no setup
-# cost. Measured on two cores, counting by table is faster above 4 megapixels (85 ms to 82 at 4, 148 to 418 at 17) and
-# lookup by table above half a megapixel (23 ms to 53 at 1).
-_COUNT_BY_TABLE_FROM = 1 << 22
+# Counting by a table of all 2**24 colors takes 30 ms on a CPU and then 3 ns a pixel; sorting takes 15 to 25 ns a pixel.
+# Measured on one core, the table is faster above 3 megapixels. Of its 64 MB only pages with a color of the image are
+# held: 35 to 50 MB for photos.
+_COUNT_BY_TABLE_FROM = 3 << 20
+# Lookup by table is faster above half a megapixel (23 ms to 53 at 1).
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
 # The table of bytes in `map_values` is a quarter of that size: 0.7 ms to 1.2 for a search, at 16,000 pixels.
 _MAP_BY_TABLE_FROM = 1 << 14
 
-# Number of pixels processed at a time.
-_BLOCK = 1 << 22
+# Number of pixels or colors processed at a time, and of those sorted at a time. Sorting takes 12 ns per pixel up to
+# 2**19 pixels, 15 for 2**20 and 27 for 2**22, because caches end, and holds 28 bytes per pixel.
+_BLOCK = 1 << 17
+_SORTED_BLOCK = 1 << 19
+
+# Number of colors of sorted blocks that are added to the histogram at a time.
+_MIN_ADDED = 1 << 21
+
+# Number of entries of the count table in a group. Groups of zeros are skipped, which is faster than reading them.
+_GROUP = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +62,7 @@ class ColorHistogram:
                 "histograms to add must have colors of equally many channels,"
                 f" got {self.colors.shape[1]} and {other.colors.shape[1]}"
             )
-        codes, rows = torch.unique(_codes(torch.cat([self.colors, other.colors])), return_inverse=True)
-        counts = torch.zeros(len(codes), dtype=torch.int64, device=codes.device)
-        counts.scatter_add_(0, rows, torch.cat([self.counts, other.counts]))
+        codes, counts = _sum([(_codes(part.colors), part.counts) for part in (self, other)])
         return ColorHistogram(colors=_colors(codes, self.colors.shape[1]), counts=counts)
 
     def __radd__(self, other: object) -> "ColorHistogram":
@@ -70,11 +77,37 @@ class ColorHistogram:
         ValueError if the number of channels differs or a color is not in the histogram.
         """
         check_image(image)
+        self._check_channels(image)
         pixels = image.flatten(0, 1)
-        if pixels.shape[1] != self.colors.shape[1]:
-            raise ValueError(f"image must have {self.colors.shape[1]} channels, got shape {tuple(image.shape)}")
-        keys = _codes(self.colors)
         rows = torch.empty(len(pixels), dtype=torch.int32, device=image.device)
+        for block, block_rows in self._rows(pixels):
+            rows[block] = block_rows
+        return rows.view(image.shape[:2])
+
+    def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
+        """Values (H, W) of the colors of the pixels of an image (H, W, C): a faster `values[self.lookup(image)]`.
+
+        The value of a pixel whose color is not in the histogram is undefined. ValueError if the number of channels
+        differs.
+        """
+        check_image(image)
+        self._check_channels(image)
+        pixels = image.flatten(0, 1)
+        mapped = torch.empty(len(pixels), dtype=torch.uint8, device=image.device)
+        if _prefers_table(pixels, _MAP_BY_TABLE_FROM):
+            table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
+            for block in blocks(len(values), _BLOCK):
+                table[_codes(self.colors[block])] = values[block]
+            for block in blocks(len(pixels), _BLOCK):
+                torch.index_select(table, 0, _codes(pixels[block]), out=mapped[block])
+        else:
+            for block, rows in self._rows(pixels):
+                torch.index_select(values, 0, rows, out=mapped[block])
+        return mapped.view(image.shape[:2])
+
+    def _rows(self, pixels: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of the pixels (N, C), and the rows of their colors, int32. ValueError for a color not in here."""
+        keys = _codes(self.colors)
         table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
         for block in blocks(len(pixels), _BLOCK):
             codes = _codes(pixels[block])
@@ -84,23 +117,11 @@ class ColorHistogram:
                 index = table.index_select(0, codes).clamp_(0, len(keys) - 1)  # unwritten entries are arbitrary
             if not torch.equal(keys.index_select(0, index), codes):
                 raise ValueError("image must have no other colors than the histogram")
-            rows[block] = index
-        return rows.reshape(image.shape[:2])
+            yield block, index
 
-    def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
-        """Values (H, W) of the colors of the pixels of an image (H, W, C): a faster `values[self.lookup(image)]`.
-
-        The value of a pixel whose color is not in the histogram is undefined. ValueError if the number of channels
-        differs.
-        """
-        check_image(image)
-        pixels = image.flatten(0, 1)
-        if pixels.shape[1] != self.colors.shape[1] or not _prefers_table(pixels, _MAP_BY_TABLE_FROM):
-            return values.index_select(0, self.lookup(image).flatten()).reshape(image.shape[:2])
-        table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
-        table[_codes(self.colors)] = values
-        mapped = [table.index_select(0, _codes(pixels[block])) for block in blocks(len(pixels), _BLOCK)]
-        return torch.cat(mapped).reshape(image.shape[:2])
+    def _check_channels(self, image: Tensor) -> None:
+        if image.shape[2] != self.colors.shape[1]:
+            raise ValueError(f"image must have {self.colors.shape[1]} channels, got shape {tuple(image.shape)}")
 
 
 @eager
@@ -119,21 +140,69 @@ def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
     """
     check_image(image)
     pixels = image.flatten(0, 1)
-    channels = pixels.shape[1]
-    if _prefers_table(pixels, _COUNT_BY_TABLE_FROM):
-        table = torch.zeros(1 << 8 * channels, dtype=torch.int64, device=image.device)
-        one = torch.ones(1, dtype=torch.int64, device=image.device)
-        for block in blocks(len(pixels), _BLOCK):
-            codes = _codes(pixels[block]).long()
-            table.scatter_add_(0, codes, one.expand(len(codes)))
-        codes = table.nonzero().squeeze(1)
-        return ColorHistogram(colors=_colors(codes, channels), counts=table[codes])
-    return functools.reduce(operator.add, (_count_by_sorting(pixels[block]) for block in blocks(len(pixels), _BLOCK)))
-
-
-def _count_by_sorting(pixels: Tensor) -> ColorHistogram:
-    codes, counts = torch.unique(_codes(pixels), return_counts=True)
+    count = _count_by_table if _prefers_table(pixels, _COUNT_BY_TABLE_FROM) else _count_by_sorting
+    codes, counts = count(pixels)
     return ColorHistogram(colors=_colors(codes, pixels.shape[1]), counts=counts)
+
+
+def _count_by_table(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of the distinct colors of pixels (N, C) in ascending order, int32, and their counts, int64."""
+    dtype = torch.int32 if len(pixels) < 1 << 31 else torch.int64
+    table = torch.zeros(1 << 8 * pixels.shape[1], dtype=dtype, device=pixels.device)
+    one = torch.ones(1, dtype=dtype, device=pixels.device)
+    for block in blocks(len(pixels), _BLOCK):
+        codes = _codes(pixels[block]).long()
+        table.scatter_add_(0, codes, one.expand(len(codes)))
+    groups, parts = table.view(-1, _GROUP), []
+    used = groups.amax(dim=1).nonzero().squeeze(1)
+    for block in blocks(len(used), _BLOCK // _GROUP):
+        entries = groups.index_select(0, used[block]).flatten()
+        within = entries.nonzero().squeeze(1)
+        first = used[block].mul_(_GROUP).index_select(0, within // _GROUP)
+        parts.append(((first + within % _GROUP).int(), entries.index_select(0, within).long()))
+    codes, counts = zip(*parts, strict=True)
+    return torch.cat(codes), torch.cat(counts)
+
+
+def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of the distinct colors of pixels (N, C) in ascending order, int32, and their counts, int64."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for block in blocks(len(pixels), _SORTED_BLOCK):
+        parts.append(torch.unique(_codes(pixels[block]), return_counts=True))
+        # Rarely added and only to as many, so that each entry is sorted few times.
+        if sum(len(codes) for codes, _ in parts[1:]) >= max(len(parts[0][0]), _MIN_ADDED):
+            parts = [_sum(parts)]
+    return _sum(parts)
+
+
+def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Codes in ascending order and their counts: the sum of several such pairs.
+
+    The range of codes is cut where the longest part has equally many, and each piece is sorted alone.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    step = max(1, _SORTED_BLOCK // len(parts))
+    bounds = max((codes for codes, _ in parts), key=len)[step::step].contiguous()
+    cuts = [[0, *torch.searchsorted(codes, bounds).tolist(), len(codes)] for codes, _ in parts]
+    pieces = []
+    for starts_and_ends in zip(*map(itertools.pairwise, cuts), strict=True):
+        slices = [slice(*pair) for pair in starts_and_ends]
+        codes, counts = (
+            torch.cat([values[s] for values, s in zip(column, slices, strict=True)])
+            for column in zip(*parts, strict=True)
+        )
+        pieces.append(_sum_of_equal(codes, counts))
+    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+
+
+def _sum_of_equal(codes: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct codes in ascending order, and the sum of the counts of each."""
+    codes, order = codes.sort()
+    sums = counts[order].cumsum_(0)
+    codes, lengths = torch.unique_consecutive(codes, return_counts=True)
+    sums = sums[lengths.cumsum_(0).sub_(1)]
+    return codes, torch.diff(sums, prepend=sums.new_zeros(1))
 
 
 def _prefers_table(pixels: Tensor, min_pixels: int) -> bool:
@@ -149,9 +218,13 @@ def _row_table(keys: Tensor, channels: int) -> Tensor:
 
 
 def _codes(colors: Tensor) -> Tensor:
-    """Colors (N, C) as integers of C bytes, the first channel highest: int32, or int64 for four channels."""
-    dtype = torch.int64 if colors.shape[1] == 4 else torch.int32
-    codes = colors[:, 0].to(dtype)
+    """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is highest.
+
+    Four channels have codes from -2**31, as their first channel is less 128.
+    """
+    codes = colors[:, 0].to(torch.int32)
+    if colors.shape[1] == 4:
+        codes -= 128
     for channel in range(1, colors.shape[1]):
         codes = codes.mul_(256).add_(colors[:, channel])
     return codes
@@ -159,8 +232,13 @@ def _codes(colors: Tensor) -> Tensor:
 
 def _colors(codes: Tensor, channels: int) -> Tensor:
     """Colors (N, C) of integer codes (N,)."""
-    shifts = range(8 * (channels - 1), -1, -8)
-    return torch.stack([(codes >> shift & 255).to(torch.uint8) for shift in shifts], dim=1)
+    colors = torch.empty(len(codes), channels, dtype=torch.uint8, device=codes.device)
+    for block in blocks(len(codes), _BLOCK):
+        for channel in range(channels):
+            colors[block, channel] = codes[block] >> 8 * (channels - 1 - channel) & 255
+    if channels == 4:
+        colors[:, 0] ^= 128
+    return colors
 
 
 def check_histogram(histogram: object) -> None:

@@ -14,7 +14,7 @@ from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # Number of pixels compared at a time.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
 
 
 class IndexedImage(NamedTuple):

@@ -74,5 +74,5 @@ def is_opaque(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
         [False, True]
     """
     if not has_alpha(colors.shape[-1]):
-        return torch.ones(colors.shape[:-1], dtype=torch.bool, device=colors.device)
+        return torch.ones((), dtype=torch.bool, device=colors.device).expand(colors.shape[:-1])
     return colors[..., -1] == 255

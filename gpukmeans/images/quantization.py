@@ -132,8 +132,8 @@ def apply_palette(
     # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
     rows = clear_transparent_pixels(image.reshape(-1, *image.shape[-2:]))
     images = [rows] if dither == "none" else rows.view(-1, *image.shape[-3:])
-    indices = torch.cat([dithered(one, palette, dither, strength=strength) for one in images])
-    return IndexedImage(palette, indices.view(image.shape[:-1]))
+    indices = [dithered(one, palette, dither, strength=strength) for one in images]
+    return IndexedImage(palette, (indices[0] if len(indices) == 1 else torch.cat(indices)).view(image.shape[:-1]))
 
 
 @eager
