@@ -89,3 +89,11 @@ def _sanitized_library(compiler, level):
         hatch_build.build_library(compiler, unfinished, [*flags, *_SANITIZERS])
         unfinished.rename(target)
     return target
+
+
+@contextlib.contextmanager
+def without_native():
+    """Tensor operations instead of native kernels, as in a pure installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_load_once", lambda: "turned off by the test")
+        yield
