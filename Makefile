@@ -35,7 +35,7 @@ QUICK := $(addprefix tests/, \
 PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
 	cli/commands/test_palette.py)
 
-.PHONY: demo native test quick browser picture report clean
+.PHONY: demo native test quick browser aarch64 picture report clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
 # command needs, .venv/installed what the tests need too.
@@ -85,6 +85,15 @@ browser:
 	fi; \
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null
+
+# The tests of kernels that run on an emulated aarch64 CPU, with the Python and NumPy of Debian. Installs the emulator and
+# a compiler from Debian where they are missing, which needs root.
+aarch64: .venv/installed native
+	@command -v qemu-aarch64-static >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends qemu-user-static gcc-aarch64-linux-gnu \
+	libc6-dev-arm64-cross >/dev/null; }
+	scripts/aarch64_root.sh build/aarch64
+	GPUKMEANS_AARCH64=$(CURDIR)/build/aarch64/root $(BIN)/python -m pytest -q -n 2 -k aarch64 tests/engines/native
 
 # docs/comparison.png, the picture of the README.
 picture: .venv/installed

@@ -16,6 +16,7 @@ from gpukmeans.engines.native import library
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "gpukmeans" / "engines" / "native"
 LEVELS = {"baseline": library.BASELINE_FILE, "v3": library.V3_FILE}
+DRIVER_LEVELS = (*LEVELS, "aarch64")
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g")
 
 
@@ -45,18 +46,45 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
     """Output of a Python driver that calls kernels compiled with the address and undefined behavior sanitizers.
 
     The driver is a text. It runs in a process of its own, which has to import quickly: NumPy and ctypes. `sys.argv[1]`
-    is the path of the library, the args follow. A finding is a failure of the test; without libasan it is skipped.
+    is the path of the library, the args follow. A finding is a failure of the test. Without gcc and its libasan it is
+    skipped.
+
+    The level "aarch64" is an emulated CPU, without sanitizers, skipped outside `make aarch64`.
     """
+    if level == "aarch64":
+        return _run_on_aarch64(driver, *args, timeout=timeout)
     if not runs_here(level):
         pytest.skip("this CPU does not run x86-64-v3")
     compiler, runtime = _sanitizer()
-    environment = os.environ | {
+    environment = {
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0",  # those of Python and NumPy
         "PYTHONMALLOC": "malloc",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", driver, str(_sanitized_library(compiler, level)), *map(str, args)]
+    flags = [*compiler.level_flags(compiler.architecture(), v3=level == "v3"), *_SANITIZERS]
+    return _run([sys.executable, "-c", driver, _library(compiler, level, flags), *args], environment, timeout)
+
+
+def _run_on_aarch64(driver, *args, timeout):
+    root = os.environ.get("GPUKMEANS_AARCH64")
+    if not root:
+        pytest.skip("needs an emulated CPU, see `make aarch64`")
+    libraries = [f"{root}/usr/lib/aarch64-linux-gnu/{name}" for name in ("blas", "lapack")]
+    environment = {
+        "QEMU_LD_PREFIX": root,
+        "QEMU_SET_ENV": f"LD_LIBRARY_PATH={':'.join(libraries)}",
+        "PYTHONHOME": f"{root}/usr",
+        "PYTHONPATH": f"{root}/usr/lib/python3/dist-packages",
+    }
+    compiler = hatch_build.Compiler(["aarch64-linux-gnu-gcc"])
+    python = ["qemu-aarch64-static", f"{root}/usr/bin/python3"]
+    return _run([*python, "-c", driver, _library(compiler, "aarch64", []), *args], environment, timeout)
+
+
+def _run(command, environment, timeout):
+    command = [str(word) for word in command]
+    environment = os.environ | environment
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert answer.returncode == 0, answer.stderr[-4000:]
     return answer.stdout
@@ -64,29 +92,27 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
 
 @functools.cache
 def _sanitizer():
-    """A compiler with libasan, and the path of libasan."""
-    for compiler in hatch_build.compilers():
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            command = [*compiler.command, "-print-file-name=libasan.so"]
-            path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-            if os.path.isabs(path):
-                return compiler, path
-    pytest.skip("no compiler has libasan.so")
+    """gcc, and the path of its libasan."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["gcc", "-print-file-name=libasan.so"]
+        path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        if os.path.isabs(path):
+            return hatch_build.Compiler(["gcc"]), path
+    pytest.skip("needs gcc with libasan.so")
 
 
-def _sanitized_library(compiler, level):
+def _library(compiler, level, flags):
     """The library, compiled once for all test processes and runs with the same sources."""
     sources = [path.read_bytes() for path in (*sorted(FOLDER.glob("*.[ch]")), ROOT / "hatch_build.py", Path(__file__))]
     key = hashlib.sha256(b"".join(sources) + str(compiler).encode()).hexdigest()[:16]
-    cache = ROOT / ".pytest_cache" / "sanitized"
+    cache = ROOT / ".pytest_cache" / "kernels"
     target = cache / f"{level}-{key}.so"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         for old in cache.glob(f"{level}-*"):
             old.unlink(missing_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
-        flags = compiler.level_flags(compiler.architecture(), v3=level == "v3")
-        hatch_build.build_library(compiler, unfinished, [*flags, *_SANITIZERS])
+        hatch_build.build_library(compiler, unfinished, flags)
         unfinished.rename(target)
     return target
 

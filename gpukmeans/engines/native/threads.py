@@ -44,8 +44,12 @@ def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
             work.stopped = True
             error = error or caught
     work.kernel = _no_kernel  # the pool may refer to this work for longer, but not to its tensors
-    if error := error or work.error:
-        raise error
+    error, work.error = error or work.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # which would keep tensors: its traceback refers to this frame
 
 
 class _Work:
@@ -122,9 +126,7 @@ class _Pool:
 
     def _serve(self) -> None:
         while True:
-            work = self._works.get()
-            work.help()
-            del work  # the next one may be long in coming
+            self._works.get().help()
 
 
 _pool = _Pool()

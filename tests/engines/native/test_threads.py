@@ -1,7 +1,9 @@
 """Chunks run on a kept pool of threads, and none is running any more when an error is raised."""
 
 import _thread
+import contextlib
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -127,15 +129,51 @@ def test_ctrl_c_ends_the_work_once_all_chunks_have_ended(n_threads):
         running.clear()
 
 
-def test_the_tensors_of_a_kernel_are_free_afterwards(n_threads):
-    class Owner:
-        pass
+class Owner:
+    """Stands for tensors that a kernel reads."""
 
-    owner, freed = Owner(), threading.Event()
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_tensors_of_a_kernel_are_free_afterwards(n_threads, fails):
+    meeting, owner, freed = threading.Barrier(n_threads), Owner(), threading.Event()
     weakref.finalize(owner, freed.set)
-    run_chunks(lambda start, stop, owner=owner: None, 100, 1)
+
+    def kernel(start, stop, owner=owner):
+        if start < n_threads:
+            meeting.wait(timeout=30)
+        if fails:
+            raise ValueError(f"{start} to {stop}")
+
     del owner
-    assert freed.wait(timeout=30)
+    gc.disable()  # which would also free cycles
+    try:
+        with contextlib.suppress(ValueError):
+            run_chunks(kernel, 100, 1)
+        del kernel
+        assert freed.wait(timeout=30)
+    finally:
+        gc.enable()
+
+
+def test_work_that_the_pool_never_begins_keeps_no_tensors(n_threads):
+    meeting, go_on = threading.Barrier(n_threads + 1), threading.Event()
+
+    def occupy(start, stop):
+        meeting.wait(timeout=30)
+        go_on.wait(timeout=30)
+
+    other = threading.Thread(target=run_chunks, args=(occupy, n_threads, 1))
+    other.start()
+    meeting.wait(timeout=30)
+    try:
+        owner, freed = Owner(), threading.Event()
+        weakref.finalize(owner, freed.set)
+        run_chunks(lambda start, stop, owner=owner: None, 100, 1)
+        del owner
+        assert freed.is_set()
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_all_threads_flush_denormals_as_the_caller_does(n_threads):
@@ -189,3 +227,45 @@ def test_a_forked_process_computes_in_a_pool_of_its_own():
     environment = os.environ | {"PYTHONPATH": str(native.ROOT)}
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, env=environment)
     assert answer.stdout.strip() == str([0] * 20)
+
+
+INTERRUPTED = """
+import _thread, random, threading, time, torch
+from gpukmeans.engines.native.threads import run_chunks
+torch.set_num_threads(3)
+running, lock, begun = set(), threading.Lock(), threading.Event()
+def kernel(start, stop):
+    if threading.current_thread() is threading.main_thread():
+        time.sleep(2e-4)
+        return
+    with lock:
+        running.add(start)
+    time.sleep(1e-3)
+    with lock:
+        running.remove(start)
+def interrupt():
+    while True:
+        begun.wait()
+        begun.clear()
+        time.sleep(random.uniform(0, 5e-3))
+        _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
+for _ in range(100):
+    try:
+        begun.set()
+        run_chunks(kernel, 10**6, 1)
+    except KeyboardInterrupt:
+        assert not running
+print("joined")
+"""
+
+
+def test_of_100_interruptions_at_any_moment_all_end_the_chunks_first():
+    answer = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": str(native.ROOT)},
+    )
+    assert answer.stdout.strip() == "joined", answer.stderr
