@@ -303,7 +303,8 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
     offsets = torch.div(amplitude * (2 * ranks + 1 - side**2), 2 * side**2, rounding_mode="floor").int()
     offsets, centers, opaque_centers = offsets.to(image.device), _points(colors), is_opaque(palette)
     indices = torch.empty_like(nearest)
-    for tile in tiles(*nearest.shape, _BLOCK):
+    height, width = nearest.shape
+    for tile in tiles(height, width, _BLOCK):
         pixels, default = image[tile], nearest[tile]
         levels = _levels(pixels)
         y, x = (torch.arange(s.start, s.stop, device=image.device) % side for s in tile)

@@ -17,9 +17,9 @@ from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # Counting by a table of all 2**24 colors takes 30 ms on a CPU and then 3 ns a pixel; sorting takes 15 to 25 ns a pixel.
-# Measured on one core, the table is faster above 3 megapixels. Of its 64 MB only pages with a color of the image are
-# held: 35 to 50 MB for photos.
-_COUNT_BY_TABLE_FROM = 3 << 20
+# Measured on one core, the table is faster above 3 megapixels (40 ms to 70 at 3.8). Up to 5 its memory is too much for
+# the image: of its 64 MB, pages with a color of the image are held, which is 35 to 50 MB for photos.
+_COUNT_BY_TABLE_FROM = 5 << 20
 # Lookup by table is faster above half a megapixel (23 ms to 53 at 1).
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
@@ -209,7 +209,8 @@ def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
             for column in zip(*parts, strict=True)
         )
         pieces.append(_sum_of_equal(codes, counts))
-    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+    codes, counts = zip(*pieces, strict=True)
+    return torch.cat(codes), torch.cat(counts)
 
 
 def _sum_of_equal(codes: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

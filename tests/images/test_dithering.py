@@ -151,6 +151,31 @@ def test_diffusion_equals_a_loop_over_pixels_for_smooth_images(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 17])
+@pytest.mark.parametrize("height", [1, 2, 3, 12])
+def test_diffusion_in_chunks_of_few_waves_equals_a_loop_over_pixels(channels, width, height, monkeypatch):
+    monkeypatch.setattr("gpukmeans.images.dithering._CHUNK", 15)
+    monkeypatch.setattr("gpukmeans.images.dithering._MIN_WAVES", 3)
+    monkeypatch.setattr("gpukmeans.images.dithering._BLOCK", 7)
+    batch = clear_transparent_pixels(random_image(2 * height, width, channels, 256, 0))
+    image, palette = batch.view(2, height, width, channels)[1], random_palette(6, channels, 1)
+    if channels in (2, 4):
+        image[0, :, -1] = 255
+        palette[:2, -1] = 255
+    with native.without_native():
+        assert torch.equal(dither(image, palette, strength=0.75), floyd_steinberg_by_hand(image, palette, 192))
+
+
+@pytest.mark.parametrize("name", ["bayer", "blue-noise"])
+@pytest.mark.parametrize("block", [80, 200, 1000])
+def test_ordered_dithering_in_blocks_of_any_size_is_the_same(name, block, monkeypatch):
+    image, palette = clear_transparent_pixels(random_image(30, 90, 4, 256, 0)), random_palette(9, 4, 1)
+    whole = dither(image, palette, name)
+    monkeypatch.setattr("gpukmeans.images.dithering._BLOCK", block)
+    assert torch.equal(dither(image, palette, name), whole)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_without_dithering_each_pixel_has_the_nearest_color(channels):
     image, palette = random_image(30, 20, channels, 256, 0), random_palette(13, channels, 1)
     assert torch.equal(dither(image, palette, "none"), nearest_by_assign(image, palette))

@@ -22,6 +22,8 @@ def way(request, monkeypatch):
         monkeypatch.setattr("gpukmeans.images.histogram._MAP_BY_TABLE_FROM", 0)
     if request.param == "in blocks":
         monkeypatch.setattr("gpukmeans.images.histogram._BLOCK", 1000)
+        monkeypatch.setattr("gpukmeans.images.histogram._SORTED_BLOCK", 2000)
+        monkeypatch.setattr("gpukmeans.images.histogram._MIN_ADDED", 1)
     with native.without_native():
         yield
 

@@ -1,3 +1,9 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.problems import random_image, seeded
@@ -438,3 +444,33 @@ def test_opaque_pixels_stay_opaque_in_images_and_batches(china, dithering):
     one = quantize(images[0], 6, dither=dithering)
     assert torch.equal(one.indices, results[0].indices[0])
     assert torch.equal(apply_palette(images[1], palette, dither=dithering).indices, results[1].indices[1])
+
+
+_MEASURE_MEMORY = """
+import re
+from pathlib import Path
+import torch
+from gpukmeans import DITHERINGS, apply_palette, mean_squared_error, quantize
+
+def peak():
+    return int(re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+image = torch.empty(1500, 2000, 3, dtype=torch.uint8)
+for channel, (rows, columns) in enumerate([(8, 999), (999, 16), (32, 32)]):
+    image[..., channel] = (torch.arange(1500) // rows).byte()[:, None] + (torch.arange(2000) // columns).byte()
+apply_palette(image[:99, :99], image[0, ::30], dither="blue-noise")
+start = peak()
+palette = quantize(image, 8, max_iter=2).palette
+for dither in DITHERINGS:
+    mean_squared_error(image, apply_palette(image, palette, dither=dither))
+    print(dither, (peak() - start) / image[..., 0].numel())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_an_image_takes_at_most_12_bytes_per_pixel_and_32_megabytes():
+    run = [sys.executable, "-c", _MEASURE_MEMORY]
+    output = subprocess.check_output(run, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True)
+    peaks = [float(value) for value in re.findall(r"[0-9.]+$", output, re.MULTILINE)]
+    assert len(peaks) == len(DITHERINGS)
+    assert 1 < max(peaks) < 12 + 32e6 / 3e6, output
