@@ -116,7 +116,8 @@ def test_no_pixels_have_no_colors():
     assert (colors.shape, counts.shape) == ((0, 3), (0,))
 
 
-def test_the_kernels_stay_within_their_arrays(tmp_path):
+@pytest.mark.parametrize("level", native.DRIVER_LEVELS)
+def test_the_kernels_stay_within_their_arrays(level):
     driver = """
 import ctypes, sys
 import numpy as np
@@ -157,4 +158,4 @@ for channels in (1, 2, 3, 4):
             known = (others[:, None] == colors[None]).all(2).any(1) if len(colors) < 300 else found >= 0
             assert (known == (found >= 0)).all()
 """
-    native.run_sanitized(driver)
+    native.run_sanitized(driver, level=level)

@@ -119,7 +119,8 @@ def test_nearest_colors_may_be_any_index():
     assert floyd_steinberg(image, palette, nearest, 256).shape == (9, 9)
 
 
-def test_the_kernels_stay_within_their_arrays():
+@pytest.mark.parametrize("level", native.DRIVER_LEVELS)
+def test_the_kernels_stay_within_their_arrays(level):
     driver = """
 import ctypes, sys
 import numpy as np
@@ -165,4 +166,4 @@ for channels in (1, 2, 3, 4):
             library[prefix + "diffuse"](to(state), i64(height // 2), i64(height))
             assert ((indices < k) | (indices == nearest)).all() and not errors[-1].any()
 """
-    native.run_sanitized(driver)
+    native.run_sanitized(driver, level=level)
