@@ -7,13 +7,15 @@ are premultiplied: errors are measured as they are visible, and nearly transpare
 import functools
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, SupportsFloat
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.native.dithering import color_range, diffuse, inverse_palette
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
@@ -90,8 +92,21 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
     nearest, farther by less than a cell. The error is that of the color chosen, so later pixels compensate for it too.
     """
-    colors = _levels(palette)
-    return _diffuse(image, colors, nearest, strength, _InversePalette(image, colors, is_opaque(palette)))
+    colors, opaque = _levels(palette), is_opaque(palette)
+    if takes(image, palette, nearest, dtype=torch.uint8):
+        return _diffuse_by_kernels(image.contiguous(), colors, opaque, nearest.contiguous(), strength)
+    return _diffuse(image, colors, nearest, strength, _InversePalette(image, colors, opaque))
+
+
+def _diffuse_by_kernels(image: Tensor, colors: Tensor, opaque: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """`_diffuse` with an `_InversePalette`, by native kernels."""
+    lowest, span = (values.tolist() for values in _box(image, colors))
+    shift = _cell_shift(span, nearest.numel())
+    sizes = [(length >> shift) + 1 for length in span]
+    sizes[-1] += has_alpha(image.shape[2])  # the layer of opaque colors
+    cells = inverse_palette(colors, opaque if opaque.any() else ~opaque, lowest=lowest, sizes=sizes, shift=shift)
+    box = {"lowest": lowest, "span": span, "sizes": sizes}
+    return diffuse(image, colors, nearest, cells, **box, shift=shift, limit=_channel_spacing(colors), strength=strength)
 
 
 @torch.inference_mode()  # saves a third of the time, which many short operations spend on tracking gradients
@@ -204,23 +219,14 @@ class _InversePalette:
     """
 
     def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
-        pixels = image.flatten(0, 1)
-        lowest, highest = palette.amin(dim=0), palette.amax(dim=0)
-        for block in blocks(len(pixels), _BLOCK):
-            levels = _levels(pixels[block])
-            lowest, highest = torch.minimum(lowest, levels.amin(dim=0)), torch.maximum(highest, levels.amax(dim=0))
-        if has_alpha(palette.shape[1]):
-            lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
+        lowest, span = _box(image, palette)
         self.lowest = lowest
         """(C,), the corner of the box, to which target colors are relative."""
-        self.span = (highest - lowest)[:, None]
+        self.span = span[:, None]
         """(C, 1), the highest target color."""
         self.zero = torch.zeros_like(self.span)
-        spans = self.span.flatten().tolist()
-        shift = 0
-        max_cells = min(_MAX_CELLS, _MAX_CELLS_PER_PIXEL * image.shape[0] * image.shape[1])
-        while math.prod((span >> shift) + 1 for span in spans) > max_cells:
-            shift += 1
+        spans = span.tolist()
+        shift = _cell_shift(spans, image.shape[0] * image.shape[1])
         self._shift = torch.tensor(shift, dtype=torch.int32, device=palette.device)
         self._sizes = [(span >> shift) + 1 for span in spans]
         axes = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
@@ -249,6 +255,30 @@ class _InversePalette:
         for axis, size in zip(cells[1:], self._sizes[1:], strict=True):
             cell = torch.add(axis, cell, alpha=size, out=axis)
         return self._nearest.index_select(0, torch.maximum(cell, least_entry, out=cell))
+
+
+def _box(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
+    """Corner and extent (C,), int32, of a box around the colors of an image and those of a palette, in sixteenths."""
+    if takes(image, dtype=torch.uint8):
+        lowest, highest = torch.cat([color_range(image.contiguous()), colors]).aminmax(dim=0)
+    else:
+        lowest, highest = colors.amin(dim=0), colors.amax(dim=0)
+        pixels = image.flatten(0, 1)
+        for block in blocks(len(pixels), _BLOCK):
+            levels = _levels(pixels[block])
+            lowest, highest = torch.minimum(lowest, levels.amin(dim=0)), torch.maximum(highest, levels.amax(dim=0))
+    if has_alpha(colors.shape[1]):
+        lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
+    return lowest, highest - lowest
+
+
+def _cell_shift(spans: Sequence[int], n_pixels: int) -> int:
+    """Binary logarithm of the side of the cells of an inverse palette."""
+    shift = 0
+    max_cells = min(_MAX_CELLS, _MAX_CELLS_PER_PIXEL * n_pixels)
+    while math.prod((span >> shift) + 1 for span in spans) > max_cells:
+        shift += 1
+    return shift
 
 
 def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:

@@ -1,6 +1,8 @@
 """Color histograms: the distinct colors of an image and the number of pixels of each. Histograms add."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +11,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.compilation import eager
+from gpukmeans.engines.native.colors import ColorRows, count_colors
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
@@ -26,6 +30,9 @@ _MAP_BY_TABLE_FROM = 1 << 14
 # 2**19 pixels, 15 for 2**20 and 27 for 2**22, because caches end, and holds 28 bytes per pixel.
 _BLOCK = 1 << 17
 _SORTED_BLOCK = 1 << 19
+
+# Number of pixels counted by one call of native kernels.
+_NATIVE_BLOCK = 1 << 30
 
 # Number of colors of sorted blocks that are added to the histogram at a time.
 _MIN_ADDED = 1 << 21
@@ -79,6 +86,8 @@ class ColorHistogram:
         check_image(image)
         self._check_channels(image)
         pixels = image.flatten(0, 1)
+        if takes(image, self.colors, dtype=torch.uint8):
+            return ColorRows(self.colors.contiguous()).look_up(pixels.contiguous()).view(image.shape[:2])
         rows = torch.empty(len(pixels), dtype=torch.int32, device=image.device)
         for block, block_rows in self._rows(pixels):
             rows[block] = block_rows
@@ -93,6 +102,9 @@ class ColorHistogram:
         check_image(image)
         self._check_channels(image)
         pixels = image.flatten(0, 1)
+        if takes(image, self.colors, values, dtype=torch.uint8):
+            rows = ColorRows(self.colors.contiguous())
+            return rows.map_values(values.contiguous(), pixels.contiguous()).view(image.shape[:2])
         mapped = torch.empty(len(pixels), dtype=torch.uint8, device=image.device)
         if _prefers_table(pixels, _MAP_BY_TABLE_FROM):
             table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
@@ -140,6 +152,10 @@ def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
     """
     check_image(image)
     pixels = image.flatten(0, 1)
+    if takes(image, dtype=torch.uint8):
+        counted = (count_colors(pixels[block].contiguous()) for block in blocks(len(pixels), _NATIVE_BLOCK))
+        histograms = (ColorHistogram(colors=colors, counts=counts) for colors, counts in counted)
+        return functools.reduce(operator.add, histograms)
     count = _count_by_table if _prefers_table(pixels, _COUNT_BY_TABLE_FROM) else _count_by_sorting
     codes, counts = count(pixels)
     return ColorHistogram(colors=_colors(codes, pixels.shape[1]), counts=counts)

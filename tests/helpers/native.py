@@ -115,3 +115,11 @@ def _library(compiler, level, flags):
         hatch_build.build_library(compiler, unfinished, flags)
         unfinished.rename(target)
     return target
+
+
+@contextlib.contextmanager
+def without_native():
+    """Tensor operations instead of native kernels, as in a pure installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_load_once", lambda: "turned off by the test")
+        yield

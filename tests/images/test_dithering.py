@@ -1,7 +1,9 @@
+import contextlib
 import math
 
 import pytest
 import torch
+from helpers import native
 from helpers.problems import random_image, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,9 @@ from gpukmeans.images.dithering import DITHERINGS, bayer_ranks, blue_noise_ranks
 from gpukmeans.images.quantization import quantize
 
 MIXING = [name for name in DITHERINGS if name != "none"]
+
+# Without native kernels in both cases in a pure installation.
+WAYS = {"by kernels": contextlib.nullcontext, "by tensor operations": native.without_native}
 
 
 def random_palette(k, channels, seed):
@@ -121,7 +126,7 @@ def floyd_steinberg_by_hand(image, palette, strength):
     st.integers(1, 256),
     st.integers(0, 2**31),
 )
-def test_diffusion_in_waves_equals_a_loop_over_pixels(channels, height, width, k, strength, seed):
+def test_diffusion_equals_a_loop_over_pixels(channels, height, width, k, strength, seed):
     image = clear_transparent_pixels(random_image(height, width, channels, 256, seed))
     if channels in (2, 4):
         image[0, :, -1] = 255
@@ -129,15 +134,20 @@ def test_diffusion_in_waves_equals_a_loop_over_pixels(channels, height, width, k
     if channels in (2, 4):
         palette[: seed % k, -1] = 255
     expected = floyd_steinberg_by_hand(image, palette, strength)
-    assert torch.equal(dither(image, palette, strength=strength / 256), expected)
+    for way in WAYS.values():
+        with way():
+            assert torch.equal(dither(image, palette, strength=strength / 256), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_diffusion_in_waves_equals_a_loop_over_pixels_for_smooth_images(channels):
+def test_diffusion_equals_a_loop_over_pixels_for_smooth_images(channels):
     ramp = torch.arange(24)[:, None] * 6 + torch.arange(31) * 3
     image = torch.stack([(ramp + 20 * channel).clamp(max=255) for channel in range(channels)], dim=2).to(torch.uint8)
     palette = quantize(image, 5).palette
-    assert torch.equal(dither(image, palette), floyd_steinberg_by_hand(image, palette, 256))
+    expected = floyd_steinberg_by_hand(image, palette, 256)
+    for way in WAYS.values():
+        with way():
+            assert torch.equal(dither(image, palette), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -152,7 +162,8 @@ def test_diffusion_in_chunks_of_few_waves_equals_a_loop_over_pixels(channels, wi
     if channels in (2, 4):
         image[0, :, -1] = 255
         palette[:2, -1] = 255
-    assert torch.equal(dither(image, palette, strength=0.75), floyd_steinberg_by_hand(image, palette, 192))
+    with native.without_native():
+        assert torch.equal(dither(image, palette, strength=0.75), floyd_steinberg_by_hand(image, palette, 192))
 
 
 @pytest.mark.parametrize("name", ["bayer", "blue-noise"])
@@ -278,11 +289,13 @@ def test_opaque_pixels_take_opaque_colors_only(name, channels):
 @pytest.mark.parametrize("name", DITHERINGS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 1), (1, 2), (70, 2)])
-def test_narrow_images_and_small_palettes_are_dithered(name, channels, shape):
+@pytest.mark.parametrize("way", WAYS)
+def test_narrow_images_and_small_palettes_are_dithered(name, channels, shape, way):
     image = random_image(*shape, channels, 256, 0)
     for k in (1, 2, 256):
         palette = random_palette(k, channels, 1)
-        indices = dither(image, palette, name)
+        with WAYS[way]():
+            indices = dither(image, palette, name)
         assert (indices.shape, indices.dtype) == (shape, torch.uint8)
         assert int(indices.max()) < k
 

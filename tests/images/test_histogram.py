@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import native
 from helpers.problems import random_image
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +9,13 @@ from hypothesis import strategies as st
 from gpukmeans import ColorHistogram, unique_colors
 
 
-@pytest.fixture(params=["by sorting", "by table", "in blocks"])
+@pytest.fixture(params=["by kernels", "by sorting", "by table", "in blocks"])
 def way(request, monkeypatch):
     """Each way to count and look up colors, for images of any size."""
+    if request.param == "by kernels":
+        native.require_native()
+        yield
+        return
     if request.param == "by table":
         monkeypatch.setattr("gpukmeans.images.histogram._COUNT_BY_TABLE_FROM", 0)
         monkeypatch.setattr("gpukmeans.images.histogram._LOOK_UP_BY_TABLE_FROM", 0)
@@ -19,6 +24,8 @@ def way(request, monkeypatch):
         monkeypatch.setattr("gpukmeans.images.histogram._BLOCK", 1000)
         monkeypatch.setattr("gpukmeans.images.histogram._SORTED_BLOCK", 2000)
         monkeypatch.setattr("gpukmeans.images.histogram._MIN_ADDED", 1)
+    with native.without_native():
+        yield
 
 
 def test_a_small_image_has_the_histogram_worked_out_by_hand(way):

@@ -1,0 +1,260 @@
+// Distinct colors of 8-bit pixels, with the number of pixels of each, and the row of each pixel's color among them.
+// Pixels (N, C), C from 1 to 4, are partitioned by their first two channels, which takes one or two bytes a pixel; the
+// rest of each part is counted by a table. The row of a color is the rank of its bit among the bits of all codes. All
+// arithmetic is on integers, so results are exact, and in lexicographic order without a sort.
+
+#include "common.h"
+
+// Number of values of two channels, and of words of a bit for each of them.
+#define PAIRS 65536
+#define WORDS (PAIRS / 64)
+
+// Calls the function with the number of channels as a constant.
+#define FOR_CHANNELS(channels, function, ...)                                                                          \
+  switch (channels) {                                                                                                  \
+  case 1: function(1, __VA_ARGS__); break;                                                                             \
+  case 2: function(2, __VA_ARGS__); break;                                                                             \
+  case 3: function(3, __VA_ARGS__); break;                                                                             \
+  case 4: function(4, __VA_ARGS__); break;                                                                             \
+  }
+
+// The entry of the part of a pixel, which is its first two channels of three or four; without them there is one part.
+// Not a single index: compilers load that by an instruction that waits for the pixel before.
+INLINE uint32_t *of_part(int channels, const uint8_t *pixel, uint32_t (*parts)[256]) {
+  return channels < 3 ? parts[0] : parts[pixel[0]] + pixel[1];
+}
+
+// The one or two channels that are left.
+INLINE uint32_t rest_of(int channels, const uint8_t *pixel) {
+  const uint8_t *rest = channels < 3 ? pixel : pixel + 2;
+  return channels % 2 ? rest[0] : rest[0] * 256u + rest[1];
+}
+
+INLINE uint32_t load_rest(int channels, const void *rests, int64_t i) {
+  return channels % 2 ? ((const uint8_t *)rests)[i] : ((const uint16_t *)rests)[i];
+}
+
+INLINE void store_rest(int channels, void *rests, int64_t i, uint32_t rest) {
+  if (channels % 2)
+    ((uint8_t *)rests)[i] = (uint8_t)rest;
+  else
+    ((uint16_t *)rests)[i] = (uint16_t)rest;
+}
+
+INLINE void add_part_sizes(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint32_t (*sizes)[256]) {
+  for (int64_t i = start; i < stop; i++)
+    ++*of_part(channels, pixels + i * channels, sizes);
+}
+
+// Adds the pixels in [start, stop) to the sizes (256, 256) of the parts.
+EXPORT void gpukmeans_colors_part_sizes(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
+                                        uint32_t (*sizes)[256]) {
+  FOR_CHANNELS(channels, add_part_sizes, pixels, start, stop, sizes)
+}
+
+INLINE void partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint32_t (*ends)[256],
+                      void *rests, int64_t n_pixels) {
+  for (int64_t i = start; i < stop; i++) {
+    const uint8_t *pixel = pixels + i * channels;
+    const uint32_t end = (*of_part(channels, pixel, ends))++;
+    if (end < n_pixels) // unless another thread has changed pixels since their parts were measured
+      store_rest(channels, rests, end, rest_of(channels, pixel));
+  }
+}
+
+// Appends the rests of the pixels in [start, stop) to their parts: uint8 if the number of channels is odd, else uint16.
+// The ends (256, 256) of what the parts contain, before the first pixel their starts, move on.
+EXPORT void gpukmeans_colors_partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
+                                       uint32_t (*ends)[256], void *rests, int64_t n_pixels) {
+  FOR_CHANNELS(channels, partition, pixels, start, stop, ends, rests, n_pixels)
+}
+
+// The pixels of a part by their rest, a bit for each rest that occurs, and a bit for each word of those bits that is not 0.
+struct part_counts {
+  uint32_t n_pixels[PAIRS];
+  uint64_t rests[WORDS];
+  uint64_t words[WORDS / 64];
+};
+
+// A pass over the parts in steps of some pixels, which may end within a part.
+struct color_scan {
+  const void *rests;
+  const uint32_t *ends;     // of the parts (65536)
+  struct part_counts *part; // of the part that is not finished; at first zero
+  uint8_t *colors;          // (M, C) to write, or null
+  int64_t *counts;          // (M,) to write, or null
+  int64_t part_number;      // of the part that is not finished
+  int64_t n_colors;         // of the parts before it
+};
+
+INLINE void add_rest(struct part_counts *part, uint32_t rest) {
+  if (!part->n_pixels[rest]++) {
+    part->rests[rest / 64] |= UINT64_C(1) << rest % 64;
+    part->words[rest / 4096] |= UINT64_C(1) << rest / 64 % 64;
+  }
+}
+
+INLINE void write_color(int channels, uint8_t *color, int64_t part_number, uint32_t rest) {
+  if (channels >= 3) {
+    *color++ = (uint8_t)(part_number >> 8);
+    *color++ = (uint8_t)part_number;
+  }
+  if (channels % 2 == 0)
+    *color++ = (uint8_t)(rest >> 8);
+  *color = (uint8_t)rest;
+}
+
+// Removes the lowest bit of a word that is not 0, and returns its number.
+INLINE uint32_t next_bit(uint64_t *word) {
+  const uint32_t bit = (uint32_t)__builtin_ctzll(*word);
+  *word &= *word - 1;
+  return bit;
+}
+
+// Counts the colors of a part, which are written in ascending order, and sets its counts to zero.
+INLINE void finish_part(int channels, struct color_scan *scan) {
+  struct part_counts *part = scan->part;
+  for (uint32_t group = 0; group < (channels % 2 ? 1 : WORDS / 64); group++) {
+    while (part->words[group]) {
+      const uint32_t word = group * 64 + next_bit(part->words + group);
+      while (part->rests[word]) {
+        const uint32_t rest = word * 64 + next_bit(part->rests + word);
+        if (scan->colors) {
+          write_color(channels, scan->colors + scan->n_colors * channels, scan->part_number, rest);
+          scan->counts[scan->n_colors] = part->n_pixels[rest];
+        }
+        scan->n_colors++;
+        part->n_pixels[rest] = 0;
+      }
+    }
+  }
+  scan->part_number++;
+}
+
+INLINE void count(int channels, struct color_scan *scan, int64_t start, int64_t stop) {
+  for (int64_t i = start; i < stop;) {
+    const int64_t end = at_most(scan->ends[scan->part_number], stop);
+    for (; i < end; i++)
+      add_rest(scan->part, load_rest(channels, scan->rests, i));
+    if (i == scan->ends[scan->part_number])
+      finish_part(channels, scan);
+  }
+}
+
+EXPORT int64_t gpukmeans_colors_part_counts_bytes(void) { return sizeof(struct part_counts); }
+
+// Counts the colors of the parts that end in (start, stop], in lexicographic order.
+EXPORT void gpukmeans_colors_count(int channels, struct color_scan *scan, int64_t start, int64_t stop) {
+  FOR_CHANNELS(channels, count, scan, start, stop)
+}
+
+// 64 consecutive codes: a bit for each code of a color, and the number of codes of colors below the first of them.
+struct code_group {
+  uint64_t members;
+  int64_t n_below;
+};
+
+// Colors (M, C) in lexicographic order. The groups cover the codes of the first three channels, integers of a byte for
+// each, the first channel highest. With four channels the colors of each code begin at one of the rows `firsts`, which
+// end with M, and differ in alpha.
+struct color_rows {
+  const uint8_t *colors;
+  int64_t n_colors;
+  struct code_group *groups; // at first zero
+  int32_t *firsts;           // (M + 1)
+};
+
+INLINE uint32_t code_of(int64_t channels, const uint8_t *color) {
+  uint32_t code = 0;
+  for (int64_t channel = 0; channel < channels; channel++)
+    code = code << 8 | color[channel];
+  return code;
+}
+
+INLINE void add_member(struct code_group *groups, uint32_t code, int64_t n_below) {
+  struct code_group *group = groups + code / 64;
+  if (!group->members)
+    group->n_below = n_below;
+  group->members |= UINT64_C(1) << code % 64;
+}
+
+// The number of codes of colors below this one, or -1 if it is not among them.
+INLINE int64_t rank_of(const struct code_group *groups, uint32_t code) {
+  const struct code_group *group = groups + code / 64;
+  const uint64_t up_to_code = group->members << (63 - code % 64);
+  return up_to_code >> 63 ? group->n_below + __builtin_popcountll(up_to_code) - 1 : -1;
+}
+
+INLINE int index_colors(int channels, struct color_rows *rows) {
+  int64_t n_codes = 0;
+  for (int64_t row = 0; row < rows->n_colors; row++) {
+    const uint8_t *color = rows->colors + row * channels;
+    if (row > 0 && memcmp(color - channels, color, (size_t)channels) >= 0)
+      return 0;
+    const uint32_t code = code_of(at_most(channels, 3), color);
+    if (channels == 4 && row > 0 && code == code_of(3, color - channels))
+      continue;
+    if (channels == 4)
+      rows->firsts[n_codes] = (int32_t)row;
+    add_member(rows->groups, code, n_codes++);
+  }
+  if (channels == 4)
+    rows->firsts[n_codes] = (int32_t)rows->n_colors;
+  return 1;
+}
+
+// Fills the groups and `firsts`. Returns whether the colors are distinct and in lexicographic order.
+EXPORT int gpukmeans_colors_index(int channels, struct color_rows *rows) {
+  int ordered = 0;
+  FOR_CHANNELS(channels, ordered = index_colors, rows)
+  return ordered;
+}
+
+// Row in [first, stop), one at least, of the color with this alpha, or -1.
+INLINE int64_t row_of_alpha(const uint8_t *colors, int64_t first, int64_t stop, uint8_t alpha) {
+  if (colors[4 * (stop - 1) + 3] == alpha) // mostly: the highest alpha is that of opaque pixels
+    return stop - 1;
+  for (int64_t n = stop - first; n > 1; n -= n / 2) // the row, if any, is in [first, first + n)
+    first += (n / 2) & -(int64_t)(colors[4 * (first + n / 2) + 3] <= alpha); // without a branch
+  return colors[4 * first + 3] == alpha ? first : -1;
+}
+
+INLINE int64_t row_of(int channels, const struct color_rows *rows, const uint8_t *pixel) {
+  const int64_t rank = rank_of(rows->groups, code_of(at_most(channels, 3), pixel));
+  if (channels < 4 || rank < 0)
+    return rank;
+  return row_of_alpha(rows->colors, rows->firsts[rank], rows->firsts[rank + 1], pixel[3]);
+}
+
+INLINE int64_t look_up(int channels, const struct color_rows *rows, const uint8_t *pixels, int64_t start, int64_t stop,
+                       int32_t *found) {
+  int64_t n_missing = 0;
+  for (int64_t i = start; i < stop; i++) {
+    const int64_t row = row_of(channels, rows, pixels + i * channels);
+    n_missing += row < 0;
+    found[i] = (int32_t)row;
+  }
+  return n_missing;
+}
+
+// Rows of the colors of the pixels in [start, stop), -1 where there is none. Returns the number of those pixels.
+EXPORT int64_t gpukmeans_colors_look_up(int channels, const struct color_rows *rows, const uint8_t *pixels,
+                                        int64_t start, int64_t stop, int32_t *found) {
+  int64_t n_missing = 0;
+  FOR_CHANNELS(channels, n_missing = look_up, rows, pixels, start, stop, found)
+  return n_missing;
+}
+
+INLINE void map_values(int channels, const struct color_rows *rows, const uint8_t *pixels, int64_t start, int64_t stop,
+                       const uint8_t *values, uint8_t *mapped) {
+  for (int64_t i = start; i < stop; i++) {
+    const int64_t row = row_of(channels, rows, pixels + i * channels);
+    mapped[i] = row < 0 ? 0 : values[row];
+  }
+}
+
+// Values (M,) of the colors of the pixels in [start, stop), 0 where there is none.
+EXPORT void gpukmeans_colors_map_values(int channels, const struct color_rows *rows, const uint8_t *pixels,
+                                        int64_t start, int64_t stop, const uint8_t *values, uint8_t *mapped) {
+  FOR_CHANNELS(channels, map_values, rows, pixels, start, stop, values, mapped)
+}

@@ -1,0 +1,153 @@
+"""Distinct colors of 8-bit pixels, with counts, and the row of each pixel's color, by the kernels in colors.c."""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.threads import run_chunks
+from gpukmeans.tiling import blocks
+
+# Number of pixels computed by one call, which takes at most 50 ms.
+_BLOCK = 1 << 20
+
+# Number of values of the first two channels.
+_PAIRS = 1 << 16
+
+
+class _ColorScan(ctypes.Structure):
+    """struct color_scan."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("rests", "ends", "part", "colors", "counts")),
+        *((name, ctypes.c_int64) for name in ("part_number", "n_colors")),
+    ]
+
+
+class _ColorRows(ctypes.Structure):
+    """struct color_rows."""
+
+    _fields_ = [
+        ("colors", ctypes.c_void_p),
+        ("n_colors", ctypes.c_int64),
+        ("groups", ctypes.c_void_p),
+        ("firsts", ctypes.c_void_p),
+    ]
+
+
+def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], Int[Tensor, " m"]]:
+    """Distinct colors (M, C) in lexicographic order, and the number of pixels of each, int64 (M,).
+
+    In addition to the result this takes 1 byte for each pixel, or 2 if C is even, and 1 MB.
+
+    Args:
+        pixels: contiguous (N, C), C from 1 to 4, N below 2**31, on the CPU.
+    """
+    n_pixels, channels = pixels.shape
+    ends, rests = _partition(pixels)
+    part = _zeros(_function("part_counts_bytes", restype=ctypes.c_int64)(), torch.uint8)
+    count = _function("count", ctypes.c_int, ctypes.POINTER(_ColorScan), ctypes.c_int64, ctypes.c_int64)
+
+    def scan(colors: Tensor | None, counts: Tensor | None) -> int:
+        state = _ColorScan(*(_address(tensor) for tensor in (rests, ends, part, colors, counts)))
+        for block in blocks(n_pixels, _BLOCK):
+            count(channels, state, block.start, block.stop)
+        return state.n_colors
+
+    n_colors = scan(None, None)
+    colors = torch.empty(n_colors, channels, dtype=torch.uint8, device="cpu")
+    counts = torch.empty(n_colors, dtype=torch.int64, device="cpu")
+    scan(colors, counts)
+    return colors, counts
+
+
+def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends (65536,) of the parts, one for each value of the first two channels, and the other channels (N,)."""
+    n_pixels, channels = pixels.shape
+    arguments = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+    add_sizes = _function("part_sizes", *arguments)
+    append = _function("partition", *arguments, ctypes.c_void_p, ctypes.c_int64)
+    sizes = _zeros(_PAIRS, torch.int32)
+    for block in blocks(n_pixels, _BLOCK):
+        add_sizes(channels, _address(pixels), block.start, block.stop, _address(sizes))
+    ends = sizes.cumsum(0, dtype=torch.int32).sub_(sizes)
+    rests = torch.empty(n_pixels, dtype=torch.uint8 if channels % 2 else torch.int16, device="cpu")
+    for block in blocks(n_pixels, _BLOCK):
+        append(channels, _address(pixels), block.start, block.stop, _address(ends), _address(rests), n_pixels)
+    return ends, rests
+
+
+class ColorRows:
+    """Rows of the colors of pixels in a list of colors. It takes 4 MiB, and with four channels 4 bytes for each color.
+
+    Raises ValueError for colors in another order.
+
+    Args:
+        colors: contiguous (M, C), C from 1 to 4, M below 2**31, distinct and in lexicographic order, on the CPU.
+    """
+
+    def __init__(self, colors: UInt8[Tensor, "m c"]) -> None:
+        n_colors, self._channels = colors.shape
+        groups = _zeros(2 << max(0, 8 * min(self._channels, 3) - 6), torch.int64)
+        firsts = torch.empty(n_colors + 1 if self._channels == 4 else 0, dtype=torch.int32, device="cpu")
+        self._tensors = colors, groups, firsts
+        self._rows = _ColorRows(_address(colors), n_colors, _address(groups), _address(firsts))
+        index = _function("index", ctypes.c_int, ctypes.POINTER(_ColorRows), restype=ctypes.c_int)
+        if not index(self._channels, self._rows):
+            raise ValueError("colors of a histogram must be distinct and in lexicographic order")
+
+    def look_up(self, pixels: UInt8[Tensor, "n c"]) -> Int[Tensor, " n"]:
+        """Rows of the colors of contiguous pixels (N, C), int32 (N,). ValueError if a color is not in the list."""
+        rows = torch.empty(len(pixels), dtype=torch.int32, device="cpu")
+        look_up = self._function("look_up", 1, restype=ctypes.c_int64)
+        n_missing: list[int] = []
+
+        def run(start: int, stop: int) -> None:
+            n_missing.append(look_up(self._channels, self._rows, _address(pixels), start, stop, _address(rows)))
+
+        run_chunks(run, len(pixels), _BLOCK)
+        if any(n_missing):
+            raise ValueError("image must have no other colors than the histogram")
+        return rows
+
+    def map_values(self, values: UInt8[Tensor, " m"], pixels: UInt8[Tensor, "n c"]) -> UInt8[Tensor, " n"]:
+        """Values (N,) of the colors of contiguous pixels (N, C), 0 for a color that is not in the list.
+
+        Raises ValueError for another number of values than colors.
+
+        Args:
+            values: contiguous (M,), one for each color of the list.
+            pixels: contiguous (N, C).
+        """
+        if len(values) != self._rows.n_colors:
+            raise ValueError(f"values must be one for each of {self._rows.n_colors} colors, got {len(values)}")
+        mapped = torch.empty(len(pixels), dtype=torch.uint8, device="cpu")
+        map_values = self._function("map_values", 2)
+
+        def run(start: int, stop: int) -> None:
+            addresses = _address(values), _address(mapped)
+            map_values(self._channels, self._rows, _address(pixels), start, stop, *addresses)
+
+        run_chunks(run, len(pixels), _BLOCK)
+        return mapped
+
+    def _function(self, name: str, n_more: int, **options: Any) -> Callable[..., Any]:
+        more = [ctypes.c_void_p] * n_more
+        pixels = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        return _function(name, ctypes.c_int, ctypes.POINTER(_ColorRows), *pixels, *more, **options)
+
+
+def _function(name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+    return load().function(f"gpukmeans_colors_{name}", *argtypes, restype=restype)
+
+
+def _zeros(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype, device="cpu")
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

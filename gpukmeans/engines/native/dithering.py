@@ -1,0 +1,156 @@
+"""Floyd-Steinberg error diffusion by the kernels in dithering.c: range of colors, inverse palette, diffusion.
+
+Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, and colors of a palette int32 (K, C), K up
+to 256, premultiplied, in sixteenths of an 8-bit level. See `gpukmeans.images.dithering`, which defines the results.
+"""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+
+from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.threads import run_chunks
+from gpukmeans.tiling import blocks
+
+# Number of pixels or cells computed by one call, which takes at most 50 ms.
+_BLOCK = 1 << 20
+_CELLS = 1 << 16
+
+_PerChannel = ctypes.c_int32 * 4
+
+
+class _InversePalette(ctypes.Structure):
+    """struct inverse_palette."""
+
+    _fields_ = [
+        ("lowest", _PerChannel),
+        ("sizes", _PerChannel),
+        *((name, ctypes.c_int32) for name in ("shift", "channels", "n_colors")),
+        ("palette", ctypes.c_void_p * 4),
+        ("opaque", ctypes.c_void_p),
+        ("cells", ctypes.c_void_p),
+    ]
+
+
+class _Diffusion(ctypes.Structure):
+    """struct diffusion."""
+
+    _fields_ = [
+        *((name, _PerChannel) for name in ("lowest", "span", "sizes")),
+        *((name, ctypes.c_int32) for name in ("shift", "limit", "strength", "channels")),
+        ("width", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("palette", "cells", "pixels", "nearest", "indices", "errors")),
+    ]
+
+
+def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
+    """Lowest and highest value of each channel of an image, premultiplied, in sixteenths of a level, int32 (2, C)."""
+    pixels, channels = image.flatten(0, 1), image.shape[2]
+    extremes = torch.tensor([1 << 16, 0], dtype=torch.int32, device="cpu").repeat_interleave(channels).view(2, channels)
+    extend = _function("range", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 2)
+    for block in blocks(len(pixels), _BLOCK):
+        extend(channels, pixels.data_ptr(), block.start, block.stop, *(row.data_ptr() for row in extremes))
+    return extremes
+
+
+def inverse_palette(
+    colors: Int[Tensor, "k c"], opaque: Bool[Tensor, " k"], *, lowest: Sequence[int], sizes: Sequence[int], shift: int
+) -> UInt8[Tensor, " n"]:
+    """Index of the nearest color, the lowest on ties, for each cell of a box; the cells of the last channel contiguous.
+
+    With alpha, the last cell of each row is that of opaque colors. It has the center of the cell before it.
+
+    Args:
+        colors: int32 (K, C).
+        opaque: mask (K,) of the colors that may be nearest in cells of opaque colors, one at least.
+        lowest: (C,), the corner of the box.
+        sizes: (C,), the numbers of cells.
+        shift: binary logarithm of the side of a cell.
+    """
+    n_colors, channels = colors.shape
+    _check(n_colors <= 256 and opaque.shape == (n_colors,) and len(lowest) == len(sizes) == channels)
+    cells = torch.empty(math.prod(sizes), dtype=torch.uint8, device="cpu")
+    palette = colors.T.float().contiguous()
+    addresses = (ctypes.c_void_p * 4)(*(channel.data_ptr() for channel in palette))
+    state = _InversePalette(
+        _PerChannel(*lowest),
+        _PerChannel(*sizes),
+        shift,
+        channels,
+        n_colors,
+        addresses,
+        opaque.data_ptr(),
+        cells.data_ptr(),
+    )
+    fill = _function("inverse_palette", ctypes.POINTER(_InversePalette), ctypes.c_int64, ctypes.c_int64)
+    run_chunks(lambda start, stop: fill(state, start, stop), math.prod(sizes[:-1]), -(-_CELLS // sizes[-1]))
+    return cells
+
+
+def diffuse(
+    image: UInt8[Tensor, "h w c"],
+    colors: Int[Tensor, "k c"],
+    nearest: UInt8[Tensor, "h w"],
+    cells: UInt8[Tensor, " n"],
+    *,
+    lowest: Sequence[int],
+    span: Sequence[int],
+    sizes: Sequence[int],
+    shift: int,
+    limit: int,
+    strength: int,
+) -> UInt8[Tensor, "h w"]:
+    """Indices (H, W), uint8, of the pixels of an image by error diffusion, on one thread.
+
+    In addition to the result this takes 16 bytes for each column.
+
+    Args:
+        image: uint8 (H, W, C).
+        colors: int32 (K, C).
+        nearest: uint8 (H, W), the indices of pixels that are not dithered.
+        cells: inverse palette.
+        lowest: (C,), the corner of its box.
+        span: (C,), the highest target color less the lowest.
+        sizes: (C,), the numbers of its cells.
+        shift: binary logarithm of the side of a cell.
+        limit: spacing of the palette.
+        strength: strength in 256ths.
+    """
+    height, width, channels = image.shape
+    _check(nearest.shape == (height, width) and len(colors) <= 256 and len(cells) == math.prod(sizes))
+    _check(colors.shape[1] == len(lowest) == len(span) == len(sizes) == channels)
+    # As many colors as an index may select.
+    palette = _padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256)
+    errors = torch.zeros(width + 1, 4, dtype=torch.int32, device="cpu")
+    indices = torch.empty(height, width, dtype=torch.uint8, device="cpu")
+    state = _Diffusion(
+        *(_PerChannel(*values) for values in (lowest, span, sizes)),
+        *(shift, limit, strength, channels, width),
+        *(tensor.data_ptr() for tensor in (palette, cells, image, nearest, indices, errors)),
+    )
+    run = _function("diffuse", ctypes.POINTER(_Diffusion), ctypes.c_int64, ctypes.c_int64)
+    for rows in blocks(height, _BLOCK // width):
+        run(state, rows.start, rows.stop)
+    return indices
+
+
+def _padded(colors: Tensor, length: int) -> Tensor:
+    """Colors (N, C) as (`length`, 4), with zeros."""
+    return torch.nn.functional.pad(colors, (0, 4 - colors.shape[1], 0, length - len(colors))).contiguous()
+
+
+def _check(fits: bool) -> None:
+    """ValueError unless the shapes fit. Kernels rely on that."""
+    if not fits:
+        raise ValueError(
+            "image, palette and nearest colors must have shapes (H, W, C), (K, C), K up to 256, and (H, W)"
+        )
+
+
+def _function(name: str, *argtypes: Any) -> Any:
+    return load().function(f"gpukmeans_dithering_{name}", *argtypes, restype=None)
