@@ -202,13 +202,12 @@ struct row_errors {
 };
 
 INLINE int32_t cell_of(int channels, const struct diffusion *d, color_t target, int opaque) {
-  color_t axes = target >> d->shift;
-  if (has_alpha(channels) && opaque)
-    axes[channels - 1] = d->sizes[channels - 1] - 1;
-  int32_t cell = axes[0];
-  for (int channel = 1; channel < channels; channel++)
+  const color_t axes = target >> d->shift;
+  const int last = channels - 1;
+  int32_t cell = 0;
+  for (int channel = 0; channel < last; channel++)
     cell = cell * d->sizes[channel] + axes[channel];
-  return cell;
+  return cell * d->sizes[last] + (has_alpha(channels) && opaque ? d->sizes[last] - 1 : axes[last]);
 }
 
 INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, color_t *above, struct row_errors *row) {
