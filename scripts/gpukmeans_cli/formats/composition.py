@@ -54,9 +54,13 @@ def compose(parts: Iterable[FramePart], height: int, width: int) -> Iterator[tup
 def _blend_over(above: np.ndarray, below: np.ndarray) -> None:
     """Alpha compositing of RGBA onto RGBA, both (H, W, 4) with straight alpha, rounded once. Changes `below`."""
     alpha = above[..., 3]
+    if alpha.min(initial=255) == 255:
+        below[...] = above
+        return
     mixed = (alpha % 255 > 0) & (below[..., 3] > 0)
     top, bottom = above[mixed].astype(np.float64), below[mixed].astype(np.float64)
-    np.copyto(below, above, where=alpha[..., None] > 0)
+    # As one integer a pixel, which is four times as fast.
+    np.copyto(below.view(np.uint32), above.view(np.uint32), where=alpha[..., None] > 0)
     if len(top):
         a, b = top[:, 3:] / 255, bottom[:, 3:] / 255
         total = a + b * (1 - a)
