@@ -1,5 +1,5 @@
 // Distinct colors of 8-bit pixels, with the number of pixels of each, and the row of each pixel's color among them.
-// Pixels (N, C), C from 1 to 4, are partitioned by their first two channels, which takes one or two bytes a pixel; the
+// Pixels (N, C) of three or four channels are partitioned by the first two, which takes one or two bytes a pixel; the
 // rest of each part is counted by a table. The row of a color is the rank of its bit among the bits of all codes. All
 // arithmetic is on integers, so results are exact, and in lexicographic order without a sort.
 
@@ -18,19 +18,15 @@
   case 4: function(4, __VA_ARGS__); break;                                                                             \
   }
 
-// The entry of the part of a pixel, which is its first two channels of three or four; without them there is one part.
-// Not a single index: compilers load that by an instruction that waits for the pixel before.
-INLINE uint32_t *of_part(int channels, const uint8_t *pixel, uint32_t (*parts)[256]) {
-  return channels < 3 ? parts[0] : parts[pixel[0]] + pixel[1];
-}
-
-// The one or two channels that are left.
+// The rest of a pixel: the channels after the first two of three or four, or all of one or two.
 INLINE uint32_t rest_of(int channels, const uint8_t *pixel) {
   const uint8_t *rest = channels < 3 ? pixel : pixel + 2;
   return channels % 2 ? rest[0] : rest[0] * 256u + rest[1];
 }
 
 INLINE uint32_t load_rest(int channels, const void *rests, int64_t i) {
+  if (channels < 3)
+    return rest_of(channels, (const uint8_t *)rests + i * channels); // they are the pixels
   return channels % 2 ? ((const uint8_t *)rests)[i] : ((const uint16_t *)rests)[i];
 }
 
@@ -43,33 +39,40 @@ INLINE void store_rest(int channels, void *rests, int64_t i, uint32_t rest) {
 
 INLINE void add_part_sizes(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint32_t (*sizes)[256]) {
   for (int64_t i = start; i < stop; i++)
-    ++*of_part(channels, pixels + i * channels, sizes);
+    sizes[pixels[i * channels]][pixels[i * channels + 1]]++;
 }
 
-// Adds the pixels in [start, stop) to the sizes (256, 256) of the parts.
+// Adds the pixels in [start, stop), of three or four channels, to the sizes (256, 256) of the parts.
 EXPORT void gpukmeans_colors_part_sizes(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                         uint32_t (*sizes)[256]) {
-  FOR_CHANNELS(channels, add_part_sizes, pixels, start, stop, sizes)
+  if (channels == 3)
+    add_part_sizes(3, pixels, start, stop, sizes);
+  else
+    add_part_sizes(4, pixels, start, stop, sizes);
 }
 
-INLINE void partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint32_t (*ends)[256],
+INLINE void partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint32_t (*places)[256],
                       void *rests, int64_t n_pixels) {
   for (int64_t i = start; i < stop; i++) {
     const uint8_t *pixel = pixels + i * channels;
-    const uint32_t end = (*of_part(channels, pixel, ends))++;
-    if (end < n_pixels) // unless another thread has changed pixels since their parts were measured
-      store_rest(channels, rests, end, rest_of(channels, pixel));
+    const uint32_t place = places[pixel[0]][pixel[1]]++;
+    if (place < n_pixels) // unless another thread has changed pixels since their parts were measured
+      store_rest(channels, rests, place, rest_of(channels, pixel));
   }
 }
 
-// Appends the rests of the pixels in [start, stop) to their parts: uint8 if the number of channels is odd, else uint16.
-// The ends (256, 256) of what the parts contain, before the first pixel their starts, move on.
+// Appends the rests of the pixels in [start, stop) to their parts: uint8 of three channels, uint16 of four. The places
+// (256, 256) of the next rests of the parts, at first their starts, move on.
 EXPORT void gpukmeans_colors_partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
-                                       uint32_t (*ends)[256], void *rests, int64_t n_pixels) {
-  FOR_CHANNELS(channels, partition, pixels, start, stop, ends, rests, n_pixels)
+                                       uint32_t (*places)[256], void *rests, int64_t n_pixels) {
+  if (channels == 3)
+    partition(3, pixels, start, stop, places, rests, n_pixels);
+  else
+    partition(4, pixels, start, stop, places, rests, n_pixels);
 }
 
-// The pixels of a part by their rest, a bit for each rest that occurs, and a bit for each word of those bits that is not 0.
+// The pixels of a part by their rest, a bit for each rest that occurs, and a bit for each word of those bits that is
+// not 0.
 struct part_counts {
   uint32_t n_pixels[PAIRS];
   uint64_t rests[WORDS];
@@ -78,8 +81,8 @@ struct part_counts {
 
 // A pass over the parts in steps of some pixels, which may end within a part.
 struct color_scan {
-  const void *rests;
-  const uint32_t *ends;     // of the parts (65536)
+  const void *rests;        // of one or two channels the pixels, which are a single part
+  const uint32_t *ends;     // of the parts
   struct part_counts *part; // of the part that is not finished; at first zero
   uint8_t *colors;          // (M, C) to write, or null
   int64_t *counts;          // (M,) to write, or null
@@ -164,10 +167,12 @@ struct color_rows {
   int32_t *firsts;           // (M + 1)
 };
 
+// The first bytes of a color as an integer, the first one highest. By products: of shifts gcc makes an instruction for
+// two bytes at once, which waits for the register's previous value and with it for the pixel before.
 INLINE uint32_t code_of(int64_t channels, const uint8_t *color) {
   uint32_t code = 0;
   for (int64_t channel = 0; channel < channels; channel++)
-    code = code << 8 | color[channel];
+    code = code * 256 + color[channel];
   return code;
 }
 

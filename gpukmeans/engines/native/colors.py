@@ -42,13 +42,16 @@ class _ColorRows(ctypes.Structure):
 def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], Int[Tensor, " m"]]:
     """Distinct colors (M, C) in lexicographic order, and the number of pixels of each, int64 (M,).
 
-    In addition to the result this takes 1 byte for each pixel, or 2 if C is even, and 1 MB.
+    In addition to the result this takes 1 MB, for C = 3 also 1 byte for each pixel, and 2 for C = 4.
 
     Args:
         pixels: contiguous (N, C), C from 1 to 4, N below 2**31, on the CPU.
     """
     n_pixels, channels = pixels.shape
-    ends, rests = _partition(pixels)
+    if channels < 3:
+        ends, rests = torch.tensor([n_pixels], dtype=torch.int32, device="cpu"), pixels
+    else:
+        ends, rests = _partition(pixels)
     part = _zeros(_function("part_counts_bytes", restype=ctypes.c_int64)(), torch.uint8)
     count = _function("count", ctypes.c_int, ctypes.POINTER(_ColorScan), ctypes.c_int64, ctypes.c_int64)
 
@@ -58,11 +61,11 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
             count(channels, state, block.start, block.stop)
         return state.n_colors
 
-    n_colors = scan(None, None)
-    colors = torch.empty(n_colors, channels, dtype=torch.uint8, device="cpu")
-    counts = torch.empty(n_colors, dtype=torch.int64, device="cpu")
-    scan(colors, counts)
-    return colors, counts
+    max_colors = 256**channels if channels < 3 else scan(None, None)
+    colors = torch.empty(max_colors, channels, dtype=torch.uint8, device="cpu")
+    counts = torch.empty(max_colors, dtype=torch.int64, device="cpu")
+    n_colors = scan(colors, counts)
+    return (colors, counts) if n_colors == max_colors else (colors[:n_colors].clone(), counts[:n_colors].clone())
 
 
 def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,10 +77,11 @@ def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
     sizes = _zeros(_PAIRS, torch.int32)
     for block in blocks(n_pixels, _BLOCK):
         add_sizes(channels, _address(pixels), block.start, block.stop, _address(sizes))
-    ends = sizes.cumsum(0, dtype=torch.int32).sub_(sizes)
+    ends = sizes.cumsum(0, dtype=torch.int32)
+    places = ends - sizes
     rests = torch.empty(n_pixels, dtype=torch.uint8 if channels % 2 else torch.int16, device="cpu")
     for block in blocks(n_pixels, _BLOCK):
-        append(channels, _address(pixels), block.start, block.stop, _address(ends), _address(rests), n_pixels)
+        append(channels, _address(pixels), block.start, block.stop, _address(places), _address(rests), n_pixels)
     return ends, rests
 
 

@@ -53,8 +53,8 @@ INLINE color_t level_of(int channels, const uint8_t *pixel) {
   return color;
 }
 
-// Extends the range [lowest, highest] of the channels by the pixels in [start, stop), as products with alpha, or with 255
-// where there is none.
+// Extends the range [lowest, highest] of the channels by the pixels in [start, stop), as products with alpha, or with
+// 255 where there is none.
 INLINE void extend_range(int channels, const uint8_t *pixels, int64_t start, int64_t stop, int32_t *lowest,
                          int32_t *highest) {
   for (int64_t i = start; i < stop; i++) {
@@ -113,8 +113,8 @@ INLINE void distances_to_row(int channels, const struct inverse_palette *p, int6
 }
 
 // Colors that may be nearest to a center from `first` to `last` of a row, in ascending order; returns their number. The
-// distance to each center is at least that to the range of centers and at most that to its farther end, also as they are
-// rounded, because each operation is monotonic.
+// distance to each center is at least that to the range of centers and at most that to its farther end, also as they
+// are rounded, because each operation is monotonic.
 INLINE int candidates_of_row(const struct inverse_palette *p, const float *values, float first, float last,
                              const float *distances, int32_t *candidates) {
   float bound = INFINITY;
@@ -215,8 +215,9 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   const int opaque = pixel[channels - 1] == 255;
   const color_t color = level_of(channels, pixel) - load(d->lowest);
   const color_t difference = color - d->palette[d->nearest[i]];
-  const int dithered = any((difference > LEVEL) | (difference < -LEVEL)) && (!has_alpha(channels) || pixel[channels - 1]);
-  // The errors are multiplied by the strength in 256ths, and their weights are sixteenths, of twice the errors passed on.
+  const int visible = !has_alpha(channels) || pixel[channels - 1] > 0;
+  const int dithered = visible && any((difference > LEVEL) | (difference < -LEVEL));
+  // Errors are twice what is passed on, times the strength in 256ths. Their weights are sixteenths.
   const color_t received = 7 * row->left + (3 * above[1] + 5 * above[0] + row->above_left);
   color_t target = color + (received >> 13);
   target = lower(higher(target, (color_t){0}), load(d->span));

@@ -38,7 +38,7 @@ def assert_equal_to_tensor_operations(image, palette, strength=256):
     return indices
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     size=SIZES,
     channels=st.integers(1, 4),
