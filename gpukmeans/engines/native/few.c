@@ -113,8 +113,8 @@ static inline float float_of_bfloat16(uint16_t high) {
     }                                                                                                                  \
     break;                                                                                                             \
   }
-// Values (width, stride) of up to BOX rows of a problem: of these, or of those from `first` on. All channels of a row at
-// once, as rows in any order are in cache lines of their own.
+// Values (width, stride) of up to BOX rows of a problem: of these, or of those from `first` on. All channels of a row
+// at once, as rows in any order are in cache lines of their own.
 #define DEFINE_READ(name, real)                                                                                        \
   static void name(const struct array *array, int64_t problem, int width, const int32_t *rows, int64_t first,          \
                    int count, real *to, int64_t stride) {                                                              \

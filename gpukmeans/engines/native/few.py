@@ -265,6 +265,7 @@ class _SortedRuns:
         self._shape = n_clusters, width
         self._slot_problems = self._problems = problems
         self._slots = torch.arange(n_runs, device="cpu")
+        self._prepared = _SortedPass(points.arguments, n_clusters, min(_CAPACITY, n_clusters), n_runs)
         self._state = {
             "totals": _empty(n_runs, n_clusters, width + 1, dtype=torch.int64),
             "labels": _empty(n_runs, n_small * _BOX, dtype=torch.int32),
@@ -279,6 +280,7 @@ class _SortedRuns:
             "moved": _empty(n_runs, n_clusters, dtype=torch.uint8),
             "flags": torch.zeros(n_runs, dtype=torch.int32, device="cpu"),
         }
+        _point_to(self._prepared, self._state | {"slot_problems": problems})
 
     def select(self, centers: Tensor, problems: Tensor) -> bool:
         """Choose a slot for each run at centers (B, K, D), if there are enough of their problems, and of this K."""
@@ -332,10 +334,10 @@ class _SortedRuns:
         return [memory.result for memory in used if memory.result is not None]
 
     def _arguments(self, centers: Tensor, problems: Tensor, slots: Tensor | None) -> _SortedPass:
-        n_slots, _, capacity = self._state["lists"].shape
-        arguments = _SortedPass(self.points.arguments, centers.shape[1], capacity, n_slots)
-        _point_to(arguments, {"slot_problems": self._slot_problems, "problems": problems, "centers": centers})
-        _point_to(arguments, self._state)
+        """Arguments of a kernel, with the pointers to the points and the state."""
+        arguments = _SortedPass.from_buffer_copy(self._prepared)
+        arguments.n_clusters = centers.shape[1]
+        _point_to(arguments, {"problems": problems, "centers": centers})
         if slots is not None:
             _point_to(arguments, {"slots": slots})
         return arguments
@@ -364,6 +366,10 @@ class _Memory:
 
 def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
     """Call a kernel for all items, on several threads that each have memory of their own, which is returned."""
+    if n_items <= chunk:
+        own = memory()
+        _call(kernel, own, 0, n_items)
+        return [own]
     made: list[_Memory] = []
     free: list[_Memory] = []
 
@@ -373,13 +379,17 @@ def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int
         except IndexError:
             own = memory()
             made.append(own)
-        workspace = None if own.workspace is None else own.workspace.data_ptr()
-        if kernel(own.arguments, start, stop, workspace):
-            raise AssertionError("a kernel was called for points of a width that it does not support")
+        _call(kernel, own, start, stop)
         free.append(own)
 
     run_chunks(compute, n_items, chunk)
     return made
+
+
+def _call(kernel: Callable[..., int], own: _Memory, start: int, stop: int) -> None:
+    workspace = None if own.workspace is None else own.workspace.data_ptr()
+    if kernel(own.arguments, start, stop, workspace):
+        raise AssertionError("a kernel was called for points of a width that it does not support")
 
 
 def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
