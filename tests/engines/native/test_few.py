@@ -33,13 +33,15 @@ WEIGHTS = {
 
 
 def check_rounds(x, weights, rounds, problems, engine=SORTED):
-    """Each call of one bound engine has the result of the plain engine. `rounds` are centers and factors of scales."""
+    """Each call of one bound engine has the result of the plain engine.
+
+    `rounds` are centers, a factor of the scale of squared distances and one of the scales of sums.
+    """
     native, plain = engine.bind(x, weights), PlainEngine().bind(x, weights)
     fixed_point = fixed_point_of(x, weights).select(torch.tensor(problems))
-    for centers, factor in rounds:
-        # Finer squared distances, as Lloyd's loop measures them, and coarser sums.
-        sums = {name: getattr(fixed_point, name) / factor**0.5 for name in ("sum", "weight")}
-        scales = replace(fixed_point, sqdist=fixed_point.sqdist * factor, **sums)
+    for centers, finer, coarser in rounds:
+        sums = {name: getattr(fixed_point, name) / coarser for name in ("sum", "weight")}
+        scales = replace(fixed_point, sqdist=fixed_point.sqdist * finer, **sums)
         assert_same_moments(native.measure(centers, scales, problems), plain.measure(centers, scales, problems))
         for at in (centers, centers.flip(1)):
             for found, expected in zip(native.assign(at, problems), plain.assign(at, problems), strict=True):
@@ -48,19 +50,23 @@ def check_rounds(x, weights, rounds, problems, engine=SORTED):
 
 def rounds_from(centers, extent, generator):
     """Centers as Lloyd's loop moves them, and as it does not: none, few, all, by little and by much."""
-    for step, share, factor in [
-        (0, 0, 1),
-        (1e-2, 1, 1),
-        (1e-3, 0.3, 1),
-        (0, 0, 1),
-        (1e-3, 0.1, 4),
-        (1, 0.2, 4),
-        (1e-4, 1, 1),
+    width = centers.shape[2]
+    for step, share, finer, coarser in [
+        (0, 0, 1, 1),
+        (1e-2, 1, 1, 1),
+        (1e-3, 0.3, 1, 1),
+        (0, 0, 1, 1),
+        (1e-3, 0.1, 4, 1),
+        (1, 0.2, 4, 2),
+        (0, 0, 8, 2),
+        (1e-4, 1, 8, 2),
     ]:
         noise = torch.randn(centers.shape, generator=generator, dtype=torch.float64)
+        if step == 1e-3:  # along one axis
+            noise *= torch.eye(width)[torch.randint(width, (), generator=generator)]
         moves = torch.rand(centers.shape[:2], generator=generator)[..., None] < share
         centers = (centers.double() + noise * moves * step * extent).to(centers.dtype)
-        yield centers, factor
+        yield centers, finer, coarser
 
 
 @given(
@@ -111,7 +117,7 @@ def test_points_weights_and_centers_may_have_any_strides(engine):
     generator = seeded()
     x = torch.rand(3, 2, 300, generator=generator).permute(1, 2, 0)
     weights = torch.rand(300, 2, generator=generator).T
-    rounds = [(torch.rand(9, 3, 2, generator=seeded(seed)).permute(2, 0, 1), 1) for seed in range(3)]
+    rounds = [(torch.rand(9, 3, 2, generator=seeded(seed)).permute(2, 0, 1), 1, 1) for seed in range(3)]
     check_rounds(x, weights, rounds, [1, 0], engine)
     check_rounds(x.expand(2, 300, 3)[:, ::3], weights[:, ::3], rounds, [1, 0], engine)
 
@@ -136,20 +142,23 @@ def test_a_center_stays_a_candidate_where_rounding_decides(width, dtype):
     opposite = corner - random().abs() * 1e-2 * (c - b).sign()
     x = torch.stack([corner, opposite], dim=1).repeat_interleave(32, dim=1).view(1, -1, width).to(dtype)
     centers = torch.stack([b, c], dim=1).view(1, -1, width).to(dtype)
-    check_rounds(x, None, [(centers, 1), (centers, 1)], [0])
+    check_rounds(x, None, [(centers, 1, 1), (centers, 1, 1)], [0])
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_lists_last_only_while_centers_are_near_the_place_where_they_were_made(width):
-    generator = seeded(width)
-    x = torch.rand(1, 6000, width, generator=generator)
-    centers = torch.rand(1, 150, width, generator=generator)
-    directions = torch.randn(1, 150, width, generator=generator)
-    directions /= directions.norm(dim=2, keepdim=True)
+def test_lists_last_only_while_centers_are_near_the_place_where_they_were_made(width, together):
+    # Centers that move on, by about as much as lists allow for, alone or together: then borders move as they do.
+    n, k, generator = 6000, 60, seeded(width)
+    x = torch.rand(1, n, width, generator=generator)
+    centers = torch.rand(1, k, width, generator=generator)
+    directions = torch.randn(1, 1 if together else k, width, generator=generator)
+    half_diagonal = width**0.5 / 2 * (64 / n) ** (1 / width)
+    step = directions / directions.norm(dim=2, keepdim=True) * half_diagonal * 0.15 / 4
     native, plain, fixed_point = NativeEngine().bind(x, None), PlainEngine().bind(x, None), fixed_point_of(x)
-    for turn in range(16):
+    for turn in range(24):
         assert_same_moments(native.measure(centers, fixed_point, [0]), plain.measure(centers, fixed_point, [0]))
-        centers = centers + directions * 150 ** (-1 / width) * (2e-3 if turn < 11 else 8e-3)
+        centers = centers + step * (0.7 if turn < 16 else 3)
 
 
 def test_runs_that_end_leave_the_others_their_state():
