@@ -145,20 +145,27 @@ def test_a_center_stays_a_candidate_where_rounding_decides(width, dtype):
     check_rounds(x, None, [(centers, 1, 1), (centers, 1, 1)], [0])
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_lists_last_only_while_centers_are_near_the_place_where_they_were_made(width, together):
-    # Centers that move on, by about as much as lists allow for, alone or together: then borders move as they do.
-    n, k, generator = 6000, 60, seeded(width)
-    x = torch.rand(1, n, width, generator=generator)
-    centers = torch.rand(1, k, width, generator=generator)
-    directions = torch.randn(1, 1 if together else k, width, generator=generator)
-    half_diagonal = width**0.5 / 2 * (64 / n) ** (1 / width)
-    step = directions / directions.norm(dim=2, keepdim=True) * half_diagonal * 0.15 / 4
+def test_lists_last_only_while_centers_are_near_the_place_where_they_were_made(width, dtype):
+    # Boxes between two far centers, whose border moves into one box after the other while lists last. Each step is a
+    # little shorter than the one before, so that the fourth step after new lists ends just inside their slack.
+    boxes, generator = 200, seeded(width)
+    corner = torch.zeros(boxes, 1, width, dtype=torch.float64)
+    corner[:, 0, 0] = torch.arange(boxes) * 60.0
+    offsets = torch.rand(boxes, 64, width, generator=generator, dtype=torch.float64) * 2 - 1
+    offsets[:, :2] = torch.tensor([1.0, -1.0])[:, None]
+    x = (corner + offsets).view(1, -1, width).to(dtype)
+    step = torch.zeros(width, dtype=torch.float64)
+    step[0] = 0.15 * width**0.5 / 4
+    gap = torch.rand(boxes, 1, 1, generator=generator, dtype=torch.float64) * 12 * step
+    far = torch.eye(width, dtype=torch.float64)[0] * 20
+    centers = torch.cat([corner - far, corner + far + 2 * (far / 20 + gap)], dim=1).view(1, -1, width)
     native, plain, fixed_point = NativeEngine().bind(x, None), PlainEngine().bind(x, None), fixed_point_of(x)
-    for turn in range(24):
-        assert_same_moments(native.measure(centers, fixed_point, [0]), plain.measure(centers, fixed_point, [0]))
-        centers = centers + step * (0.7 if turn < 16 else 3)
+    for turn in range(20):
+        at = centers.to(dtype)
+        assert_same_moments(native.measure(at, fixed_point, [0]), plain.measure(at, fixed_point, [0]))
+        centers = centers - step * 0.98**turn
 
 
 def test_runs_that_end_leave_the_others_their_state():
