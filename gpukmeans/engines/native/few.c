@@ -53,6 +53,16 @@ struct sorted_points {
   uint8_t *has_absent; // (P,): whether a weight is 0
 };
 
+// One pass of the radix sort of the rows of a problem, and the keys from which it starts.
+struct sort_pass {
+  struct sorted_points points;
+  int64_t problem, pass;
+  void *lines;            // (MAX_WIDTH, MAX_LINES): the grid of the keys
+  uint32_t *keys, *to_keys; // (N,)
+  int32_t *rows, *to_rows;  // (N,)
+  int64_t *positions;       // (N_DIGITS,): counts of digits, then where their next key goes
+};
+
 // B runs over sorted points. State has one slot for each run; run b uses slot slots[b].
 struct sorted_pass {
   struct sorted_points points;

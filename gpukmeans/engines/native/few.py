@@ -13,6 +13,7 @@ from gpukmeans.engines.native.library import load
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
+from gpukmeans.tiling import blocks
 
 MAX_WIDTH = 8
 # Points of a small box, and small boxes of a large one, as in few.c.
@@ -21,6 +22,9 @@ _BOX, _FANOUT = 64, 16
 _CAPACITY = 64
 # The most points of a problem that are sorted, as their rows are int32.
 _MAX_SORTED = (1 << 31) - 1
+# A problem of as many rows is sorted in parts of so many. The sizes of the radix sort and its grid are in few_order.h.
+_LONG_SORT = 1 << 18
+_N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
 # Centers from which on `assign` uses the order.
 _MIN_CENTERS = 16
 # Nanoseconds of a chunk, at most, and of work for which another thread does not pay. Estimates for a point and each
@@ -84,6 +88,16 @@ class _SortedPoints(Structure):
         ("weights", _Array),
         *_numbers("n_problems", "n_rows", "n_small", "n_large", "width"),
         *_pointers("sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"),
+    ]
+
+
+class _SortPass(Structure):
+    """`struct sort_pass` of few.c."""
+
+    _fields_ = [
+        ("points", _SortedPoints),
+        *_numbers("problem", "sort_pass"),
+        *_pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
     ]
 
 
@@ -231,12 +245,15 @@ class _SpatialOrder:
         tensors = {"rows": _empty(n_problems, n_rows, dtype=torch.int32)}
         _point_to(arguments, tensors)
 
-        def memory() -> _Memory:
-            return _Memory(addressof(arguments), _empty(12 * n_rows, dtype=torch.uint8))
+        if n_rows < _LONG_SORT:
 
-        # One problem is sorted by one thread.
-        per_problem = max(1, int(_LONGEST_CHUNK / (100 * n_rows)))
-        _run(_function("order", dtype), memory, n_problems, per_problem)
+            def memory() -> _Memory:
+                return _Memory(addressof(arguments), _empty(12 * n_rows, dtype=torch.uint8))
+
+            _run(_function("order", dtype), memory, n_problems, max(1, _LONG_SORT // n_rows))
+        else:
+            for problem, rows in enumerate(tensors["rows"]):
+                _sort_in_parts(arguments, problem, rows, dtype)
         tensors |= {
             "sorted": _empty(n_problems, width, n_small * _BOX, dtype=dtype),
             "small": _empty(n_problems, n_small, 2, width, dtype=dtype),
@@ -349,6 +366,32 @@ class _SortedRuns:
         scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
         _function("slots", self.dtype)(addressof(arguments), 0, len(problems), scratch.data_ptr())
         return slots
+
+
+def _sort_in_parts(points: _SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
+    """Sort the rows (N,) of a problem of many points, in calls that are short enough to be interrupted between them."""
+    n = len(rows)
+    keys, next_keys, next_rows = (_empty(n, dtype=torch.int32) for _ in range(3))
+    tensors = {"lines": _empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
+    arguments = _SortPass(points, problem)
+    _point_to(arguments, tensors)
+    _function("grid", dtype)(addressof(arguments), 0, 1, None)
+    chunk, _ = _chunk(1, -(-n // _BOX), _BOX * points.width * _OTHER)
+    _run(_function("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // _BOX), chunk)
+    library, order = load(), rows
+    n_passes = library.function("gpukmeans_few_sort_passes", c_int64, c_int64, restype=c_int64)(n, points.width)
+    for number in range(n_passes):
+        arguments.sort_pass = number
+        positions = torch.zeros(_N_DIGITS, dtype=torch.int64, device="cpu")
+        _point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
+        _point_to(arguments, {"positions": positions})
+        for name in ("count_digits", "scatter_digits"):  # a part continues where the one before has ended
+            function = library.function(f"gpukmeans_few_{name}", c_void_p, c_int64, c_int64)
+            for part in blocks(n, _LONG_SORT):
+                function(addressof(arguments), part.start, part.stop)
+        keys, next_keys, order, next_rows = next_keys, keys, next_rows, order
+    if order is not rows:
+        rows.copy_(order)
 
 
 @dataclass(frozen=True, eq=False)

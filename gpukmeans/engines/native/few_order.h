@@ -37,28 +37,62 @@ static inline void curve_keys(const int width, int bits, uint32_t cells[][BOX]) 
   memcpy(cells[0], keys, sizeof keys);
 }
 
+// A radix sort: stable passes over one digit of the keys after the other, the lowest first.
+enum { DIGIT_BITS = 11, N_DIGITS = 1 << DIGIT_BITS };
+
+static inline uint32_t digit_of(uint32_t key, int64_t pass) { return key >> (pass * DIGIT_BITS) & (N_DIGITS - 1); }
+
+static void count_digits(const uint32_t *keys, int64_t start, int64_t stop, int64_t pass, int64_t *counts) {
+  for (int64_t i = start; i < stop; i++) counts[digit_of(keys[i], pass)]++;
+}
+
+// Counts of digits become the positions of their first keys.
+static void first_positions(int64_t *counts) {
+  int64_t position = 0;
+  for (int digit = 0; digit < N_DIGITS; digit++) {
+    const int64_t count = counts[digit];
+    counts[digit] = position;
+    position += count;
+  }
+}
+
+// Moves keys and rows to the next positions of their digits.
+static void scatter_digits(const uint32_t *keys, const int32_t *rows, int64_t start, int64_t stop, int64_t pass,
+                           int64_t *positions, uint32_t *to_keys, int32_t *to_rows) {
+  for (int64_t i = start; i < stop; i++) {
+    const int64_t to = positions[digit_of(keys[i], pass)]++;
+    to_keys[to] = keys[i];
+    to_rows[to] = rows[i];
+  }
+}
+
 // The rows 0 to n - 1 by ascending key, equal keys by ascending row. Spare memory is as long as keys and rows.
 static void sort_by_key(int64_t n, int bits, uint32_t *keys, int32_t *rows, uint32_t *spare_keys, int32_t *spare_rows) {
-  enum { MAX_DIGIT = 11 };
-  int n_passes = (bits + MAX_DIGIT - 1) / MAX_DIGIT, digit = (bits + n_passes - 1) / n_passes;
-  uint32_t mask = (1u << digit) - 1, starts[1 << MAX_DIGIT];
+  int64_t positions[N_DIGITS];
   for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)i;
-  for (int pass = 0; pass < n_passes; pass++) {
-    int shift = pass * digit;
-    uint32_t start = 0;
-    memset(starts, 0, sizeof starts);
-    for (int64_t i = 0; i < n; i++) starts[keys[i] >> shift & mask]++;
-    for (uint32_t value = 0; value <= mask; value++) {
-      uint32_t count = starts[value];
-      starts[value] = start;
-      start += count;
-    }
-    for (int64_t i = 0; i < n; i++) {
-      uint32_t to = starts[keys[i] >> shift & mask]++;
-      spare_keys[to] = keys[i];
-      spare_rows[to] = rows[i];
-    }
-    memcpy(keys, spare_keys, (size_t)n * 4);
-    memcpy(rows, spare_rows, (size_t)n * 4);
+  for (int64_t pass = 0; pass * DIGIT_BITS < bits; pass++) {
+    memset(positions, 0, sizeof positions);
+    count_digits(keys, 0, n, pass, positions);
+    first_positions(positions);
+    scatter_digits(keys, rows, 0, n, pass, positions, spare_keys, spare_rows);
+    memcpy(keys, spare_keys, (size_t)n * sizeof *keys);
+    memcpy(rows, spare_rows, (size_t)n * sizeof *rows);
   }
+}
+
+// One pass of the sort of a problem that takes long, in parts.
+EXPORT int gpukmeans_few_count_digits(const struct sort_pass *pass, int64_t start, int64_t stop) {
+  count_digits(pass->keys, start, stop, pass->pass, pass->positions);
+  return 0;
+}
+
+EXPORT int gpukmeans_few_scatter_digits(const struct sort_pass *pass, int64_t start, int64_t stop) {
+  if (start == 0) first_positions(pass->positions);
+  scatter_digits(pass->keys, pass->rows, start, stop, pass->pass, pass->positions, pass->to_keys, pass->to_rows);
+  return 0;
+}
+
+// Passes of a sort of points of this number and width.
+EXPORT int64_t gpukmeans_few_sort_passes(int64_t n_rows, int64_t width) {
+  return (grid_bits(n_rows, (int)width) * width + DIGIT_BITS - 1) / DIGIT_BITS;
 }

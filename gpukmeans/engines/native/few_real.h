@@ -148,29 +148,53 @@ static void NAME(grid_cells)(const REAL *values, const REAL *lines, int bits, ui
   }
 }
 
+// Keys of rows [start, stop) of a problem, start being a multiple of BOX.
+static void NAME(keys)(const struct sorted_points *points, int64_t problem, int64_t start, int64_t stop,
+                       REAL lines[][MAX_LINES], uint32_t *keys) {
+  const int width = (int)points->width, bits = grid_bits(points->n_rows, width);
+  for (int64_t first = start; first < stop; first += BOX) {
+    uint32_t cells[MAX_WIDTH][BOX];
+    REAL values[MAX_WIDTH * BOX] = {0};
+    const int count = smaller(stop - first, BOX);
+    READ(&points->x, problem, width, NULL, first, count, values, BOX);
+    for (int channel = 0; channel < width; channel++)
+      NAME(grid_cells)(values + channel * BOX, lines[channel], bits, cells[channel]);
+    curve_keys(width, bits, cells);
+    memcpy(keys + first, cells[0], (size_t)count * sizeof *keys);
+  }
+}
+
 // Sorts the rows of problems [start, stop): `points->rows`. Scratch memory has 12 bytes for each row of a problem.
-EXPORT int NAME(gpukmeans_few_order)(const struct sorted_points *points, int64_t start, int64_t stop,
-                                     void *scratch) {
-  int width = (int)points->width;
+EXPORT int NAME(gpukmeans_few_order)(const struct sorted_points *points, int64_t start, int64_t stop, void *scratch) {
+  const int width = (int)points->width;
   const int64_t n_rows = points->n_rows;
   const int bits = grid_bits(n_rows, width);
   uint32_t *keys = scratch, *spare_keys = keys + n_rows;
+  int32_t *spare_rows = (int32_t *)(spare_keys + n_rows);
   for (int64_t problem = start; problem < stop; problem++) {
     REAL lines[MAX_WIDTH][MAX_LINES];
     NAME(grid_lines)(&points->x, n_rows, problem, width, bits, lines);
-    for (int64_t first = 0; first < n_rows; first += BOX) {
-      uint32_t cells[MAX_WIDTH][BOX];
-      REAL values[MAX_WIDTH * BOX] = {0};
-      const int count = smaller(n_rows - first, BOX);
-      READ(&points->x, problem, width, NULL, first, count, values, BOX);
-      for (int channel = 0; channel < width; channel++)
-        NAME(grid_cells)(values + channel * BOX, lines[channel], bits, cells[channel]);
-      curve_keys(width, bits, cells);
-      memcpy(keys + first, cells[0], (size_t)count * sizeof *keys);
-    }
-    int32_t *spare_rows = (int32_t *)(spare_keys + n_rows);
+    NAME(keys)(points, problem, 0, n_rows, lines, keys);
     sort_by_key(n_rows, bits * width, keys, points->rows + problem * n_rows, spare_keys, spare_rows);
   }
+  return 0;
+}
+
+// The keys and numbers of rows, for items [start, stop) of BOX rows each. The grid has to be computed before.
+EXPORT int NAME(gpukmeans_few_keys)(const struct sort_pass *pass, int64_t start, int64_t stop, void *scratch) {
+  (void)scratch;
+  const int64_t last = stop * BOX < pass->points.n_rows ? stop * BOX : pass->points.n_rows;
+  NAME(keys)(&pass->points, pass->problem, start * BOX, last, pass->lines, pass->keys);
+  for (int64_t row = start * BOX; row < last; row++) pass->rows[row] = (int32_t)row;
+  return 0;
+}
+
+// The grid of a problem.
+EXPORT int NAME(gpukmeans_few_grid)(const struct sort_pass *pass, int64_t start, int64_t stop, void *scratch) {
+  (void)start, (void)stop, (void)scratch;
+  const struct sorted_points *points = &pass->points;
+  const int width = (int)points->width;
+  NAME(grid_lines)(&points->x, points->n_rows, pass->problem, width, grid_bits(points->n_rows, width), pass->lines);
   return 0;
 }
 

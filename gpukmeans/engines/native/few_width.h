@@ -187,7 +187,7 @@ static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slo
           space->fine[channel * stride + j] = space->centers[channel * stride + list[j]];
     return length;
   }
-  // A list that was too long to be kept is made in each call. It has no slack, so it is not kept even if it is short now.
+  // A list that was too long to be kept is made in each call. It has no slack, so it is not kept, however short it is.
   const REAL slack = refresh ? ((const REAL *)pass->slack)[slot] : 0;
   if (*n_coarse < 0) {
     const int64_t large = problem * points->n_large + box / FANOUT;
@@ -212,8 +212,9 @@ static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slo
 // Adds the terms of the points of a box: to the totals of their labels, and less to those of their old ones, if these
 // were counted.
 static void OF_WIDTH(count_points)(const REAL *points, int64_t stride, int n_points, const double *weights,
-                                   const double *lowest, const double *scale, double weight_scale, const REAL_INT *labels,
-                                   const int32_t *old_labels, int were_counted, uint64_t *totals) {
+                                   const double *lowest, const double *scale, double weight_scale,
+                                   const REAL_INT *labels, const int32_t *old_labels, int were_counted,
+                                   uint64_t *totals) {
   for (int i = 0; i < n_points; i++) {
     if (were_counted && labels[i] == old_labels[i]) continue;
     uint64_t terms[WIDTH + 1], *to = totals + (int64_t)labels[i] * (WIDTH + 1);

@@ -229,6 +229,13 @@ def test_every_round_has_the_same_bits_on_two_threads(small_chunks, engine, prob
     check_rounds(x, weights, rounds_from(start, 1.0, generator), problems, engine)
 
 
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_points_that_are_sorted_in_parts_have_the_same_bits(width, monkeypatch):
+    monkeypatch.setattr(few, "_LONG_SORT", 300)
+    x = torch.rand(2, 1000, width, generator=seeded())
+    check_rounds(x, None, rounds_from(x[:, :40], 1.0, seeded(1)), [0, 1])
+
+
 def test_an_interrupted_call_leaves_no_trace(monkeypatch):
     x, centers = torch.rand(1, 5000, 3, generator=seeded()), torch.rand(1, 40, 3, generator=seeded(1))
     native, plain, fixed_point = SORTED.bind(x, None), PlainEngine().bind(x, None), fixed_point_of(x)
