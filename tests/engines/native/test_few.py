@@ -94,7 +94,7 @@ def test_every_round_has_the_bits_of_the_plain_engine(width, n, k, kind, weighte
 
 @pytest.mark.parametrize("engine", [NativeEngine(), SORTED], ids=["as given", "sorted"])
 @pytest.mark.parametrize(("dtype", "weights_dtype"), list(zip(DTYPES, [None, *DTYPES[1:][::-1]], strict=True)))
-def test_points_and_weights_may_be_of_any_dtype(engine, dtype, weights_dtype):
+def test_points_and_weights_may_be_of_any_dtype(each_library, engine, dtype, weights_dtype):
     generator = seeded()
     x = (torch.randn(2, 200, 3, generator=generator, dtype=torch.float64) * 40).clamp(0).to(dtype)
     weights = None if weights_dtype is None else torch.randint(4, (2, 200), generator=generator).to(weights_dtype)
@@ -124,7 +124,7 @@ def test_points_weights_and_centers_may_have_any_strides(engine):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", range(1, 9))
-def test_a_center_stays_a_candidate_where_rounding_decides(width, dtype):
+def test_a_center_stays_a_candidate_where_rounding_decides(each_library, width, dtype):
     # Boxes with two values, of which one is as far from b as from c, up to rounding: c is at the limit of what the
     # corner test excludes.
     generator = seeded(width)
