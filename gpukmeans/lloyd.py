@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gpukmeans.checkpoints import CheckpointState, from_tensors, to_tensors
 from gpukmeans.distance import squared_distance
+from gpukmeans.engines.native import iteration
 from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
@@ -94,11 +96,11 @@ def lloyd(
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
         active, ended = _start_runs(points, start, n_fixed), []
-        inertia, shifts, n_iter = active.lowest.clone(), torch.zeros_like(active.lowest), 0
+        inertia, shifts, n_iter = active.inertia, active.sqshift, 0
     else:
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
         active, ended = snapshot.active.resume(points, n_fixed), [(snapshot.ended, snapshot.fits)]
-        inertia, shifts, n_iter = snapshot.inertia.clone(), snapshot.shifts.clone(), int(snapshot.n_iter)
+        inertia, shifts, n_iter = snapshot.inertia, snapshot.shifts, int(snapshot.n_iter)
     stopped = False
     while len(active.run_ids) and n_iter < max_iter and not stopped:
         # At most the number so far plus one: a run that ends early is not measured long after its end.
@@ -109,13 +111,13 @@ def lloyd(
             n = min(n, every - n_iter % every)
         n_iter += n
         active = _move(active, project, relocate=True)
-        shifts.zero_()[active.run_ids] = active.sqshifts.amax(dim=1).sqrt()
+        shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, torch.zeros_like(shifts))
         if window == 1:  # a check costs less than measuring runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
         if len(active.run_ids):
-            active, going = _measure_and_decide(active, n, tol, project)
-            inertia[active.run_ids] = active.moments.weighted_sqdist()
+            active, going = _measure_and_decide(active, n, tol, project, all_going=window == 1)
+            inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
             finished, active = _split_finished(active, going)
             ended += finished
         stopped = callback is not None and callback(n_iter, inertia, shifts)
@@ -146,9 +148,12 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
 class _ActiveRuns:
     """Runs side by side, with their centers and moments, and the centers of the next iteration, `target`.
 
-    `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change.
-    `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `unresolved` (B,) marks
-    runs whose iterations must be repeated with checks: a fixed-point scale was too coarse, or a cluster became empty.
+    `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change. To
+    the target the largest squared distance of a center is `sqshift` (B,), `bound` (B,) is one of the squared distances
+    of points after the move, and `scale` (B,) the fixed-point scale that suits it. `inertia` (B,) is that of the
+    moments. `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `unresolved`
+    (B,) marks runs whose iterations must be repeated with checks: a fixed-point scale was too coarse, or a cluster
+    became empty.
     """
 
     run_ids: Tensor
@@ -156,7 +161,10 @@ class _ActiveRuns:
     centers: Tensor
     moments: Moments
     target: Tensor
-    sqshifts: Tensor
+    sqshift: Tensor
+    bound: Tensor
+    scale: Tensor
+    inertia: Tensor
     lowest: Tensor
     stalled: Tensor
     n_iter: Tensor
@@ -164,12 +172,18 @@ class _ActiveRuns:
     unresolved: Tensor
     n_fixed: int
 
+    def updated(self, **changes: Any) -> "_ActiveRuns":
+        """The runs with other values in some fields. `dataclasses.replace` takes as long as a pass over few points."""
+        runs = object.__new__(_ActiveRuns)
+        runs.__dict__.update(self.__dict__, **changes)
+        return runs
+
     def select(self, runs: list[int]) -> "_ActiveRuns":
         index = torch.tensor(runs, dtype=torch.int64, device="cpu")
         points, index = self.points.select(index), index.to(self.run_ids.device)
         names = [field.name for field in fields(self) if field.name not in ("points", "moments", "n_fixed")]
         tensors = {name: getattr(self, name)[index] for name in names}
-        return replace(self, points=points, moments=self.moments.select(index), **tensors)
+        return self.updated(points=points, moments=self.moments.select(index), **tensors)
 
     def fit(self) -> Fit:
         return Fit(centers=self.centers, moments=self.moments, n_iter=self.n_iter, converged=~self.going)
@@ -198,7 +212,10 @@ class _RunSnapshot:
             **{field.name: getattr(self, field.name) for field in fields(self)},
             points=own,
             target=self.centers,
-            sqshifts=torch.zeros(self.centers.shape[:2], dtype=torch.float64, device=self.centers.device),
+            sqshift=torch.zeros_like(self.lowest),
+            bound=torch.zeros_like(self.lowest),
+            scale=torch.zeros_like(self.lowest),
+            inertia=self.moments.weighted_sqdist(),
             going=torch.ones_like(self.run_ids) > 0,
             unresolved=torch.zeros_like(self.run_ids) > 0,
             n_fixed=n_fixed,
@@ -242,20 +259,29 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
     moments = measure_at(points, centers)
     run_ids = torch.arange(len(centers), device=centers.device)
     zeros = torch.zeros_like(run_ids)
+    inertia = moments.weighted_sqdist()
     return _ActiveRuns(
         run_ids=run_ids,
         points=points,
         centers=centers,
         moments=moments,
         target=centers,
-        sqshifts=torch.zeros(centers.shape[:2], dtype=torch.float64, device=centers.device),
-        lowest=moments.weighted_sqdist(),
+        sqshift=torch.zeros_like(inertia),
+        bound=torch.zeros_like(inertia),
+        scale=torch.zeros_like(inertia),
+        inertia=inertia,
+        lowest=inertia,
         stalled=zeros,
         n_iter=zeros,
         going=zeros == 0,
         unresolved=zeros > 0,
         n_fixed=n_fixed,
     )
+
+
+def _of_all_runs(values: Tensor, run_ids: Tensor, others: Tensor) -> Tensor:
+    """The values (B,) of the active runs, in the order of all runs; those of the other runs are `others`."""
+    return values if len(values) == len(others) else others.index_copy(0, run_ids, values)
 
 
 def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _ActiveRuns]:
@@ -271,6 +297,12 @@ def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) ->
 
     With `relocate`, which waits for a GPU, empty clusters move to the worst-served points.
     """
+    if relocate and project is None:
+        total_weight = active.points.total_weight
+        state = active.centers, active.moments, active.going, active.n_iter
+        moved = iteration.move(*state, n_fixed=active.n_fixed, total_weight=total_weight)
+        if moved is not None:
+            return active.updated(**moved._asdict())
     centers, moments, unresolved = active.centers, active.moments, active.unresolved
     missing = active.going & _misses_a_cluster(moments, active.n_fixed)
     if not relocate:
@@ -279,10 +311,13 @@ def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) ->
         centers, moments = _relocated_runs(active, missing)
     means = next_centers(centers, moments, project, active.n_fixed)
     target = torch.where(active.going[:, None, None], means, active.centers)
-    return replace(
-        active,
+    sqshifts = _sqshifts(target, active.centers)
+    bound = _bound_after_move(active.moments, sqshifts)
+    return active.updated(
         target=target,
-        sqshifts=_sqshifts(target, active.centers),
+        sqshift=sqshifts.amax(dim=1),
+        bound=bound,
+        scale=active.points.sqdist_scale(bound),
         n_iter=active.n_iter + active.going,
         going=(target != active.centers).flatten(1).any(dim=1),
         unresolved=unresolved,
@@ -306,10 +341,10 @@ def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
 
 
 def _measure_and_decide(
-    moved: _ActiveRuns, n: int, tol: float, project: Projection | None
+    moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
 ) -> tuple[_ActiveRuns, list[bool]]:
     """The runs after `n` iterations, the first of them already moved, and which continue. Waits once for a GPU."""
-    active = _iterate(moved, n, tol, project, careful=False)
+    active = _iterate(moved, n, tol, project, careful=False, all_going=all_going)
     going, unresolved = torch.stack([active.going, active.unresolved]).tolist()
     if any(unresolved):
         active = _iterate(moved, n, tol, project, careful=True)
@@ -317,45 +352,57 @@ def _measure_and_decide(
     return active, going
 
 
-def _iterate(moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool) -> _ActiveRuns:
-    """The runs after `n` iterations, the first of them already moved.
+def _iterate(
+    moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
+) -> _ActiveRuns:
+    """The runs after `n` iterations, the first of them already moved. With `all_going` no run has ended before it.
 
     Only if `careful` are empty clusters relocated and coarse measurements repeated, which waits for a GPU.
     """
-    active = _decide(moved, *_measure(moved, careful), tol)
+    active = _measure(moved, tol, twice=careful, all_going=all_going)
     for _ in range(n - 1):
-        moved = _move(active, project, relocate=careful)
-        active = _decide(moved, *_measure(moved, careful), tol)
+        active = _measure(_move(active, project, relocate=careful), tol, twice=careful, all_going=False)
     return active
 
 
-def _measure(moved: _ActiveRuns, twice: bool) -> tuple[Moments, Tensor]:
-    """The second step: moments at the next centers, and which runs are unresolved (B,), as their scale was too coarse.
+def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) -> _ActiveRuns:
+    """The second step: the runs at their next centers, measured there. Converged runs end.
 
-    `twice` measures again at a scale that is fine enough.
+    A run measured at a scale that was too coarse is unresolved. `twice` measures again at one that is fine enough.
     """
-    bound = _bound_after_move(moved.moments, moved.sqshifts)
-    moments = moved.points.measure(moved.target, bound)
-    refined = _tightened_bound(moments, bound)
+    bound = moved.bound
+    moments = moved.points.measure(moved.target, bound, moved.scale)
     if twice:
-        return moved.points.measure(moved.target, refined), moved.unresolved
-    return moments, moved.unresolved | (moved.going & (refined < bound))
+        bound = _tightened_bound(moments, bound)
+        moments = moved.points.measure(moved.target, bound)
+    decision = _decide(moved, moments, bound, tol)
+    return moved.updated(
+        centers=moved.target,
+        moments=moments if all_going else moments.where(moved.going, moved.moments),
+        inertia=decision.inertia,
+        lowest=decision.lowest,
+        stalled=decision.stalled,
+        going=decision.going,
+        unresolved=moved.unresolved | decision.is_coarse,
+    )
 
 
-def _decide(moved: _ActiveRuns, moments: Moments, unresolved: Tensor, tol: float) -> _ActiveRuns:
-    """The third step: the runs at their next centers. Converged runs end."""
-    before, inertia = moved.moments.weighted_sqdist(), moments.weighted_sqdist()
+def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> iteration.Decision:
+    """The state of the runs, by the moments at their next centers."""
+    arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled
+    rule = {"n_fixed": moved.n_fixed, "tol": tol, "patience": _PATIENCE, "too_coarse": _TOO_COARSE}
+    if (decision := iteration.decide(*arguments, **rule)) is not None:
+        return decision
+    before, inertia = moved.inertia, moments.weighted_sqdist()
     stalled = torch.where(inertia < moved.lowest, 0, moved.stalled + 1)
     missing = _misses_a_cluster(moments, moved.n_fixed)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~missing)
-    return replace(
-        moved,
-        centers=moved.target,
-        moments=moments.where(moved.going, moved.moments),
+    return iteration.Decision(
+        inertia=torch.where(moved.going, inertia, moved.inertia),
         lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
         going=moved.going & ~settled,
-        unresolved=unresolved,
+        is_coarse=moved.going & (_tightened_bound(moments, bound) < bound),
     )
 
 
@@ -366,9 +413,12 @@ def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
 
 
 def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:
-    """A bound (B,) on the squared distances after the move, by the triangle inequality."""
+    """A bound (B,) on the squared distances after the move: (a + b)² <= 2(a² + b²), by the triangle inequality.
+
+    Without roots, which some devices and libraries round in other ways: the bound decides about a scale.
+    """
     of_used = sqshifts.where(moments.totals > 0, 0)
-    return (moments.worst_sqdist.double().sqrt() + of_used.amax(dim=1).sqrt()) ** 2
+    return 2 * (moments.worst_sqdist.double() + of_used.amax(dim=1))
 
 
 def _sqshifts(moved: Tensor, centers: Tensor) -> Tensor:

@@ -223,9 +223,9 @@ def count_measurements(monkeypatch, kind):
     """A list that receives the number of runs of each call of `measure` of this class."""
     measured_runs, plain = [], kind.measure
 
-    def counting(self, centers, sqdist_bound):
+    def counting(self, centers, *bounds):
         measured_runs.append(len(centers))
-        return plain(self, centers, sqdist_bound)
+        return plain(self, centers, *bounds)
 
     monkeypatch.setattr(kind, "measure", counting)
     return measured_runs
@@ -425,9 +425,9 @@ def far_outliers():
 def test_the_rounds_of_a_window_are_repeated_if_a_scale_was_too_coarse(monkeypatch):
     calls, plain = [], _iterate
 
-    def recording(moved, rounds, *args, careful):
+    def recording(moved, rounds, *args, careful, **options):
         calls.append((rounds, careful))
-        return plain(moved, rounds, *args, careful=careful)
+        return plain(moved, rounds, *args, careful=careful, **options)
 
     monkeypatch.setattr(module, "_iterate", recording)
     points, centers = far_outliers()
@@ -581,9 +581,9 @@ def test_all_tensors_of_a_window_are_on_the_device_of_the_points():
 def test_eight_more_rounds_need_one_more_check(monkeypatch):
     checks, plain = [], module._measure_and_decide
 
-    def counting(moved, rounds, *args):
+    def counting(moved, rounds, *args, **options):
         checks.append(rounds)
-        return plain(moved, rounds, *args)
+        return plain(moved, rounds, *args, **options)
 
     monkeypatch.setattr(module, "_measure_and_decide", counting)
     x = torch.rand(3000, 2, generator=seeded())

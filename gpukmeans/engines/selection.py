@@ -8,14 +8,16 @@ from gpukmeans.engines.base import Engine
 from gpukmeans.engines.cells.engine import CellsEngine
 from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.matmul import MatmulEngine
+from gpukmeans.engines.native.engine import NativeEngine
 from gpukmeans.engines.plain import PlainEngine
 
-EngineName = Literal["auto", "triton", "cells", "matmul", "plain"]
+EngineName = Literal["auto", "triton", "native", "cells", "matmul", "plain"]
 """A name of `ENGINES`, or "auto"."""
 
 # Fastest first, where `_is_fast` holds. The plain engine is last: it supports the most points.
 ENGINES: dict[str, Engine] = {
     "triton": TritonEngine(),
+    "native": NativeEngine(),
     "cells": CellsEngine(),
     "matmul": MatmulEngine(),
     "plain": PlainEngine(),
@@ -30,8 +32,9 @@ _CELLS_MAX_WIDTH, _CELLS_MIN_POINTS = 4, 1 << 14
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
 
-    "auto" is "triton" for up to 8 coordinates on CUDA, else "cells" for up to 4 coordinates of at least 16,384 points,
-    else "matmul", else "plain". An engine with an `unsupported_reason` is skipped.
+    "auto" is "triton" for up to 8 coordinates on CUDA and "native" for up to 8 on the CPU, else "cells" for up to 4
+    coordinates of at least 16,384 points, else "matmul", else "plain". An engine with an `unsupported_reason` is
+    skipped.
 
     ValueError for an unknown name, and with the reason if the engine, or for "auto" every engine, does not support
     these points. TypeError for an object that is not an engine.

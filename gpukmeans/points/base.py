@@ -166,7 +166,8 @@ class Points:
         return torch.tensor(self.problems, device=self.device)
 
     @cached_property
-    def _total_weight(self) -> Tensor:
+    def total_weight(self) -> Tensor:
+        """The weight of all points (B,), float64."""
         return self.stats.total_weight[self._index]
 
     def select(self, runs: Tensor) -> "Points":
@@ -180,10 +181,13 @@ class Points:
             torch.minimum(lowest, self.fixed_point.lowest), torch.maximum(highest, self.fixed_point.highest)
         )
 
-    def measure(self, centers: Tensor, sqdist_bound: Tensor) -> Moments:
-        """Moments at centers (B, K, D). No squared distance to a nearest center may exceed `sqdist_bound` (B,)."""
-        fixed_point = replace(self.fixed_point, sqdist=self._sqdist_scale(sqdist_bound))
-        return self.source.measure(centers, fixed_point, self.problems)
+    def measure(self, centers: Tensor, sqdist_bound: Tensor, scale: Tensor | None = None) -> Moments:
+        """Moments at centers (B, K, D). No squared distance to a nearest center may exceed `sqdist_bound` (B,).
+
+        `scale` (B,) is the `sqdist_scale` of the bound, where it is known.
+        """
+        scale = self.sqdist_scale(sqdist_bound) if scale is None else scale
+        return self.source.measure(centers, replace(self.fixed_point, sqdist=scale), self.problems)
 
     def worst_served(self, centers: Tensor, n: int) -> WorstServed:
         """The n points with weight that are farthest from their nearest centers (B, K, D), without equal points."""
@@ -230,10 +234,11 @@ class Points:
         return points_from_source(self.source.centers_as_points(centers, weights))
 
     def _d2_scale(self, nearest: NearestState) -> Tensor:
-        return self._sqdist_scale(nearest.max_sqdist(self._total_weight))
+        return self.sqdist_scale(nearest.max_sqdist(self.total_weight))
 
-    def _sqdist_scale(self, sqdist_bound: Tensor) -> Tensor:
-        return finest_scale(self._total_weight * sqdist_bound)
+    def sqdist_scale(self, sqdist_bound: Tensor) -> Tensor:
+        """The finest scale (B,) for the sum of w·d² if no squared distance exceeds the bound (B,)."""
+        return finest_scale(self.total_weight * sqdist_bound)
 
     def _sample(
         self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]

@@ -21,25 +21,38 @@ class LimitedEngine(PlainEngine):
 
 def test_each_engine_is_listed_under_its_own_name():
     assert {name: engine.name for name, engine in ENGINES.items()} == {
-        name: name for name in ("triton", "cells", "matmul", "plain")
+        name: name for name in ("triton", "native", "cells", "matmul", "plain")
     }
 
 
-def test_auto_chooses_cells_for_many_points_of_few_coordinates():
+def test_auto_chooses_the_native_engine_for_few_coordinates_on_the_cpu():
+    if ENGINES["native"].unsupported_reason(X) is not None:
+        pytest.skip("there are no native kernels")
+    assert choose("auto", torch.rand(2, 3, 8)) is ENGINES["native"]
+    assert choose("auto", torch.rand(20_000, 1)) is ENGINES["native"]
+    assert choose("auto", torch.rand(3, 9)) is ENGINES["matmul"]
+
+
+@pytest.fixture
+def no_native(monkeypatch):
+    monkeypatch.setitem(ENGINES, "native", LimitedEngine())
+
+
+def test_auto_chooses_cells_for_many_points_of_few_coordinates(no_native):
     assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
     assert choose("auto", torch.rand(2, 16_384, 4)) is ENGINES["cells"]
     assert choose("auto", torch.rand(16_383, 4)) is ENGINES["matmul"]
     assert choose("auto", torch.rand(16_384, 5)) is ENGINES["matmul"]
 
 
-def test_auto_chooses_the_first_engine_that_supports_the_points(monkeypatch):
+def test_auto_chooses_the_first_engine_that_supports_the_points(no_native, monkeypatch):
     assert choose("auto", X) is ENGINES["matmul"]
     plain = ENGINES["plain"]
     monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"limited": LimitedEngine(), "plain": plain})
     assert choose("auto", X) is plain
 
 
-def test_auto_computes_no_reason_of_an_engine_that_is_not_needed(monkeypatch):
+def test_auto_computes_no_reason_of_an_engine_that_is_not_needed(no_native, monkeypatch):
     class FailingEngine(PlainEngine):
         def unsupported_reason(self, x):
             raise AssertionError("a reason was computed")
@@ -74,7 +87,7 @@ def test_an_engine_that_does_not_support_the_points_is_refused_with_its_reason()
 
 
 def test_an_unknown_name_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match="one of auto, triton, cells, matmul, plain or an engine, got 'cuda'"):
+    with pytest.raises(ValueError, match="one of auto, triton, native, cells, matmul, plain or an engine, got 'cuda'"):
         choose("cuda", X)
 
 

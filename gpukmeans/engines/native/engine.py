@@ -1,0 +1,89 @@
+"""The native engine: kernels in C for the CPU, with the bits of the plain engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.base import Assignment
+from gpukmeans.engines.native.few import MAX_WIDTH, FewCoordinates
+from gpukmeans.engines.native.library import unavailable_reason
+from gpukmeans.fixed_point import FixedPoint
+from gpukmeans.moments import Moments
+from gpukmeans.tiling import ProblemIndex
+from gpukmeans.validation import dtype_and_shape
+
+# The dtypes of centers, in which kernels compute.
+_COMPUTE_DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class NativeEngine:
+    """Runs on the CPU, for plain tensors of up to 8 coordinates. No bit depends on a field.
+
+    The second `measure` of at least `sorts_from` points copies them into spatial order.
+    """
+
+    sorts_from: int = 1024
+    name = "native"
+
+    def unsupported_reason(self, x: Tensor) -> str | None:
+        if x.device.type != "cpu":
+            return f"its kernels are for the CPU, and these points are on {x.device}"
+        if not _is_plain(x):
+            return f"its kernels read memory, and these points are a {type(x).__name__} without memory of their own"
+        if x.shape[-1] > MAX_WIDTH:
+            return f"its kernels are for points of up to {MAX_WIDTH} coordinates, got {x.shape[-1]}"
+        return unavailable_reason()
+
+    def bind(self, x: Tensor, weights: Tensor | None) -> "BoundNativeEngine":
+        return BoundNativeEngine(x, weights, self)
+
+
+class BoundNativeEngine:
+    """The native engine, bound to points (P, N, D) and weights (P, N)."""
+
+    def __init__(self, x: Tensor, weights: Tensor | None, engine: NativeEngine) -> None:
+        self._x = x.resolve_neg()
+        self._state = _state_for(self._x, None if weights is None else weights.resolve_neg(), engine)
+        self._problem_index = ProblemIndex(x.device)
+        self._checked: Tensor | None = None
+
+    def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
+        """Labels (B, N) int64 and squared distances (B, N), in the dtype of the centers (B, K, D)."""
+        return self._state.assign(*self._checked_runs(centers, problems))
+
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
+        """Moments at centers (B, K, D)."""
+        centers, index = self._checked_runs(centers, problems)
+        return self._state.measure(centers, fixed_point, index)
+
+    def _checked_runs(self, centers: Tensor, problems: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Contiguous centers and the problems as a tensor. ValueError for sizes by which kernels would leave memory."""
+        n_problems, _, width = self._x.shape
+        if centers.shape != (len(problems), centers.shape[1], width) or centers.dtype not in _COMPUTE_DTYPES:
+            raise ValueError(
+                f"centers must be float32 or float64 of shape ({len(problems)}, K, {width}), got"
+                f" {dtype_and_shape(centers)}"
+            )
+        index = self._problem_index(problems)
+        if index is not self._checked:
+            if len(problems) and not 0 <= min(problems) <= max(problems) < n_problems:
+                raise ValueError(f"problems must be from 0 to {n_problems - 1}, got {min(problems)} to {max(problems)}")
+            self._checked = index
+        return centers.resolve_neg().contiguous(), index
+
+
+def _state_for(x: Tensor, weights: Tensor | None, engine: NativeEngine) -> FewCoordinates:
+    """The kernels for points (P, N, D) of this width, with their state."""
+    return FewCoordinates(x, weights, engine.sorts_from)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether the values of the tensor are at its address: no subclass, no tensor of a transformation as `vmap`."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
+    )

@@ -1,0 +1,194 @@
+// Points of few coordinates (D <= 8): labels, totals, inertia and the largest squared distance at K centers.
+//
+// Points lie along a Hilbert curve in small boxes of 64. A box is compared with its candidates only, the centers that
+// a bound with a margin for rounding does not exclude, and a box whose candidates stand still is skipped. The reference
+// distance decides among the candidates, each operation rounded once, so results are those of a comparison with all
+// centers. Sums are integers, which may be added in any order.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+
+// Points of a small box, and small boxes of a large one. gpukmeans/engines/native/few.py has the same numbers.
+enum { BOX = 64, FANOUT = 16, MAX_WIDTH = 8 };
+
+// An array of any dtype of torch: strides in elements, of problems, rows and channels. Without data it does not exist.
+struct array {
+  const void *data;
+  int64_t type;
+  int64_t strides[3];
+};
+enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, UINT8, INT8, INT16, INT32, INT64 };
+
+// Points as given, without order. Of the results those with a pointer are computed; totals and inertia are added to.
+struct direct_pass {
+  struct array x, weights;
+  int64_t n_rows, n_clusters, width;
+  const int64_t *problems; // (B,)
+  const void *centers; // (B, K, D)
+  const double *sum_scale; // (B, D)
+  const double *lowest; // (B, D)
+  const double *weight_scale; // (B,)
+  const double *sqdist_scale; // (B,)
+  uint64_t *totals; // (B, K, D + 1): of w·(x - lowest), then of w
+  uint64_t *inertia; // (B,)
+  void *worst; // (B,)
+  int64_t *labels; // (B, N)
+  void *sqdist; // (B, N)
+};
+
+// A copy of the points of P problems in spatial order, in n_small boxes of a problem, and n_large ones.
+struct sorted_points {
+  struct array x, weights;
+  int64_t n_problems, n_rows, n_small, n_large, width;
+  void *sorted; // (P, D, n_small * BOX), padded by the last point
+  double *sorted_weights; // (P, n_small * BOX), padded by 0; none for weights of 1
+  int32_t *rows; // (P, N)
+  void *small; // (P, n_small, 2, D): midpoint and half width in each coordinate
+  void *large; // (P, n_large, 2, D)
+  double *half_diagonal; // (P,): the mean of the small boxes
+  double *heaviest; // (P,): the largest weight
+  uint8_t *has_absent; // (P,): whether a weight is 0
+};
+
+// One pass of the radix sort of the rows of a problem, and the keys from which it starts.
+struct sort_pass {
+  struct sorted_points points;
+  int64_t problem, pass;
+  void *lines;            // (MAX_WIDTH, MAX_LINES): the grid of the keys
+  uint32_t *keys, *to_keys; // (N,)
+  int32_t *rows, *to_rows;  // (N,)
+  int64_t *positions;       // (N_DIGITS,): counts of digits, then where their next key goes
+};
+
+// B runs over sorted points. State has one slot for each run; run b uses slot slots[b].
+struct sorted_pass {
+  struct sorted_points points;
+  int64_t n_clusters, capacity; // the longest list that is kept
+  int64_t n_slots;
+  const int64_t *slot_problems, *problems; // (n_slots,) and (B,)
+  int64_t *slots; // (B,), possibly none for `assign`
+  const void *centers; // (B, K, D)
+  const double *sum_scale, *lowest, *weight_scale, *sqdist_scale;
+  uint64_t *totals; // by slot (K, D + 1)
+  int32_t *labels; // by slot (n_small * BOX,)
+  int32_t *lists, *counts; // by slot (n_small, capacity) and (n_small,); a count of 0 is a list not kept
+  uint64_t *box_inertia; // by slot (n_small,)
+  void *box_worst; // by slot (n_small,)
+  void *last, *origins, *slack; // by slot (K, D), (K, D) and (): centers of the last call, and of the lists
+  double *scales; // by slot (2D + 2,): scales and origin of the last call
+  uint8_t *moved; // by slot (K,): whether a center differs from that of the last call
+  int32_t *flags; // by slot
+  uint64_t *total_changes; // by run (K, D + 1): where changes of totals are added; none: to the totals
+  uint64_t *total_results; // (B, K, D + 1)
+  uint64_t *inertia; // (B,)
+  void *worst; // (B,)
+  int64_t *label_results; // (B, N)
+  void *sqdist_results; // (B, N)
+};
+// VALID: the slot has the results of an earlier call. REFRESH: lists are made again. RECOUNT: totals are computed from
+// all points. RESCALE: the inertia of all boxes is computed again.
+enum { VALID = 1, REFRESH = 2, RECOUNT = 4, RESCALE = 8 };
+
+// The slack of new lists: this multiple of the last move of the centers, but no more than this fraction of the half
+// diagonal of a box, as lists that are too long cost more than new ones.
+static const double slack_per_move = 4.0, most_slack = 0.15;
+
+static inline float float_of_half(uint16_t half) {
+  uint32_t exponent = half >> 10 & 31, fraction = half & 1023, sign = (uint32_t)(half >> 15) << 31, bits;
+  if (!exponent) return (sign ? -1.0f : 1.0f) * ((float)fraction * 0x1p-24f);
+  bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+static inline float float_of_bfloat16(uint16_t high) {
+  uint32_t bits = (uint32_t)high << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+#define VALUE(value) (value)
+#define READ_CASE(code, type, convert, real)                                                                           \
+  case code: {                                                                                                         \
+    const type *from = (const type *)array->data + problem * array->strides[0];                                        \
+    for (int i = 0; i < count; i++) {                                                                                  \
+      const type *row = from + (rows ? rows[i] : first + i) * array->strides[1];                                       \
+      for (int channel = 0; channel < width; channel++)                                                                \
+        to[channel * stride + i] = (real)convert(row[channel * array->strides[2]]);                                    \
+    }                                                                                                                  \
+    break;                                                                                                             \
+  }
+// Values (width, stride) of up to BOX rows of a problem: of these, or of those from `first` on. All channels of a row
+// at once, as rows in any order are in cache lines of their own.
+#define DEFINE_READ(name, real)                                                                                        \
+  static void name(const struct array *array, int64_t problem, int width, const int32_t *rows, int64_t first,          \
+                   int count, real *to, int64_t stride) {                                                              \
+    switch (array->type) {                                                                                             \
+      READ_CASE(FLOAT32, float, VALUE, real)                                                                           \
+      READ_CASE(FLOAT64, double, VALUE, real)                                                                          \
+      READ_CASE(FLOAT16, uint16_t, float_of_half, real)                                                                \
+      READ_CASE(BFLOAT16, uint16_t, float_of_bfloat16, real)                                                           \
+      READ_CASE(UINT8, uint8_t, VALUE, real)                                                                           \
+      READ_CASE(INT8, int8_t, VALUE, real)                                                                             \
+      READ_CASE(INT16, int16_t, VALUE, real)                                                                           \
+      READ_CASE(INT32, int32_t, VALUE, real)                                                                           \
+      READ_CASE(INT64, int64_t, VALUE, real)                                                                           \
+    }                                                                                                                  \
+  }
+DEFINE_READ(read_f32, float)
+DEFINE_READ(read_f64, double)
+
+static inline int smaller(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
+
+#include "few_order.h"
+
+#define REAL float
+#define REAL_INT int32_t
+#define REAL_INT_MAX INT32_MAX
+#define REAL_EPS 0x1p-23f
+#define REAL_TINY 0x1p-126f
+#define REAL_HUGE 0x1p126f
+#define VECTOR f32_vector
+#define MASK i32_vector
+#define LANES F32_LANES
+#define V(name) f32_##name
+#define MASK_SELECT i32_select
+#define SQRT sqrtf
+#define READ read_f32
+#define NAME(name) name##_f32
+#include "few_real.h"
+#undef REAL
+#undef REAL_INT
+#undef REAL_INT_MAX
+#undef REAL_EPS
+#undef REAL_TINY
+#undef REAL_HUGE
+#undef VECTOR
+#undef MASK
+#undef LANES
+#undef V
+#undef MASK_SELECT
+#undef SQRT
+#undef READ
+#undef NAME
+
+#define REAL double
+#define REAL_INT int64_t
+#define REAL_INT_MAX INT64_MAX
+#define REAL_EPS 0x1p-52
+#define REAL_TINY 0x1p-1022
+#define REAL_HUGE 0x1p1022
+#define VECTOR f64_vector
+#define MASK i64_vector
+#define LANES F64_LANES
+#define V(name) f64_##name
+#define MASK_SELECT i64_select
+#define SQRT sqrt
+#define READ read_f64
+#define NAME(name) name##_f64
+#include "few_real.h"

@@ -1,0 +1,477 @@
+"""Points of few coordinates: arguments, memory and calls of the kernels of few.c."""
+
+from collections.abc import Callable
+from ctypes import Structure, addressof, c_int64, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.base import Assignment
+from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.threads import run_chunks
+from gpukmeans.fixed_point import FixedPoint
+from gpukmeans.moments import Moments
+from gpukmeans.tiling import blocks
+
+MAX_WIDTH = 8
+# Points of a small box, and small boxes of a large one, as in few.c.
+_BOX, _FANOUT = 64, 16
+# The longest list of candidates that is kept.
+_CAPACITY = 64
+# The most points of a problem that are sorted, as their rows are int32.
+_MAX_SORTED = (1 << 31) - 1
+# A problem of as many rows is sorted in parts of so many. The sizes of the radix sort and its grid are in few_order.h.
+_LONG_SORT = 1 << 18
+_N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
+# Centers from which on `assign` uses the order.
+_MIN_CENTERS = 16
+# Nanoseconds of a chunk, at most, and of work for which another thread does not pay. Estimates for a point and each
+# coordinate: of a comparison with a center, and of all else.
+_LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
+_COMPARISON, _OTHER = 0.15, 5.0
+
+# The codes of dtypes in few.c.
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+
+
+class _Array(Structure):
+    """`struct array` of few.c."""
+
+    _fields_ = [("data", c_void_p), ("type", c_int64), ("strides", c_int64 * 3)]
+
+    @staticmethod
+    def of(tensor: Tensor | None) -> "_Array":
+        """A tensor of problems, rows and, unless it has none, channels."""
+        if tensor is None:
+            return _Array()
+        return _Array(tensor.data_ptr(), _CODES[tensor.dtype], (c_int64 * 3)(*tensor.stride()))
+
+
+def _numbers(*names: str) -> list[tuple[str, type]]:
+    return [(name, c_int64) for name in names]
+
+
+def _pointers(*names: str) -> list[tuple[str, type]]:
+    return [(name, c_void_p) for name in names]
+
+
+class _DirectPass(Structure):
+    """`struct direct_pass` of few.c."""
+
+    _fields_ = [
+        ("x", _Array),
+        ("weights", _Array),
+        *_numbers("n_rows", "n_clusters", "width"),
+        *_pointers("problems", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"),
+        *_pointers("totals", "inertia", "worst", "labels", "sqdist"),
+    ]
+
+
+class _SortedPoints(Structure):
+    """`struct sorted_points` of few.c."""
+
+    _fields_ = [
+        ("x", _Array),
+        ("weights", _Array),
+        *_numbers("n_problems", "n_rows", "n_small", "n_large", "width"),
+        *_pointers("sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"),
+    ]
+
+
+class _SortPass(Structure):
+    """`struct sort_pass` of few.c."""
+
+    _fields_ = [
+        ("points", _SortedPoints),
+        *_numbers("problem", "sort_pass"),
+        *_pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
+    ]
+
+
+class _SortedPass(Structure):
+    """`struct sorted_pass` of few.c."""
+
+    _fields_ = [
+        ("points", _SortedPoints),
+        *_numbers("n_clusters", "capacity", "n_slots"),
+        *_pointers(
+            "slot_problems", "problems", "slots", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"
+        ),
+        *_pointers("totals", "labels", "lists", "counts", "box_inertia", "box_worst"),
+        *_pointers("last", "origins", "slack", "scales", "moved", "flags"),
+        *_pointers("total_changes", "total_results", "inertia", "worst", "label_results", "sqdist_results"),
+    ]
+
+
+def _point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
+    """Set pointers to contiguous tensors, which the caller keeps while a kernel runs."""
+    for name, tensor in tensors.items():
+        setattr(arguments, name, tensor.data_ptr())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sums:
+    """Sums of B runs in fixed-point units, and the largest squared distances. Parts add.
+
+    `totals` (B, K, D + 1) are of w·(x - lowest) in each coordinate and, last, of w; `inertia` is (B,), `worst` (B,).
+    """
+
+    totals: Tensor
+    inertia: Tensor
+    worst: Tensor
+
+    @staticmethod
+    def zeros(centers: Tensor) -> "_Sums":
+        """Sums of no points at centers (B, K, D)."""
+        n_runs, n_clusters, width = centers.shape
+        return _Sums(
+            totals=torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu"),
+            inertia=torch.zeros(n_runs, dtype=torch.int64, device="cpu"),
+            worst=torch.full((n_runs,), -1.0, dtype=centers.dtype, device="cpu"),
+        )
+
+    def add(self, other: "_Sums") -> None:
+        """Add the sums of other points, in place."""
+        self.totals.add_(other.totals)
+        self.inertia.add_(other.inertia)
+        torch.maximum(self.worst, other.worst, out=self.worst)
+
+    def moments(self, fixed_point: FixedPoint) -> Moments:
+        return Moments(
+            fixed_point=fixed_point,
+            sums=self.totals[..., :-1],
+            totals=self.totals[..., -1],
+            inertia=self.inertia,
+            worst_sqdist=self.worst,
+        )
+
+
+class FewCoordinates:
+    """Points (P, N, D), D at most 8, and the state of the runs over them. No result depends on the state.
+
+    From the second `measure` on points of at least `sorts_from` rows are in spatial order, and lists and totals follow
+    those of the last call.
+    """
+
+    def __init__(self, x: Tensor, weights: Tensor | None, sorts_from: int) -> None:
+        self._x = x
+        self._weights = weights
+        self._sorts = sorts_from <= x.shape[1] <= _MAX_SORTED
+        self._was_measured = False
+        self._runs: _SortedRuns | None = None
+
+    def assign(self, centers: Tensor, problems: Tensor) -> Assignment:
+        """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D)."""
+        n_runs, n_rows = len(centers), self._x.shape[1]
+        labels = _empty(n_runs, n_rows, dtype=torch.int64)
+        sqdist = _empty(n_runs, n_rows, dtype=centers.dtype)
+        if self._runs is not None and self._runs.dtype == centers.dtype and centers.shape[1] >= _MIN_CENTERS:
+            self._runs.assign(centers, problems, labels, sqdist)
+        else:
+            self._compare(centers, problems, {"labels": labels, "sqdist": sqdist})
+        return Assignment(labels, sqdist)
+
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Tensor) -> Moments:
+        """Moments at centers (B, K, D)."""
+        sums = _Sums.zeros(centers)
+        if self._sorts and self._was_measured:
+            self._sorted_runs(centers, problems).measure(centers, _scales(fixed_point), problems, sums)
+        else:
+            self._compare(centers, problems, vars(sums) | _scales(fixed_point), sums)
+        self._was_measured = True
+        return sums.moments(fixed_point)
+
+    def _sorted_runs(self, centers: Tensor, problems: Tensor) -> "_SortedRuns":
+        """State for these runs: that of the last call if it has one for each of them, else new."""
+        runs, self._runs = self._runs, None  # frees memory before more is allocated
+        if runs is None or runs.dtype != centers.dtype:
+            runs = _SortedRuns(_SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
+        elif not runs.select(centers, problems):
+            runs = _SortedRuns(runs.points, centers, problems)
+        self._runs = runs
+        return runs
+
+    def _compare(
+        self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], sums: _Sums | None = None
+    ) -> None:
+        """Compute results without an order: each point is compared with the centers that its block does not exclude."""
+        n_runs, n_clusters, width = centers.shape
+        n_rows = self._x.shape[1]
+        arguments = _DirectPass(_Array.of(self._x), _Array.of(self._weights), n_rows, n_clusters, width)
+        _point_to(arguments, {"problems": problems, "centers": centers, **tensors})
+        n_blocks = -(-n_rows // _BOX)
+        chunk, splits = _chunk(n_runs, n_blocks, min(_BOX, n_rows) * width * (_COMPARISON * n_clusters + _OTHER))
+
+        def memory() -> _Memory:
+            if sums is None or not splits:
+                return _Memory(addressof(arguments), _workspace(centers))
+            own = _Sums.zeros(centers)
+            copy = _DirectPass.from_buffer_copy(arguments)
+            _point_to(copy, vars(own))
+            return _Memory(addressof(copy), _workspace(centers), copy, own)
+
+        for used in _run(_function("direct", centers.dtype), memory, n_runs * n_blocks, chunk):
+            if sums is not None and used.result is not None:
+                sums.add(used.result)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SpatialOrder:
+    """Points of P problems along a Hilbert curve, in boxes: the tensors of `struct sorted_points`."""
+
+    arguments: _SortedPoints
+    tensors: dict[str, Tensor]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(x: Tensor, weights: Tensor | None, dtype: torch.dtype) -> "_SpatialOrder":
+        n_problems, n_rows, width = x.shape
+        n_small = -(-n_rows // _BOX)
+        n_large = -(-n_small // _FANOUT)
+        arguments = _SortedPoints(_Array.of(x), _Array.of(weights), n_problems, n_rows, n_small, n_large, width)
+        tensors = {"rows": _empty(n_problems, n_rows, dtype=torch.int32)}
+        _point_to(arguments, tensors)
+
+        if n_rows < _LONG_SORT:
+
+            def memory() -> _Memory:
+                return _Memory(addressof(arguments), _empty(12 * n_rows, dtype=torch.uint8))
+
+            _run(_function("order", dtype), memory, n_problems, max(1, _LONG_SORT // n_rows))
+        else:
+            for problem, rows in enumerate(tensors["rows"]):
+                _sort_in_parts(arguments, problem, rows, dtype)
+        tensors |= {
+            "sorted": _empty(n_problems, width, n_small * _BOX, dtype=dtype),
+            "small": _empty(n_problems, n_small, 2, width, dtype=dtype),
+            "large": _empty(n_problems, n_large, 2, width, dtype=dtype),
+            "half_diagonal": _empty(n_problems, dtype=torch.float64),
+            "heaviest": _empty(n_problems, dtype=torch.float64),
+            "has_absent": _empty(n_problems, dtype=torch.uint8),
+        }
+        if weights is not None:
+            tensors["sorted_weights"] = _empty(n_problems, n_small * _BOX, dtype=torch.float64)
+        _point_to(arguments, tensors)
+        chunk, _ = _chunk(n_problems, n_large, _BOX * _FANOUT * width * _OTHER)
+        _run(_function("boxes", dtype), lambda: _Memory(addressof(arguments)), n_problems * n_large, chunk)
+        _function("summary", dtype)(addressof(arguments), 0, n_problems, None)
+        return _SpatialOrder(arguments=arguments, tensors=tensors, dtype=dtype)
+
+
+class _SortedRuns:
+    """State of runs over sorted points, one slot for each: the labels, lists and totals of the last call."""
+
+    def __init__(self, points: _SpatialOrder, centers: Tensor, problems: Tensor) -> None:
+        n_runs, n_clusters, width = centers.shape
+        n_small = points.arguments.n_small
+        self.points = points
+        self.dtype = points.dtype
+        self._shape = n_clusters, width
+        self._slot_problems = self._problems = problems
+        self._slots = torch.arange(n_runs, device="cpu")
+        self._prepared = _SortedPass(points.arguments, n_clusters, min(_CAPACITY, n_clusters), n_runs)
+        self._state = {
+            "totals": _empty(n_runs, n_clusters, width + 1, dtype=torch.int64),
+            "labels": _empty(n_runs, n_small * _BOX, dtype=torch.int32),
+            "lists": _empty(n_runs, n_small, min(_CAPACITY, n_clusters), dtype=torch.int32),
+            "counts": torch.zeros(n_runs, n_small, dtype=torch.int32, device="cpu"),
+            "box_inertia": _empty(n_runs, n_small, dtype=torch.int64),
+            "box_worst": _empty(n_runs, n_small, dtype=self.dtype),
+            "last": _empty(n_runs, n_clusters, width, dtype=self.dtype),
+            "origins": _empty(n_runs, n_clusters, width, dtype=self.dtype),
+            "slack": _empty(n_runs, dtype=self.dtype),
+            "scales": _empty(n_runs, 2 * width + 2, dtype=torch.float64),
+            "moved": _empty(n_runs, n_clusters, dtype=torch.uint8),
+            "flags": torch.zeros(n_runs, dtype=torch.int32, device="cpu"),
+        }
+        _point_to(self._prepared, self._state | {"slot_problems": problems})
+
+    def select(self, centers: Tensor, problems: Tensor) -> bool:
+        """Choose a slot for each run at centers (B, K, D), if there are enough of their problems, and of this K."""
+        if centers.shape[1:] != self._shape:
+            return False
+        if problems is not self._problems and not torch.equal(problems, self._problems):
+            slots = self._nearest_slots(centers, problems)
+            if (slots < 0).any():
+                return False
+            self._slots = slots
+        self._problems = problems
+        return True
+
+    def measure(self, centers: Tensor, scales: dict[str, Tensor], problems: Tensor, sums: _Sums) -> None:
+        """Compute the sums of runs at centers (B, K, D), whose slots were selected."""
+        arguments = self._arguments(centers, problems, self._slots)
+        _point_to(arguments, scales)
+        _point_to(arguments, {"total_results": sums.totals, "inertia": sums.inertia, "worst": sums.worst})
+        n_runs = len(centers)
+        _function("prepare", self.dtype)(addressof(arguments), 0, n_runs, None)
+        changes = self._run("measure", arguments, centers, adds=True)
+        for change in changes:
+            self._state["totals"].index_add_(0, self._slots, change)
+        _function("finish", self.dtype)(addressof(arguments), 0, n_runs, None)
+
+    def assign(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
+        """Write labels and squared distances (B, N) at centers (B, K, D), for any K.
+
+        Where they are the centers of the last `measure`, labels are those it found.
+        """
+        slots = self._nearest_slots(centers, problems) if centers.shape[1:] == self._shape else None
+        arguments = self._arguments(centers, problems, slots)
+        _point_to(arguments, {"label_results": labels, "sqdist_results": sqdist})
+        self._run("assign", arguments, centers, adds=False)
+
+    def _run(self, name: str, arguments: _SortedPass, centers: Tensor, *, adds: bool) -> list[Tensor]:
+        """Call a kernel for all large boxes. With `adds` and several threads, returns changes of totals to add."""
+        n_runs, n_clusters, width = centers.shape
+        n_large = self.points.arguments.n_large
+        chunk, splits = _chunk(n_runs, n_large, _BOX * _FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
+
+        def memory() -> _Memory:
+            if not (adds and splits):
+                return _Memory(addressof(arguments), _workspace(centers))
+            changes = torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu")
+            copy = _SortedPass.from_buffer_copy(arguments)
+            _point_to(copy, {"total_changes": changes})
+            return _Memory(addressof(copy), _workspace(centers), copy, changes)
+
+        used = _run(_function(name, self.dtype), memory, n_runs * n_large, chunk)
+        return [memory.result for memory in used if memory.result is not None]
+
+    def _arguments(self, centers: Tensor, problems: Tensor, slots: Tensor | None) -> _SortedPass:
+        """Arguments of a kernel, with the pointers to the points and the state."""
+        arguments = _SortedPass.from_buffer_copy(self._prepared)
+        arguments.n_clusters = centers.shape[1]
+        _point_to(arguments, {"problems": problems, "centers": centers})
+        if slots is not None:
+            _point_to(arguments, {"slots": slots})
+        return arguments
+
+    def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
+        """For each run the slot of its problem whose last centers are nearest to its own, each once; -1 without one."""
+        slots = _empty(len(problems), dtype=torch.int64)
+        arguments = self._arguments(centers, problems, slots)
+        scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
+        _function("slots", self.dtype)(addressof(arguments), 0, len(problems), scratch.data_ptr())
+        return slots
+
+
+def _sort_in_parts(points: _SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
+    """Sort the rows (N,) of a problem of many points, in calls that are short enough to be interrupted between them."""
+    n = len(rows)
+    keys, next_keys, next_rows = (_empty(n, dtype=torch.int32) for _ in range(3))
+    tensors = {"lines": _empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
+    arguments = _SortPass(points, problem)
+    _point_to(arguments, tensors)
+    _function("grid", dtype)(addressof(arguments), 0, 1, None)
+    chunk, _ = _chunk(1, -(-n // _BOX), _BOX * points.width * _OTHER)
+    _run(_function("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // _BOX), chunk)
+    library, order = load(), rows
+    n_passes = library.function("gpukmeans_few_sort_passes", c_int64, c_int64, restype=c_int64)(n, points.width)
+    for number in range(n_passes):
+        arguments.sort_pass = number
+        positions = torch.zeros(_N_DIGITS, dtype=torch.int64, device="cpu")
+        _point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
+        _point_to(arguments, {"positions": positions})
+        for name in ("count_digits", "scatter_digits"):  # a part continues where the one before has ended
+            function = library.function(f"gpukmeans_few_{name}", c_void_p, c_int64, c_int64)
+            for part in blocks(n, _LONG_SORT):
+                function(addressof(arguments), part.start, part.stop)
+        keys, next_keys, order, next_rows = next_keys, keys, next_rows, order
+    if order is not rows:
+        rows.copy_(order)
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """What one thread of a call needs: the address of the arguments, and scratch memory.
+
+    `kept` are arguments of its own, and `result` the sums to which it adds.
+    """
+
+    arguments: int
+    workspace: Tensor | None = None
+    kept: Structure | None = None
+    result: Any = None
+
+
+def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
+    """Call a kernel for all items, on several threads that each have memory of their own, which is returned."""
+    if n_items <= chunk:
+        own = memory()
+        _call(kernel, own, 0, n_items)
+        return [own]
+    made: list[_Memory] = []
+    free: list[_Memory] = []
+
+    def compute(start: int, stop: int) -> None:
+        try:
+            own = free.pop()
+        except IndexError:
+            own = memory()
+            made.append(own)
+        _call(kernel, own, start, stop)
+        free.append(own)
+
+    run_chunks(compute, n_items, chunk)
+    return made
+
+
+def _call(kernel: Callable[..., int], own: _Memory, start: int, stop: int) -> None:
+    workspace = None if own.workspace is None else own.workspace.data_ptr()
+    if kernel(own.arguments, start, stop, workspace):
+        raise AssertionError("a kernel was called for points of a width that it does not support")
+
+
+def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
+    """Items of a chunk, of `n_items` items of each run that take `duration` nanoseconds each.
+
+    And whether chunks of different threads may be of the same run.
+    """
+    total = n_runs * n_items
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or total * duration < _SHORT_WORK:
+        return max(1, min(total, int(_LONGEST_CHUNK / duration))), False
+    chunk = max(1, min(int(_LONGEST_CHUNK / duration), total // (4 * n_threads)))
+    if chunk < n_items:
+        return chunk, True
+    return chunk // n_items * n_items, False
+
+
+def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """A kernel of few.c for float32 or float64: of arguments, start, stop and scratch memory."""
+    suffix = "f32" if dtype == torch.float32 else "f64"
+    return load().function(f"gpukmeans_few_{name}_{suffix}", c_void_p, c_int64, c_int64, c_void_p)
+
+
+def _workspace(centers: Tensor) -> Tensor:
+    """Scratch memory of a kernel for centers (B, K, D)."""
+    suffix = "f32" if centers.dtype == torch.float32 else "f64"
+    size = load().function(f"gpukmeans_few_workspace_bytes_{suffix}", c_int64, c_int64, restype=c_int64)
+    return _empty(size(*centers.shape[1:]), dtype=torch.uint8)
+
+
+def _scales(fixed_point: FixedPoint) -> dict[str, Tensor]:
+    """The scales and the origin, contiguous, by their names in few.c."""
+    return {
+        "sum_scale": fixed_point.sum.contiguous(),
+        "lowest": fixed_point.lowest.contiguous(),
+        "weight_scale": fixed_point.weight.contiguous(),
+        "sqdist_scale": fixed_point.sqdist.contiguous(),
+    }
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cpu")

@@ -1,0 +1,137 @@
+// The steps of an iteration of Lloyd's loop outside the pass over the points: centers move to means, and runs end.
+//
+// Each operation is that of gpukmeans/lloyd.py and gpukmeans/moments.py, in float64 and rounded once, so results have
+// its bits. There it takes some fifty short tensor operations, which cost more than a pass over few points.
+#include "distance.h"
+
+// Moments of B runs and their scales. Strides are in elements; all else is contiguous.
+struct moments {
+  const int64_t *sums, *totals, *inertia;                // (B, K, D), (B, K), (B,)
+  int64_t sum_strides[3], total_strides[2];
+  const double *sum_scale, *weight_scale, *sqdist_scale; // (B, D), (B,), (B,)
+  const double *lowest, *highest;                        // (B, D)
+  const void *worst;                                     // (B,), in the type of centers
+  int64_t is_double, n_clusters, width, n_fixed;
+};
+
+struct move {
+  struct moments moments;
+  const void *centers;        // (B, K, D)
+  const double *total_weight; // (B,)
+  const uint8_t *going;       // (B,)
+  const int64_t *n_iter;      // (B,)
+  void *target;               // (B, K, D): the means, and centers of ended runs and of empty and fixed clusters
+  double *sqshift, *bound;      // (B,): the largest squared distance of a move; of those of points after it
+  double *scale;              // (B,): the fixed-point scale for the bound
+  int64_t *n_iter_result;     // (B,)
+  uint8_t *going_result;      // (B,): whether any center moves
+};
+
+struct decision {
+  struct moments moments;
+  const uint8_t *going;                      // (B,)
+  const double *bound, *inertia, *lowest;    // (B,): of squared distances; before the move, and the lowest so far
+  const int64_t *stalled;                    // (B,)
+  double *inertia_result, *lowest_result;    // (B,)
+  int64_t *stalled_result;                   // (B,)
+  uint8_t *going_result, *is_coarse;         // (B,): whether a run was measured at a scale that is too coarse
+};
+
+INLINE double real_at(const void *values, int64_t is_double, int64_t i) {
+  return is_double ? ((const double *)values)[i] : (double)((const float *)values)[i];
+}
+
+INLINE int64_t total_at(const struct moments *moments, int64_t run, int64_t cluster) {
+  return moments->totals[run * moments->total_strides[0] + cluster * moments->total_strides[1]];
+}
+
+INLINE double worst_sqdist(const struct moments *moments, int64_t run) {
+  return real_at(moments->worst, moments->is_double, run);
+}
+
+// The finest scale for terms that add up to `largest_total`, as in gpukmeans/fixed_point.py.
+static double finest_scale(double largest_total) {
+  enum { TOTAL_BITS = 61, MAX_EXPONENT = 1000 };
+  if (largest_total == 0) return 1;
+  int bits;
+  frexp(largest_total, &bits);
+  const int exponent = TOTAL_BITS - bits;
+  return ldexp(1, exponent > MAX_EXPONENT ? MAX_EXPONENT : exponent < -MAX_EXPONENT ? -MAX_EXPONENT : exponent);
+}
+
+// Whether a cluster that is not fixed is empty, and some point with weight is not at its center.
+static int misses_a_cluster(const struct moments *moments, int64_t run) {
+  int is_empty = 0;
+  for (int64_t cluster = moments->n_fixed; cluster < moments->n_clusters; cluster++)
+    is_empty |= !total_at(moments, run, cluster);
+  return is_empty && worst_sqdist(moments, run) > 0;
+}
+
+// The mean of a cluster, D values, within the range of the points.
+static void mean_of_cluster(const struct moments *moments, int64_t run, int64_t cluster, double *mean) {
+  const int64_t *sums = moments->sums + run * moments->sum_strides[0] + cluster * moments->sum_strides[1];
+  const double weight = (double)total_at(moments, run, cluster) / moments->weight_scale[run];
+  for (int64_t channel = 0; channel < moments->width; channel++) {
+    const int64_t i = run * moments->width + channel;
+    const double low = moments->lowest[i], high = moments->highest[i];
+    const double value = (double)sums[channel * moments->sum_strides[2]] / moments->sum_scale[i] / weight + low;
+    mean[channel] = value < low ? low : value > high ? high : value;
+  }
+}
+
+// Moves runs [start, stop). Returns how many miss a cluster; if any, there are no results, as relocation is not done
+// here. Scratch memory has 3 D doubles.
+EXPORT int64_t gpukmeans_move(const struct move *move, int64_t start, int64_t stop, double *scratch) {
+  const struct moments *moments = &move->moments;
+  const int64_t n_clusters = moments->n_clusters, width = moments->width, is_double = moments->is_double;
+  double *from = scratch, *to = from + width, *squares = to + width;
+  int64_t n_missing = 0;
+  for (int64_t run = start; run < stop; run++) n_missing += move->going[run] && misses_a_cluster(moments, run);
+  if (n_missing) return n_missing;
+  for (int64_t run = start; run < stop; run++) {
+    double most = 0, most_of_used = 0;
+    int moves = 0;
+    for (int64_t cluster = 0; cluster < n_clusters; cluster++) {
+      const int64_t first = (run * n_clusters + cluster) * width, total = total_at(moments, run, cluster);
+      for (int64_t channel = 0; channel < width; channel++)
+        to[channel] = from[channel] = real_at(move->centers, is_double, first + channel);
+      if (move->going[run] && cluster >= moments->n_fixed && total) mean_of_cluster(moments, run, cluster, to);
+      for (int64_t channel = 0; channel < width; channel++) {
+        if (is_double)
+          ((double *)move->target)[first + channel] = to[channel];
+        else
+          to[channel] = ((float *)move->target)[first + channel] = (float)to[channel];
+        moves |= to[channel] != from[channel];
+      }
+      const double sqshift = squared_distance_f64(to, from, width, squares);
+      most = sqshift > most ? sqshift : most;
+      if (total > 0) most_of_used = sqshift > most_of_used ? sqshift : most_of_used;
+    }
+    move->sqshift[run] = most;
+    move->bound[run] = 2 * (worst_sqdist(moments, run) + most_of_used);
+    move->scale[run] = finest_scale(move->total_weight[run] * move->bound[run]);
+    move->n_iter_result[run] = move->n_iter[run] + (move->going[run] != 0);
+    move->going_result[run] = (uint8_t)moves;
+  }
+  return 0;
+}
+
+// Decides for runs [start, stop) whether they continue, by the moments after the move. A bound `too_coarse` times the
+// largest squared distance made the scale too coarse.
+EXPORT void gpukmeans_decide(const struct decision *decision, int64_t start, int64_t stop, double tol, int64_t patience,
+                             double too_coarse) {
+  const struct moments *moments = &decision->moments;
+  for (int64_t run = start; run < stop; run++) {
+    const double before = decision->inertia[run], lowest = decision->lowest[run];
+    const double inertia = (double)moments->inertia[run] / moments->sqdist_scale[run];
+    const double worst = worst_sqdist(moments, run);
+    const int64_t stalled = inertia < lowest ? 0 : decision->stalled[run] + 1;
+    const int settled =
+        stalled >= patience || (before - inertia <= tol * before && !misses_a_cluster(moments, run));
+    decision->inertia_result[run] = decision->going[run] ? inertia : before;
+    decision->lowest_result[run] = inertia < lowest ? inertia : lowest;
+    decision->stalled_result[run] = stalled;
+    decision->going_result[run] = decision->going[run] && !settled;
+    decision->is_coarse[run] = decision->going[run] && worst > 0 && worst * too_coarse < decision->bound[run];
+  }
+}

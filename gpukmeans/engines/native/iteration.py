@@ -1,0 +1,168 @@
+"""The steps of an iteration of Lloyd's loop outside the pass over the points, as two calls of iteration.c."""
+
+from ctypes import Structure, addressof, c_double, c_int64, c_void_p
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.native.library import load, unavailable_reason
+from gpukmeans.moments import Moments
+
+
+class Move(NamedTuple):
+    """Centers (B, K, D) that have moved to the means of their clusters.
+
+    `sqshift` (B,) is the largest squared distance of a move, `bound` (B,) one of squared distances of points after it,
+    and `scale` (B,) their fixed-point scale. `n_iter` (B,) counts the iteration, and `going` (B,) is whether any center
+    moves.
+    """
+
+    target: Tensor
+    sqshift: Tensor
+    bound: Tensor
+    scale: Tensor
+    n_iter: Tensor
+    going: Tensor
+
+
+class Decision(NamedTuple):
+    """The state of runs (B,) after an iteration.
+
+    `inertia` and the `lowest` so far, the number of iterations `stalled` without a lower one, and whether a run is
+    `going` on, and was measured at a scale that `is_coarse`.
+    """
+
+    inertia: Tensor
+    lowest: Tensor
+    stalled: Tensor
+    going: Tensor
+    is_coarse: Tensor
+
+
+def _pointers(*names: str) -> list[tuple[str, type]]:
+    return [(name, c_void_p) for name in names]
+
+
+class _Moments(Structure):
+    """`struct moments` of iteration.c."""
+
+    _fields_ = [
+        *_pointers("sums", "totals", "inertia"),
+        *((name, c_int64) for name in ("run", "cluster", "channel", "run_of_totals", "cluster_of_totals")),
+        *_pointers("sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
+        *((name, c_int64) for name in ("is_double", "n_clusters", "width", "n_fixed")),
+    ]
+
+
+class _Move(Structure):
+    """`struct move` of iteration.c."""
+
+    _fields_ = [
+        ("moments", _Moments),
+        *_pointers("centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
+    ]
+
+
+class _Decision(Structure):
+    """`struct decision` of iteration.c."""
+
+    _fields_ = [
+        ("moments", _Moments),
+        *_pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", *Decision._fields),
+    ]
+
+
+def move(
+    centers: Tensor, moments: Moments, going: Tensor, n_iter: Tensor, *, n_fixed: int, total_weight: Tensor
+) -> Move | None:
+    """The next centers of runs, where `going` (B,), with the bits of the operations of torch.
+
+    None if some run misses a cluster, which has to be relocated, or if the tensors are not on the CPU or there are no
+    native kernels.
+    """
+    if not centers.is_cpu or unavailable_reason() is not None:
+        return None
+    centers, going = centers.contiguous(), going.contiguous()
+    n_runs, width = len(centers), centers.shape[2]
+    moved = Move(
+        target=torch.empty_like(centers),
+        sqshift=_empty(n_runs, torch.float64),
+        bound=_empty(n_runs, torch.float64),
+        scale=_empty(n_runs, torch.float64),
+        n_iter=torch.empty_like(n_iter),
+        going=torch.empty_like(going),
+    )
+    described, kept = _described(moments, n_fixed)
+    arguments = _Move(described, *_addresses(centers, total_weight, going, n_iter, *moved))
+    scratch = _empty(3 * width, torch.float64)
+    function = load().function("gpukmeans_move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
+    n_missing = function(addressof(arguments), 0, n_runs, scratch.data_ptr())
+    del kept
+    return None if n_missing else moved
+
+
+def decide(
+    moments: Moments,
+    going: Tensor,
+    bound: Tensor,
+    inertia: Tensor,
+    lowest: Tensor,
+    stalled: Tensor,
+    *,
+    n_fixed: int,
+    tol: float,
+    patience: int,
+    too_coarse: float,
+) -> Decision | None:
+    """The state of runs after a move, by their moments there, with the bits of the operations of torch.
+
+    None if the tensors are not on the CPU or there are no native kernels.
+    """
+    if not inertia.is_cpu or unavailable_reason() is not None:
+        return None
+    decision = Decision(
+        inertia=torch.empty_like(inertia),
+        lowest=torch.empty_like(lowest),
+        stalled=torch.empty_like(stalled),
+        going=torch.empty_like(going),
+        is_coarse=torch.empty_like(going),
+    )
+    described, kept = _described(moments, n_fixed)
+    arguments = _Decision(described, *_addresses(going, bound, inertia, lowest, stalled, *decision))
+    function = load().function(
+        "gpukmeans_decide", c_void_p, c_int64, c_int64, c_double, c_int64, c_double, restype=None
+    )
+    function(addressof(arguments), 0, len(inertia), tol, patience, too_coarse)
+    del kept
+    return decision
+
+
+def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, tuple[Tensor, ...]]:
+    """Moments as an argument, and the tensors to keep while a kernel runs."""
+    scales = moments.fixed_point
+    kept = tuple(
+        tensor.contiguous()
+        for tensor in (scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest, moments.worst_sqdist)
+    )
+    _, n_clusters, width = moments.sums.shape
+    inertia = moments.inertia.contiguous()
+    described = _Moments(
+        *_addresses(moments.sums, moments.totals, inertia),
+        *moments.sums.stride(),
+        *moments.totals.stride(),
+        *_addresses(*kept),
+        moments.worst_sqdist.dtype == torch.float64,
+        n_clusters,
+        width,
+        n_fixed,
+    )
+    return described, (*kept, inertia)
+
+
+def _addresses(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _empty(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, device="cpu")
