@@ -23,6 +23,7 @@
 #define MAX_FOUND 12         // possible nearest centers that are kept for one point; of more, all centers are compared
 #define ALL_CENTERS (MAX_FOUND + 1)
 #define POWER_STEPS 3
+#define GROUP 256            // rows of a seeding whose w·d² have one total
 #define NORM_SUMS 16 // partial sums of the norm of a center, so that it is more precise than a product
 
 INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -33,6 +34,8 @@ INLINE int64_t block_rows(int64_t width, int64_t size) {
   const int64_t fit = ROW_BYTES / (width * size) / PROPOSE_ROWS * PROPOSE_ROWS;
   return fit < PROPOSE_ROWS ? PROPOSE_ROWS : at_most(fit, MAX_ROWS);
 }
+
+INLINE int64_t n_groups(int64_t n_rows) { return (n_rows + GROUP - 1) / GROUP; }
 
 INLINE int bit_length(int64_t value) {
   int bits = 0;
@@ -94,6 +97,7 @@ static int compare_projections(const void *a, const void *b) {
 #define REAL_MAX FLT_MAX
 #define SQRT sqrtf
 #include "many_body.h"
+#include "seeding_body.h"
 #undef REAL
 #undef NAME
 #undef LANES
@@ -114,3 +118,4 @@ static int compare_projections(const void *a, const void *b) {
 #define REAL_MAX DBL_MAX
 #define SQRT sqrt
 #include "many_body.h"
+#include "seeding_body.h"

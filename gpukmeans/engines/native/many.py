@@ -35,7 +35,7 @@ _SUMS_BYTES = 1 << 24
 _PANELS_BYTES = 1 << 25
 
 
-class _Many(ctypes.Structure):
+class Many(ctypes.Structure):
     """`struct many` of many_body.h."""
 
     _fields_ = [
@@ -60,19 +60,20 @@ class _ManyRuns(ctypes.Structure):
     """`struct many_runs` of many_body.h."""
 
     _fields_ = [
-        ("shared", _Many),
+        ("shared", Many),
         *((name, ctypes.c_void_p) for name in ("problems", "weight_scales", "sqdist_scales", "inertia", "largest")),
     ]
 
 
-def _kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+def kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+    """A function of the library for numbers of this dtype, float32 or float64."""
     suffix = "f32" if dtype == torch.float32 else "f64"
-    return load().function(f"gpukmeans_many_{name}_{suffix}", *argtypes, restype=restype)
+    return load().function(f"gpukmeans_{name}_{suffix}", *argtypes, restype=restype)
 
 
-def _scratch(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
+def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
     """Memory for one kernel at a time."""
-    size = _kernel("scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
+    size = kernel("many_scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
@@ -83,13 +84,13 @@ def _n_panels(n_clusters: int) -> int:
 class _Arguments:
     """A block of arguments with the tensors that its pointers refer to, which live as long as the block."""
 
-    def __init__(self, block: _Many, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, block: Many, tensors: dict[str, Tensor]) -> None:
         self.block = block
         self.tensors = tensors
 
     def with_tensors(self, **tensors: Tensor | None) -> "_Arguments":
         """A copy with other tensors."""
-        copy = _Arguments(_Many.from_buffer_copy(self.block), dict(self.tensors))
+        copy = _Arguments(Many.from_buffer_copy(self.block), dict(self.tensors))
         for name, tensor in tensors.items():
             if tensor is None:
                 copy.tensors.pop(name, None)
@@ -100,50 +101,51 @@ class _Arguments:
                 setattr(copy.block, name, tensor.data_ptr())
         return copy
 
-    def call(self, name: str, dtype: torch.dtype) -> _Many:
+    def call(self, name: str, dtype: torch.dtype) -> Many:
         """The arguments after a kernel wrote its results to them."""
-        _kernel(name, dtype, ctypes.c_void_p)(ctypes.addressof(self.block))
+        kernel(name, dtype, ctypes.c_void_p)(ctypes.addressof(self.block))
         return self.block
 
 
 def _no_arguments() -> _Arguments:
-    return _Arguments(_Many(), {})
+    return _Arguments(Many(), {})
 
 
 @dataclass(frozen=True, eq=False)
-class _Order:
+class Order:
     """The order in which centers fill the panels: the center in each place or -1, and the place of each center."""
 
     members: Tensor
     places: Tensor
 
     @staticmethod
-    def of(order: Tensor) -> "_Order":
+    def of(order: Tensor) -> "Order":
         """From the numbers of the centers (K,), int32."""
         members = torch.full((_n_panels(len(order)) * _PANEL,), -1, dtype=torch.int32, device="cpu")
         members[: len(order)] = order
         places = torch.empty_like(order)
         places[order.long()] = torch.arange(len(order), dtype=torch.int32, device="cpu")
-        return _Order(members, places)
+        return Order(members, places)
 
 
-def _given_order(n_clusters: int) -> _Order:
-    return _Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
+def given_order(n_clusters: int) -> Order:
+    """Centers by their numbers."""
+    return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
 
 
-def _grouped_order(centers: Tensor) -> _Order:
+def _grouped_order(centers: Tensor) -> Order:
     """Centers that are near each other in the same panel, so that lower bounds of panels exclude more."""
     n_clusters, width = centers.shape
     order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
-    arguments = _no_arguments().with_tensors(centers=centers, scratch=_scratch(centers.dtype, width, n_clusters))
+    arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
     arguments.block.width, arguments.block.n_clusters = width, n_clusters
-    _kernel("group", centers.dtype, ctypes.c_void_p, ctypes.c_void_p)(
+    kernel("many_group", centers.dtype, ctypes.c_void_p, ctypes.c_void_p)(
         ctypes.addressof(arguments.block), order.data_ptr()
     )
-    return _Order.of(order)
+    return Order.of(order)
 
 
-def _room_for_centers(centers: Tensor) -> dict[str, Tensor]:
+def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
     """Memory that the kernel `pack` fills from centers (..., K, D)."""
     *_, n_clusters, width = centers.shape
     panels = _n_panels(n_clusters)
@@ -156,13 +158,13 @@ def _room_for_centers(centers: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _packed(centers: Tensor, order: _Order, before: Tensor | None) -> _Arguments:
+def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
     """Arguments with the centers (K, D), and how far they moved from those before."""
     arguments = _no_arguments().with_tensors(
-        centers=centers, centers_before=before, members=order.members, places=order.places, **_room_for_centers(centers)
+        centers=centers, centers_before=before, members=order.members, places=order.places, **room_for_centers(centers)
     )
     arguments.block.n_clusters, arguments.block.width = centers.shape
-    arguments.call("pack", centers.dtype)
+    arguments.call("many_pack", centers.dtype)
     return arguments
 
 
@@ -186,7 +188,7 @@ class _RunState:
         n_clusters = len(centers)
         self.centers: Tensor | None = None
         self.scales = scales
-        self.order = _given_order(n_clusters)
+        self.order = given_order(n_clusters)
         self.labels = torch.empty(n_rows, dtype=torch.int32, device="cpu")
         self.sqdist = centers.new_empty(n_rows)
         self.bounds: Tensor | None = None
@@ -228,7 +230,7 @@ class _SharedSums:
         """Add the rows of a chunk whose labels changed. Their number."""
         sums, totals = pair = self._free.get()
         try:
-            return arguments.with_tensors(sums=sums, totals=totals).call("add", dtype).n_changed
+            return arguments.with_tensors(sums=sums, totals=totals).call("many_add", dtype).n_changed
         finally:
             self._free.put(pair)
 
@@ -319,7 +321,7 @@ class ManyCoordinates:
         scales = _Scales(fixed_point.weight[run].item(), fixed_point.sum[run], fixed_point.lowest[run])
         state = self._state(run, centers, scales)
         before = None if state is None or state.centers is None else state.centers
-        order = _given_order(len(centers)) if state is None else state.order
+        order = given_order(len(centers)) if state is None else state.order
         sums, totals = (moments.sums[run], moments.totals[run]) if state is None else (state.sums, state.totals)
         shared = _packed(centers, order, before).with_tensors(lowest=scales.lowest, sum_scales=scales.sum)
         shared.block.weight_scale, shared.block.sqdist_scale = scales.weight, fixed_point.sqdist[run].item()
@@ -343,12 +345,12 @@ class ManyCoordinates:
                 labels, sqdist = state.labels[start:stop], state.sqdist[start:stop]
                 bounds = None if state.bounds is None else state.bounds[start:stop]
                 before_chunk = labels.clone() if shared.block.known else None
-            scratch = _scratch(dtype, *centers.shape[::-1])
+            scratch = scratch_for(dtype, *centers.shape[::-1])
             chunk = shared.with_tensors(
                 **tensors, labels=labels, sqdist=sqdist, bounds=bounds, labels_before=before_chunk, scratch=scratch
             )
             chunk.block.n_rows = stop - start
-            found = chunk.call("assign", dtype)
+            found = chunk.call("many_assign", dtype)
             results.append((found.inertia, found.largest))
             n_changed.append(added.add(chunk, dtype))
 
@@ -382,7 +384,7 @@ class ManyCoordinates:
         return state
 
     def _assign_run(self, problem: int, centers: Tensor, labels: Tensor, sqdist: Tensor) -> None:
-        shared, dtype = _packed(centers, _given_order(len(centers)), None), centers.dtype
+        shared, dtype = _packed(centers, given_order(len(centers)), None), centers.dtype
 
         def assign_chunk(start: int, stop: int) -> None:
             chunk = shared.with_tensors(
@@ -390,10 +392,10 @@ class ManyCoordinates:
                 labels=torch.empty(stop - start, dtype=torch.int32),
                 long_labels=labels[start:stop],
                 sqdist=sqdist[start:stop],
-                scratch=_scratch(dtype, *centers.shape[::-1]),
+                scratch=scratch_for(dtype, *centers.shape[::-1]),
             )
             chunk.block.n_rows = stop - start
-            chunk.call("assign", dtype)
+            chunk.call("many_assign", dtype)
 
         run_chunks(assign_chunk, len(labels), self._chunk_rows(centers))
 
@@ -404,26 +406,26 @@ class ManyCoordinates:
             "sums": moments.sums,
             "totals": moments.totals,
         }
-        of_runs = {
+        run_tensors = {
             "weight_scales": fixed_point.weight.contiguous(),
             "sqdist_scales": fixed_point.sqdist.contiguous(),
             "inertia": moments.inertia,
             "largest": moments.worst_sqdist,
         }
-        self._run_small(centers, problems, tensors, of_runs)
+        self._run_small(centers, problems, tensors, run_tensors)
 
     def _assign_small(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
         self._run_small(centers, problems, {"long_labels": labels, "sqdist": sqdist}, {})
 
     def _run_small(
-        self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], of_runs: dict[str, Tensor]
+        self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], run_tensors: dict[str, Tensor]
     ) -> None:
         """Calls of the kernel of many runs. Tensors of results and scales have one row for each run."""
         n_rows, dtype = self.x.shape[1], centers.dtype
         _, n_clusters, width = centers.shape
         n_products = max(1, self._products(centers))
         converted = self.x.dtype != dtype or not self.x.is_contiguous()
-        order = _given_order(n_clusters)
+        order = given_order(n_clusters)
 
         def measure_runs(start: int, stop: int) -> None:
             index = problems[start:stop]
@@ -439,16 +441,16 @@ class ManyCoordinates:
                 members=order.members,
                 places=order.places,
                 labels=torch.empty(n_rows, dtype=torch.int32, device="cpu"),
-                scratch=_scratch(dtype, width, n_clusters),
-                **{"sqdist": centers.new_empty(n_rows), **_room_for_centers(centers), **rows},
+                scratch=scratch_for(dtype, width, n_clusters),
+                **{"sqdist": centers.new_empty(n_rows), **room_for_centers(centers), **rows},
             )
             block = arguments.block
             block.n_rows, block.width, block.n_clusters = n_rows, width, n_clusters
             runs = _ManyRuns(shared=block, problems=index.data_ptr())
-            for name, tensor in of_runs.items():
+            for name, tensor in run_tensors.items():
                 setattr(runs, name, tensor[start:stop].data_ptr())
-            kernel = _kernel("runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-            kernel(ctypes.addressof(runs), 0, stop - start)
+            function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+            function(ctypes.addressof(runs), 0, stop - start)
 
         chunk = max(1, _CHUNK_PRODUCTS // 4 // n_products)
         if converted:
