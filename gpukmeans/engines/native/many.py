@@ -31,9 +31,6 @@ _CONVERTED = 1 << 15
 # Bytes of all sums that chunks on several threads are added to.
 _SUMS_BYTES = 1 << 24
 
-# Bytes of the shifted centers; of more, groups of centers are compared one after the other.
-_PANELS_BYTES = 1 << 25
-
 
 class Many(ctypes.Structure):
     """`struct many` of many_body.h."""
@@ -362,7 +359,7 @@ class ManyCoordinates:
         added.collect()
         inertia = sum(part for part, _ in results)
         moments.inertia[run] = (inertia + (1 << 63)) % (1 << 64) - (1 << 63)
-        moments.worst_sqdist[run] = max(largest for _, largest in results)
+        moments.worst_sqdist[run] = max((largest for _, largest in results), default=-1.0)
         if state is not None:
             state.centers, state.n_changed = centers.clone(), sum(n_changed)
             moments.sums[run], moments.totals[run] = sums, totals
@@ -454,7 +451,7 @@ class ManyCoordinates:
 
         chunk = max(1, _CHUNK_PRODUCTS // 4 // n_products)
         if converted:
-            chunk = min(chunk, max(1, _CONVERTED // (n_rows * width)))
+            chunk = min(chunk, max(1, _CONVERTED // max(1, n_rows * width)))
         run_chunks(measure_runs, len(problems), chunk)
 
 

@@ -22,7 +22,7 @@ DTYPES = [torch.float32, torch.float64]
 
 def runs_at(points, centers):
     """The fixed-point scales and problems of runs at centers (B, K, D)."""
-    scale = points._sqdist_scale(points.sqdist_bound(centers))
+    scale = points.sqdist_scale(points.sqdist_bound(centers))
     return replace(points.fixed_point, sqdist=scale), torch.arange(len(centers))
 
 
