@@ -61,6 +61,26 @@ INLINE int all_set(const void *mask) {
 #endif
 }
 
+// The mask as bits, the first lane lowest.
+INLINE unsigned f32_bits(i32_vector mask) {
+#ifdef __AVX__
+  return (unsigned)_mm256_movemask_ps(_mm256_loadu_ps((const float *)&mask));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < F32_LANES; lane++) bits |= (unsigned)(mask[lane] & 1) << lane;
+  return bits;
+#endif
+}
+INLINE unsigned f64_bits(i64_vector mask) {
+#ifdef __AVX__
+  return (unsigned)_mm256_movemask_pd(_mm256_loadu_pd((const double *)&mask));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < F64_LANES; lane++) bits |= (unsigned)(mask[lane] & 1) << lane;
+  return bits;
+#endif
+}
+
 // A lower bound after the centers of a panel moved by at most `drift`.
 INLINE f32_vector moved_bounds(f32_vector bounds, f32_vector drifts) {
   const f32_vector moved = bounds - drifts;
@@ -92,6 +112,7 @@ static int compare_projections(const void *a, const void *b) {
 #define LANES F32_LANES
 #define REAL_VECTOR f32_vector
 #define MASK_VECTOR i32_vector
+#define BITS f32_bits
 #define REAL_EPSILON FLT_EPSILON
 #define REAL_MIN FLT_MIN
 #define REAL_MAX FLT_MAX
@@ -103,6 +124,7 @@ static int compare_projections(const void *a, const void *b) {
 #undef LANES
 #undef REAL_VECTOR
 #undef MASK_VECTOR
+#undef BITS
 #undef REAL_EPSILON
 #undef REAL_MIN
 #undef REAL_MAX
@@ -113,6 +135,7 @@ static int compare_projections(const void *a, const void *b) {
 #define LANES F64_LANES
 #define REAL_VECTOR f64_vector
 #define MASK_VECTOR i64_vector
+#define BITS f64_bits
 #define REAL_EPSILON DBL_EPSILON
 #define REAL_MIN DBL_MIN
 #define REAL_MAX DBL_MAX

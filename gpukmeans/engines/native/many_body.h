@@ -51,17 +51,45 @@ INLINE REAL NAME(largest_lane)(REAL_VECTOR vector) {
   return lanes[0];
 }
 
-// The largest value of a panel.
-INLINE REAL NAME(largest_value)(const REAL *values) {
-  REAL_VECTOR largest = NAME(vector_at)(values);
-  for (int i = LANES; i < PANEL; i += LANES) largest = NAME(larger_lanes)(largest, NAME(vector_at)(values + i));
+// The values of a panel, in registers.
+struct NAME(panel_values) {
+  REAL_VECTOR vectors[PANEL / LANES];
+};
+
+INLINE struct NAME(panel_values) NAME(values_at)(const REAL *from) {
+  struct NAME(panel_values) values;
+  for (int i = 0; i < PANEL / LANES; i++) values.vectors[i] = NAME(vector_at)(from + i * LANES);
+  return values;
+}
+
+// -infinity in one place, if it is not negative. Not by a store, for which the load of a vector would wait.
+INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values, int place) {
+  for (int i = 0; i < PANEL / LANES; i++) {
+    MASK_VECTOR lanes;
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = i * LANES + lane;
+    const MASK_VECTOR mask = lanes == (MASK_VECTOR){0} + place;
+    const MASK_VECTOR lowest = (MASK_VECTOR)((REAL_VECTOR){0} - INFINITY);
+    values.vectors[i] = (REAL_VECTOR)((mask & lowest) | (~mask & (MASK_VECTOR)values.vectors[i]));
+  }
+  return values;
+}
+
+INLINE REAL NAME(largest_value)(struct NAME(panel_values) values) {
+  REAL_VECTOR largest = values.vectors[0];
+  for (int i = 1; i < PANEL / LANES; i++) largest = NAME(larger_lanes)(largest, values.vectors[i]);
   return NAME(largest_lane)(largest);
 }
 
-// Whether any value of a panel is not below the edge. What is not a number is not below.
-INLINE int NAME(any_reaches)(const REAL *values, REAL edge) {
-  MASK_VECTOR below = NAME(vector_at)(values) < edge;
-  for (int i = LANES; i < PANEL; i += LANES) below &= NAME(vector_at)(values + i) < edge;
+// The places of values that are not below the edge, as bits. What is not a number is not below.
+INLINE unsigned NAME(reaching)(struct NAME(panel_values) values, REAL edge) {
+  unsigned bits = 0;
+  for (int i = 0; i < PANEL / LANES; i++) bits |= BITS(~(values.vectors[i] < edge)) << (i * LANES);
+  return bits;
+}
+
+INLINE int NAME(any_reaches)(struct NAME(panel_values) values, REAL edge) {
+  MASK_VECTOR below = values.vectors[0] < edge;
+  for (int i = 1; i < PANEL / LANES; i++) below &= values.vectors[i] < edge;
   return !all_set(&below);
 }
 
@@ -190,7 +218,7 @@ INLINE void NAME(drop_excluded)(struct NAME(found) *found) {
 
 static __attribute__((noinline)) void NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
                                                  REAL margin) {
-  const REAL low = NAME(largest_value)(values) - margin;
+  const REAL low = NAME(largest_value)(NAME(values_at)(values)) - margin;
   found->low = NAME(larger)(low, found->low);
   for (int i = 0; i < PANEL; i++) {
     if (values[i] + margin < found->low || members[i] < 0) continue;
@@ -242,7 +270,7 @@ static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int
       for (int64_t row = from; row < at_most(from + PROPOSE_ROWS, n); row++) {
         const REAL *values = block.values + (row - from) * PANEL;
         const REAL margin = NAME(margin)(&block.rounding, block.norms[row], many->norms[panel]);
-        if (found[row].count != ALL_CENTERS && NAME(any_reaches)(values, found[row].low - margin))
+        if (found[row].count != ALL_CENTERS && NAME(any_reaches)(NAME(values_at)(values), found[row].low - margin))
           NAME(find)(&found[row], values, members, margin);
       }
     }
@@ -284,35 +312,38 @@ INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels,
 }
 
 // Compares the centers of a panel that may be nearer than the own one, and sets the bound of the panel.
-static void NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t panel,
-                         REAL *values, REAL sqnorm, REAL norm) {
-  const int64_t panels = n_panels(many->n_clusters);
+INLINE void NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t panel,
+                         struct NAME(panel_values) values, REAL sqnorm, REAL norm) {
   const REAL margin = NAME(margin)(&block->rounding, norm, many->norms[panel]);
   const int finite = margin < REAL_MAX / 16 * block->rounding.product;
   const int32_t *members = many->members + panel * PANEL;
-  float *bounds = many->bounds ? many->bounds + row * panels : NULL;
+  float *bounds = many->bounds ? many->bounds + row * n_panels(many->n_clusters) : NULL;
   const int32_t label = many->labels[row], place = many->places[label];
+  const int is_own = place / PANEL == panel;
   const REAL sqdist = many->sqdist[row];
-  if (place / PANEL == panel) values[place % PANEL] = -INFINITY;
   const REAL edge = finite ? (sqnorm - sqdist * block->rounding.grow - block->rounding.underflow) / 2 - margin : -INFINITY;
   float bound_of_label = INFINITY;
+  values = NAME(without)(values, is_own ? place % PANEL : -1);
   if (NAME(any_reaches)(values, edge)) {
     REAL best = sqdist;
     int32_t nearest = label;
     int nearest_at = -1;
-    for (int i = 0; i < PANEL; i++) {
-      if (values[i] < edge || members[i] < 0 || members[i] == label) continue;
+    for (unsigned left = NAME(reaching)(values, edge); left; left &= left - 1) {
+      const int i = __builtin_ctz(left);
+      if (members[i] < 0 || members[i] == label) continue;
       const REAL other = NAME(sqdist_to)(many, block, row, members[i]);
       if (other < best || (other == best && members[i] < nearest)) best = other, nearest = members[i], nearest_at = i;
     }
     if (nearest != label) {
       many->labels[row] = nearest;
       many->sqdist[row] = best;
-      values[nearest_at] = -INFINITY;
       if (bounds) { // the center that was nearest is one of the others now
+        values = NAME(without)(values, nearest_at);
         bound_of_label = NAME(lower_bound_of)(&block->rounding, sqdist);
-        if (place / PANEL != panel && bound_of_label < bounds[place / PANEL]) bounds[place / PANEL] = bound_of_label;
-        if (place / PANEL != panel) bound_of_label = INFINITY;
+        if (!is_own) {
+          if (bound_of_label < bounds[place / PANEL]) bounds[place / PANEL] = bound_of_label;
+          bound_of_label = INFINITY;
+        }
       }
     }
   }
@@ -355,7 +386,8 @@ static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, i
       NAME(propose_panel)(many, &block, rows, panel);
       for (int i = 0; i < used; i++) {
         const int32_t row = rows[i], label = many->labels[start + row];
-        NAME(decide)(many, &block, start + row, panel, block.values + i * PANEL, block.sqnorms[row], block.norms[row]);
+        const struct NAME(panel_values) values = NAME(values_at)(block.values + i * PANEL);
+        NAME(decide)(many, &block, start + row, panel, values, block.sqnorms[row], block.norms[row]);
         if (many->bounds && many->labels[start + row] != label)
           uppers[row] = NAME(upper_bound)(&block.rounding, many->sqdist[start + row]);
       }

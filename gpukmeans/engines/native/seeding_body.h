@@ -171,14 +171,16 @@ static void NAME(weigh_by_products)(struct NAME(weighing) *weighing, const int32
     NAME(propose_panel)(screen, block, shifted, 0);
     for (int64_t i = 0; i < used; i++) {
       const int64_t row = first + rows[from + i];
-      const REAL *values = block->values + i * PANEL;
+      const struct NAME(panel_values) values = NAME(values_at)(block->values + i * PANEL);
       const REAL margin = NAME(margin)(rounding, block->norms[i], screen->norms[0]);
       const int finite = margin < REAL_MAX / 16 * rounding->product;
       const REAL own = screen->sqdist[row] * rounding->grow + rounding->underflow;
       const REAL edge = finite ? (block->sqnorms[i] - own) / 2 - margin : -INFINITY;
       if (!NAME(any_reaches)(values, edge)) continue;
-      for (int64_t candidate = 0; candidate < screen->n_clusters; candidate++)
-        if (!(values[candidate] < edge)) NAME(weigh_pair)(weighing, row, candidate);
+      for (unsigned left = NAME(reaching)(values, edge); left; left &= left - 1) {
+        const int candidate = __builtin_ctz(left);
+        if (candidate < screen->n_clusters) NAME(weigh_pair)(weighing, row, candidate);
+      }
     }
   }
 }
