@@ -218,10 +218,11 @@ INLINE void NAME(drop_excluded)(struct NAME(found) *found) {
 
 static __attribute__((noinline)) void NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
                                                  REAL margin) {
-  const REAL low = NAME(largest_value)(NAME(values_at)(values)) - margin;
-  found->low = NAME(larger)(low, found->low);
-  for (int i = 0; i < PANEL; i++) {
-    if (values[i] + margin < found->low || members[i] < 0) continue;
+  const struct NAME(panel_values) all = NAME(values_at)(values);
+  found->low = NAME(larger)(NAME(largest_value)(all) - margin, found->low);
+  for (unsigned left = NAME(reaching)(all, found->low - margin); left; left &= left - 1) {
+    const int i = __builtin_ctz(left);
+    if (members[i] < 0) continue;
     if (found->count == MAX_FOUND) NAME(drop_excluded)(found);
     if (found->count == MAX_FOUND) {
       found->count = ALL_CENTERS;
