@@ -251,14 +251,21 @@ class ManyCoordinates:
         keeps_from: products of a coordinate, N·K·D, from which on a run keeps these. Smaller runs share one call.
         bounds_from: share of the labels that change in a measure, below which lower bounds begin: they exclude little
             as long as centers move far.
+        chunk: products of one chunk.
     """
 
     def __init__(
-        self, x: Tensor, weights: Tensor | None, *, keeps_from: int = 1 << 22, bounds_from: float = 0.25
+        self,
+        x: Tensor,
+        weights: Tensor | None,
+        *,
+        keeps_from: int = 1 << 22,
+        bounds_from: float = 0.25,
+        chunk: int = _CHUNK_PRODUCTS,
     ) -> None:
         self.x = x.detach()
         self.weights = None if weights is None else weights.detach().double().contiguous()
-        self._keeps_from, self._bounds_from = keeps_from, bounds_from
+        self._keeps_from, self._bounds_from, self._chunk_products = keeps_from, bounds_from, chunk
         self._n_measured = 0
         self._states: dict[int, _RunState] = {}
 
@@ -308,7 +315,7 @@ class ManyCoordinates:
     def _chunk_rows(self, centers: Tensor) -> int:
         """Rows of a chunk at centers (K, D)."""
         n_clusters, width = centers.shape
-        rows = min(_CHUNK_ROWS, _CHUNK_PRODUCTS // (n_clusters * width))
+        rows = min(_CHUNK_ROWS, self._chunk_products // (n_clusters * width))
         if self.x.dtype != centers.dtype or not self.x[0].is_contiguous():
             rows = min(rows, _CONVERTED // width)
         return max(1, rows)
@@ -449,7 +456,7 @@ class ManyCoordinates:
             function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
             function(ctypes.addressof(runs), 0, stop - start)
 
-        chunk = max(1, _CHUNK_PRODUCTS // 4 // n_products)
+        chunk = max(1, self._chunk_products // 4 // n_products)
         if converted:
             chunk = min(chunk, max(1, _CONVERTED // max(1, n_rows * width)))
         run_chunks(measure_runs, len(problems), chunk)
