@@ -220,7 +220,7 @@ class _SharedSums:
         self._others = [(torch.zeros_like(sums), torch.zeros_like(totals)) for _ in range(n_others)]
         self._first = (sums, totals)
         self._free: LifoQueue[tuple[Tensor, Tensor]] = LifoQueue()
-        for pair in [*self._others, self._first]:
+        for pair in [self._first, *self._others]:
             self._free.put(pair)
 
     def add(self, arguments: _Arguments, dtype: torch.dtype) -> int:
