@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import NearestState, Points, first_of_equal_rows
+from gpukmeans.points import NearestState, Points, first_of_equal_rows, natively_extended
 
 # Fixed centers, if any, are passed as `fixed=`.
 Seeding = Callable[..., Tensor]
@@ -63,6 +63,9 @@ def kmeans_plus_plus(
 def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
     """Centers (B, K, D): the given ones first, then points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
+    found = natively_extended(points, centers, n_clusters, n_candidates, generator)
+    if found is not None:
+        return found
     nearest = points.assign(centers)
     while centers.shape[1] < n_clusters:
         candidates = points.sample_d2(n_candidates, generator, nearest)

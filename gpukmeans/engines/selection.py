@@ -32,7 +32,7 @@ _CELLS_MAX_WIDTH, _CELLS_MIN_POINTS = 4, 1 << 14
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
 
-    "auto" is "triton" for up to 8 coordinates on CUDA and "native" for up to 8 on the CPU, else "cells" for up to 4
+    "auto" is "triton" for up to 8 coordinates on CUDA and "native" on the CPU, else "cells" for up to 4
     coordinates of at least 16,384 points, else "matmul", else "plain". An engine with an `unsupported_reason` is
     skipped.
 

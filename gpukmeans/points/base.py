@@ -15,8 +15,8 @@ from gpukmeans.points.stats import InputStats, PointStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.validation import squared_diagonal
 
-# Random bits of a sample: the largest even number below the 63 bits of a positive int64.
-_SAMPLE_BITS = 62
+SAMPLE_BITS = 62
+"""Random bits of a sample: the largest even number below the 63 bits of a positive int64."""
 
 
 class SampleBy(Enum):
@@ -244,7 +244,7 @@ class Points:
         self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
     ) -> Tensor:
         """n points (B, n, D), each by one random integer, by the first choice whose total is not 0, else by weight."""
-        random = torch.randint(1 << _SAMPLE_BITS, (n,), generator=generator, device="cpu").to(self.device)
+        random = random_numbers(n, generator).to(self.device)
         sampled: Tensor | None = None
         missing: Tensor = torch.ones(1, 1, dtype=torch.bool, device=self.device)
         for by, scale in [*choices, (SampleBy.WEIGHT, self.fixed_point.weight)]:
@@ -270,13 +270,18 @@ def points_from_source(source: PointSource) -> Points:
     return Points(source, PointStats.of(input_stats, weighted_stats, scale), range(len(scale)))
 
 
+def random_numbers(n: int, generator: torch.Generator) -> Tensor:
+    """Uniform random integers (n,) below 2**62, on the CPU."""
+    return torch.randint(1 << SAMPLE_BITS, (n,), generator=generator, device="cpu")
+
+
 def scale_random(random: Tensor, totals: Tensor) -> Tensor:
     """floor(random · total / 2**62), exact, for random numbers below 2**62 (n,) and totals below 2**62 (B, 1): (B, n).
 
     Uniform in [0, total) up to a probability of 2**-62. Rejection sampling would be exact, but would take different
     amounts of random numbers in runs side by side.
     """
-    half = _SAMPLE_BITS // 2
+    half = SAMPLE_BITS // 2
     mask = (1 << half) - 1
     high, low = random >> half, random & mask
     t_high, t_low = totals >> half, totals & mask

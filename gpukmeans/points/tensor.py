@@ -10,9 +10,12 @@ from torch import Tensor
 
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, BoundEngine, Engine
+from gpukmeans.engines.native.library import unavailable_reason
+from gpukmeans.engines.native.many import MAX_WIDTH
+from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, extended
 from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import Points, SampleBy, points_from_source
+from gpukmeans.points.base import SAMPLE_BITS, Points, SampleBy, points_from_source, random_numbers
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
@@ -251,6 +254,54 @@ def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torc
     ValueError for values that are not finite or that fixed point cannot represent.
     """
     return points_from_source(TensorSource(x, weights, engine, dtype))
+
+
+def natively_extended(
+    points: Points, centers: Tensor, n_clusters: int, n_candidates: int, generator: torch.Generator
+) -> Tensor | None:
+    """Centers (B, K, D): the given ones (B, M, D), then points by greedy k-means++ in native kernels.
+
+    The bits and the random numbers are those of `gpukmeans.seeding`. None, and no random number is used, where the
+    kernels do not apply: they need plain float32 or float64 tensors on the CPU that are not converted, and points away
+    from all centers in each step.
+    """
+    source = points.source
+    if not isinstance(source, TensorSource) or n_candidates > MAX_CANDIDATES or not _has_native_rows(source):
+        return None
+    state = generator.get_state()
+    nearest, drawn = source.assign(centers, points.problems), list[list[int]]()
+
+    def draw(step: int, total: int) -> list[int]:
+        # All runs use the same random numbers.
+        if step == len(drawn):
+            drawn.append(random_numbers(n_candidates, generator).tolist())
+        return [number * total >> SAMPLE_BITS for number in drawn[step]]
+
+    extended_runs: list[Tensor] = []
+    for run, problem in enumerate(points.problems):
+        weights = None if source.weights is None else source.weights[problem].double().contiguous()
+        rows = WeightedRows(source.x[problem], weights, float(points.stats.total_weight[problem]))
+        state_of_run = nearest.labels[run], nearest.sqdist[run]
+        found = extended(rows, centers[run], *state_of_run, n_clusters, n_candidates, draw)
+        if found is None:
+            generator.set_state(state)
+            return None
+        extended_runs.append(found)
+    return torch.stack(extended_runs)
+
+
+def _has_native_rows(source: TensorSource) -> bool:
+    x = source.x
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.layout is torch.strided
+        and x.dtype == source.dtype
+        and x[0].is_contiguous()
+        and not x.is_neg()
+        and x.shape[2] <= MAX_WIDTH
+        and unavailable_reason() is None
+    )
 
 
 def _squeezed(values: Tensor) -> Tensor:

@@ -25,12 +25,13 @@ def test_each_engine_is_listed_under_its_own_name():
     }
 
 
-def test_auto_chooses_the_native_engine_for_few_coordinates_on_the_cpu():
+def test_auto_chooses_the_native_engine_on_the_cpu():
     if ENGINES["native"].unsupported_reason(X) is not None:
         pytest.skip("there are no native kernels")
     assert choose("auto", torch.rand(2, 3, 8)) is ENGINES["native"]
     assert choose("auto", torch.rand(20_000, 1)) is ENGINES["native"]
-    assert choose("auto", torch.rand(3, 9)) is ENGINES["matmul"]
+    assert choose("auto", torch.rand(3, 1000)) is ENGINES["native"]
+    assert choose("auto", torch.rand(1, 1 << 16)) is ENGINES["matmul"]
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.native.few import MAX_WIDTH, FewCoordinates
+from gpukmeans.engines.native import few
+from gpukmeans.engines.native.few import FewCoordinates
 from gpukmeans.engines.native.library import unavailable_reason
+from gpukmeans.engines.native.many import MAX_WIDTH, ManyCoordinates
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
@@ -20,9 +22,10 @@ _COMPUTE_DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class NativeEngine:
-    """Runs on the CPU, for plain tensors of up to 8 coordinates. No bit depends on a field.
+    """Runs on the CPU, for plain tensors of up to 32,768 coordinates. No bit depends on a field.
 
-    The second `measure` of at least `sorts_from` points copies them into spatial order.
+    The second `measure` of at least `sorts_from` points of up to 8 coordinates copies them into spatial order. From the
+    second one on points of more coordinates keep their labels, and lower bounds of distances.
     """
 
     sorts_from: int = 1024
@@ -75,8 +78,10 @@ class BoundNativeEngine:
         return centers.resolve_neg().contiguous(), index
 
 
-def _state_for(x: Tensor, weights: Tensor | None, engine: NativeEngine) -> FewCoordinates:
+def _state_for(x: Tensor, weights: Tensor | None, engine: NativeEngine) -> FewCoordinates | ManyCoordinates:
     """The kernels for points (P, N, D) of this width, with their state."""
+    if x.shape[2] > few.MAX_WIDTH:
+        return ManyCoordinates(x, weights)
     return FewCoordinates(x, weights, engine.sorts_from)
 
 

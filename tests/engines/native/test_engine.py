@@ -13,7 +13,7 @@ def test_points_that_are_no_plain_tensors_on_the_cpu_are_refused_with_a_reason()
     engine = NativeEngine()
     assert "on meta" in engine.unsupported_reason(torch.rand(5, 2, device="meta"))
     assert "Tagged" in engine.unsupported_reason(torch.rand(5, 2).as_subclass(Tagged))
-    assert "up to 8 coordinates, got 9" in engine.unsupported_reason(torch.rand(5, 9))
+    assert "up to 32768 coordinates, got 32769" in engine.unsupported_reason(torch.rand(1, 32769))
     reasons = torch.vmap(lambda x: x.new_zeros(()) + (engine.unsupported_reason(x) is not None))(torch.rand(3, 5, 2))
     assert reasons.tolist() == [1, 1, 1]
     assert engine.unsupported_reason(torch.nn.Parameter(torch.rand(5, 2))) is None

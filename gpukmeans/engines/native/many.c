@@ -1,0 +1,144 @@
+// Many coordinates: matrix products propose, the written distance decides.
+//
+// Points and centers are shifted by an origin near the centers, and a product gives v = x·c - |c|²/2 for a point and a
+// panel of 16 centers, so |x|² - 2v is the squared distance up to rounding. A center may be excluded where this is above
+// the distance to another center by more than the rounding of both (see `margin`); every other center is compared by the
+// written distance (distance.h), the lowest index first. So labels and squared distances have no bit of the product.
+//
+// Lower bounds: for each point and panel, a distance that every center of the panel has at least, except the point's own
+// center. When centers move it decreases by the largest of their moves (Hamerly 2010; Ding et al. 2015, Yinyang k-means).
+// A panel is skipped where its bound is above the distance to the own center.
+//
+// Terms of sums are rounded once to fixed point, as in gpukmeans/fixed_point.py, and sums follow the labels that change.
+#include "distance.h"
+#include "propose.h"
+
+#include <stdlib.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#define MAX_ROWS 512         // of a block
+#define ROW_BYTES (1 << 17)  // of the shifted coordinates of a block
+#define MAX_FOUND 12         // possible nearest centers that are kept for one point; of more, all centers are compared
+#define ALL_CENTERS (MAX_FOUND + 1)
+#define POWER_STEPS 3
+#define GROUP 256            // rows of a seeding whose w·d² have one total
+#define NORM_SUMS 16 // partial sums of the norm of a center, so that it is more precise than a product
+
+INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+INLINE int64_t n_panels(int64_t n_clusters) { return (n_clusters + PANEL - 1) / PANEL; }
+
+// Rows of a block: as many as fit ROW_BYTES, at least one call of the product.
+INLINE int64_t block_rows(int64_t width, int64_t size) {
+  const int64_t fit = ROW_BYTES / (width * size) / PROPOSE_ROWS * PROPOSE_ROWS;
+  return fit < PROPOSE_ROWS ? PROPOSE_ROWS : at_most(fit, MAX_ROWS);
+}
+
+INLINE int64_t n_groups(int64_t n_rows) { return (n_rows + GROUP - 1) / GROUP; }
+
+INLINE int bit_length(int64_t value) {
+  int bits = 0;
+  for (; value; value >>= 1) bits++;
+  return bits;
+}
+
+// Memory for one use of a kernel, taken from the caller's scratch memory piece by piece.
+INLINE void *take(char **scratch, int64_t size) {
+  void *memory = *scratch;
+  *scratch += round_up(size, 64);
+  return memory;
+}
+
+// Whether a mask of the comparison of two vectors holds in all lanes.
+INLINE int all_set(const void *mask) {
+#ifdef __AVX__
+  return _mm256_movemask_ps(_mm256_loadu_ps(mask)) == 255;
+#else
+  uint64_t halves[2];
+  memcpy(halves, mask, sizeof halves);
+  return (halves[0] & halves[1]) == UINT64_MAX;
+#endif
+}
+
+// The mask as bits, the first lane lowest.
+INLINE unsigned f32_bits(i32_vector mask) {
+#ifdef __AVX__
+  return (unsigned)_mm256_movemask_ps(_mm256_loadu_ps((const float *)&mask));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < F32_LANES; lane++) bits |= (unsigned)(mask[lane] & 1) << lane;
+  return bits;
+#endif
+}
+INLINE unsigned f64_bits(i64_vector mask) {
+#ifdef __AVX__
+  return (unsigned)_mm256_movemask_pd(_mm256_loadu_pd((const double *)&mask));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < F64_LANES; lane++) bits |= (unsigned)(mask[lane] & 1) << lane;
+  return bits;
+#endif
+}
+
+// A lower bound after the centers of a panel moved by at most `drift`.
+INLINE f32_vector moved_bounds(f32_vector bounds, f32_vector drifts) {
+  const f32_vector moved = bounds - drifts;
+  return f32_select(moved > 0, moved * (1 - 2 * FLT_EPSILON), f32_fill(0));
+}
+
+// Finite values below the smallest normal number, and what is not a number, are 0.
+INLINE float round_down_to_f32(double value) {
+  if (!(value > FLT_MIN)) return 0;
+  return value < FLT_MAX ? (float)value * (1 - 2 * FLT_EPSILON) : FLT_MAX;
+}
+INLINE float round_up_to_f32(double value) {
+  return value < 0x1p120 ? (float)value * (1 + 2 * FLT_EPSILON) + FLT_MIN : INFINITY;
+}
+
+// The coordinate of a center along a direction.
+struct projection {
+  double along;
+  int32_t center;
+};
+
+static int compare_projections(const void *a, const void *b) {
+  const double first = ((const struct projection *)a)->along, second = ((const struct projection *)b)->along;
+  return (first > second) - (first < second);
+}
+
+#define REAL float
+#define NAME(name) name##_f32
+#define LANES F32_LANES
+#define REAL_VECTOR f32_vector
+#define MASK_VECTOR i32_vector
+#define BITS f32_bits
+#define REAL_EPSILON FLT_EPSILON
+#define REAL_MIN FLT_MIN
+#define REAL_MAX FLT_MAX
+#define SQRT sqrtf
+#include "many_body.h"
+#include "seeding_body.h"
+#undef REAL
+#undef NAME
+#undef LANES
+#undef REAL_VECTOR
+#undef MASK_VECTOR
+#undef BITS
+#undef REAL_EPSILON
+#undef REAL_MIN
+#undef REAL_MAX
+#undef SQRT
+
+#define REAL double
+#define NAME(name) name##_f64
+#define LANES F64_LANES
+#define REAL_VECTOR f64_vector
+#define MASK_VECTOR i64_vector
+#define BITS f64_bits
+#define REAL_EPSILON DBL_EPSILON
+#define REAL_MIN DBL_MIN
+#define REAL_MAX DBL_MAX
+#define SQRT sqrt
+#include "many_body.h"
+#include "seeding_body.h"

@@ -1,0 +1,466 @@
+"""Points of many coordinates in native kernels: the state of runs over them, and the calls of many.c."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import LifoQueue
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.base import Assignment
+from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.threads import run_chunks
+from gpukmeans.fixed_point import FixedPoint
+from gpukmeans.moments import Moments
+
+MAX_WIDTH = 1 << 15
+"""The most coordinates of a point: scratch memory grows with them."""
+
+# Centers of a panel, as in propose.h. Up to one panel lower bounds do not pay.
+_PANEL = 16
+
+# Products of a coordinate in one chunk: 20 ms with AVX2 and fused multiply-adds, 50 without.
+_CHUNK_PRODUCTS = 1 << 30
+_CHUNK_ROWS = 1 << 16
+
+# Elements that torch converts without starting threads of its own.
+_CONVERTED = 1 << 15
+
+# Bytes of all sums that chunks on several threads are added to.
+_SUMS_BYTES = 1 << 24
+
+
+class Many(ctypes.Structure):
+    """`struct many` of many_body.h."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("points", "weights", "centers", "centers_before", "members", "places"),
+                *("panels", "origin", "norms", "drifts", "moved"),
+                *("labels", "sqdist", "bounds", "long_labels"),
+                *("labels_before", "lowest", "sum_scales", "sums", "totals", "scratch"),
+            )
+        ),
+        ("weight_scale", ctypes.c_double),
+        ("sqdist_scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("n_rows", "width", "n_clusters", "known", "inertia")),
+        ("largest", ctypes.c_double),
+        ("n_changed", ctypes.c_int64),
+    ]
+
+
+class _ManyRuns(ctypes.Structure):
+    """`struct many_runs` of many_body.h."""
+
+    _fields_ = [
+        ("shared", Many),
+        *((name, ctypes.c_void_p) for name in ("problems", "weight_scales", "sqdist_scales", "inertia", "largest")),
+    ]
+
+
+def kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+    """A function of the library for numbers of this dtype, float32 or float64."""
+    suffix = "f32" if dtype == torch.float32 else "f64"
+    return load().function(f"gpukmeans_{name}_{suffix}", *argtypes, restype=restype)
+
+
+def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
+    """Memory for one kernel at a time."""
+    size = kernel("many_scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+def _n_panels(n_clusters: int) -> int:
+    return -(-n_clusters // _PANEL)
+
+
+class _Arguments:
+    """A block of arguments with the tensors that its pointers refer to, which live as long as the block."""
+
+    def __init__(self, block: Many, tensors: dict[str, Tensor]) -> None:
+        self.block = block
+        self.tensors = tensors
+
+    def with_tensors(self, **tensors: Tensor | None) -> "_Arguments":
+        """A copy with other tensors."""
+        copy = _Arguments(Many.from_buffer_copy(self.block), dict(self.tensors))
+        for name, tensor in tensors.items():
+            if tensor is None:
+                copy.tensors.pop(name, None)
+                setattr(copy.block, name, None)
+            else:
+                assert tensor.is_contiguous()
+                copy.tensors[name] = tensor
+                setattr(copy.block, name, tensor.data_ptr())
+        return copy
+
+    def call(self, name: str, dtype: torch.dtype) -> Many:
+        """The arguments after a kernel wrote its results to them."""
+        kernel(name, dtype, ctypes.c_void_p)(ctypes.addressof(self.block))
+        return self.block
+
+
+def _no_arguments() -> _Arguments:
+    return _Arguments(Many(), {})
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The order in which centers fill the panels: the center in each place or -1, and the place of each center."""
+
+    members: Tensor
+    places: Tensor
+
+    @staticmethod
+    def of(order: Tensor) -> "Order":
+        """From the numbers of the centers (K,), int32."""
+        members = torch.full((_n_panels(len(order)) * _PANEL,), -1, dtype=torch.int32, device="cpu")
+        members[: len(order)] = order
+        places = torch.empty_like(order)
+        places[order.long()] = torch.arange(len(order), dtype=torch.int32, device="cpu")
+        return Order(members, places)
+
+
+def given_order(n_clusters: int) -> Order:
+    """Centers by their numbers."""
+    return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
+
+
+def _grouped_order(centers: Tensor) -> Order:
+    """Centers that are near each other in the same panel, so that lower bounds of panels exclude more."""
+    n_clusters, width = centers.shape
+    order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
+    arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
+    arguments.block.width, arguments.block.n_clusters = width, n_clusters
+    kernel("many_group", centers.dtype, ctypes.c_void_p, ctypes.c_void_p)(
+        ctypes.addressof(arguments.block), order.data_ptr()
+    )
+    return Order.of(order)
+
+
+def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
+    """Memory that the kernel `pack` fills from centers (..., K, D)."""
+    *_, n_clusters, width = centers.shape
+    panels = _n_panels(n_clusters)
+    return {
+        "panels": centers.new_empty(panels * _PANEL * (width + 1)),
+        "origin": centers.new_empty(width),
+        "norms": centers.new_empty(panels + 1),
+        "drifts": centers.new_empty(-(-panels // 8) * 8, dtype=torch.float32),
+        "moved": centers.new_empty(n_clusters, dtype=torch.uint8),
+    }
+
+
+def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
+    """Arguments with the centers (K, D), and how far they moved from those before."""
+    arguments = _no_arguments().with_tensors(
+        centers=centers, centers_before=before, members=order.members, places=order.places, **room_for_centers(centers)
+    )
+    arguments.block.n_clusters, arguments.block.width = centers.shape
+    arguments.call("many_pack", centers.dtype)
+    return arguments
+
+
+class _Scales(NamedTuple):
+    """The fixed-point scales of one run. Sums in other units cannot be followed."""
+
+    weight: float
+    sum: Tensor
+    lowest: Tensor
+
+    def equals(self, other: "_Scales") -> bool:
+        return (
+            self.weight == other.weight and torch.equal(self.sum, other.sum) and torch.equal(self.lowest, other.lowest)
+        )
+
+
+class _RunState:
+    """What a run keeps between two measures: centers, labels, squared distances, lower bounds, sums and totals."""
+
+    def __init__(self, n_rows: int, centers: Tensor, scales: _Scales) -> None:
+        n_clusters = len(centers)
+        self.centers: Tensor | None = None
+        self.scales = scales
+        self.order = given_order(n_clusters)
+        self.labels = torch.empty(n_rows, dtype=torch.int32, device="cpu")
+        self.sqdist = centers.new_empty(n_rows)
+        self.bounds: Tensor | None = None
+        self.n_changed = n_rows
+        self.sums = torch.zeros(centers.shape, dtype=torch.int64, device="cpu")
+        self.totals = torch.zeros(n_clusters, dtype=torch.int64, device="cpu")
+
+    def fits(self, centers: Tensor, scales: _Scales) -> bool:
+        """Whether the state can follow to these centers and scales."""
+        same = self.centers is not None and self.centers.shape == centers.shape and self.centers.dtype == centers.dtype
+        return same and self.scales.equals(scales)
+
+    def add_bounds(self, centers: Tensor, room: int) -> None:
+        """Begin with lower bounds of 0, for panels of centers that are near each other, if they fit `room` bytes."""
+        n_rows, panels = len(self.labels), _n_panels(len(centers))
+        if self.n_bytes + 4 * n_rows * panels <= room:
+            self.order = _grouped_order(centers)
+            self.bounds = torch.zeros(n_rows, panels, dtype=torch.float32, device="cpu")
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that grow with the number of points."""
+        tensors = [self.labels, self.sqdist, *([] if self.bounds is None else [self.bounds])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class _SharedSums:
+    """Sums (K, D) and totals (K,) that chunks are added to, each by one chunk at a time."""
+
+    def __init__(self, sums: Tensor, totals: Tensor, n_chunks: int) -> None:
+        n_others = min(torch.get_num_threads(), n_chunks, _SUMS_BYTES // (8 * sums.numel())) - 1
+        self._others = [(torch.zeros_like(sums), torch.zeros_like(totals)) for _ in range(n_others)]
+        self._first = (sums, totals)
+        self._free: LifoQueue[tuple[Tensor, Tensor]] = LifoQueue()
+        for pair in [self._first, *self._others]:
+            self._free.put(pair)
+
+    def add(self, arguments: _Arguments, dtype: torch.dtype) -> int:
+        """Add the rows of a chunk whose labels changed. Their number."""
+        sums, totals = pair = self._free.get()
+        try:
+            return arguments.with_tensors(sums=sums, totals=totals).call("many_add", dtype).n_changed
+        finally:
+            self._free.put(pair)
+
+    def collect(self) -> None:
+        """Add all to the first sums and totals. Integers, so in any order."""
+        for pair in self._others:
+            for total, part in zip(self._first, pair, strict=True):
+                total += part
+
+
+class ManyCoordinates:
+    """Points (P, N, D) with weights (P, N), at least 0, or None for weights of 1, of any real dtype, on the CPU.
+
+    It has the methods of `BoundEngine`, with the problems of the runs as a tensor (B,) int64. From the second measure
+    on a run keeps its labels and squared distances, and lower bounds once its labels change little. No bit depends on
+    it.
+
+    Args:
+        x: points.
+        weights: weights.
+        keeps_from: products of a coordinate, N·K·D, from which on a run keeps these. Smaller runs share one call.
+        bounds_from: share of the labels that change in a measure, below which lower bounds begin: they exclude little
+            as long as centers move far.
+        chunk: products of one chunk.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        weights: Tensor | None,
+        *,
+        keeps_from: int = 1 << 22,
+        bounds_from: float = 0.25,
+        chunk: int = _CHUNK_PRODUCTS,
+    ) -> None:
+        self.x = x.detach()
+        self.weights = None if weights is None else weights.detach().double().contiguous()
+        self._keeps_from, self._bounds_from, self._chunk_products = keeps_from, bounds_from, chunk
+        self._n_measured = 0
+        self._states: dict[int, _RunState] = {}
+
+    def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Tensor) -> Moments:
+        """Moments at centers (B, K, D), with sums in the fixed-point units of the B runs."""
+        centers = centers.detach().contiguous()
+        moments = Moments(
+            fixed_point=fixed_point,
+            sums=torch.zeros(centers.shape, dtype=torch.int64, device="cpu"),
+            totals=torch.zeros(centers.shape[:2], dtype=torch.int64, device="cpu"),
+            inertia=torch.empty(len(problems), dtype=torch.int64, device="cpu"),
+            worst_sqdist=centers.new_empty(len(problems)),
+        )
+        if self._products(centers) < self._keeps_from:
+            self._measure_small(centers, fixed_point, problems, moments)
+            return moments
+        self._n_measured += 1
+        for run, problem in enumerate(problems.tolist()):
+            self._measure_run(run, problem, centers[run], moments)
+        return moments
+
+    def assign(self, centers: Tensor, problems: Tensor) -> Assignment:
+        """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D)."""
+        centers = centers.detach().contiguous()
+        shape = (len(problems), self.x.shape[1])
+        labels = torch.empty(shape, dtype=torch.int64, device="cpu")
+        sqdist = centers.new_empty(shape)
+        if self._products(centers) < self._keeps_from:
+            self._assign_small(centers, problems, labels, sqdist)
+            return Assignment(labels, sqdist)
+        for run, problem in enumerate(problems.tolist()):
+            state = self._states.get(run)
+            if state is not None and state.centers is not None and _same(state.centers, centers[run]):
+                labels[run], sqdist[run] = state.labels, state.sqdist
+            else:
+                self._assign_run(problem, centers[run], labels[run], sqdist[run])
+        return Assignment(labels, sqdist)
+
+    def _products(self, centers: Tensor) -> int:
+        return self.x.shape[1] * centers.shape[1] * centers.shape[2]
+
+    def _chunk(self, problem: int, start: int, stop: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
+        """Rows of a problem, converted if that is needed."""
+        weights = None if self.weights is None else self.weights[problem, start:stop]
+        return {"points": self.x[problem, start:stop].to(dtype).contiguous(), "weights": weights}
+
+    def _chunk_rows(self, centers: Tensor) -> int:
+        """Rows of a chunk at centers (K, D)."""
+        n_clusters, width = centers.shape
+        rows = min(_CHUNK_ROWS, self._chunk_products // (n_clusters * width))
+        if self.x.dtype != centers.dtype or not self.x[0].is_contiguous():
+            rows = min(rows, _CONVERTED // width)
+        return max(1, rows)
+
+    def _measure_run(self, run: int, problem: int, centers: Tensor, moments: Moments) -> None:
+        fixed_point = moments.fixed_point
+        scales = _Scales(fixed_point.weight[run].item(), fixed_point.sum[run], fixed_point.lowest[run])
+        state = self._state(run, centers, scales)
+        before = None if state is None or state.centers is None else state.centers
+        order = given_order(len(centers)) if state is None else state.order
+        sums, totals = (moments.sums[run], moments.totals[run]) if state is None else (state.sums, state.totals)
+        shared = _packed(centers, order, before).with_tensors(lowest=scales.lowest, sum_scales=scales.sum)
+        shared.block.weight_scale, shared.block.sqdist_scale = scales.weight, fixed_point.sqdist[run].item()
+        shared.block.known = before is not None
+        chunk_rows = self._chunk_rows(centers)
+        n_rows, dtype = self.x.shape[1], centers.dtype
+        added = _SharedSums(sums, totals, -(-n_rows // chunk_rows))
+        results: list[tuple[int, float]] = []
+        n_changed: list[int] = []
+
+        def measure_chunk(start: int, stop: int) -> None:
+            tensors = self._chunk(problem, start, stop, dtype)
+            before_chunk = None
+            if state is None:
+                labels, sqdist, bounds = (
+                    torch.empty(stop - start, dtype=torch.int32),
+                    centers.new_empty(stop - start),
+                    None,
+                )
+            else:
+                labels, sqdist = state.labels[start:stop], state.sqdist[start:stop]
+                bounds = None if state.bounds is None else state.bounds[start:stop]
+                before_chunk = labels.clone() if shared.block.known else None
+            scratch = scratch_for(dtype, *centers.shape[::-1])
+            chunk = shared.with_tensors(
+                **tensors, labels=labels, sqdist=sqdist, bounds=bounds, labels_before=before_chunk, scratch=scratch
+            )
+            chunk.block.n_rows = stop - start
+            found = chunk.call("many_assign", dtype)
+            results.append((found.inertia, found.largest))
+            n_changed.append(added.add(chunk, dtype))
+
+        try:
+            run_chunks(measure_chunk, n_rows, chunk_rows)
+        except BaseException:
+            self._states.pop(run, None)  # some of its chunks are at the new centers
+            raise
+        added.collect()
+        inertia = sum(part for part, _ in results)
+        moments.inertia[run] = (inertia + (1 << 63)) % (1 << 64) - (1 << 63)
+        moments.worst_sqdist[run] = max((largest for _, largest in results), default=-1.0)
+        if state is not None:
+            state.centers, state.n_changed = centers.clone(), sum(n_changed)
+            moments.sums[run], moments.totals[run] = sums, totals
+
+    def _state(self, run: int, centers: Tensor, scales: _Scales) -> _RunState | None:
+        """The state of a run, a new one if there is none that fits; None at the first measure or without room."""
+        if self._n_measured == 1:
+            return None
+        state = self._states.pop(run, None)
+        n_rows, (n_clusters, width), size = self.x.shape[1], centers.shape, centers.element_size()
+        room = n_rows * (width * size + n_clusters // 4 + 24) - sum(other.n_bytes for other in self._states.values())
+        if state is None or not state.fits(centers, scales):
+            if n_rows * (4 + size) > room:
+                return None
+            state = _RunState(n_rows, centers, scales)
+        elif state.bounds is None and n_clusters > _PANEL and state.n_changed < self._bounds_from * n_rows:
+            state.add_bounds(centers, room)
+        self._states[run] = state
+        return state
+
+    def _assign_run(self, problem: int, centers: Tensor, labels: Tensor, sqdist: Tensor) -> None:
+        shared, dtype = _packed(centers, given_order(len(centers)), None), centers.dtype
+
+        def assign_chunk(start: int, stop: int) -> None:
+            chunk = shared.with_tensors(
+                **self._chunk(problem, start, stop, dtype),
+                labels=torch.empty(stop - start, dtype=torch.int32),
+                long_labels=labels[start:stop],
+                sqdist=sqdist[start:stop],
+                scratch=scratch_for(dtype, *centers.shape[::-1]),
+            )
+            chunk.block.n_rows = stop - start
+            chunk.call("many_assign", dtype)
+
+        run_chunks(assign_chunk, len(labels), self._chunk_rows(centers))
+
+    def _measure_small(self, centers: Tensor, fixed_point: FixedPoint, problems: Tensor, moments: Moments) -> None:
+        tensors = {
+            "lowest": fixed_point.lowest.contiguous(),
+            "sum_scales": fixed_point.sum.contiguous(),
+            "sums": moments.sums,
+            "totals": moments.totals,
+        }
+        run_tensors = {
+            "weight_scales": fixed_point.weight.contiguous(),
+            "sqdist_scales": fixed_point.sqdist.contiguous(),
+            "inertia": moments.inertia,
+            "largest": moments.worst_sqdist,
+        }
+        self._run_small(centers, problems, tensors, run_tensors)
+
+    def _assign_small(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
+        self._run_small(centers, problems, {"long_labels": labels, "sqdist": sqdist}, {})
+
+    def _run_small(
+        self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], run_tensors: dict[str, Tensor]
+    ) -> None:
+        """Calls of the kernel of many runs. Tensors of results and scales have one row for each run."""
+        n_rows, dtype = self.x.shape[1], centers.dtype
+        _, n_clusters, width = centers.shape
+        n_products = max(1, self._products(centers))
+        converted = self.x.dtype != dtype or not self.x.is_contiguous()
+        order = given_order(n_clusters)
+
+        def measure_runs(start: int, stop: int) -> None:
+            index = problems[start:stop]
+            x, weights = self.x, self.weights
+            if converted:
+                x, weights = x[index].to(dtype).contiguous(), None if weights is None else weights[index]
+                index = torch.arange(stop - start, device="cpu")
+            rows = {name: tensor[start:stop] for name, tensor in tensors.items()}
+            arguments = _no_arguments().with_tensors(
+                points=x,
+                weights=weights,
+                centers=centers[start:stop],
+                members=order.members,
+                places=order.places,
+                labels=torch.empty(n_rows, dtype=torch.int32, device="cpu"),
+                scratch=scratch_for(dtype, width, n_clusters),
+                **{"sqdist": centers.new_empty(n_rows), **room_for_centers(centers), **rows},
+            )
+            block = arguments.block
+            block.n_rows, block.width, block.n_clusters = n_rows, width, n_clusters
+            runs = _ManyRuns(shared=block, problems=index.data_ptr())
+            for name, tensor in run_tensors.items():
+                setattr(runs, name, tensor[start:stop].data_ptr())
+            function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+            function(ctypes.addressof(runs), 0, stop - start)
+
+        chunk = max(1, self._chunk_products // 4 // n_products)
+        if converted:
+            chunk = min(chunk, max(1, _CONVERTED // max(1, n_rows * width)))
+        run_chunks(measure_runs, len(problems), chunk)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)

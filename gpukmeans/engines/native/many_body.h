@@ -1,0 +1,646 @@
+// The kernels of many.c for numbers REAL, included once for each type. The layout of `struct many` is that of the
+// ctypes.Structure in many.py, equal for both types.
+
+struct NAME(many) {
+  // Points (n_rows, width), and their weights, or null for weights of 1.
+  const REAL *points;
+  const double *weights;
+  // Centers (n_clusters, width), those before, or null, and the order in which they fill the panels: the center in each
+  // of 16 places of each panel, or -1, and the place of each center.
+  const REAL *centers, *centers_before;
+  const int32_t *members, *places;
+  // Written by `pack`: panels as in propose.h, the origin (width), the largest norm of each panel and, last, of all, how
+  // far a center of each panel moved at most, and which centers moved.
+  REAL *panels, *origin, *norms;
+  float *drifts;
+  uint8_t *moved;
+  // Nearest centers and squared distances (n_rows), read and written if `known`, else written. Lower bounds (n_rows,
+  // panels), of points that are `known`, or null.
+  int32_t *labels;
+  REAL *sqdist;
+  float *bounds;
+  // The labels once more, or null.
+  int64_t *long_labels;
+  // Sums (n_clusters, width) and totals (n_clusters) follow from labels_before, or null for labels of none, to labels.
+  const int32_t *labels_before;
+  const double *lowest, *sum_scales;
+  int64_t *sums, *totals;
+  char *scratch;
+  double weight_scale, sqdist_scale;
+  int64_t n_rows, width, n_clusters, known;
+  // Results: the sum of w·d² in fixed point, the largest d² of a point with weight, -1 if there is none, and the number
+  // of points with weight whose label changed.
+  int64_t inertia;
+  double largest;
+  int64_t n_changed;
+};
+
+INLINE REAL NAME(larger)(REAL a, REAL b) { return a > b ? a : b; }
+INLINE REAL NAME(smaller)(REAL a, REAL b) { return a < b ? a : b; }
+INLINE REAL_VECTOR NAME(vector_at)(const REAL *from) { return *(const REAL_VECTOR *)from; }
+INLINE REAL_VECTOR NAME(larger_lanes)(REAL_VECTOR a, REAL_VECTOR b) {
+  const MASK_VECTOR mask = a > b;
+  return (REAL_VECTOR)((mask & (MASK_VECTOR)a) | (~mask & (MASK_VECTOR)b));
+}
+
+INLINE REAL NAME(largest_lane)(REAL_VECTOR vector) {
+  REAL lanes[LANES];
+  memcpy(lanes, &vector, sizeof lanes);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] = NAME(larger)(lanes[i], lanes[i + half]);
+  return lanes[0];
+}
+
+// The values of a panel, in registers.
+struct NAME(panel_values) {
+  REAL_VECTOR vectors[PANEL / LANES];
+};
+
+INLINE struct NAME(panel_values) NAME(values_at)(const REAL *from) {
+  struct NAME(panel_values) values;
+  for (int i = 0; i < PANEL / LANES; i++) values.vectors[i] = NAME(vector_at)(from + i * LANES);
+  return values;
+}
+
+// -infinity in one place, if it is not negative. Not by a store, for which the load of a vector would wait.
+INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values, int place) {
+  for (int i = 0; i < PANEL / LANES; i++) {
+    MASK_VECTOR lanes;
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = i * LANES + lane;
+    const MASK_VECTOR mask = lanes == (MASK_VECTOR){0} + place;
+    const MASK_VECTOR lowest = (MASK_VECTOR)((REAL_VECTOR){0} - INFINITY);
+    values.vectors[i] = (REAL_VECTOR)((mask & lowest) | (~mask & (MASK_VECTOR)values.vectors[i]));
+  }
+  return values;
+}
+
+INLINE REAL NAME(largest_value)(struct NAME(panel_values) values) {
+  REAL_VECTOR largest = values.vectors[0];
+  for (int i = 1; i < PANEL / LANES; i++) largest = NAME(larger_lanes)(largest, values.vectors[i]);
+  return NAME(largest_lane)(largest);
+}
+
+// The places of values that are not below the edge, as bits. What is not a number is not below.
+INLINE unsigned NAME(reaching)(struct NAME(panel_values) values, REAL edge) {
+  unsigned bits = 0;
+  for (int i = 0; i < PANEL / LANES; i++) bits |= BITS(~(values.vectors[i] < edge)) << (i * LANES);
+  return bits;
+}
+
+INLINE int NAME(any_reaches)(struct NAME(panel_values) values, REAL edge) {
+  MASK_VECTOR below = values.vectors[0] < edge;
+  for (int i = 1; i < PANEL / LANES; i++) below &= values.vectors[i] < edge;
+  return !all_set(&below);
+}
+
+// What rounding may do. Units of u = epsilon / 2, r = |x - origin|, s the largest norm of a panel.
+struct NAME(rounding) {
+  REAL product, absolute, grow, shrink, underflow;
+};
+
+INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
+  const REAL unit = REAL_EPSILON / 2;
+  // The written distance: relative to the exact one, of each square 3, of its at most 7 + log2(width) additions 1.
+  const REAL written = (REAL)(12 + bit_length(width)) * unit;
+  return (struct NAME(rounding)){
+      // |x|² - 2v: of the sums of the product width + 2 units of 2rs + s² (Higham 2002, section 3.1), of those of norms,
+      // which have NORM_SUMS parts, less; 8 of the shift and the last operations. Two written distances are compared.
+      // 1 % for terms of higher order.
+      .product = (REAL)1.01 * ((REAL)(width + width / NORM_SUMS + 12) * unit + 2 * written),
+      .absolute = (REAL)(width + 12) * 2 * REAL_MIN,
+      .grow = 1 + written + 4 * unit,
+      .shrink = 1 - written - 4 * unit,
+      .underflow = (REAL)width * REAL_MIN, // squares below the smallest normal number
+  };
+}
+
+// Half the error of |x|² - 2v as a squared distance, and of the comparison of two written distances.
+INLINE REAL NAME(margin)(const struct NAME(rounding) *rounding, REAL norm, REAL norm_of_panel) {
+  const REAL sum = norm + norm_of_panel;
+  return (rounding->product * (sum * sum) + rounding->absolute) / 2;
+}
+
+// At least the distance of all centers whose written squared distance is at most `sqdist`.
+INLINE float NAME(upper_bound)(const struct NAME(rounding) *rounding, REAL sqdist) {
+  return round_up_to_f32(SQRT(sqdist + rounding->underflow) * rounding->grow);
+}
+
+// At most the distance of a center of this written squared distance.
+INLINE float NAME(lower_bound_of)(const struct NAME(rounding) *rounding, REAL sqdist) {
+  return round_down_to_f32(SQRT(NAME(larger)(sqdist - rounding->underflow, 0)) * rounding->shrink);
+}
+
+// At most the distance of the centers of a panel, none of whose values is above `value`.
+INLINE float NAME(lower_bound)(REAL sqnorm, REAL value, REAL margin) {
+  const REAL sqdist = sqnorm - 2 * (value + margin);
+  return sqdist > 0 ? round_down_to_f32(SQRT(sqdist) * (1 - 4 * REAL_EPSILON)) : 0;
+}
+
+// A block of points: the shifted coordinates of those whose products are needed, and what is known of them.
+struct NAME(block) {
+  struct NAME(rounding) rounding;
+  REAL *shifted, *sqnorms, *norms, *distance_scratch;
+  REAL values[PROPOSE_ROWS * PANEL];
+};
+
+INLINE struct NAME(block) NAME(block_of)(const struct NAME(many) *many, char **scratch) {
+  const int64_t rows = block_rows(many->width, sizeof(REAL));
+  return (struct NAME(block)){
+      .rounding = NAME(rounding_of)(many->width),
+      .shifted = take(scratch, rows * many->width * sizeof(REAL)),
+      .sqnorms = take(scratch, rows * sizeof(REAL)),
+      .norms = take(scratch, rows * sizeof(REAL)),
+      .distance_scratch = take(scratch, distance_scratch(many->width) * sizeof(REAL)),
+  };
+}
+
+INLINE REAL NAME(sqdist_to)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t center) {
+  return NAME(squared_distance)(many->points + row * many->width, many->centers + center * many->width, many->width,
+                                block->distance_scratch);
+}
+
+// Shifted coordinates and norm of a point, as row `to` of the block.
+INLINE void NAME(shift)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t to) {
+  const int64_t width = many->width;
+  const REAL *restrict point = many->points + row * width, *restrict origin = many->origin;
+  REAL *restrict shifted = block->shifted + to * width;
+  REAL_VECTOR sums = {0}, more = {0};
+  int64_t d = 0;
+  for (; d + 2 * LANES <= width; d += 2 * LANES) {
+    const REAL_VECTOR first = NAME(vector_at)(point + d) - NAME(vector_at)(origin + d);
+    const REAL_VECTOR second = NAME(vector_at)(point + d + LANES) - NAME(vector_at)(origin + d + LANES);
+    *(REAL_VECTOR *)(shifted + d) = first, *(REAL_VECTOR *)(shifted + d + LANES) = second;
+    sums += first * first, more += second * second;
+  }
+  sums += more;
+  REAL sqnorm = 0;
+  for (; d < width; d++) {
+    shifted[d] = point[d] - origin[d];
+    sqnorm += shifted[d] * shifted[d];
+  }
+  for (int lane = 0; lane < LANES; lane++) sqnorm += sums[lane];
+  block->sqnorms[to] = sqnorm;
+  block->norms[to] = SQRT(sqnorm);
+}
+
+INLINE void NAME(propose_panel)(const struct NAME(many) *many, struct NAME(block) *block, const int32_t *rows, int64_t panel) {
+  const REAL *centers = many->panels + panel * PANEL * (many->width + 1);
+  NAME(propose)(block->shifted, rows, many->width, centers, block->values);
+}
+
+// The nearest of all centers by the written distance.
+static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row) {
+  REAL best = INFINITY;
+  int32_t label = 0;
+  for (int64_t center = 0; center < many->n_clusters; center++) {
+    const REAL sqdist = NAME(sqdist_to)(many, block, row, center);
+    if (sqdist < best) best = sqdist, label = (int32_t)center;
+  }
+  many->sqdist[row] = best;
+  many->labels[row] = label;
+}
+
+// Centers that may be nearest to a point: those whose value plus its margin is at least `low`, the largest value less
+// its margin.
+struct NAME(found) {
+  REAL low;
+  int32_t count, panel; // the panel of the largest value
+  int32_t centers[MAX_FOUND];
+  REAL highs[MAX_FOUND];
+};
+
+INLINE void NAME(drop_excluded)(struct NAME(found) *found) {
+  int32_t kept = 0;
+  for (int32_t i = 0; i < found->count; i++)
+    if (found->highs[i] >= found->low) found->centers[kept] = found->centers[i], found->highs[kept++] = found->highs[i];
+  found->count = kept;
+}
+
+static __attribute__((noinline)) void NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
+                                                 REAL margin) {
+  const struct NAME(panel_values) all = NAME(values_at)(values);
+  found->low = NAME(larger)(NAME(largest_value)(all) - margin, found->low);
+  for (unsigned left = NAME(reaching)(all, found->low - margin); left; left &= left - 1) {
+    const int i = __builtin_ctz(left);
+    if (members[i] < 0) continue;
+    if (found->count == MAX_FOUND) NAME(drop_excluded)(found);
+    if (found->count == MAX_FOUND) {
+      found->count = ALL_CENTERS;
+      return;
+    }
+    found->centers[found->count] = members[i], found->highs[found->count++] = values[i] + margin;
+  }
+}
+
+INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME(block) *block, struct NAME(found) *found,
+                                int64_t row) {
+  if (found->count == ALL_CENTERS) {
+    NAME(compare_all)(many, block, row);
+    return;
+  }
+  REAL best = INFINITY;
+  int32_t label = INT32_MAX;
+  for (int32_t i = 0; i < found->count; i++) {
+    if (found->highs[i] < found->low) continue;
+    const int32_t center = found->centers[i];
+    const REAL sqdist = NAME(sqdist_to)(many, block, row, center);
+    if (sqdist < best || (sqdist == best && center < label)) best = sqdist, label = center;
+  }
+  many->sqdist[row] = best;
+  many->labels[row] = label;
+}
+
+// The nearest centers of rows [start, stop) of which nothing is known.
+static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
+  struct NAME(block) block = NAME(block_of)(many, &scratch);
+  const int64_t n = stop - start, panels = n_panels(many->n_clusters);
+  struct NAME(found) *found = take(&scratch, n * sizeof *found);
+  for (int64_t i = 0; i < n; i++) {
+    NAME(shift)(many, &block, start + i, i);
+    const REAL magnitude = block.norms[i] + many->norms[panels];
+    // Below this every partial sum of a product is finite.
+    const int finite = magnitude * magnitude < REAL_MAX / 16;
+    found[i].low = -INFINITY, found[i].count = finite ? 0 : ALL_CENTERS;
+  }
+  for (int64_t panel = 0; panel < panels; panel++) {
+    const int32_t *members = many->members + panel * PANEL;
+    for (int64_t from = 0; from < n; from += PROPOSE_ROWS) {
+      int32_t rows[PROPOSE_ROWS];
+      for (int i = 0; i < PROPOSE_ROWS; i++) rows[i] = (int32_t)at_most(from + i, n - 1);
+      NAME(propose_panel)(many, &block, rows, panel);
+      for (int64_t row = from; row < at_most(from + PROPOSE_ROWS, n); row++) {
+        const REAL *values = block.values + (row - from) * PANEL;
+        const REAL margin = NAME(margin)(&block.rounding, block.norms[row], many->norms[panel]);
+        if (found[row].count != ALL_CENTERS && NAME(any_reaches)(NAME(values_at)(values), found[row].low - margin))
+          NAME(find)(&found[row], values, members, margin);
+      }
+    }
+  }
+  for (int64_t i = 0; i < n; i++) NAME(compare_found)(many, &block, &found[i], start + i);
+}
+
+// Rows of a block whose products with each panel are needed.
+struct NAME(needed) {
+  int32_t *counts; // of each panel
+  int16_t *rows;   // (panels, rows of a block): numbers in the block
+};
+
+// Moves the bounds of a row, and adds the row to the panels whose bound is not above `upper`. Whether there are any.
+INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels, float upper,
+                             const struct NAME(needed) *needed, int64_t row, int64_t n_rows) {
+  int any = 0;
+  for (int64_t panel = 0; panel < panels; panel += F32_LANES) {
+    f32_vector moved;
+    const int count = (int)at_most(F32_LANES, panels - panel);
+    if (count == F32_LANES) {
+      moved = moved_bounds(f32_load(bounds + panel), f32_load(drifts + panel));
+      f32_store(bounds + panel, moved);
+    } else {
+      float own[F32_LANES] = {0};
+      memcpy(own, bounds + panel, count * sizeof(float));
+      moved = moved_bounds(f32_load(own), f32_load(drifts + panel));
+      memcpy(bounds + panel, &moved, count * sizeof(float));
+    }
+    const i32_vector skipped = moved > upper;
+    if (all_set(&skipped)) continue;
+    for (int i = 0; i < count; i++)
+      if (!skipped[i]) {
+        needed->rows[(panel + i) * n_rows + needed->counts[panel + i]++] = (int16_t)row;
+        any = 1;
+      }
+  }
+  return any;
+}
+
+// Compares the centers of a panel that may be nearer than the own one, and sets the bound of the panel.
+INLINE void NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t panel,
+                         struct NAME(panel_values) values, REAL sqnorm, REAL norm) {
+  const REAL margin = NAME(margin)(&block->rounding, norm, many->norms[panel]);
+  const int finite = margin < REAL_MAX / 16 * block->rounding.product;
+  const int32_t *members = many->members + panel * PANEL;
+  float *bounds = many->bounds ? many->bounds + row * n_panels(many->n_clusters) : NULL;
+  const int32_t label = many->labels[row], place = many->places[label];
+  const int is_own = place / PANEL == panel;
+  const REAL sqdist = many->sqdist[row];
+  const REAL edge = finite ? (sqnorm - sqdist * block->rounding.grow - block->rounding.underflow) / 2 - margin : -INFINITY;
+  float bound_of_label = INFINITY;
+  values = NAME(without)(values, is_own ? place % PANEL : -1);
+  if (NAME(any_reaches)(values, edge)) {
+    REAL best = sqdist;
+    int32_t nearest = label;
+    int nearest_at = -1;
+    for (unsigned left = NAME(reaching)(values, edge); left; left &= left - 1) {
+      const int i = __builtin_ctz(left);
+      if (members[i] < 0 || members[i] == label) continue;
+      const REAL other = NAME(sqdist_to)(many, block, row, members[i]);
+      if (other < best || (other == best && members[i] < nearest)) best = other, nearest = members[i], nearest_at = i;
+    }
+    if (nearest != label) {
+      many->labels[row] = nearest;
+      many->sqdist[row] = best;
+      if (bounds) { // the center that was nearest is one of the others now
+        values = NAME(without)(values, nearest_at);
+        bound_of_label = NAME(lower_bound_of)(&block->rounding, sqdist);
+        if (!is_own) {
+          if (bound_of_label < bounds[place / PANEL]) bounds[place / PANEL] = bound_of_label;
+          bound_of_label = INFINITY;
+        }
+      }
+    }
+  }
+  if (bounds) {
+    const float bound = finite ? NAME(lower_bound)(sqnorm, NAME(largest_value)(values), margin) : 0;
+    bounds[panel] = bound_of_label < bound ? bound_of_label : bound;
+  }
+}
+
+// The nearest centers of rows [start, stop) after the centers moved.
+static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
+  struct NAME(block) block = NAME(block_of)(many, &scratch);
+  const int64_t n = stop - start, panels = n_panels(many->n_clusters);
+  struct NAME(needed) needed = {take(&scratch, panels * sizeof(int32_t)), take(&scratch, panels * n * sizeof(int16_t))};
+  float *uppers = take(&scratch, n * sizeof(float));
+  memset(needed.counts, 0, panels * sizeof(int32_t));
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t row = start + i;
+    const int32_t label = many->labels[row];
+    if (many->moved[label]) many->sqdist[row] = NAME(sqdist_to)(many, &block, row, label);
+    if (many->bounds) {
+      uppers[i] = NAME(upper_bound)(&block.rounding, many->sqdist[row]);
+      if (!NAME(move_bounds)(many->bounds + row * panels, many->drifts, panels, uppers[i], &needed, i, n)) continue;
+    }
+    NAME(shift)(many, &block, row, i);
+  }
+  for (int64_t panel = 0; panel < panels; panel++) {
+    const int64_t count = many->bounds ? needed.counts[panel] : n;
+    const int16_t *listed = needed.rows + panel * n;
+    for (int64_t next = 0; next < count;) {
+      int32_t rows[PROPOSE_ROWS];
+      int used = 0;
+      for (; used < PROPOSE_ROWS && next < count; next++) {
+        const int32_t row = many->bounds ? listed[next] : (int32_t)next;
+        // The distance may have become less since the row was listed.
+        if (!many->bounds || many->bounds[(start + row) * panels + panel] <= uppers[row]) rows[used++] = row;
+      }
+      if (!used) break;
+      for (int i = used; i < PROPOSE_ROWS; i++) rows[i] = rows[used - 1];
+      NAME(propose_panel)(many, &block, rows, panel);
+      for (int i = 0; i < used; i++) {
+        const int32_t row = rows[i], label = many->labels[start + row];
+        const struct NAME(panel_values) values = NAME(values_at)(block.values + i * PANEL);
+        NAME(decide)(many, &block, start + row, panel, values, block.sqnorms[row], block.norms[row]);
+        if (many->bounds && many->labels[start + row] != label)
+          uppers[row] = NAME(upper_bound)(&block.rounding, many->sqdist[start + row]);
+      }
+    }
+  }
+}
+
+// Inertia and largest squared distance of rows [start, stop), added to those of `many`.
+static void NAME(add_distances)(struct NAME(many) *many, int64_t start, int64_t stop) {
+  const double scale = many->sqdist_scale;
+  uint64_t inertia = (uint64_t)many->inertia;
+  double largest = many->largest;
+  if (many->weights) {
+    for (int64_t row = start; row < stop; row++) {
+      const double weight = many->weights[row], sqdist = many->sqdist[row];
+      inertia += (uint64_t)to_fixed(sqdist * weight, scale);
+      if (weight != 0 && sqdist > largest) largest = sqdist;
+    }
+  } else {
+    REAL_VECTOR lanes = (REAL_VECTOR){0} - 1;
+    int64_t row = start;
+    for (; row + LANES <= stop; row += LANES) lanes = NAME(larger_lanes)(lanes, NAME(vector_at)(many->sqdist + row));
+    REAL most = NAME(largest_lane)(lanes);
+    for (; row < stop; row++) most = NAME(larger)(most, many->sqdist[row]);
+    largest = most > largest ? most : largest;
+    if (most * scale < FIXED_SMALL)
+      for (row = start; row < stop; row++) inertia += (uint64_t)small_to_fixed(many->sqdist[row], scale);
+    else
+      for (row = start; row < stop; row++) inertia += (uint64_t)to_fixed(many->sqdist[row], scale);
+  }
+  many->inertia = (int64_t)inertia;
+  many->largest = largest;
+}
+
+// Fixed-point terms (width) of w·(x - lowest) of one point.
+INLINE void NAME(sum_terms)(const struct NAME(many) *many, const REAL *restrict point, double weight,
+                            int64_t *restrict terms) {
+  const double *restrict lowest = many->lowest, *restrict scales = many->sum_scales;
+  double largest = 0;
+  for (int64_t d = 0; d < many->width; d++) {
+    const double term = ((double)point[d] - lowest[d]) * weight;
+    const double magnitude = fabs(term * scales[d]);
+    largest = magnitude < FIXED_SMALL ? largest : 1;
+    terms[d] = small_to_fixed(term, scales[d]);
+  }
+  if (largest)
+    for (int64_t d = 0; d < many->width; d++) terms[d] = to_fixed(((double)point[d] - lowest[d]) * weight, scales[d]);
+}
+
+static void NAME(add_rows)(struct NAME(many) *many) {
+  const int64_t width = many->width;
+  char *scratch = many->scratch;
+  int64_t *restrict terms = take(&scratch, width * sizeof(int64_t));
+  many->n_changed = 0;
+  for (int64_t row = 0; row < many->n_rows; row++) {
+    const int32_t label = many->labels[row], before = many->labels_before ? many->labels_before[row] : -1;
+    const double weight = many->weights ? many->weights[row] : 1;
+    if (label == before || weight == 0) continue;
+    many->n_changed++;
+    NAME(sum_terms)(many, many->points + row * width, weight, terms);
+    const int64_t units = to_fixed(weight, many->weight_scale);
+    int64_t *restrict to = many->sums + label * width;
+    for (int64_t d = 0; d < width; d++) to[d] = (int64_t)((uint64_t)to[d] + (uint64_t)terms[d]);
+    many->totals[label] = (int64_t)((uint64_t)many->totals[label] + (uint64_t)units);
+    if (before < 0) continue;
+    int64_t *restrict from = many->sums + before * width;
+    for (int64_t d = 0; d < width; d++) from[d] = (int64_t)((uint64_t)from[d] - (uint64_t)terms[d]);
+    many->totals[before] = (int64_t)((uint64_t)many->totals[before] - (uint64_t)units);
+  }
+}
+
+// The median of up to 15 centers in each coordinate: near most centers, also if some are far away.
+static void NAME(set_origin)(const struct NAME(many) *many) {
+  enum { SAMPLE = 15 };
+  const int64_t n = at_most(many->n_clusters, SAMPLE);
+  for (int64_t d = 0; d < many->width; d++) {
+    REAL sorted[SAMPLE] = {0};
+    for (int64_t i = 0; i < n; i++) {
+      const REAL value = many->centers[i * many->n_clusters / n * many->width + d];
+      int64_t at = i;
+      for (; at > 0 && sorted[at - 1] > value; at--) sorted[at] = sorted[at - 1];
+      sorted[at] = value;
+    }
+    many->origin[d] = sorted[n / 2];
+  }
+}
+
+// Origin, panels, norms, drifts and moved of the centers.
+static void NAME(pack)(const struct NAME(many) *many) {
+  const int64_t width = many->width, panels = n_panels(many->n_clusters), part = 2 * LANES;
+  const REAL slack = 1 + (REAL)(width + 16) * REAL_EPSILON;
+  NAME(set_origin)(many);
+  REAL all = 0;
+  memset(many->drifts, 0, round_up(panels, F32_LANES) * sizeof(float));
+  memset(many->panels, 0, panels * PANEL * (width + 1) * sizeof(REAL));
+  for (int64_t panel = 0; panel < panels; panel++) {
+    REAL largest = 0;
+    for (int64_t i = 0; i < PANEL; i++) {
+      REAL *column = many->panels + (panel * PANEL + i / part * part) * (width + 1) + i % part;
+      const int32_t center = many->members[panel * PANEL + i];
+      if (center < 0) {
+        column[0] = -INFINITY;
+        continue;
+      }
+      const REAL *from = many->centers + center * width;
+      double sums[NORM_SUMS] = {0}, sqnorm = 0, sqmove = 0;
+      for (int64_t d = 0; d < width; d++) {
+        const REAL shifted = from[d] - many->origin[d];
+        column[(d + 1) * part] = shifted;
+        sums[d % NORM_SUMS] += (double)shifted * shifted;
+      }
+      for (int j = 0; j < NORM_SUMS; j++) sqnorm += sums[j];
+      column[0] = (REAL)(-sqnorm / 2);
+      largest = NAME(larger)(largest, (REAL)sqrt(sqnorm) * slack);
+      if (!many->centers_before) {
+        many->moved[center] = 1;
+        continue;
+      }
+      const REAL *before = many->centers_before + center * width;
+      int moved = 0;
+      for (int64_t d = 0; d < width; d++) {
+        const double move = (double)from[d] - before[d];
+        moved |= move != 0;
+        sqmove += move * move;
+      }
+      many->moved[center] = (uint8_t)moved;
+      if (!moved) continue;
+      const float drift = round_up_to_f32(sqrt(sqmove) * 1.000001);
+      many->drifts[panel] = drift > many->drifts[panel] ? drift : many->drifts[panel];
+    }
+    many->norms[panel] = largest;
+    all = NAME(larger)(all, largest);
+  }
+  many->norms[panels] = all;
+}
+
+// Sorts centers `order` [start, stop) along their longest extent, a direction found by the power method.
+static void NAME(sort_along_extent)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop,
+                                    char *scratch) {
+  const int64_t width = many->width;
+  double *mean = take(&scratch, width * sizeof(double)), *direction = take(&scratch, width * sizeof(double));
+  double *next = take(&scratch, width * sizeof(double));
+  struct projection *projections = take(&scratch, (stop - start) * sizeof *projections);
+  memset(mean, 0, width * sizeof(double));
+  for (int64_t i = start; i < stop; i++)
+    for (int64_t d = 0; d < width; d++) mean[d] += many->centers[order[i] * width + d] / (double)(stop - start);
+  double farthest = -1;
+  for (int64_t i = start; i < stop; i++) {
+    double sqdist = 0;
+    for (int64_t d = 0; d < width; d++) {
+      next[d] = many->centers[order[i] * width + d] - mean[d];
+      sqdist += next[d] * next[d];
+    }
+    if (sqdist > farthest) farthest = sqdist, memcpy(direction, next, width * sizeof(double));
+  }
+  for (int step = 0; step <= POWER_STEPS; step++) {
+    double length = 0;
+    memset(next, 0, width * sizeof(double));
+    for (int64_t i = start; i < stop; i++) {
+      const REAL *center = many->centers + order[i] * width;
+      double product = 0;
+      for (int64_t d = 0; d < width; d++) product += (center[d] - mean[d]) * direction[d];
+      projections[i - start] = (struct projection){isfinite(product) ? product : 0, order[i]};
+      for (int64_t d = 0; d < width; d++) next[d] += (center[d] - mean[d]) * product;
+    }
+    for (int64_t d = 0; d < width; d++) length += next[d] * next[d];
+    for (int64_t d = 0; d < width; d++) direction[d] = next[d] / sqrt(length);
+  }
+  qsort(projections, stop - start, sizeof *projections, compare_projections);
+  for (int64_t i = start; i < stop; i++) order[i] = projections[i - start].center;
+}
+
+// Orders centers so that those of a panel are near each other, by halving. Results do not depend on the order.
+static void NAME(group)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop) {
+  if (stop - start <= PANEL) return;
+  NAME(sort_along_extent)(many, order, start, stop, many->scratch);
+  const int64_t middle = start + round_up((stop - start) / 2, PANEL);
+  NAME(group)(many, order, start, middle);
+  NAME(group)(many, order, middle, stop);
+}
+
+static void NAME(assign)(struct NAME(many) *many) {
+  const int64_t rows = block_rows(many->width, sizeof(REAL));
+  many->inertia = 0, many->largest = -1;
+  for (int64_t start = 0; start < many->n_rows; start += rows) {
+    const int64_t stop = at_most(start + rows, many->n_rows);
+    if (many->known)
+      NAME(follow_nearest)(many, start, stop, many->scratch);
+    else
+      NAME(find_nearest)(many, start, stop, many->scratch);
+    NAME(add_distances)(many, start, stop);
+    if (many->long_labels)
+      for (int64_t row = start; row < stop; row++) many->long_labels[row] = many->labels[row];
+  }
+}
+
+EXPORT void NAME(gpukmeans_many_pack)(const struct NAME(many) *many) { NAME(pack)(many); }
+
+// Labels, squared distances, bounds and results.
+EXPORT void NAME(gpukmeans_many_assign)(struct NAME(many) *many) { NAME(assign)(many); }
+
+// Sums and totals, and the number of changed labels.
+EXPORT void NAME(gpukmeans_many_add)(struct NAME(many) *many) { NAME(add_rows)(many); }
+
+// Runs over small problems. The pointers of `shared` are those of problem 0 and run 0, where there are some for each. Of
+// the results those with a pointer are computed; sums and totals are added to.
+struct NAME(many_runs) {
+  struct NAME(many) shared;
+  const int64_t *problems;                     // (B,)
+  const double *weight_scales, *sqdist_scales; // (B,)
+  int64_t *inertia;                            // (B,)
+  REAL *largest;                               // (B,)
+};
+
+// Runs [start, stop), each as by pack, assign and add, of which nothing is known.
+EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_t start, int64_t stop) {
+  for (int64_t run = start; run < stop; run++) {
+    struct NAME(many) many = runs->shared;
+    const int64_t n = many.n_rows, width = many.width, clusters = many.n_clusters, problem = runs->problems[run];
+    many.points += problem * n * width;
+    many.centers += run * clusters * width;
+    if (many.weights) many.weights += problem * n;
+    if (many.long_labels) {
+      many.long_labels += run * n;
+      many.sqdist += run * n;
+    }
+    if (many.sums) many.sqdist_scale = runs->sqdist_scales[run];
+    NAME(pack)(&many);
+    NAME(assign)(&many);
+    if (!many.sums) continue;
+    many.lowest += run * width;
+    many.sum_scales += run * width;
+    many.weight_scale = runs->weight_scales[run];
+    many.sums += run * clusters * width;
+    many.totals += run * clusters;
+    NAME(add_rows)(&many);
+    runs->inertia[run] = many.inertia;
+    runs->largest[run] = (REAL)many.largest;
+  }
+}
+
+// Bytes of scratch memory that a kernel needs.
+EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
+  const int64_t rows = block_rows(width, sizeof(REAL)), panels = n_panels(n_clusters);
+  const int64_t shared = rows * (width + 2) * sizeof(REAL) + width * 8;
+  const int64_t find = rows * sizeof(struct NAME(found)), follow = panels * (4 + 2 * rows) + rows * 4;
+  const int64_t group = 3 * width * sizeof(double) + n_clusters * sizeof(struct projection);
+  const int64_t assign = shared + (find > follow ? find : follow);
+  return (assign > group ? assign : group) + 16 * 64;
+}
+
+// Orders the numbers of the centers, `order` (n_clusters), so that those of a panel are near each other.
+EXPORT void NAME(gpukmeans_many_group)(const struct NAME(many) *many, int32_t *order) {
+  NAME(group)(many, order, 0, many->n_clusters);
+}

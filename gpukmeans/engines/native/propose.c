@@ -1,0 +1,19 @@
+// Products that only propose which centers may be nearest. The error bound of many.c holds for every order of the
+// additions, with or without fused multiply-adds, so this is the one file that may be compiled to them.
+#include "propose.h"
+
+#define REAL float
+#define REAL_VECTOR f32_vector
+#define LANES F32_LANES
+#define PROPOSE propose_f32
+#include "propose_body.h"
+#undef REAL
+#undef REAL_VECTOR
+#undef LANES
+#undef PROPOSE
+
+#define REAL double
+#define REAL_VECTOR f64_vector
+#define LANES F64_LANES
+#define PROPOSE propose_f64
+#include "propose_body.h"
