@@ -72,7 +72,7 @@ def test_an_initial_center_far_off_does_not_take_digits_from_the_mean():
     assert model.cluster_centers_.item() == pytest.approx(1.05, rel=1e-15)
 
 
-@pytest.mark.parametrize("engine", ["matmul", "cells", PlainEngine(tile=1000)])
+@pytest.mark.parametrize("engine", ["matmul", PlainEngine(tile=1000)])
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_sequence_of_batches_has_the_same_bits_on_every_engine(engine, metric):
     options = {"metric": metric, "init": "random"}

@@ -126,7 +126,7 @@ INTERPRETED = pytest.param(
 )
 
 
-@pytest.mark.parametrize("engine", ["cells", "matmul", INTERPRETED])
+@pytest.mark.parametrize("engine", ["matmul", INTERPRETED])
 def test_engines_and_blocks_have_equal_bits(engine, monkeypatch):
     x, weights = blobs(4, 3, n=60), torch.rand(60, generator=seeded(0))
     expected = compare_n_clusters(x, [3, 4], weights=weights, engine="plain", max_iter=2)

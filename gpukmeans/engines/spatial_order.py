@@ -1,7 +1,6 @@
-"""Spatial order of points along a Hilbert curve, and cells: groups of consecutive points with bounding boxes."""
+"""Spatial order of points along a Hilbert curve."""
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,82 +9,6 @@ from torch import Tensor
 _CURVE_BITS = 15
 # Points of each problem whose quantiles are the grid lines of each coordinate.
 _SAMPLE = 4096
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Boxes:
-    """Bounding boxes of points of P problems, `count` boxes for each."""
-
-    midpoint: Tensor
-    """(D, P·count)"""
-    half_width: Tensor
-    """(D, P·count): the largest distance of a point of the box from the midpoint, in each coordinate."""
-    count: int
-    size: int
-    """Members of a box: points, or smaller boxes."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Cells:
-    """The points of P problems in spatial order, in small boxes; `fanout` consecutive small boxes make a large one.
-
-    The last small box of a problem is padded with its last point.
-    """
-
-    x: Tensor
-    """(D, P·small.count, small.size), channel-major."""
-    rows: Tensor
-    """(P, small.count·small.size): the row of each point of `x`. The first N of a problem are its points.
-
-    int32, or int64 if N is too large.
-    """
-    small: Boxes
-    large: Boxes
-    fanout: int
-
-    @cached_property
-    def half_diagonal(self) -> Tensor:
-        """The mean half diagonal of the small boxes of each problem (P,)."""
-        return self.small.half_width.square().sum(dim=0).sqrt().view(-1, self.small.count).mean(dim=1)
-
-
-def cells(x: Tensor, dtype: torch.dtype, size: int, fanout: int) -> Cells:
-    """The points (P, N, D) as `dtype`, in small boxes of `size` points and large boxes of `fanout` small ones."""
-    n_problems, n, width = x.shape
-    rows = order(x)
-    if padding := -n % size:
-        rows = torch.cat([rows, rows[:, -1:].expand(-1, padding)], dim=1)
-    rows = rows.to(torch.int32 if n <= torch.iinfo(torch.int32).max else torch.int64)
-    sorted_x = torch.empty(width, n_problems, rows.shape[1], dtype=dtype, device=x.device)
-    for channel in range(width):
-        for problem in range(n_problems):
-            sorted_x[channel, problem] = x[problem, :, channel].contiguous().index_select(0, rows[problem])
-    sorted_x = sorted_x.view(width, -1, size)
-    lowest, highest = sorted_x.amin(dim=2), sorted_x.amax(dim=2)
-    count = rows.shape[1] // size
-    n_large = -(-count // fanout)
-    index = torch.arange(n_large * fanout, device=x.device).clamp(max=count - 1)
-    members = (count * torch.arange(n_problems, device=x.device)[:, None] + index).flatten()
-    return Cells(
-        x=sorted_x,
-        rows=rows,
-        small=_boxes(lowest, highest, count, size),
-        large=_boxes(
-            lowest.index_select(1, members).view(width, -1, fanout).amin(dim=2),
-            highest.index_select(1, members).view(width, -1, fanout).amax(dim=2),
-            n_large,
-            fanout,
-        ),
-        fanout=fanout,
-    )
-
-
-def _boxes(lowest: Tensor, highest: Tensor, count: int, size: int) -> Boxes:
-    """Boxes from the lowest to the highest values (D, P·count)."""
-    midpoint = lowest / 2 + highest / 2
-    # A little wider, since the differences are rounded.
-    half_width = torch.maximum(highest - midpoint, midpoint - lowest) * (1 + 4 * torch.finfo(midpoint.dtype).eps)
-    return Boxes(midpoint=midpoint, half_width=half_width, count=count, size=size)
 
 
 def order(x: Tensor) -> Tensor:

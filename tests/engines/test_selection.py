@@ -21,7 +21,7 @@ class LimitedEngine(PlainEngine):
 
 def test_each_engine_is_listed_under_its_own_name():
     assert {name: engine.name for name, engine in ENGINES.items()} == {
-        name: name for name in ("triton", "native", "cells", "matmul", "plain")
+        name: name for name in ("triton", "native", "matmul", "plain")
     }
 
 
@@ -39,13 +39,6 @@ def no_native(monkeypatch):
     monkeypatch.setitem(ENGINES, "native", LimitedEngine())
 
 
-def test_auto_chooses_cells_for_many_points_of_few_coordinates(no_native):
-    assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
-    assert choose("auto", torch.rand(2, 16_384, 4)) is ENGINES["cells"]
-    assert choose("auto", torch.rand(16_383, 4)) is ENGINES["matmul"]
-    assert choose("auto", torch.rand(16_384, 5)) is ENGINES["matmul"]
-
-
 def test_auto_chooses_the_first_engine_that_supports_the_points(no_native, monkeypatch):
     assert choose("auto", X) is ENGINES["matmul"]
     plain = ENGINES["plain"]
@@ -58,16 +51,8 @@ def test_auto_computes_no_reason_of_an_engine_that_is_not_needed(no_native, monk
         def unsupported_reason(self, x):
             raise AssertionError("a reason was computed")
 
-    monkeypatch.setitem(ENGINES, "matmul", FailingEngine())
-    assert choose("auto", torch.rand(16_384, 4)) is ENGINES["cells"]
-    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"plain": ENGINES["plain"], "failing": FailingEngine()})
-    assert choose("auto", X) is ENGINES["plain"]
-
-
-def test_auto_chooses_an_engine_that_is_not_fast_if_no_other_supports_the_points(monkeypatch):
-    cells = ENGINES["cells"]
-    monkeypatch.setattr("gpukmeans.engines.selection.ENGINES", {"cells": cells, "limited": LimitedEngine()})
-    assert choose("auto", X) is cells
+    monkeypatch.setitem(ENGINES, "plain", FailingEngine())
+    assert choose("auto", X) is ENGINES["matmul"]
 
 
 def test_auto_raises_with_the_reasons_if_no_engine_supports_the_points(monkeypatch):
@@ -88,7 +73,7 @@ def test_an_engine_that_does_not_support_the_points_is_refused_with_its_reason()
 
 
 def test_an_unknown_name_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match="one of auto, triton, native, cells, matmul, plain or an engine, got 'cuda'"):
+    with pytest.raises(ValueError, match="one of auto, triton, native, matmul, plain or an engine, got 'cuda'"):
         choose("cuda", X)
 
 

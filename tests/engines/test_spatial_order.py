@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers.problems import seeded
 
-from gpukmeans.engines.spatial_order import _curve, cells, order
+from gpukmeans.engines.spatial_order import _curve, order
 
 
 @pytest.mark.parametrize("width", range(1, 9))
@@ -42,36 +42,3 @@ def test_the_other_points_stay_in_order_beside_an_outlier():
     near = x[0, order(x)[0]].diff(dim=0).square().sum(dim=1).median()
     x[0, 77] = 1e9
     assert x[0, order(x)[0]].diff(dim=0).square().sum(dim=1).median() < 2 * near
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 100])
-def test_cells_contain_the_points_and_boxes_contain_the_cells(dtype, n):
-    x = (torch.rand(2, n, 3, generator=seeded(), dtype=torch.float64) * 200).to(dtype)
-    layout = cells(x, torch.float64, 8, 4)
-    count = -(-n // 8)
-    assert layout.x.shape == (3, 2 * count, 8)
-    assert (layout.small.count, layout.small.size, layout.large.count, layout.large.size) == (
-        count,
-        8,
-        -(-count // 4),
-        4,
-    )
-    points = layout.x.view(3, 2, -1)
-    for problem in range(2):
-        rows = layout.rows[problem]
-        assert torch.equal(points[:, problem].T, x[problem, rows].double())
-        assert rows[:n].sort().values.tolist() == list(range(n))
-        assert (rows[n:] == rows[n - 1]).all()
-    for boxes, members in ((layout.small, 8), (layout.large, 32)):
-        box = torch.arange(points.shape[2]) // members
-        for problem in range(2):
-            index = box + problem * boxes.count
-            assert ((points[:, problem] - boxes.midpoint[:, index]).abs() <= boxes.half_width[:, index]).all()
-
-
-def test_boxes_contain_their_points_also_where_differences_are_rounded():
-    x = 1e7 + torch.rand(1, 500, 3, generator=seeded()) * 50
-    layout = cells(x, torch.float32, 8, 4)
-    distance = (layout.x.double() - layout.small.midpoint.double()[..., None]).abs()
-    assert (distance <= layout.small.half_width.double()[..., None]).all()

@@ -92,7 +92,6 @@ def test_a_d2_sample_costs_one_pass_and_the_blocks_of_the_samples(monkeypatch):
         {"init": torch.arange(5.0)[:, None] * torch.full((5, 3), 1e3)},
         {"engine": "plain"},
         {"engine": "matmul"},
-        {"engine": "cells"},
     ],
     ids=lambda options: next(iter(options)) + str(options.get("engine", "")),
 )
