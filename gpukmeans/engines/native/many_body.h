@@ -65,7 +65,7 @@ INLINE struct NAME(panel_values) NAME(values_at)(const REAL *from) {
 // -infinity in one place, if it is not negative. Not by a store, for which the load of a vector would wait.
 INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values, int place) {
   for (int i = 0; i < PANEL / LANES; i++) {
-    MASK_VECTOR lanes;
+    MASK_VECTOR lanes = {0};
     for (int lane = 0; lane < LANES; lane++) lanes[lane] = i * LANES + lane;
     const MASK_VECTOR mask = lanes == (MASK_VECTOR){0} + place;
     const MASK_VECTOR lowest = (MASK_VECTOR)((REAL_VECTOR){0} - INFINITY);
