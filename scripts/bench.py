@@ -28,17 +28,18 @@ from benchmarks import clustering as benchmark_clustering
 from benchmarks import colors as benchmark_colors
 from benchmarks import folder as benchmark_folder
 from benchmarks import n_clusters as benchmark_n_clusters
+from benchmarks import native as benchmark_native
 from benchmarks import optima as benchmark_optima
 from benchmarks import peaks as benchmark_peaks
 from benchmarks import peers
 from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as benchmark_pngquant
 from benchmarks import scale as benchmark_scale
+from benchmarks.native import PNGQUANT_LIMITS
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import medians, run
 from benchmarks.table import table
-from gpukmeans import BEST_QUALITY, DITHERINGS, SEEDINGS, mean_squared_error, quantize, unique_colors
-from gpukmeans.images.dithering import dither
+from gpukmeans import BEST_QUALITY, SEEDINGS, mean_squared_error, quantize, unique_colors
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.device import DeviceError, pick_device
@@ -46,13 +47,11 @@ from gpukmeans_cli.system.device import DeviceError, pick_device
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 # Upper limits: mean squared error at K colors of these photos of the Kodak set, seconds in addition to `import torch`,
-# bytes at 18 megapixels, seconds of --help, seconds of dithering, and time relative to pngquant at K colors.
+# bytes at 18 megapixels, and seconds of --help.
 MSE_TARGETS = {4: 966.0, 16: 208.0, 64: 56.2, 256: 18.5}
 BEST_TARGETS = {4: 962.5, 16: 206.4, 64: 55.7, 256: 18.2}
 KODAK = {f"kodim{number:02}.png" for number in range(1, 9)}
 SECONDS_TARGET, MEMORY_TARGET, HELP_TARGET = 0.6, 1e9, 0.3
-DITHERING_TARGET = 1.5
-PNGQUANT_TARGETS = {16: 1.0, 256: 2.0}
 # Lower limits of photos per second: relative to pngquant on all cores, and on a GPU relative to decoding and encoding
 # only. Upper limit of the growth of a process over many files, in MB.
 THROUGHPUT_TARGET, CODECS_TARGET, GROWTH_TARGET = 1.0, 0.85, 50
@@ -144,14 +143,14 @@ def pngquant(
     if not photos:
         _fail(f"{folder} holds no RGB PNG")
     load = os.getloadavg()[0]
-    comparisons = benchmark_pngquant.compare(photos, list(PNGQUANT_TARGETS), runs)
+    comparisons = benchmark_pngquant.compare(photos, list(PNGQUANT_LIMITS), runs)
     _write_json(json_path, comparisons)
     _print_machine()
     print(f"pngquant {version} {benchmark_pngquant.OPTIONS}, {len(photos)} photos, load of {load:.1f} at the start")
     for each in comparisons:
         _print_photos(each)
     for each in comparisons:
-        target = PNGQUANT_TARGETS[each.n_colors]
+        target = PNGQUANT_LIMITS[each.n_colors]
         _print_target(f"time relative to pngquant, K = {each.n_colors}", each.ratio, target, "")
         print(f"{'in CPU seconds':36} {each.cpu_ratio:14,.3f}")
         _print_target(f"photos worse at K = {each.n_colors}", len(each.worse), 0, "")
@@ -209,13 +208,13 @@ def _print_throughputs(photos: Sequence[Path], runs: int, folder: Path) -> None:
     megapixels, n_bytes = benchmark_folder.megapixels(photos), sum(photo.stat().st_size for photo in photos)
     print(f"{len(photos)} photos of {megapixels:.1f} megapixels in {n_bytes:,} bytes\n")
     throughputs = benchmark_folder.throughputs(photos, runs, folder)
-    print(f"{'':26} {'photos/s':>9} {'MP/s':>9} {'bytes':>13} {'seconds':>9} {'CPU seconds':>13}")
+    print(f"{'':36} {'photos/s':>9} {'MP/s':>9} {'bytes':>13} {'seconds':>9} {'CPU seconds':>13}")
     for each in throughputs:
         seconds, cpu_seconds, _ = each.cost
         rates = f"{len(photos) / seconds:9.2f} {megapixels / seconds:9.2f}"
-        print(f"{each.name:26} {rates} {each.n_bytes:13,} {seconds:9.2f} {cpu_seconds:13.2f}")
+        print(f"{each.name:36} {rates} {each.n_bytes:13,} {seconds:9.2f} {cpu_seconds:13.2f}")
     print()
-    ours, _, theirs, theirs_at_best = throughputs
+    ours, theirs_at_best, _, theirs = throughputs
     ratio = theirs.cost.seconds / ours.cost.seconds
     _print_target("photos/s relative to pngquant", ratio, THROUGHPUT_TARGET, "", at_least=True)
     print(f"{'... with one thread each':36} {theirs_at_best.cost.seconds / ours.cost.seconds:14,.3f}")
@@ -242,12 +241,12 @@ def _print_soak(photos: Sequence[Path], n: int, folder: Path) -> None:
 
 def _print_peaks(photos: Path) -> None:
     print("\nPeak memory of one process, K = 20, less that of a picture of 1 x 1")
-    print(f"{'':28} {'megapixels':>10} {'MB':>9} {'bytes/pixel':>12} {'goal, MB':>9} {'seconds':>8}")
+    print(f"{'':28} {'megapixels':>10} {'MB':>9} {'bytes/pixel':>12} {'target, MB':>10} {'seconds':>8}")
     with tempfile.TemporaryDirectory() as scratch:
         for peak in benchmark_peaks.peaks(photos, Path(scratch)):
-            met = "met" if peak.n_bytes <= peak.goal else "MISSED"
+            met = "met" if peak.n_bytes <= peak.target else "MISSED"
             sizes = f"{peak.n_pixels / 1e6:10.1f} {peak.n_bytes / 1e6:9.0f} {peak.n_bytes / peak.n_pixels:12.1f}"
-            print(f"{peak.name:28} {sizes} {peak.goal / 1e6:9.0f} {peak.seconds:8.1f}  {met}", flush=True)
+            print(f"{peak.name:28} {sizes} {peak.target / 1e6:10.0f} {peak.seconds:8.1f}  {met}", flush=True)
 
 
 @app.command()
@@ -284,22 +283,6 @@ def pictures(
     for k in n_colors:
         print(f"\nTargets at K = {k}")
         print(*benchmark_pictures.targets([row for row in rows if row.n_colors == k]), sep="\n")
-
-
-@app.command()
-def dithering(runs: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5) -> None:
-    """Seconds of each dithering on an image of 4 megapixels in 256 colors, in one process."""
-    _print_machine()
-    image = torch.from_numpy(draw_sample(2400, 1667))
-    palette = quantize(image, 256).palette
-    seconds: dict[str, list[float]] = {name: [] for name in DITHERINGS}
-    for _ in range(runs + 1):
-        for name, times in seconds.items():
-            start = time.perf_counter()
-            dither(image, palette, name)
-            times.append(time.perf_counter() - start)
-    for name, times in seconds.items():
-        _print_target(name, statistics.median(times[1:]), DITHERING_TARGET, "s")  # without the first run
 
 
 @app.command()
@@ -382,6 +365,44 @@ def scale(
 
 
 @app.command()
+def native(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder of photos. Default: the two of scikit-learn.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    before: Annotated[str, typer.Option(help="A commit, whose start is compared.")] = benchmark_native.BEFORE,
+) -> None:
+    """Each mark of the native kernels, met or not: times on the CPU beside scikit-learn, faiss-cpu and pngquant.
+
+    Takes about seven minutes on two cores. A peer that is not installed is named. The exit code is 1 if a case fails.
+    Not on Windows.
+    """
+    import sklearn.datasets
+
+    photos = benchmark_pictures.rgb_pictures(folder or Path(sklearn.datasets.__file__).parent / "images")
+    if not photos:
+        _fail(f"{folder} holds no RGB picture")
+    load, start = os.getloadavg()[0], time.perf_counter()
+    _print_machine()
+    versions = peers.versions() | {"pngquant": benchmark_pngquant.version() or "not installed"}
+    print(f"{_joined(versions)}; {len(photos)} photos, load of {load:.1f} at the start")
+    print(f"{'':56} {'gpukmeans':>12} {'peer':>12}    {'':12} {'ratio':>6}")
+    fails = False
+    for mark in benchmark_native.marks(photos, before):
+        figures = f"{mark.ours:12,.2f} {mark.theirs:12,.2f} {mark.unit:2} {mark.peer:12} {mark.ratio:6.3f}"
+        print(f"{mark.case:56} {figures * (mark.error is None)} {mark.verdict}", flush=True)
+        fails |= mark.error is not None and mark.error.startswith("fails")
+    print(f"{time.perf_counter() - start:.0f} s")
+    if fails:
+        raise typer.Exit(1)
+
+
+@app.command()
 def clustering(
     quick: Annotated[bool, typer.Option("--quick", help="Only three small cases.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
@@ -405,7 +426,7 @@ def colors(
     quick: Annotated[bool, typer.Option("--quick", help="Only small cases.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device of the engines.")] = "auto",
 ) -> None:
-    """The engines on points of 3 coordinates: time and memory beside peers, and beside a roofline of the device.
+    """The engines on points of 3 coordinates: equal bits, time and memory, beside a roofline of the device.
 
     Seconds per iteration are the difference between runs of more and of fewer iterations. The exit code is 1 if an
     engine fails or is wrong. Linux only.

@@ -33,7 +33,7 @@ _Variant = tuple[int, int, int, tuple[int, ...]]
 
 _PNGQUANT_SUFFIX = "-pngquant.png"
 # A process for each file, as many at a time as cores. By default, each process has as many threads as cores.
-_XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_PNGQUANT_SUFFIX} {N_COLORS} < "$2"'
+_XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_PNGQUANT_SUFFIX} "$3" < "$2"'
 
 
 class PhotosError(Exception):
@@ -101,10 +101,13 @@ def megapixels(photos: Sequence[Path]) -> float:
     return total / 1e6
 
 
-def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Throughput]:
-    """Medians of alternate runs: `compress`, `compress -j 1`, pngquant, and pngquant with one thread per file.
+def throughputs(
+    photos: Sequence[Path], runs: int, folder: Path, n_colors: int = N_COLORS, *, all_ways: bool = True
+) -> list[Throughput]:
+    """Medians of alternate runs: `compress`, pngquant with one thread per file, `compress -j 1`, and pngquant.
 
-    `photos` are in a folder without other files. The output stays in `folder`, that of `compress` in `folder / "ours"`.
+    Without `all_ways` only the first two. `photos` are in a folder without other files. The output stays in `folder`,
+    that of `compress` in `folder / "ours"`.
     """
     ours, alone, theirs, names = (folder / name for name in ("ours", "alone", "theirs", "names"))
     # pngquant writes beside its input, where `compress` would read its output.
@@ -112,20 +115,25 @@ def throughputs(photos: Sequence[Path], runs: int, folder: Path) -> list[Through
     copies = [str(shutil.copyfile(photo, theirs / photo.name)) for photo in photos]
     names.write_text("\0".join(copies))
     cores = default_workers(torch.device("cpu"))
-    compress = [sys.executable, COMPRESS, str(photos[0].parent), "-r", "-k", str(N_COLORS), "-q", "-f"]
-    commands = {
-        "gpukmeans compress": [*compress, "-d", str(ours)],
-        "gpukmeans compress -j 1": [*compress, "-d", str(alone), "-j", "1"],
-        f"pngquant by xargs -P{cores}": ["sh", "-c", _XARGS, "sh", str(cores), str(names)],
-        "the same, one thread each": ["sh", "-c", f"OMP_NUM_THREADS=1 {_XARGS}", "sh", str(cores), str(names)],
+    compress = [sys.executable, COMPRESS, str(photos[0].parent), "-r", "-k", str(n_colors), "-q", "-f"]
+    pngquant = [str(cores), str(names), str(n_colors)]
+    ways = {
+        "gpukmeans compress": ([*compress, "-d", str(ours)], ours, "*"),
+        f"pngquant by xargs -P{cores}, one thread each": (
+            ["sh", "-c", f"OMP_NUM_THREADS=1 {_XARGS}", "sh", *pngquant],
+            theirs,
+            f"*{_PNGQUANT_SUFFIX}",
+        ),
+        "gpukmeans compress -j 1": ([*compress, "-d", str(alone), "-j", "1"], alone, "*"),
+        f"pngquant by xargs -P{cores}": (["sh", "-c", _XARGS, "sh", *pngquant], theirs, f"*{_PNGQUANT_SUFFIX}"),
     }
-    costs = medians(commands, runs)
-    pngquant_files = list(theirs.glob(f"*{_PNGQUANT_SUFFIX}"))
-    written = [list(ours.iterdir()), list(alone.iterdir()), pngquant_files, pngquant_files]
-    assert [len(paths) for paths in written] == [len(photos)] * 4
+    chosen = list(ways)[: len(ways) if all_ways else 2]
+    costs = medians({name: ways[name][0] for name in chosen}, runs)
+    written = {name: list(ways[name][1].glob(ways[name][2])) for name in chosen}
+    assert {len(paths) for paths in written.values()} == {len(photos)}
     return [
-        Throughput(name=name, cost=costs[name], n_bytes=sum(path.stat().st_size for path in paths))
-        for name, paths in zip(commands, written, strict=True)
+        Throughput(name=name, cost=costs[name], n_bytes=sum(path.stat().st_size for path in written[name]))
+        for name in chosen
     ]
 
 

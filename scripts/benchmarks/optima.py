@@ -44,19 +44,24 @@ def colors(images: Sequence[Tensor]) -> list[Points]:
 
 def patches(images: Sequence[Tensor]) -> list[Points]:
     """Patches at random positions, centered and projected on their 32 principal directions: (40000, 32)."""
+    x = windows(images, _N_PATCHES)
+    x = x - x.mean(dim=1, keepdim=True)
+    _, directions = torch.linalg.eigh(x.T @ x)
+    return [Points("patches", x @ directions[:, -_WIDTH:], None)]
+
+
+def windows(images: Sequence[Tensor], n: int) -> Tensor:
+    """Patches of 8 x 8 pixels of images (H, W, C) at random positions, equally many of each: about (n, 64 C)."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for image in images:
         height, width, _ = image.shape
-        n = _N_PATCHES // len(images)
-        top = torch.randint(height - _PATCH + 1, (n,), generator=generator)
-        left = torch.randint(width - _PATCH + 1, (n,), generator=generator)
-        windows = image.unfold(0, _PATCH, 1).unfold(1, _PATCH, 1)
-        rows.append(windows[top, left].reshape(n, -1).float())
-    x = torch.cat(rows)
-    x = x - x.mean(dim=1, keepdim=True)
-    _, directions = torch.linalg.eigh(x.T @ x)
-    return [Points("patches", x @ directions[:, -_WIDTH:], None)]
+        of_image = n // len(images)
+        top = torch.randint(height - _PATCH + 1, (of_image,), generator=generator)
+        left = torch.randint(width - _PATCH + 1, (of_image,), generator=generator)
+        corners = image.unfold(0, _PATCH, 1).unfold(1, _PATCH, 1)
+        rows.append(corners[top, left].reshape(of_image, -1).float())
+    return torch.cat(rows)
 
 
 def optima(sets: Sequence[Points], k: int, refine: int, seeds: int) -> Optimum:

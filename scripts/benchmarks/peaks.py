@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import peak_bytes
 
-# The goal: bytes for each pixel of one frame, and bytes in addition.
+# The target: bytes for each pixel of one frame, and bytes in addition.
 BYTES_PER_PIXEL, CONSTANT = 16, 32e6
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ class Peak:
     n_pixels: int
     """Of one frame."""
     n_bytes: float
-    goal: float
+    target: float
     """The bytes for the pixels of a frame; for an animation also its output, which is in memory as a whole, twice."""
     seconds: float
 
@@ -50,11 +50,11 @@ def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
             n_bytes, seconds = _compress(folder / source, folder, "--dither", dithering)
             with Image.open(folder / source) as image:
                 n_pixels, is_animated = image.width * image.height, getattr(image, "is_animated", False)
-            goal = BYTES_PER_PIXEL * n_pixels + CONSTANT
+            target = BYTES_PER_PIXEL * n_pixels + CONSTANT
             if is_animated:
-                goal += 2 * (folder / "out.gif").stat().st_size
+                target += 2 * (folder / "out.gif").stat().st_size
             name = source if dithering == "none" else f"{source}, {dithering}"
-            yield Peak(name=name, n_pixels=n_pixels, n_bytes=n_bytes - baseline, goal=goal, seconds=seconds)
+            yield Peak(name=name, n_pixels=n_pixels, n_bytes=n_bytes - baseline, target=target, seconds=seconds)
 
 
 def _compress(path: Path, folder: Path, *options: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ called, so that a process holds only the package that it measures.
 import functools
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,10 +27,12 @@ def gpukmeans(
     engine: Any = "auto",
     device: str = "cpu",
     n_random: int = 0,
+    may_converge: bool = False,
 ) -> np.ndarray:
     """This package. It also measures moments at the initial centers, and assigns labels once more at the end.
 
-    With `n_random` it returns the best of as many runs from random centers, and ignores the values of `first`.
+    With `n_random` it returns the best of as many runs from random centers, and ignores the values of `first`. With
+    `may_converge` it stops where no center moves.
     """
     import torch
 
@@ -46,12 +48,24 @@ def gpukmeans(
         tol=0.0,
         engine=engine,
     )
-    _check_n_iter(int(result.n_iter), n_iter)
+    if not may_converge:
+        _check_n_iter(int(result.n_iter), n_iter)
     return result.centers.cpu().numpy()
 
 
-def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """scikit-learn, in the dtype of `x`. It assigns labels once more at the end."""
+def scikit_learn(
+    x: np.ndarray,
+    first: np.ndarray,
+    n_iter: int,
+    weights: np.ndarray | None = None,
+    *,
+    algorithm: Literal["lloyd", "elkan"] = "lloyd",
+    may_converge: bool = False,
+) -> np.ndarray:
+    """scikit-learn, in the dtype of `x`. It assigns labels once more at the end.
+
+    With `may_converge` it stops where no label changes.
+    """
     from sklearn.cluster import KMeans
 
     peer = KMeans(
@@ -60,10 +74,11 @@ def scikit_learn(x: np.ndarray, first: np.ndarray, n_iter: int, weights: np.ndar
         n_init=1,  # pyright: ignore[reportArgumentType]
         max_iter=n_iter,
         tol=0,
-        algorithm="lloyd",
+        algorithm=algorithm,
     )
     peer.fit(x, sample_weight=weights)
-    _check_n_iter(peer.n_iter_, n_iter)
+    if not may_converge:
+        _check_n_iter(peer.n_iter_, n_iter)
     return peer.cluster_centers_
 
 
@@ -152,5 +167,5 @@ def missing(required: Sequence[str] = REQUIRED) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the peers."""
-    return {name: importlib.metadata.version(name) for name in PEERS if name != "gpukmeans"}
+    """The versions of the peers that are installed."""
+    return {name: importlib.metadata.version(name) for name in PEERS if name != "gpukmeans" and not missing([name])}
