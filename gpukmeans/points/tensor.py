@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, BoundEngine, Engine
-from gpukmeans.engines.native.library import unavailable_reason
 from gpukmeans.engines.native.many import MAX_WIDTH
 from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, extended
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.points.base import SAMPLE_BITS, Points, SampleBy, points_from_source, random_numbers
@@ -292,16 +292,7 @@ def natively_extended(
 
 def _has_native_rows(source: TensorSource) -> bool:
     x = source.x
-    return (
-        type(x) is Tensor
-        and x.device.type == "cpu"
-        and x.layout is torch.strided
-        and x.dtype == source.dtype
-        and x[0].is_contiguous()
-        and not x.is_neg()
-        and x.shape[2] <= MAX_WIDTH
-        and unavailable_reason() is None
-    )
+    return takes(x, dtype=source.dtype) and x[0].is_contiguous() and not x.is_neg() and x.shape[2] <= MAX_WIDTH
 
 
 def _squeezed(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from gpukmeans.engines.native import few
 from gpukmeans.engines.native.few import FewCoordinates
 from gpukmeans.engines.native.library import unavailable_reason
 from gpukmeans.engines.native.many import MAX_WIDTH, ManyCoordinates
+from gpukmeans.engines.native.tensors import is_plain
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
@@ -34,7 +35,7 @@ class NativeEngine:
     def unsupported_reason(self, x: Tensor) -> str | None:
         if x.device.type != "cpu":
             return f"its kernels are for the CPU, and these points are on {x.device}"
-        if not _is_plain(x):
+        if not is_plain(x):
             return f"its kernels read memory, and these points are a {type(x).__name__} without memory of their own"
         if x.shape[-1] > MAX_WIDTH:
             return f"its kernels are for points of up to {MAX_WIDTH} coordinates, got {x.shape[-1]}"
@@ -83,12 +84,3 @@ def _state_for(x: Tensor, weights: Tensor | None, engine: NativeEngine) -> FewCo
     if x.shape[2] > few.MAX_WIDTH:
         return ManyCoordinates(x, weights)
     return FewCoordinates(x, weights, engine.sorts_from)
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether the values of the tensor are at its address: no subclass, no tensor of a transformation as `vmap`."""
-    return (
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
-    )

@@ -341,7 +341,7 @@ class ManyCoordinates:
             before_chunk = None
             if state is None:
                 labels, sqdist, bounds = (
-                    torch.empty(stop - start, dtype=torch.int32),
+                    torch.empty(stop - start, dtype=torch.int32, device="cpu"),
                     centers.new_empty(stop - start),
                     None,
                 )
@@ -393,7 +393,7 @@ class ManyCoordinates:
         def assign_chunk(start: int, stop: int) -> None:
             chunk = shared.with_tensors(
                 **self._chunk(problem, start, stop, dtype),
-                labels=torch.empty(stop - start, dtype=torch.int32),
+                labels=torch.empty(stop - start, dtype=torch.int32, device="cpu"),
                 long_labels=labels[start:stop],
                 sqdist=sqdist[start:stop],
                 scratch=scratch_for(dtype, *centers.shape[::-1]),

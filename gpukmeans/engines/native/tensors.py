@@ -18,15 +18,15 @@ def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
         not torch.compiler.is_compiling()
         and unavailable_reason() is None
         and torch._C._len_torch_dispatch_stack() == 0
-        and all(_is_plain(tensor) and tensor.dtype == dtype for tensor in tensors)
+        and all(is_plain(tensor) and tensor.is_cpu and tensor.dtype == dtype for tensor in tensors)
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the values of a tensor are at its address: no subclass, no tensor of a transformation as `vmap`."""
     internals: Any = torch._C  # what is inside it has no types
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and not internals._functorch.is_functorch_wrapped_tensor(tensor)
     )

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from gpukmeans.engines import choose
 from gpukmeans.engines.matmul import MatmulEngine
+from gpukmeans.engines.native.engine import NativeEngine
 from gpukmeans_cli.commands.compress import compress
 from gpukmeans_cli.compression import pipeline
 from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_image
@@ -69,7 +71,7 @@ def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
     assert min(result.stages.values()) > 0
     assert result.report.seconds == pytest.approx(sum(result.stages.values()))
     assert result.dropped_frames == 0
-    assert result.engine.startswith("matmul")
+    assert result.engine.startswith(choose("auto", torch.zeros(1, 3)).name)
 
 
 def test_equal_seeds_give_equal_reports_except_for_the_time(photo, tmp_path):
@@ -115,11 +117,14 @@ def test_no_engine_is_named_if_nothing_is_clustered(photo, tmp_path):
 
 
 def test_the_engine_that_clustered_is_named(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        MatmulEngine, "unsupported_reason", lambda self, x: "it is broken" if x.is_floating_point() else None
-    )
+    for engine in (NativeEngine, MatmulEngine):
+        monkeypatch.setattr(
+            engine, "unsupported_reason", lambda self, x: "it is broken" if x.is_floating_point() else None
+        )
     result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
-    assert result.engine.startswith("plain, the fastest for these colors; matmul cannot: it is broken")
+    assert result.engine.startswith(
+        "plain, the fastest for these colors; native cannot: it is broken; matmul cannot: it is broken"
+    )
 
 
 def test_a_small_image_is_clustered_on_the_cpu_with_any_device_only(photo, tmp_path, monkeypatch):
