@@ -1,7 +1,8 @@
 """The marks of the native kernels: times of gpukmeans on the CPU relative to those of peers, each with its limit.
 
 Calls within this process are measured in CPU seconds on one thread, which depend little on other work on the machine:
-the least of some alternate runs. Whole processes are measured by the medians of their wall-clock seconds, on all cores.
+the least of some alternate runs. Whole processes are measured by the medians of their wall-clock seconds, on all cores,
+and the start of a process by the medians of its CPU seconds.
 """
 
 import math
@@ -30,7 +31,7 @@ from benchmarks import peers, pngquant
 from benchmarks.clustering import FEW, MANY, TOLERANCE, Case, FailedError, inertia, sample, slope
 from benchmarks.colors import COLORS_TOLERANCE, FAISS, SKLEARN
 from benchmarks.optima import windows
-from benchmarks.processes import ProcessError, run
+from benchmarks.processes import ProcessError, medians, run
 from gpukmeans import DITHERINGS, KMeans, apply_palette, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.engines.native.engine import NativeEngine
@@ -288,12 +289,14 @@ def _start(before: str) -> Iterator[Mark]:
             "import gpukmeans": ["-c", "import gpukmeans"],
             "gpukmeans --help": ["-m", "gpukmeans_cli.main", "--help"],
         }.items():
-            commands = [
-                ["env", "-C", scratch, f"PYTHONPATH={tree}:{tree}/scripts", sys.executable, *arguments]
-                for tree in (ROOT, old)
-            ]
-            costs = [[run(command).cpu_seconds for command in commands] for _ in range(1 + 2 * RUNS)][1:]
-            yield _mark(name, before, *map(min, zip(*costs, strict=True)), limit=1.05)
+            costs = medians(
+                {
+                    str(tree): ["env", "-C", scratch, f"PYTHONPATH={tree}:{tree}/scripts", sys.executable, *arguments]
+                    for tree in (ROOT, old)
+                },
+                3 * RUNS,
+            )
+            yield _mark(name, before, *(cost.cpu_seconds for cost in costs.values()), limit=1.05)
 
 
 def _least(calls: Sequence[Callable[[], object]], repeats: int = RUNS) -> tuple[list[float], list[Any]]:
