@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers import native
 
 from gpukmeans import assign
 from gpukmeans.engines.native import engine as module
@@ -41,3 +42,85 @@ def test_points_that_are_a_negated_view_are_read_as_their_values():
         found.sqdist, NativeEngine().bind(x.clone(), None).assign(torch.full((1, 1, 2), -0.5), [0]).sqdist
     )
     assert (found.sqdist < 0.5).all()
+
+
+# Runs `kmeans` with the library of sys.argv[1], and compares it with the plain engine. With an eager engine small
+# problems keep the state that large ones do.
+_SANITIZED = """
+import itertools, signal, sys, warnings
+from pathlib import Path
+
+sys.path[:0] = sys.argv[2:]
+from gpukmeans.engines.native import library
+
+loaded = library.Library(Path(sys.argv[1]))
+library._load_once = lambda: loaded
+import torch
+from gpukmeans import kmeans
+from gpukmeans.engines.native import engine as module
+
+warnings.simplefilter("ignore")  # of empty clusters
+torch.set_num_threads(2)
+make = module._state_for
+eager = lambda x, w, e: module.ManyCoordinates(x, w, keeps_from=0, bounds_from=2.0) if x.shape[2] > 8 else make(x, w, e)
+native = module.NativeEngine(sorts_from=1)
+
+
+def points(kind, n, width, seed):
+    x = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+    return {
+        "normal": lambda: x,
+        "double": lambda: x.double(),
+        "far": lambda: x + 1e6,
+        "huge": lambda: x * 1e16,
+        "tiny": lambda: x * 1e-18,  # many squares are denormal
+        "repeated": lambda: x[torch.arange(n) % 7 % n].round(),
+        "bytes": lambda: (x * 40 + 128).clamp(0, 255).to(torch.uint8),
+    }[kind]()
+
+
+def same(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("centers", "labels", "inertia"))
+
+
+kinds = itertools.cycle(["normal", "double", "far", "huge", "tiny", "repeated", "bytes"])
+for width in (1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 33, 128, 1000):
+    for n in (1, 63, 64, 65, 300) if width < 128 else (1, 65):
+        for n_clusters in sorted({1, 2, 15, 16, 17, min(n, 64)}):
+            if n_clusters > n:
+                continue
+            kind = next(kinds)
+            x = points(kind, n, width, n + n_clusters)
+            rows = torch.arange(n)
+            weights = None if kind == "far" else (rows % 3 + (rows < n_clusters)).double()
+            options = {"weights": weights, "max_iter": 3, "tol": 0.0}
+            module._state_for = eager if next(kinds) == "normal" else make
+            expected = kmeans(x, n_clusters, engine="plain", **options)
+            assert same(kmeans(x, n_clusters, engine=native, **options), expected), (width, n, n_clusters, kind)
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+
+signal.signal(signal.SIGALRM, interrupt)
+module._state_for, n_interrupts = eager, 0
+runs = [(points("normal", 30_000, width, 0), {"max_iter": 30, "tol": 0.0}) for width in (3, 32)]
+for number in range(100):
+    x, options = runs[number % 2]
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0007 * number)
+        kmeans(x, 40, init="random", engine=native, **options)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        n_interrupts += 1
+assert n_interrupts > 50, n_interrupts
+for x, options in runs:
+    options = {**options, "max_iter": 3}
+    assert same(kmeans(x, 40, engine=native, **options), kmeans(x, 40, engine="plain", **options))
+"""
+
+
+@pytest.mark.parametrize("level", native.LEVELS)
+def test_kernels_for_points_stay_in_their_memory_also_when_interrupted(level):
+    native.run_sanitized(_SANITIZED, native.ROOT, level=level, timeout=300)
