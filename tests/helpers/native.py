@@ -45,9 +45,8 @@ def runs_here(level):
 def run_sanitized(driver, *args, level="v3", timeout=60):
     """Output of a Python driver that calls kernels compiled with the address and undefined behavior sanitizers.
 
-    The driver is a text. It runs in a process of its own, which has to import quickly: NumPy and ctypes. `sys.argv[1]`
-    is the path of the library, the args follow. A finding is a failure of the test. Without gcc and its libasan it is
-    skipped.
+    The driver is a text. It runs in a process of its own, with NumPy and ctypes, or torch. `sys.argv[1]` is the path of
+    the library, the args follow. A finding is a failure of the test. Without gcc and its libasan it is skipped.
 
     The level "aarch64" is an emulated CPU, without sanitizers, skipped outside `make aarch64`.
     """

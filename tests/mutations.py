@@ -1,0 +1,123 @@
+"""Mutations of the native kernels: each must make a test fail. Not part of `make test`, as each compiles the kernels.
+
+`python tests/mutations.py [NUMBER ...]` applies them one by one to a copy of the checkout, and prints which tests
+fail. The exit code is 1 if all tests pass with one of them.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = Path("gpukmeans", "engines", "native")
+TESTS = Path("tests", "engines", "native")
+
+
+class Mutation(NamedTuple):
+    """A change of one place in a C file, and the test file that has to notice it."""
+
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation(
+        "few: lists without their rounding margin", "few_width.h", "(4 * WIDTH + 32) * REAL_EPS", "0", "test_few.py"
+    ),
+    Mutation(
+        "few: a list one too short", "few_width.h", "  return n_kept;", "  return n_kept - (n_kept > 1);", "test_few.py"
+    ),
+    Mutation(
+        "few: slack without the distance of the boxes", "few_width.h", "slack *= 2 + 2 * rounding;", "", "test_few.py"
+    ),
+    Mutation(
+        "few: the highest index on ties",
+        "few_width.h",
+        "closer0 = total0 < best0",
+        "closer0 = total0 <= best0",
+        "test_few.py",
+    ),
+    Mutation(
+        "few: a sign in totals", "few_width.h", "from[part] -= terms[part]", "from[part] += terms[part]", "test_few.py"
+    ),
+    Mutation(
+        "many: a quarter of the error of products",
+        "many_body.h",
+        "+ rounding->absolute) / 2;",
+        "+ rounding->absolute) / 8;",
+        "test_many.py",
+    ),
+    Mutation(
+        "many: bounds that do not follow the centers",
+        "many_body.h",
+        "const float drift = round_up_to_f32(sqrt(sqmove) * 1.000001);",
+        "const float drift = 0;",
+        "test_many.py",
+    ),
+    Mutation(
+        "many: the highest index on ties",
+        "many_body.h",
+        "(other == best && members[i] < nearest)",
+        "(other == best && members[i] > nearest)",
+        "test_many.py",
+    ),
+    Mutation(
+        "dithering: errors of another row",
+        "dithering.c",
+        "3 * above[1] + 5 * above[0]",
+        "5 * above[1] + 3 * above[0]",
+        "test_dithering.py",
+    ),
+    Mutation(
+        "colors: a row too high",
+        "colors.c",
+        "__builtin_popcountll(up_to_code) - 1",
+        "__builtin_popcountll(up_to_code)",
+        "test_colors.py",
+    ),
+]
+
+
+def main(numbers: list[str]) -> int:
+    """Run the mutations with these numbers, or all."""
+    chosen = [MUTATIONS[int(number)] for number in numbers] or MUTATIONS
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "checkout")
+        ignored = shutil.ignore_patterns(".git", ".hypothesis", ".pytest_cache", ".venv", "_kernels*", "demo", "docs")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        survivors = [mutation.what for mutation in chosen if not _is_noticed(mutation, copy)]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations make a test fail")
+    return 1 if survivors else 0
+
+
+def _is_noticed(mutation: Mutation, copy: Path) -> bool:
+    path = copy / KERNELS / mutation.file
+    original = path.read_text()
+    if original.count(mutation.before) != 1:
+        sys.exit(f"{mutation.file} must contain {mutation.before!r} once, got {original.count(mutation.before)}")
+    path.write_text(original.replace(mutation.before, mutation.after))
+    try:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(copy), str(copy / "scripts")])}
+        # The build may warn of what a mutation leaves unused.
+        subprocess.run([sys.executable, "hatch_build.py"], cwd=copy, env=environment, check=True)
+        tests = str(TESTS / mutation.tests)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", "not stay_in"]
+        answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    finally:
+        path.write_text(original)
+    failed = sorted({line.split("::")[1].split("[")[0] for line in re.findall("^FAILED .*", answer.stdout, re.M)})
+    crashed = answer.returncode < 0
+    print(f"{mutation.what}: {', '.join(failed) or ('a crash' if crashed else 'NO TEST FAILS')}", flush=True)
+    return bool(failed) or crashed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
