@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.problems import blobs, seeded
+from helpers.threads import threads
 
 from gpukmeans import (
     COLOR_SPACES,
@@ -82,16 +83,6 @@ def denormals_flushed():
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-@contextlib.contextmanager
-def threads(n):
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 SETTINGS = {

@@ -45,7 +45,7 @@ def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
     command = [sys.executable, "-m", "benchmarks.peaks", str(photos), str(folder)]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
     baseline, _ = _compress(folder / "pixel.png", folder)
-    Image.MAX_IMAGE_PIXELS = None  # of which Pillow would warn
+    Image.MAX_IMAGE_PIXELS = None  # above which Pillow warns
     for source in ("photo.jpg", "rgb.png", "rgba.png", "grey.png", "bit.png", "small.png", "flat.gif", "video.gif"):
         for dithering in ("none", *(_WITH_DITHERING if source.startswith(("rgb", "small")) else ())):
             n_bytes, seconds = _compress(folder / source, folder, "--dither", dithering)

@@ -9,15 +9,6 @@
 #define PAIRS 65536
 #define WORDS (PAIRS / 64)
 
-// Calls the function with the number of channels as a constant.
-#define FOR_CHANNELS(channels, function, ...)                                                                          \
-  switch (channels) {                                                                                                  \
-  case 1: function(1, __VA_ARGS__); break;                                                                             \
-  case 2: function(2, __VA_ARGS__); break;                                                                             \
-  case 3: function(3, __VA_ARGS__); break;                                                                             \
-  case 4: function(4, __VA_ARGS__); break;                                                                             \
-  }
-
 // The rest of a pixel: the channels after the first two of three or four, or all of one or two.
 INLINE uint32_t rest_of(int channels, const uint8_t *pixel) {
   const uint8_t *rest = channels < 3 ? pixel : pixel + 2;

@@ -68,6 +68,15 @@ INLINE f64_vector f64_select(i64_vector mask, f64_vector yes, f64_vector no) {
 
 INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
+// Calls the function with the number of channels of a picture, 1 to 4, as a constant.
+#define FOR_CHANNELS(channels, function, ...)                                                                          \
+  switch (channels) {                                                                                                  \
+  case 1: function(1, __VA_ARGS__); break;                                                                             \
+  case 2: function(2, __VA_ARGS__); break;                                                                             \
+  case 3: function(3, __VA_ARGS__); break;                                                                             \
+  case 4: function(4, __VA_ARGS__); break;                                                                             \
+  }
+
 // A term in fixed-point units, rounded once, ties to even, as in gpukmeans/fixed_point.py. Totals are added in uint64_t,
 // which wraps, because parts of a total that fits may exceed int64_t.
 INLINE int64_t to_fixed(double term, double scale) { return (int64_t)rint(term * scale); }

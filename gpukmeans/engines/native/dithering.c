@@ -13,14 +13,6 @@ typedef int32_t color_t __attribute__((vector_size(16), aligned(4), may_alias));
 #define MAX_COLORS 256
 #define ROWS 4 // rows computed together
 
-#define FOR_CHANNELS(channels, function, ...)                                                                          \
-  switch (channels) {                                                                                                  \
-  case 1: function(1, __VA_ARGS__); break;                                                                             \
-  case 2: function(2, __VA_ARGS__); break;                                                                             \
-  case 3: function(3, __VA_ARGS__); break;                                                                             \
-  case 4: function(4, __VA_ARGS__); break;                                                                             \
-  }
-
 INLINE int has_alpha(int channels) { return channels % 2 == 0; }
 
 INLINE color_t select(color_t mask, color_t yes, color_t no) { return (mask & yes) | (~mask & no); }

@@ -124,7 +124,7 @@ def diffuse(
     height, width, channels = image.shape
     _check(nearest.shape == (height, width) and len(colors) <= 256 and len(cells) == math.prod(sizes))
     _check(colors.shape[1] == len(lowest) == len(span) == len(sizes) == channels)
-    # As many colors as an index may select.
+    # Padded to the 256 colors that an index can select.
     palette = _padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256)
     errors = torch.zeros(width + 1, 4, dtype=torch.int32, device="cpu")
     indices = torch.empty(height, width, dtype=torch.uint8, device="cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.library import load, pointers
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
@@ -64,10 +64,6 @@ def _numbers(*names: str) -> list[tuple[str, type]]:
     return [(name, c_int64) for name in names]
 
 
-def _pointers(*names: str) -> list[tuple[str, type]]:
-    return [(name, c_void_p) for name in names]
-
-
 class _DirectPass(Structure):
     """`struct direct_pass` of few.c."""
 
@@ -75,8 +71,8 @@ class _DirectPass(Structure):
         ("x", _Array),
         ("weights", _Array),
         *_numbers("n_rows", "n_clusters", "width"),
-        *_pointers("problems", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"),
-        *_pointers("totals", "inertia", "worst", "labels", "sqdist"),
+        *pointers("problems", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"),
+        *pointers("totals", "inertia", "worst", "labels", "sqdist"),
     ]
 
 
@@ -87,7 +83,7 @@ class _SortedPoints(Structure):
         ("x", _Array),
         ("weights", _Array),
         *_numbers("n_problems", "n_rows", "n_small", "n_large", "width"),
-        *_pointers("sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"),
+        *pointers("sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"),
     ]
 
 
@@ -97,7 +93,7 @@ class _SortPass(Structure):
     _fields_ = [
         ("points", _SortedPoints),
         *_numbers("problem", "sort_pass"),
-        *_pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
+        *pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
     ]
 
 
@@ -107,12 +103,12 @@ class _SortedPass(Structure):
     _fields_ = [
         ("points", _SortedPoints),
         *_numbers("n_clusters", "capacity", "n_slots"),
-        *_pointers(
+        *pointers(
             "slot_problems", "problems", "slots", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"
         ),
-        *_pointers("totals", "labels", "lists", "counts", "box_inertia", "box_worst"),
-        *_pointers("last", "origins", "slack", "scales", "moved", "flags"),
-        *_pointers("total_changes", "total_results", "inertia", "worst", "label_results", "sqdist_results"),
+        *pointers("totals", "labels", "lists", "counts", "box_inertia", "box_worst"),
+        *pointers("last", "origins", "slack", "scales", "moved", "flags"),
+        *pointers("total_changes", "total_results", "inertia", "worst", "label_results", "sqdist_results"),
     ]
 
 
@@ -396,7 +392,7 @@ def _sort_in_parts(points: _SortedPoints, problem: int, rows: Tensor, dtype: tor
 
 @dataclass(frozen=True, eq=False)
 class _Memory:
-    """What one thread of a call needs: the address of the arguments, and scratch memory.
+    """Memory of one thread of a call: the address of the arguments, and scratch memory.
 
     `kept` are arguments of its own, and `result` the sums to which it adds.
     """

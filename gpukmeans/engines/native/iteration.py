@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load, unavailable_reason
+from gpukmeans.engines.native.library import load, pointers, unavailable_reason
 from gpukmeans.moments import Moments
 
 
@@ -40,17 +40,13 @@ class Decision(NamedTuple):
     is_coarse: Tensor
 
 
-def _pointers(*names: str) -> list[tuple[str, type]]:
-    return [(name, c_void_p) for name in names]
-
-
 class _Moments(Structure):
     """`struct moments` of iteration.c."""
 
     _fields_ = [
-        *_pointers("sums", "totals", "inertia"),
+        *pointers("sums", "totals", "inertia"),
         *((name, c_int64) for name in ("run", "cluster", "channel", "run_of_totals", "cluster_of_totals")),
-        *_pointers("sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
+        *pointers("sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
         *((name, c_int64) for name in ("is_double", "n_clusters", "width", "n_fixed")),
     ]
 
@@ -60,7 +56,7 @@ class _Move(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *_pointers("centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
+        *pointers("centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
     ]
 
 
@@ -69,7 +65,7 @@ class _Decision(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *_pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", *Decision._fields),
+        *pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", *Decision._fields),
     ]
 
 

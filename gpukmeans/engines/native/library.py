@@ -20,6 +20,11 @@ _SUFFIX = ".dll" if os.name == "nt" else ".so"
 BASELINE_FILE, V3_FILE = f"_kernels.baseline{_SUFFIX}", f"_kernels.v3{_SUFFIX}"
 
 
+def pointers(*names: str) -> list[tuple[str, type]]:
+    """Fields of a structure that are pointers."""
+    return [(name, ctypes.c_void_p) for name in names]
+
+
 class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be wanted)
     """There are no native kernels. The message is the reason, a clause."""
 

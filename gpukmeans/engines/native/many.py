@@ -179,7 +179,7 @@ class _Scales(NamedTuple):
 
 
 class _RunState:
-    """What a run keeps between two measures: centers, labels, squared distances, lower bounds, sums and totals."""
+    """The state of a run between two measures: centers, labels, squared distances, lower bounds, sums and totals."""
 
     def __init__(self, n_rows: int, centers: Tensor, scales: _Scales) -> None:
         n_clusters = len(centers)

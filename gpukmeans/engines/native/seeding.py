@@ -145,7 +145,7 @@ class _State:
         kernel("seeding_draw", self._dtype, *[ctypes.c_void_p] * 3)(self._address, array(*positions), array())
 
     def weigh(self) -> list[int]:
-        """What each candidate changes the total by."""
+        """The change of the total by each candidate."""
         gains = [0] * self._n_candidates
         function = kernel("seeding_weigh", self._dtype, *_CHUNK_TYPES, ctypes.c_void_p, ctypes.c_void_p)
         parts: list[ctypes.Array[ctypes.c_int64]] = []

@@ -14,7 +14,7 @@ from gpukmeans_cli.system.atomic_files import ImageError
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle."""
 
-# What a frame costs beside its pixels is about what so many pixels cost.
+# The fixed cost of a frame is about that of so many pixels.
 MIN_FRAME_PIXELS = 4096
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import typer
 
 from gpukmeans import ColorHistogram
 from gpukmeans_cli.formats.palette_files import format_gpl, format_hex, hex_of
-from gpukmeans_cli.images.channels import add_histograms
+from gpukmeans_cli.images.channels import add_all
 from gpukmeans_cli.images.palette_usage import PaletteUsage, count_image, find_palette_usage
 from gpukmeans_cli.system.atomic_files import (
     ImageError,
@@ -53,16 +53,18 @@ def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
 
 def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | None) -> bool:
     """Whether the palette was found and includes all these images."""
-    total: ColorHistogram | None = None
-    read = []
+    read: list[Path] = []
+
+    def histograms() -> Iterator[ColorHistogram]:
+        for path in paths:
+            if (histogram := _histogram(path, task)) is not None:
+                read.append(path)
+                yield histogram
+
     try:
         if task.output is not None:
             check_free(task.output, overwrite=task.force)
-        for path in paths:
-            if (histogram := _histogram(path, task)) is not None:
-                total = histogram if total is None else add_histograms(total, histogram)
-                read.append(path)
-        if total is not None:
+        if (total := add_all(histograms())) is not None:
             _print_or_write(read, _usage(total, task), task, heading)
     except ImageError as error:  # of the palette; errors of single images have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)

@@ -1,11 +1,11 @@
 """Kernels for many coordinates: each round has the bits of the plain engine."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers.problems import assert_same_moments, points_of, seeded
+from helpers.threads import threads
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,17 +44,6 @@ def assert_same_rounds(x, weights, rounds, options, dtype, n_threads=1):
         with threads(n_threads):
             assert_same_moments(native.measure(centers, fixed_point, problems), moments)
             assert_same_assignment(native.assign(centers, problems), expected)
-
-
-@contextlib.contextmanager
-def threads(n):
-    """A number of threads, for native calls only: those of torch spin on busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def assert_same_assignment(found, expected):

@@ -1,0 +1,16 @@
+"""The number of threads of torch in tests."""
+
+import contextlib
+
+import torch
+
+
+@contextlib.contextmanager
+def threads(n):
+    """Sets the number of threads. Around native calls only: those of torch spin on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
