@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
+from gpukmeans.engines.native import merging
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.lloyd import Fit, lloyd, next_centers
 from gpukmeans.metrics import Projection
 from gpukmeans.points import Points
@@ -58,7 +60,7 @@ def _better(first: Fit, second: Fit) -> Fit:
 def _merged(expanded: Fit, n_clusters: int, project: Projection | None, n_fixed: int) -> Tensor:
     """The next centers of a fit, merged to (B, K, D)."""
     centers = next_centers(expanded.centers, expanded.moments, project, n_fixed)
-    # Thousands of small operations: a CPU runs them faster than any other device, with the same bits.
+    # On the CPU for all devices: native kernels or thousands of small operations, with the same bits.
     merged = merge(centers.double().cpu(), expanded.cluster_weights.cpu(), n_clusters, n_fixed).to(centers.device)
     if project is not None:
         merged = project(merged, centers[:, :n_clusters])
@@ -76,6 +78,10 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
     The first `n_fixed` centers, fewer than K, keep their indices and positions. A merge of a cluster of weight b into a
     fixed one costs b·|x - y|², the limit of an infinite a. Two fixed centers are never merged.
     """
+    if takes(centers, totals, dtype=torch.float64):
+        merged = merging.merged(centers, totals, n_clusters, n_fixed)
+        if merged is not None:
+            return merged
     centers, totals = centers.clone(), totals.clone()
     totals[:, :n_fixed] = torch.inf
     n_runs, n_all = centers.shape[:2]

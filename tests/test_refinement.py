@@ -1,14 +1,23 @@
+import contextlib
 import itertools
 
 import pytest
 import torch
+from helpers.native import without_native
 from helpers.problems import BATCH, RESULTS, assert_same_results, blobs, points_of, problem_of, seeded
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpukmeans import METRICS, SEEDINGS, kmeans, unique_colors
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.refinement import merge, refined
+
+
+@pytest.fixture(params=[contextlib.nullcontext, without_native], ids=["native", "plain"])
+def each_way(request):
+    """Merges by native kernels, where there are any, and by operations of torch."""
+    with request.param():
+        yield
 
 
 def merged_by_hand(centers, totals, k):
@@ -26,6 +35,7 @@ def merged_by_hand(centers, totals, k):
     return torch.tensor([mean for _, mean in clusters], dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("each_way")
 def test_the_pair_that_adds_least_to_the_inertia_is_merged_into_its_mean():
     centers = torch.tensor([[[0.0], [3.0], [10.0], [14.0]]], dtype=torch.float64)
     totals = torch.tensor([[100.0, 100.0, 1.0, 3.0]], dtype=torch.float64)
@@ -33,6 +43,8 @@ def test_the_pair_that_adds_least_to_the_inertia_is_merged_into_its_mean():
     assert merge(centers, totals, 3).tolist() == [[[0], [3], [13]]]
 
 
+@pytest.mark.usefixtures("each_way")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 2**31))
 def test_merges_are_those_of_the_cheapest_pair_one_at_a_time(n, width, seed):
     generator = seeded(seed)
@@ -48,11 +60,13 @@ def test_merges_are_those_of_the_cheapest_pair_one_at_a_time(n, width, seed):
 
 def test_no_merge_depends_on_the_size_of_blocks(monkeypatch):
     centers, totals = torch.randn(2, 20, 3, generator=seeded()).double(), torch.rand(2, 20, generator=seeded()).double()
-    whole = merge(centers, totals, 5)
-    monkeypatch.setattr("gpukmeans.refinement._BLOCK", 7)
-    assert torch.equal(merge(centers, totals, 5), whole)
+    with without_native():
+        whole = merge(centers, totals, 5)
+        monkeypatch.setattr("gpukmeans.refinement._BLOCK", 7)
+        assert torch.equal(merge(centers, totals, 5), whole)
 
 
+@pytest.mark.usefixtures("each_way")
 def test_centers_without_weight_are_merged_first_and_without_nan():
     centers = torch.tensor([[[0.0], [7.0], [8.0], [1.0]]], dtype=torch.float64)
     totals = torch.tensor([[1.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
@@ -60,6 +74,7 @@ def test_centers_without_weight_are_merged_first_and_without_nan():
     assert not merge(centers, torch.zeros_like(totals), 1).isnan().any()
 
 
+@pytest.mark.usefixtures("each_way")
 def test_merge_does_not_change_its_arguments():
     centers, totals = torch.rand(1, 6, 2, generator=seeded()).double(), torch.rand(1, 6, generator=seeded()).double()
     kept = centers.clone(), totals.clone()
@@ -130,6 +145,7 @@ def test_given_first_centers_can_be_refined_by_several_runs():
     assert inertia[-1] < inertia[0]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_a_fixed_center_does_not_move_when_another_is_merged_into_it():
     centers = torch.tensor([[[0.0], [1.0], [10.0], [14.0]]], dtype=torch.float64)
     totals = torch.tensor([[1.0, 8.0, 3.0, 3.0]], dtype=torch.float64)
@@ -138,6 +154,7 @@ def test_a_fixed_center_does_not_move_when_another_is_merged_into_it():
     assert merge(centers, totals, 2, n_fixed=1).tolist() == [[[0], [12]]]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_fixed_centers_are_never_merged_with_each_other():
     centers = torch.tensor([[[5.0], [5.0], [0.0], [1.0], [90.0]]], dtype=torch.float64)
     totals = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)

@@ -56,7 +56,7 @@ from gpukmeans.engines.native import library
 loaded = library.Library(Path(sys.argv[1]))
 library._load_once = lambda: loaded
 import torch
-from gpukmeans import kmeans
+from gpukmeans import kmeans, refinement
 from gpukmeans.engines.native import engine as module
 
 warnings.simplefilter("ignore")  # of empty clusters
@@ -97,6 +97,18 @@ for width in (1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 33, 128, 1000):
             module._state_for = eager if next(kinds) == "normal" else make
             expected = kmeans(x, n_clusters, engine="plain", **options)
             assert same(kmeans(x, n_clusters, engine=native, **options), expected), (width, n, n_clusters, kind)
+
+takes = refinement.takes
+for width in (1, 3, 8, 9, 33, 128):
+    for n, n_clusters, n_fixed in ((1, 1, 0), (2, 1, 0), (63, 5, 4), (65, 64, 0), (130, 16, 1)):
+        kind = next(kinds)
+        centers = torch.stack([points(kind, n, width, seed).double() for seed in (n, n + 1)])
+        totals = torch.arange(2.0 * n).view(2, n).double() % 4
+        refinement.takes = takes
+        found = refinement.merge(centers, totals, n_clusters, n_fixed)
+        refinement.takes = lambda *tensors, dtype: False
+        assert torch.equal(found, refinement.merge(centers, totals, n_clusters, n_fixed)), (width, n, kind)
+refinement.takes = takes
 
 
 def interrupt(number, frame):

@@ -1,0 +1,86 @@
+"""Merges of pairs of clusters (Ward 1963) by the kernels of merging.c."""
+
+from collections.abc import Callable
+from ctypes import Structure, addressof, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.threads import run_chunks
+
+# Up to this many coordinates, centers are stored by channel, as in merging.c.
+_BY_CHANNEL = 8
+# Squared differences of coordinates of a chunk, and clusters whose pairs are sorted: at most about 10 ms each.
+_CHUNK_SQUARES, _CHUNK_CLUSTERS = 1 << 24, 1 << 16
+# Doubles of scratch memory besides those for clusters and coordinates: those of distance.h, and a vector.
+_MORE_SCRATCH = 24
+
+
+class _Merging(Structure):
+    """`struct merging` of merging.c."""
+
+    _fields_ = [
+        *pointers("centers", "totals", "costs", "partners", "stale", "n_stale", "n_left"),
+        *((name, c_int64) for name in ("n_all", "width", "n_clusters", "n_fixed")),
+    ]
+
+
+def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Tensor | None:
+    """Centers (B, K, D) of `gpukmeans.refinement.merge`, with the same bits. None where its costs could overflow.
+
+    Args:
+        centers: plain float64 tensor (B, M, D) on the CPU.
+        totals: weights of their clusters, plain float64 (B, M).
+        n_clusters: K, at most M.
+        n_fixed: the number of fixed centers, below K.
+    """
+    n_runs, n_all, width = centers.shape
+    if totals.shape != (n_runs, n_all) or not 0 <= n_fixed < n_clusters <= n_all < 1 << 31:
+        shapes = f"{tuple(centers.shape)} and {tuple(totals.shape)}"
+        raise ValueError(
+            f"merges need centers (B, M, D), totals (B, M) and n_fixed < K <= M, got {shapes}, K = {n_clusters} and"
+            f" n_fixed = {n_fixed}"
+        )
+    by_channel = width <= _BY_CHANNEL
+    # Copies, since they are changed.
+    stored = (centers.mT if by_channel else centers).clone(memory_format=torch.contiguous_format)
+    tensors = {
+        "centers": stored,
+        "totals": totals.clone(memory_format=torch.contiguous_format),
+        "costs": _empty(n_runs * n_all, torch.float64),
+        "partners": _empty(n_runs * n_all, torch.int32),
+        "stale": _empty(n_runs * n_all, torch.int32),
+        "n_stale": _empty(n_runs, torch.int64),
+        "n_left": _empty(n_runs, torch.int64),
+    }
+    tensors["totals"][:, :n_fixed] = torch.inf
+    arguments = _Merging(*(tensor.data_ptr() for tensor in tensors.values()), n_all, width, n_clusters, n_fixed)
+    address = addressof(arguments)
+    cheapest = _function("cheapest", c_void_p, restype=None)
+    merge = _function("merge", c_void_p)
+    n_refused = [_function("start")(address, 0, n_runs)]
+
+    def find_cheapest(start: int, stop: int) -> None:
+        scratch = _empty(n_all + width + _MORE_SCRATCH, torch.float64)
+        cheapest(address, start, stop, scratch.data_ptr())
+
+    def merge_pairs(start: int, stop: int) -> None:
+        scratch = _empty(3 * n_all, torch.float64)
+        n_refused.append(merge(address, start, stop, scratch.data_ptr()))
+
+    while not any(n_refused) and (n_stale := int(tensors["n_stale"].sum())):
+        run_chunks(find_cheapest, n_stale, max(1, _CHUNK_SQUARES // (n_all * (width + _BY_CHANNEL))))
+        run_chunks(merge_pairs, n_runs, max(1, _CHUNK_CLUSTERS // n_all))
+    if any(n_refused):
+        return None
+    left = stored[:, :, :n_clusters].mT if by_channel else stored[:, :n_clusters]
+    return left.contiguous()
+
+
+def _function(name: str, *argtypes: type, restype: type | None = c_int64) -> Callable[..., int]:
+    return load().function(f"gpukmeans_merging_{name}", c_void_p, c_int64, c_int64, *argtypes, restype=restype)
+
+
+def _empty(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, device="cpu")
