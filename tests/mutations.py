@@ -1,4 +1,4 @@
-"""Mutations of the native kernels: each must make a test fail. Not part of `make test`, as each compiles the kernels.
+"""Mutations of the engines: each must make a test fail. Not part of `make test`, as each compiles the kernels.
 
 `python tests/mutations.py [NUMBER ...]` applies them one by one to a copy of the checkout, and prints which tests
 fail. The exit code is 1 if all tests pass with one of them.
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = Path("gpukmeans", "engines", "native")
-TESTS = Path("tests", "engines", "native")
+ENGINES = Path("gpukmeans", "engines")
+TESTS = Path("tests", "engines")
 
 
 class Mutation(NamedTuple):
-    """A change of one place in a C file, and the test file that has to notice it."""
+    """A change of one place in a file of an engine, and the test file that has to notice it."""
 
     what: str
     file: str
@@ -35,9 +35,23 @@ MUTATIONS = [
     Mutation(
         "few: a list one too short", "few_width.h", "  return n_kept;", "  return n_kept - (n_kept > 1);", "test_few.py"
     ),
+    Mutation("few: half of the slack", "few_width.h", "slack *= 2;", "", "test_few.py"),
     Mutation(
-        "few: slack without the distance of the boxes", "few_width.h", "slack *= 2 + 2 * rounding;", "", "test_few.py"
+        "few: a rounding margin without the extent of the box",
+        "few_width.h",
+        "rounding * (best + sqdiagonal)",
+        "rounding * best",
+        "test_few.py",
     ),
+    Mutation(
+        "few: slack without the extent of the box",
+        "few_width.h",
+        "slack * (SQRT(best) + 2 * SQRT(sqdiagonal))",
+        "slack * SQRT(best)",
+        "test_few.py",
+    ),
+    Mutation("few: no margin for denormals", "few_width.h", " + 8 * WIDTH * REAL_TINY", "", "test_few.py"),
+    Mutation("few: half of the reach", "few_width.h", "= 2 * half_width", "= half_width", "test_few.py"),
     Mutation(
         "few: the highest index on ties",
         "few_width.h",
@@ -70,6 +84,27 @@ MUTATIONS = [
         "test_many.py",
     ),
     Mutation(
+        "matmul: a tenth of the error of products",
+        "matmul.py",
+        "(x.shape[2] + 8) * (info.eps",
+        "(x.shape[2] + 8) / 10 * (info.eps",
+        "test_matmul.py",
+    ),
+    Mutation(
+        "merging: the last partner on ties",
+        "merging.c",
+        "int64_t first = 0;\n  while (first < n - 1 && values[first] != least) first++;",
+        "int64_t first = n - 1;\n  while (values[first] != least) first--;",
+        "test_merging.py",
+    ),
+    Mutation(
+        "merging: costs of merges with a cluster that changed",
+        "merging.c",
+        " || states[partners[cluster]] != SAME",
+        "",
+        "test_merging.py",
+    ),
+    Mutation(
         "dithering: errors of another row",
         "dithering.c",
         "3 * above[1] + 5 * above[0]",
@@ -99,7 +134,7 @@ def main(numbers: list[str]) -> int:
 
 
 def _is_noticed(mutation: Mutation, copy: Path) -> bool:
-    path = copy / KERNELS / mutation.file
+    path = next((copy / ENGINES).rglob(mutation.file))
     original = path.read_text()
     if original.count(mutation.before) != 1:
         sys.exit(f"{mutation.file} must contain {mutation.before!r} once, got {original.count(mutation.before)}")
@@ -108,7 +143,7 @@ def _is_noticed(mutation: Mutation, copy: Path) -> bool:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(copy), str(copy / "scripts")])}
         # The build may warn of what a mutation leaves unused.
         subprocess.run([sys.executable, "hatch_build.py"], cwd=copy, env=environment, check=True)
-        tests = str(TESTS / mutation.tests)
+        tests = str(next((copy / TESTS).rglob(mutation.tests)))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", "not stay_in"]
         answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     finally:

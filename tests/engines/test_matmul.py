@@ -42,6 +42,22 @@ def test_ties_are_decided_by_the_written_distance(width, dtype, seed):
     assert_equal_to_cdist(torch.randn(1, 9, width, generator=generator, dtype=dtype) * 1e-3, centers)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_rounding_errors_of_a_product_that_add_up_decide_nothing(width, dtype):
+    # The point is the second center. Its product with itself is 1 and many small terms, each of which is lost when it
+    # is added to 1. In the product with the first center, which is a little less than 1, each of them is rounded up.
+    eps = torch.finfo(dtype).eps
+    for share in (0.26, 0.3, 0.45):
+        x = torch.full((width,), (share * eps) ** 0.5, dtype=dtype)
+        x[0] = 1
+        other = x.clone()
+        other[0] -= width * eps
+        centers = torch.stack([other, x, -other, -x])[None]  # whose mean is 0, so that nothing is shifted
+        for n in (1, 8):
+            assert_equal_to_cdist(x.expand(1, n, width), centers)
+
+
 @pytest.mark.parametrize("outlier", [1e3, 1e8, 1e15])
 def test_a_far_outlier_changes_no_bit(outlier):
     x, centers = torch.randn(1, 500, 16, generator=seeded()), torch.randn(1, 30, 16, generator=seeded(1))

@@ -20,13 +20,13 @@ static void NAME(range_of_box)(int width, const REAL *points, int64_t stride, RE
   }
 }
 
-// Midpoint and half width (2, D) of a range. The half width is a little larger, since the differences are rounded.
+// Midpoint and half width (2, D) of a range. Of the half width the difference is rounded, not that of the midpoint.
 static void NAME(box_of_range)(int width, const REAL *range, REAL *box) {
   for (int channel = 0; channel < width; channel++) {
     const REAL low = range[channel], high = range[width + channel], middle = low / 2 + high / 2;
     const REAL above = high - middle, below = middle - low;
     box[channel] = middle;
-    box[width + channel] = (above > below ? above : below) * (1 + 4 * REAL_EPS);
+    box[width + channel] = above > below ? above : below;
   }
 }
 

@@ -7,10 +7,14 @@
 // and c another one. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|² less twice
 // the sum of h·|c - b| over the coordinates (equivalent to the test of Kanungo et al. 2002, section 3). If that is
 // above 0, c is nearest to no point of the box. If both may move by s, |x - c| - |x - b| may fall by 2s, so it must be
-// above 2s(|x - c| + |x - b|), which is at most 2s(|m - c| + |m - b| + 2|h|).
+// above 2s(|x - c| + |x - b|), which is at most 2s·t, t = |m - c| + |m - b| + 2|h|.
 //
-// Two distances are compared, each with an error below (D/2 + 2) units of its own magnitude. In the box that is at most
-// twice the distance of the midpoint plus twice the square of the half diagonal. This bound is rounded too.
+// Let u be REAL_EPS. All terms of the bound on |m - c|² are positive, so its rounding and that of |m - c|² and of h are
+// below (D + 8)u of |m - c|². The two distances of x that are compared have errors below (D/2 + 2)u of their own sizes,
+// so after the moves they must differ by that much of (|x - c| + |x - b|)². Before them a difference of (D/2 + 2)u times
+// t(t + 2s) suffices. If c is excluded, 2s·t is below |m - c|², and t² is at most 4(|m - c|² + |m - b|² + 2|h|²). So
+// (7D/2 + 18)u of |m - c|², (2D + 8)u of |m - b|² and (4D + 16)u of |h|² suffice: `rounding` is more than each of them.
+// Below the smallest normal number, each operation may lose as much as that one.
 static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int64_t count,
                                     const REAL *box, REAL slack, struct NAME(workspace) *space, REAL *kept,
                                     int32_t *kept_ids) {
@@ -36,12 +40,12 @@ static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int6
   for (int channel = 0; channel < WIDTH; channel++) {
     const REAL half_width = box[WIDTH + channel];
     own[channel] = listed[channel * stride + nearest];
-    reach[channel] = half_width * (2 + 2 * rounding);
+    reach[channel] = 2 * half_width;
     sqdiagonal += half_width * half_width;
   }
-  REAL limit = best + rounding * (best + sqdiagonal) + WIDTH * REAL_TINY;
+  REAL limit = best + rounding * (best + sqdiagonal) + 8 * WIDTH * REAL_TINY;
   if (!(limit < REAL_HUGE)) limit = INFINITY;
-  slack *= 2 + 2 * rounding;
+  slack *= 2;
   limit += slack * (SQRT(best) + 2 * SQRT(sqdiagonal));
   if (slack > 0)
     for (int64_t j = 0; j < count; j++) space->roots[j] = SQRT(sqdist[j]);

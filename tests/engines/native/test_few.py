@@ -145,6 +145,47 @@ def test_a_center_stays_a_candidate_where_rounding_decides(each_library, width, 
     check_rounds(x, None, [(centers, 1, 1), (centers, 1, 1)], [0])
 
 
+def flat_boxes(width, dtype, extents):
+    """Problems of one box each, (P, 64, D): points at this extent in the second coordinate, up and down.
+
+    And centers (P, 16, D): the first and last at the midpoint, the others far away.
+    """
+    x = torch.zeros(len(extents), 64, width, dtype=torch.float64)
+    x[:, ::2, 1], x[:, 1::2, 1] = extents[:, None], -extents[:, None]
+    centers = torch.zeros(len(extents), 16, width, dtype=torch.float64)
+    centers[:, 1:-1, 0] = 1e3 * extents[:, None]
+    return x.to(dtype), centers.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", range(2, 9))
+def test_a_center_stays_a_candidate_where_the_extent_of_the_box_hides_its_distance(each_library, width, dtype):
+    # The last center is the midpoint. The distance of the first one from it is lost by rounding, when the square of the
+    # extent is added, so that all points are equally far from both: the first one wins the tie.
+    extents = 1 + torch.rand(40, generator=seeded(width), dtype=torch.float64)
+    x, centers = flat_boxes(width, dtype, extents)
+    centers[:, 0, 0] = torch.linspace(1e-3, 0.5, 40, dtype=dtype) * torch.finfo(dtype).eps ** 0.5
+    assert (NativeEngine().bind(x, None).assign(centers, list(range(40))).labels == 0).all()
+    check_rounds(x, None, [(centers, 1, 1)] * 2, list(range(40)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", range(2, 9))
+def test_lists_last_by_the_distance_of_points_and_not_of_the_midpoint_alone(each_library, width, dtype):
+    # The slack of the lists is four times the move of a far center. Then the first center moves up and the last down.
+    # Both are near the midpoint, so that the border between them turns by more than at the midpoint.
+    extents = 1 + torch.rand(40, generator=seeded(width), dtype=torch.float64)
+    x, start = flat_boxes(width, dtype, extents)
+    start[:, 0, 0] = extents * torch.linspace(0.17, 0.3, 40, dtype=torch.float64)
+    moved = start.clone()
+    moved[:, 1, 0] += extents * 0.02
+    turned = moved.clone()
+    turned[:, 0, 1], turned[:, -1, 1] = extents * 0.07, -extents * 0.07
+    labels = NativeEngine().bind(x, None).assign(turned, list(range(40))).labels
+    assert torch.equal(labels, torch.tensor([0, 15]).repeat(40, 32))
+    check_rounds(x, None, [(centers, 1, 1) for centers in (start, start, moved, turned)], list(range(40)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
 def test_lists_last_only_while_centers_are_near_the_place_where_they_were_made(width, dtype):
