@@ -54,7 +54,7 @@ def test_every_bit_is_that_of_the_operations_of_torch(width, n, kind, weighted, 
     assert_same_as_plain(centers, totals, n_clusters, min(n_fixed, n_clusters - 1))
 
 
-@pytest.mark.parametrize(("width", "n", "kind"), [(3, 600, "normal"), (3, 600, "ties"), (33, 200, "duplicates")])
+@pytest.mark.parametrize(("width", "n", "kind"), [(3, 300, "normal"), (3, 600, "ties"), (33, 200, "duplicates")])
 def test_merges_of_many_clusters_have_the_same_bits_on_two_threads(width, n, kind, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # not those of the operations of torch
     monkeypatch.setattr(merging, "_CHUNK_SQUARES", 1 << 18)
