@@ -33,7 +33,7 @@ INLINE double *coordinate(const struct merging *merging, int64_t run, int64_t cl
 }
 
 // Makes all clusters of runs [start, stop) stale. Returns in how many of these runs a cost could be infinite or NaN,
-// for which nothing here is made.
+// which these kernels cannot merge.
 EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t start, int64_t stop) {
   const double most = 1e300;
   int64_t n_refused = 0;
@@ -51,8 +51,8 @@ EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t st
       double largest = 0;
       for (int64_t cluster = 0; cluster < merging->n_all; cluster++) {
         const double value = fabs(*coordinate(merging, run, cluster, channel));
-        largest = value <= largest ? largest : value; // a NaN stays unless a number follows, which the sum below finds
-        sqdist += 0 * value;
+        largest = value > largest ? value : largest;
+        sqdist += 0 * value; // NaN, unless it is finite
       }
       sqdist += 4 * largest * largest;
     }
@@ -181,7 +181,7 @@ static void remove_gone(const struct merging *merging, int64_t run, const uint8_
     partners[n_left] = partners[cluster];
     numbers[cluster] = n_left++;
   }
-  for (int32_t cluster = 0; cluster < n_left; cluster++) // of stale ones it may be a number that is not set
+  for (int32_t cluster = 0; cluster < n_left; cluster++) // of others the partner is computed again
     if (states[partners[cluster]] == SAME) partners[cluster] = numbers[partners[cluster]];
   merging->n_left[run] = n_left;
   merging->n_stale[run] = n_left > merging->n_clusters ? n_stale : 0;
