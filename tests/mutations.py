@@ -50,8 +50,6 @@ MUTATIONS = [
         "slack * SQRT(best)",
         "test_few.py",
     ),
-    Mutation("few: no margin for denormals", "few_width.h", " + 8 * WIDTH * REAL_TINY", "", "test_few.py"),
-    Mutation("few: half of the reach", "few_width.h", "= 2 * half_width", "= half_width", "test_few.py"),
     Mutation(
         "few: the highest index on ties",
         "few_width.h",
