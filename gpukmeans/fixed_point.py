@@ -58,6 +58,10 @@ class FixedPoint:
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("weight", "sum", "sqdist", "lowest")
         )
 
+    def with_sqdist(self, sqdist: Tensor) -> "FixedPoint":
+        """The scales with another one of w·d². `dataclasses.replace` takes three times as long."""
+        return FixedPoint(weight=self.weight, sum=self.sum, sqdist=sqdist, lowest=self.lowest, highest=self.highest)
+
     def select(self, runs: Tensor | slice) -> "FixedPoint":
         """The scales of some of the runs: a mask (B,), indices or a slice."""
         return FixedPoint(**{field.name: getattr(self, field.name)[runs] for field in fields(self)})

@@ -101,8 +101,8 @@ def lloyd(
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
         active, ended = snapshot.active.resume(points, n_fixed), [(snapshot.ended, snapshot.fits)]
         inertia, shifts, n_iter = snapshot.inertia, snapshot.shifts, int(snapshot.n_iter)
-    stopped = False
-    while len(active.run_ids) and n_iter < max_iter and not stopped:
+    still, stopped = torch.zeros_like(shifts), False
+    while active.n_runs and n_iter < max_iter and not stopped:
         # At most the number so far plus one: a run that ends early is not measured long after its end.
         n = min(window, n_iter + 1, max_iter - n_iter)
         if save is not None:
@@ -111,11 +111,11 @@ def lloyd(
             n = min(n, every - n_iter % every)
         n_iter += n
         active = _move(active, project, relocate=True)
-        shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, torch.zeros_like(shifts))
+        shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, still)
         if window == 1:  # a check costs less than measuring runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
-        if len(active.run_ids):
+        if active.n_runs:
             active, going = _measure_and_decide(active, n, tol, project, all_going=window == 1)
             inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
             finished, active = _split_finished(active, going)
@@ -171,6 +171,10 @@ class _ActiveRuns:
     going: Tensor
     unresolved: Tensor
     n_fixed: int
+
+    @property
+    def n_runs(self) -> int:
+        return self.run_ids.shape[0]  # `len` of a tensor takes three times as long
 
     def updated(self, **changes: Any) -> "_ActiveRuns":
         """The runs with other values in some fields. `dataclasses.replace` takes as long as a pass over few points."""
@@ -281,7 +285,7 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
 
 def _of_all_runs(values: Tensor, run_ids: Tensor, others: Tensor) -> Tensor:
     """The values (B,) of the active runs, in the order of all runs; those of the other runs are `others`."""
-    return values if len(values) == len(others) else others.index_copy(0, run_ids, values)
+    return values if values.shape == others.shape else others.index_copy(0, run_ids, values)
 
 
 def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _ActiveRuns]:
@@ -343,10 +347,10 @@ def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
 def _measure_and_decide(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
 ) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `n` iterations, the first of them already moved, and which continue. Waits once for a GPU."""
+    """The runs after `n` iterations, the first of them already moved, and which continue. Waits for a GPU."""
     active = _iterate(moved, n, tol, project, careful=False, all_going=all_going)
-    going, unresolved = torch.stack([active.going, active.unresolved]).tolist()
-    if any(unresolved):
+    going = active.going.tolist()
+    if any(active.unresolved.tolist()):
         active = _iterate(moved, n, tol, project, careful=True)
         going = active.going.tolist()
     return active, going
@@ -383,13 +387,13 @@ def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) ->
         lowest=decision.lowest,
         stalled=decision.stalled,
         going=decision.going,
-        unresolved=moved.unresolved | decision.is_coarse,
+        unresolved=decision.unresolved,
     )
 
 
 def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> iteration.Decision:
     """The state of the runs, by the moments at their next centers."""
-    arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled
+    arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled, moved.unresolved
     rule = {"n_fixed": moved.n_fixed, "tol": tol, "patience": _PATIENCE, "too_coarse": _TOO_COARSE}
     if (decision := iteration.decide(*arguments, **rule)) is not None:
         return decision
@@ -402,7 +406,7 @@ def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> 
         lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
         going=moved.going & ~settled,
-        is_coarse=moved.going & (_tightened_bound(moments, bound) < bound),
+        unresolved=moved.unresolved | (moved.going & (_tightened_bound(moments, bound) < bound)),
     )
 
 

@@ -187,7 +187,7 @@ class Points:
         `scale` (B,) is the `sqdist_scale` of the bound, where it is known.
         """
         scale = self.sqdist_scale(sqdist_bound) if scale is None else scale
-        return self.source.measure(centers, replace(self.fixed_point, sqdist=scale), self.problems)
+        return self.source.measure(centers, self.fixed_point.with_sqdist(scale), self.problems)
 
     def worst_served(self, centers: Tensor, n: int) -> WorstServed:
         """The n points with weight that are farthest from their nearest centers (B, K, D), without equal points."""

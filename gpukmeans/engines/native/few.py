@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from ctypes import Structure, addressof, c_int64, c_void_p
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -165,6 +165,7 @@ class FewCoordinates:
     def __init__(self, x: Tensor, weights: Tensor | None, sorts_from: int) -> None:
         self._x = x
         self._weights = weights
+        self._direct = _DirectPass(_Array.of(x), _Array.of(weights), n_rows=x.shape[1], width=x.shape[2])
         self._sorts = sorts_from <= x.shape[1] <= _MAX_SORTED
         self._was_measured = False
         self._runs: _SortedRuns | None = None
@@ -206,7 +207,8 @@ class FewCoordinates:
         """Compute results without an order: each point is compared with the centers that its block does not exclude."""
         n_runs, n_clusters, width = centers.shape
         n_rows = self._x.shape[1]
-        arguments = _DirectPass(_Array.of(self._x), _Array.of(self._weights), n_rows, n_clusters, width)
+        arguments = _DirectPass.from_buffer_copy(self._direct)
+        arguments.n_clusters = n_clusters
         _point_to(arguments, {"problems": problems, "centers": centers, **tensors})
         n_blocks = -(-n_rows // _BOX)
         chunk, splits = _chunk(n_runs, n_blocks, min(_BOX, n_rows) * width * (_COMPARISON * n_clusters + _OTHER))
@@ -390,8 +392,7 @@ def _sort_in_parts(points: _SortedPoints, problem: int, rows: Tensor, dtype: tor
         rows.copy_(order)
 
 
-@dataclass(frozen=True, eq=False)
-class _Memory:
+class _Memory(NamedTuple):
     """Memory of one thread of a call: the address of the arguments, and scratch memory.
 
     `kept` are arguments of its own, and `result` the sums to which it adds.

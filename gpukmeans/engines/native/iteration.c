@@ -7,11 +7,10 @@
 // Moments of B runs and their scales. Strides are in elements; all else is contiguous.
 struct moments {
   const int64_t *sums, *totals, *inertia;                // (B, K, D), (B, K), (B,)
-  int64_t sum_strides[3], total_strides[2];
   const double *sum_scale, *weight_scale, *sqdist_scale; // (B, D), (B,), (B,)
   const double *lowest, *highest;                        // (B, D)
   const void *worst;                                     // (B,), in the type of centers
-  int64_t is_double, n_clusters, width, n_fixed;
+  int64_t sum_strides[3], total_strides[2], is_double, n_clusters, width, n_fixed;
 };
 
 struct move {
@@ -21,7 +20,7 @@ struct move {
   const uint8_t *going;       // (B,)
   const int64_t *n_iter;      // (B,)
   void *target;               // (B, K, D): the means, and centers of ended runs and of empty and fixed clusters
-  double *sqshift, *bound;      // (B,): the largest squared distance of a move; of those of points after it
+  double *sqshift, *bound;    // (B,): the largest squared distance of a move; of those of points after it
   double *scale;              // (B,): the fixed-point scale for the bound
   int64_t *n_iter_result;     // (B,)
   uint8_t *going_result;      // (B,): whether any center moves
@@ -32,9 +31,10 @@ struct decision {
   const uint8_t *going;                      // (B,)
   const double *bound, *inertia, *lowest;    // (B,): of squared distances; before the move, and the lowest so far
   const int64_t *stalled;                    // (B,)
+  const uint8_t *unresolved;                 // (B,)
   double *inertia_result, *lowest_result;    // (B,)
   int64_t *stalled_result;                   // (B,)
-  uint8_t *going_result, *is_coarse;         // (B,): whether a run was measured at a scale that is too coarse
+  uint8_t *going_result, *unresolved_result; // (B,): unresolved also if the scale of the measurement is too coarse
 };
 
 INLINE double real_at(const void *values, int64_t is_double, int64_t i) {
@@ -132,6 +132,7 @@ EXPORT void gpukmeans_decide(const struct decision *decision, int64_t start, int
     decision->lowest_result[run] = inertia < lowest ? inertia : lowest;
     decision->stalled_result[run] = stalled;
     decision->going_result[run] = decision->going[run] && !settled;
-    decision->is_coarse[run] = decision->going[run] && worst > 0 && worst * too_coarse < decision->bound[run];
+    const int is_coarse = decision->going[run] && worst > 0 && worst * too_coarse < decision->bound[run];
+    decision->unresolved_result[run] = decision->unresolved[run] || is_coarse;
   }
 }

@@ -30,14 +30,14 @@ class Decision(NamedTuple):
     """The state of runs (B,) after an iteration.
 
     `inertia` and the `lowest` so far, the number of iterations `stalled` without a lower one, and whether a run is
-    `going` on, and was measured at a scale that `is_coarse`.
+    `going` on, and is `unresolved`, as after a measurement at a scale that is too coarse.
     """
 
     inertia: Tensor
     lowest: Tensor
     stalled: Tensor
     going: Tensor
-    is_coarse: Tensor
+    unresolved: Tensor
 
 
 class _Moments(Structure):
@@ -45,8 +45,8 @@ class _Moments(Structure):
 
     _fields_ = [
         *pointers("sums", "totals", "inertia"),
-        *((name, c_int64) for name in ("run", "cluster", "channel", "run_of_totals", "cluster_of_totals")),
         *pointers("sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
+        *((name, c_int64) for name in ("run", "cluster", "channel", "run_of_totals", "cluster_of_totals")),
         *((name, c_int64) for name in ("is_double", "n_clusters", "width", "n_fixed")),
     ]
 
@@ -65,7 +65,8 @@ class _Decision(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", *Decision._fields),
+        *pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", "unresolved_before"),
+        *pointers(*Decision._fields),
     ]
 
 
@@ -80,18 +81,18 @@ def move(
     if not centers.is_cpu or unavailable_reason() is not None:
         return None
     centers, going = centers.contiguous(), going.contiguous()
-    n_runs, width = len(centers), centers.shape[2]
+    n_runs, _, width = centers.shape
     moved = Move(
         target=torch.empty_like(centers),
-        sqshift=_empty(n_runs, torch.float64),
-        bound=_empty(n_runs, torch.float64),
-        scale=_empty(n_runs, torch.float64),
+        sqshift=torch.empty_like(total_weight),
+        bound=torch.empty_like(total_weight),
+        scale=torch.empty_like(total_weight),
         n_iter=torch.empty_like(n_iter),
         going=torch.empty_like(going),
     )
     described, kept = _described(moments, n_fixed)
     arguments = _Move(described, *_addresses(centers, total_weight, going, n_iter, *moved))
-    scratch = _empty(3 * width, torch.float64)
+    scratch = total_weight.new_empty(3 * width)
     function = load().function("gpukmeans_move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
     n_missing = function(addressof(arguments), 0, n_runs, scratch.data_ptr())
     del kept
@@ -105,6 +106,7 @@ def decide(
     inertia: Tensor,
     lowest: Tensor,
     stalled: Tensor,
+    unresolved: Tensor,
     *,
     n_fixed: int,
     tol: float,
@@ -122,43 +124,34 @@ def decide(
         lowest=torch.empty_like(lowest),
         stalled=torch.empty_like(stalled),
         going=torch.empty_like(going),
-        is_coarse=torch.empty_like(going),
+        unresolved=torch.empty_like(unresolved),
     )
     described, kept = _described(moments, n_fixed)
-    arguments = _Decision(described, *_addresses(going, bound, inertia, lowest, stalled, *decision))
+    arguments = _Decision(described, *_addresses(going, bound, inertia, lowest, stalled, unresolved, *decision))
     function = load().function(
         "gpukmeans_decide", c_void_p, c_int64, c_int64, c_double, c_int64, c_double, restype=None
     )
-    function(addressof(arguments), 0, len(inertia), tol, patience, too_coarse)
+    function(addressof(arguments), 0, inertia.shape[0], tol, patience, too_coarse)
     del kept
     return decision
 
 
-def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, tuple[Tensor, ...]]:
+def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
     """Moments as an argument, and the tensors to keep while a kernel runs."""
-    scales = moments.fixed_point
-    kept = tuple(
-        tensor.contiguous()
-        for tensor in (scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest, moments.worst_sqdist)
-    )
-    _, n_clusters, width = moments.sums.shape
-    inertia = moments.inertia.contiguous()
+    scales, (_, n_clusters, width) = moments.fixed_point, moments.sums.shape
+    scales_and_range = scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest
+    kept = [tensor.contiguous() for tensor in (moments.inertia, *scales_and_range, moments.worst_sqdist)]
     described = _Moments(
-        *_addresses(moments.sums, moments.totals, inertia),
+        *_addresses(moments.sums, moments.totals, *kept),
         *moments.sums.stride(),
         *moments.totals.stride(),
-        *_addresses(*kept),
         moments.worst_sqdist.dtype == torch.float64,
         n_clusters,
         width,
         n_fixed,
     )
-    return described, (*kept, inertia)
+    return described, kept
 
 
 def _addresses(*tensors: Tensor) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
-
-
-def _empty(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(size, dtype=dtype, device="cpu")
