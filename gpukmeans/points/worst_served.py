@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpukmeans.tiling import blocks
-
 # Coordinates of points that are compared at a time.
 _BLOCK = 1 << 18
 
@@ -58,12 +56,12 @@ def _farthest_distinct(sqdist: Tensor, x: Tensor, n: int) -> Tensor:
     """Rows of up to n points x (N, D), no two equal, in descending order of sqdist (N,) above 0, then of rows."""
     order = sqdist.argsort(descending=True, stable=True)[: int((sqdist > 0).sum())]
     found = order[:0]
-    for block in blocks(len(order), max(n, _BLOCK // x.shape[1])):
-        found = torch.cat([found, order[block]])
+    start, size = 0, 2 * n  # enough for distinct points; more are taken while equal ones are found
+    while len(found) < n and start < len(order):
+        found = torch.cat([found, order[start : start + size]])
         # In the dtype of distances, as integers above 2**53 are equal if these are.
         found = found[first_of_equal_rows(x[found].to(sqdist.dtype))][:n]
-        if len(found) == n:
-            break
+        start, size = start + size, max(size, min(2 * size, _BLOCK // x.shape[1]))
     return found
 
 
