@@ -42,12 +42,16 @@ def _chained_order(counts: np.ndarray) -> np.ndarray:
     by_count = np.argsort(-counts[first, second], kind="stable")
     links: list[list[int]] = [[] for _ in range(n_colors)]
     other_end = list(range(n_colors))  # valid for the two ends of each chain only
+    n_missing = n_colors - 1
     for a, b in zip(first[by_count].tolist(), second[by_count].tolist(), strict=True):
+        if not n_missing:
+            break
         if len(links[a]) < 2 and len(links[b]) < 2 and other_end[a] != b:
             links[a].append(b)
             links[b].append(a)
             end_a, end_b = other_end[a], other_end[b]
             other_end[end_a], other_end[end_b] = end_b, end_a
+            n_missing -= 1
     chain = [next(color for color in range(n_colors) if len(links[color]) < 2)]
     while len(chain) < n_colors:
         chain.append(next(color for color in links[chain[-1]] if color not in chain[-2:-1]))
