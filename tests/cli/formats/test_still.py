@@ -310,6 +310,17 @@ def test_no_file_is_more_than_one_percent_larger_than_by_pillow(make_indices, n_
     assert len(encoded(palette, indices)) <= 1.01 * len(by_pillow.getvalue())
 
 
+def test_a_large_drawing_is_searched_for_long_repeats():
+    """A slower level is tried although the faster one does not win, as a sample promises more."""
+    height = np.random.default_rng(0).random((512, 512))
+    for axis in (0, 1):
+        height = sum(np.roll(height, shift, axis) for shift in range(96))
+    levels = (height - height.min()) / np.ptp(height) * 6.99
+    samples = still._Samples(3, 4, levels.astype(np.uint8), b"")
+    fast = still._deflate(png_chunks.scanlines(png_chunks.pack_samples(samples.values, 4), 0), still.FAST_LEVEL)
+    assert len(still._compressed(samples)) < 0.97 * min(len(fast), len(still._filtered(samples)))
+
+
 def test_the_palette_order_makes_a_photo_smaller():
     """Colors that are often adjacent get close indices, regardless of their values."""
     indices = hills(256).astype(np.uint8)
