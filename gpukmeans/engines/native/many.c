@@ -18,10 +18,12 @@
 #include <immintrin.h>
 #endif
 
-#define MAX_ROWS 512         // of a block
+#define MAX_ROWS 126         // of a block, whole calls of the product
 #define ROW_BYTES (1 << 17)  // of the shifted coordinates of a block
 #define MAX_FOUND 12         // possible nearest centers that are kept for one point; of more, all centers are compared
 #define ALL_CENTERS (MAX_FOUND + 1)
+#define KNOWN_LABELS 1
+#define KNOWN_BOUNDS 2
 #define POWER_STEPS 3
 #define GROUP 256            // rows of a seeding whose w·d² have one total
 #define NORM_SUMS 16 // partial sums of the norm of a center, so that it is more precise than a product
@@ -81,17 +83,55 @@ INLINE unsigned f64_bits(i64_vector mask) {
 #endif
 }
 
+// The largest and the sum of all lanes. Not by memory, whose loads would wait for the stores of several lanes.
+#ifdef __AVX__
+INLINE __m128 f32_halves_of(f32_vector vector, int half) {
+  return half ? _mm256_extractf128_ps((__m256)vector, 1) : _mm256_castps256_ps128((__m256)vector);
+}
+INLINE float f32_largest_lane(f32_vector vector) {
+  __m128 lanes = _mm_max_ps(f32_halves_of(vector, 0), f32_halves_of(vector, 1));
+  lanes = _mm_max_ps(lanes, _mm_movehl_ps(lanes, lanes));
+  return _mm_cvtss_f32(_mm_max_ss(lanes, _mm_shuffle_ps(lanes, lanes, 1)));
+}
+INLINE float f32_sum_of_lanes(f32_vector vector) {
+  __m128 lanes = _mm_add_ps(f32_halves_of(vector, 0), f32_halves_of(vector, 1));
+  lanes = _mm_add_ps(lanes, _mm_movehl_ps(lanes, lanes));
+  return _mm_cvtss_f32(_mm_add_ss(lanes, _mm_shuffle_ps(lanes, lanes, 1)));
+}
+#else
+INLINE float f32_largest_lane(f32_vector vector) {
+  float largest = vector[0];
+  for (int lane = 1; lane < F32_LANES; lane++) largest = vector[lane] > largest ? vector[lane] : largest;
+  return largest;
+}
+INLINE float f32_sum_of_lanes(f32_vector vector) {
+  float sum = vector[0];
+  for (int lane = 1; lane < F32_LANES; lane++) sum += vector[lane];
+  return sum;
+}
+#endif
+INLINE double f64_largest_lane(f64_vector vector) {
+  double largest = vector[0];
+  for (int lane = 1; lane < F64_LANES; lane++) largest = vector[lane] > largest ? vector[lane] : largest;
+  return largest;
+}
+INLINE double f64_sum_of_lanes(f64_vector vector) {
+  double sum = vector[0];
+  for (int lane = 1; lane < F64_LANES; lane++) sum += vector[lane];
+  return sum;
+}
+
+// Begins to load a range of memory into caches.
+INLINE void fetch(const void *from, int64_t size) {
+  for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char *)from + at);
+}
+
 // A lower bound after the centers of a panel moved by at most `drift`.
 INLINE f32_vector moved_bounds(f32_vector bounds, f32_vector drifts) {
   const f32_vector moved = bounds - drifts;
   return f32_select(moved > 0, moved * (1 - 2 * FLT_EPSILON), f32_fill(0));
 }
 
-// Finite values below the smallest normal number, and what is not a number, are 0.
-INLINE float round_down_to_f32(double value) {
-  if (!(value > FLT_MIN)) return 0;
-  return value < FLT_MAX ? (float)value * (1 - 2 * FLT_EPSILON) : FLT_MAX;
-}
 INLINE float round_up_to_f32(double value) {
   return value < 0x1p120 ? (float)value * (1 + 2 * FLT_EPSILON) + FLT_MIN : INFINITY;
 }
@@ -113,6 +153,8 @@ static int compare_projections(const void *a, const void *b) {
 #define REAL_VECTOR f32_vector
 #define MASK_VECTOR i32_vector
 #define BITS f32_bits
+#define LARGEST_LANE f32_largest_lane
+#define SUM_OF_LANES f32_sum_of_lanes
 #define REAL_EPSILON FLT_EPSILON
 #define REAL_MIN FLT_MIN
 #define REAL_MAX FLT_MAX
@@ -125,6 +167,8 @@ static int compare_projections(const void *a, const void *b) {
 #undef REAL_VECTOR
 #undef MASK_VECTOR
 #undef BITS
+#undef LARGEST_LANE
+#undef SUM_OF_LANES
 #undef REAL_EPSILON
 #undef REAL_MIN
 #undef REAL_MAX
@@ -136,6 +180,8 @@ static int compare_projections(const void *a, const void *b) {
 #define REAL_VECTOR f64_vector
 #define MASK_VECTOR i64_vector
 #define BITS f64_bits
+#define LARGEST_LANE f64_largest_lane
+#define SUM_OF_LANES f64_sum_of_lanes
 #define REAL_EPSILON DBL_EPSILON
 #define REAL_MIN DBL_MIN
 #define REAL_MAX DBL_MAX

@@ -21,6 +21,9 @@ MAX_WIDTH = 1 << 15
 # Centers of a panel, as in propose.h. Up to one panel lower bounds do not pay.
 _PANEL = 16
 
+# What a run knows at the centers before, as in many.c.
+_KNOWN_LABELS, _KNOWN_BOUNDS = 1, 2
+
 # Products of a coordinate in one chunk: 20 ms with AVX2 and fused multiply-adds, 50 without.
 _CHUNK_PRODUCTS = 1 << 30
 _CHUNK_ROWS = 1 << 16
@@ -184,6 +187,7 @@ class _RunState:
     def __init__(self, n_rows: int, centers: Tensor, scales: _Scales) -> None:
         n_clusters = len(centers)
         self.centers: Tensor | None = None
+        self.known = 0
         self.scales = scales
         self.order = given_order(n_clusters)
         self.labels = torch.empty(n_rows, dtype=torch.int32, device="cpu")
@@ -199,11 +203,12 @@ class _RunState:
         return same and self.scales.equals(scales)
 
     def add_bounds(self, centers: Tensor, room: int) -> None:
-        """Begin with lower bounds of 0, for panels of centers that are near each other, if they fit `room` bytes."""
+        """Begin with lower bounds, for panels of centers that are near each other, if they fit `room` bytes."""
         n_rows, panels = len(self.labels), _n_panels(len(centers))
         if self.n_bytes + 4 * n_rows * panels <= room:
             self.order = _grouped_order(centers)
-            self.bounds = torch.zeros(n_rows, panels, dtype=torch.float32, device="cpu")
+            self.bounds = torch.empty(n_rows, panels, dtype=torch.float32, device="cpu")
+            self.known = _KNOWN_LABELS
 
     @property
     def n_bytes(self) -> int:
@@ -329,7 +334,7 @@ class ManyCoordinates:
         sums, totals = (moments.sums[run], moments.totals[run]) if state is None else (state.sums, state.totals)
         shared = _packed(centers, order, before).with_tensors(lowest=scales.lowest, sum_scales=scales.sum)
         shared.block.weight_scale, shared.block.sqdist_scale = scales.weight, fixed_point.sqdist[run].item()
-        shared.block.known = before is not None
+        shared.block.known = 0 if state is None else state.known
         chunk_rows = self._chunk_rows(centers)
         n_rows, dtype = self.x.shape[1], centers.dtype
         added = _SharedSums(sums, totals, -(-n_rows // chunk_rows))
@@ -369,6 +374,7 @@ class ManyCoordinates:
         moments.worst_sqdist[run] = max((largest for _, largest in results), default=-1.0)
         if state is not None:
             state.centers, state.n_changed = centers.clone(), sum(n_changed)
+            state.known = _KNOWN_LABELS if state.bounds is None else _KNOWN_BOUNDS
             moments.sums[run], moments.totals[run] = sums, totals
 
     def _state(self, run: int, centers: Tensor, scales: _Scales) -> _RunState | None:

@@ -14,8 +14,8 @@ struct NAME(many) {
   REAL *panels, *origin, *norms;
   float *drifts;
   uint8_t *moved;
-  // Nearest centers and squared distances (n_rows), read and written if `known`, else written. Lower bounds (n_rows,
-  // panels), of points that are `known`, or null.
+  // Nearest centers and squared distances (n_rows), read and written if they are known at the centers before, else
+  // written. The same for lower bounds (n_rows, panels), of points of which labels are known, or null.
   int32_t *labels;
   REAL *sqdist;
   float *bounds;
@@ -27,7 +27,8 @@ struct NAME(many) {
   int64_t *sums, *totals;
   char *scratch;
   double weight_scale, sqdist_scale;
-  int64_t n_rows, width, n_clusters, known;
+  int64_t n_rows, width, n_clusters;
+  int64_t known; // KNOWN_LABELS, KNOWN_BOUNDS, the first included, or 0
   // Results: the sum of w·d² in fixed point, the largest d² of a point with weight, -1 if there is none, and the number
   // of points with weight whose label changed.
   int64_t inertia;
@@ -41,14 +42,6 @@ INLINE REAL_VECTOR NAME(vector_at)(const REAL *from) { return *(const REAL_VECTO
 INLINE REAL_VECTOR NAME(larger_lanes)(REAL_VECTOR a, REAL_VECTOR b) {
   const MASK_VECTOR mask = a > b;
   return (REAL_VECTOR)((mask & (MASK_VECTOR)a) | (~mask & (MASK_VECTOR)b));
-}
-
-INLINE REAL NAME(largest_lane)(REAL_VECTOR vector) {
-  REAL lanes[LANES];
-  memcpy(lanes, &vector, sizeof lanes);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] = NAME(larger)(lanes[i], lanes[i + half]);
-  return lanes[0];
 }
 
 // The values of a panel, in registers.
@@ -77,7 +70,7 @@ INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values,
 INLINE REAL NAME(largest_value)(struct NAME(panel_values) values) {
   REAL_VECTOR largest = values.vectors[0];
   for (int i = 1; i < PANEL / LANES; i++) largest = NAME(larger_lanes)(largest, values.vectors[i]);
-  return NAME(largest_lane)(largest);
+  return LARGEST_LANE(largest);
 }
 
 // The places of values that are not below the edge, as bits. What is not a number is not below.
@@ -120,20 +113,26 @@ INLINE REAL NAME(margin)(const struct NAME(rounding) *rounding, REAL norm, REAL 
   return (rounding->product * (sum * sum) + rounding->absolute) / 2;
 }
 
+// At most a distance, as a float. Below the smallest normal number, and for what is not a number, 0.
+INLINE float NAME(round_down)(REAL distance) {
+  const REAL limited = distance < FLT_MAX ? distance : FLT_MAX;
+  return distance > FLT_MIN ? (float)limited * (1 - 2 * FLT_EPSILON) : 0;
+}
+
 // At least the distance of all centers whose written squared distance is at most `sqdist`.
 INLINE float NAME(upper_bound)(const struct NAME(rounding) *rounding, REAL sqdist) {
-  return round_up_to_f32(SQRT(sqdist + rounding->underflow) * rounding->grow);
+  const REAL distance = SQRT(sqdist + rounding->underflow) * rounding->grow;
+  return distance < (REAL)0x1p120 ? (float)distance * (1 + 2 * FLT_EPSILON) + FLT_MIN : INFINITY;
 }
 
 // At most the distance of a center of this written squared distance.
 INLINE float NAME(lower_bound_of)(const struct NAME(rounding) *rounding, REAL sqdist) {
-  return round_down_to_f32(SQRT(NAME(larger)(sqdist - rounding->underflow, 0)) * rounding->shrink);
+  return NAME(round_down)(SQRT(NAME(larger)(sqdist - rounding->underflow, 0)) * rounding->shrink);
 }
 
 // At most the distance of the centers of a panel, none of whose values is above `value`.
 INLINE float NAME(lower_bound)(REAL sqnorm, REAL value, REAL margin) {
-  const REAL sqdist = sqnorm - 2 * (value + margin);
-  return sqdist > 0 ? round_down_to_f32(SQRT(sqdist) * (1 - 4 * REAL_EPSILON)) : 0;
+  return NAME(round_down)(SQRT(NAME(larger)(sqnorm - 2 * (value + margin), 0)) * (1 - 4 * REAL_EPSILON));
 }
 
 // A block of points: the shifted coordinates of those whose products are needed, and what is known of them.
@@ -178,7 +177,7 @@ INLINE void NAME(shift)(const struct NAME(many) *many, const struct NAME(block) 
     shifted[d] = point[d] - origin[d];
     sqnorm += shifted[d] * shifted[d];
   }
-  for (int lane = 0; lane < LANES; lane++) sqnorm += sums[lane];
+  sqnorm += SUM_OF_LANES(sums);
   block->sqnorms[to] = sqnorm;
   block->norms[to] = SQRT(sqnorm);
 }
@@ -186,6 +185,12 @@ INLINE void NAME(shift)(const struct NAME(many) *many, const struct NAME(block) 
 INLINE void NAME(propose_panel)(const struct NAME(many) *many, struct NAME(block) *block, const int32_t *rows, int64_t panel) {
   const REAL *centers = many->panels + panel * PANEL * (many->width + 1);
   NAME(propose)(block->shifted, rows, many->width, centers, block->values);
+}
+
+// Begins to load the rows of a later block, while a product keeps the CPU busy.
+INLINE void NAME(fetch_rows)(const struct NAME(many) *many, int64_t row) {
+  const int64_t size = at_most(PROPOSE_ROWS, many->n_rows - row) * many->width * (int64_t)sizeof(REAL);
+  if (size > 0) fetch(many->points + row * many->width, size);
 }
 
 // The nearest of all centers by the written distance.
@@ -203,37 +208,38 @@ static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(b
 // Centers that may be nearest to a point: those whose value plus its margin is at least `low`, the largest value less
 // its margin.
 struct NAME(found) {
-  REAL low;
-  int32_t count, panel; // the panel of the largest value
+  int32_t count;
   int32_t centers[MAX_FOUND];
   REAL highs[MAX_FOUND];
 };
 
-INLINE void NAME(drop_excluded)(struct NAME(found) *found) {
+INLINE void NAME(drop_excluded)(struct NAME(found) *found, REAL low) {
   int32_t kept = 0;
   for (int32_t i = 0; i < found->count; i++)
-    if (found->highs[i] >= found->low) found->centers[kept] = found->centers[i], found->highs[kept++] = found->highs[i];
+    if (found->highs[i] >= low) found->centers[kept] = found->centers[i], found->highs[kept++] = found->highs[i];
   found->count = kept;
 }
 
-static __attribute__((noinline)) void NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
-                                                 REAL margin) {
+// Adds the centers of a panel. The new `low`, at least the one before.
+static __attribute__((noinline)) REAL NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
+                                                 REAL margin, REAL low) {
   const struct NAME(panel_values) all = NAME(values_at)(values);
-  found->low = NAME(larger)(NAME(largest_value)(all) - margin, found->low);
-  for (unsigned left = NAME(reaching)(all, found->low - margin); left; left &= left - 1) {
+  low = NAME(larger)(NAME(largest_value)(all) - margin, low);
+  for (unsigned left = NAME(reaching)(all, low - margin); left; left &= left - 1) {
     const int i = __builtin_ctz(left);
     if (members[i] < 0) continue;
-    if (found->count == MAX_FOUND) NAME(drop_excluded)(found);
+    if (found->count == MAX_FOUND) NAME(drop_excluded)(found, low);
     if (found->count == MAX_FOUND) {
       found->count = ALL_CENTERS;
-      return;
+      return low;
     }
     found->centers[found->count] = members[i], found->highs[found->count++] = values[i] + margin;
   }
+  return low;
 }
 
-INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME(block) *block, struct NAME(found) *found,
-                                int64_t row) {
+INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME(block) *block, const struct NAME(found) *found,
+                                REAL low, int64_t row) {
   if (found->count == ALL_CENTERS) {
     NAME(compare_all)(many, block, row);
     return;
@@ -241,7 +247,7 @@ INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME
   REAL best = INFINITY;
   int32_t label = INT32_MAX;
   for (int32_t i = 0; i < found->count; i++) {
-    if (found->highs[i] < found->low) continue;
+    if (found->highs[i] < low) continue;
     const int32_t center = found->centers[i];
     const REAL sqdist = NAME(sqdist_to)(many, block, row, center);
     if (sqdist < best || (sqdist == best && center < label)) best = sqdist, label = center;
@@ -250,33 +256,77 @@ INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME
   many->labels[row] = label;
 }
 
+// Rows of a block that are compared with a panel, and what that needs, in loops over vectors.
+struct NAME(compared) {
+  int32_t *rows;            // numbers in the block
+  REAL *norms, *sqnorms;    // of them
+  REAL *reaches;            // a value that is below this less the margin excludes a center
+  REAL *margins, *edges;    // margins, and `reaches` less the margins
+  REAL *largest;            // the largest value of another center
+  float *limits;            // of the lower bound by a center that was the nearest one
+};
+
+INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
+  return (struct NAME(compared)){
+      .rows = take(scratch, (n_rows + PROPOSE_ROWS) * sizeof(int32_t)),
+      .norms = take(scratch, n_rows * sizeof(REAL)),
+      .sqnorms = take(scratch, n_rows * sizeof(REAL)),
+      .reaches = take(scratch, n_rows * sizeof(REAL)),
+      .margins = take(scratch, n_rows * sizeof(REAL)),
+      .edges = take(scratch, n_rows * sizeof(REAL)),
+      .largest = take(scratch, n_rows * sizeof(REAL)),
+      .limits = take(scratch, n_rows * sizeof(float)),
+  };
+}
+
+// All rows of a block.
+INLINE void NAME(compare_all_rows)(struct NAME(compared) *compared, const struct NAME(block) *block, int64_t n_rows) {
+  compared->norms = block->norms, compared->sqnorms = block->sqnorms;
+  for (int64_t i = 0; i < n_rows; i++) compared->rows[i] = (int32_t)i;
+}
+
+// Margins and edges, and the last row repeated for whole calls of the product.
+static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared) *compared, const struct NAME(rounding) *rounding,
+                            REAL norm_of_panel, int64_t count) {
+  const struct NAME(rounding) copy = *rounding;
+  const REAL *restrict norms = compared->norms, *restrict reaches = compared->reaches;
+  REAL *restrict margins = compared->margins, *restrict edges = compared->edges;
+  for (int64_t i = 0; i < count; i++) {
+    margins[i] = NAME(margin)(&copy, norms[i], norm_of_panel);
+    edges[i] = margins[i] < REAL_MAX / 16 * copy.product ? reaches[i] - margins[i] : -INFINITY;
+  }
+  for (int i = 0; i < PROPOSE_ROWS && count; i++) compared->rows[count + i] = compared->rows[count - 1];
+}
+
 // The nearest centers of rows [start, stop) of which nothing is known.
 static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
   const int64_t n = stop - start, panels = n_panels(many->n_clusters);
+  struct NAME(compared) all = NAME(compared_of)(n, &scratch);
+  REAL *lows = all.reaches;
   struct NAME(found) *found = take(&scratch, n * sizeof *found);
   for (int64_t i = 0; i < n; i++) {
     NAME(shift)(many, &block, start + i, i);
     const REAL magnitude = block.norms[i] + many->norms[panels];
     // Below this every partial sum of a product is finite.
     const int finite = magnitude * magnitude < REAL_MAX / 16;
-    found[i].low = -INFINITY, found[i].count = finite ? 0 : ALL_CENTERS;
+    lows[i] = finite ? -INFINITY : INFINITY, found[i].count = finite ? 0 : ALL_CENTERS;
   }
+  NAME(compare_all_rows)(&all, &block, n);
   for (int64_t panel = 0; panel < panels; panel++) {
     const int32_t *members = many->members + panel * PANEL;
+    NAME(set_edges)(&all, &block.rounding, many->norms[panel], n);
     for (int64_t from = 0; from < n; from += PROPOSE_ROWS) {
-      int32_t rows[PROPOSE_ROWS];
-      for (int i = 0; i < PROPOSE_ROWS; i++) rows[i] = (int32_t)at_most(from + i, n - 1);
-      NAME(propose_panel)(many, &block, rows, panel);
+      NAME(propose_panel)(many, &block, all.rows + from, panel);
+      if (panel == 0) NAME(fetch_rows)(many, stop + from);
       for (int64_t row = from; row < at_most(from + PROPOSE_ROWS, n); row++) {
         const REAL *values = block.values + (row - from) * PANEL;
-        const REAL margin = NAME(margin)(&block.rounding, block.norms[row], many->norms[panel]);
-        if (found[row].count != ALL_CENTERS && NAME(any_reaches)(NAME(values_at)(values), found[row].low - margin))
-          NAME(find)(&found[row], values, members, margin);
+        if (NAME(any_reaches)(NAME(values_at)(values), all.edges[row]) && found[row].count != ALL_CENTERS)
+          lows[row] = NAME(find)(&found[row], values, members, all.margins[row], lows[row]);
       }
     }
   }
-  for (int64_t i = 0; i < n; i++) NAME(compare_found)(many, &block, &found[i], start + i);
+  for (int64_t i = 0; i < n; i++) NAME(compare_found)(many, &block, &found[i], lows[i], start + i);
 }
 
 // Rows of a block whose products with each panel are needed.
@@ -312,87 +362,134 @@ INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels,
   return any;
 }
 
-// Compares the centers of a panel that may be nearer than the own one, and sets the bound of the panel.
-INLINE void NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t panel,
-                         struct NAME(panel_values) values, REAL sqnorm, REAL norm) {
-  const REAL margin = NAME(margin)(&block->rounding, norm, many->norms[panel]);
-  const int finite = margin < REAL_MAX / 16 * block->rounding.product;
+// Compares the centers of a panel whose values reach the edge with the own one. The values of the centers that are not
+// the nearest one then; `limit` is a lower bound of the distance of one that was.
+INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row,
+                                              int64_t panel, struct NAME(panel_values) values, REAL edge, float *limit) {
   const int32_t *members = many->members + panel * PANEL;
-  float *bounds = many->bounds ? many->bounds + row * n_panels(many->n_clusters) : NULL;
   const int32_t label = many->labels[row], place = many->places[label];
   const int is_own = place / PANEL == panel;
   const REAL sqdist = many->sqdist[row];
-  const REAL edge = finite ? (sqnorm - sqdist * block->rounding.grow - block->rounding.underflow) / 2 - margin : -INFINITY;
-  float bound_of_label = INFINITY;
-  values = NAME(without)(values, is_own ? place % PANEL : -1);
-  if (NAME(any_reaches)(values, edge)) {
-    REAL best = sqdist;
-    int32_t nearest = label;
-    int nearest_at = -1;
-    for (unsigned left = NAME(reaching)(values, edge); left; left &= left - 1) {
-      const int i = __builtin_ctz(left);
-      if (members[i] < 0 || members[i] == label) continue;
-      const REAL other = NAME(sqdist_to)(many, block, row, members[i]);
-      if (other < best || (other == best && members[i] < nearest)) best = other, nearest = members[i], nearest_at = i;
-    }
-    if (nearest != label) {
-      many->labels[row] = nearest;
-      many->sqdist[row] = best;
-      if (bounds) { // the center that was nearest is one of the others now
-        values = NAME(without)(values, nearest_at);
-        bound_of_label = NAME(lower_bound_of)(&block->rounding, sqdist);
-        if (!is_own) {
-          if (bound_of_label < bounds[place / PANEL]) bounds[place / PANEL] = bound_of_label;
-          bound_of_label = INFINITY;
-        }
+  REAL best = sqdist;
+  int32_t nearest = label;
+  int nearest_at = -1;
+  unsigned left = NAME(reaching)(values, edge);
+  if (is_own) left &= ~(1u << place % PANEL), values = NAME(without)(values, place % PANEL);
+  for (; left; left &= left - 1) {
+    const int i = __builtin_ctz(left);
+    if (members[i] < 0) continue;
+    const REAL other = NAME(sqdist_to)(many, block, row, members[i]);
+    if (other < best || (other == best && members[i] < nearest)) best = other, nearest = members[i], nearest_at = i;
+  }
+  if (nearest == label) return values;
+  many->labels[row] = nearest;
+  many->sqdist[row] = best;
+  if (!many->bounds) return values;
+  *limit = NAME(lower_bound_of)(&block->rounding, sqdist); // the center that was nearest is one of the others now
+  if (!is_own) {
+    float *bound = many->bounds + row * n_panels(many->n_clusters) + place / PANEL;
+    if (*limit < *bound) *bound = *limit;
+    *limit = INFINITY;
+  }
+  return NAME(without)(values, nearest_at);
+}
+
+// Lower bounds of a panel for the rows that were compared with it.
+static __attribute__((noinline)) void NAME(set_bounds)(const struct NAME(many) *many, const struct NAME(compared) *compared,
+                             const struct NAME(rounding) *rounding, int64_t start, int64_t panel, int64_t count) {
+  const int64_t panels = n_panels(many->n_clusters);
+  const REAL finite_below = REAL_MAX / 16 * rounding->product;
+  const REAL *restrict sqnorms = compared->sqnorms, *restrict margins = compared->margins;
+  const REAL *restrict largest = compared->largest;
+  float *restrict limits = compared->limits;
+  for (int64_t i = 0; i < count; i++) {
+    const float bound = NAME(lower_bound)(sqnorms[i], largest[i], margins[i]);
+    const float known = margins[i] < finite_below ? bound : 0;
+    limits[i] = limits[i] < known ? limits[i] : known;
+  }
+  for (int64_t i = 0; i < count; i++) many->bounds[(start + compared->rows[i]) * panels + panel] = limits[i];
+}
+
+// A value of a center, less its margin, that is below this excludes the center.
+INLINE REAL NAME(reach_of)(const struct NAME(rounding) *rounding, REAL sqnorm, REAL sqdist) {
+  return (sqnorm - sqdist * rounding->grow - rounding->underflow) / 2;
+}
+
+// Rows that have to be compared with a panel, of those that were before any distance became less. Their number.
+INLINE int64_t NAME(compare_needed)(const struct NAME(many) *many, const struct NAME(compared) *compared,
+                                    const struct NAME(block) *block, const int16_t *rows, int64_t n_rows,
+                                    const float *bounds, const REAL *sqdist, const float *uppers) {
+  const int64_t panels = n_panels(many->n_clusters);
+  int64_t count = 0;
+  for (int64_t next = 0; next < n_rows; next++) {
+    const int16_t row = rows[next];
+    const REAL sqnorm = block->sqnorms[row];
+    compared->rows[count] = row;
+    compared->norms[count] = block->norms[row], compared->sqnorms[count] = sqnorm;
+    compared->reaches[count] = NAME(reach_of)(&block->rounding, sqnorm, sqdist[row]);
+    count += bounds[row * panels] <= uppers[row];
+  }
+  return count;
+}
+
+// Compares rows with a panel, in the order of `compared`. The order is that of the block if bounds are not known.
+INLINE void NAME(follow_panel)(const struct NAME(many) *many, struct NAME(block) *block,
+                               const struct NAME(compared) *compared, int64_t start, int64_t panel, int64_t count,
+                               int64_t next_block, float *uppers) {
+  const int has_bounds = many->bounds != NULL;
+  NAME(set_edges)(compared, &block->rounding, many->norms[panel], count);
+  for (int64_t from = 0; from < count; from += PROPOSE_ROWS) {
+    NAME(propose_panel)(many, block, compared->rows + from, panel);
+    if (panel == 0) NAME(fetch_rows)(many, next_block + from);
+    for (int64_t i = from; i < at_most(from + PROPOSE_ROWS, count); i++) {
+      const int64_t row = compared->rows[i];
+      struct NAME(panel_values) values = NAME(values_at)(block->values + (i - from) * PANEL);
+      float limit = INFINITY;
+      if (NAME(any_reaches)(values, compared->edges[i])) {
+        values = NAME(decide)(many, block, start + row, panel, values, compared->edges[i], &limit);
+        const REAL sqdist = many->sqdist[start + row];
+        compared->reaches[i] = NAME(reach_of)(&block->rounding, block->sqnorms[row], sqdist);
+        if (has_bounds) uppers[row] = NAME(upper_bound)(&block->rounding, sqdist);
       }
+      if (!has_bounds) continue;
+      compared->largest[i] = NAME(largest_value)(values);
+      compared->limits[i] = limit;
     }
   }
-  if (bounds) {
-    const float bound = finite ? NAME(lower_bound)(sqnorm, NAME(largest_value)(values), margin) : 0;
-    bounds[panel] = bound_of_label < bound ? bound_of_label : bound;
-  }
+  if (has_bounds) NAME(set_bounds)(many, compared, &block->rounding, start, panel, count);
 }
 
 // The nearest centers of rows [start, stop) after the centers moved.
 static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
+  const struct NAME(rounding) rounding = block.rounding;
   const int64_t n = stop - start, panels = n_panels(many->n_clusters);
   struct NAME(needed) needed = {take(&scratch, panels * sizeof(int32_t)), take(&scratch, panels * n * sizeof(int16_t))};
+  struct NAME(compared) compared = NAME(compared_of)(n, &scratch);
   float *uppers = take(&scratch, n * sizeof(float));
-  memset(needed.counts, 0, panels * sizeof(int32_t));
+  const int knows_bounds = many->known == KNOWN_BOUNDS;
+  REAL *sqdist = many->sqdist + start;
   for (int64_t i = 0; i < n; i++) {
-    const int64_t row = start + i;
-    const int32_t label = many->labels[row];
-    if (many->moved[label]) many->sqdist[row] = NAME(sqdist_to)(many, &block, row, label);
-    if (many->bounds) {
-      uppers[i] = NAME(upper_bound)(&block.rounding, many->sqdist[row]);
-      if (!NAME(move_bounds)(many->bounds + row * panels, many->drifts, panels, uppers[i], &needed, i, n)) continue;
-    }
-    NAME(shift)(many, &block, row, i);
+    const int32_t label = many->labels[start + i];
+    if (many->moved[label]) sqdist[i] = NAME(sqdist_to)(many, &block, start + i, label);
+    if (!knows_bounds) NAME(shift)(many, &block, start + i, i);
+  }
+  if (knows_bounds) {
+    memset(needed.counts, 0, panels * sizeof(int32_t));
+    for (int64_t i = 0; i < n; i++) uppers[i] = NAME(upper_bound)(&rounding, sqdist[i]);
+    for (int64_t i = 0; i < n; i++)
+      if (NAME(move_bounds)(many->bounds + (start + i) * panels, many->drifts, panels, uppers[i], &needed, i, n))
+        NAME(shift)(many, &block, start + i, i);
+  } else {
+    NAME(compare_all_rows)(&compared, &block, n);
+    for (int64_t i = 0; i < n; i++) compared.reaches[i] = NAME(reach_of)(&rounding, block.sqnorms[i], sqdist[i]);
   }
   for (int64_t panel = 0; panel < panels; panel++) {
-    const int64_t count = many->bounds ? needed.counts[panel] : n;
-    const int16_t *listed = needed.rows + panel * n;
-    for (int64_t next = 0; next < count;) {
-      int32_t rows[PROPOSE_ROWS];
-      int used = 0;
-      for (; used < PROPOSE_ROWS && next < count; next++) {
-        const int32_t row = many->bounds ? listed[next] : (int32_t)next;
-        // The distance may have become less since the row was listed.
-        if (!many->bounds || many->bounds[(start + row) * panels + panel] <= uppers[row]) rows[used++] = row;
-      }
-      if (!used) break;
-      for (int i = used; i < PROPOSE_ROWS; i++) rows[i] = rows[used - 1];
-      NAME(propose_panel)(many, &block, rows, panel);
-      for (int i = 0; i < used; i++) {
-        const int32_t row = rows[i], label = many->labels[start + row];
-        const struct NAME(panel_values) values = NAME(values_at)(block.values + i * PANEL);
-        NAME(decide)(many, &block, start + row, panel, values, block.sqnorms[row], block.norms[row]);
-        if (many->bounds && many->labels[start + row] != label)
-          uppers[row] = NAME(upper_bound)(&block.rounding, many->sqdist[start + row]);
-      }
-    }
+    int64_t count = n;
+    if (knows_bounds)
+      count = NAME(compare_needed)(many, &compared, &block, needed.rows + panel * n, needed.counts[panel],
+                                   many->bounds + start * panels + panel, sqdist, uppers);
+    NAME(follow_panel)(many, &block, &compared, start, panel, count, stop, uppers);
   }
 }
 
@@ -411,7 +508,7 @@ static void NAME(add_distances)(struct NAME(many) *many, int64_t start, int64_t 
     REAL_VECTOR lanes = (REAL_VECTOR){0} - 1;
     int64_t row = start;
     for (; row + LANES <= stop; row += LANES) lanes = NAME(larger_lanes)(lanes, NAME(vector_at)(many->sqdist + row));
-    REAL most = NAME(largest_lane)(lanes);
+    REAL most = LARGEST_LANE(lanes);
     for (; row < stop; row++) most = NAME(larger)(most, many->sqdist[row]);
     largest = most > largest ? most : largest;
     if (most * scale < FIXED_SMALL)
@@ -427,37 +524,49 @@ static void NAME(add_distances)(struct NAME(many) *many, int64_t start, int64_t 
 INLINE void NAME(sum_terms)(const struct NAME(many) *many, const REAL *restrict point, double weight,
                             int64_t *restrict terms) {
   const double *restrict lowest = many->lowest, *restrict scales = many->sum_scales;
-  double largest = 0;
-  for (int64_t d = 0; d < many->width; d++) {
+  const int64_t width = many->width;
+  int64_t large = 0;
+  for (int64_t d = 0; d < width; d++) {
     const double term = ((double)point[d] - lowest[d]) * weight;
-    const double magnitude = fabs(term * scales[d]);
-    largest = magnitude < FIXED_SMALL ? largest : 1;
+    large |= fabs(term * scales[d]) < FIXED_SMALL ? 0 : 1;
     terms[d] = small_to_fixed(term, scales[d]);
   }
-  if (largest)
-    for (int64_t d = 0; d < many->width; d++) terms[d] = to_fixed(((double)point[d] - lowest[d]) * weight, scales[d]);
+  if (large)
+    for (int64_t d = 0; d < width; d++) terms[d] = to_fixed(((double)point[d] - lowest[d]) * weight, scales[d]);
+}
+
+// Adds a point to the sums of its label, and subtracts it from those of the label before.
+static void NAME(add_row)(const struct NAME(many) *many, int64_t row, int64_t *restrict terms) {
+  const int64_t width = many->width;
+  const int32_t label = many->labels[row], before = many->labels_before ? many->labels_before[row] : -1;
+  const double weight = many->weights ? many->weights[row] : 1;
+  NAME(sum_terms)(many, many->points + row * width, weight, terms);
+  const int64_t units = to_fixed(weight, many->weight_scale);
+  int64_t *restrict to = many->sums + label * width;
+  for (int64_t d = 0; d < width; d++) to[d] = (int64_t)((uint64_t)to[d] + (uint64_t)terms[d]);
+  many->totals[label] = (int64_t)((uint64_t)many->totals[label] + (uint64_t)units);
+  if (before < 0) return;
+  int64_t *restrict from = many->sums + before * width;
+  for (int64_t d = 0; d < width; d++) from[d] = (int64_t)((uint64_t)from[d] - (uint64_t)terms[d]);
+  many->totals[before] = (int64_t)((uint64_t)many->totals[before] - (uint64_t)units);
 }
 
 static void NAME(add_rows)(struct NAME(many) *many) {
-  const int64_t width = many->width;
+  enum { AHEAD = 16 }; // points that are fetched into caches before the first of them is added
   char *scratch = many->scratch;
-  int64_t *restrict terms = take(&scratch, width * sizeof(int64_t));
+  int64_t *terms = take(&scratch, many->width * sizeof(int64_t)), next[AHEAD];
+  int n_next = 0;
   many->n_changed = 0;
   for (int64_t row = 0; row < many->n_rows; row++) {
-    const int32_t label = many->labels[row], before = many->labels_before ? many->labels_before[row] : -1;
-    const double weight = many->weights ? many->weights[row] : 1;
-    if (label == before || weight == 0) continue;
+    if (many->labels_before && many->labels[row] == many->labels_before[row]) continue;
+    if (many->weights && many->weights[row] == 0) continue;
     many->n_changed++;
-    NAME(sum_terms)(many, many->points + row * width, weight, terms);
-    const int64_t units = to_fixed(weight, many->weight_scale);
-    int64_t *restrict to = many->sums + label * width;
-    for (int64_t d = 0; d < width; d++) to[d] = (int64_t)((uint64_t)to[d] + (uint64_t)terms[d]);
-    many->totals[label] = (int64_t)((uint64_t)many->totals[label] + (uint64_t)units);
-    if (before < 0) continue;
-    int64_t *restrict from = many->sums + before * width;
-    for (int64_t d = 0; d < width; d++) from[d] = (int64_t)((uint64_t)from[d] - (uint64_t)terms[d]);
-    many->totals[before] = (int64_t)((uint64_t)many->totals[before] - (uint64_t)units);
+    fetch(many->points + row * many->width, many->width * sizeof(REAL));
+    next[n_next++] = row;
+    if (n_next < AHEAD) continue;
+    for (n_next = AHEAD; n_next; n_next--) NAME(add_row)(many, next[AHEAD - n_next], terms);
   }
+  for (int i = 0; i < n_next; i++) NAME(add_row)(many, next[i], terms);
 }
 
 // The median of up to 15 centers in each coordinate: near most centers, also if some are far away.
@@ -635,9 +744,10 @@ EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   const int64_t rows = block_rows(width, sizeof(REAL)), panels = n_panels(n_clusters);
   const int64_t shared = rows * (width + 2) * sizeof(REAL) + width * 8;
   const int64_t find = rows * sizeof(struct NAME(found)), follow = panels * (4 + 2 * rows) + rows * 4;
+  const int64_t compared = rows * (6 * sizeof(REAL) + 8) + PROPOSE_ROWS * 4;
   const int64_t group = 3 * width * sizeof(double) + n_clusters * sizeof(struct projection);
-  const int64_t assign = shared + (find > follow ? find : follow);
-  return (assign > group ? assign : group) + 16 * 64;
+  const int64_t assign = shared + compared + (find > follow ? find : follow);
+  return (assign > group ? assign : group) + 24 * 64;
 }
 
 // Orders the numbers of the centers, `order` (n_clusters), so that those of a panel are near each other.
