@@ -1,6 +1,7 @@
 """Points of many coordinates in native kernels: the state of runs over them, and the calls of many.c."""
 
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import LifoQueue
@@ -71,10 +72,13 @@ def kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -
     return load().function(f"gpukmeans_{name}_{suffix}", *argtypes, restype=restype)
 
 
+def _scratch_bytes(dtype: torch.dtype, width: int, n_clusters: int) -> int:
+    return kernel("many_scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
+
+
 def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
     """Memory for one kernel at a time."""
-    size = kernel("many_scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
-    return torch.empty(size, dtype=torch.uint8, device="cpu")
+    return torch.empty(_scratch_bytes(dtype, width, n_clusters), dtype=torch.uint8, device="cpu")
 
 
 def _n_panels(n_clusters: int) -> int:
@@ -128,6 +132,7 @@ class Order:
         return Order(members, places)
 
 
+@functools.lru_cache(maxsize=16)  # as long as a small call itself; never written to
 def given_order(n_clusters: int) -> Order:
     """Centers by their numbers."""
     return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
@@ -156,6 +161,27 @@ def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
         "drifts": centers.new_empty(-(-panels // 8) * 8, dtype=torch.float32),
         "moved": centers.new_empty(n_clusters, dtype=torch.uint8),
     }
+
+
+def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width: int) -> tuple[Tensor, dict[str, int]]:
+    """Memory of one thread for runs that keep nothing, in one piece, and the addresses of its parts."""
+    size, panels = dtype.itemsize, _n_panels(n_clusters)
+    sizes = {
+        "panels": size * panels * _PANEL * (width + 1),
+        "origin": size * width,
+        "norms": size * (panels + 1),
+        "drifts": 4 * (panels + 8),
+        "moved": n_clusters,
+        "labels": 4 * n_rows,
+        "sqdist": size * n_rows,
+        "scratch": _scratch_bytes(dtype, width, n_clusters),
+    }
+    room = torch.empty(sum(sizes.values()) + 64 * len(sizes), dtype=torch.uint8, device="cpu")
+    addresses, address = {}, room.data_ptr()
+    for name, part in sizes.items():
+        addresses[name] = address
+        address += -(-part // 64) * 64
+    return room, addresses
 
 
 def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
@@ -436,36 +462,41 @@ class ManyCoordinates:
         n_products = max(1, self._products(centers))
         converted = self.x.dtype != dtype or not self.x.is_contiguous()
         order = given_order(n_clusters)
+        shared = {"members": order.members.data_ptr(), "places": order.places.data_ptr()}
+        sizes = {"n_rows": n_rows, "width": width, "n_clusters": n_clusters}
+        function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
         def measure_runs(start: int, stop: int) -> None:
-            index = problems[start:stop]
-            x, weights = self.x, self.weights
+            x, weights, index, first = self.x, self.weights, problems, start
             if converted:
+                index = problems[start:stop]
                 x, weights = x[index].to(dtype).contiguous(), None if weights is None else weights[index]
-                index = torch.arange(stop - start, device="cpu")
-            rows = {name: tensor[start:stop] for name, tensor in tensors.items()}
-            arguments = _no_arguments().with_tensors(
-                points=x,
-                weights=weights,
-                centers=centers[start:stop],
-                members=order.members,
-                places=order.places,
-                labels=torch.empty(n_rows, dtype=torch.int32, device="cpu"),
-                scratch=scratch_for(dtype, width, n_clusters),
-                **{"sqdist": centers.new_empty(n_rows), **room_for_centers(centers), **rows},
+                index, first = torch.arange(stop - start, device="cpu"), 0
+            room, addresses = _room_for_small_runs(dtype, n_rows, n_clusters, width)
+            addresses |= shared
+            addresses["points"] = x.data_ptr()
+            if weights is not None:
+                addresses["weights"] = weights.data_ptr()
+            addresses |= {name: _address_of_row(tensor, start) for name, tensor in tensors.items()}
+            addresses["centers"] = _address_of_row(centers, start)
+            runs = _ManyRuns(
+                shared=Many(**addresses, **sizes),
+                problems=_address_of_row(index, first),
+                **{name: _address_of_row(tensor, start) for name, tensor in run_tensors.items()},
             )
-            block = arguments.block
-            block.n_rows, block.width, block.n_clusters = n_rows, width, n_clusters
-            runs = _ManyRuns(shared=block, problems=index.data_ptr())
-            for name, tensor in run_tensors.items():
-                setattr(runs, name, tensor[start:stop].data_ptr())
-            function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
             function(ctypes.addressof(runs), 0, stop - start)
+            del room  # which lives until here
 
         chunk = max(1, self._chunk_products // 4 // n_products)
         if converted:
             chunk = min(chunk, max(1, _CONVERTED // max(1, n_rows * width)))
         run_chunks(measure_runs, len(problems), chunk)
+
+
+def _address_of_row(tensor: Tensor, row: int) -> int:
+    """The address of a row of a contiguous tensor."""
+    assert tensor.is_contiguous()
+    return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
