@@ -65,10 +65,16 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
     return _run([sys.executable, "-c", driver, _library(compiler, level, flags), *args], environment, timeout)
 
 
-def _run_on_aarch64(driver, *args, timeout):
+def require_aarch64():
+    """The root folder of an emulated CPU. Skips the test outside `make aarch64`."""
     root = os.environ.get("GPUKMEANS_AARCH64")
     if not root:
         pytest.skip("needs an emulated CPU, see `make aarch64`")
+    return root
+
+
+def _run_on_aarch64(driver, *args, timeout):
+    root = require_aarch64()
     libraries = [f"{root}/usr/lib/aarch64-linux-gnu/{name}" for name in ("blas", "lapack")]
     environment = {
         "QEMU_LD_PREFIX": root,

@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from helpers import native
+from helpers.kernel_calls import REPEAT
 
 from gpukmeans import assign
 from gpukmeans.engines.native import engine as module
@@ -136,3 +141,45 @@ for x, options in runs:
 @pytest.mark.parametrize("level", native.LEVELS)
 def test_kernels_for_points_stay_in_their_memory_also_when_interrupted(level):
     native.run_sanitized(_SANITIZED, native.ROOT, level=level, timeout=300)
+
+
+# Writes calls of kernels to sys.argv[1], with results that are those of the plain engine. A process of its own, without
+# the type checks of tests, has few objects to look for memory in.
+_RECORDED = """
+import sys
+from pathlib import Path
+
+import torch
+from gpukmeans import kmeans
+from gpukmeans.engines.native import engine as module, library
+from helpers import native
+from helpers.kernel_calls import RecordingLibrary
+
+torch.set_num_threads(1)
+recording = RecordingLibrary(native.FOLDER / native.LEVELS["baseline"])
+library._load_once = lambda: recording
+make = module._state_for
+eager = lambda x, w, e: module.ManyCoordinates(x, w, keeps_from=0, bounds_from=2.0) if x.shape[2] > 8 else make(x, w, e)
+for dtype in (torch.float32, torch.float64):
+    for width in (3, 33):
+        for keeps in (False, True):
+            module._state_for = eager if keeps else make
+            x = torch.randn(100, width, generator=torch.Generator().manual_seed(1), dtype=dtype)
+            weights = torch.arange(100) % 3 if keeps else None
+            options = {"weights": weights, "init": x[:20], "max_iter": 3, "tol": 0.0}
+            native_engine = module.NativeEngine(sorts_from=1 if keeps else 1000)
+            found, expected = (kmeans(x, 20, engine=engine, **options) for engine in (native_engine, "plain"))
+            assert torch.equal(found.labels, expected.labels) and torch.equal(found.inertia, expected.inertia)
+            kmeans(x, 20, engine=native_engine, **options | {"init": "k-means++", "max_iter": 1})
+recording.write(Path(sys.argv[1]))
+"""
+
+
+def test_kernels_for_points_have_the_same_results_on_aarch64(tmp_path):
+    native.require_aarch64()
+    path = os.pathsep.join(map(str, (native.ROOT, native.ROOT / "tests")))
+    command = [sys.executable, "-W", "ignore", "-c", _RECORDED, tmp_path / "calls"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
+    called = native.run_sanitized(REPEAT, tmp_path / "calls", level="aarch64", timeout=300)
+    for name in ("many_assign", "many_runs", "many_add", "few_direct", "few_measure", "few_assign", "seeding_weigh"):
+        assert name in called
