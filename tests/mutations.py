@@ -116,6 +116,13 @@ MUTATIONS = [
         "__builtin_popcountll(up_to_code)",
         "test_colors.py",
     ),
+    Mutation(
+        "seeding: boxes are excluded by a distance that is too large",
+        "few_seeding.h",
+        "const MASK reached = sqdist < V(load)(most + i);",
+        "const MASK reached = sqdist * (1 + REAL_EPS) < V(load)(most + i);",
+        "test_seeding.py",
+    ),
 ]
 
 

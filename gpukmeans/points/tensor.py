@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, BoundEngine, Engine
+from gpukmeans.engines.native.few import MAX_SORTED
 from gpukmeans.engines.native.many import MAX_WIDTH
 from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, extended
 from gpukmeans.engines.native.tensors import takes
@@ -292,7 +293,8 @@ def natively_extended(
 
 def _has_native_rows(source: TensorSource) -> bool:
     x = source.x
-    return takes(x, dtype=source.dtype) and x[0].is_contiguous() and not x.is_neg() and x.shape[2] <= MAX_WIDTH
+    fits = x.shape[1] <= MAX_SORTED and x.shape[2] <= MAX_WIDTH
+    return fits and takes(x, dtype=source.dtype) and x[0].is_contiguous() and not x.is_neg()
 
 
 def _squeezed(values: Tensor) -> Tensor:

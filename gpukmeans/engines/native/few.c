@@ -96,6 +96,22 @@ enum { VALID = 1, REFRESH = 2, RECOUNT = 4, RESCALE = 8 };
 // diagonal of a box, as lists that are too long cost more than new ones.
 static const double slack_per_move = 4.0, most_slack = 0.15;
 
+// Greedy k-means++ over the boxes of one problem. Totals of w·d² are of groups of SEEDING_GROUP rows as given, whose
+// prefix sums draws use, as those of gpukmeans/engines/native/seeding.py.
+enum { SEEDING_GROUP = 256 };
+struct seeding_boxes {
+  struct sorted_points points;
+  void *candidates;                   // (n_candidates, D)
+  void *sqdist;                       // (n_small * BOX,): to the nearest center so far; -1 of weight 0 and of padding
+  int32_t *places;                    // (N,): where each row is in the order of the points
+  void *small_ranges, *large_ranges;  // (.., 2, D, FANOUT): lowest and highest values of FANOUT boxes
+  void *small_most, *large_most;      // (.., FANOUT): the largest of the squared distances of each box
+  double *heaviest;                   // (n_small,): the largest weight of each box, at least 1
+  uint64_t *units;                    // of each group
+  double scale;
+  int64_t n_candidates;
+};
+
 static inline float float_of_half(uint16_t half) {
   uint32_t exponent = half >> 10 & 31, fraction = half & 1023, sign = (uint32_t)(half >> 15) << 31, bits;
   if (!exponent) return (sign ? -1.0f : 1.0f) * ((float)fraction * 0x1p-24f);
@@ -162,6 +178,7 @@ static inline int smaller(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 #define READ read_f32
 #define NAME(name) name##_f32
 #include "few_real.h"
+#include "few_seeding.h"
 #undef REAL
 #undef REAL_INT
 #undef REAL_INT_MAX
@@ -192,3 +209,4 @@ static inline int smaller(int64_t a, int64_t b) { return (int)(a < b ? a : b); }
 #define READ read_f64
 #define NAME(name) name##_f64
 #include "few_real.h"
+#include "few_seeding.h"

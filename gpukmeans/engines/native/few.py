@@ -16,12 +16,16 @@ from gpukmeans.moments import Moments
 from gpukmeans.tiling import blocks
 
 MAX_WIDTH = 8
-# Points of a small box, and small boxes of a large one, as in few.c.
-_BOX, _FANOUT = 64, 16
+"""The most coordinates of a point."""
+
+BOX, FANOUT = 64, 16
+"""Points of a small box, and small boxes of a large one, as in few.c."""
+
 # The longest list of candidates that is kept.
 _CAPACITY = 64
-# The most points of a problem that are sorted, as their rows are int32.
-_MAX_SORTED = (1 << 31) - 1
+MAX_SORTED = (1 << 31) - 1
+"""The most points of a problem that are sorted, as their rows are int32."""
+
 # A problem of as many rows is sorted in parts of so many. The sizes of the radix sort and its grid are in few_order.h.
 _LONG_SORT = 1 << 18
 _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
@@ -76,7 +80,7 @@ class _DirectPass(Structure):
     ]
 
 
-class _SortedPoints(Structure):
+class SortedPoints(Structure):
     """`struct sorted_points` of few.c."""
 
     _fields_ = [
@@ -91,7 +95,7 @@ class _SortPass(Structure):
     """`struct sort_pass` of few.c."""
 
     _fields_ = [
-        ("points", _SortedPoints),
+        ("points", SortedPoints),
         *_numbers("problem", "sort_pass"),
         *pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
     ]
@@ -101,7 +105,7 @@ class _SortedPass(Structure):
     """`struct sorted_pass` of few.c."""
 
     _fields_ = [
-        ("points", _SortedPoints),
+        ("points", SortedPoints),
         *_numbers("n_clusters", "capacity", "n_slots"),
         *pointers(
             "slot_problems", "problems", "slots", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"
@@ -112,7 +116,7 @@ class _SortedPass(Structure):
     ]
 
 
-def _point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
+def point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
     """Set pointers to contiguous tensors, which the caller keeps while a kernel runs."""
     for name, tensor in tensors.items():
         setattr(arguments, name, tensor.data_ptr())
@@ -166,7 +170,7 @@ class FewCoordinates:
         self._x = x
         self._weights = weights
         self._direct = _DirectPass(_Array.of(x), _Array.of(weights), n_rows=x.shape[1], width=x.shape[2])
-        self._sorts = sorts_from <= x.shape[1] <= _MAX_SORTED
+        self._sorts = sorts_from <= x.shape[1] <= MAX_SORTED
         self._was_measured = False
         self._runs: _SortedRuns | None = None
 
@@ -195,7 +199,7 @@ class FewCoordinates:
         """State for these runs: that of the last call if it has one for each of them, else new."""
         runs, self._runs = self._runs, None  # frees memory before more is allocated
         if runs is None or runs.dtype != centers.dtype:
-            runs = _SortedRuns(_SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
+            runs = _SortedRuns(SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
         elif not runs.select(centers, problems):
             runs = _SortedRuns(runs.points, centers, problems)
         self._runs = runs
@@ -209,16 +213,16 @@ class FewCoordinates:
         n_rows = self._x.shape[1]
         arguments = _DirectPass.from_buffer_copy(self._direct)
         arguments.n_clusters = n_clusters
-        _point_to(arguments, {"problems": problems, "centers": centers, **tensors})
-        n_blocks = -(-n_rows // _BOX)
-        chunk, splits = _chunk(n_runs, n_blocks, min(_BOX, n_rows) * width * (_COMPARISON * n_clusters + _OTHER))
+        point_to(arguments, {"problems": problems, "centers": centers, **tensors})
+        n_blocks = -(-n_rows // BOX)
+        chunk, splits = _chunk(n_runs, n_blocks, min(BOX, n_rows) * width * (_COMPARISON * n_clusters + _OTHER))
 
         def memory() -> _Memory:
             if sums is None or not splits:
                 return _Memory(addressof(arguments), _workspace(centers))
             own = _Sums.zeros(centers)
             copy = _DirectPass.from_buffer_copy(arguments)
-            _point_to(copy, vars(own))
+            point_to(copy, vars(own))
             return _Memory(addressof(copy), _workspace(centers), copy, own)
 
         for used in _run(_function("direct", centers.dtype), memory, n_runs * n_blocks, chunk):
@@ -227,23 +231,25 @@ class FewCoordinates:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _SpatialOrder:
-    """Points of P problems along a Hilbert curve, in boxes: the tensors of `struct sorted_points`."""
+class SpatialOrder:
+    """Points of P problems along a Hilbert curve, or as given, in boxes: the tensors of `struct sorted_points`."""
 
-    arguments: _SortedPoints
+    arguments: SortedPoints
     tensors: dict[str, Tensor]
     dtype: torch.dtype
 
     @staticmethod
-    def of(x: Tensor, weights: Tensor | None, dtype: torch.dtype) -> "_SpatialOrder":
+    def of(x: Tensor, weights: Tensor | None, dtype: torch.dtype, *, sorts: bool = True) -> "SpatialOrder":
         n_problems, n_rows, width = x.shape
-        n_small = -(-n_rows // _BOX)
-        n_large = -(-n_small // _FANOUT)
-        arguments = _SortedPoints(_Array.of(x), _Array.of(weights), n_problems, n_rows, n_small, n_large, width)
+        n_small = -(-n_rows // BOX)
+        n_large = -(-n_small // FANOUT)
+        arguments = SortedPoints(_Array.of(x), _Array.of(weights), n_problems, n_rows, n_small, n_large, width)
         tensors = {"rows": _empty(n_problems, n_rows, dtype=torch.int32)}
-        _point_to(arguments, tensors)
+        point_to(arguments, tensors)
 
-        if n_rows < _LONG_SORT:
+        if not sorts:
+            tensors["rows"].copy_(torch.arange(n_rows, dtype=torch.int32, device="cpu"))
+        elif n_rows < _LONG_SORT:
 
             def memory() -> _Memory:
                 return _Memory(addressof(arguments), _empty(12 * n_rows, dtype=torch.uint8))
@@ -253,7 +259,7 @@ class _SpatialOrder:
             for problem, rows in enumerate(tensors["rows"]):
                 _sort_in_parts(arguments, problem, rows, dtype)
         tensors |= {
-            "sorted": _empty(n_problems, width, n_small * _BOX, dtype=dtype),
+            "sorted": _empty(n_problems, width, n_small * BOX, dtype=dtype),
             "small": _empty(n_problems, n_small, 2, width, dtype=dtype),
             "large": _empty(n_problems, n_large, 2, width, dtype=dtype),
             "half_diagonal": _empty(n_problems, dtype=torch.float64),
@@ -261,18 +267,18 @@ class _SpatialOrder:
             "has_absent": _empty(n_problems, dtype=torch.uint8),
         }
         if weights is not None:
-            tensors["sorted_weights"] = _empty(n_problems, n_small * _BOX, dtype=torch.float64)
-        _point_to(arguments, tensors)
-        chunk, _ = _chunk(n_problems, n_large, _BOX * _FANOUT * width * _OTHER)
+            tensors["sorted_weights"] = _empty(n_problems, n_small * BOX, dtype=torch.float64)
+        point_to(arguments, tensors)
+        chunk, _ = _chunk(n_problems, n_large, BOX * FANOUT * width * _OTHER)
         _run(_function("boxes", dtype), lambda: _Memory(addressof(arguments)), n_problems * n_large, chunk)
         _function("summary", dtype)(addressof(arguments), 0, n_problems, None)
-        return _SpatialOrder(arguments=arguments, tensors=tensors, dtype=dtype)
+        return SpatialOrder(arguments=arguments, tensors=tensors, dtype=dtype)
 
 
 class _SortedRuns:
     """State of runs over sorted points, one slot for each: the labels, lists and totals of the last call."""
 
-    def __init__(self, points: _SpatialOrder, centers: Tensor, problems: Tensor) -> None:
+    def __init__(self, points: SpatialOrder, centers: Tensor, problems: Tensor) -> None:
         n_runs, n_clusters, width = centers.shape
         n_small = points.arguments.n_small
         self.points = points
@@ -283,7 +289,7 @@ class _SortedRuns:
         self._prepared = _SortedPass(points.arguments, n_clusters, min(_CAPACITY, n_clusters), n_runs)
         self._state = {
             "totals": _empty(n_runs, n_clusters, width + 1, dtype=torch.int64),
-            "labels": _empty(n_runs, n_small * _BOX, dtype=torch.int32),
+            "labels": _empty(n_runs, n_small * BOX, dtype=torch.int32),
             "lists": _empty(n_runs, n_small, min(_CAPACITY, n_clusters), dtype=torch.int32),
             "counts": torch.zeros(n_runs, n_small, dtype=torch.int32, device="cpu"),
             "box_inertia": _empty(n_runs, n_small, dtype=torch.int64),
@@ -295,7 +301,7 @@ class _SortedRuns:
             "moved": _empty(n_runs, n_clusters, dtype=torch.uint8),
             "flags": torch.zeros(n_runs, dtype=torch.int32, device="cpu"),
         }
-        _point_to(self._prepared, self._state | {"slot_problems": problems})
+        point_to(self._prepared, self._state | {"slot_problems": problems})
 
     def select(self, centers: Tensor, problems: Tensor) -> bool:
         """Choose a slot for each run at centers (B, K, D), if there are enough of their problems, and of this K."""
@@ -312,8 +318,8 @@ class _SortedRuns:
     def measure(self, centers: Tensor, scales: dict[str, Tensor], problems: Tensor, sums: _Sums) -> None:
         """Compute the sums of runs at centers (B, K, D), whose slots were selected."""
         arguments = self._arguments(centers, problems, self._slots)
-        _point_to(arguments, scales)
-        _point_to(arguments, {"total_results": sums.totals, "inertia": sums.inertia, "worst": sums.worst})
+        point_to(arguments, scales)
+        point_to(arguments, {"total_results": sums.totals, "inertia": sums.inertia, "worst": sums.worst})
         n_runs = len(centers)
         _function("prepare", self.dtype)(addressof(arguments), 0, n_runs, None)
         changes = self._run("measure", arguments, centers, adds=True)
@@ -328,21 +334,21 @@ class _SortedRuns:
         """
         slots = self._nearest_slots(centers, problems) if centers.shape[1:] == self._shape else None
         arguments = self._arguments(centers, problems, slots)
-        _point_to(arguments, {"label_results": labels, "sqdist_results": sqdist})
+        point_to(arguments, {"label_results": labels, "sqdist_results": sqdist})
         self._run("assign", arguments, centers, adds=False)
 
     def _run(self, name: str, arguments: _SortedPass, centers: Tensor, *, adds: bool) -> list[Tensor]:
         """Call a kernel for all large boxes. With `adds` and several threads, returns changes of totals to add."""
         n_runs, n_clusters, width = centers.shape
         n_large = self.points.arguments.n_large
-        chunk, splits = _chunk(n_runs, n_large, _BOX * _FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
+        chunk, splits = _chunk(n_runs, n_large, BOX * FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
 
         def memory() -> _Memory:
             if not (adds and splits):
                 return _Memory(addressof(arguments), _workspace(centers))
             changes = torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu")
             copy = _SortedPass.from_buffer_copy(arguments)
-            _point_to(copy, {"total_changes": changes})
+            point_to(copy, {"total_changes": changes})
             return _Memory(addressof(copy), _workspace(centers), copy, changes)
 
         used = _run(_function(name, self.dtype), memory, n_runs * n_large, chunk)
@@ -352,9 +358,9 @@ class _SortedRuns:
         """Arguments of a kernel, with the pointers to the points and the state."""
         arguments = _SortedPass.from_buffer_copy(self._prepared)
         arguments.n_clusters = centers.shape[1]
-        _point_to(arguments, {"problems": problems, "centers": centers})
+        point_to(arguments, {"problems": problems, "centers": centers})
         if slots is not None:
-            _point_to(arguments, {"slots": slots})
+            point_to(arguments, {"slots": slots})
         return arguments
 
     def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
@@ -366,23 +372,23 @@ class _SortedRuns:
         return slots
 
 
-def _sort_in_parts(points: _SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
+def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
     """Sort the rows (N,) of a problem of many points, in calls that are short enough to be interrupted between them."""
     n = len(rows)
     keys, next_keys, next_rows = (_empty(n, dtype=torch.int32) for _ in range(3))
     tensors = {"lines": _empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
     arguments = _SortPass(points, problem)
-    _point_to(arguments, tensors)
+    point_to(arguments, tensors)
     _function("grid", dtype)(addressof(arguments), 0, 1, None)
-    chunk, _ = _chunk(1, -(-n // _BOX), _BOX * points.width * _OTHER)
-    _run(_function("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // _BOX), chunk)
+    chunk, _ = _chunk(1, -(-n // BOX), BOX * points.width * _OTHER)
+    _run(_function("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // BOX), chunk)
     library, order = load(), rows
     n_passes = library.function("gpukmeans_few_sort_passes", c_int64, c_int64, restype=c_int64)(n, points.width)
     for number in range(n_passes):
         arguments.sort_pass = number
         positions = torch.zeros(_N_DIGITS, dtype=torch.int64, device="cpu")
-        _point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
-        _point_to(arguments, {"positions": positions})
+        point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
+        point_to(arguments, {"positions": positions})
         for name in ("count_digits", "scatter_digits"):  # a part continues where the one before has ended
             function = library.function(f"gpukmeans_few_{name}", c_void_p, c_int64, c_int64)
             for part in blocks(n, _LONG_SORT):

@@ -1,13 +1,17 @@
-"""Greedy k-means++ in native kernels: candidates are drawn, compared and taken by seeding_body.h."""
+"""Greedy k-means++ in native kernels: candidates are drawn, compared and taken by seeding_body.h or few_seeding.h."""
 
 import ctypes
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gpukmeans.engines.native.few import BOX, FANOUT, MAX_WIDTH, SortedPoints, SpatialOrder, point_to
+from gpukmeans.engines.native.library import pointers
 from gpukmeans.engines.native.many import Many, given_order, kernel, room_for_centers, scratch_for
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import finest_scale
@@ -15,24 +19,35 @@ from gpukmeans.fixed_point import finest_scale
 MAX_CANDIDATES = 16
 """The most candidates: those of a panel, as in propose.h."""
 
-# Rows whose w·d² have one total, as in many.c.
+# Rows whose w·d² have one total, as in many.c and few.c.
 _GROUP = 256
 
 # Products of a coordinate in one chunk: about half a millisecond.
 _CHUNK_PRODUCTS = 1 << 24
 
+# Steps from which on points of few coordinates are sorted.
+_SORTED_STEPS = 16
 
-class _Seeding(ctypes.Structure):
+
+class _Screened(ctypes.Structure):
     """`struct seeding` of seeding_body.h."""
 
     _fields_ = [
         ("screen", Many),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("centers", "gaps", "least_gaps", "nearer", "any_nearer", "units", "largest")
-        ),
-        ("n_clusters", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("centers", "least_gaps", "nearer", "any_nearer", "units", "largest")),
         ("n_centers", ctypes.c_int64),
+    ]
+
+
+class _Boxed(ctypes.Structure):
+    """`struct seeding_boxes` of few.c."""
+
+    _fields_ = [
+        ("points", SortedPoints),
+        *pointers("candidates", "sqdist", "places", "small_ranges", "large_ranges", "small_most", "large_most"),
+        *pointers("heaviest", "units"),
+        ("scale", ctypes.c_double),
+        ("n_candidates", ctypes.c_int64),
     ]
 
 
@@ -66,7 +81,11 @@ def extended(
         draw: a function of the number of the step and the total of w·d² in fixed point, which returns the positions of
             the candidates, below the total.
     """
-    state = _State(rows, centers, labels, sqdist, n_clusters, n_candidates)
+    state: _State
+    if rows.x.shape[1] <= MAX_WIDTH:
+        state = _BoxedState(rows, centers, sqdist, n_clusters, n_candidates)
+    else:
+        state = _ScreenedState(rows, centers, labels, sqdist, n_clusters, n_candidates)
     for step in range(n_clusters - len(centers)):
         total = state.total()
         if total == 0:
@@ -77,23 +96,151 @@ def extended(
     return state.centers
 
 
-class _State:
-    """The nearest center so far of each point, and the candidates for the next one."""
+class _State(ABC):
+    """The squared distance of each point to the nearest center so far, and the candidates for the next one."""
+
+    def __init__(self, rows: WeightedRows, centers: Tensor, n_clusters: int, n_candidates: int) -> None:
+        x = rows.x
+        self.centers = x.new_empty(n_clusters, x.shape[1])
+        self.centers[: len(centers)] = centers
+        self._n_centers, self._n_candidates = len(centers), n_candidates
+        self._n_groups = -(-len(x) // _GROUP)
+        self._dtype, self._total_weight = x.dtype, rows.total_weight
+        self._candidates = x.new_empty(n_candidates, x.shape[1])
+        self._exponent: int | None = None
+
+    def total(self) -> int:
+        """The total of w·d², at the finest scale for the largest distance."""
+        largest = ctypes.c_double()
+        total = self._sum(largest)
+        bound = self._total_weight * largest.value
+        _, exponent = math.frexp(bound)
+        if exponent != self._exponent:
+            self._exponent = exponent
+            self._rescale(finest_scale(torch.tensor(bound, dtype=torch.float64, device="cpu")).item())
+            total = self._sum(largest)
+        return total
+
+    def draw(self, positions: Sequence[int]) -> None:
+        """Make the points at these positions the candidates."""
+        self._draw((ctypes.c_int64 * self._n_candidates)(*positions))
+
+    def weigh(self) -> list[int]:
+        """The change of the total by each candidate."""
+        parts: list[ctypes.Array[ctypes.c_int64]] = []
+
+        def weigh_chunk(start: int, stop: int) -> None:
+            part = (ctypes.c_int64 * MAX_CANDIDATES)()
+            self._weigh(start, stop, part)
+            parts.append(part)
+
+        self._run(weigh_chunk)
+        return [sum(gains) for gains in zip(*parts, strict=True)][: self._n_candidates]
+
+    def take(self, candidate: int) -> None:
+        """Make a candidate the next center."""
+        self._run(lambda start, stop: self._take(start, stop, candidate))
+        self.centers[self._n_centers] = self._candidates[candidate]
+        self._n_centers += 1
+
+    @abstractmethod
+    def _sum(self, largest: ctypes.c_double) -> int:
+        """The total of w·d² in fixed point, and the largest d² of a point with weight."""
+
+    @abstractmethod
+    def _rescale(self, scale: float) -> None:
+        """Compute all totals at a scale."""
+
+    @abstractmethod
+    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
+        """Write the points at these positions to the candidates."""
+
+    @abstractmethod
+    def _run(self, kernel: Callable[[int, int], object]) -> None:
+        """Call `_weigh` or `_take` for all points."""
+
+    @abstractmethod
+    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
+        """Add what each candidate changes the total by, in a part of the points."""
+
+    @abstractmethod
+    def _take(self, start: int, stop: int, candidate: int) -> None:
+        """Make a candidate a center, in a part of the points."""
+
+
+class _BoxedState(_State):
+    """Points of few coordinates in boxes, most of which a candidate is too far from."""
+
+    def __init__(self, rows: WeightedRows, centers: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int) -> None:
+        super().__init__(rows, centers, n_clusters, n_candidates)
+        x, weights = rows.x[None], None if rows.weights is None else rows.weights[None]
+        sorts = n_clusters - len(centers) >= _SORTED_STEPS
+        self._order = order = SpatialOrder.of(x, weights, self._dtype, sorts=sorts)
+        n_small, n_large = order.arguments.n_small, order.arguments.n_large
+        self._n_panels = n_panels = -(-n_large // FANOUT)
+        width = x.shape[2]
+        self._tensors = {
+            "candidates": self._candidates,
+            "sqdist": x.new_empty(order.tensors["sorted"].shape[2]),
+            "places": torch.empty(x.shape[1], dtype=torch.int32, device="cpu"),
+            "small_ranges": x.new_zeros(n_large, 2, width, FANOUT),
+            "large_ranges": x.new_zeros(n_panels, 2, width, FANOUT),
+            # Boxes that do not exist have no point with weight.
+            "small_most": x.new_full((n_large * FANOUT,), -1.0),
+            "large_most": x.new_full((n_panels * FANOUT,), -1.0),
+            "heaviest": torch.empty(n_small, dtype=torch.float64, device="cpu"),
+            "units": torch.empty(self._n_groups, dtype=torch.int64, device="cpu"),
+        }
+        self._block = _Boxed(order.arguments, n_candidates=n_candidates)
+        point_to(self._block, self._tensors)
+        self._address = ctypes.addressof(self._block)
+        self._panel_rows = BOX * FANOUT * FANOUT
+        self._chunk = max(1, _CHUNK_PRODUCTS // (self._panel_rows * MAX_CANDIDATES * width))
+        self._sum_kernel = self._kernel("total", ctypes.c_void_p, restype=ctypes.c_int64)
+        self._draw_kernel = self._kernel("draw", ctypes.c_void_p)
+        self._measure_kernel = self._kernel("measure", *_RANGE)
+        self._weigh_kernel = self._kernel("weigh", *_RANGE, ctypes.c_void_p)
+        self._take_kernel = self._kernel("take", *_RANGE, ctypes.c_int64)
+        started, given = self._kernel("start", *_RANGE, ctypes.c_void_p), sqdist.contiguous()
+        run_chunks(
+            lambda start, stop: started(self._address, start, stop, given.data_ptr()), n_large, FANOUT * self._chunk
+        )
+
+    def _sum(self, largest: ctypes.c_double) -> int:
+        return self._sum_kernel(self._address, ctypes.addressof(largest))
+
+    def _rescale(self, scale: float) -> None:
+        self._block.scale = scale
+        chunk = self._chunk * self._panel_rows // _GROUP
+        run_chunks(lambda start, stop: self._measure_kernel(self._address, start, stop), self._n_groups, chunk)
+
+    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
+        self._draw_kernel(self._address, positions)
+
+    def _run(self, kernel: Callable[[int, int], object]) -> None:
+        run_chunks(kernel, self._n_panels, self._chunk)
+
+    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
+        self._weigh_kernel(self._address, start, stop, gains)
+
+    def _take(self, start: int, stop: int, candidate: int) -> None:
+        self._take_kernel(self._address, start, stop, candidate)
+
+    def _kernel(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
+        return kernel(f"few_seeding_{name}", self._dtype, ctypes.c_void_p, *argtypes, restype=restype)
+
+
+class _ScreenedState(_State):
+    """Points of many coordinates, most of which products exclude."""
 
     def __init__(
         self, rows: WeightedRows, centers: Tensor, labels: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int
     ) -> None:
-        x = rows.x
+        super().__init__(rows, centers, n_clusters, n_candidates)
+        x, n_groups = rows.x, self._n_groups
         n_rows, width = x.shape
-        n_groups = -(-n_rows // _GROUP)
-        self.centers = x.new_empty(n_clusters, width)
-        self.centers[: len(centers)] = centers
-        self._dtype = x.dtype
-        self._total_weight = rows.total_weight
-        self._n_candidates, self._n_groups = n_candidates, n_groups
-        self._candidates = x.new_empty(n_candidates, width)
         self._tensors = {
-            "gaps": x.new_empty(n_candidates, n_clusters),
+            "centers": self.centers,
             "least_gaps": x.new_empty(n_clusters),
             "nearer": torch.empty(n_rows, dtype=torch.int16, device="cpu"),
             "any_nearer": torch.empty(n_groups, dtype=torch.int16, device="cpu"),
@@ -114,72 +261,48 @@ class _State:
         if rows.weights is not None:
             self._screened["weights"] = rows.weights
         screen = Many(n_rows=n_rows, width=width, n_clusters=n_candidates, sqdist_scale=1.0)
-        for name, tensor in self._screened.items():
-            setattr(screen, name, tensor.data_ptr())
-        self._block = _Seeding(screen=screen, n_clusters=n_clusters, n_centers=len(centers))
-        for name, tensor in {**self._tensors, "centers": self.centers}.items():
-            setattr(self._block, name, tensor.data_ptr())
+        point_to(screen, self._screened)
+        self._block = _Screened(screen=screen)
+        point_to(self._block, self._tensors)
         self._address = ctypes.addressof(self._block)
-        self._exponent: int | None = None
         self._chunk = max(1, _CHUNK_PRODUCTS // (_GROUP * MAX_CANDIDATES * width))
-        self._measure()
+        self._sum_kernel = self._kernel("total", ctypes.c_void_p, restype=ctypes.c_int64)
+        self._draw_kernel = self._kernel("draw", ctypes.c_void_p, ctypes.c_void_p)
+        self._measure_kernel = self._kernel("measure", *_RANGE)
+        self._weigh_kernel = self._kernel("weigh", *_RANGE, ctypes.c_void_p, ctypes.c_void_p)
+        self._take_kernel = self._kernel("take", ctypes.c_int64, *_RANGE, ctypes.c_void_p)
+        self._run(self._measure)
 
-    def total(self) -> int:
-        """The total of w·d², at the finest scale for the largest distance."""
-        largest = ctypes.c_double()
-        summed = kernel("seeding_total", self._dtype, ctypes.c_void_p, ctypes.c_void_p, restype=ctypes.c_int64)
-        total = summed(self._address, ctypes.addressof(largest))
-        bound = self._total_weight * largest.value
-        _, exponent = math.frexp(bound)
-        if exponent != self._exponent:
-            self._exponent = exponent
-            scale = finest_scale(torch.tensor(bound, dtype=torch.float64, device="cpu"))
-            self._block.screen.sqdist_scale = scale.item()
-            self._measure()
-            total = summed(self._address, ctypes.addressof(largest))
-        return total
+    def _sum(self, largest: ctypes.c_double) -> int:
+        return self._sum_kernel(self._address, ctypes.addressof(largest))
 
-    def draw(self, positions: Sequence[int]) -> None:
-        """Make the points at these positions the candidates."""
-        array = ctypes.c_int64 * self._n_candidates
-        kernel("seeding_draw", self._dtype, *[ctypes.c_void_p] * 3)(self._address, array(*positions), array())
+    def _rescale(self, scale: float) -> None:
+        self._block.screen.sqdist_scale = scale
+        self._run(self._measure)
 
-    def weigh(self) -> list[int]:
-        """The change of the total by each candidate."""
-        gains = [0] * self._n_candidates
-        function = kernel("seeding_weigh", self._dtype, *_CHUNK_TYPES, ctypes.c_void_p, ctypes.c_void_p)
-        parts: list[ctypes.Array[ctypes.c_int64]] = []
+    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
+        self._block.n_centers = self._n_centers
+        self._draw_kernel(self._address, positions, (ctypes.c_int64 * self._n_candidates)())
 
-        def weigh_chunk(start: int, stop: int) -> None:
-            scratch, part = self._scratch(), (ctypes.c_int64 * MAX_CANDIDATES)()
-            function(self._address, start, stop, scratch.data_ptr(), part)
-            parts.append(part)
+    def _run(self, kernel: Callable[[int, int], object]) -> None:
+        run_chunks(kernel, self._n_groups, self._chunk)
 
-        run_chunks(weigh_chunk, self._n_groups, self._chunk)
-        for part in parts:
-            gains = [gain + more for gain, more in zip(gains, part, strict=False)]
-        return gains
+    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
+        scratch = self._scratch()
+        self._weigh_kernel(self._address, start, stop, scratch.data_ptr(), gains)
 
-    def take(self, candidate: int) -> None:
-        """Make a candidate the next center."""
-        function = kernel(
-            "seeding_take", self._dtype, ctypes.c_void_p, ctypes.c_int64, *_CHUNK_TYPES[1:], ctypes.c_void_p
-        )
+    def _take(self, start: int, stop: int, candidate: int) -> None:
+        scratch = self._scratch()
+        self._take_kernel(self._address, candidate, start, stop, scratch.data_ptr())
 
-        def take_chunk(start: int, stop: int) -> None:
-            scratch = self._scratch()
-            function(self._address, candidate, start, stop, scratch.data_ptr())
-
-        run_chunks(take_chunk, self._n_groups, self._chunk)
-        self.centers[self._block.n_centers] = self._candidates[candidate]
-        self._block.n_centers += 1
-
-    def _measure(self) -> None:
-        function = kernel("seeding_measure", self._dtype, *_CHUNK_TYPES)
-        run_chunks(lambda start, stop: function(self._address, start, stop), self._n_groups, self._chunk)
+    def _measure(self, start: int, stop: int) -> None:
+        self._measure_kernel(self._address, start, stop)
 
     def _scratch(self) -> Tensor:
         return scratch_for(self._dtype, self._candidates.shape[1], self._n_candidates)
 
+    def _kernel(self, name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+        return kernel(f"seeding_{name}", self._dtype, ctypes.c_void_p, *argtypes, restype=restype)
 
-_CHUNK_TYPES = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+_RANGE = (ctypes.c_int64, ctypes.c_int64)

@@ -1,5 +1,5 @@
-// Greedy k-means++ for numbers REAL, included by many.c once for each type after many_body.h. The layout of
-// `struct seeding` is that of the ctypes.Structure in seeding.py.
+// Greedy k-means++ of many coordinates for numbers REAL, included by many.c once for each type after many_body.h. The
+// layout of `struct seeding` is that of the ctypes.Structure in seeding.py.
 //
 // The potential of a candidate is the total of w·d² with it as one more center, in fixed point. It differs from that
 // without it only at points that the candidate is nearer to; the others are excluded by the triangle inequality, or by
@@ -8,14 +8,13 @@
 struct NAME(seeding) {
   // Points, weights, and as centers the candidates; squared distances to the nearest center so far, and its number.
   struct NAME(many) screen;
-  REAL *centers;      // (n_clusters, width)
-  REAL *gaps;         // (candidates, n_clusters): squared distances of candidates to centers
-  REAL *least_gaps;   // (n_clusters): the least of them for each center
+  REAL *centers;      // (n_centers, width)
+  REAL *least_gaps;   // (n_centers): the squared distance of each center to the nearest candidate
   uint16_t *nearer;   // (n_rows): bit l: candidate l is nearer than the centers so far
   uint16_t *any_nearer; // (groups): bit l: it is nearer to any of the rows
   int64_t *units;     // (groups): totals of w·d²
   REAL *largest;      // (groups): the largest d² of a point with weight, 0 if there is none
-  int64_t n_clusters, n_centers;
+  int64_t n_centers;
 };
 
 INLINE double NAME(weight_of)(const struct NAME(seeding) *seeding, int64_t row) {
@@ -86,15 +85,12 @@ EXPORT void NAME(gpukmeans_seeding_draw)(const struct NAME(seeding) *seeding, co
   NAME(draw)(seeding, positions, n, rows);
   for (int64_t i = 0; i < n; i++)
     memcpy(candidates + i * width, screen->points + rows[i] * width, width * sizeof(REAL));
-  if (width > SEQUENTIAL_WIDTH) NAME(pack)(screen);
+  NAME(pack)(screen);
   for (int64_t center = 0; center < seeding->n_centers; center++) {
     REAL least = INFINITY;
-    for (int64_t i = 0; i < n; i++) {
-      const REAL gap = NAME(squared_distance)(candidates + i * width, seeding->centers + center * width, width,
-                                              distance_memory);
-      seeding->gaps[i * seeding->n_clusters + center] = gap;
-      least = NAME(smaller)(least, gap);
-    }
+    for (int64_t i = 0; i < n; i++)
+      least = NAME(smaller)(least, NAME(squared_distance)(candidates + i * width, seeding->centers + center * width,
+                                                          width, distance_memory));
     seeding->least_gaps[center] = least;
   }
 }
@@ -125,36 +121,6 @@ INLINE void NAME(weigh_pair)(struct NAME(weighing) *weighing, int64_t row, int64
   const struct NAME(many) *screen = &weighing->seeding->screen;
   const REAL sqdist = NAME(sqdist_to)(screen, &weighing->block, row, candidate);
   if (sqdist < screen->sqdist[row]) NAME(win)(weighing, row, candidate, sqdist);
-}
-
-// One candidate of few coordinates, whose distance costs no more than a bound. `excluding` are the gaps of the rows.
-INLINE void NAME(weigh_candidate)(struct NAME(weighing) *weighing, const int32_t *rows, const REAL *excluding, int64_t n,
-                                  int64_t first, int64_t candidate, int64_t width) {
-  const struct NAME(seeding) *seeding = weighing->seeding;
-  const struct NAME(many) *screen = &seeding->screen;
-  const REAL *gaps = seeding->gaps + candidate * seeding->n_clusters, *center = screen->centers + candidate * width;
-  const REAL *points = screen->points + first * width, *sqdists = screen->sqdist + first;
-  const int32_t *labels = screen->labels + first;
-  int32_t near[GROUP];
-  int64_t n_near = 0;
-  for (int64_t i = 0; i < n; i++) {
-    near[n_near] = rows[i];
-    n_near += !(gaps[labels[rows[i]]] > excluding[rows[i]]);
-  }
-  for (int64_t i = 0; i < n_near; i++) {
-    const REAL sqdist = NAME(squared_distance)(points + near[i] * width, center, width, NULL);
-    if (sqdist < sqdists[near[i]]) NAME(win)(weighing, first + near[i], candidate, sqdist);
-  }
-}
-
-static void NAME(weigh_by_gaps)(struct NAME(weighing) *weighing, const int32_t *rows, const REAL *excluding, int64_t n,
-                                int64_t first) {
-  const struct NAME(many) *screen = &weighing->seeding->screen;
-  for (int64_t candidate = 0; candidate < screen->n_clusters; candidate++)
-    if (screen->width == 3) // colors
-      NAME(weigh_candidate)(weighing, rows, excluding, n, first, candidate, 3);
-    else
-      NAME(weigh_candidate)(weighing, rows, excluding, n, first, candidate, screen->width);
 }
 
 static void NAME(weigh_by_products)(struct NAME(weighing) *weighing, const int32_t *rows, int64_t n, int64_t first) {
@@ -195,20 +161,15 @@ EXPORT void NAME(gpukmeans_seeding_weigh)(const struct NAME(seeding) *seeding, i
   for (int64_t group = start; group < stop; group++) {
     const int64_t first = group * GROUP, n = NAME(group_stop)(seeding, group) - first;
     const int32_t *labels = screen->labels + first;
-    REAL excluding[GROUP];
     int32_t rows[GROUP];
     int64_t n_near = 0;
     weighing.any_nearer = 0;
     memset(seeding->nearer + first, 0, n * sizeof *seeding->nearer);
-    for (int64_t i = 0; i < n; i++) excluding[i] = NAME(excluding_gap)(&rounding, screen->sqdist[first + i]);
     for (int64_t i = 0; i < n; i++) {
       rows[n_near] = (int32_t)i;
-      n_near += !(least_gaps[labels[i]] > excluding[i]);
+      n_near += !(least_gaps[labels[i]] > NAME(excluding_gap)(&rounding, screen->sqdist[first + i]));
     }
-    if (screen->width > SEQUENTIAL_WIDTH)
-      NAME(weigh_by_products)(&weighing, rows, n_near, first);
-    else
-      NAME(weigh_by_gaps)(&weighing, rows, excluding, n_near, first);
+    NAME(weigh_by_products)(&weighing, rows, n_near, first);
     seeding->any_nearer[group] = weighing.any_nearer;
   }
   for (int64_t i = 0; i < PANEL; i++) gains[i] = (int64_t)((uint64_t)gains[i] + weighing.gains[i]);
