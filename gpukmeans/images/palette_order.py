@@ -1,0 +1,105 @@
+"""Palette re-indexing: orders in which adjacent pixels have close indices, which the filters of PNG make small."""
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gpukmeans.images.png_rate import binary_logarithm
+from gpukmeans.tiling import blocks
+
+# Number of pixels whose pairs are counted at a time.
+_BLOCK = 1 << 18
+
+
+def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Tensor, " k"]]:
+    """Permutations (K,), int64 on the CPU, of a palette of K colors, by the entropy of the differences, lowest first.
+
+    The differences are those of the indices of adjacent pixels. Each permutation lists the old indices in their new
+    order. The first wins a tie.
+
+    Args:
+        indices: uint8 (H, W), below K.
+        n_colors: K.
+
+    Example:
+        >>> palette_orders(torch.tensor([[0, 2, 1, 2, 0]], dtype=torch.uint8), 3)[0].tolist()
+        [0, 2, 1]
+    """
+    if n_colors == 1:
+        return [torch.zeros(1, dtype=torch.int64, device="cpu")]
+    counts = _adjacency_counts(indices, n_colors).cpu()
+    orders = [_chained_order(counts), _grown_order(counts)]
+    return sorted(orders, key=lambda order: _difference_entropy(counts, order))
+
+
+def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
+    """Count of adjacent pixels, horizontal or vertical, of each color pair: int64 (K, K), symmetric, 0 diagonal."""
+    pairs = torch.zeros(n_colors**2, dtype=torch.int64, device=indices.device)
+    for rows in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
+        block = indices[rows.start : rows.stop + 1].int()  # with the row below
+        own = block[: rows.stop - rows.start]
+        for first, second in ((own[:, :-1], own[:, 1:]), (block[:-1], block[1:])):
+            pairs += torch.bincount((first * n_colors + second).flatten(), minlength=n_colors**2)
+    pairs = pairs.view(n_colors, n_colors)
+    return (pairs + pairs.T).fill_diagonal_(0)
+
+
+def _chained_order(counts: Tensor) -> Tensor:
+    """Greedy Hamiltonian path: links the pairs of highest count, skips links that would branch or close a cycle.
+
+    Battiato, Gallo, Impoco and Stanco, "An efficient re-indexing algorithm for color-mapped images" (2004). Equal
+    counts are linked by row, then by column.
+    """
+    n_colors = len(counts)
+    first, second = torch.triu_indices(n_colors, n_colors, 1, device="cpu")
+    by_count = counts[first, second].sort(descending=True, stable=True).indices
+    links: list[list[int]] = [[] for _ in range(n_colors)]
+    other_end = list(range(n_colors))  # valid for the two ends of each chain only
+    n_links = 0
+    for a, b in zip(first[by_count].tolist(), second[by_count].tolist(), strict=True):
+        if len(links[a]) < 2 and len(links[b]) < 2 and other_end[a] != b:
+            links[a].append(b)
+            links[b].append(a)
+            end_a, end_b = other_end[a], other_end[b]
+            other_end[end_a], other_end[end_b] = end_b, end_a
+            n_links += 1
+            if n_links == n_colors - 1:
+                break
+    chain = [next(color for color in range(n_colors) if len(links[color]) < 2)]
+    while len(chain) < n_colors:
+        chain.append(next(color for color in links[chain[-1]] if color not in chain[-2:-1]))
+    return torch.tensor(chain, dtype=torch.int64, device="cpu")
+
+
+def _grown_order(counts: Tensor) -> Tensor:
+    """Modified Zeng order: adds the color most often adjacent to the placed ones, on the side where its neighbors are.
+
+    Pinho and Neves, "A note on Zeng's technique for color re-indexing of palette-based images" (2004). Ties: the lowest
+    color, the right side.
+    """
+    n_colors, rows = len(counts), counts.tolist()
+    first = max(range(n_colors), key=lambda color: max(rows[color]))
+    order = [first, max(range(n_colors), key=rows[first].__getitem__)]
+    unplaced = [color for color in range(n_colors) if color not in order]
+    with_placed = counts[order].sum(dim=0)
+    while unplaced:
+        totals = with_placed.tolist()
+        color = max(unplaced, key=totals.__getitem__)
+        unplaced.remove(color)
+        with_placed += counts[color]
+        row, weight = rows[color], len(order) - 1
+        leftward = sum((weight - 2 * place) * row[other] for place, other in enumerate(order))
+        order.insert(0 if leftward > 0 else len(order), color)
+    return torch.tensor(order, dtype=torch.int64, device="cpu")
+
+
+def _difference_entropy(counts: Tensor, order: Tensor) -> int:
+    """Entropy in 1/64 bit, summed over all adjacent pixels, of the index difference modulo 256."""
+    n_colors = len(order)
+    places = torch.arange(n_colors, device="cpu")
+    differences = (places[:, None] - places) & 255
+    frequencies = torch.zeros(256, dtype=torch.int64, device="cpu")
+    frequencies.index_add_(0, differences.flatten(), counts[order][:, order].flatten())
+    present = [n for n in frequencies.tolist() if n]
+    total = binary_logarithm(sum(present)) if present else 0
+    return sum(n * (total - binary_logarithm(n)) for n in present)

@@ -1,0 +1,338 @@
+"""Rate-distortion optimization of an indexed image: indices and palette of small visible error and few bits.
+
+The nearest color of each pixel is not the best choice of indices. The eye averages over neighboring pixels, so errors
+that cancel after a small blur are less visible: that is what dithering is about (direct binary search, Analoui &
+Allebach 1992). And a file is smaller if filtered indices are frequent ones (entropy-constrained vector quantization,
+Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
+
+    J = e·R·e + price · bits,
+
+e being the errors of all pixels, R a mixture of the identity and of a small blur correlated with itself, and bits the
+code lengths of `png_rate`. Pixels are changed one by one to the color of the least J (iterated conditional modes,
+Besag 1986). All arithmetic is on integers, so every device returns the same bits.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+
+from gpukmeans.images.colorspace import SRGB, has_alpha
+from gpukmeans.images.indexed import IndexedImage
+from gpukmeans.images.nearest import is_opaque
+from gpukmeans.images.palette_order import palette_orders
+from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, predicted, total_bits
+from gpukmeans.tiling import blocks
+
+# [1 2 1] correlated with itself; its outer product is R of the blur, whose sum is `WHOLE`.
+_BLUR = (1, 4, 6, 4, 1)
+WHOLE = 256
+
+# Pixels that are this many rows and columns apart have no common neighbor in J.
+_APART = 3
+
+# Number of colors tried for a pixel, in addition to those of its neighbors: those nearest to its cell of the color
+# space. Cells have a side of 4 levels, 8 with alpha.
+N_NEAREST, N_NEAREST_BY_PIXEL = 8, 4
+_CELL_BITS, _CELL_BITS_OF_ALPHA = 2, 3
+
+# Rounds of coordinate descent over the palette.
+_DESCENTS = 4
+
+# Number of distances computed at a time; squared distance of colors that are excluded.
+_BLOCK, _FAR = 1 << 18, 1 << 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimized: the weights of visible error, of the error of single pixels, and of bits.
+
+    Args:
+        share: weight of the blurred error, from 0 to `WHOLE`; the rest is that of the error of single pixels.
+        price: squared error that a bit costs, as an integer with 16 fractional bits.
+    """
+
+    share: int
+    price: int
+
+    def weights(self) -> dict[tuple[int, int], int]:
+        """R: the weights of products of errors by rows and columns between two pixels, where not 0.
+
+        Their sum is `WHOLE` squared.
+        """
+        blurred = {(y, x): self.share * _BLUR[y + 2] * _BLUR[x + 2] for y in range(-2, 3) for x in range(-2, 3)}
+        blurred[0, 0] += (WHOLE - self.share) * WHOLE
+        return {place: weight for place, weight in blurred.items() if weight}
+
+
+def price_of_bit(lossy: float, squared_error: int, n_pixels: int) -> int:
+    """The price of a bit: `lossy` hundredths of the mean squared error, with 16 fractional bits, rounded down.
+
+    Args:
+        lossy: hundredths, of which thousandths count.
+        squared_error: sum over all pixels, an integer.
+        n_pixels: number of pixels.
+
+    Example:
+        >>> price_of_bit(15, 1000, 100)
+        98304
+    """
+    return round(1000 * lossy) * squared_error * (1 << 16) // (100_000 * n_pixels)
+
+
+def optimized(
+    image: UInt8[Tensor, "h w c"],
+    palette: UInt8[Tensor, "k c"],
+    indices: UInt8[Tensor, "h w"],
+    objective: Objective,
+    *,
+    n_rounds: int = 3,
+    free: Bool[Tensor, " k"] | None = None,
+) -> IndexedImage:
+    """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.
+
+    A round orders the palette and fits the rate to the indices (`png_rate`), changes indices in one sweep over all
+    pixels, and refits the palette to the image; the last round does not refit it.
+
+    Args:
+        image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
+        palette: uint8 (K, C).
+        indices: uint8 (H, W): opaque pixels have an opaque color, if the palette has any.
+        objective: what is minimized.
+        n_rounds: number of rounds.
+        free: mask (K,) of the colors that may change; opaque ones do. By default all.
+    """
+    free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
+    cells = color_cells(image)
+    n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
+    best: tuple[int, IndexedImage] | None = None
+    for turn in range(n_rounds + 1):
+        order = size_order(palette, indices)
+        places = order.argsort()
+        ordered = IndexedImage(palette[order], places.to(torch.uint8)[indices.int()])
+        rate = fitted_rate(ordered.indices)
+        cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
+        if best is None or cost < best[0]:
+            best = cost, IndexedImage(palette, indices)
+        if turn < n_rounds:
+            sweep(image, ordered, cells.nearest(ordered.palette, n_nearest), rate, objective)
+            indices = order.to(torch.uint8)[ordered.indices.int()]
+            if turn < n_rounds - 1:
+                palette = refitted(image, IndexedImage(palette, indices), free, objective)
+    assert best is not None
+    return best[1]
+
+
+def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> Int[Tensor, " k"]:
+    """The best of `palette_orders`, int64 (K,), with opaque colors last, so that a file can omit their alpha."""
+    order = palette_orders(indices, len(palette))[0].to(palette.device)
+    return order[is_opaque(palette)[order].int().sort(stable=True).indices]
+
+
+def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
+    """e·R·e, in squared premultiplied levels (255 times as large with alpha) with 16 fractional bits."""
+    errors = _errors(image, indexed)
+    return int((errors * _correlated(errors, objective)).sum())
+
+
+def _errors(image: Tensor, indexed: IndexedImage) -> Tensor:
+    """Errors (H, W, D), int64, of the colors of the pixels."""
+    return _image_points(image) - _points(indexed.palette)[indexed.indices.int()]
+
+
+def _correlated(errors: Tensor, objective: Objective) -> Tensor:
+    """R·e (H, W, D), int64, of errors (H, W, D)."""
+    (height, width, _), padded = errors.shape, torch.nn.functional.pad(errors, (0, 0, 2, 2, 2, 2))
+    total = torch.zeros_like(errors)
+    for (y, x), weight in objective.weights().items():
+        total += weight * padded[y + 2 : y + 2 + height, x + 2 : x + 2 + width]
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class ColorCells:
+    """Cells of the color space, and that of each pixel. Cells of opaque pixels contain no others.
+
+    Args:
+        centers: twice the center of each cell in levels, int32 (M, D).
+        opaque: whether the pixels of each cell are opaque (M,).
+        index: cell of each pixel, int32 (H, W).
+        unit: factor that alpha adds to the points of colors, 255 or 1.
+    """
+
+    centers: Int[Tensor, "m d"]
+    opaque: Bool[Tensor, " m"]
+    index: Int[Tensor, "h w"]
+    unit: int
+
+    def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> "Candidates":
+        """The `n` colors nearest to the center of each cell, or all; the lowest index on ties.
+
+        Cells of opaque pixels get opaque colors, if there are any: the nearest one again where these are too few.
+        """
+        n, points, opaque = min(n, len(palette)), 2 * _points(palette), is_opaque(palette)
+        numbers, excluded = torch.arange(len(palette), device=palette.device), ~opaque & opaque.any()
+        lists = []
+        for block in blocks(len(self.centers), max(1, _BLOCK // len(palette))):
+            sqdist = (self.centers[block, None] * self.unit - points).square().sum(dim=2)
+            sqdist.masked_fill_(self.opaque[block, None] & excluded, _FAR)
+            ranked = (sqdist * 256 + numbers).sort(dim=1).values[:, :n]
+            lists.append((torch.where(ranked < _FAR * 256, ranked, ranked[:, :1]) & 255).to(torch.uint8))
+        return Candidates(self.index, torch.cat(lists))
+
+
+class Candidates(NamedTuple):
+    """The colors tried for the pixels of each cell, uint8 (M, n), and the cell of each pixel, int32 (H, W)."""
+
+    cells: Int[Tensor, "h w"]
+    lists: UInt8[Tensor, "m n"]
+
+
+def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
+    """The cells of the colors of an image (H, W, C): cubes with a side of 4 levels, with alpha 8 premultiplied ones."""
+    unit = SRGB.unit(image.shape[2])
+    bits = _CELL_BITS if unit == 1 else _CELL_BITS_OF_ALPHA
+    levels = (_image_points(image) + unit // 2) // unit
+    n_channels, digits = levels.shape[2], 8 - bits
+    shifts = torch.arange(n_channels, device=image.device) * digits
+    numbers = ((levels >> bits) << shifts).sum(dim=2) * 2 + is_opaque(image)
+    keys, index = torch.unique(numbers, return_inverse=True)
+    cells = (keys[:, None] >> 1 + shifts) & (1 << digits) - 1
+    centers = (cells << bits + 1) + (1 << bits) - 1
+    return ColorCells(centers.int(), (keys & 1).bool(), index.int(), unit)
+
+
+def sweep(
+    image: UInt8[Tensor, "h w c"], indexed: IndexedImage, candidates: Candidates, rate: PngRate, objective: Objective
+) -> None:
+    """Change each index, in place, to the candidate of the lowest J while all others are fixed.
+
+    Candidates are the present color, which wins ties, those of the cell, and those of the four neighbors, of which
+    opaque pixels take opaque ones only; the lowest index wins other ties. Pixels are changed in 9 phases, each for the
+    pixels that are 3 rows and columns apart: no term of J has two of them.
+    """
+    grid = _Grid(image, indexed, rate, objective)
+    for phase in range(_APART**2):
+        top, left = divmod(phase, _APART)
+        if top < grid.height and left < grid.width:
+            grid.change(top, left, candidates)
+    indexed.indices.copy_(grid.indices[1:-1, 1:-1])
+
+
+class _Grid:
+    """The indices and errors of an image with a border, of which every third row and column is changed at a time."""
+
+    def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate, objective: Objective) -> None:
+        self.height, self.width = indexed.indices.shape
+        self.indices = torch.nn.functional.pad(indexed.indices.int(), (1, 1, 1, 1))
+        self._errors = torch.nn.functional.pad(_errors(image, indexed), (0, 0, 2, 2, 2, 2))
+        self._pixels, self._points = _image_points(image), _points(indexed.palette).long()
+        opaque = is_opaque(indexed.palette)
+        self._only_opaque, self._translucent = is_opaque(image) & opaque.any(), ~opaque
+        # A row more, for the one below the last.
+        self._filters = torch.cat([rate.filters, rate.filters[:1]])
+        self._lengths, self._objective = rate.lengths.long(), objective
+
+    def change(self, top: int, left: int, candidates: Candidates) -> None:
+        """Change the pixels of every third row and column, from a first one."""
+        rows = torch.arange(top, self.height, _APART, device=self.indices.device)
+        columns = torch.arange(left, self.width, _APART, device=self.indices.device)
+
+        def shifted(grid: Tensor, y: int, x: int) -> Tensor:
+            """Of a grid with a border the entries y rows and x columns from the border of each changed pixel."""
+            y, x = y + top, x + left
+            return grid[y : y + _APART * len(rows) - 2 : _APART, x : x + _APART * len(columns) - 2 : _APART]
+
+        around = {(y, x): shifted(self.indices, y + 1, x + 1)[..., None] for y in (-1, 0, 1) for x in (-1, 0, 1)}
+        old = around[0, 0]
+        has_right, has_below = (columns < self.width - 1)[:, None], (rows < self.height - 1)[:, None, None]
+        has_left, has_above = (columns > 0)[:, None], (rows > 0)[:, None, None]
+        inside = {(1, 0): has_below, (-1, 0): has_above, (0, 1): has_right, (0, -1): has_left}
+        lists = candidates.lists[candidates.cells[top::_APART, left::_APART]].int()
+        tried = torch.cat([old, lists, *(torch.where(is_in, around[at], old) for at, is_in in inside.items())], dim=2)
+        excluded = self._only_opaque[top::_APART, left::_APART, None] & self._translucent[tried]
+        tried = torch.where(excluded, old, tried)
+
+        weights = self._objective.weights()
+        gradient = sum(weight * shifted(self._errors, y + 2, x + 2) for (y, x), weight in weights.items())
+        step = self._points[old] - self._points[tried]
+        change = (step * (2 * gradient[:, :, None] + weights[0, 0] * step)).sum(dim=3)
+
+        own, below = self._filters[rows][:, None, None], self._filters[rows + 1][:, None, None]
+        bits = self._length(tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1]))
+        right = around[0, 1] - predicted(own, tried, around[-1, 1], around[-1, 0])
+        under = around[1, 0] - predicted(below, around[1, -1], tried, around[0, -1])
+        diagonal = around[1, 1] - predicted(below, around[1, 0], around[0, 1], tried)
+        bits = bits + has_right * self._length(right) + has_below * self._length(under)
+        bits = bits + has_right * has_below * self._length(diagonal)
+
+        total = BIT * change + self._objective.price * bits
+        least = total.amin(dim=2, keepdim=True)
+        lowest = torch.where(total == least, tried, 256).amin(dim=2)
+        new = torch.where(total[:, :, 0] == least[:, :, 0], old[:, :, 0], lowest)
+        shifted(self.indices, 1, 1).copy_(new)
+        shifted(self._errors, 2, 2).copy_(self._pixels[top::_APART, left::_APART] - self._points[new])
+
+    def _length(self, residuals: Tensor) -> Tensor:
+        return self._lengths[residuals & 255]
+
+
+def refitted(
+    image: UInt8[Tensor, "h w c"], indexed: IndexedImage, free: Bool[Tensor, " k"], objective: Objective
+) -> UInt8[Tensor, "k c"]:
+    """The palette (K, C) after coordinate descent on the normal equations A·P = V of e·R·e, which never rises.
+
+    In up to 4 rounds, each color in turn becomes the rounded one of the least e·R·e while the others are fixed. Colors
+    that are not `free`, not opaque or not used stay.
+
+    Args:
+        image: uint8 (H, W, C).
+        indexed: its palette and indices.
+        free: mask (K,) of the colors that may change.
+        objective: the weights of R.
+    """
+    palette = indexed.palette
+    a, v = _normal_equations(image, indexed, objective)
+    residuals = v - a @ _points(palette).long()
+    unit, n_levels = SRGB.unit(palette.shape[1]), palette.shape[1] - has_alpha(palette.shape[1])
+    levels = palette.long()
+    changing = (free & is_opaque(palette) & (a.diagonal() > 0)).nonzero().squeeze(1).tolist()
+    for _ in range(_DESCENTS):
+        before = levels.clone()
+        for k in changing:
+            weight = a[k, k] * unit
+            step = (2 * residuals[k, :n_levels] + weight) // (2 * weight)
+            new = (levels[k, :n_levels] + step).clamp(0, 255)
+            step = (new - levels[k, :n_levels]) * unit
+            levels[k, :n_levels] = new
+            residuals[:, :3] -= a[:, k, None] * step
+        if torch.equal(levels, before):
+            break
+    return levels.to(torch.uint8)
+
+
+def _normal_equations(image: Tensor, indexed: IndexedImage, objective: Objective) -> tuple[Tensor, Tensor]:
+    """A (K, K) and V (K, D), int64: the points P (K, D) of the least e·R·e solve A·P = V."""
+    n_colors, index = len(indexed.palette), indexed.indices.long()
+    height, width = index.shape
+    a = torch.zeros(n_colors**2, dtype=torch.int64, device=index.device)
+    for (y, x), weight in objective.weights().items():
+        own = index[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+        other = index[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+        a += weight * torch.bincount((own * n_colors + other).flatten(), minlength=n_colors**2)
+    correlated = _correlated(_image_points(image), objective)
+    v = torch.zeros(n_colors, correlated.shape[2], dtype=torch.int64, device=index.device)
+    v.index_add_(0, index.flatten(), correlated.flatten(0, 1))
+    return a.view(n_colors, n_colors), v
+
+
+def _image_points(image: Tensor) -> Tensor:
+    """Premultiplied colors (H, W, D), int64, of an image (H, W, C)."""
+    return _points(image.flatten(0, 1)).long().view(*image.shape[:2], -1)
+
+
+def _points(colors: Tensor) -> Tensor:
+    """Premultiplied colors (M, D), int32: D is 3, or 4 with alpha."""
+    return SRGB.encode(colors).int()
