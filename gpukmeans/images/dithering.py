@@ -16,9 +16,11 @@ from torch import Tensor
 
 from gpukmeans.engines.native.dithering import color_range, diffuse, inverse_palette
 from gpukmeans.engines.native.tensors import takes
+from gpukmeans.images import rate_distortion
 from gpukmeans.images.colorspace import has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
+from gpukmeans.images.rate_distortion import Objective, blurred_share
 from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks, tiles
 
@@ -51,11 +53,12 @@ def dither(
     """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
 
     "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index on ties. For the
-    other methods see `floyd_steinberg`, `bayer` and `blue_noise`. A pixel takes the nearest color without dithering if
-    its color is within one level of it in each channel, so areas of palette colors stay free of noise. So does a fully
-    transparent pixel, which should be 0 in all channels (`clear_transparent_pixels`). An opaque pixel takes an opaque
-    color if the palette has one. The `strength` goes from 0, no dithering, to 1. A known `histogram` that has
-    all colors of the image saves counting them. Every device returns the same indices.
+    other methods see `optimized`, `floyd_steinberg`, `bayer` and `blue_noise`. By all but "optimized", a pixel takes
+    the nearest color without dithering if its color is within one level of it in each channel, so areas of palette
+    colors stay free of noise. So does, by all, a fully transparent pixel, which should be 0 in all channels
+    (`clear_transparent_pixels`). An opaque pixel takes an opaque color if the palette has one. The `strength` goes from
+    0, no dithering, to 1. A known `histogram` that has all colors of the image saves counting them. Every device
+    returns the same indices.
 
     Raises TypeError or ValueError for other input.
     """
@@ -394,11 +397,22 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
     return ranks.view(side, side)
 
 
-DitheringName = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
+def optimized(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """Colors chosen in rounds over all pixels for a small error after a blur (`images.rate_distortion`).
+
+    The strength times `BLURRED_SHARE` is the weight of the blurred error. `quantize` also changes the palette.
+    """
+    none_free = torch.zeros_like(palette[:, 0], dtype=torch.bool)
+    objective = Objective(share=blurred_share(strength / 256), price=0)
+    return rate_distortion.optimized(image, palette, nearest, objective, free=none_free).indices
+
+
+DitheringName = Literal["none", "optimized", "floyd-steinberg", "bayer", "blue-noise"]
 """A name of `DITHERINGS`."""
 
 DITHERINGS: dict[str, Dithering] = {
     "none": none,
+    "optimized": optimized,
     "floyd-steinberg": floyd_steinberg,
     "bayer": bayer,
     "blue-noise": blue_noise,

@@ -1,5 +1,6 @@
 """`IndexedImage`: a palette and the index of each pixel. `mean_squared_error`: the error between two images."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,13 @@ def mean_squared_error(
         195075.0
     """
     check_image(image, batch=True)
+    total = squared_error(image, other)
+    # Rounded once, so equal with an opaque alpha channel.
+    return total / (math.prod(image.shape[:-1]) * SRGB.unit(image.shape[-1]) ** 2)
+
+
+def squared_error(image: UInt8[Tensor, "*batch h w c"], other: UInt8[Tensor, "*batch h w c"] | IndexedImage) -> int:
+    """Sum over the pixels of the squared error of `mean_squared_error`, times 255 squared with alpha: an integer."""
     if isinstance(other, IndexedImage) and other.palette.ndim > 2:
         other = other.pixels()
     indexed = isinstance(other, IndexedImage)
@@ -85,6 +93,4 @@ def mean_squared_error(
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
         total += int((SRGB.encode(pixels[block]) - points).long().square().sum())
-    return total / (
-        len(pixels) * SRGB.unit(pixels.shape[1]) ** 2
-    )  # rounded once, so equal with an opaque alpha channel
+    return total

@@ -76,3 +76,15 @@ def is_opaque(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
     if not has_alpha(colors.shape[-1]):
         return torch.ones((), dtype=torch.bool, device=colors.device).expand(colors.shape[:-1])
     return colors[..., -1] == 255
+
+
+def is_transparent(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
+    """Mask (...) of the colors (..., C) of alpha 0; none, if they have no alpha.
+
+    Example:
+        >>> is_transparent(torch.tensor([[9, 1], [0, 0]], dtype=torch.uint8)).tolist()
+        [False, True]
+    """
+    if not has_alpha(colors.shape[-1]):
+        return torch.zeros((), dtype=torch.bool, device=colors.device).expand(colors.shape[:-1])
+    return colors[..., -1] == 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from gpukmeans.assignment import assign
@@ -47,6 +47,8 @@ class Palette:
         labels: index of the palette color nearest to each color of the histogram in the color space used, uint8 (M,),
             the lowest on ties. Opaque colors take opaque ones, if the palette has any.
         engine: name of the engine used; None if no clustering was needed.
+        free: mask (K,) of the colors that are means of colors in sRGB, which `dither="optimized"` and `lossy` may
+            change. Fixed colors are not, and none of another color space.
         mse: `mean_squared_error` of the image in the colors of the palette.
         n_iter: iterations of Lloyd's loop over all colors.
         converged: whether that loop ended before `max_iter` and was not ended by the callback.
@@ -60,6 +62,7 @@ class Palette:
 
     colors: UInt8[Tensor, "k c"]
     labels: UInt8[Tensor, " m"]
+    free: Bool[Tensor, " k"]
     engine: str | None
     mse: float
     n_iter: int
@@ -152,6 +155,7 @@ def fit_palette(
     return Palette(
         colors=colors,
         labels=labels.to(torch.uint8),
+        free=(torch.arange(len(colors), device=colors.device) >= len(fixed)) & (space == SRGB),
         engine=chosen.name,
         mse=_mse(histogram, colors, labels),
         n_iter=int(result.n_iter),
@@ -223,7 +227,8 @@ def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, spac
         return None
     labels = torch.where(other, len(fixed) + other.cumsum(0) - 1, labels).to(torch.uint8)
     colors = torch.cat([fixed, histogram.colors[other]])
-    return Palette(colors=colors, labels=labels, engine=None, mse=0.0, n_iter=0, converged=True)
+    free = torch.zeros_like(colors[:, 0], dtype=torch.bool)
+    return Palette(colors=colors, labels=labels, free=free, engine=None, mse=0.0, n_iter=0, converged=True)
 
 
 def _clustered(x: Tensor, n_clusters: int, weights: Tensor, **options: Any) -> KMeansResult[Any]:

@@ -59,6 +59,16 @@ def fitted_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
     return PngRate(filters, _code_lengths(_counts(residuals, filters)))
 
 
+def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
+    """The rate of no bits for any residual.
+
+    Args:
+        rows: uint8 (H, W).
+    """
+    filters = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+    return PngRate(filters, torch.zeros(256, dtype=torch.int32, device=rows.device))
+
+
 def total_bits(rows: UInt8[Tensor, "h w"], rate: PngRate) -> int:
     """Bits of the rows (H, W) with their filter types, in 1/64 bit.
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
-from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
-from gpukmeans.images.dithering import dither as dithered
+from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image, unique_colors
-from gpukmeans.images.indexed import IndexedImage
+from gpukmeans.images.indexed import IndexedImage, squared_error
+from gpukmeans.images.mapping import Mapping, none_free
+from gpukmeans.images.nearest import nearest_colors
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
@@ -27,6 +28,8 @@ def quantize(
     space: ColorSpaceName | ColorSpace = "srgb",
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
+    lossy: SupportsFloat = 0.0,
+    rounds: int = 3,
     fixed: UInt8[Tensor, "f c"] | None = None,
     init: InitName | Seeding = "random",
     n_init: int = 1,
@@ -55,6 +58,9 @@ def quantize(
         space: where colors are clustered, a name of `COLOR_SPACES` or a `ColorSpace`.
         dither: how pixels are mapped to the palette, a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
+        lossy: price of a bit of a PNG, in hundredths of the mean squared error of the K-means palette: 0 for the least
+            error, about 15 for photos. Only with dither "none" or "optimized".
+        rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
         fixed: first colors of the palette, uint8 (F, C), whether used or not; the others are clustered around them.
         init: seeding, see `kmeans`.
         n_init: number of runs; the best is kept.
@@ -73,8 +79,7 @@ def quantize(
     """
     check_image(image, batch=True)
     n_colors = check_n_colors(n_colors)
-    check_dithering(dither)
-    check_strength(strength)
+    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
     check_space(space)
     refine = default_refine(refine, n_colors)
     if fixed is not None:
@@ -93,7 +98,7 @@ def quantize(
         palette = fit_palette(
             histogram, n_colors, space=space, fixed=fixed, polish=polish, engine=engine, generator=generator, **search
         )
-        results.append(map_to_palette(cleared, histogram, palette, dither=dither, strength=strength))
+        results.append(_mapped(cleared, histogram, palette, mapping))
     return results[0] if image.ndim == 3 else _stacked(results, n_colors)
 
 
@@ -104,6 +109,8 @@ def apply_palette(
     *,
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
+    lossy: SupportsFloat = 0.0,
+    rounds: int = 3,
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
@@ -117,6 +124,9 @@ def apply_palette(
         palette: uint8 (K, C), K from 1 to 256.
         dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
+        lossy: price of a bit of a PNG, in hundredths of the mean squared error of a palette of K colors by
+            `fit_palette`: 0 for the least error, about 15 for photos. Only with dither "none" or "optimized".
+        rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
 
     Example:
         >>> palette = torch.tensor([[0], [255]], dtype=torch.uint8)
@@ -127,12 +137,29 @@ def apply_palette(
     check_colors(palette, "palette", image, 256)
     if len(palette) == 0:
         raise ValueError("palette must have at least 1 color, got 0")
-    check_dithering(dither)
-    check_strength(strength)
-    # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
-    rows = clear_transparent_pixels(image.reshape(-1, *image.shape[-2:]))
-    images = rows[None] if dither == "none" else rows.view(-1, *image.shape[-3:])
-    return IndexedImage(palette, _dithered(images, palette, dither, strength).view(image.shape[:-1]))
+    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
+    cleared = clear_transparent_pixels(image)
+    images = cleared[None] if image.ndim == 3 else cleared
+    if mapping.optimizes:
+        indices = torch.stack([_optimized_indices(one, palette, mapping) for one in images])
+    else:
+        # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
+        images = images.reshape(1, -1, *image.shape[-2:]) if mapping.takes_nearest else images
+        indices = torch.cat([mapping.dithered(one, palette, None) for one in images])
+    return IndexedImage(palette, indices.view(image.shape[:-1]))
+
+
+def _optimized_indices(image: Tensor, palette: Tensor, mapping: Mapping) -> Tensor:
+    """Indices (H, W) of an image (H, W, C) optimized for a palette that stays."""
+    histogram = unique_colors(image)
+
+    def squared_error_of_kmeans() -> int:
+        fit = fit_palette(histogram, len(palette))
+        return squared_error(image, IndexedImage(fit.colors, histogram.map_values(fit.labels, image)))
+
+    return mapping.optimized(
+        image, _nearest(image, histogram, palette), none_free(palette), squared_error_of_kmeans
+    ).indices
 
 
 @eager
@@ -143,11 +170,14 @@ def map_to_palette(
     *,
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
+    lossy: SupportsFloat = 0.0,
+    rounds: int = 3,
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 
     `quantize` is `unique_colors`, `fit_palette` and this. Without dithering each pixel takes the label of its color,
-    the nearest one in the color space of the palette. With dithering the result is that of `apply_palette`.
+    the nearest one in the color space of the palette. With `lossy` and dither "optimized" the palette changes with the
+    indices; with other ditherings the result is that of `apply_palette`.
 
     Raises TypeError or ValueError for other input, such as a palette of another histogram.
 
@@ -158,6 +188,9 @@ def map_to_palette(
         palette: the result of `fit_palette`.
         dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
+        lossy: price of a bit of a PNG, in hundredths of the mean squared error of a palette of K colors by
+            `fit_palette`: 0 for the least error, about 15 for photos. Only with dither "none" or "optimized".
+        rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
@@ -166,32 +199,36 @@ def map_to_palette(
         [[0, 0, 1]]
     """
     check_image(image, batch=True)
-    check_dithering(dither)
-    check_strength(strength)
+    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
     check_histogram(histogram)
     if not isinstance(palette, Palette):
         raise TypeError(f"palette must be a Palette, from fit_palette, got {type(palette).__name__}")
     if len(palette.labels) != len(histogram.colors):
         numbers = f"{len(palette.labels)} labels for {len(histogram.colors)} colors"
         raise ValueError(f"palette must be that of the histogram, with a label for each of its colors, got {numbers}")
-    if dither != "none" and strength:
-        images = image.reshape(-1, *image.shape[-3:])
-        indices = _dithered(images, palette.colors, dither, strength, histogram)
-    else:
-        indices = histogram.map_values(palette.labels, image.reshape(-1, *image.shape[-2:]))
-    return IndexedImage(palette.colors, indices.view(image.shape[:-1]))
+    images = image if image.ndim == 4 else image[None]
+    results = [_mapped(one, histogram, palette, mapping) for one in images]
+    if image.ndim == 3:
+        return results[0]
+    if mapping.optimizes and palette.free.any():
+        return _stacked(results, len(palette.colors))
+    return IndexedImage(palette.colors, torch.stack([one.indices for one in results]))
 
 
-def _dithered(
-    images: Tensor,
-    palette: Tensor,
-    dither: DitheringName | Dithering,
-    strength: SupportsFloat,
-    histogram: ColorHistogram | None = None,
-) -> Tensor:
-    """Indices (B·H, W) of images (B, H, W, C); a histogram is that of all of them."""
-    indices = [dithered(one, palette, dither, strength=strength, histogram=histogram) for one in images]
-    return indices[0] if len(indices) == 1 else torch.cat(indices)
+def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping: Mapping) -> IndexedImage:
+    """`map_to_palette` of one image (H, W, C)."""
+    if not (mapping.takes_nearest or mapping.optimizes):
+        return IndexedImage(palette.colors, mapping.dithered(image, palette.colors, histogram))
+    if mapping.takes_nearest:
+        return IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
+    nearest = _nearest(image, histogram, palette.colors)
+    return mapping.optimized(image, nearest, palette.free, lambda: squared_error(image, nearest))
+
+
+def _nearest(image: Tensor, histogram: ColorHistogram, palette: Tensor) -> IndexedImage:
+    """The image (H, W, C) in the colors of the palette (K, C) that are nearest in sRGB."""
+    labels = nearest_colors(histogram.colors, palette).labels.to(torch.uint8)
+    return IndexedImage(palette, histogram.map_values(labels, image))
 
 
 def _stacked(images: list[IndexedImage], n_colors: int) -> IndexedImage:

@@ -21,14 +21,17 @@ from torch import Tensor
 
 from gpukmeans.images.colorspace import SRGB, has_alpha
 from gpukmeans.images.indexed import IndexedImage
-from gpukmeans.images.nearest import is_opaque
+from gpukmeans.images.nearest import is_opaque, is_transparent
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, predicted, total_bits
+from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, free_rate, predicted, total_bits
 from gpukmeans.tiling import blocks
 
 # [1 2 1] correlated with itself; its outer product is R of the blur, whose sum is `WHOLE`.
 _BLUR = (1, 4, 6, 4, 1)
 WHOLE = 256
+
+BLURRED_SHARE = 208
+"""Weight of the blurred error, of 256, that looks best: by SSIMULACRA2 and FLIP of photos."""
 
 # Pixels that are this many rows and columns apart have no common neighbor in J.
 _APART = 3
@@ -67,6 +70,11 @@ class Objective:
         return {place: weight for place, weight in blurred.items() if weight}
 
 
+def blurred_share(strength: float) -> int:
+    """The weight of the blurred error, 0 to `BLURRED_SHARE`, for a strength of the dithering from 0 to 1."""
+    return round(BLURRED_SHARE * strength)
+
+
 def price_of_bit(lossy: float, squared_error: int, n_pixels: int) -> int:
     """The price of a bit: `lossy` hundredths of the mean squared error, with 16 fractional bits, rounded down.
 
@@ -76,7 +84,7 @@ def price_of_bit(lossy: float, squared_error: int, n_pixels: int) -> int:
         n_pixels: number of pixels.
 
     Example:
-        >>> price_of_bit(15, 1000, 100)
+        >>> price_of_bit(15.0, 1000, 100)
         98304
     """
     return round(1000 * lossy) * squared_error * (1 << 16) // (100_000 * n_pixels)
@@ -94,7 +102,8 @@ def optimized(
     """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.
 
     A round orders the palette and fits the rate to the indices (`png_rate`), changes indices in one sweep over all
-    pixels, and refits the palette to the image; the last round does not refit it.
+    pixels, and refits the palette to the image; the last round does not refit it. Where bits have no price, there is no
+    order and no rate.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -109,10 +118,10 @@ def optimized(
     n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
     best: tuple[int, IndexedImage] | None = None
     for turn in range(n_rounds + 1):
-        order = size_order(palette, indices)
+        order = size_order(palette, indices) if objective.price else torch.arange(len(palette), device=palette.device)
         places = order.argsort()
         ordered = IndexedImage(palette[order], places.to(torch.uint8)[indices.int()])
-        rate = fitted_rate(ordered.indices)
+        rate = fitted_rate(ordered.indices) if objective.price else free_rate(ordered.indices)
         cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
         if best is None or cost < best[0]:
             best = cost, IndexedImage(palette, indices)
@@ -210,8 +219,8 @@ def sweep(
     """Change each index, in place, to the candidate of the lowest J while all others are fixed.
 
     Candidates are the present color, which wins ties, those of the cell, and those of the four neighbors, of which
-    opaque pixels take opaque ones only; the lowest index wins other ties. Pixels are changed in 9 phases, each for the
-    pixels that are 3 rows and columns apart: no term of J has two of them.
+    opaque pixels take opaque ones only; the lowest index wins other ties. Fully transparent pixels stay. Pixels are
+    changed in 9 phases, each for the pixels that are 3 rows and columns apart: no term of J has two of them.
     """
     grid = _Grid(image, indexed, rate, objective)
     for phase in range(_APART**2):
@@ -231,6 +240,7 @@ class _Grid:
         self._pixels, self._points = _image_points(image), _points(indexed.palette).long()
         opaque = is_opaque(indexed.palette)
         self._only_opaque, self._translucent = is_opaque(image) & opaque.any(), ~opaque
+        self._stays = is_transparent(image)
         # A row more, for the one below the last.
         self._filters = torch.cat([rate.filters, rate.filters[:1]])
         self._lengths, self._objective = rate.lengths.long(), objective
@@ -253,6 +263,7 @@ class _Grid:
         lists = candidates.lists[candidates.cells[top::_APART, left::_APART]].int()
         tried = torch.cat([old, lists, *(torch.where(is_in, around[at], old) for at, is_in in inside.items())], dim=2)
         excluded = self._only_opaque[top::_APART, left::_APART, None] & self._translucent[tried]
+        excluded |= self._stays[top::_APART, left::_APART, None]
         tried = torch.where(excluded, old, tried)
 
         weights = self._objective.weights()

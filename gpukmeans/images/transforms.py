@@ -31,6 +31,8 @@ class QuantizeColors(nn.Module):
         space: see `quantize`, as for the other options.
         dither: a name of `DITHERINGS` or a `Dithering` function, called once for each image.
         strength: strength of the dithering, 0 to 1.
+        lossy: price of a bit in hundredths of the mean squared error, 0 or more.
+        rounds: number of rounds of the optimizer.
         fixed: first colors of each palette, uint8 (F, C).
         n_init: number of runs; the best is kept.
         refine: refinement cycles; by default 2 up to 64 colors, else 1.
@@ -52,6 +54,8 @@ class QuantizeColors(nn.Module):
         space: ColorSpaceName | ColorSpace = "srgb",
         dither: DitheringName | Dithering = "none",
         strength: float = 1.0,
+        lossy: float = 0.0,
+        rounds: int = 3,
         fixed: UInt8[Tensor, "f c"] | None = None,
         n_init: int = 1,
         refine: int | None = None,
@@ -62,6 +66,8 @@ class QuantizeColors(nn.Module):
         self.space = space
         self.dither = dither
         self.strength = strength
+        self.lossy = lossy
+        self.rounds = rounds
         self.n_init = n_init
         self.refine = refine
         self.seed = seed
@@ -89,6 +95,8 @@ class QuantizeColors(nn.Module):
                 space=self.space,
                 dither=self.dither,
                 strength=self.strength,
+                lossy=self.lossy,
+                rounds=self.rounds,
                 fixed=None if self.fixed is None else self.fixed.to(images.device),
                 n_init=self.n_init,
                 refine=self.refine,

@@ -102,11 +102,11 @@ def test_all_options_are_passed_to_quantize(photos, monkeypatch):
 
     monkeypatch.setattr("gpukmeans.images.transforms.quantize", spy)
     fixed = torch.zeros(1, 3, dtype=torch.uint8)
-    step = QuantizeColors(5, space="oklab", dither="bayer", strength=0.5, fixed=fixed, n_init=3, refine=2, seed=8)
-    step(photos)
+    options = {"space": "oklab", "dither": "optimized", "strength": 0.5, "lossy": 7.5, "rounds": 2, "n_init": 3}
+    QuantizeColors(5, **options, fixed=fixed, refine=2, seed=8)(photos)
     assert seen.pop("generator").initial_seed() == 8
     assert torch.equal(seen.pop("fixed"), fixed)
-    assert seen == {"n_colors": 5, "space": "oklab", "dither": "bayer", "strength": 0.5, "n_init": 3, "refine": 2}
+    assert seen == options | {"n_colors": 5, "refine": 2}
 
 
 def test_fixed_colors_are_kept_and_move_with_the_module(photos):

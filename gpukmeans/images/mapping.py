@@ -1,0 +1,91 @@
+"""How pixels are mapped to a palette: by dithering, by the price of bits, or to the nearest colors."""
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
+from gpukmeans.images.dithering import dither as dithered
+from gpukmeans.images.histogram import ColorHistogram
+from gpukmeans.images.indexed import IndexedImage
+from gpukmeans.images.rate_distortion import Objective, blurred_share, optimized, price_of_bit
+from gpukmeans.validation import check_count
+
+# Above this price of a bit all pixels have one color.
+_MAX_LOSSY = 100_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapping:
+    """The options of `quantize` for the indices of a palette, checked.
+
+    Args:
+        dither: a name of `DITHERINGS` or a `Dithering` function.
+        strength: strength of the dithering, 0 to 1.
+        lossy: price of a bit in hundredths of the mean squared error, at least 0.
+        rounds: number of rounds of the optimizer, at least 1.
+    """
+
+    dither: DitheringName | Dithering
+    strength: object
+    lossy: object
+    rounds: object
+
+    def __post_init__(self) -> None:
+        check_dithering(self.dither)
+        check_strength(self.strength)
+        check_count("rounds", self.rounds, least=1)
+        if _lossy(self.lossy) > 0 and self.dither not in ("none", "optimized"):
+            name = self.dither if isinstance(self.dither, str) else "a function"
+            raise ValueError(f"lossy must be 0 unless dither is none or optimized, got {self.lossy} with {name}")
+
+    @property
+    def takes_nearest(self) -> bool:
+        """Whether each pixel takes the nearest color."""
+        return _lossy(self.lossy) == 0 and (self.dither == "none" or check_strength(self.strength) == 0)
+
+    @property
+    def optimizes(self) -> bool:
+        """Whether indices are optimized, and the palette with them."""
+        return not self.takes_nearest and self.dither in ("none", "optimized")
+
+    @property
+    def has_price(self) -> bool:
+        """Whether bits have a price."""
+        return _lossy(self.lossy) > 0
+
+    def dithered(self, image: Tensor, palette: Tensor, histogram: ColorHistogram | None) -> Tensor:
+        """Indices (H, W) by the dithering alone."""
+        return dithered(image, palette, self.dither, strength=check_strength(self.strength), histogram=histogram)
+
+    def optimized(
+        self, image: Tensor, indexed: IndexedImage, free: Tensor, squared_error: Callable[[], int]
+    ) -> IndexedImage:
+        """The image (H, W, C) in an optimized palette and indices. The given ones have the nearest colors.
+
+        `squared_error` returns the sum of that of the K-means palette, whose mean is the unit of prices.
+        """
+        share = blurred_share(check_strength(self.strength)) if self.dither == "optimized" else 0
+        lossy = _lossy(self.lossy)
+        price = price_of_bit(lossy, squared_error(), indexed.indices.numel()) if lossy > 0 else 0
+        objective = Objective(share=share, price=price)
+        return optimized(image, *indexed, objective, n_rounds=check_count("rounds", self.rounds, least=1), free=free)
+
+
+def none_free(palette: Tensor) -> Tensor:
+    """The mask (K,) of no color."""
+    return torch.zeros_like(palette[:, 0], dtype=torch.bool)
+
+
+def _lossy(value: object) -> float:
+    """The price, if it is a number from 0 to `_MAX_LOSSY`. TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"lossy must be a number, got {type(value).__name__}")
+    lossy = float(value)
+    if not (0 <= lossy <= _MAX_LOSSY) or math.isnan(lossy):
+        raise ValueError(f"lossy must be from 0 to {_MAX_LOSSY:g}, got {value}")
+    return lossy
