@@ -57,7 +57,7 @@ def _bounds(least: float | None, most: float | None) -> str:
 # Copies of the keys of the library's dicts: importing those imports torch, which takes longer than printing the help.
 Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
-Dither = Literal["none", "floyd-steinberg", "bayer", "blue-noise"]
+Dither = Literal["none", "optimized", "floyd-steinberg", "bayer", "blue-noise"]
 Metric = Literal["euclidean", "cosine"]
 InitOrAuto = Literal["auto", Init]
 
@@ -77,7 +77,22 @@ MaxPixels = Annotated[
     ),
 ]
 SpaceName = Annotated[Space, _color(help="Color space in which distances are measured.")]
-DitherName = Annotated[Dither, _color(help="Dithering: error diffusion or ordered.")]
+DitherName = Annotated[
+    Dither | None,
+    _color(
+        help="Dithering: optimized for what is visible and for the file size, error diffusion, or ordered. Default: "
+        "optimized for a PNG, none for other formats and animations."
+    ),
+]
+Lossy = Annotated[
+    float | None,
+    _color(
+        metavar="N",
+        parser=_number(0, 100_000),
+        help="Price of a bit in hundredths of the mean squared error, with --dither none or optimized: 0 for the least "
+        "error, more for smaller files. Default: 15 with optimized, else 0.",
+    ),
+]
 DitherStrength = Annotated[
     float | None, _color(metavar="S", parser=_number(0, 1), help="Strength of the dithering, 0 to 1. Default: 1.")
 ]
@@ -98,7 +113,7 @@ Inputs = Annotated[
 Colors = Annotated[
     int | None,
     _color(
-        "-k", "--colors", metavar="K", parser=_integer(1, 256), help="Maximum number of colors, 1 to 256. Default: 20."
+        "-k", "--colors", metavar="K", parser=_integer(1, 256), help="Maximum number of colors, 1 to 256. Default: 256."
     ),
 ]
 MinPsnr = Annotated[

@@ -62,8 +62,8 @@ def parse_timeout(seconds: float | None) -> timedelta | None:
     return timedelta(seconds=seconds)
 
 
-def parse_dither_strength(dither: str, strength: float | None) -> float:
-    """The strength of the dithering, from 0 to 1, by default 1."""
+def parse_dither_strength(dither: str | None, strength: float | None) -> float:
+    """The strength of the dithering, from 0 to 1, by default 1. `dither` is None for the default of each file."""
     if strength is None:
         return 1.0
     if dither == "none":
@@ -71,6 +71,14 @@ def parse_dither_strength(dither: str, strength: float | None) -> float:
     if math.isnan(strength):
         raise typer.TyperException("--dither-strength must be a number from 0 to 1, got nan")
     return strength
+
+
+def check_lossy(dither: str | None, lossy: float | None) -> None:
+    """A price of bits needs optimized or no dithering, and must be a number."""
+    if lossy is not None and math.isnan(lossy):
+        raise typer.TyperException("--lossy must be a number, at least 0, got nan")
+    if lossy and dither not in (None, "none", "optimized"):
+        raise typer.TyperException(f"--lossy needs --dither optimized or none, got --dither {dither}")
 
 
 def parse_color_counts(text: str) -> list[int]:

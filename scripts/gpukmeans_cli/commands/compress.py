@@ -26,8 +26,9 @@ def compress(
     palette: options.PaletteFile = None,
     shared_palette: options.SharedPalette = False,
     space: options.SpaceName = "srgb",
-    dither: options.DitherName = "none",
+    dither: options.DitherName = None,
     dither_strength: options.DitherStrength = None,
+    lossy: options.Lossy = None,
     recursive: options.Recursive = False,
     jobs: options.Jobs = None,
     skip_existing: options.SkipExisting = False,
@@ -61,8 +62,9 @@ def compress(
     validation.check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
     validation.check_palette_space(palette, space)
     strength = validation.parse_dither_strength(dither, dither_strength)
+    validation.check_lossy(dither, lossy)
     target_quality = validation.parse_target(min_psnr, max_bytes)
-    n_colors = colors or 20
+    n_colors = colors or 256
     has_k = target_quality is None and palette is None
     validation.check_exclusive({"--in-place": in_place, "--output": output, "--output-folder": output_folder})
     validation.check_exclusive({"--in-place": in_place, "--skip-existing": skip_existing, "--force": force})
@@ -102,6 +104,7 @@ def compress(
             space=space,
             dither=dither,
             dither_strength=strength,
+            lossy=lossy,
             force=force or in_place,
             strip=strip,
             optimize=optimize,

@@ -11,8 +11,9 @@ def report(
     photo: options.ReportPhoto = None,
     colors: options.ReportColors = "4,8,16,32,64,128,256",
     space: options.SpaceName = "srgb",
-    dither: options.DitherName = "none",
+    dither: options.DitherName = None,
     dither_strength: options.DitherStrength = None,
+    lossy: options.Lossy = None,
     output: options.ReportOutput = None,
     force: options.Force = False,
     max_pixels: options.MaxPixels = None,
@@ -23,6 +24,7 @@ def report(
     photo = validation.required(photo, "an image", "gpukmeans report photo.jpg")
     counts = validation.parse_color_counts(colors)
     strength = validation.parse_dither_strength(dither, dither_strength)
+    validation.check_lossy(dither, lossy)
     validation.check_suffix(output, ".html", ".htm")
     validation.check_output_known([photo], output)
     validation.check_device_name(device)
@@ -38,6 +40,7 @@ def report(
         space=space,
         dither=dither,
         dither_strength=strength,
+        lossy=lossy,
         force=force,
         max_pixels=max_pixels,
         seed=seed,

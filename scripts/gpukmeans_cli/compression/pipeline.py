@@ -75,8 +75,13 @@ class Settings:
     fixed: np.ndarray | None = None
     """Colors (F, C) that every palette contains."""
     space: ColorSpaceName = "srgb"
-    dither: DitheringName = "none"
+    dither: DitheringName | None = "none"
+    """None is the default of the file, see `mapping_options`."""
     dither_strength: float = 1.0
+    lossy: float | None = 0.0
+    """Price of a bit in hundredths of the mean squared error; None is the default of the dithering."""
+    effort: int = 2
+    """0 for the quickest to 3 for the smallest files."""
     force: bool = False
     strip: bool = False
     optimize: bool = False
@@ -93,6 +98,25 @@ class Settings:
     """Lock held while a file uses the GPU; None on the CPU."""
     stop: Event = field(default_factory=threading.Event)
     """Set to stop all work before anything else is written."""
+
+
+# Rounds of the optimizer for each effort, and the price of a bit that looks best for its bytes.
+_ROUNDS, DEFAULT_LOSSY = (1, 2, 3, 6), 15.0
+
+
+def mapping_options(settings: Settings, *, suffix: str, animated: bool) -> dict[str, Any]:
+    """The options of `map_to_palette` for a file.
+
+    By default a still PNG has optimized dithering at a price of bits, unless the effort is 0. Other files have the
+    nearest colors. ImageError if frames would be optimized, one by one.
+    """
+    is_optimized = settings.effort > 0 and suffix == ".png" and not animated
+    dither = settings.dither or ("optimized" if is_optimized else "none")
+    lossy = settings.lossy if settings.lossy is not None else DEFAULT_LOSSY if dither == "optimized" else 0.0
+    if animated and (dither == "optimized" or lossy > 0):
+        raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
+    strength = settings.dither_strength
+    return {"dither": dither, "strength": strength, "lossy": lossy, "rounds": _ROUNDS[settings.effort]}
 
 
 class StoppedError(Exception):
@@ -138,12 +162,14 @@ class QuantizedImage:
     histogram: ColorHistogram
     """That of all frames."""
     palette: Tensor
-    """uint8 (K, C)."""
+    """uint8 (K, C). Optimized dithering changes it when the still is mapped."""
     fit: Palette | None
     """The fitted palette; None for a given palette."""
     suffix: str
     """That of the file format to encode."""
     settings: Settings
+    mapping: dict[str, Any]
+    """Options of `map_to_palette`."""
     timer: StageTimer
     _statistics: Statistics | None = None
     _still: list[np.ndarray] | None = None
@@ -154,6 +180,7 @@ class QuantizedImage:
 
         def mapped(frame: Tensor) -> np.ndarray:
             indexed = self._map(frame)
+            self.palette = indexed.palette
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
                 counts[:] += index_counts(indices, len(counts))
@@ -168,10 +195,9 @@ class QuantizedImage:
         self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
 
     def _map(self, frame: Tensor) -> IndexedImage:
-        dithering = {"dither": self.settings.dither, "strength": self.settings.dither_strength}
         if self.fit is None:
-            return apply_palette(frame, self.palette, **dithering)
-        return map_to_palette(frame, self.histogram, self.fit, **dithering)
+            return apply_palette(frame, self.palette, **self.mapping)
+        return map_to_palette(frame, self.histogram, self.fit, **self.mapping)
 
     @property
     def statistics(self) -> Statistics:
@@ -200,11 +226,10 @@ class QuantizedImage:
         """The encoded file."""
         source, settings = self.source, self.settings
         metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
-        palette = self.palette.cpu().numpy()
         if source.animation is None:
             (indices,) = self._still or self.indices()
             data = encode_still(
-                palette,
+                self.palette.cpu().numpy(),
                 indices,
                 self.suffix,
                 metadata=metadata,
@@ -215,7 +240,7 @@ class QuantizedImage:
             raise ImageError("is an animation, which --optimize cannot make smaller; leave it out")
         else:
             animation = replace(source.animation, metadata=metadata)
-            data = encode_animation(palette, Recomputed(self.indices), animation, self.suffix)
+            data = encode_animation(self.palette.cpu().numpy(), Recomputed(self.indices), animation, self.suffix)
         self.timer.lap("encode")
         return data
 
@@ -368,10 +393,11 @@ def quantize_source(
     `suffix` is that of the file format to encode.
     """
     fit, statistics = None, None
+    mapping = mapping_options(settings, suffix=suffix, animated=source.animation is not None)
     if settings.palette is None:
         fit = fit_colors(histogram, n_colors, settings)
         palette = fit.colors
-        if settings.dither == "none" or settings.dither_strength == 0:
+        if mapping["lossy"] == 0 and (mapping["dither"] == "none" or mapping["strength"] == 0):
             counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)
             counts.index_add_(0, fit.labels.int(), histogram.counts)
             statistics = Statistics(counts.cpu().numpy(), fit.mse)
@@ -388,6 +414,7 @@ def quantize_source(
         fit=fit,
         suffix=suffix,
         settings=settings,
+        mapping=mapping,
         timer=timer,
         _statistics=statistics,
     )

@@ -151,7 +151,8 @@ def _variant(
     timer = StageTimer(histogram.colors.device)
     picture = quantize_source(source, frames, histogram, n_colors, ".png", recorded, timer)
     assert picture.fit is not None  # since no palette is given
-    usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)
+    counts = picture.statistics.counts  # first: it maps the pixels, which may change the palette
+    usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), counts)
     return Variant(
         n_colors=n_colors,
         data=picture.data,
