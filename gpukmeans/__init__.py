@@ -12,6 +12,7 @@ from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_transparent_color
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
+from gpukmeans.images.visible_error import mean_visible_error
 from gpukmeans.metrics import METRICS, Metric, MetricName
 from gpukmeans.model_selection import NClustersComparison, compare_n_clusters
 from gpukmeans.options import Callback, KMeansOptions
@@ -58,6 +59,7 @@ __all__ = [
     "kmeans",
     "map_to_palette",
     "mean_squared_error",
+    "mean_visible_error",
     "quantize",
     "unique_colors",
     "with_transparent_color",

@@ -44,6 +44,7 @@ PUBLIC = {
     "kmeans",
     "map_to_palette",
     "mean_squared_error",
+    "mean_visible_error",
     "quantize",
     "unique_colors",
     "with_transparent_color",

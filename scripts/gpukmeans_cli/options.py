@@ -118,11 +118,20 @@ Colors = Annotated[
 ]
 MinPsnr = Annotated[
     float | None,
-    _color(metavar="DB", parser=_number(), help="Instead of K: use the fewest colors that reach this PSNR."),
+    _color(metavar="DB", parser=_number(), help="Instead of K: the smallest file that reaches this PSNR."),
+]
+Quality = Annotated[
+    float | None,
+    _color(
+        metavar="Q",
+        parser=_number(0, 100),
+        help="Instead of K: the smallest file of this quality, about that of SSIMULACRA2: 90 looks like the original, "
+        "70 has visible differences.",
+    ),
 ]
 MaxBytes = Annotated[
     str | None,
-    _color(metavar="SIZE", help="Instead of K: use the most colors that fit into a file of this size, such as 40k."),
+    _color(metavar="SIZE", help="Instead of K: the least visible error in a file of at most this size, such as 40k."),
 ]
 Fixed = Annotated[
     str | None, _color(metavar="COLORS", help="Colors that every palette contains, such as '#ff0000,white'.")

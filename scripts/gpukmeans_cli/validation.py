@@ -93,10 +93,14 @@ def parse_color_counts(text: str) -> list[int]:
 # Colors
 
 
-def parse_target(min_psnr: float | None, max_bytes: str | None) -> "Target | None":
-    """The target quality or size that replaces a number of colors; None if neither is given."""
-    from gpukmeans_cli.compression.targets import MaxBytes, MinPsnr, parse_size
+def parse_target(min_psnr: float | None, quality: float | None, max_bytes: str | None) -> "Target | None":
+    """The target quality or size that replaces a number of colors; None if none is given."""
+    from gpukmeans_cli.compression.targets import MaxBytes, MinPsnr, MinQuality, parse_size
 
+    if quality is not None:
+        if math.isnan(quality):
+            raise typer.TyperException("--quality must be a number from 0 to 100, got nan")
+        return MinQuality(quality)
     if min_psnr is not None:
         if not 0 < min_psnr < math.inf:
             raise typer.TyperException(f"--min-psnr must be a number above 0, got {min_psnr}")

@@ -21,6 +21,7 @@ def compress(
     inputs: options.Inputs = None,
     colors: options.Colors = None,
     min_psnr: options.MinPsnr = None,
+    quality: options.Quality = None,
     max_bytes: options.MaxBytes = None,
     fixed: options.Fixed = None,
     palette: options.PaletteFile = None,
@@ -56,14 +57,14 @@ def compress(
 ) -> int:
     """Write each image with a palette of few colors."""
     inputs = validation.required(inputs, "an image", "gpukmeans compress photo.jpg")
-    instead_of_k = {"--min-psnr": min_psnr, "--max-bytes": max_bytes, "--palette": palette}
+    instead_of_k = {"--min-psnr": min_psnr, "--quality": quality, "--max-bytes": max_bytes, "--palette": palette}
     validation.check_exclusive({"--colors": colors, **instead_of_k})
     validation.check_exclusive({"--shared-palette": shared_palette, **instead_of_k})
     validation.check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
     validation.check_palette_space(palette, space)
     strength = validation.parse_dither_strength(dither, dither_strength)
     validation.check_lossy(dither, lossy)
-    target_quality = validation.parse_target(min_psnr, max_bytes)
+    target_quality = validation.parse_target(min_psnr, quality, max_bytes)
     n_colors = colors or 256
     has_k = target_quality is None and palette is None
     validation.check_exclusive({"--in-place": in_place, "--output": output, "--output-folder": output_folder})

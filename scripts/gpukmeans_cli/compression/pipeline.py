@@ -7,10 +7,10 @@ colors, and to be mapped to each palette that is tried, while they are encoded. 
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +30,12 @@ from gpukmeans import (
     fit_palette,
     map_to_palette,
     mean_squared_error,
+    mean_visible_error,
     unique_colors,
     with_transparent_color,
 )
 from gpukmeans_cli.compression.result import CompressionReport, CompressionResult
-from gpukmeans_cli.compression.targets import Target
+from gpukmeans_cli.compression.targets import Choice, Target, search, search_colors
 from gpukmeans_cli.formats.animation import encode_animation
 from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.indices import index_counts
@@ -227,7 +228,8 @@ class QuantizedImage:
         source, settings = self.source, self.settings
         metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
         if source.animation is None:
-            (indices,) = self._still or self.indices()
+            self._still = self._still or list(self.indices())
+            (indices,) = self._still
             data = encode_still(
                 self.palette.cpu().numpy(),
                 indices,
@@ -245,13 +247,26 @@ class QuantizedImage:
         return data
 
     @property
+    def visible_error(self) -> float:
+        """Mean over all frames, in squared 8-bit levels, see `mean_visible_error`."""
+        return self._mean_visible_error
+
+    @cached_property
+    def _mean_visible_error(self) -> float:
+        errors = [self._visible_error(*pair) for pair in zip(self.frames, self._still or self.indices(), strict=True)]
+        return math.fsum(errors) / len(errors)
+
+    def _visible_error(self, frame: Tensor, indices: np.ndarray) -> float:
+        return mean_visible_error(frame, IndexedImage(self.palette, torch.from_numpy(indices).to(frame.device)))
+
+    @property
     def n_bytes(self) -> int:
         return len(self.data)
 
     def finish_on_device(self) -> None:
         """Do what needs the device: map a still, whose encoding does not need it, and encode an animation."""
         if self.source.animation is None:
-            self._still = list(self.indices())
+            self._still = self._still or list(self.indices())
         else:
             _ = self.data
 
@@ -281,13 +296,18 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         frames, histogram = frames_and_histogram(source, settings, timer)
 
         @cache
-        def quantize(n_colors: int) -> QuantizedImage:
-            return quantize_source(source, frames, histogram, n_colors, suffix, settings, timer)
+        def fit(n_colors: int) -> Palette:
+            return fit_colors(histogram, n_colors, settings)
 
-        n_colors = settings.n_colors
+        @cache
+        def quantize(n_colors: int, lossy: float | None) -> QuantizedImage:
+            chosen = replace(settings, lossy=lossy)
+            return quantize_source(source, frames, histogram, partial(fit, n_colors), suffix, chosen, timer)
+
+        choice = Choice(settings.n_colors, settings.lossy)
         if settings.target is not None:
-            n_colors = settings.target.search(min(256, len(histogram.colors)), quantize)
-        picture = quantize(n_colors)
+            choice = _choice(settings.target, source, histogram, suffix, settings, quantize)
+        picture = quantize(choice.n_colors, choice.lossy)
         picture.finish_on_device()
     original = kept_input(file, picture, suffix, settings)
     kept, data = original is not None, picture.data if original is None else original
@@ -323,6 +343,22 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         broken_animation=source.broken_animation,
         left_out=source.left_out,
     )
+
+
+def _choice(
+    target: Target,
+    source: Source,
+    histogram: ColorHistogram,
+    suffix: str,
+    settings: Settings,
+    quantize: Callable[[int, float | None], QuantizedImage],
+) -> Choice:
+    """The number of colors and the price of bits that reach the target; of bits only where indices are optimized."""
+    max_colors = min(256, len(histogram.colors))
+    mapping = mapping_options(settings, suffix=suffix, animated=source.animation is not None)
+    if settings.lossy is None and mapping["lossy"] > 0:
+        return search(target, max_colors, quantize)
+    return Choice(search_colors(target, max_colors, lambda n: quantize(n, settings.lossy)), settings.lossy)
 
 
 def _write(output: Path, data: bytes, settings: Settings) -> None:
@@ -383,19 +419,19 @@ def quantize_source(
     source: Source,
     frames: Iterable[Tensor],
     histogram: ColorHistogram,
-    n_colors: int,
+    fitted: Callable[[], Palette],
     suffix: str,
     settings: Settings,
     timer: StageTimer,
 ) -> QuantizedImage:
-    """The frames of a source in at most `n_colors` colors, or in the given palette.
+    """The frames of a source in the colors of a fitted palette, or in the given one.
 
     `suffix` is that of the file format to encode.
     """
     fit, statistics = None, None
     mapping = mapping_options(settings, suffix=suffix, animated=source.animation is not None)
     if settings.palette is None:
-        fit = fit_colors(histogram, n_colors, settings)
+        fit = fitted()
         palette = fit.colors
         if mapping["lossy"] == 0 and (mapping["dither"] == "none" or mapping["strength"] == 0):
             counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)

@@ -1,15 +1,34 @@
-"""Targets that choose the number of colors: a minimal PSNR with the fewest colors, or a maximal size with the most."""
+"""Targets that choose the number of colors and the price of bits: a size, a PSNR or a quality.
 
+A still whose indices are optimized has two ways to fewer bytes: fewer colors, and a higher price of bits (`--lossy`).
+`search` finds the pair that reaches the target at the lowest cost. Other images are searched by their number of colors.
+"""
+
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gpukmeans_cli.compression.quality_scale import error_of_quality, quality_of_error
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.terminal.formatting import format_size
 
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
+
+# Numbers of colors that are tried with different prices, and the most tries.
+N_COLORS, MAX_TRIES = (16, 32, 48, 64, 96, 128, 192, 256), 12
+
+# Price of the first try, and the highest one. A try that reaches the target within this fraction ends the search for
+# the price at one number of colors.
+_FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 2000.0, 0.01
+
+# How fast size and error change with the price where nothing is known yet: by their logarithm for one of the price.
+_SLOPE = 0.25
+
+# Largest logarithm by which the first number of colors is below the highest.
+_FEWEST = 3.0
 
 
 class Candidate(Protocol):
@@ -21,51 +40,215 @@ class Candidate(Protocol):
     @property
     def n_bytes(self) -> int: ...
 
+    @property
+    def visible_error(self) -> float: ...
+
+
+class Target(Protocol):
+    """What an image should reach, and what should be low among the images that reach it."""
+
+    def excess(self, candidate: Candidate) -> float:
+        """Logarithm of the measure relative to its limit: at most 0 if the target is reached."""
+        ...
+
+    def cost(self, candidate: Candidate) -> float:
+        """What should be low."""
+        ...
+
+    @property
+    def sign(self) -> int:
+        """Sign of the change of the excess with the price of bits."""
+        ...
+
+    def failure(self, candidate: Candidate, n_colors: int) -> str:
+        """Why the target is out of reach, for the candidate that comes closest, as a sentence without its subject."""
+        ...
+
 
 @dataclass(frozen=True)
 class MinPsnr:
-    """The fewest colors with at least this PSNR."""
+    """The smallest file with at least this PSNR."""
 
     decibels: float
+    sign = 1
 
-    def search(self, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
-        """The number of colors, from 1 to `max_colors`. One color less was tried and has a lower PSNR.
+    def excess(self, candidate: Candidate) -> float:
+        return -math.inf if candidate.psnr is None else (self.decibels - candidate.psnr) * math.log(10) / 10
 
-        ImageError if `max_colors` are too few.
-        """
+    def cost(self, candidate: Candidate) -> float:
+        return candidate.n_bytes
 
-        def is_reached(n_colors: int) -> bool:
-            psnr = quantize(n_colors).psnr
-            return psnr is None or psnr >= self.decibels
+    def failure(self, candidate: Candidate, n_colors: int) -> str:
+        return f"reaches {candidate.psnr:.2f} dB with {n_colors} colors, --min-psnr {self.decibels:g} is out of reach"
 
-        n_colors = _first_true(is_reached, max_colors)
-        if n_colors > max_colors:
-            best = f"{quantize(max_colors).psnr:.2f} dB with {max_colors} colors"
-            raise ImageError(f"reaches {best}, --min-psnr {self.decibels:g} is out of reach")
-        return n_colors
+
+@dataclass(frozen=True)
+class MinQuality:
+    """The smallest file with at least this quality, 0 to 100 (`quality_scale`)."""
+
+    quality: float
+    sign = 1
+
+    def excess(self, candidate: Candidate) -> float:
+        error = candidate.visible_error
+        return -math.inf if error == 0 else math.log(error / error_of_quality(self.quality))
+
+    def cost(self, candidate: Candidate) -> float:
+        return candidate.n_bytes
+
+    def failure(self, candidate: Candidate, n_colors: int) -> str:
+        reached = f"reaches quality {quality_of_error(candidate.visible_error):.1f} with {n_colors} colors"
+        return f"{reached}, --quality {self.quality:g} is out of reach"
 
 
 @dataclass(frozen=True)
 class MaxBytes:
-    """The most colors with a file of at most this size."""
+    """The least visible error in a file of at most this size."""
 
     limit: int
+    sign = -1
 
-    def search(self, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
-        """The number of colors, from 1 to `max_colors`. One color more was tried and makes a larger file.
+    def excess(self, candidate: Candidate) -> float:
+        return math.log(candidate.n_bytes / self.limit)
 
-        ImageError if one color makes a larger file.
-        """
-        if quantize(max_colors).n_bytes <= self.limit:
-            return max_colors
-        n_colors = _first_true(lambda n: quantize(n).n_bytes > self.limit, max_colors) - 1
-        if n_colors < 1:
-            smallest = format_size(quantize(1).n_bytes)
-            raise ImageError(f"takes {smallest} with 1 color, --max-bytes {format_size(self.limit)} is out of reach")
+    def cost(self, candidate: Candidate) -> float:
+        return candidate.visible_error
+
+    def failure(self, candidate: Candidate, n_colors: int) -> str:
+        colors = "1 color" if n_colors == 1 else f"{n_colors} colors"
+        size = format_size(candidate.n_bytes)
+        return f"takes {size} with {colors}, --max-bytes {format_size(self.limit)} is out of reach"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A number of colors and a price of bits, in hundredths of the mean squared error; None is its default."""
+
+    n_colors: int
+    lossy: float | None
+
+
+def search(target: Target, max_colors: int, quantize: Callable[[int, float], Candidate]) -> Choice:
+    """The colors and price of the lowest cost among at most `MAX_TRIES` that are tried and reach the target.
+
+    For some numbers of colors the price is searched at which the target is just reached. The first number is a guess
+    from one try with the most colors; then its neighbors are tried, as long as the cost falls.
+
+    Args:
+        target: what should be reached.
+        max_colors: the highest number of colors, up to 256.
+        quantize: function of the number of colors and the price.
+
+    Raises:
+        ImageError: if the target is out of reach.
+    """
+    numbers = [*(n for n in N_COLORS if n < max_colors), max_colors]
+    tries = _Tries(target, quantize)
+    place = tries.first_place(numbers)
+    best = tries.best_price(numbers[place])
+    for step in (-1, 1):  # fewer colors, and if these are not better, more
+        at = place + step
+        improved = False
+        while 0 <= at < len(numbers) and tries.left > 0:
+            found = tries.best_price(numbers[at])
+            if found is None or (best is not None and found[0] >= best[0]):
+                break
+            best, at, improved = found, at + step, True
+        if improved:
+            break
+    if best is not None:
+        return best[1]
+    return Choice(search_colors(target, max_colors, lambda n: quantize(n, 0.0)), 0.0)
+
+
+def search_colors(target: Target, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
+    """The number of colors, from 1 to `max_colors`: the fewest or the most that reach the target.
+
+    ImageError if the target is out of reach.
+    """
+
+    def reaches(n_colors: int) -> bool:
+        return target.excess(quantize(n_colors)) <= 0
+
+    if target.sign > 0:  # more colors have a smaller error
+        n_colors = _first_true(reaches, max_colors)
+        if n_colors > max_colors:
+            raise ImageError(target.failure(quantize(max_colors), max_colors))
         return n_colors
+    if reaches(max_colors):
+        return max_colors
+    n_colors = _first_true(lambda n: not reaches(n), max_colors) - 1
+    if n_colors < 1:
+        raise ImageError(target.failure(quantize(1), 1))
+    return n_colors
 
 
-Target = MinPsnr | MaxBytes
+class _Tries:
+    """The tries of a search, at most `MAX_TRIES`."""
+
+    def __init__(self, target: Target, quantize: Callable[[int, float], Candidate]) -> None:
+        self.left = MAX_TRIES
+        self._target, self._quantize = target, quantize
+        self._slope, self._price = _SLOPE, _FIRST_PRICE
+
+    def first_place(self, numbers: Sequence[int]) -> int:
+        """The place in ascending numbers of colors where the lowest cost is likely, after a try with the most."""
+        self.left -= 1
+        excess = self._target.sign * self._target.excess(self._quantize(numbers[-1], self._price))
+        # A file of a third of the bytes takes about a quarter of the colors.
+        guess = numbers[-1] * math.exp(min(max(excess, -_FEWEST), 0.0))
+        return min(range(len(numbers)), key=lambda place: abs(math.log(numbers[place] / guess)))
+
+    def best_price(self, n_colors: int) -> tuple[float, Choice] | None:
+        """The lowest cost at the prices tried for a number of colors, and the choice; None if no try is a success.
+
+        Excess is nearly linear in the logarithm of the price, so the next price is that at which the line through the
+        last two tries reaches the target.
+        """
+        best: tuple[float, Choice] | None = None
+        points: list[tuple[float, float]] = []
+        price = self._price
+        while self.left > 0:
+            self.left -= 1
+            candidate = self._quantize(n_colors, price)
+            excess = self._target.excess(candidate)
+            if excess <= 0:
+                cost = self._target.cost(candidate)
+                best = min(best or (math.inf, Choice(0, 0)), (cost, Choice(n_colors, price)), key=lambda each: each[0])
+            if excess == -math.inf or -_CLOSE <= excess <= 0:
+                break
+            points.append((math.log(price), excess))
+            following = self._next_price(points)
+            if not _is_new(following, points):
+                break
+            price = following
+        if points:
+            self._price = price
+        return best
+
+    def _next_price(self, points: list[tuple[float, float]]) -> float:
+        log_price, excess = points[-1]
+        if len(points) > 1:
+            (before, excess_before) = points[-2]
+            slope = self._target.sign * (excess - excess_before) / (log_price - before)
+            self._slope = min(max(slope, _SLOPE / 5), _SLOPE * 5)
+        # A little inside the limit, since a try outside is lost.
+        aimed = log_price - self._target.sign * (excess + _CLOSE / 2) / self._slope
+        # Between a success and a failure, if there are both.
+        inside = [x for x, y in points if y <= 0]
+        outside = [x for x, y in points if y > 0]
+        if inside and outside:
+            low, high = sorted((self._edge(inside), self._edge(outside, outer=True)))
+            aimed = min(max(aimed, low + (high - low) / 8), high - (high - low) / 8)
+        return min(max(math.exp(aimed), 0.5), _HIGHEST_PRICE)
+
+    def _edge(self, log_prices: list[float], *, outer: bool = False) -> float:
+        """The price nearest to the limit: of successes, or of failures (`outer`)."""
+        return max(log_prices) if (self._target.sign > 0) != outer else min(log_prices)
+
+
+def _is_new(price: float, points: list[tuple[float, float]]) -> bool:
+    return all(abs(math.log(price) - x) > 1e-3 for x, _ in points)
 
 
 def parse_size(text: str) -> int:

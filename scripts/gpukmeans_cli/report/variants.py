@@ -12,6 +12,7 @@ from gpukmeans import ColorHistogram
 from gpukmeans_cli.compression.pipeline import (
     Settings,
     StageTimer,
+    fit_colors,
     frames_and_histogram,
     in_output_encoding,
     kept_input,
@@ -149,7 +150,9 @@ def _variant(
 
     recorded = replace(settings, clustering={**settings.clustering, "callback": record})
     timer = StageTimer(histogram.colors.device)
-    picture = quantize_source(source, frames, histogram, n_colors, ".png", recorded, timer)
+    picture = quantize_source(
+        source, frames, histogram, lambda: fit_colors(histogram, n_colors, recorded), ".png", recorded, timer
+    )
     assert picture.fit is not None  # since no palette is given
     counts = picture.statistics.counts  # first: it maps the pixels, which may change the palette
     usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), counts)
