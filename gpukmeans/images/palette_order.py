@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.native import png
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithm
 from gpukmeans.tiling import blocks
 
@@ -28,12 +30,20 @@ def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Ten
     if n_colors == 1:
         return [torch.zeros(1, dtype=torch.int64, device="cpu")]
     counts = _adjacency_counts(indices, n_colors).cpu()
-    orders = [_chained_order(counts), _grown_order(counts)]
-    return sorted(orders, key=lambda order: _difference_entropy(counts, order))
+    by_kernels = takes(counts, dtype=torch.int64)
+    if by_kernels:
+        orders = [png.chained_order(counts), png.grown_order(counts)]
+    else:
+        orders = [_chained_order(counts), _grown_order(counts)]
+    count_differences = png.difference_counts if by_kernels else _difference_counts
+    return sorted(orders, key=lambda order: _entropy(count_differences(counts, order)))
 
 
 def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
     """Count of adjacent pixels, horizontal or vertical, of each color pair: int64 (K, K), symmetric, 0 diagonal."""
+    if takes(indices, dtype=torch.uint8):
+        pairs = png.adjacency_counts(indices.contiguous(), n_colors)
+        return (pairs + pairs.T).fill_diagonal_(0)
     pairs = torch.zeros(n_colors**2, dtype=torch.int64, device=indices.device)
     for rows in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         block = indices[rows.start : rows.stop + 1].int()  # with the row below
@@ -79,7 +89,7 @@ def _grown_order(counts: Tensor) -> Tensor:
     """
     n_colors, rows = len(counts), counts.tolist()
     first = max(range(n_colors), key=lambda color: max(rows[color]))
-    order = [first, max(range(n_colors), key=rows[first].__getitem__)]
+    order = [first, max((color for color in range(n_colors) if color != first), key=rows[first].__getitem__)]
     unplaced = [color for color in range(n_colors) if color not in order]
     with_placed = counts[order].sum(dim=0)
     while unplaced:
@@ -93,13 +103,17 @@ def _grown_order(counts: Tensor) -> Tensor:
     return torch.tensor(order, dtype=torch.int64, device="cpu")
 
 
-def _difference_entropy(counts: Tensor, order: Tensor) -> int:
-    """Entropy in 1/64 bit, summed over all adjacent pixels, of the index difference modulo 256."""
+def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:
+    """Counts (256,), int64, of the differences modulo 256 of adjacent indices, which are numbered in an order (K,)."""
     n_colors = len(order)
     places = torch.arange(n_colors, device="cpu")
     differences = (places[:, None] - places) & 255
     frequencies = torch.zeros(256, dtype=torch.int64, device="cpu")
-    frequencies.index_add_(0, differences.flatten(), counts[order][:, order].flatten())
+    return frequencies.index_add_(0, differences.flatten(), counts[order][:, order].flatten())
+
+
+def _entropy(frequencies: Tensor) -> int:
+    """Entropy in 1/64 bit, summed over all values, of values with these frequencies, 0 included."""
     present = [n for n in frequencies.tolist() if n]
     total = binary_logarithm(sum(present)) if present else 0
     return sum(n * (total - binary_logarithm(n)) for n in present)

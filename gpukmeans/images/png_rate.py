@@ -5,11 +5,15 @@ above (ISO/IEC 15948, 9.2). Deflate then stores a byte in a code whose length is
 frequency. All arithmetic is on integers, so every device returns the same bits.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
+
+from gpukmeans.engines.native.png import cheapest_filters, filtered_counts
+from gpukmeans.engines.native.tensors import takes
 
 N_FILTERS = 5
 """Filter types 0 to 4: none, sub, up, average, Paeth."""
@@ -49,14 +53,15 @@ def fitted_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
         >>> fitted_rate(torch.tensor([[7, 7, 7], [7, 7, 7]], dtype=torch.uint8)).filters.tolist()
         [1, 2]
     """
-    residuals = torch.stack([_residuals(rows, filter_type) for filter_type in range(N_FILTERS)])
+    if takes(rows, dtype=torch.uint8):
+        choose = functools.partial(cheapest_filters, rows.contiguous())
+    else:
+        choose = functools.partial(_cheapest, _all_residuals(rows))
     levels = torch.arange(256, dtype=torch.int32, device=rows.device)
-    lengths = torch.minimum(levels, 256 - levels)
-    filters = _cheapest(residuals, lengths)
+    filters, counts = choose(torch.minimum(levels, 256 - levels))
     for _ in range(_TURNS):
-        lengths = _code_lengths(_counts(residuals, filters))
-        filters = _cheapest(residuals, lengths)
-    return PngRate(filters, _code_lengths(_counts(residuals, filters)))
+        filters, counts = choose(_code_lengths(counts))
+    return PngRate(filters, _code_lengths(counts))
 
 
 def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
@@ -76,8 +81,11 @@ def total_bits(rows: UInt8[Tensor, "h w"], rate: PngRate) -> int:
         rows: uint8 (H, W).
         rate: filter types and code lengths.
     """
-    residuals = torch.stack([_residuals(rows, filter_type) for filter_type in range(N_FILTERS)])
-    return int((_counts(residuals, rate.filters) * rate.lengths).sum())
+    if takes(rows, dtype=torch.uint8) and takes(rate.filters, dtype=torch.int32):
+        counts = filtered_counts(rows.contiguous(), rate.filters.contiguous())
+    else:
+        counts = _counts(_all_residuals(rows), rate.filters)
+    return int((counts * rate.lengths).sum())
 
 
 def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:
@@ -93,6 +101,11 @@ def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) 
     return torch.where(filters == 1, left, torch.where(filters == 2, above, found))
 
 
+def _all_residuals(rows: Tensor) -> Tensor:
+    """Residuals (5, H, W), int32 from 0 to 255, by all filter types."""
+    return torch.stack([_residuals(rows, filter_type) for filter_type in range(N_FILTERS)])
+
+
 def _residuals(rows: Tensor, filter_type: int) -> Tensor:
     """Residuals (H, W), int32 from 0 to 255, of rows that all have one filter type."""
     padded = torch.nn.functional.pad(rows.int(), (1, 0, 1, 0))
@@ -101,15 +114,15 @@ def _residuals(rows: Tensor, filter_type: int) -> Tensor:
     return (padded[1:, 1:] - prediction) & 255
 
 
-def _cheapest(residuals: Tensor, lengths: Tensor) -> Tensor:
-    """The filter type (H,), int32, of the least cost of each row of residuals (5, H, W), its own byte included."""
+def _cheapest(residuals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The filter type (H,), int32, of the least cost of each row of residuals (5, H, W), its own byte included.
+
+    With the counts (256,), int64, of the bytes of the rows filtered so.
+    """
     costs = lengths.long()[residuals].sum(dim=2) + lengths[:N_FILTERS, None]
-    return (
-        (costs * N_FILTERS + torch.arange(N_FILTERS, device=costs.device)[:, None])
-        .amin(dim=0)
-        .remainder(N_FILTERS)
-        .int()
-    )
+    ranked = costs * N_FILTERS + torch.arange(N_FILTERS, device=costs.device)[:, None]
+    filters = ranked.amin(dim=0).remainder(N_FILTERS).int()
+    return filters, _counts(residuals, filters)
 
 
 def _counts(residuals: Tensor, filters: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.native import optimizing
+from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import SRGB, has_alpha
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.nearest import is_opaque, is_transparent
@@ -142,8 +144,12 @@ def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
     """e·R·e, in squared premultiplied levels (255 times as large with alpha) with 16 fractional bits."""
+    if takes(image, *indexed, dtype=torch.uint8):
+        points, indices = _points(indexed.palette), indexed.indices.contiguous()
+        return sum(optimizing.energy(image.contiguous(), points, indices, objective.share).tolist())
     errors = _errors(image, indexed)
-    return int((errors * _correlated(errors, objective)).sum())
+    # Rows are added as Python's integers, because a picture with alpha may exceed 64 bits.
+    return sum((errors * _correlated(errors, objective)).sum(dim=(1, 2)).tolist())
 
 
 def _errors(image: Tensor, indexed: IndexedImage) -> Tensor:
@@ -181,11 +187,15 @@ class ColorCells:
 
         Cells of opaque pixels get opaque colors, if there are any: the nearest one again where these are too few.
         """
-        n, points, opaque = min(n, len(palette)), 2 * _points(palette), is_opaque(palette)
-        numbers, excluded = torch.arange(len(palette), device=palette.device), ~opaque & opaque.any()
+        n, points, opaque = min(n, len(palette)), _points(palette), is_opaque(palette)
+        excluded = ~opaque & opaque.any()
+        if takes(palette, dtype=torch.uint8) and takes(self.centers, dtype=torch.int32):
+            lists = optimizing.nearest_to_cells(self.centers, self.opaque, points, excluded, unit=self.unit, n=n)
+            return Candidates(self.index, lists)
+        numbers, points = torch.arange(len(palette), device=palette.device), 2 * points
         lists = []
         for block in blocks(len(self.centers), max(1, _BLOCK // len(palette))):
-            sqdist = (self.centers[block, None] * self.unit - points).square().sum(dim=2)
+            sqdist = (self.centers[block, None] * self.unit - points).long().square().sum(dim=2)
             sqdist.masked_fill_(self.opaque[block, None] & excluded, _FAR)
             ranked = (sqdist * 256 + numbers).sort(dim=1).values[:, :n]
             lists.append((torch.where(ranked < _FAR * 256, ranked, ranked[:, :1]) & 255).to(torch.uint8))
@@ -202,12 +212,15 @@ class Candidates(NamedTuple):
 def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
     """The cells of the colors of an image (H, W, C): cubes with a side of 4 levels, with alpha 8 premultiplied ones."""
     unit = SRGB.unit(image.shape[2])
-    bits = _CELL_BITS if unit == 1 else _CELL_BITS_OF_ALPHA
-    levels = (_image_points(image) + unit // 2) // unit
-    n_channels, digits = levels.shape[2], 8 - bits
+    bits, n_channels = (_CELL_BITS, 3) if unit == 1 else (_CELL_BITS_OF_ALPHA, 4)
+    digits = 8 - bits
     shifts = torch.arange(n_channels, device=image.device) * digits
-    numbers = ((levels >> bits) << shifts).sum(dim=2) * 2 + is_opaque(image)
-    keys, index = torch.unique(numbers, return_inverse=True)
+    if takes(image, dtype=torch.uint8):
+        keys, index = optimizing.color_cells(image.contiguous(), 2 << n_channels * digits)
+    else:
+        levels = (_image_points(image) + unit // 2) // unit
+        numbers = ((levels >> bits) << shifts).sum(dim=2) * 2 + is_opaque(image)
+        keys, index = torch.unique(numbers, return_inverse=True)
     cells = (keys[:, None] >> 1 + shifts) & (1 << digits) - 1
     centers = (cells << bits + 1) + (1 << bits) - 1
     return ColorCells(centers.int(), (keys & 1).bool(), index.int(), unit)
@@ -222,12 +235,40 @@ def sweep(
     opaque pixels take opaque ones only; the lowest index wins other ties. Fully transparent pixels stay. Pixels are
     changed in 9 phases, each for the pixels that are 3 rows and columns apart: no term of J has two of them.
     """
+    n_tried = candidates.lists.shape[1]
+    if (
+        takes(image, candidates.lists, *indexed, dtype=torch.uint8)
+        and objective.price <= optimizing.MAX_PRICE
+        and n_tried <= optimizing.MAX_TRIED
+    ):
+        _sweep_by_kernels(image, indexed, candidates, rate, objective)
+        return
     grid = _Grid(image, indexed, rate, objective)
     for phase in range(_APART**2):
         top, left = divmod(phase, _APART)
         if top < grid.height and left < grid.width:
             grid.change(top, left, candidates)
     indexed.indices.copy_(grid.indices[1:-1, 1:-1])
+
+
+def _sweep_by_kernels(
+    image: Tensor, indexed: IndexedImage, candidates: Candidates, rate: PngRate, objective: Objective
+) -> None:
+    opaque = is_opaque(indexed.palette)
+    swept = optimizing.sweep(
+        image.contiguous(),
+        _points(indexed.palette),
+        indexed.indices.contiguous(),
+        candidates.cells.contiguous(),
+        candidates.lists.contiguous(),
+        filters=rate.filters,
+        lengths=rate.lengths,
+        translucent=~opaque if opaque.any() and not opaque.all() else None,
+        share=objective.share,
+        price=objective.price,
+        bit=BIT,
+    )
+    indexed.indices.copy_(swept)
 
 
 class _Grid:
@@ -308,25 +349,37 @@ def refitted(
     a, v = _normal_equations(image, indexed, objective)
     residuals = v - a @ _points(palette).long()
     unit, n_levels = SRGB.unit(palette.shape[1]), palette.shape[1] - has_alpha(palette.shape[1])
-    levels = palette.long()
-    changing = (free & is_opaque(palette) & (a.diagonal() > 0)).nonzero().squeeze(1).tolist()
-    for _ in range(_DESCENTS):
+    changing = (free & is_opaque(palette) & (a.diagonal() > 0)).nonzero().squeeze(1)
+    levels = palette[:, :n_levels].long()
+    descend = optimizing.descend if takes(image, palette, dtype=torch.uint8) else _descend
+    levels = descend(a, residuals, levels, changing, unit=unit, n_rounds=_DESCENTS)
+    return torch.cat([levels.to(torch.uint8), palette[:, n_levels:]], dim=1)
+
+
+def _descend(a: Tensor, residuals: Tensor, levels: Tensor, changing: Tensor, *, unit: int, n_rounds: int) -> Tensor:
+    """The levels (K, 1 or 3) after coordinate descent from residuals V - A·P (K, D)."""
+    levels = levels.clone()
+    for _ in range(n_rounds):
         before = levels.clone()
-        for k in changing:
+        for k in changing.tolist():
             weight = a[k, k] * unit
-            step = (2 * residuals[k, :n_levels] + weight) // (2 * weight)
-            new = (levels[k, :n_levels] + step).clamp(0, 255)
-            step = (new - levels[k, :n_levels]) * unit
-            levels[k, :n_levels] = new
+            step = (2 * residuals[k, : levels.shape[1]] + weight) // (2 * weight)
+            new = (levels[k] + step).clamp(0, 255)
+            step = (new - levels[k]) * unit
+            levels[k] = new
             residuals[:, :3] -= a[:, k, None] * step
         if torch.equal(levels, before):
             break
-    return levels.to(torch.uint8)
+    return levels
 
 
 def _normal_equations(image: Tensor, indexed: IndexedImage, objective: Objective) -> tuple[Tensor, Tensor]:
     """A (K, K) and V (K, D), int64: the points P (K, D) of the least e·R·e solve A·P = V."""
-    n_colors, index = len(indexed.palette), indexed.indices.long()
+    n_colors, share = len(indexed.palette), objective.share
+    if takes(image, *indexed, dtype=torch.uint8):
+        n_dims = _points(indexed.palette).shape[1]
+        return optimizing.normal_equations(image.contiguous(), indexed.indices.contiguous(), n_colors, n_dims, share)
+    index = indexed.indices.long()
     height, width = index.shape
     a = torch.zeros(n_colors**2, dtype=torch.int64, device=index.device)
     for (y, x), weight in objective.weights().items():

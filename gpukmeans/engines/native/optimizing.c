@@ -1,0 +1,516 @@
+// Rate-distortion optimization of an indexed image, with the bits of gpukmeans/images/rate_distortion.py: cells of
+// colors and the palette colors nearest to them, the sweep over the pixels, e·R·e, and its normal equations. All numbers
+// are integers. Points are colors, premultiplied: below 2^8, or with alpha below 2^16; R sums to 2^16.
+
+#include "common.h"
+
+// Three or four coordinates of a color; lanes without a coordinate are 0.
+typedef int32_t point_t __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int16_t narrow_point_t __attribute__((vector_size(8), aligned(2), may_alias));
+
+#define DIMS 4
+#define MAX_COLORS 256
+#define WHOLE 256 // sum of the blur's weights
+#define MARGIN 2  // of the blur
+
+INLINE int has_alpha(int channels) { return channels % 2 == 0; }
+
+INLINE point_t point_of(int channels, const uint8_t *pixel) {
+  const int grey = channels <= 2;
+  const point_t color = {pixel[0], pixel[grey ? 0 : 1], pixel[grey ? 0 : 2], has_alpha(channels) ? 255 : 0};
+  return color * (has_alpha(channels) ? pixel[channels - 1] : 1);
+}
+
+// [1 4 6 4 1]: at most 16 times the largest magnitude.
+INLINE point_t blurred(point_t a, point_t b, point_t c, point_t d, point_t e) { return a + e + 4 * (b + d) + 6 * c; }
+
+// ---- Cells of colors ----
+
+// The cell of a color, times 2, and whether it is opaque.
+INLINE int32_t cell_of(int channels, const uint8_t *pixel) {
+  const point_t point = point_of(channels, pixel);
+  if (!has_alpha(channels))
+    return ((point[0] >> 2) | (point[1] >> 2) << 6 | (point[2] >> 2) << 12) * 2 + 1;
+  int32_t cell = 0;
+  for (int axis = 0; axis < DIMS; axis++)
+    cell |= (int32_t)((uint32_t)(point[axis] + 127) / 255 >> 3) << 5 * axis;
+  return cell * 2 + (pixel[channels - 1] == 255);
+}
+
+INLINE void mark_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop, uint8_t *used) {
+  for (int64_t i = start; i < stop; i++)
+    used[cell_of(channels, pixels + i * channels)] = 1;
+}
+
+// Marks the cells of the pixels in [start, stop) in a table of 2^19 entries, 2^21 with alpha.
+EXPORT void gpukmeans_optimizing_mark_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
+                                            uint8_t *used) {
+  FOR_CHANNELS(channels, mark_cells, pixels, start, stop, used)
+}
+
+INLINE void number_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop, const int32_t *numbers,
+                         int32_t *index) {
+  for (int64_t i = start; i < stop; i++)
+    index[i] = numbers[cell_of(channels, pixels + i * channels)];
+}
+
+// Numbers of the cells of the pixels in [start, stop), from a table of the same size.
+EXPORT void gpukmeans_optimizing_number_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
+                                              const int32_t *numbers, int32_t *index) {
+  FOR_CHANNELS(channels, number_cells, pixels, start, stop, numbers, index)
+}
+
+struct nearest {
+  int64_t n_colors;
+  int32_t n, unit;
+  const int32_t *centers;  // (M, 4), twice the centers in levels
+  const uint8_t *opaque;   // (M)
+  const int32_t *points;   // (4, 256), twice the points of the palette
+  const uint8_t *excluded; // (256): colors that opaque cells do not get, if there are others
+  uint8_t *lists;          // (M, n)
+};
+
+#define FAR (INT64_C(1) << 50)
+
+// Squared distances to a center, times 256, plus the color: below 2^28 without alpha, else below 2^45.
+INLINE void opaque_ranks(const struct nearest *p, const int32_t *center, int64_t *ranks) {
+  int32_t distances[MAX_COLORS];
+  for (int k = 0; k < MAX_COLORS; k++)
+    distances[k] = 0;
+  for (int axis = 0; axis < 3; axis++)
+    for (int k = 0; k < MAX_COLORS; k++) {
+      const int32_t difference = center[axis] - p->points[axis * MAX_COLORS + k];
+      distances[k] += difference * difference;
+    }
+  for (int k = 0; k < MAX_COLORS; k++)
+    ranks[k] = (int64_t)distances[k] * 256 + k;
+}
+
+INLINE void alpha_ranks(const struct nearest *p, const int32_t *center, int opaque, int64_t *ranks) {
+  for (int k = 0; k < MAX_COLORS; k++)
+    ranks[k] = 0;
+  for (int axis = 0; axis < DIMS; axis++)
+    for (int k = 0; k < MAX_COLORS; k++) {
+      const int64_t difference = center[axis] * p->unit - p->points[axis * MAX_COLORS + k];
+      ranks[k] += difference * difference;
+    }
+  for (int k = 0; k < MAX_COLORS; k++)
+    ranks[k] = (opaque && p->excluded[k] ? FAR : ranks[k]) * 256 + k;
+}
+
+// The `n` lowest ranks in ascending order, at first those of any n colors.
+INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t *lowest) {
+  int64_t bound = 0;
+  for (int i = 0; i < n; i++) {
+    const int64_t rank = ranks[lowest[i] & 255];
+    bound = rank > bound ? rank : bound;
+    lowest[i] = INT64_MAX;
+  }
+  for (int64_t k = 0; k < n_colors; k++) {
+    if (ranks[k] > bound || ranks[k] >= lowest[n - 1])
+      continue;
+    int place = n - 1;
+    for (; place > 0 && lowest[place - 1] > ranks[k]; place--)
+      lowest[place] = lowest[place - 1];
+    lowest[place] = ranks[k];
+  }
+}
+
+// Colors nearest to the cells in [start, stop), the lowest on ties. The list of one cell bounds that of the next.
+EXPORT void gpukmeans_optimizing_nearest(const struct nearest *p, int64_t start, int64_t stop) {
+  int64_t ranks[MAX_COLORS], lowest[MAX_COLORS];
+  for (int i = 0; i < p->n; i++)
+    lowest[i] = i;
+  for (int64_t cell = start; cell < stop; cell++) {
+    if (p->unit == 1)
+      opaque_ranks(p, p->centers + cell * DIMS, ranks);
+    else
+      alpha_ranks(p, p->centers + cell * DIMS, p->opaque[cell], ranks);
+    lowest_ranks(ranks, p->n_colors, p->n, lowest);
+    for (int i = 0; i < p->n; i++)
+      p->lists[cell * p->n + i] = (uint8_t)(lowest[i] < FAR * 256 ? lowest[i] : lowest[0]);
+  }
+}
+
+// ---- Errors and correlations ----
+
+struct picture {
+  int64_t height, width;
+  int32_t channels, n_colors;
+  int32_t share;          // weight of the blurred error, of WHOLE
+  int32_t unused;
+  const uint8_t *pixels;  // (H, W, C)
+  const uint8_t *indices; // (H, W)
+  const int32_t *points;  // (256, 4): the palette, or zeros
+};
+
+INLINE void fill_points(int channels, const struct picture *p, int64_t y, point_t *row) {
+  for (int64_t x = 0; x < p->width; x++) {
+    const int64_t i = y * p->width + x;
+    row[x] = point_of(channels, p->pixels + i * channels) - *(const point_t *)(p->points + p->indices[i] * DIMS);
+  }
+}
+
+// Pixels of a row of the picture less their points; zeros for rows outside.
+static void fill_row(const struct picture *p, int64_t y, point_t *row) {
+  if (y < 0 || y >= p->height)
+    memset(row, 0, (size_t)p->width * sizeof *row);
+  else
+    FOR_CHANNELS(p->channels, fill_points, p, y, row)
+}
+
+// Five rows, each with a margin, of which row y is at `y mod 5`; behind them the sum of them by the blur's weights.
+struct window {
+  point_t *rows;
+  int64_t stride;
+};
+
+INLINE point_t *window_row(const struct window *w, int64_t y) { return w->rows + (y + 5) % 5 * w->stride + MARGIN; }
+
+INLINE point_t *window_sum(const struct window *w) { return w->rows + 5 * w->stride + MARGIN; }
+
+// A window in scratch memory of 6 (W + 4) points, with the rows before `start + 2`.
+static struct window open_window(const struct picture *p, int64_t start, point_t *scratch) {
+  const struct window window = {scratch, p->width + 2 * MARGIN};
+  memset(scratch, 0, 6 * (size_t)window.stride * sizeof *scratch);
+  for (int64_t y = start - MARGIN; y < start + MARGIN; y++)
+    fill_row(p, y, window_row(&window, y));
+  return window;
+}
+
+// Moves the window to row y.
+static void advance(const struct picture *p, const struct window *w, int64_t y) {
+  fill_row(p, y + MARGIN, window_row(w, y + MARGIN));
+  const point_t *a = window_row(w, y - 2), *b = window_row(w, y - 1), *c = window_row(w, y);
+  const point_t *d = window_row(w, y + 1), *e = window_row(w, y + 2);
+  point_t *sum = window_sum(w);
+  for (int64_t x = 0; x < p->width; x++)
+    sum[x] = blurred(a[x], b[x], c[x], d[x], e[x]);
+}
+
+// R times the pixels at x: 256 points of a blur times `share`, at most 2^40.
+INLINE int64_t correlated(const struct picture *p, const point_t *sums, const point_t *row, int64_t x, int axis) {
+  const point_t blur = blurred(sums[x - 2], sums[x - 1], sums[x], sums[x + 1], sums[x + 2]);
+  return (int64_t)p->share * blur[axis] + (int64_t)((WHOLE - p->share) * WHOLE) * row[x][axis];
+}
+
+// e·R·e of each row in [start, stop). A pixel adds less than 2^50: rows of 2^13 wrong by all levels fit, or wrap.
+EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, int64_t stop, void *scratch,
+                                        int64_t *energies) {
+  const struct window window = open_window(p, start, scratch);
+  for (int64_t y = start; y < stop; y++) {
+    advance(p, &window, y);
+    const point_t *sums = window_sum(&window), *row = window_row(&window, y);
+    uint64_t total = 0;
+    for (int64_t x = 0; x < p->width; x++)
+      for (int axis = 0; axis < DIMS; axis++)
+        total += (uint64_t)(row[x][axis] * correlated(p, sums, row, x, axis));
+    energies[y] = (int64_t)total;
+  }
+}
+
+struct normal_equations {
+  int64_t *half;     // (K, K): weights of the pairs of a pixel and one after it
+  int64_t *diagonal; // (K): weights of a pixel with itself
+  uint64_t *values;  // (256, 4): R times the image, by index
+};
+
+INLINE void add_pairs(int64_t *weights, const uint8_t *others, int64_t first, int64_t last, const int32_t *blur) {
+  for (int64_t x = first; x <= last; x++)
+    weights[others[x]] += blur[x];
+}
+
+// Adds the terms of the rows in [start, stop) to the normal equations. The points of the picture are zeros.
+EXPORT void gpukmeans_optimizing_normal_equations(const struct picture *p, int64_t start, int64_t stop, void *scratch,
+                                                  const struct normal_equations *n) {
+  const struct window window = open_window(p, start, scratch);
+  const int32_t blur[5] = {1, 4, 6, 4, 1};
+  int32_t weights[3][5]; // by rows below and columns
+  for (int y = 0; y < 3; y++)
+    for (int x = 0; x < 5; x++)
+      weights[y][x] = p->share * blur[y + 2] * blur[x];
+  const int64_t own_weight = weights[0][2] + (WHOLE - p->share) * WHOLE;
+  for (int64_t y = start; y < stop; y++) {
+    advance(p, &window, y);
+    const point_t *sums = window_sum(&window), *row = window_row(&window, y);
+    const int n_below = p->share ? (int)at_most(MARGIN, p->height - 1 - y) : -1;
+    for (int64_t x = 0; x < p->width; x++) {
+      const uint8_t *own = p->indices + y * p->width + x;
+      for (int axis = 0; axis < DIMS; axis++)
+        n->values[*own * DIMS + axis] += (uint64_t)correlated(p, sums, row, x, axis);
+      n->diagonal[*own] += own_weight;
+      int64_t *of_own = n->half + (int64_t)*own * p->n_colors;
+      const int64_t first = -at_most(MARGIN, x), last = at_most(MARGIN, p->width - 1 - x);
+      if (n_below >= 0)
+        add_pairs(of_own, own, 1, last, weights[0] + 2);
+      for (int below = 1; below <= n_below; below++)
+        add_pairs(of_own, own + below * p->width, first, last, weights[below] + 2);
+    }
+  }
+}
+
+INLINE int64_t floor_division(int64_t a, int64_t b) { return a / b - (a % b < 0); } // b > 0
+
+// Rounds of coordinate descent of levels (K, n_levels) for residuals (K, 3) of the normal equations a (K, K), until
+// nothing changes.
+EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, const int64_t *changing, int64_t n_changing,
+                                         int n_levels, int unit, int n_rounds, int64_t *residuals, int64_t *levels) {
+  int changed = 1;
+  for (int round = 0; round < n_rounds && changed; round++) {
+    changed = 0;
+    for (int64_t i = 0; i < n_changing; i++) {
+      const int64_t k = changing[i], weight = a[k * n_colors + k] * unit;
+      int64_t steps[3];
+      int moves = 0;
+      for (int axis = 0; axis < 3; axis++) {
+        if (axis >= n_levels) { // grey: equal coordinates
+          steps[axis] = steps[0];
+          continue;
+        }
+        int64_t *level = levels + k * n_levels + axis;
+        int64_t new = *level + floor_division(2 * residuals[k * 3 + axis] + weight, 2 * weight);
+        new = new < 0 ? 0 : at_most(new, 255);
+        steps[axis] = (new - *level) * unit;
+        moves |= new != *level;
+        *level = new;
+      }
+      changed |= moves;
+      for (int64_t other = 0; other < n_colors && moves; other++)
+        for (int axis = 0; axis < 3; axis++)
+          residuals[other * 3 + axis] -= a[other * n_colors + k] * steps[axis];
+    }
+  }
+}
+
+// ---- The sweep ----
+
+// Lanes of the colors tried for a pixel: 8 of its cell, its 4 neighbors, and its own one in the others.
+#define LANES 16
+#define BELOW 8
+#define ABOVE 9
+#define RIGHT 10
+#define LEFT 11
+#define OLD 12
+
+#define PART (VECTOR_BYTES / 2) // lanes of a vector of 16-bit numbers
+typedef uint8_t colors_t __attribute__((vector_size(PART), aligned(1), may_alias));
+typedef VECTOR_OF(int16_t) indices_t;
+
+struct sweep {
+  int64_t height, width;
+  int32_t channels, share;
+  int64_t price;              // below 2^48, so that J is below 2^61
+  const uint8_t *pixels;      // (H, W, C): of their alpha
+  const int32_t *cells;       // (H, W)
+  const uint8_t *lists;       // (M, 8): colors tried in each cell
+  uint8_t *indices;           // (H + 2, W + 2)
+  void *errors;               // (H + 4, W + 4, 4), int16, or int32 with alpha
+  const int32_t *points;      // (256, 4): the palette
+  const uint8_t *translucent; // (256): colors that opaque pixels do not take; NULL: none
+  const int32_t *filters;     // (H)
+  const int32_t *lengths;     // (256)
+  int64_t bit;                // units of a length
+};
+
+// Arrays of a row of W points, with margins where other pixels are read.
+struct row {
+  point_t *errors, *sums, *blurred_others;
+};
+
+INLINE point_t load_error(int alpha, const void *errors, int64_t i) {
+  if (alpha)
+    return ((const point_t *)errors)[i];
+  return __builtin_convertvector(((const narrow_point_t *)errors)[i], point_t);
+}
+
+// Errors (H + 4, W + 4) of the rows in [start, stop) of a picture.
+EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, int64_t stop, void *scratch,
+                                        void *errors) {
+  point_t *row = scratch;
+  for (int64_t y = start; y < stop; y++) {
+    const int64_t first = (y + MARGIN) * (p->width + 2 * MARGIN) + MARGIN;
+    fill_row(p, y, row);
+    for (int64_t x = 0; x < p->width; x++)
+      if (has_alpha(p->channels))
+        ((point_t *)errors)[first + x] = row[x];
+      else
+        ((narrow_point_t *)errors)[first + x] = __builtin_convertvector(row[x], narrow_point_t);
+  }
+}
+
+// Reads the errors of a row, and the blur of those of the other rows. All are at most 2^24.
+INLINE void load_row(int alpha, const struct sweep *s, int64_t y, const struct row *row) {
+  const int64_t stride = s->width + 2 * MARGIN, first = (y + MARGIN) * stride;
+  for (int64_t x = 0; x < stride; x++)
+    row->errors[x - MARGIN] = load_error(alpha, s->errors, first + x);
+  for (int64_t x = 0; x < stride && s->share; x++) {
+    const point_t two_above = load_error(alpha, s->errors, first + x - 2 * stride);
+    const point_t above = load_error(alpha, s->errors, first + x - stride);
+    const point_t below = load_error(alpha, s->errors, first + x + stride);
+    const point_t two_below = load_error(alpha, s->errors, first + x + 2 * stride);
+    row->sums[x - MARGIN] = two_above + two_below + 4 * (above + below);
+  }
+  for (int64_t x = 0; x < s->width && s->share; x++)
+    row->blurred_others[x] =
+        blurred(row->sums[x - 2], row->sums[x - 1], row->sums[x], row->sums[x + 1], row->sums[x + 2]);
+}
+
+INLINE void store_row(int alpha, const struct sweep *s, int64_t y, const struct row *row) {
+  const int64_t first = (y + MARGIN) * (s->width + 2 * MARGIN) + MARGIN;
+  for (int64_t x = 0; x < s->width; x++)
+    if (alpha)
+      ((point_t *)s->errors)[first + x] = row->errors[x];
+    else
+      ((narrow_point_t *)s->errors)[first + x] = __builtin_convertvector(row->errors[x], narrow_point_t);
+}
+
+INLINE indices_t fill(int value) { return (indices_t){0} + (int16_t)value; }
+INLINE indices_t pick(indices_t mask, indices_t yes, indices_t no) { return (mask & yes) | (~mask & no); }
+INLINE indices_t magnitude(indices_t values) {
+  const indices_t sign = values >> 15;
+  return (values ^ sign) - sign;
+}
+
+INLINE indices_t paeth(indices_t left, indices_t above, indices_t above_left) {
+  const indices_t from_left = above - above_left, from_above = left - above_left;
+  const indices_t by_left = magnitude(from_left), by_above = magnitude(from_above);
+  const indices_t by_both = magnitude(from_left + from_above);
+  return pick((by_left <= by_above) & (by_left <= by_both), left, pick(by_above <= by_both, above, above_left));
+}
+
+INLINE indices_t predict(int filter, indices_t left, indices_t above, indices_t above_left) {
+  switch (filter) {
+  case 1: return left;
+  case 2: return above;
+  case 3: return (left + above) >> 1;
+  case 4: return paeth(left, above, above_left);
+  default: return fill(0);
+  }
+}
+
+// Residuals by colors tried: of the pixel, and of those whose prediction depends on it.
+struct residuals {
+  int n;
+  uint16_t terms[4][LANES];
+};
+
+INLINE void store_residuals(struct residuals *residuals, int term, int part, indices_t values) {
+  *(indices_t *)(residuals->terms[term] + part * PART) = values & 255;
+}
+
+// The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
+// difference of J.
+INLINE void fill_residuals(const struct sweep *s, int64_t x, int own, int below, const uint8_t *at,
+                           const uint8_t *tried_lanes, struct residuals *residuals) {
+  const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
+  const int has_right = x + 1 < s->width;
+  for (int part = 0; part < LANES / PART; part++) {
+    const indices_t tried = __builtin_convertvector(*(const colors_t *)(tried_lanes + part * PART), indices_t);
+    int n = 0;
+    const indices_t here = predict(own, fill(at[-1]), fill(above[0]), fill(above[-1]));
+    store_residuals(residuals, n++, part, tried - here);
+    if (has_right && own != 0 && own != 2) {
+      const indices_t right = predict(own, tried, fill(above[1]), fill(above[0]));
+      store_residuals(residuals, n++, part, fill(at[1]) - right);
+    }
+    if (below >= 2) {
+      const indices_t lower = predict(below, fill(under[-1]), tried, fill(at[-1]));
+      store_residuals(residuals, n++, part, fill(under[0]) - lower);
+    }
+    if (has_right && below == 4) {
+      const indices_t diagonal = predict(below, fill(under[0]), fill(at[1]), tried);
+      store_residuals(residuals, n++, part, fill(under[1]) - diagonal);
+    }
+    residuals->n = n;
+  }
+}
+
+INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *residuals, int32_t *bits) {
+  for (int lane = 0; lane <= OLD; lane++) {
+    bits[lane] = 0;
+    for (int term = 0; term < n; term++)
+      bits[lane] += lengths[residuals->terms[term][lane]];
+  }
+}
+
+// Changes the pixel at x of a row to the color of the least J. Of J, whose terms without the color are left out, the
+// error part is own * |P|² - 2 (R·e + own * P_old)·P, at most 2^53 with alpha.
+INLINE void change_pixel(int alpha, const struct sweep *s, int64_t y, int64_t x, int own, int below,
+                         const int64_t *norms, const struct row *row) {
+  uint8_t *at = s->indices + (y + 1) * (s->width + 2) + x + 1;
+  const int old = at[0];
+  union {
+    uint8_t lanes[LANES];
+    uint64_t words[2];
+  } tried;
+  memcpy(tried.words, s->lists + (int64_t)s->cells[y * s->width + x] * 8, 8);
+  const uint64_t right = x + 1 < s->width ? at[1] : old, left = x > 0 ? at[-1] : old;
+  const uint64_t under = y + 1 < s->height ? at[s->width + 2] : old, above = y > 0 ? at[-s->width - 2] : old;
+  tried.words[1] = under | above << 8 | right << 16 | left << 24 | (uint64_t)old * UINT64_C(0x0101010100000000);
+  if (alpha && s->translucent && s->pixels[(y * s->width + x + 1) * s->channels - 1] == 255)
+    for (int lane = 0; lane < OLD; lane++)
+      tried.lanes[lane] = s->translucent[tried.lanes[lane]] ? (uint8_t)old : tried.lanes[lane];
+
+  struct residuals residuals;
+  int32_t bits[LANES];
+  fill_residuals(s, x, own, below, at, tried.lanes, &residuals);
+  switch (residuals.n) {
+  case 1: add_lengths(1, s->lengths, &residuals, bits); break;
+  case 2: add_lengths(2, s->lengths, &residuals, bits); break;
+  case 3: add_lengths(3, s->lengths, &residuals, bits); break;
+  default: add_lengths(4, s->lengths, &residuals, bits);
+  }
+
+  const point_t *e = row->errors + x, old_point = *(const point_t *)(s->points + old * DIMS);
+  const point_t blur = row->blurred_others[x] + 6 * blurred(e[-2], e[-1], e[0], e[1], e[2]);
+  const int64_t apart = (WHOLE - s->share) * WHOLE, weight = apart + 36 * s->share;
+  int64_t slope[DIMS];
+  for (int axis = 0; axis < 3 + alpha; axis++)
+    slope[axis] = -2 * s->bit * (s->share * (int64_t)blur[axis] + apart * e[0][axis] + weight * old_point[axis]);
+
+  int64_t least = INT64_MAX;
+  int best = 0, rank = 0;
+  for (int i = 0; i <= OLD; i++) {
+    const int lane = (i + OLD) % (OLD + 1), k = tried.lanes[lane]; // the old color first
+    const int32_t *point = s->points + k * DIMS;
+    int64_t total = norms[k] + s->price * bits[lane];
+    for (int axis = 0; axis < 3 + alpha; axis++)
+      total += slope[axis] * point[axis];
+    const int better = (total < least) | ((total == least) & (k < rank));
+    least = better ? total : least;
+    best = better ? k : best;
+    rank = better ? (i ? k : -1) : rank;
+  }
+  at[0] = (uint8_t)best;
+  row->errors[x] = e[0] + old_point - *(const point_t *)(s->points + best * DIMS);
+}
+
+INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t start, int64_t stop, point_t *scratch) {
+  const int64_t stride = s->width + 2 * MARGIN;
+  const struct row row = {scratch + MARGIN, scratch + stride + MARGIN, scratch + 2 * stride};
+  int64_t norms[MAX_COLORS];
+  const int64_t weight = (WHOLE - s->share) * WHOLE + 36 * s->share;
+  for (int k = 0; k < MAX_COLORS; k++) {
+    norms[k] = 0;
+    for (int axis = 0; axis < DIMS; axis++)
+      norms[k] += s->bit * weight * s->points[k * DIMS + axis] * s->points[k * DIMS + axis];
+  }
+  memset(row.blurred_others, 0, (size_t)s->width * sizeof *scratch);
+  for (int64_t y = top + 3 * start; y < top + 3 * stop; y += 3) {
+    load_row(alpha, s, y, &row);
+    const int own = s->filters[y], below = y + 1 < s->height ? s->filters[y + 1] : 0;
+    for (int64_t left = 0; left < 3; left++)
+      for (int64_t x = left; x < s->width; x += 3)
+        change_pixel(alpha, s, y, x, own, below, norms, &row);
+    store_row(alpha, s, y, &row);
+  }
+}
+
+// Changes the pixels of rows top + 3 i for i in [start, stop), every third one, then those to the right of them, and so
+// on. These rows are independent of each other. `scratch` has 3 (W + 4) points.
+EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
+  if (has_alpha(s->channels))
+    sweep_rows(1, s, top, start, stop, scratch);
+  else
+    sweep_rows(0, s, top, start, stop, scratch);
+}

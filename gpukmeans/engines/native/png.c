@@ -1,0 +1,225 @@
+// Filters of PNG rows by the lengths of codes, and palette orders, with the bits of gpukmeans/images/png_rate.py and
+// palette_order.py. Residuals are bytes that wrap, costs and counts are integers, so all is exact. The residuals of a
+// row are computed by vectors; only counting and adding the costs of bytes are not.
+
+#include "common.h"
+
+#define N_FILTERS 5
+#define N_BYTES 256
+#define MAX_COLORS 256
+#define N_TABLES 4 // of counts, so that equal bytes in a row do not wait for each other
+
+INLINE int magnitude(int value) { return value < 0 ? -value : value; }
+
+// The prediction of a byte by a filter type from the bytes around it.
+INLINE int predict(int filter, int left, int above, int above_left) {
+  switch (filter) {
+  case 1: return left;
+  case 2: return above;
+  case 3: return (left + above) >> 1;
+  case 4: break;
+  default: return 0;
+  }
+  const int by_left = magnitude(above - above_left), by_above = magnitude(left - above_left);
+  const int by_both = magnitude(left + above - 2 * above_left);
+  const int by_others = by_above <= by_both ? above : above_left;
+  return ((by_left <= by_above) & (by_left <= by_both)) ? left : by_others;
+}
+
+INLINE void filter_row(int filter, const uint8_t *row, const uint8_t *above, int64_t width, uint8_t *residuals) {
+  residuals[0] = (uint8_t)(row[0] - predict(filter, 0, above[0], 0));
+  for (int64_t x = 1; x < width; x++)
+    residuals[x] = (uint8_t)(row[x] - predict(filter, row[x - 1], above[x], above[x - 1]));
+}
+
+static void filter_row_by(int filter, const uint8_t *row, const uint8_t *above, int64_t width,
+                          uint8_t *restrict residuals) {
+  switch (filter) {
+  case 0: filter_row(0, row, above, width, residuals); break;
+  case 1: filter_row(1, row, above, width, residuals); break;
+  case 2: filter_row(2, row, above, width, residuals); break;
+  case 3: filter_row(3, row, above, width, residuals); break;
+  default: filter_row(4, row, above, width, residuals);
+  }
+}
+
+struct filtering {
+  int64_t width;
+  const uint8_t *rows;    // (H, W)
+  const int32_t *lengths; // (256): the cost of each byte, or NULL: the filters are given
+  int32_t *filters;       // (H)
+};
+
+// Cost of bytes. Four sums, since each waits for the one before it.
+static int64_t cost_of(const uint8_t *bytes, int64_t n, const int32_t *lengths) {
+  int64_t totals[4] = {0}, i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (int lane = 0; lane < 4; lane++)
+      totals[lane] += lengths[bytes[i + lane]];
+  for (; i < n; i++)
+    totals[0] += lengths[bytes[i]];
+  return totals[0] + totals[1] + totals[2] + totals[3];
+}
+
+static void count_bytes(const uint8_t *bytes, int64_t n, int64_t (*counts)[N_BYTES]) {
+  int64_t i = 0;
+  for (; i + N_TABLES <= n; i += N_TABLES)
+    for (int table = 0; table < N_TABLES; table++)
+      counts[table][bytes[i + table]]++;
+  for (; i < n; i++)
+    counts[0][bytes[i]]++;
+}
+
+// Filter types of the rows in [start, stop), the cheapest or, on ties, the lowest; adds the counts (256) of the bytes of
+// the filtered rows, their filter types included. `scratch` has 6 rows.
+EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64_t stop, uint8_t *scratch,
+                                 int64_t *counts) {
+  int64_t tables[N_TABLES][N_BYTES] = {{0}};
+  uint8_t *const zeros = scratch + N_FILTERS * f->width;
+  memset(zeros, 0, (size_t)f->width);
+  for (int64_t y = start; y < stop; y++) {
+    const uint8_t *row = f->rows + y * f->width, *above = y ? row - f->width : zeros;
+    int64_t least = INT64_MAX;
+    for (int filter = 0; filter < N_FILTERS && f->lengths; filter++) {
+      uint8_t *residuals = scratch + filter * f->width;
+      filter_row_by(filter, row, above, f->width, residuals);
+      const int64_t cost = cost_of(residuals, f->width, f->lengths) + f->lengths[filter];
+      if (cost < least) {
+        least = cost;
+        f->filters[y] = filter;
+      }
+    }
+    const int filter = f->filters[y];
+    uint8_t *chosen = scratch + filter * f->width;
+    if (!f->lengths)
+      filter_row_by(filter, row, above, f->width, chosen);
+    count_bytes(chosen, f->width, tables);
+    tables[0][filter]++;
+  }
+  for (int value = 0; value < N_BYTES; value++)
+    for (int table = 0; table < N_TABLES; table++)
+      counts[value] += tables[table][value];
+}
+
+// Adds the counts of pairs of indices in rows [start, stop) of an image (H, W), horizontal and with the row below:
+// uint32 (K, K), by the first and the second.
+EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int64_t width, int64_t n_colors,
+                                    int64_t start, int64_t stop, uint32_t *counts) {
+  for (int64_t y = start; y < stop; y++) {
+    const uint8_t *row = indices + y * width;
+    for (int64_t x = 0; x + 1 < width; x++)
+      counts[row[x] * n_colors + row[x + 1]]++;
+    for (int64_t x = 0; x < width && y + 1 < height; x++)
+      counts[row[x] * n_colors + row[x + width]]++;
+  }
+}
+
+struct pair {
+  int64_t count;
+  uint8_t first, second;
+};
+
+// Sorts pairs by falling count, those of equal counts by place, one byte at a time; returns which of the two arrays has
+// them.
+static struct pair *sorted_pairs(struct pair *pairs, struct pair *others, int64_t n) {
+  int64_t highest = 0;
+  for (int64_t i = 0; i < n; i++)
+    highest = pairs[i].count > highest ? pairs[i].count : highest;
+  for (int shift = 0; shift < 56 && highest >> shift; shift += 8) {
+    int64_t places[257] = {0};
+    for (int64_t i = 0; i < n; i++)
+      places[256 - (pairs[i].count >> shift & 255)]++;
+    for (int digit = 1; digit < 257; digit++)
+      places[digit] += places[digit - 1];
+    for (int64_t i = 0; i < n; i++)
+      others[places[255 - (pairs[i].count >> shift & 255)]++] = pairs[i];
+    struct pair *sorted = others;
+    others = pairs;
+    pairs = sorted;
+  }
+  return pairs;
+}
+
+EXPORT int64_t gpukmeans_png_chain_bytes(int64_t n_colors) {
+  return n_colors * (n_colors - 1) * (int64_t)sizeof(struct pair);
+}
+
+// A greedy Hamiltonian path over counts (K, K), K from 2 to 256. `scratch` has gpukmeans_png_chain_bytes.
+EXPORT void gpukmeans_png_chain(const int64_t *counts, int64_t n_colors, void *scratch, int64_t *order) {
+  struct pair *pairs = scratch;
+  int64_t n_pairs = 0;
+  for (int64_t a = 0; a < n_colors; a++)
+    for (int64_t b = a + 1; b < n_colors; b++)
+      pairs[n_pairs++] = (struct pair){counts[a * n_colors + b], (uint8_t)a, (uint8_t)b};
+  pairs = sorted_pairs(pairs, pairs + n_pairs, n_pairs);
+  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // of ends of a chain only
+  for (int color = 0; color < n_colors; color++)
+    other_end[color] = color;
+  for (int64_t i = 0, n = 0; n < n_colors - 1 && i < n_pairs; i++) {
+    const int a = pairs[i].first, b = pairs[i].second;
+    if (n_links[a] == 2 || n_links[b] == 2 || other_end[a] == b)
+      continue;
+    links[a][n_links[a]++] = b;
+    links[b][n_links[b]++] = a;
+    const int end_a = other_end[a], end_b = other_end[b];
+    other_end[end_a] = end_b;
+    other_end[end_b] = end_a;
+    n++;
+  }
+  int color = 0, previous = -1;
+  while (n_links[color] == 2)
+    color++;
+  for (int64_t place = 0; place < n_colors; place++) {
+    order[place] = color;
+    const int next = links[color][0] != previous ? links[color][0] : links[color][n_links[color] - 1];
+    previous = color;
+    color = next;
+  }
+}
+
+INLINE int64_t highest_of(const int64_t *row, int64_t n) {
+  int64_t highest = row[0];
+  for (int64_t i = 1; i < n; i++)
+    highest = row[i] > highest ? row[i] : highest;
+  return highest;
+}
+
+// The first of the colors of the highest value that are not placed.
+INLINE int64_t unplaced_of(const int64_t *values, const uint8_t *placed, int64_t n) {
+  int64_t best = -1;
+  for (int64_t i = 0; i < n; i++)
+    if (!placed[i] && (best < 0 || values[i] > values[best]))
+      best = i;
+  return best;
+}
+
+// Modified Zeng order over counts (K, K), K from 2 to 256.
+EXPORT void gpukmeans_png_grow(const int64_t *counts, int64_t n_colors, int64_t *order) {
+  int64_t totals[MAX_COLORS], both_sides[2 * MAX_COLORS], left = MAX_COLORS, right = MAX_COLORS; // [left, right)
+  uint8_t placed[MAX_COLORS] = {0};
+  for (int64_t color = 0; color < n_colors; color++)
+    totals[color] = highest_of(counts + color * n_colors, n_colors);
+  for (int64_t n = 0; n < n_colors; n++) {
+    const int64_t color = unplaced_of(totals, placed, n_colors), weight = right - left - 1;
+    const int64_t *row = counts + color * n_colors;
+    int64_t leftward = 0;
+    for (int64_t place = left; place < right; place++)
+      leftward += (weight - 2 * (place - left)) * row[both_sides[place]];
+    both_sides[leftward > 0 ? --left : right++] = color;
+    placed[color] = 1;
+    for (int64_t other = 0; other < n_colors; other++)
+      totals[other] = (n ? totals[other] : 0) + row[other];
+  }
+  memcpy(order, both_sides + left, (size_t)n_colors * sizeof *order);
+}
+
+// Counts (256) of the differences of adjacent indices, modulo 256, of pairs counted in (K, K), in an order (K).
+EXPORT void gpukmeans_png_differences(const int64_t *counts, int64_t n_colors, const int64_t *order,
+                                      int64_t *frequencies) {
+  memset(frequencies, 0, N_BYTES * sizeof *frequencies);
+  for (int64_t a = 0; a < n_colors; a++) {
+    const int64_t *row = counts + order[a] * n_colors;
+    for (int64_t b = 0; b < n_colors; b++)
+      frequencies[(a - b) & 255] += row[order[b]];
+  }
+}

@@ -1,0 +1,131 @@
+"""Filters of PNG rows by code lengths, and palette orders, by the kernels in png.c.
+
+Tensors are contiguous and on the CPU. See `gpukmeans.images.png_rate` and `gpukmeans.images.palette_order`, which
+define the results.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.threads import run_chunks
+
+# Number of pixels computed by one call, which takes at most 50 ms.
+_BLOCK = 1 << 20
+
+
+class _Filtering(ctypes.Structure):
+    """struct filtering."""
+
+    _fields_ = [("width", ctypes.c_int64), *pointers("rows", "lengths", "filters")]
+
+
+def cheapest_filters(
+    rows: UInt8[Tensor, "h w"], lengths: Int[Tensor, "256"]
+) -> tuple[Int[Tensor, " h"], Int[Tensor, "256"]]:
+    """Filter types (H,), int32, of the least cost of each row, and counts (256,), int64, of the bytes of filtered rows.
+
+    In addition to the results this takes 6 rows for each thread.
+
+    Args:
+        rows: uint8 (H, W).
+        lengths: cost of each byte, int32 (256,).
+    """
+    filters = torch.empty(len(rows), dtype=torch.int32, device="cpu")
+    return filters, _filtered(rows, filters, lengths)
+
+
+def filtered_counts(rows: UInt8[Tensor, "h w"], filters: Int[Tensor, " h"]) -> Int[Tensor, "256"]:
+    """Counts (256,), int64, of the bytes of rows (H, W) with these filter types, int32 (H,), 0 to 4."""
+    return _filtered(rows, filters, None)
+
+
+def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
+    height, width = rows.shape
+    if filters.shape != (height,) or (lengths is not None and lengths.shape != (256,)):
+        raise ValueError("rows, filters and lengths must have shapes (H, W), (H,) and (256,)")
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in (rows, lengths, filters))
+    state, parts = _Filtering(width, *addresses), []
+    run = _function("filter", ctypes.POINTER(_Filtering), *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+
+    def kernel(start: int, stop: int) -> None:
+        counts, scratch = _zeros(256), torch.empty(6 * width, dtype=torch.uint8, device="cpu")
+        run(state, start, stop, scratch.data_ptr(), counts.data_ptr())
+        parts.append(counts)
+
+    run_chunks(kernel, height, max(1, _BLOCK // width))
+    return torch.stack(parts).sum(dim=0)
+
+
+def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor, "k k"]:
+    """Counts, int64 (K, K), of the pairs of a pixel and the one to its right or below it, by their indices.
+
+    In addition to the result this takes 4 K² bytes for each million pixels.
+
+    Args:
+        indices: uint8 (H, W), below K.
+        n_colors: K.
+    """
+    height, width = indices.shape
+    if int(indices.max()) >= n_colors:
+        raise ValueError(f"indices must be below {n_colors}")
+    parts = []
+    count = _function("adjacency", ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p)
+
+    def kernel(start: int, stop: int) -> None:
+        counts = torch.zeros(n_colors, n_colors, dtype=torch.int32, device="cpu")
+        count(indices.data_ptr(), height, width, n_colors, start, stop, counts.data_ptr())
+        parts.append(counts)
+
+    run_chunks(kernel, height, max(1, _BLOCK // width))
+    return torch.stack(parts).sum(dim=0)
+
+
+def chained_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
+    """The greedy Hamiltonian path, int64 (K,), over the counts of adjacent colors, int64 (K, K), K from 2 to 256."""
+    order, n_colors = _zeros(_checked_size(counts)), len(counts)
+    n_bytes = _function("chain_bytes", ctypes.c_int64, restype=ctypes.c_int64)(n_colors)
+    scratch = torch.empty(n_bytes, dtype=torch.uint8, device="cpu")
+    run = _function("chain", ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2)
+    run(counts.data_ptr(), n_colors, scratch.data_ptr(), order.data_ptr())
+    return order
+
+
+def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
+    """The modified Zeng order, int64 (K,), over the counts of adjacent colors, int64 (K, K), K from 2 to 256."""
+    order = _zeros(_checked_size(counts))
+    run = _function("grow", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    run(counts.data_ptr(), len(counts), order.data_ptr())
+    return order
+
+
+def difference_counts(counts: Int[Tensor, "k k"], order: Int[Tensor, " k"]) -> Int[Tensor, "256"]:
+    """Counts, int64 (256,), of the differences modulo 256 of adjacent indices that are numbered in an order.
+
+    Args:
+        counts: counts of adjacent colors, int64 (K, K), K from 2 to 256.
+        order: a permutation, int64 (K,).
+    """
+    frequencies = _zeros(256)
+    run = _function("differences", ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2)
+    run(counts.data_ptr(), _checked_size(counts), order.data_ptr(), frequencies.data_ptr())
+    return frequencies
+
+
+def _checked_size(counts: Tensor) -> int:
+    """K of counts (K, K). ValueError unless K is from 2 to 256."""
+    if not 2 <= len(counts) <= 256 or counts.shape[1] != len(counts):
+        raise ValueError(f"counts must have shape (K, K), K from 2 to 256, got {tuple(counts.shape)}")
+    return len(counts)
+
+
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64, device="cpu")
+
+
+def _function(name: str, *argtypes: Any, restype: Any = None) -> Any:
+    return load().function(f"gpukmeans_png_{name}", *argtypes, restype=restype)
