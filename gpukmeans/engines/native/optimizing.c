@@ -437,6 +437,9 @@ INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *r
 // error part is own * |P|² - 2 (R·e + own * P_old)·P, at most 2^53 with alpha.
 INLINE void change_pixel(int alpha, const struct sweep *s, int64_t y, int64_t x, int own, int below,
                          const int64_t *norms, const struct row *row) {
+  const int opacity = alpha ? s->pixels[(y * s->width + x + 1) * s->channels - 1] : 255;
+  if (opacity == 0)
+    return;
   uint8_t *at = s->indices + (y + 1) * (s->width + 2) + x + 1;
   const int old = at[0];
   union {
@@ -447,7 +450,7 @@ INLINE void change_pixel(int alpha, const struct sweep *s, int64_t y, int64_t x,
   const uint64_t right = x + 1 < s->width ? at[1] : old, left = x > 0 ? at[-1] : old;
   const uint64_t under = y + 1 < s->height ? at[s->width + 2] : old, above = y > 0 ? at[-s->width - 2] : old;
   tried.words[1] = under | above << 8 | right << 16 | left << 24 | (uint64_t)old * UINT64_C(0x0101010100000000);
-  if (alpha && s->translucent && s->pixels[(y * s->width + x + 1) * s->channels - 1] == 255)
+  if (alpha && s->translucent && opacity == 255)
     for (int lane = 0; lane < OLD; lane++)
       tried.lanes[lane] = s->translucent[tried.lanes[lane]] ? (uint8_t)old : tried.lanes[lane];
 
