@@ -29,7 +29,7 @@ def quantize(
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
-    rounds: int = 3,
+    rounds: int = 4,
     fixed: UInt8[Tensor, "f c"] | None = None,
     init: InitName | Seeding = "random",
     n_init: int = 1,
@@ -110,7 +110,7 @@ def apply_palette(
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
-    rounds: int = 3,
+    rounds: int = 4,
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
@@ -171,7 +171,7 @@ def map_to_palette(
     dither: DitheringName | Dithering = "none",
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
-    rounds: int = 3,
+    rounds: int = 4,
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 

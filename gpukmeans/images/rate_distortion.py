@@ -98,7 +98,7 @@ def optimized(
     indices: UInt8[Tensor, "h w"],
     objective: Objective,
     *,
-    n_rounds: int = 3,
+    n_rounds: int = 4,
     free: Bool[Tensor, " k"] | None = None,
 ) -> IndexedImage:
     """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.

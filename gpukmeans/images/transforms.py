@@ -55,7 +55,7 @@ class QuantizeColors(nn.Module):
         dither: DitheringName | Dithering = "none",
         strength: float = 1.0,
         lossy: float = 0.0,
-        rounds: int = 3,
+        rounds: int = 4,
         fixed: UInt8[Tensor, "f c"] | None = None,
         n_init: int = 1,
         refine: int | None = None,

@@ -102,7 +102,7 @@ class Settings:
 
 
 # Rounds of the optimizer for each effort, and the price of a bit that looks best for its bytes.
-_ROUNDS, DEFAULT_LOSSY = (1, 2, 3, 6), 15.0
+_ROUNDS, DEFAULT_LOSSY = (1, 2, 4, 8), 15.0
 
 
 def mapping_options(settings: Settings, *, suffix: str, animated: bool) -> dict[str, Any]:
