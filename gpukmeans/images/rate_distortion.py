@@ -238,7 +238,7 @@ def sweep(
     n_tried = candidates.lists.shape[1]
     if (
         takes(image, candidates.lists, *indexed, dtype=torch.uint8)
-        and objective.price <= optimizing.MAX_PRICE
+        and objective.price <= optimizing.max_price(image.shape[2])
         and n_tried <= optimizing.MAX_TRIED
     ):
         _sweep_by_kernels(image, indexed, candidates, rate, objective)

@@ -292,6 +292,17 @@ EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, con
 #define LEFT 11
 #define OLD 12
 
+typedef uint64_t words_t __attribute__((vector_size(LANES), may_alias));
+
+// Four doubles, and the mask of a comparison of them.
+typedef double quad_t __attribute__((vector_size(32), aligned(8), may_alias));
+typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alias));
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_mask_t){__VA_ARGS__})
+#endif
+
 #define PART (VECTOR_BYTES / 2) // lanes of a vector of 16-bit numbers
 typedef uint8_t colors_t __attribute__((vector_size(PART), aligned(1), may_alias));
 typedef VECTOR_OF(int16_t) indices_t;
@@ -299,7 +310,7 @@ typedef VECTOR_OF(int16_t) indices_t;
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
-  int64_t price;              // below 2^48, so that J is below 2^61
+  int64_t price;              // at most 2^40, with alpha 2^48, so that J is below 2^61
   const uint8_t *pixels;      // (H, W, C): of their alpha
   const int32_t *cells;       // (H, W)
   const uint8_t *lists;       // (M, 8): colors tried in each cell
@@ -312,15 +323,17 @@ struct sweep {
   int64_t bit;                // units of a length
 };
 
-// Arrays of a row of W points, with margins where other pixels are read.
-struct row {
-  point_t *errors, *sums, *blurred_others;
-};
-
-INLINE point_t load_error(int alpha, const void *errors, int64_t i) {
+INLINE point_t load_point(int alpha, const void *points, int64_t i) {
   if (alpha)
-    return ((const point_t *)errors)[i];
-  return __builtin_convertvector(((const narrow_point_t *)errors)[i], point_t);
+    return ((const point_t *)points)[i];
+  return __builtin_convertvector(((const narrow_point_t *)points)[i], point_t);
+}
+
+INLINE void store_point(int alpha, void *points, int64_t i, point_t point) {
+  if (alpha)
+    ((point_t *)points)[i] = point;
+  else
+    ((narrow_point_t *)points)[i] = __builtin_convertvector(point, narrow_point_t);
 }
 
 // Errors (H + 4, W + 4) of the rows in [start, stop) of a picture.
@@ -331,37 +344,29 @@ EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, 
     const int64_t first = (y + MARGIN) * (p->width + 2 * MARGIN) + MARGIN;
     fill_row(p, y, row);
     for (int64_t x = 0; x < p->width; x++)
-      if (has_alpha(p->channels))
-        ((point_t *)errors)[first + x] = row[x];
-      else
-        ((narrow_point_t *)errors)[first + x] = __builtin_convertvector(row[x], narrow_point_t);
+      store_point(has_alpha(p->channels), errors, first + x, row[x]);
   }
 }
 
-// Reads the errors of a row, and the blur of those of the other rows. All are at most 2^24.
-INLINE void load_row(int alpha, const struct sweep *s, int64_t y, const struct row *row) {
-  const int64_t stride = s->width + 2 * MARGIN, first = (y + MARGIN) * stride;
-  for (int64_t x = 0; x < stride; x++)
-    row->errors[x - MARGIN] = load_error(alpha, s->errors, first + x);
-  for (int64_t x = 0; x < stride && s->share; x++) {
-    const point_t two_above = load_error(alpha, s->errors, first + x - 2 * stride);
-    const point_t above = load_error(alpha, s->errors, first + x - stride);
-    const point_t below = load_error(alpha, s->errors, first + x + stride);
-    const point_t two_below = load_error(alpha, s->errors, first + x + 2 * stride);
-    row->sums[x - MARGIN] = two_above + two_below + 4 * (above + below);
+// Sums of four rows of n numbers around the one at `errors` by the blur's weights. Without alpha at most 2550.
+#define DEFINE_ADD_ROWS(name, number)                                                                                  \
+  static void name(const number *errors, int64_t n, number *restrict sums) {                                           \
+    for (int64_t i = 0; i < n; i++)                                                                                    \
+      sums[i] = (number)(errors[i - 2 * n] + errors[i + 2 * n] + 4 * (errors[i - n] + errors[i + n]));                 \
   }
-  for (int64_t x = 0; x < s->width && s->share; x++)
-    row->blurred_others[x] =
-        blurred(row->sums[x - 2], row->sums[x - 1], row->sums[x], row->sums[x + 1], row->sums[x + 2]);
-}
+DEFINE_ADD_ROWS(add_narrow_rows, int16_t)
+DEFINE_ADD_ROWS(add_rows, int32_t)
 
-INLINE void store_row(int alpha, const struct sweep *s, int64_t y, const struct row *row) {
-  const int64_t first = (y + MARGIN) * (s->width + 2 * MARGIN) + MARGIN;
+// The blur of the errors of the other rows for the pixels of row y. It is at most 2^24.
+INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums, point_t *blurs) {
+  const int64_t stride = s->width + 2 * MARGIN, first = (y + MARGIN) * stride * DIMS;
+  if (alpha)
+    add_rows((const int32_t *)s->errors + first, stride * DIMS, sums);
+  else
+    add_narrow_rows((const int16_t *)s->errors + first, stride * DIMS, sums);
   for (int64_t x = 0; x < s->width; x++)
-    if (alpha)
-      ((point_t *)s->errors)[first + x] = row->errors[x];
-    else
-      ((narrow_point_t *)s->errors)[first + x] = __builtin_convertvector(row->errors[x], narrow_point_t);
+    blurs[x] = blurred(load_point(alpha, sums, x), load_point(alpha, sums, x + 1), load_point(alpha, sums, x + 2),
+                       load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
 INLINE indices_t fill(int value) { return (indices_t){0} + (int16_t)value; }
@@ -426,37 +431,114 @@ INLINE void fill_residuals(const struct sweep *s, int64_t x, int own, int below,
 }
 
 INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *residuals, int32_t *bits) {
-  for (int lane = 0; lane <= OLD; lane++) {
+  for (int lane = 0; lane < LANES; lane++) {
+    if (lane > OLD) {
+      bits[lane] = bits[OLD];
+      continue;
+    }
     bits[lane] = 0;
     for (int term = 0; term < n; term++)
       bits[lane] += lengths[residuals->terms[term][lane]];
   }
 }
 
+// What is the same for the pixels of some rows.
+struct constants {
+  int64_t apart, weight; // of a pixel's error with itself: of the part that is not blurred, and of both
+  // Of each color the part of J that depends on it only; without alpha as doubles, behind the coordinates.
+  int64_t norms[MAX_COLORS];
+  double colors[MAX_COLORS][DIMS];
+};
+
+static void prepare(const struct sweep *s, struct constants *c) {
+  c->apart = (WHOLE - s->share) * WHOLE;
+  c->weight = c->apart + 36 * s->share;
+  for (int k = 0; k < MAX_COLORS; k++) {
+    const int32_t *point = s->points + k * DIMS;
+    c->norms[k] = 0;
+    for (int axis = 0; axis < DIMS; axis++)
+      c->norms[k] += s->bit * c->weight * point[axis] * point[axis];
+    for (int axis = 0; axis < 3; axis++)
+      c->colors[k][axis] = point[axis];
+    c->colors[k][3] = (double)c->norms[k];
+  }
+}
+
+// The lowest of the colors of the least J, or the old one if it is among them.
+#define CHOOSE(totals, least, tried)                                                                                   \
+  int best = 256;                                                                                                      \
+  if (totals[OLD] == least)                                                                                            \
+    return tried[OLD];                                                                                                 \
+  for (int lane = 0; lane < OLD; lane++)                                                                               \
+    best = totals[lane] == least && tried[lane] < best ? tried[lane] : best;                                           \
+  return best;
+
+// The color of the least J with alpha. Parts of J are at most 2^53 times `bit`, and their sum is below 2^61.
+INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
+                           point_t old_point, const uint8_t *tried, const int32_t *bits) {
+  int64_t slope[DIMS], totals[LANES], least = INT64_MAX;
+  for (int axis = 0; axis < DIMS; axis++)
+    slope[axis] = -2 * s->bit * (s->share * (int64_t)blur[axis] + c->apart * error[axis] + c->weight * old_point[axis]);
+  for (int lane = 0; lane <= OLD; lane++) {
+    const int32_t *point = s->points + tried[lane] * DIMS;
+    totals[lane] = c->norms[tried[lane]] + s->price * bits[lane];
+    for (int axis = 0; axis < DIMS; axis++)
+      totals[lane] += slope[axis] * point[axis];
+    least = at_most(least, totals[lane]);
+  }
+  CHOOSE(totals, least, tried)
+}
+
+// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^40 their sums are below
+// 2^53, so doubles hold them.
+INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
+                       point_t old_point, const uint8_t *tried, const int32_t *bits) {
+  const point_t target = s->share * blur + (int32_t)c->apart * error + (int32_t)c->weight * old_point;
+  const double factor = -2 * (double)s->bit, price = (double)s->price;
+  const quad_t slope = __builtin_convertvector(target, quad_t) * (quad_t){factor, factor, factor, 0} + (quad_t){0, 0, 0, 1};
+  double totals[LANES] __attribute__((aligned(32)));
+  quad_t lowest = {INFINITY, INFINITY, INFINITY, INFINITY};
+  for (int lane = 0; lane < LANES; lane += 4) {
+    quad_t terms[4];
+    for (int i = 0; i < 4; i++)
+      terms[i] = *(const quad_t *)c->colors[tried[lane + i]] * slope;
+    const quad_t first = SHUFFLE(terms[0], terms[1], 0, 4, 2, 6) + SHUFFLE(terms[0], terms[1], 1, 5, 3, 7);
+    const quad_t second = SHUFFLE(terms[2], terms[3], 0, 4, 2, 6) + SHUFFLE(terms[2], terms[3], 1, 5, 3, 7);
+    const point_t lengths = {bits[lane], bits[lane + 1], bits[lane + 2], bits[lane + 3]};
+    const quad_t total = SHUFFLE(first, second, 0, 1, 4, 5) + SHUFFLE(first, second, 2, 3, 6, 7) +
+                         price * __builtin_convertvector(lengths, quad_t);
+    *(quad_t *)(totals + lane) = total;
+    const quad_mask_t lower = total < lowest;
+    lowest = (quad_t)(((quad_mask_t)total & lower) | ((quad_mask_t)lowest & ~lower));
+  }
+  const double low = lowest[0] < lowest[1] ? lowest[0] : lowest[1], high = lowest[2] < lowest[3] ? lowest[2] : lowest[3];
+  const double least = low < high ? low : high;
+  CHOOSE(totals, least, tried)
+}
+
 // Changes the pixel at x of a row to the color of the least J. Of J, whose terms without the color are left out, the
-// error part is own * |P|² - 2 (R·e + own * P_old)·P, at most 2^53 with alpha.
-INLINE void change_pixel(int alpha, const struct sweep *s, int64_t y, int64_t x, int own, int below,
-                         const int64_t *norms, const struct row *row) {
-  const int opacity = alpha ? s->pixels[(y * s->width + x + 1) * s->channels - 1] : 255;
+// error part is weight * |P|² - 2 (R·e + weight * P_old)·P.
+INLINE void change_pixel(int alpha, const struct sweep *s, const struct constants *c, int64_t y, int64_t x, int own,
+                         int below, const point_t *blurs) {
+  const int64_t stride = s->width + 2;
+  uint8_t *at = s->indices + (y + 1) * stride + x + 1;
+  const int old = at[0], opacity = alpha ? s->pixels[(y * s->width + x + 1) * s->channels - 1] : 255;
   if (opacity == 0)
     return;
-  uint8_t *at = s->indices + (y + 1) * (s->width + 2) + x + 1;
-  const int old = at[0];
-  union {
-    uint8_t lanes[LANES];
-    uint64_t words[2];
-  } tried;
-  memcpy(tried.words, s->lists + (int64_t)s->cells[y * s->width + x] * 8, 8);
+  uint64_t of_cell;
+  memcpy(&of_cell, s->lists + (int64_t)s->cells[y * s->width + x] * 8, 8);
   const uint64_t right = x + 1 < s->width ? at[1] : old, left = x > 0 ? at[-1] : old;
-  const uint64_t under = y + 1 < s->height ? at[s->width + 2] : old, above = y > 0 ? at[-s->width - 2] : old;
-  tried.words[1] = under | above << 8 | right << 16 | left << 24 | (uint64_t)old * UINT64_C(0x0101010100000000);
-  if (alpha && s->translucent && opacity == 255)
+  const uint64_t under = y + 1 < s->height ? at[stride] : old, above = y > 0 ? at[-stride] : old;
+  const uint64_t around = under | above << 8 | right << 16 | left << 24;
+  uint8_t tried[LANES] __attribute__((aligned(LANES)));
+  *(words_t *)tried = (words_t){of_cell, around | (uint64_t)old * UINT64_C(0x0101010100000000)};
+  if (opacity == 255 && s->translucent)
     for (int lane = 0; lane < OLD; lane++)
-      tried.lanes[lane] = s->translucent[tried.lanes[lane]] ? (uint8_t)old : tried.lanes[lane];
+      tried[lane] = s->translucent[tried[lane]] ? (uint8_t)old : tried[lane];
 
   struct residuals residuals;
   int32_t bits[LANES];
-  fill_residuals(s, x, own, below, at, tried.lanes, &residuals);
+  fill_residuals(s, x, own, below, at, tried, &residuals);
   switch (residuals.n) {
   case 1: add_lengths(1, s->lengths, &residuals, bits); break;
   case 2: add_lengths(2, s->lengths, &residuals, bits); break;
@@ -464,53 +546,34 @@ INLINE void change_pixel(int alpha, const struct sweep *s, int64_t y, int64_t x,
   default: add_lengths(4, s->lengths, &residuals, bits);
   }
 
-  const point_t *e = row->errors + x, old_point = *(const point_t *)(s->points + old * DIMS);
-  const point_t blur = row->blurred_others[x] + 6 * blurred(e[-2], e[-1], e[0], e[1], e[2]);
-  const int64_t apart = (WHOLE - s->share) * WHOLE, weight = apart + 36 * s->share;
-  int64_t slope[DIMS];
-  for (int axis = 0; axis < 3 + alpha; axis++)
-    slope[axis] = -2 * s->bit * (s->share * (int64_t)blur[axis] + apart * e[0][axis] + weight * old_point[axis]);
-
-  int64_t least = INT64_MAX;
-  int best = 0, rank = 0;
-  for (int i = 0; i <= OLD; i++) {
-    const int lane = (i + OLD) % (OLD + 1), k = tried.lanes[lane]; // the old color first
-    const int32_t *point = s->points + k * DIMS;
-    int64_t total = norms[k] + s->price * bits[lane];
-    for (int axis = 0; axis < 3 + alpha; axis++)
-      total += slope[axis] * point[axis];
-    const int better = (total < least) | ((total == least) & (k < rank));
-    least = better ? total : least;
-    best = better ? k : best;
-    rank = better ? (i ? k : -1) : rank;
-  }
+  const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x + MARGIN;
+  const point_t error = load_point(alpha, s->errors, i), old_point = *(const point_t *)(s->points + old * DIMS);
+  const point_t blur = blurs[x] + 6 * blurred(load_point(alpha, s->errors, i - 2), load_point(alpha, s->errors, i - 1),
+                                              error, load_point(alpha, s->errors, i + 1),
+                                              load_point(alpha, s->errors, i + 2));
+  const int best = alpha ? best_with_alpha(s, c, blur, error, old_point, tried, bits)
+                         : best_opaque(s, c, blur, error, old_point, tried, bits);
+  if (best == old)
+    return;
   at[0] = (uint8_t)best;
-  row->errors[x] = e[0] + old_point - *(const point_t *)(s->points + best * DIMS);
+  store_point(alpha, s->errors, i, error + old_point - *(const point_t *)(s->points + best * DIMS));
 }
 
 INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t start, int64_t stop, point_t *scratch) {
-  const int64_t stride = s->width + 2 * MARGIN;
-  const struct row row = {scratch + MARGIN, scratch + stride + MARGIN, scratch + 2 * stride};
-  int64_t norms[MAX_COLORS];
-  const int64_t weight = (WHOLE - s->share) * WHOLE + 36 * s->share;
-  for (int k = 0; k < MAX_COLORS; k++) {
-    norms[k] = 0;
-    for (int axis = 0; axis < DIMS; axis++)
-      norms[k] += s->bit * weight * s->points[k * DIMS + axis] * s->points[k * DIMS + axis];
-  }
-  memset(row.blurred_others, 0, (size_t)s->width * sizeof *scratch);
+  point_t *blurs = scratch, *sums = scratch + s->width;
+  struct constants constants;
+  prepare(s, &constants);
   for (int64_t y = top + 3 * start; y < top + 3 * stop; y += 3) {
-    load_row(alpha, s, y, &row);
     const int own = s->filters[y], below = y + 1 < s->height ? s->filters[y + 1] : 0;
+    blur_others(alpha, s, y, sums, blurs);
     for (int64_t left = 0; left < 3; left++)
       for (int64_t x = left; x < s->width; x += 3)
-        change_pixel(alpha, s, y, x, own, below, norms, &row);
-    store_row(alpha, s, y, &row);
+        change_pixel(alpha, s, &constants, y, x, own, below, blurs);
   }
 }
 
 // Changes the pixels of rows top + 3 i for i in [start, stop), every third one, then those to the right of them, and so
-// on. These rows are independent of each other. `scratch` has 3 (W + 4) points.
+// on. These rows are independent of each other. `scratch` has 2 (W + 4) points.
 EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
   if (has_alpha(s->channels))
     sweep_rows(1, s, top, start, stop, scratch);

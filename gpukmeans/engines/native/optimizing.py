@@ -19,8 +19,8 @@ from gpukmeans.tiling import blocks
 # Number of pixels or cells computed by one call, which takes at most 50 ms.
 _BLOCK, _SWEEP_BLOCK, _CELLS = 1 << 20, 1 << 18, 1 << 13
 
-# Colors tried for a cell, and the largest price of a bit for which J fits.
-MAX_TRIED, MAX_PRICE = 8, 1 << 48
+MAX_TRIED = 8
+"""Most colors that are tried for a cell."""
 
 # Pixels that are this many rows apart are independent.
 _APART = 3
@@ -213,7 +213,7 @@ def sweep(
 ) -> UInt8[Tensor, "h w"]:
     """The indices (H, W) after each has been changed to the one of the least J.
 
-    In addition to the result this takes 9 bytes for each pixel, 17 with alpha, and 48 for each column and thread.
+    In addition to the result this takes 9 bytes for each pixel, 17 with alpha, and 32 for each column and thread.
 
     Args:
         image: uint8 (H, W, C).
@@ -225,12 +225,15 @@ def sweep(
         lengths: code lengths of residuals, int32 (256,).
         translucent: mask (K,) of the colors that opaque pixels do not take.
         share: weight of the blurred error, 0 to 256.
-        price: squared error that a bit costs, with 16 fractional bits, at most `MAX_PRICE`.
+        price: squared error that a bit costs, with 16 fractional bits, at most `max_price`.
         bit: units of a code length.
     """
     (height, width), n_tried = indices.shape, lists.shape[1]
     _check(
-        cells.shape == indices.shape and filters.shape == (height,) and lengths.shape == (256,) and price <= MAX_PRICE
+        cells.shape == indices.shape
+        and filters.shape == (height,)
+        and lengths.shape == (256,)
+        and price <= max_price(image.shape[2])
     )
     _check(1 <= n_tried <= MAX_TRIED and int(cells.max()) < len(lists))
     picture = _Rows(image, points, indices, share)
@@ -249,11 +252,16 @@ def sweep(
     for top in range(min(_APART, height)):
 
         def kernel(start: int, stop: int, top: int = top) -> None:
-            scratch = _empty(3, width + 4, 4, dtype=torch.int32)
+            scratch = _empty(2, width + 4, 4, dtype=torch.int32)
             run(state, top, start, stop, scratch.data_ptr())
 
         run_chunks(kernel, -(-(height - top) // _APART), max(1, _SWEEP_BLOCK // width))
     return padded[1:-1, 1:-1]
+
+
+def max_price(channels: int) -> int:
+    """The highest price of a bit with which J fits, for images of this number of channels."""
+    return 1 << (48 if channels % 2 == 0 else 40)
 
 
 _ROWS = ctypes.POINTER(_Picture), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
