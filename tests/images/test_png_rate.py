@@ -1,0 +1,121 @@
+"""The rate of PNG rows: filters that a PNG decoder inverts, and code lengths near the entropy."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from helpers.problems import random_image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gpukmeans.images.png_rate import BIT, N_FILTERS, PngRate, binary_logarithm, fitted_rate, predicted, total_bits
+
+SIZES = st.sampled_from([(1, 1), (1, 7), (7, 1), (2, 3), (9, 14)])
+
+
+def rows_of(height, width, levels, seed):
+    return random_image(height, width, 1, levels, seed)[..., 0]
+
+
+def filtered(rows, filters):
+    """The bytes (H, W + 1) of rows with their filter types, pixel by pixel."""
+    padded = torch.nn.functional.pad(rows.int(), (1, 0, 1, 0))
+    residuals = rows.int() - predicted(filters[:, None], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1])
+    return torch.cat([filters[:, None], residuals & 255], dim=1).to(torch.uint8)
+
+
+def decoded(filtered_rows):
+    """The rows of a PNG file with these filtered rows, as Pillow reads them."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = filtered_rows.shape[0], filtered_rows.shape[1] - 1
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(filtered_rows.numpy().tobytes())) + chunk(b"IEND", b"")
+    with Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + header + body)) as picture:
+        return torch.from_numpy(np.array(picture))
+
+
+def bits_of(filtered_rows, lengths):
+    return int(lengths[filtered_rows.int()].sum())
+
+
+@given(size=SIZES, levels=st.sampled_from([2, 16, 256]), seed=st.integers(0, 2**31))
+def test_a_decoder_inverts_the_filters(size, levels, seed):
+    rows = rows_of(*size, levels, seed)
+    filters = random_image(1, size[0], 1, N_FILTERS, seed).flatten().int()
+    assert torch.equal(decoded(filtered(rows, filters)), rows)
+
+
+@given(size=SIZES, levels=st.sampled_from([2, 16, 256]), seed=st.integers(0, 2**31))
+def test_the_bits_are_the_code_lengths_of_the_filtered_bytes(size, levels, seed):
+    rows = rows_of(*size, levels, seed)
+    rate = fitted_rate(rows)
+    bytes_ = filtered(rows, rate.filters)
+    assert torch.equal(decoded(bytes_), rows)
+    assert total_bits(rows, rate) == bits_of(bytes_, rate.lengths)
+
+
+def test_filters_are_the_cheapest_for_code_lengths(china):
+    rows = china[:60, :90, 1] // 4
+    rate = fitted_rate(rows)
+    by_filter = [filtered(rows, torch.full((60,), number, dtype=torch.int32)) for number in range(N_FILTERS)]
+    # In the last turn filters and lengths hardly change any more, so that filters fit the lengths of the turn before.
+    costs = torch.stack([rate.lengths[bytes_.int()].sum(dim=1) for bytes_ in by_filter])
+    least, chosen = int(costs.amin(dim=0).sum()), total_bits(rows, rate)
+    assert least <= chosen <= 1.001 * least
+    assert chosen < min(bits_of(bytes_, rate.lengths) for bytes_ in by_filter)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 40, 256])
+def test_bits_are_at_least_the_entropy_of_the_bytes(levels):
+    rows = rows_of(40, 60, levels, levels)
+    rate = fitted_rate(rows)
+    counts = torch.bincount(filtered(rows, rate.filters).flatten().int(), minlength=256).double()
+    counts = counts[counts > 0]
+    entropy = float((counts * (counts.sum() / counts).log2()).sum())
+    # A code length is rounded down from a difference of two logarithms that are rounded down: less by 1/64 bit at most.
+    bits, n_bytes = total_bits(rows, rate) / BIT, 40 * 61
+    assert entropy - n_bytes / BIT <= bits
+    assert bits >= n_bytes  # deflate has no shorter code
+    assert bits <= max(entropy, n_bytes) * 1.2 + 100
+
+
+def test_code_lengths_fall_with_the_count_of_bytes():
+    rows = torch.arange(200, dtype=torch.uint8).repeat(30, 1)
+    rate = fitted_rate(rows)
+    assert rate.lengths[0] == BIT  # of residuals that are all 0
+    assert rate.lengths[77] == rate.lengths.max() <= 15 * BIT
+
+
+@pytest.mark.parametrize("filter_type", range(N_FILTERS))
+def test_each_filter_is_chosen_for_rows_that_it_predicts(filter_type):
+    generator = torch.Generator().manual_seed(filter_type)
+    rows = torch.randint(256, (40, 60), generator=generator, dtype=torch.int32)
+    few = torch.randint(3, (40, 60), generator=generator, dtype=torch.int32)
+    padded = torch.nn.functional.pad(rows, (1, 0, 1, 0))
+    for y in range(1, 41):
+        for x in range(1, 61):
+            around = padded[y, x - 1], padded[y - 1, x], padded[y - 1, x - 1]
+            prediction = predicted(torch.tensor(filter_type, dtype=torch.int32), *around)
+            padded[y, x] = (prediction + few[y - 1, x - 1]) & 255
+    chosen = fitted_rate(padded[1:, 1:].to(torch.uint8)).filters
+    assert (chosen == filter_type).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 255, 256, 257, 10**6, 2**40 - 1, 2**40])
+def test_the_binary_logarithm_is_rounded_down(number):
+    logarithm = binary_logarithm(number)
+    assert 2**logarithm <= number**BIT < 2 ** (logarithm + 1)
+
+
+def test_a_rate_that_is_given_counts_each_row_by_its_filter():
+    rows = torch.tensor([[5, 5], [5, 6]], dtype=torch.uint8)
+    lengths = torch.arange(256, dtype=torch.int32)
+    rate = PngRate(torch.tensor([1, 2], dtype=torch.int32), lengths)
+    assert total_bits(rows, rate) == (1 + 5 + 0) + (2 + 0 + 1)
