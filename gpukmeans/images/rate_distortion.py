@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native import optimizing
+from gpukmeans.engines.native import optimizing, png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import SRGB, has_alpha
 from gpukmeans.images.indexed import IndexedImage
@@ -122,18 +122,25 @@ def optimized(
     for turn in range(n_rounds + 1):
         order = size_order(palette, indices) if objective.price else torch.arange(len(palette), device=palette.device)
         places = order.argsort()
-        ordered = IndexedImage(palette[order], places.to(torch.uint8)[indices.int()])
+        ordered = IndexedImage(palette[order], _renumbered(indices, places))
         rate = fitted_rate(ordered.indices) if objective.price else free_rate(ordered.indices)
         cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
         if best is None or cost < best[0]:
             best = cost, IndexedImage(palette, indices)
         if turn < n_rounds:
             sweep(image, ordered, cells.nearest(ordered.palette, n_nearest), rate, objective)
-            indices = order.to(torch.uint8)[ordered.indices.int()]
+            indices = _renumbered(ordered.indices, order)
             if turn < n_rounds - 1:
                 palette = refitted(image, IndexedImage(palette, indices), free, objective)
     assert best is not None
     return best[1]
+
+
+def _renumbered(indices: Tensor, numbers: Tensor) -> Tensor:
+    """Indices (H, W), uint8, replaced by their numbers (K,), int64."""
+    if takes(indices, dtype=torch.uint8):
+        return png.mapped(indices.contiguous(), numbers.to(torch.uint8))
+    return numbers.to(torch.uint8)[indices.int()]
 
 
 def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> Int[Tensor, " k"]:

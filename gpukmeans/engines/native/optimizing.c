@@ -3,6 +3,7 @@
 // are integers. Points are colors, premultiplied: below 2^8, or with alpha below 2^16; R sums to 2^16.
 
 #include "common.h"
+#include "png.h"
 
 // Three or four coordinates of a color; lanes without a coordinate are 0.
 typedef int32_t point_t __attribute__((vector_size(16), aligned(4), may_alias));
@@ -303,10 +304,6 @@ typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alia
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (quad_mask_t){__VA_ARGS__})
 #endif
 
-#define PART (VECTOR_BYTES / 2) // lanes of a vector of 16-bit numbers
-typedef uint8_t colors_t __attribute__((vector_size(PART), aligned(1), may_alias));
-typedef VECTOR_OF(int16_t) indices_t;
-
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
@@ -369,38 +366,14 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-INLINE indices_t fill(int value) { return (indices_t){0} + (int16_t)value; }
-INLINE indices_t pick(indices_t mask, indices_t yes, indices_t no) { return (mask & yes) | (~mask & no); }
-INLINE indices_t magnitude(indices_t values) {
-  const indices_t sign = values >> 15;
-  return (values ^ sign) - sign;
-}
-
-INLINE indices_t paeth(indices_t left, indices_t above, indices_t above_left) {
-  const indices_t from_left = above - above_left, from_above = left - above_left;
-  const indices_t by_left = magnitude(from_left), by_above = magnitude(from_above);
-  const indices_t by_both = magnitude(from_left + from_above);
-  return pick((by_left <= by_above) & (by_left <= by_both), left, pick(by_above <= by_both, above, above_left));
-}
-
-INLINE indices_t predict(int filter, indices_t left, indices_t above, indices_t above_left) {
-  switch (filter) {
-  case 1: return left;
-  case 2: return above;
-  case 3: return (left + above) >> 1;
-  case 4: return paeth(left, above, above_left);
-  default: return fill(0);
-  }
-}
-
 // Residuals by colors tried: of the pixel, and of those whose prediction depends on it.
 struct residuals {
   int n;
   uint16_t terms[4][LANES];
 };
 
-INLINE void store_residuals(struct residuals *residuals, int term, int part, indices_t values) {
-  *(indices_t *)(residuals->terms[term] + part * PART) = values & 255;
+INLINE void store_residuals(struct residuals *residuals, int term, int part, bytes_t values) {
+  *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
 }
 
 // The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
@@ -409,22 +382,22 @@ INLINE void fill_residuals(const struct sweep *s, int64_t x, int own, int below,
                            const uint8_t *tried_lanes, struct residuals *residuals) {
   const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
   const int has_right = x + 1 < s->width;
-  for (int part = 0; part < LANES / PART; part++) {
-    const indices_t tried = __builtin_convertvector(*(const colors_t *)(tried_lanes + part * PART), indices_t);
+  for (int part = 0; part < LANES / BYTE_LANES; part++) {
+    const bytes_t tried = bytes_load(tried_lanes + part * BYTE_LANES);
     int n = 0;
-    const indices_t here = predict(own, fill(at[-1]), fill(above[0]), fill(above[-1]));
+    const bytes_t here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]));
     store_residuals(residuals, n++, part, tried - here);
     if (has_right && own != 0 && own != 2) {
-      const indices_t right = predict(own, tried, fill(above[1]), fill(above[0]));
-      store_residuals(residuals, n++, part, fill(at[1]) - right);
+      const bytes_t right = predict(own, tried, bytes_fill(above[1]), bytes_fill(above[0]));
+      store_residuals(residuals, n++, part, bytes_fill(at[1]) - right);
     }
     if (below >= 2) {
-      const indices_t lower = predict(below, fill(under[-1]), tried, fill(at[-1]));
-      store_residuals(residuals, n++, part, fill(under[0]) - lower);
+      const bytes_t lower = predict(below, bytes_fill(under[-1]), tried, bytes_fill(at[-1]));
+      store_residuals(residuals, n++, part, bytes_fill(under[0]) - lower);
     }
     if (has_right && below == 4) {
-      const indices_t diagonal = predict(below, fill(under[0]), fill(at[1]), tried);
-      store_residuals(residuals, n++, part, fill(under[1]) - diagonal);
+      const bytes_t diagonal = predict(below, bytes_fill(under[0]), bytes_fill(at[1]), tried);
+      store_residuals(residuals, n++, part, bytes_fill(under[1]) - diagonal);
     }
     residuals->n = n;
   }

@@ -3,33 +3,29 @@
 // row are computed by vectors; only counting and adding the costs of bytes are not.
 
 #include "common.h"
+#include "png.h"
 
 #define N_FILTERS 5
 #define N_BYTES 256
 #define MAX_COLORS 256
 #define N_TABLES 4 // of counts, so that equal bytes in a row do not wait for each other
 
-INLINE int magnitude(int value) { return value < 0 ? -value : value; }
-
-// The prediction of a byte by a filter type from the bytes around it.
-INLINE int predict(int filter, int left, int above, int above_left) {
-  switch (filter) {
-  case 1: return left;
-  case 2: return above;
-  case 3: return (left + above) >> 1;
-  case 4: break;
-  default: return 0;
-  }
-  const int by_left = magnitude(above - above_left), by_above = magnitude(left - above_left);
-  const int by_both = magnitude(left + above - 2 * above_left);
-  const int by_others = by_above <= by_both ? above : above_left;
-  return ((by_left <= by_above) & (by_left <= by_both)) ? left : by_others;
+// The residual of a byte from the bytes around it.
+INLINE uint8_t residual_of(int filter, int byte, int left, int above, int above_left) {
+  return (uint8_t)(byte - predict(filter, bytes_fill(left), bytes_fill(above), bytes_fill(above_left))[0]);
 }
 
 INLINE void filter_row(int filter, const uint8_t *row, const uint8_t *above, int64_t width, uint8_t *residuals) {
-  residuals[0] = (uint8_t)(row[0] - predict(filter, 0, above[0], 0));
-  for (int64_t x = 1; x < width; x++)
-    residuals[x] = (uint8_t)(row[x] - predict(filter, row[x - 1], above[x], above[x - 1]));
+  residuals[0] = residual_of(filter, row[0], 0, above[0], 0);
+  int64_t x = 1;
+  for (; x + BYTE_LANES <= width; x += BYTE_LANES) {
+    const bytes_t prediction =
+        predict(filter, bytes_load(row + x - 1), bytes_load(above + x), bytes_load(above + x - 1));
+    const bytes_t values = (bytes_load(row + x) - prediction) & 255;
+    *(narrow_bytes_t *)(residuals + x) = __builtin_convertvector(values, narrow_bytes_t);
+  }
+  for (; x < width; x++)
+    residuals[x] = residual_of(filter, row[x], row[x - 1], above[x], above[x - 1]);
 }
 
 static void filter_row_by(int filter, const uint8_t *row, const uint8_t *above, int64_t width,
@@ -112,6 +108,13 @@ EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int6
     for (int64_t x = 0; x < width && y + 1 < height; x++)
       counts[row[x] * n_colors + row[x + width]]++;
   }
+}
+
+// Values of the bytes in [start, stop) in a table (256).
+EXPORT void gpukmeans_png_map(const uint8_t *bytes, int64_t start, int64_t stop, const uint8_t *table,
+                              uint8_t *values) {
+  for (int64_t i = start; i < stop; i++)
+    values[i] = table[bytes[i]];
 }
 
 struct pair {

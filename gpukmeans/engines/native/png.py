@@ -85,6 +85,18 @@ def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor
     return torch.stack(parts).sum(dim=0)
 
 
+def mapped(bytes_: UInt8[Tensor, "h w"], table: UInt8[Tensor, " n"]) -> UInt8[Tensor, "h w"]:
+    """Values (H, W) of bytes in a table (N,), 0 for those of N and more."""
+    values, table = torch.empty_like(bytes_), torch.nn.functional.pad(table, (0, 256 - len(table)))
+    run = _function("map", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+
+    def kernel(start: int, stop: int) -> None:
+        run(bytes_.data_ptr(), start, stop, table.data_ptr(), values.data_ptr())
+
+    run_chunks(kernel, bytes_.numel(), _BLOCK)
+    return values
+
+
 def chained_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
     """The greedy Hamiltonian path, int64 (K,), over the counts of adjacent colors, int64 (K, K), K from 2 to 256."""
     order, n_colors = _zeros(_checked_size(counts)), len(counts)
