@@ -10,6 +10,8 @@ from gpukmeans.images.dithering import DITHERINGS, Dithering, DitheringName
 from gpukmeans.images.histogram import ColorHistogram, unique_colors
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_transparent_color
+from gpukmeans.images.palette_order import palette_orders
+from gpukmeans.images.png_rate import png_scanlines
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
 from gpukmeans.images.visible_error import mean_visible_error
@@ -60,6 +62,8 @@ __all__ = [
     "map_to_palette",
     "mean_squared_error",
     "mean_visible_error",
+    "palette_orders",
+    "png_scanlines",
     "quantize",
     "unique_colors",
     "with_transparent_color",

@@ -45,6 +45,8 @@ PUBLIC = {
     "map_to_palette",
     "mean_squared_error",
     "mean_visible_error",
+    "palette_orders",
+    "png_scanlines",
     "quantize",
     "unique_colors",
     "with_transparent_color",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpukmeans.engines.native.png import cheapest_filters, filtered_counts
 from gpukmeans.engines.native.tensors import takes
+from gpukmeans.tiling import blocks
 
 N_FILTERS = 5
 """Filter types 0 to 4: none, sub, up, average, Paeth."""
@@ -23,6 +24,9 @@ BIT = 64
 
 # Deflate's codes have 1 to 15 bits.
 _SHORTEST, _LONGEST = BIT, 15 * BIT
+
+# Number of bytes filtered at a time.
+_BLOCK = 1 << 18
 
 # Times that filters are chosen by code lengths, and code lengths by filters.
 _TURNS = 4
@@ -62,6 +66,29 @@ def fitted_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
     for _ in range(_TURNS):
         filters, counts = choose(_code_lengths(counts))
     return PngRate(filters, _code_lengths(counts))
+
+
+def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
+    """The uncompressed image data of a PNG: each row of bytes filtered, after its filter type.
+
+    The filters are those of the fewest bits in Huffman codes, which they and the codes are fitted to in turn. A byte is
+    predicted from the bytes beside it, so a pixel is a byte, or a part of one.
+
+    Args:
+        rows: uint8 (H, W), such as palette indices.
+
+    Example:
+        >>> png_scanlines(torch.tensor([[7, 7, 7], [7, 7, 8]], dtype=torch.uint8)).tolist()
+        [[1, 7, 0, 0], [2, 0, 0, 1]]
+    """
+    filters = fitted_rate(rows).filters
+    lines = torch.empty(rows.shape[0], rows.shape[1] + 1, dtype=torch.uint8, device=rows.device)
+    lines[:, 0] = filters
+    for block in blocks(len(rows), max(1, _BLOCK // rows.shape[1])):
+        padded = torch.nn.functional.pad(rows[max(0, block.start - 1) : block.stop].int(), (1, 0, block.start == 0, 0))
+        own = filters[block, None]
+        lines[block, 1:] = (padded[1:, 1:] - predicted(own, padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1])) & 255
+    return lines
 
 
 def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:

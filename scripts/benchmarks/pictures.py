@@ -33,13 +33,13 @@ from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
 REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator", "pyoxipng"]
-OURS, BEST, OPTIMIZED = "gpukmeans", "gpukmeans --best", "gpukmeans --optimize"
+OURS, BEST, OPTIMIZED = "gpukmeans", "gpukmeans --best", "gpukmeans --effort 3"
 DITHERED = ["gpukmeans --dither floyd-steinberg", "gpukmeans --dither blue-noise"]
 SLOW, FAST = "pngquant --speed 1 --nofs", "pngquant --speed 4 --nofs"
 DITHERED_PNGQUANT = ["pngquant --speed 1", "pngquant --speed 4"]
 OXIPNG = f"{FAST}, oxipng 4"
 IMAGEQUANT = "Pillow LIBIMAGEQUANT"
-# Upper limits of the bytes of gpukmeans relative to pngquant, and of `--optimize` relative to pngquant and oxipng.
+# Upper limits of the bytes of gpukmeans relative to pngquant, and of `--effort 3` relative to pngquant and oxipng.
 # Lower limit of the fraction of files on which the dithered output of gpukmeans is better.
 BYTES_TARGET, OPTIMIZED_TARGET, DITHERED_TARGET = 1.0, 0.97, 0.75
 _MOST_PROCESSES = 4
@@ -102,7 +102,7 @@ CANDIDATES: Mapping[str, Candidate] = {
     DITHERED[1]: _by_gpukmeans("--dither", "blue-noise"),
     "gpukmeans --space linear": _by_gpukmeans("--space", "linear"),
     "gpukmeans --space oklab": _by_gpukmeans("--space", "oklab"),
-    OPTIMIZED: _by_gpukmeans("--optimize"),
+    OPTIMIZED: _by_gpukmeans("--effort", "3"),
     SLOW: _by_pngquant("--speed", "1", "--nofs"),
     FAST: _by_pngquant("--speed", "4", "--nofs"),
     OXIPNG: _by_pngquant_and_oxipng,

@@ -33,7 +33,12 @@ for _subcommand in (compress, demo, palette, compare, report, cluster):
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"gpukmeans {_version()}")
+        import zlib
+
+        import deflate
+
+        # The bytes of files depend on them, too.
+        typer.echo(f"gpukmeans {_version()} (deflate {deflate.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION})")
         raise typer.Exit
 
 

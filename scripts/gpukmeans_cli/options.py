@@ -186,7 +186,10 @@ AllowLarger = Annotated[
         "input is copied.",
     ),
 ]
-Optimize = Annotated[bool, _output("--optimize", help="Make PNG files smaller with oxipng, which takes longer.")]
+Effort = Annotated[
+    int,
+    _output(metavar="N", parser=_integer(0, 3), help="Time spent on a small file: 0 fast, 2 balanced, 3 smallest."),
+]
 Strip = Annotated[bool, _output("--strip", help="Omit resolution, EXIF, XMP, text and profile (colors become sRGB).")]
 Best = Annotated[bool, _clustering("--best", help="Search longer for a better palette.")]
 InitName = Annotated[Init, _clustering(help="Method that chooses the initial centers.")]

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -34,9 +35,14 @@ def start(*args, **options):
     return subprocess.run(args, stderr=subprocess.PIPE, text=True, timeout=60, check=False, **options)
 
 
-def test_the_version_is_that_of_the_package(run):
+VERSIONS = (
+    f"gpukmeans {gpukmeans.__version__} (deflate {metadata.version('deflate')}, zlib {zlib.ZLIB_RUNTIME_VERSION})\n"
+)
+
+
+def test_the_versions_are_those_of_the_packages_that_bytes_depend_on(run):
     for option in ("--version", "-V"):
-        assert run(option) == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+        assert run(option) == (0, VERSIONS, "")
 
 
 @pytest.mark.parametrize("command", [[], ["compress"], ["cluster"]], ids=" ".join)
@@ -50,13 +56,13 @@ def test_the_version_is_printed_without_an_installation(run, monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert run("--version") == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+    assert run("--version") == (0, VERSIONS, "")
 
 
 @pytest.mark.parametrize("command", [[COMMAND], [sys.executable, "-m", "gpukmeans_cli.main"]], ids=["script", "module"])
 def test_the_command_is_installed(command):
     answer = start(*command, "--version", stdout=subprocess.PIPE)
-    assert (answer.returncode, answer.stdout, answer.stderr) == (0, f"gpukmeans {gpukmeans.__version__}\n", "")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, VERSIONS, "")
 
 
 def test_help_version_and_wrong_arguments_are_answered_without_torch(tmp_path):
@@ -177,7 +183,7 @@ def test_no_arguments_print_the_help(run):
         (
             "Output",
             {
-                *("--output", "--output-folder", "--force", "--in-place", "--allow-larger", "--optimize", "--strip"),
+                *("--output", "--output-folder", "--force", "--in-place", "--allow-larger", "--effort", "--strip"),
                 "--max-pixels",
             },
         ),

@@ -46,7 +46,6 @@ from gpukmeans_cli.images.channels import add_all, common_channels, with_channel
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 from gpukmeans_cli.system.atomic_files import (
     STDIO,
-    ImageError,
     check_free,
     check_inside,
     make_folder,
@@ -85,7 +84,8 @@ class Settings:
     """0 for the quickest to 3 for the smallest files."""
     force: bool = False
     strip: bool = False
-    optimize: bool = False
+    effort: int = 2
+    """Time spent on small files, 0..3."""
     allow_larger: bool = False
     max_pixels: int | None = None
     clustering: dict[str, Any] = field(default_factory=dict)
@@ -235,11 +235,9 @@ class QuantizedImage:
                 indices,
                 self.suffix,
                 metadata=metadata,
-                optimize=settings.optimize,
+                effort=settings.effort,
                 whole_palette=settings.fixed is not None,
             )
-        elif settings.optimize:
-            raise ImageError("is an animation, which --optimize cannot make smaller; leave it out")
         else:
             animation = replace(source.animation, metadata=metadata)
             data = encode_animation(self.palette.cpu().numpy(), Recomputed(self.indices), animation, self.suffix)

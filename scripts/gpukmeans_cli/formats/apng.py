@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import struct
-import zlib
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
 
+import deflate
 import numpy as np
 
 import gpukmeans_cli.formats.png_chunks as png
@@ -83,7 +83,7 @@ def _change_to_all_borders(frames: Iterable[np.ndarray]) -> bool:
 
 
 def _compress(indices: np.ndarray, bits: int) -> bytes:
-    return zlib.compress(png.scanlines(png.pack_samples(indices, bits), 0), 9)
+    return bytes(deflate.zlib_compress(png.scanlines(png.pack_samples(indices, bits), 0), 9))
 
 
 def _delay(duration: float) -> tuple[int, int]:

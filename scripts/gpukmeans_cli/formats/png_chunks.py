@@ -139,9 +139,9 @@ def pack_samples(samples: np.ndarray, bit_depth: int) -> np.ndarray:
     return rows
 
 
-def scanlines(rows: np.ndarray, filter_type: int) -> bytes:
+def scanlines(rows: np.ndarray, filter_type: int) -> np.ndarray:
     """The uncompressed data of IDAT: each row of bytes after its filter type."""
-    return np.pad(rows, ((0, 0), (1, 0)), constant_values=filter_type).tobytes()
+    return np.pad(rows, ((0, 0), (1, 0)), constant_values=filter_type)
 
 
 def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:

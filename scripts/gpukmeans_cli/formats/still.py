@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import deflate
 import numpy as np
+import torch
 from PIL import Image
 
 import gpukmeans_cli.formats.png_chunks as png
+from gpukmeans import palette_orders, png_scanlines
 from gpukmeans_cli.formats.color import to_srgb, without_encoding
 from gpukmeans_cli.formats.indices import index_counts, look_up
 from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.palette_order import palette_orders
 from gpukmeans_cli.formats.reading import as_rgba
 from gpukmeans_cli.system.atomic_files import ImageError, write_atomically
 
-# Levels of deflate. Level 4 takes a tenth to a third of the time of level 8 and is up to 17 % larger. Level 8 is tried
-# only if level 4 beats the other encodings, or is within `NEAR_BEST` of them in a repetitive image. Deflate leaves more
-# than the ratio `REPETITIVE` of a photo without flat areas.
-LEVEL, FAST_LEVEL = 8, 4
-NEAR_BEST, REPETITIVE = 1.15, 0.3
-# Both levels are compared for a part of `SAMPLE` bytes of every four, in long data. The ratio of their sizes is within
-# `SAMPLE_ERROR` of that for all data: in 13 tries on photos in 4 to 128 colors it differed by at most 3 %, if it was
-# above 0.85.
-SAMPLE, SAMPLE_ERROR = 1 << 14, 1.04
+DEFAULT_EFFORT, MOST_EFFORT = 2, 3
+
+# Levels of libdeflate. Up to 9 it chooses the longest repeats, from 10 those of the fewest bits, in 10 to 30 times the
+# time of level 6. Other levels than 6 are tried only on scanlines that are at most `NEAR_BEST` times the smallest ones
+# by faster encodings, and, below the highest effort, at most `REPETITIVE` of their bytes: level 10 saves 7 % for photos
+# of 16 colors, 3 % for 64 and 0.5 % for 256, and 5 % for drawings, where level 9 saves some for exact repeats.
+FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
+NEAR_BEST, REPETITIVE = 1.1, 0.3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
 
@@ -42,31 +43,30 @@ def encode_still(
     suffix: str,
     *,
     metadata: Metadata = Metadata(),  # noqa: B008, it is frozen
-    optimize: bool = False,
+    effort: int = DEFAULT_EFFORT,
     whole_palette: bool = False,
 ) -> bytes:
     """The file of the colors `palette` (K, C) at `indices` (height, width), in the format of `suffix`.
 
     Both are uint8, K is 1..256 and C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. The decoded pixels are
     `palette[indices]`. Each color in use is stored once, in an order chosen for size; all invisible colors become the
-    first of them. Equal pixels give equal bytes. `whole_palette` also stores unused colors, if the file has a palette;
-    not with `optimize`.
+    first of them. Equal pixels give equal bytes. `whole_palette` also stores unused colors, if the file has a palette.
+    A higher `effort`, 0..3, makes smaller PNG and WebP files in more time.
 
     PNG has a palette, or is grey where that is smaller; GIF has no partial alpha; WebP is lossless. PNG stores all
     metadata, WebP profile, EXIF and XMP, GIF the text "Comment". A keyword loses blanks that PNG does not allow. Not
     stored: a keyword that is then not 1..79 characters of Latin-1, a resolution that is not positive, and in a PNG a
-    profile above 1 MiB, for which Pillow would reject the file. `optimize` makes a PNG a few percent smaller in about a
-    second, by the package `pyoxipng`, and compresses WebP more slowly.
+    profile above 1 MiB, for which Pillow would reject the file.
 
-    Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES`, an image that the format cannot store, and
-    `optimize` without `pyoxipng`; ValueError if palette and indices do not match.
+    Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES` and an image that the format cannot store,
+    ValueError if palette and indices do not match.
     """
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
         raise ImageError(f"cannot be written as {suffix or 'a file without suffix'}; use one of {', '.join(_ENCODERS)}")
     check_palette(palette)
     check_indices(indices, palette)
-    return encode(*_distinct_colors(palette, indices, whole_palette), metadata, optimize)
+    return encode(*_distinct_colors(palette, indices, whole_palette), metadata, effort)
 
 
 def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
@@ -132,17 +132,57 @@ class _Samples:
     color_chunks: bytes  # PLTE and tRNS
 
 
-def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, optimize: bool) -> bytes:
-    candidates = []
+@dataclass(frozen=True)
+class _Attempt:
+    """Scanlines, the data of IDAT before deflate, and their smallest encoding found so far."""
+
+    samples: _Samples
+    scanlines: np.ndarray  # uint8 (height, 1 + bytes of a row)
+    is_filtered: bool
+    data: bytes
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.data) + len(self.samples.color_chunks)
+
+    def searched(self, level: int) -> _Attempt:
+        """With the data of a search for repeats, if it is smaller."""
+        levels = (level,) if self.is_filtered else (LONGEST_LEVEL, level)
+        return replace(self, data=min(self.data, *(_by_libdeflate(self.scanlines, n) for n in levels), key=len))
+
+
+def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> bytes:
+    attempts = [
+        attempt
+        for samples in _all_samples(colors, indices, metadata, effort)
+        for attempt in _quick_attempts(samples, effort)
+    ]
+    best = min(attempts, key=lambda attempt: attempt.n_bytes)
+    if effort:
+        level, ratio = (HIGHEST_LEVEL, math.inf) if effort == MOST_EFFORT else (LEVEL, REPETITIVE)
+        searched = (
+            attempt.searched(level)
+            for attempt in attempts
+            if attempt.n_bytes <= NEAR_BEST * best.n_bytes and len(attempt.data) <= ratio * attempt.scanlines.size
+        )
+        best = min([best, *searched], key=lambda attempt: attempt.n_bytes)
+    return _png_file(best.samples, best.data, metadata)
+
+
+def _all_samples(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> Iterator[_Samples]:
+    """The forms of the image that may be the smallest. Few colors are often smaller in whole bytes."""
     # An RGB profile is invalid with grey samples, and a grey profile with a palette.
     color_space = None if metadata.icc_profile is None else metadata.icc_profile[16:20]
-    if color_space in (None, b"GRAY") and (grey := _grey_samples(colors, indices)):
-        candidates.append(grey)
-    if not candidates or color_space is None:
-        orders = palette_orders(indices, len(colors))
-        candidates += [_palette_samples(colors, indices, order) for order in (orders if optimize else orders[:1])]
-    files = [_png_file(samples, metadata) for samples in candidates]
-    return _optimized(files) if optimize else min(files, key=len)
+    grey = _grey_samples(colors, indices) if color_space in (None, b"GRAY") else None
+    if grey is not None:
+        yield grey
+    if grey is None or color_space is None:
+        orders = palette_orders(torch.from_numpy(indices), len(colors))
+        for order in orders if effort == 3 else orders[:1]:
+            samples = _palette_samples(colors, indices, order.numpy())
+            yield samples
+            if effort and samples.bit_depth < 8:
+                yield replace(samples, bit_depth=8)
 
 
 def _grey_samples(colors: np.ndarray, indices: np.ndarray) -> _Samples | None:
@@ -176,7 +216,7 @@ def _palette_samples(colors: np.ndarray, indices: np.ndarray, order: np.ndarray)
     return _Samples(_PALETTE, png.index_bit_depth(len(colors)), look_up(new_index, indices), chunks)
 
 
-def _png_file(samples: _Samples, metadata: Metadata) -> bytes:
+def _png_file(samples: _Samples, data: bytes, metadata: Metadata) -> bytes:
     height, width = samples.values.shape
     header = struct.pack(">IIBBBBB", width, height, samples.bit_depth, samples.color_type, 0, 0, 0)
     return png.png_file(
@@ -184,82 +224,54 @@ def _png_file(samples: _Samples, metadata: Metadata) -> bytes:
         *png.metadata_before_plte(metadata),
         samples.color_chunks,
         *png.metadata_before_idat(metadata),
-        png.chunk(b"IDAT", _compressed(samples)),
+        png.chunk(b"IDAT", data),
     )
 
 
-def _compressed(samples: _Samples) -> bytes:
-    """The data of IDAT: the smallest of filtered (best for photos), run-length and LZ77 coded (best for drawings).
+def _quick_attempts(samples: _Samples, effort: int) -> Iterator[_Attempt]:
+    """Filtered scanlines, which suit photos, and those without a filter, which suit drawings.
 
-    Eight Kodak photos in 16, 64 and 256 colors take 633, 1,113 and 1,736 kB; by Pillow's default 706, 1,203 and
-    1,883 kB.
+    Differences in a photo seldom repeat, and short repeats cost more bits than they save: Huffman codes or run lengths
+    alone are smaller. Filters are chosen by code length. Without effort they are those of Pillow, which take 3 ms for a
+    photo, and "up" for packed samples, which often equal those of the row above.
     """
-    scanlines = png.scanlines(png.pack_samples(samples.values, samples.bit_depth), 0)
-    candidates = [_filtered(samples), _deflate(scanlines, 1, zlib.Z_RLE), _deflate(scanlines, FAST_LEVEL)]
-    fast, best = len(candidates[-1]), min(map(len, candidates))
-    is_near = fast <= NEAR_BEST * best and fast <= REPETITIVE * len(scanlines)
-    if fast == best or (is_near and _level_gains(scanlines, best / fast)):
-        candidates.append(_deflate(scanlines, LEVEL))
-    return min(candidates, key=len)
+    rows = png.pack_samples(samples.values, samples.bit_depth)
+    filtered = []
+    if effort:
+        filtered.append(png_scanlines(torch.from_numpy(rows)).numpy())
+    elif samples.bit_depth == 8:
+        filtered.append(_filtered_by_pillow(rows))
+    if effort == MOST_EFFORT or not filtered:
+        filtered.append(png.scanlines(np.diff(rows, axis=0, prepend=rows[:1] * 0), 2))
+    for scanlines in filtered:
+        data = [_by_zlib(scanlines, strategy) for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)]
+        data.append(_by_libdeflate(scanlines, FAST_LEVEL))
+        yield _Attempt(samples, scanlines, True, min(data, key=len))
+    scanlines = png.scanlines(rows, 0)
+    yield _Attempt(samples, scanlines, False, _by_libdeflate(scanlines, FAST_LEVEL))
 
 
-def _level_gains(data: bytes, ratio: float) -> bool:
-    """Whether level 8 may be as small as this ratio of level 4, by a sample of long data."""
-    if len(data) < 8 * SAMPLE:
-        return True
-    sample = b"".join(data[start : start + SAMPLE] for start in range(3 * SAMPLE // 2, len(data), 4 * SAMPLE))
-    return len(_deflate(sample, LEVEL)) <= SAMPLE_ERROR * ratio * len(_deflate(sample, FAST_LEVEL))
-
-
-def _filtered(samples: _Samples) -> bytes:
-    """The data of IDAT with differences of neighbors in place of samples.
-
-    Differences in a photo seldom repeat, and short LZ77 matches cost more bits than they save: at 8 bits Huffman codes
-    alone are smaller, in a third of the time. Packed samples often equal those of the row above: the filter is "up",
-    with run-length coding.
-    """
-    if samples.bit_depth < 8:
-        rows = png.pack_samples(samples.values, samples.bit_depth)
-        above = np.zeros_like(rows)
-        above[1:] = rows[:-1]
-        return _deflate(png.scanlines(rows - above, 2), 1, zlib.Z_RLE)
-    # Pillow selects a filter for each row, in grey images only, in 3 ms; numpy takes 20.
+def _filtered_by_pillow(rows: np.ndarray) -> np.ndarray:
+    """Scanlines with filters of the least sum of absolute differences, which Pillow selects in grey images only."""
     data = io.BytesIO()
-    image = Image.fromarray(samples.values)
-    image.save(data, "PNG", compress_level=FAST_LEVEL, compress_type=zlib.Z_HUFFMAN_ONLY)
-    return b"".join(body for kind, body in png.parse_chunks(data.getvalue()) if kind == b"IDAT")
+    Image.fromarray(rows).save(data, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+    compressed = b"".join(body for kind, body in png.parse_chunks(data.getvalue()) if kind == b"IDAT")
+    return np.frombuffer(zlib.decompress(compressed), np.uint8).reshape(len(rows), -1)
 
 
-def _deflate(data: bytes, level: int, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
-    compressor = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
-    return compressor.compress(data) + compressor.flush()
+def _by_libdeflate(scanlines: np.ndarray, level: int) -> bytes:
+    return bytes(deflate.zlib_compress(scanlines, level))
 
 
-def _optimized(files: list[bytes]) -> bytes:
-    """The smallest result of oxipng on PNG files of one image: each with its palette kept, the last also reordered.
-
-    The palette order of oxipng was smaller than ours by 2 % on Kodak photos of 64 colors, and larger at 16.
-    """
-    try:
-        import oxipng  # pyright: ignore[reportMissingImports]  # an extra
-    except ImportError:
-        raise ImageError(
-            "cannot be optimized without oxipng; run pip install pyoxipng or leave out --optimize"
-        ) from None
-    fixed_type: dict[str, Any] = {
-        "bit_depth_reduction": False,
-        "color_type_reduction": False,
-        "grayscale_reduction": False,
-    }
-    results = [oxipng.optimize_from_memory(file, level=4, palette_reduction=False, **fixed_type) for file in files]
-    results.append(oxipng.optimize_from_memory(files[-1], level=4, **fixed_type))
-    return min(results, key=len)
+def _by_zlib(scanlines: np.ndarray, strategy: int) -> bytes:
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 15, 9, strategy)
+    return compressor.compress(scanlines.data) + compressor.flush()
 
 
 # Other formats, by Pillow
 
 
-def _encode_gif(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, optimize: bool) -> bytes:
+def _encode_gif(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> bytes:
     if ((colors[:, 3] > 0) & (colors[:, 3] < 255)).any():
         raise ImageError("has pixels that are partly transparent, which GIF cannot keep; write .png or .webp instead")
     image = Image.fromarray(indices)
@@ -272,15 +284,15 @@ def _encode_gif(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, opt
     return _save_with_pillow(image, "GIF", interlace=False, **options)
 
 
-def _encode_webp(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, optimize: bool) -> bytes:
+def _encode_webp(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> bytes:
     visible = colors if (colors[:, 3] < 255).any() else colors[:, :3]
     return _save_with_pillow(
         Image.fromarray(look_up(visible, indices)),
         "WEBP",
         lossless=True,
         exact=True,
-        quality=100 if optimize else 75,
-        method=6 if optimize else 4,
+        quality=100 if effort == 3 else 75,
+        method=6 if effort == 3 else 4,
         icc_profile=metadata.icc_profile or b"",
         exif=metadata.exif or b"",
         xmp=metadata.xmp or b"",
@@ -297,7 +309,7 @@ def _save_with_pillow(image: Image.Image, name: str, **options: object) -> bytes
     return data.getvalue()
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray, Metadata, bool], bytes]] = {
+_ENCODERS: dict[str, Callable[[np.ndarray, np.ndarray, Metadata, int], bytes]] = {
     ".png": _encode_png,
     ".gif": _encode_gif,
     ".webp": _encode_webp,

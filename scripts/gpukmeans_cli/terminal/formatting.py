@@ -7,7 +7,7 @@ def format_count(number: int, noun: str) -> str:
 
 
 def format_sizes(before: int, after: int) -> str:
-    """Two sizes in bytes and the ratio of the second to the first: 196.7 kB -> 66.2 kB (34%)."""
+    """Two sizes in bytes and the ratio of the second to the first: 196.7 kB -> 62.3 kB (32%)."""
     larger = ", larger" if after > before else ""
     return f"{format_size(before)} -> {format_size(after)} ({after / before:.0%}{larger})"
 

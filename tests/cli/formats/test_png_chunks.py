@@ -40,7 +40,7 @@ def test_samples_are_packed_from_the_highest_bits():
     assert pack_samples(samples, 2).tolist() == [[0b01000100], [0b00111000]]
     assert pack_samples(samples, 4).tolist() == [[0x10, 0x10], [0x03, 0x20]]
     assert np.array_equal(pack_samples(samples, 8), samples)
-    assert scanlines(pack_samples(samples, 8), 2) == bytes([2, 1, 0, 1, 2, 0, 3, 2])
+    assert scanlines(pack_samples(samples, 8), 2).tobytes() == bytes([2, 1, 0, 1, 2, 0, 3, 2])
 
 
 def test_empty_metadata_has_no_chunk():

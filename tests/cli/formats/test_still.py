@@ -1,8 +1,6 @@
 import io
 import struct
-import sys
 import zlib
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from gpukmeans_cli.formats import png_chunks, still
+from gpukmeans_cli.formats import png_chunks
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.still import encode_pixels, encode_still, write_png
 from gpukmeans_cli.system.atomic_files import SUFFIXES, ImageError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, GREY_ALPHA, RGB, RGBA = 1, 2, 3, 4
+EFFORTS = range(4)
 IN_GREY, IN_COLOR, WITH_PALETTE = 0, 2, 3  # color types
 
 
@@ -59,6 +58,24 @@ def depth_and_color_type(png: bytes) -> tuple[int, int]:
 def decoded(file: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGBA"))
+
+
+def decoded_by_hand(png: bytes) -> np.ndarray:
+    """The colors (height, width, 3) of a PNG with an opaque palette, by the text of the standard."""
+    chunks = chunks_of(png)
+    width, height, depth = struct.unpack_from(">IIB", chunks[b"IHDR"])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, -1).tolist()
+    above, rows = [0] * len(lines[0]), []
+    for kind, *line in lines:
+        row = [0]
+        for x, byte in enumerate(line, 1):
+            a, b, c = row[x - 1], above[x], above[x - 1]
+            nearest = min((a, b, c), key=lambda value: abs(a + b - c - value))
+            row.append((byte + [0, a, b, (a + b) // 2, nearest][kind]) % 256)
+        rows.append(above := row)
+    bits = np.unpackbits(np.array(rows, np.uint8)[:, 1:], axis=1)
+    indices = np.packbits(bits.reshape(height, -1, depth), axis=2)[:, :width, 0] >> (8 - depth)
+    return np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)[indices]
 
 
 def rgba(palette: np.ndarray) -> np.ndarray:
@@ -203,9 +220,9 @@ def test_encoding_is_lossless(data):
 @pytest.mark.parametrize(
     ("n_colors", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (16, 4), (17, 8), (255, 8), (256, 8)]
 )
-def test_the_png_has_the_fewest_bits_and_exactly_the_colors(n_colors, bits):
+def test_without_effort_the_png_has_the_fewest_bits_and_exactly_the_colors(n_colors, bits):
     palette = any_palette(n_colors, RGB)
-    chunks = chunks_of(encoded(palette, any_indices(n_colors)))
+    chunks = chunks_of(encoded(palette, any_indices(n_colors), effort=0))
     assert chunks[b"IHDR"] == struct.pack(">IIBBBBB", 23, 19, bits, WITH_PALETTE, 0, 0, 0)
     stored = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
     np.testing.assert_array_equal(np.unique(stored, axis=0), np.unique(palette, axis=0))
@@ -216,7 +233,8 @@ def test_the_png_has_the_fewest_bits_and_exactly_the_colors(n_colors, bits):
 @pytest.mark.parametrize("width", range(1, 18))
 @pytest.mark.parametrize("n_colors", [2, 4, 16])
 def test_rows_may_end_within_a_byte(n_colors, width):
-    encoded(any_palette(n_colors, RGB), any_indices(n_colors, 19, width))
+    for effort in EFFORTS:
+        encoded(any_palette(n_colors, RGB), any_indices(n_colors, 19, width), effort=effort)
 
 
 def test_unused_and_equal_colors_are_not_stored():
@@ -306,19 +324,8 @@ def test_no_file_is_more_than_one_percent_larger_than_by_pillow(make_indices, n_
     image = Image.fromarray(indices)
     image.putpalette(palette.tobytes())
     by_pillow = io.BytesIO()
-    image.save(by_pillow, "PNG", compress_level=still.LEVEL)
+    image.save(by_pillow, "PNG", compress_level=9)
     assert len(encoded(palette, indices)) <= 1.01 * len(by_pillow.getvalue())
-
-
-def test_a_large_drawing_is_searched_for_long_repeats():
-    """A slower level is tried although the faster one does not win, as a sample promises more."""
-    height = np.random.default_rng(0).random((512, 512))
-    for axis in (0, 1):
-        height = sum(np.roll(height, shift, axis) for shift in range(96))
-    levels = (height - height.min()) / np.ptp(height) * 6.99
-    samples = still._Samples(3, 4, levels.astype(np.uint8), b"")
-    fast = still._deflate(png_chunks.scanlines(png_chunks.pack_samples(samples.values, 4), 0), still.FAST_LEVEL)
-    assert len(still._compressed(samples)) < 0.97 * min(len(fast), len(still._filtered(samples)))
 
 
 def test_the_palette_order_makes_a_photo_smaller():
@@ -332,39 +339,44 @@ def test_the_palette_order_makes_a_photo_smaller():
     assert len(png) < 0.8 * len(unordered.getvalue())
 
 
-# Optimization
-
-
-def test_a_missing_oxipng_is_an_error_with_the_command_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "oxipng", None)
-    with pytest.raises(ImageError, match="run pip install pyoxipng or"):
-        encode_still(any_palette(5, RGB), any_indices(5), ".png", optimize=True)
-
-
-def test_the_smallest_result_of_oxipng_is_used(monkeypatch):
-    """A fake oxipng makes only the last file smaller, and only if it may reorder the palette."""
-    inputs = []
-
-    def optimize_from_memory(png, *, palette_reduction=True, **options):
-        inputs.append(png)
-        return b"small" if palette_reduction else png
-
-    fake = ModuleType("oxipng")
-    fake.__dict__["optimize_from_memory"] = optimize_from_memory
-    monkeypatch.setitem(sys.modules, "oxipng", fake)
-    palette, indices = any_palette(20, RGB), any_indices(20)
-    assert encode_still(palette, indices, ".png", optimize=True) == b"small"
-    assert len(inputs) == 3
-    assert encode_still(palette, indices, ".png") in inputs
-    for png in inputs:
-        np.testing.assert_array_equal(decoded(png), rgba(palette)[indices])
+# Effort
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *TRANSLUCENT])
-def test_an_optimized_file_has_the_same_pixels_and_is_not_larger(name):
-    pytest.importorskip("oxipng")
+def test_the_highest_effort_has_the_same_pixels_and_the_smallest_file(name):
     palette, indices = (IMAGES | TRANSLUCENT)[name]
-    assert len(encoded(palette, indices, optimize=True)) <= len(encode_still(palette, indices, ".png"))
+    for suffix in SUFFIXES if name in IMAGES else [".png", ".webp"]:
+        sizes = [len(encoded(palette, indices, suffix, effort=effort)) for effort in EFFORTS]
+        assert sizes[3] == min(sizes)
+
+
+@pytest.mark.parametrize("n_colors", [2, 16, 64, 256])
+def test_pixels_read_by_an_independent_decoder_are_the_same_at_every_effort(n_colors):
+    palette, indices = any_palette(n_colors, RGB), hills(n_colors).astype(np.uint8)[:60, :75]
+    for effort in EFFORTS:
+        colors = decoded_by_hand(encoded(palette, indices, effort=effort))
+        np.testing.assert_array_equal(colors, palette[indices])
+
+
+@pytest.mark.parametrize("make_indices", [hills, tiles])
+@pytest.mark.parametrize("n_colors", [16, 256])
+def test_effort_makes_photos_and_drawings_smaller(make_indices, n_colors):
+    palette, indices = any_palette(n_colors, RGB), make_indices(n_colors).astype(np.uint8)[:200, :200]
+    sizes = [len(encoded(palette, indices, effort=effort)) for effort in EFFORTS]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[3] < 0.99 * sizes[0]
+
+
+def test_few_colors_have_a_byte_each_where_that_is_smaller():
+    indices = hills(16).astype(np.uint8)
+    assert depth_and_color_type(encoded(any_palette(16, RGB), indices)) == (8, WITH_PALETTE)
+    assert depth_and_color_type(encoded(any_palette(16, RGB), scattered(16).astype(np.uint8))) == (4, WITH_PALETTE)
+
+
+def test_repeats_are_found_in_a_drawing():
+    indices = scattered(256).astype(np.uint8)[:40, :400]
+    once, twice = (len(encoded(any_palette(256, RGB), np.tile(indices, (n, 1)))) for n in (1, 2))
+    assert twice < 1.05 * once
 
 
 # Metadata
