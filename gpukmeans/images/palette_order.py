@@ -9,6 +9,9 @@ from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithm
 from gpukmeans.tiling import blocks
 
+# Places by which a color is moved when an order is refined. More take time in proportion, for 0.2 % fewer bytes.
+_REACH = 16
+
 # Number of pixels whose pairs are counted at a time.
 _BLOCK = 1 << 18
 
@@ -17,7 +20,7 @@ def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Ten
     """Permutations (K,), int64 on the CPU, of a palette of K colors, by the entropy of the differences, lowest first.
 
     The differences are those of the indices of adjacent pixels. Each permutation lists the old indices in their new
-    order. The first wins a tie.
+    order. The first wins a tie. The best one is refined, if that lowers its entropy.
 
     Args:
         indices: uint8 (H, W), below K.
@@ -36,7 +39,10 @@ def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Ten
     else:
         orders = [_chained_order(counts), _grown_order(counts)]
     count_differences = png.difference_counts if by_kernels else _difference_counts
-    return sorted(orders, key=lambda order: _entropy(count_differences(counts, order)))
+    best, *others = sorted(orders, key=lambda order: _entropy(count_differences(counts, order)))
+    lengths = [-binary_logarithm(n + 1) for n in count_differences(counts, best).tolist()]
+    refine = png.refined_order if by_kernels else _refined_order
+    return [refine(counts, best, torch.tensor(lengths, device="cpu"), _REACH), *others]
 
 
 def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
@@ -101,6 +107,43 @@ def _grown_order(counts: Tensor) -> Tensor:
         leftward = sum((weight - 2 * place) * row[other] for place, other in enumerate(order))
         order.insert(0 if leftward > 0 else len(order), color)
     return torch.tensor(order, dtype=torch.int64, device="cpu")
+
+
+def _refined_order(counts: Tensor, order: Tensor, lengths: Tensor, reach: int) -> Tensor:
+    """An order in which each color has moved by up to `reach` places to that of the least code lengths.
+
+    `lengths` (256,), int64, are those of differences of indices. Colors move in turn, in the given order, others being
+    shifted. Ties: the place that the color has, then the nearest to the left of it.
+    """
+    colors, places = order.tolist(), order.argsort()
+    for color in order.tolist():
+        start = int(places[color])
+        best, best_place = 0, start
+        for step in (-1, 1):
+            change = 0
+            for place in range(start + step, start + step * (reach + 1), step):
+                if not 0 <= place < len(colors):
+                    break
+                change += _swap(counts, colors, places, lengths, place - step, place)
+                if change < best:
+                    best, best_place = change, place
+            while places[color] != start:
+                place = int(places[color])
+                _swap(counts, colors, places, lengths, place, place - step)
+        step = 1 if best_place > start else -1
+        for place in range(start, best_place, step):
+            _swap(counts, colors, places, lengths, place, place + step)
+    return torch.tensor(colors, device="cpu")
+
+
+def _swap(counts: Tensor, colors: list[int], places: Tensor, lengths: Tensor, place: int, other_place: int) -> int:
+    """Swap the colors at two adjacent places; the change of the code lengths."""
+    color, other = colors[place], colors[other_place]
+    change = lengths[(places - other_place).abs()] - lengths[(places - place).abs()]
+    change[[color, other]] = 0
+    colors[place], colors[other_place] = other, color
+    places[color], places[other] = other_place, place
+    return int(((counts[color] - counts[other]) * change).sum())
 
 
 def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:

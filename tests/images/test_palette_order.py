@@ -55,3 +55,14 @@ def test_the_first_order_has_the_least_entropy_of_differences(china):
     bits = [entropy_of_differences(shuffled, order) for order in orders]
     assert bits[0] <= bits[1]
     assert bits[0] < 0.8 * entropy_of_differences(shuffled, torch.arange(32))
+
+
+@pytest.mark.parametrize("n_colors", [40, 256])
+def test_the_first_order_is_refined_to_shorter_codes_than_that_of_the_other_method(n_colors):
+    """Indices of colors in a plane, where those of neighboring pixels are close, but numbered at random."""
+    generator = torch.Generator().manual_seed(n_colors)
+    points = torch.randn(90, 120, 2, generator=generator).cumsum(dim=1)
+    colors = points.flatten(0, 1)[torch.randperm(90 * 120, generator=generator)[:n_colors]]
+    indices = (points[:, :, None] - colors).square().sum(dim=3).argmin(dim=2).to(torch.uint8)
+    first, second = (entropy_of_differences(indices, order) for order in palette_orders(indices, n_colors))
+    assert first < 0.99 * second

@@ -226,3 +226,59 @@ EXPORT void gpukmeans_png_differences(const int64_t *counts, int64_t n_colors, c
       frequencies[(a - b) & 255] += row[order[b]];
   }
 }
+
+// An order of colors, and the place of each.
+struct order {
+  const int64_t *counts, *lengths;
+  int64_t n_colors, *colors;
+  int64_t places[256];
+};
+
+INLINE int64_t distance_of(int64_t a, int64_t b) { return a < b ? b - a : a - b; }
+
+// Swaps the colors at two adjacent places. Returns the change of the code lengths.
+static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) {
+  const int64_t color = o->colors[place], other = o->colors[other_place];
+  const int64_t *of_color = o->counts + color * o->n_colors, *of_other = o->counts + other * o->n_colors;
+  int64_t change = 0;
+  for (int64_t at = 0; at < o->n_colors; at++) {
+    const int64_t k = o->colors[at];
+    const int64_t longer = o->lengths[distance_of(at, other_place)] - o->lengths[distance_of(at, place)];
+    change += at == place || at == other_place ? 0 : (of_color[k] - of_other[k]) * longer;
+  }
+  o->colors[place] = other;
+  o->colors[other_place] = color;
+  o->places[color] = other_place;
+  o->places[other] = place;
+  return change;
+}
+
+// Moves each color, in the given order, by up to `reach` places to that of the least code lengths.
+EXPORT void gpukmeans_png_refine(const int64_t *counts, int64_t n_colors, int64_t reach, const int64_t *lengths,
+                                 int64_t *colors) {
+  struct order o = {.counts = counts, .lengths = lengths, .n_colors = n_colors, .colors = colors};
+  int64_t turns[256];
+  for (int64_t place = 0; place < n_colors; place++) {
+    turns[place] = colors[place];
+    o.places[colors[place]] = place;
+  }
+  for (int64_t i = 0; i < n_colors; i++) {
+    const int64_t color = turns[i], start = o.places[color];
+    int64_t best = 0, best_place = start;
+    for (int64_t step = -1; step <= 1; step += 2) {
+      int64_t change = 0, place = start;
+      for (int64_t n = 0; n < reach && place + step >= 0 && place + step < n_colors; n++, place += step) {
+        change += swap_colors(&o, place, place + step);
+        if (change < best) {
+          best = change;
+          best_place = place + step;
+        }
+      }
+      for (; place != start; place -= step)
+        swap_colors(&o, place, place - step);
+    }
+    const int64_t step = best_place > start ? 1 : -1;
+    for (int64_t place = start; place != best_place; place += step)
+      swap_colors(&o, place, place + step);
+  }
+}

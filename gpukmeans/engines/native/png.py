@@ -115,6 +115,23 @@ def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
     return order
 
 
+def refined_order(
+    counts: Int[Tensor, "k k"], order: Int[Tensor, " k"], lengths: Int[Tensor, "256"], reach: int
+) -> Int[Tensor, " k"]:
+    """The order, int64 (K,), with each color moved by up to `reach` places to that of the least code lengths.
+
+    Args:
+        counts: counts of adjacent colors, int64 (K, K), K from 2 to 256, symmetric.
+        order: a permutation, int64 (K,).
+        lengths: code length of each difference, int64 (256,).
+        reach: places.
+    """
+    colors = order.clone()
+    run = _function("refine", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+    run(counts.data_ptr(), _checked_size(counts), reach, lengths.data_ptr(), colors.data_ptr())
+    return colors
+
+
 def difference_counts(counts: Int[Tensor, "k k"], order: Int[Tensor, " k"]) -> Int[Tensor, "256"]:
     """Counts, int64 (256,), of the differences modulo 256 of adjacent indices that are numbered in an order.
 
