@@ -112,8 +112,8 @@ MUTATIONS = [
     Mutation(
         "optimizing: the highest index on ties",
         "optimizing.c",
-        "tried[lane] < best ? tried[lane] : best;",
-        "(tried[lane] > best || best == 256) ? tried[lane] : best;",
+        "best = color < best ? color : best;",
+        "best = color < 256 ? color : best;",
         "test_optimizing.py",
     ),
     Mutation(

@@ -315,7 +315,9 @@ class _Grid:
         tried = torch.where(excluded, old, tried)
 
         weights = self._objective.weights()
-        gradient = sum(weight * shifted(self._errors, y + 2, x + 2) for (y, x), weight in weights.items())
+        gradient = torch.zeros_like(shifted(self._errors, 2, 2))
+        for (y, x), weight in weights.items():
+            gradient += weight * shifted(self._errors, y + 2, x + 2)
         step = self._points[old] - self._points[tried]
         change = (step * (2 * gradient[:, :, None] + weights[0, 0] * step)).sum(dim=3)
 

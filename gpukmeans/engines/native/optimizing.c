@@ -437,14 +437,17 @@ static void prepare(const struct sweep *s, struct constants *c) {
   }
 }
 
-// The lowest of the colors of the least J, or the old one if it is among them.
-#define CHOOSE(totals, least, tried)                                                                                   \
-  int best = 256;                                                                                                      \
-  if (totals[OLD] == least)                                                                                            \
-    return tried[OLD];                                                                                                 \
-  for (int lane = 0; lane < OLD; lane++)                                                                               \
-    best = totals[lane] == least && tried[lane] < best ? tried[lane] : best;                                           \
+// The lowest of the colors of the least J, of masks of -1 and 0, or the old one if it is among them.
+INLINE int choose(const int64_t *is_least, const uint8_t *tried) {
+  if (is_least[OLD])
+    return tried[OLD];
+  int best = 256;
+  for (int lane = 0; lane < OLD; lane++) {
+    const int color = tried[lane] | (int)(~is_least[lane] & 256);
+    best = color < best ? color : best;
+  }
   return best;
+}
 
 // The color of the least J with alpha. Parts of J are at most 2^53 times `bit`, and their sum is below 2^61.
 INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
@@ -459,7 +462,9 @@ INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, poi
       totals[lane] += slope[axis] * point[axis];
     least = at_most(least, totals[lane]);
   }
-  CHOOSE(totals, least, tried)
+  for (int lane = 0; lane <= OLD; lane++)
+    totals[lane] = -(totals[lane] == least);
+  return choose(totals, tried);
 }
 
 // The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^40 their sums are below
@@ -469,7 +474,7 @@ INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t
   const point_t target = s->share * blur + (int32_t)c->apart * error + (int32_t)c->weight * old_point;
   const double factor = -2 * (double)s->bit, price = (double)s->price;
   const quad_t slope = __builtin_convertvector(target, quad_t) * (quad_t){factor, factor, factor, 0} + (quad_t){0, 0, 0, 1};
-  double totals[LANES] __attribute__((aligned(32)));
+  quad_t totals[LANES / 4];
   quad_t lowest = {INFINITY, INFINITY, INFINITY, INFINITY};
   for (int lane = 0; lane < LANES; lane += 4) {
     quad_t terms[4];
@@ -480,13 +485,16 @@ INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t
     const point_t lengths = {bits[lane], bits[lane + 1], bits[lane + 2], bits[lane + 3]};
     const quad_t total = SHUFFLE(first, second, 0, 1, 4, 5) + SHUFFLE(first, second, 2, 3, 6, 7) +
                          price * __builtin_convertvector(lengths, quad_t);
-    *(quad_t *)(totals + lane) = total;
+    totals[lane / 4] = total;
     const quad_mask_t lower = total < lowest;
     lowest = (quad_t)(((quad_mask_t)total & lower) | ((quad_mask_t)lowest & ~lower));
   }
   const double low = lowest[0] < lowest[1] ? lowest[0] : lowest[1], high = lowest[2] < lowest[3] ? lowest[2] : lowest[3];
-  const double least = low < high ? low : high;
-  CHOOSE(totals, least, tried)
+  const quad_t least = (quad_t){0} + (low < high ? low : high);
+  int64_t is_least[LANES] __attribute__((aligned(32)));
+  for (int i = 0; i < LANES / 4; i++)
+    *(quad_mask_t *)(is_least + 4 * i) = totals[i] == least;
+  return choose(is_least, tried);
 }
 
 // Changes the pixel at x of a row to the color of the least J. Of J, whose terms without the color are left out, the
