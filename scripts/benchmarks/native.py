@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from benchmarks import folder as benchmark_folder
 from benchmarks import peers, pngquant
 from benchmarks.clustering import FEW, MANY, TOLERANCE, Case, FailedError, inertia, sample, slope
 from benchmarks.colors import COLORS_TOLERANCE, FAISS, SKLEARN
+from benchmarks.marks import Mark, not_measured
 from benchmarks.optima import windows
 from benchmarks.processes import ProcessError, medians, run
 from gpukmeans import DITHERINGS, KMeans, apply_palette, quantize, unique_colors
@@ -47,37 +47,6 @@ PNGQUANT_LIMITS = {16: 0.25, 256: 0.5}
 # Relative difference of the inertia of different initial centers that is accepted.
 SEEDING_TOLERANCE = 0.1
 _CHECKED_ROWS = 1 << 14
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """The figure of this package and that of a peer in one case, and the limit of their ratio; or the `error`.
-
-    Without a limit the ratio is only reported. With `at_least` the limit is a lower one.
-    """
-
-    case: str
-    peer: str
-    ours: float = math.nan
-    theirs: float = math.nan
-    unit: str = "ms"
-    limit: float | None = None
-    at_least: bool = False
-    error: str | None = None
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.theirs
-
-    @property
-    def verdict(self) -> str:
-        """ "met", "MISSED", "reported", or why there is none."""
-        if self.error is not None:
-            return self.error
-        if self.limit is None:
-            return "reported"
-        met = self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
-        return f"{'at least' if self.at_least else 'at most'} {self.limit}: {'met' if met else 'MISSED'}"
 
 
 def marks(photos: Mapping[str, np.ndarray], before: str) -> Iterator[Mark]:
@@ -176,7 +145,7 @@ def _iteration(
 ) -> Mark:
     """One iteration, from runs of few and of many, beside the peer of that name, or the given one."""
     if fit is None and peers.missing([peer]):
-        return _not_measured(case, peer)
+        return not_measured(case, peer)
     fits = peers.gpukmeans, fit or peers.find(peer)
     calls = [partial(each, x, _first(x, k), n_iter) for each in fits for n_iter in counts]
     seconds, centers = _least(calls)
@@ -206,7 +175,7 @@ def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     """The whole of `apply_palette` beside a process of pngquant, which also computes the palette."""
     case, limits = "4 megapixels, K = 256", {"floyd-steinberg": 0.12}
     if pngquant.version() is None:
-        yield _not_measured(case, "pngquant")
+        yield not_measured(case, "pngquant")
         return
     large = Image.fromarray(next(iter(photos.values()))).resize((2400, 1667), Image.Resampling.BICUBIC)
     image = torch.from_numpy(np.array(large))
@@ -224,7 +193,7 @@ def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
 def _folder(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     case, n = "48 pictures, K = 64, a second", 48
     if pngquant.version() is None:
-        yield _not_measured(case, "pngquant")
+        yield not_measured(case, "pngquant")
         return
     with tempfile.TemporaryDirectory() as scratch:
         paths = benchmark_folder.write_photos(photos, n, Path(scratch, "photos"))
@@ -246,7 +215,7 @@ def _folder(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
 
 def _files(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     if pngquant.version() is None:
-        yield _not_measured("files in one process", "pngquant")
+        yield not_measured("files in one process", "pngquant")
         return
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(scratch, f"{number}.png") for number in range(len(photos))]
@@ -341,10 +310,6 @@ def _check_inertia(
 def _mark(case: str, peer: str, ours: float, theirs: float, limit: float | None) -> Mark:
     """A mark of two durations in seconds."""
     return Mark(case=case, peer=peer, ours=1e3 * ours, theirs=1e3 * theirs, limit=limit)
-
-
-def _not_measured(case: str, peer: str) -> Mark:
-    return Mark(case=case, peer=peer, error=f"not measured: {peer} is not installed")
 
 
 def _seed(x: np.ndarray, weights: np.ndarray | None, k: int) -> np.ndarray:

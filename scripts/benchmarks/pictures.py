@@ -7,7 +7,6 @@ SSIMULACRA2 (100 for equal images, higher is better) and FLIP (0 for equal image
 import functools
 import hashlib
 import importlib.metadata
-import math
 import multiprocessing
 import os
 import shutil
@@ -15,10 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,94 +25,90 @@ import numpy as np
 from PIL import Image, features
 
 from benchmarks import pngquant
+from benchmarks.drawings import over
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import ProcessError, run
 from benchmarks.table import aligned
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
-REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator", "pyoxipng"]
-OURS, BEST, OPTIMIZED = "gpukmeans", "gpukmeans --best", "gpukmeans --effort 3"
-DITHERED = ["gpukmeans --dither floyd-steinberg", "gpukmeans --dither blue-noise"]
-SLOW, FAST = "pngquant --speed 1 --nofs", "pngquant --speed 4 --nofs"
-DITHERED_PNGQUANT = ["pngquant --speed 1", "pngquant --speed 4"]
-OXIPNG = f"{FAST}, oxipng 4"
+REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator"]
+N_COLORS = 16, 64, 256
+# The price of a bit of the marks without dithering, the same at each K.
+LOSSY = 25
+OURS, PLAIN, LOSSY_PLAIN = "gpukmeans", "gpukmeans --dither none --lossy 0", f"gpukmeans --dither none --lossy {LOSSY}"
+BUDGETED = "gpukmeans --max-bytes of pngquant"
+PNGQUANT, NOFS = "pngquant", "pngquant --nofs"
 IMAGEQUANT = "Pillow LIBIMAGEQUANT"
-# Upper limits of the bytes of gpukmeans relative to pngquant, and of `--effort 3` relative to pngquant and oxipng.
-# Lower limit of the fraction of files on which the dithered output of gpukmeans is better.
-BYTES_TARGET, OPTIMIZED_TARGET, DITHERED_TARGET = 1.0, 0.97, 0.75
 _MOST_PROCESSES = 4
 _NONE = ("", "")
 
 _PILLOW = """
 import sys
 from PIL import Image
-source, k, target, method, kmeans = sys.argv[1:]
-Image.open(source).quantize(int(k), method=Image.Quantize[method], kmeans=int(kmeans)).save(target)
+k, folder, method, kmeans, *sources = sys.argv[1:]
+for number, source in enumerate(sources):
+    image = Image.open(source).quantize(int(k), method=Image.Quantize[method], kmeans=int(kmeans))
+    image.save(f"{folder}/{number:04}.png")
 """
-_OXIPNG = """
-import sys
-import oxipng
-oxipng.optimize(sys.argv[1], sys.argv[2], level=4)
-"""
+# A process for each file.
+_LOOP = 'n=0; folder=$0; for file in "$@"; do {command} || exit; n=$((n + 1)); done'
+_TARGET = '"$folder/$(printf %04d $n).png"'
 
-# Writes an image of K colors: (source, K, target).
-Candidate = Callable[[Path, int, Path], object]
+# The command that writes images of K colors to a folder: (sources, K, folder). Their names sort as the sources.
+Candidate = Callable[[Sequence[Path], int, Path], Sequence[str]]
 
 
-def _by_gpukmeans(*options: str) -> Candidate:
-    def make(source: Path, k: int, target: Path) -> None:
-        run([sys.executable, COMPRESS, str(source), "-k", str(k), "-o", str(target), "-f", "-q", *options])
+def gpukmeans(*options: str) -> Candidate:
+    """`gpukmeans compress` with these options, all files in one process."""
 
-    return make
+    def command(sources: Sequence[Path], k: int, folder: Path) -> list[str]:
+        outputs = ["-k", str(k), "-d", str(folder), "--allow-larger", "-f", "-q"]
+        return [sys.executable, COMPRESS, *map(str, sources), *outputs, *options]
 
-
-def _by_pngquant(*options: str) -> Candidate:
-    def make(source: Path, k: int, target: Path) -> None:
-        run(["pngquant", "--force", *options, "--output", str(target), str(k), str(source)])
-
-    return make
+    return command
 
 
-def _by_pngquant_and_oxipng(source: Path, k: int, target: Path) -> None:
-    larger = target.with_suffix(".pngquant.png")
-    CANDIDATES[FAST](source, k, larger)
-    run([sys.executable, "-c", _OXIPNG, str(larger), str(target)])
+def by_pngquant(*options: str) -> Candidate:
+    """pngquant with these options, in a process for each file."""
+    return _loop(f'pngquant --force {" ".join(options)} --output {_TARGET} {{k}} "$file"')
 
 
-def _by_pillow(method: str, kmeans: int) -> Candidate:
-    def make(source: Path, k: int, target: Path) -> None:
-        run([sys.executable, "-c", _PILLOW, str(source), str(k), str(target), method, str(kmeans)])
-
-    return make
+def _imagemagick(*options: str) -> Candidate:
+    return _loop(f'{{magick}} "$file" -strip {" ".join(options)} -colors {{k}} {_TARGET}')
 
 
-def _by_imagemagick(*options: str) -> Candidate:
-    def make(source: Path, k: int, target: Path) -> None:
-        run([_imagemagick()[0], str(source), "-strip", *options, "-colors", str(k), str(target)])
+def _loop(command: str) -> Candidate:
+    def shell(sources: Sequence[Path], k: int, folder: Path) -> list[str]:
+        loop = _LOOP.format(command=command.format(k=k, magick=_magick()[0]))
+        return ["sh", "-c", loop, str(folder), *map(str, sources)]
 
-    return make
+    return shell
+
+
+def _pillow(method: str, kmeans: int) -> Candidate:
+    def command(sources: Sequence[Path], k: int, folder: Path) -> list[str]:
+        return [sys.executable, "-c", _PILLOW, str(k), str(folder), method, str(kmeans), *map(str, sources)]
+
+    return command
 
 
 CANDIDATES: Mapping[str, Candidate] = {
-    OURS: _by_gpukmeans(),
-    BEST: _by_gpukmeans("--best"),
-    DITHERED[0]: _by_gpukmeans("--dither", "floyd-steinberg"),
-    DITHERED[1]: _by_gpukmeans("--dither", "blue-noise"),
-    "gpukmeans --space linear": _by_gpukmeans("--space", "linear"),
-    "gpukmeans --space oklab": _by_gpukmeans("--space", "oklab"),
-    OPTIMIZED: _by_gpukmeans("--effort", "3"),
-    SLOW: _by_pngquant("--speed", "1", "--nofs"),
-    FAST: _by_pngquant("--speed", "4", "--nofs"),
-    OXIPNG: _by_pngquant_and_oxipng,
-    DITHERED_PNGQUANT[0]: _by_pngquant("--speed", "1"),
-    DITHERED_PNGQUANT[1]: _by_pngquant("--speed", "4"),
-    "Pillow MEDIANCUT, kmeans=3": _by_pillow("MEDIANCUT", 3),
-    "Pillow FASTOCTREE": _by_pillow("FASTOCTREE", 0),
-    "Pillow MAXCOVERAGE": _by_pillow("MAXCOVERAGE", 0),
-    IMAGEQUANT: _by_pillow("LIBIMAGEQUANT", 0),
-    "ImageMagick": _by_imagemagick("-dither", "None"),
-    "ImageMagick, dithered": _by_imagemagick("-dither", "FloydSteinberg"),
+    OURS: gpukmeans(),
+    PLAIN: gpukmeans("--dither", "none", "--lossy", "0"),
+    LOSSY_PLAIN: gpukmeans("--dither", "none", "--lossy", str(LOSSY)),
+    "gpukmeans --dither floyd-steinberg": gpukmeans("--dither", "floyd-steinberg"),
+    PNGQUANT: by_pngquant(),
+    NOFS: by_pngquant("--nofs"),
+}
+# Peers that are measured at one K only.
+AT_256: Mapping[str, Candidate] = {
+    "gpukmeans --dither blue-noise": gpukmeans("--dither", "blue-noise"),
+    "Pillow MEDIANCUT, kmeans=3": _pillow("MEDIANCUT", 3),
+    "Pillow FASTOCTREE": _pillow("FASTOCTREE", 0),
+    IMAGEQUANT: _pillow("LIBIMAGEQUANT", 0),
+    "ImageMagick": _imagemagick("-dither", "None"),
+    "ImageMagick, dithered": _imagemagick("-dither", "FloydSteinberg"),
 }
 
 
@@ -128,7 +123,7 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """Errors and size of the output of a candidate for one photo, and the seconds of the whole process."""
+    """Errors and size of the output of a candidate for one photo."""
 
     name: str
     mse: float
@@ -136,7 +131,6 @@ class Photo:
     ssimulacra2: float
     flip: float
     bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +140,8 @@ class Row:
     candidate: str
     n_colors: int
     photos: list[Photo]
+    seconds: float = 0.0
+    """Of all photos, less the import of torch."""
     error: str | None = None
 
     @property
@@ -157,35 +153,43 @@ class Row:
         """Mean over the photos of a field of `Photo`."""
         return statistics.mean(getattr(photo, figure) for photo in self.photos)
 
+    def count_better(self, other: "Row", figure: str, *, higher: bool = False) -> int:
+        """The number of photos whose figure is lower than that of the other row, or higher."""
+        sign = -1 if higher else 1
+        pairs = zip(self.photos, other.photos, strict=True)
+        return sum(sign * getattr(own, figure) < sign * getattr(theirs, figure) for own, theirs in pairs)
 
-@dataclass(frozen=True, kw_only=True)
-class _Output:
-    """A file written by a candidate, before its errors are measured."""
 
-    photo: str
-    source: Path
-    target: Path
-    bytes: int
+class Output(NamedTuple):
+    """The files written by a candidate, in the order of the sources, and the seconds of its processes."""
+
+    targets: list[Path]
     seconds: float
 
+    @property
+    def sizes(self) -> list[int]:
+        return [target.stat().st_size for target in self.targets]
 
-class _FailedError(Exception):
-    """A candidate wrote no image, or one of too many colors; the message is the reason."""
+
+class FailedError(Exception):
+    """A candidate wrote too few images, or one of too many colors; the message is the reason."""
 
 
 def unavailable() -> dict[str, str]:
     """For each candidate that cannot run here, the reason."""
     reasons = {
         "pngquant": None if pngquant.version() else "pngquant is not installed",
+        BUDGETED: None if pngquant.version() else "pngquant is not installed",
         IMAGEQUANT: None if features.check("libimagequant") else "this Pillow is built without libimagequant",
-        "ImageMagick": None if _imagemagick() != _NONE else "neither `magick` nor `convert` is ImageMagick",
+        "ImageMagick": None if _magick() != _NONE else "neither `magick` nor `convert` is ImageMagick",
     }
-    return {name: why for name in CANDIDATES for tool, why in reasons.items() if why and name.startswith(tool)}
+    names = [*CANDIDATES, *AT_256, BUDGETED]
+    return {name: why for name in names for tool, why in reasons.items() if why and name.startswith(tool)}
 
 
 def versions() -> dict[str, str]:
     """The versions of the installed peers and of the packages that measure."""
-    peers = {"pngquant": pngquant.version(), "ImageMagick": _imagemagick()[1]}
+    peers = {"pngquant": pngquant.version(), "ImageMagick": _magick()[1]}
     packages = {name: importlib.metadata.version(name) for name in REQUIRED}
     return {name: version for name, version in (peers | packages).items() if version}
 
@@ -203,91 +207,101 @@ def rgb_pictures(folder: Path) -> dict[str, np.ndarray]:
     return pictures
 
 
-def compare(pictures: Mapping[str, np.ndarray], n_colors: Sequence[int]) -> list[Row]:
-    """A row for each K of `n_colors` and each candidate, all measured alternately on the same PNGs.
+def write_pictures(pictures: Mapping[str, np.ndarray], folder: Path) -> dict[str, Path]:
+    """Write the pictures as PNGs to the new folder; their paths, which sort as the pictures, by name."""
+    folder.mkdir()
+    paths = {name: folder / f"{number:04}.png" for number, name in enumerate(pictures)}
+    for name, path in paths.items():
+        Image.fromarray(pictures[name]).save(path)
+    return paths
 
-    One process runs at a time; errors are measured after all processes have ended.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        sources = {name: Path(folder) / f"{index}.png" for index, name in enumerate(pictures)}
-        for name, source in sources.items():
-            Image.fromarray(pictures[name]).save(source)
-        missing, errors, outputs = unavailable(), {}, {}
-        _run_all(dict(list(sources.items())[:1]), n_colors[0], missing)  # not counted
-        for k in n_colors:
-            errors[k], outputs[k] = _run_all(sources, k, missing)
-        measured = _errors([each for of_k in outputs.values() for of_name in of_k.values() for each in of_name])
-    return [
-        Row(candidate=name, n_colors=k, photos=[], error=errors[k][name])
-        if name in errors[k]
-        else Row(candidate=name, n_colors=k, photos=[_photo(each, measured[each.target]) for each in outputs[k][name]])
-        for k in n_colors
-        for name in CANDIDATES
-    ]
+
+def compare(pictures: Mapping[str, np.ndarray], seconds_of_import: float) -> Iterator[list[Row]]:
+    """The rows of each K of `N_COLORS`, all measured on the same PNGs. One process runs at a time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = write_pictures(pictures, Path(scratch, "sources"))
+        for k in N_COLORS:
+            outputs, errors = _outputs(list(sources.values()), k, Path(scratch), seconds_of_import)
+            pairs = [pair for each in outputs.values() for pair in zip(sources.values(), each.targets, strict=True)]
+            measured = _errors(pairs)
+            rows = []
+            for name, each in outputs.items():
+                files = zip(sources, each.targets, each.sizes, strict=True)
+                photos = [Photo(name=n, **measured[target]._asdict(), bytes=size) for n, target, size in files]
+                rows.append(Row(candidate=name, n_colors=k, photos=photos, seconds=each.seconds))
+            yield [*rows, *(Row(candidate=name, n_colors=k, photos=[], error=why) for name, why in errors.items())]
+
+
+def write(name: str, candidate: Candidate, sources: Sequence[Path], k: int, folder: Path) -> Output:
+    """Run a candidate, which writes to the new folder. FailedError or ProcessError if it fails."""
+    folder.mkdir()
+    seconds = run(candidate(sources, k, folder)).seconds
+    targets = sorted(folder.iterdir())
+    if len(targets) != len(sources):
+        raise FailedError(f"{name} wrote {len(targets)} of {len(sources)} images")
+    if (most := max(map(_count_colors, targets))) > k:
+        raise FailedError(f"{name} wrote {most} colors, expected at most {k}")
+    return Output(targets, seconds)
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows of one K as text: a line for each candidate, and below a line for each error."""
-    heads = ["", "MSE", "CIEDE2000", "SSIMULACRA2", "FLIP", "bytes", "seconds"]
+    heads = ["", "bytes", "MSE", "CIEDE2000", "SSIMULACRA2", "FLIP", "seconds"]
     lines = aligned([heads, *(_cells(row) for row in rows if not row.error)])
     return "\n".join([lines, *(f"{row.candidate}: not measured, {row.error}" for row in rows if row.error)])
 
 
-def targets(rows: Sequence[Row]) -> list[str]:
-    """Lines for the rows of one K: the comparison, the figure, the target, and whether it is met."""
-    by = {row.candidate: row for row in rows}
-    return [
-        *(_verdict(by, ours, SLOW, _mse_verdict) for ours in (OURS, BEST)),
-        _verdict(by, OURS, FAST, functools.partial(_bytes_verdict, target=BYTES_TARGET)),
-        _verdict(by, OPTIMIZED, OXIPNG, functools.partial(_bytes_verdict, target=OPTIMIZED_TARGET)),
-        *(_verdict(by, ours, theirs, _perceptual_verdict) for ours in DITHERED for theirs in DITHERED_PNGQUANT),
-    ]
-
-
-def _run_all(
-    sources: Mapping[str, Path], k: int, missing: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, list[_Output]]]:
-    """The errors of candidates, and the outputs of the others. They alternate; one that failed is not run again."""
-    errors, outputs = dict(missing), {name: [] for name in CANDIDATES}
-    for photo, source in sources.items():
-        for index, (name, make) in enumerate(CANDIDATES.items()):
-            if name in errors:
-                continue
-            target = source.with_name(f"{source.stem}-{k}-{index}.png")
-            try:
-                seconds = _seconds(make, source, k, target)
-            except _FailedError as error:
-                errors[name] = str(error)
+def _outputs(
+    sources: Sequence[Path], k: int, scratch: Path, seconds_of_import: float
+) -> tuple[dict[str, Output], dict[str, str]]:
+    """The outputs of candidates, and the errors of the others."""
+    missing = unavailable()
+    candidates = dict(CANDIDATES) | (dict(AT_256) if k == 256 else {BUDGETED: gpukmeans()})
+    errors = {name: why for name, why in missing.items() if name in candidates}
+    outputs: dict[str, Output] = {}
+    for name in [name for name in candidates if name not in errors]:
+        folder = scratch / f"{name} {k}"
+        try:
+            if name == BUDGETED:
+                output = _within_budgets(sources, outputs[PNGQUANT].sizes, folder)
             else:
-                size = target.stat().st_size
-                outputs[name].append(_Output(photo=photo, source=source, target=target, bytes=size, seconds=seconds))
-    return errors, {name: each for name, each in outputs.items() if name not in errors}
+                output = write(name, candidates[name], sources, k, folder)
+        except (FailedError, ProcessError, KeyError) as error:
+            errors[name] = getattr(error, "last_line", str(error))
+            continue
+        n_imports = (len(sources) if name == BUDGETED else 1) * name.startswith("gpukmeans")
+        outputs[name] = output._replace(seconds=output.seconds - n_imports * seconds_of_import)
+    return outputs, errors
 
 
-def _seconds(make: Candidate, source: Path, k: int, target: Path) -> float:
-    start = time.perf_counter()
-    try:
-        make(source, k, target)
-    except ProcessError as error:
-        raise _FailedError(error.last_line) from error
-    seconds = time.perf_counter() - start
-    if not target.exists():
-        raise _FailedError("no image was written")
-    colors = len(np.unique(_rgb(target).reshape(-1, 3), axis=0))
-    if colors > k:
-        raise _FailedError(f"{colors} colors, expected at most {k}")
-    return seconds
+def _within_budgets(sources: Sequence[Path], sizes: Sequence[int], folder: Path) -> Output:
+    """The files of the command for these numbers of bytes, a process for each."""
+    folder.mkdir()
+    targets = [folder / source.name for source in sources]
+    seconds = 0.0
+    for source, target, size in zip(sources, targets, sizes, strict=True):
+        options = ["--max-bytes", str(size), "-o", str(target), "--allow-larger", "-f", "-q"]
+        seconds += run([sys.executable, COMPRESS, str(source), *options]).seconds
+        if target.stat().st_size > size:
+            raise FailedError(f"{BUDGETED} wrote {target.stat().st_size} bytes, expected at most {size}")
+    return Output(targets, seconds)
 
 
-def _errors(outputs: Sequence[_Output]) -> dict[Path, Errors]:
-    """The errors of each target; those of equal images are measured once."""
-    keys = {each.target: (each.source, hashlib.sha256(_rgb(each.target).tobytes()).digest()) for each in outputs}
-    pairs = {keys[each.target]: (each.source, each.target) for each in outputs}
+def _count_colors(path: Path) -> int:
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGBA"))
+    return len(np.unique(pixels.view(np.uint32)))
+
+
+def _errors(pairs: Sequence[tuple[Path, Path]]) -> dict[Path, Errors]:
+    """The errors of each target against its source; those of equal images are measured once."""
+    keys = {target: (source, hashlib.sha256(_rgb(target).tobytes()).digest()) for source, target in pairs}
+    different = {keys[target]: (source, target) for source, target in pairs}
     workers = min(_MOST_PROCESSES, os.cpu_count() or 1)
     # Not forked: torch's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, initializer=_use_one_thread) as pool:
-        errors = dict(zip(pairs, pool.map(_errors_of_pair, pairs.values()), strict=True))
+        errors = dict(zip(different, pool.map(_errors_of_pair, different.values()), strict=True))
     return {target: errors[key] for target, key in keys.items()}
 
 
@@ -302,20 +316,34 @@ def _errors_of_pair(pair: tuple[Path, Path]) -> Errors:
 def errors_of(source: Path, target: Path) -> Errors:
     """The errors of the image at `target` against that at `source`; both RGB, of equal size."""
     import flip_evaluator  # pyright: ignore[reportMissingImports]
-    import skimage.color  # pyright: ignore[reportMissingImports]
-    import ssimulacra2  # pyright: ignore[reportMissingImports]
 
     before, after = _rgb(source), _rgb(target)
     difference = before.astype(np.int64) - after
-    delta = skimage.color.deltaE_ciede2000(skimage.color.rgb2lab(before), skimage.color.rgb2lab(after))
-    scaled = [pixels.astype(np.float32) / 255 for pixels in (before, after)]
-    _, flip, _ = flip_evaluator.evaluate(*scaled, "LDR", applyMagma=False)
+    scaled, other = (pixels.astype(np.float32) / 255 for pixels in (before, after))
+    _, flip, _ = flip_evaluator.evaluate(scaled, other, "LDR", applyMagma=False)
     return Errors(
         mse=float((difference * difference).sum(axis=2).mean()),
-        ciede2000=float(delta.mean()),
-        ssimulacra2=float(ssimulacra2.compute_ssimulacra2(source, target)),
+        ciede2000=float(ciede2000(before, after).mean()),
+        ssimulacra2=ssimulacra2_over(before, after, 255),
         flip=float(flip),
     )
+
+
+def ciede2000(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The color difference of each pixel (H, W) of two RGB pictures."""
+    import skimage.color  # pyright: ignore[reportMissingImports]
+
+    return skimage.color.deltaE_ciede2000(skimage.color.rgb2lab(before), skimage.color.rgb2lab(after))
+
+
+def ssimulacra2_over(before: np.ndarray, after: np.ndarray, background: int) -> float:
+    """SSIMULACRA2 of two pictures, uint8 (H, W, C), over a grey background."""
+    import ssimulacra2  # pyright: ignore[reportMissingImports]
+
+    first, second = BytesIO(), BytesIO()
+    for file, pixels in ((first, before), (second, after)):
+        Image.fromarray(over(pixels, background)).save(file, "ppm")
+    return float(ssimulacra2.compute_ssimulacra2(first, second))
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -323,55 +351,14 @@ def _rgb(path: Path) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def _photo(output: _Output, errors: Errors) -> Photo:
-    return Photo(name=output.photo, **errors._asdict(), bytes=output.bytes, seconds=output.seconds)
-
-
 def _cells(row: Row) -> list[str]:
     formats = {"mse": ",.2f", "ciede2000": ".3f", "ssimulacra2": ".2f", "flip": ".4f"}
     means = [format(row.mean(figure), spec) for figure, spec in formats.items()]
-    return [row.candidate, *means, f"{row.bytes:,}", f"{row.mean('seconds'):.3f}"]
-
-
-def _verdict(by: Mapping[str, Row], ours: str, theirs: str, verdict: Callable[[Row, Row], str]) -> str:
-    for row in (by[ours], by[theirs]):
-        if row.error:
-            return f"{ours} against {theirs}: not measured, since {row.candidate} is not"
-    return f"{ours} against {theirs}: {verdict(by[ours], by[theirs])}"
-
-
-def _mse_verdict(ours: Row, theirs: Row) -> str:
-    count, n = _count(ours, theirs, lambda a, b: a.mse < b.mse), len(ours.photos)
-    return f"lower MSE on {count} of {n} files (target {n} of {n}): {_met(count == n)}"
-
-
-def _bytes_verdict(ours: Row, theirs: Row, target: float) -> str:
-    ratio = ours.bytes / theirs.bytes
-    return f"total bytes {ratio:.3f} (target <= {target}): {_met(ratio <= target)}"
-
-
-def _perceptual_verdict(ours: Row, theirs: Row) -> str:
-    by_ssimulacra2 = _count(ours, theirs, lambda a, b: a.ssimulacra2 > b.ssimulacra2)
-    by_flip = _count(ours, theirs, lambda a, b: a.flip < b.flip)
-    either = _count(ours, theirs, lambda a, b: a.ssimulacra2 > b.ssimulacra2 or a.flip < b.flip)
-    n = len(ours.photos)
-    least = math.ceil(DITHERED_TARGET * n)
-    return (
-        f"better on SSIMULACRA2 or FLIP on {either} of {n} files (target {least} of {n}): {_met(either >= least)}; "
-        f"on SSIMULACRA2 {by_ssimulacra2}, on FLIP {by_flip}"
-    )
-
-
-def _count(ours: Row, theirs: Row, better: Callable[[Photo, Photo], bool]) -> int:
-    return sum(better(a, b) for a, b in zip(ours.photos, theirs.photos, strict=True))
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "MISSED"
+    return [row.candidate, f"{row.bytes:,}", *means, f"{row.seconds:.2f}"]
 
 
 @functools.cache
-def _imagemagick() -> tuple[str, str]:
+def _magick() -> tuple[str, str]:
     """ImageMagick's command and version, or `_NONE`. On some systems `convert` is another program."""
     for command in filter(shutil.which, ("magick", "convert")):
         output = subprocess.run([command, "--version"], capture_output=True, text=True).stdout

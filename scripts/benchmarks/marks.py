@@ -1,0 +1,57 @@
+"""A figure of this package beside a limit: a mark that is met or missed."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The figure of this package and that of a peer in one case, and the limit of their ratio; or the `error`.
+
+    Without a limit the ratio is only reported. With `at_least` the limit is a lower one, with `by_difference` it is
+    one of the difference of both figures.
+    """
+
+    case: str
+    peer: str
+    ours: float = math.nan
+    theirs: float = math.nan
+    unit: str = "ms"
+    limit: float | None = None
+    at_least: bool = False
+    by_difference: bool = False
+    error: str | None = None
+
+    @property
+    def value(self) -> float:
+        """The ratio of both figures, or their difference."""
+        return self.ours - self.theirs if self.by_difference else self.ours / self.theirs
+
+    @property
+    def verdict(self) -> str:
+        """ "met", "MISSED", "reported", or why there is none."""
+        if self.error is not None:
+            return self.error
+        if self.limit is None:
+            return "reported"
+        met = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return f"{'at least' if self.at_least else 'at most'} {self.limit}: {'met' if met else 'MISSED'}"
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.case:56} {self.error}"
+        value = f"{self.value:+.3f}" if self.by_difference else f"{self.value:.3f}"
+        figures = f"{_cell(self.ours)} {_cell(self.theirs)} {self.unit:2} {self.peer:14} {value:>8}"
+        return f"{self.case:56} {figures} {self.verdict}"
+
+
+HEAD = f"{'':56} {'gpukmeans':>12} {'peer':>12}    {'':14} {'compared':>8}"
+
+
+def not_measured(case: str, peer: str) -> Mark:
+    """The mark of a case whose peer is missing."""
+    return Mark(case=case, peer=peer, error=f"not measured: {peer} is not installed")
+
+
+def _cell(figure: float) -> str:
+    return f"{figure:12,.4f}" if abs(figure) < 1 else f"{figure:12,.2f}"
