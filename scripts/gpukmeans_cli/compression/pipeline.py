@@ -46,6 +46,7 @@ from gpukmeans_cli.images.channels import add_all, common_channels, with_channel
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 from gpukmeans_cli.system.atomic_files import (
     STDIO,
+    ImageError,
     check_free,
     check_inside,
     make_folder,
@@ -84,8 +85,6 @@ class Settings:
     """0 for the quickest to 3 for the smallest files."""
     force: bool = False
     strip: bool = False
-    effort: int = 2
-    """Time spent on small files, 0..3."""
     allow_larger: bool = False
     max_pixels: int | None = None
     clustering: dict[str, Any] = field(default_factory=dict)
