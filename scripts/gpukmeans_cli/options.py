@@ -182,8 +182,7 @@ AllowLarger = Annotated[
     bool,
     _output(
         "--allow-larger",
-        help="Write the compressed image even if the input has the same format and is no larger. By default, such an "
-        "input is copied.",
+        help="Write the compressed image even if it is no smaller than the input. By default, the input is kept.",
     ),
 ]
 Effort = Annotated[

@@ -73,7 +73,20 @@ def test_a_damaged_file_ends_in_one_line_and_every_good_file_is_written(command,
     good = [save(noise(3, 4, 3), tmp_path / f"{place}.png").name for place in ("before", "zafter")]
     inputs = sorted(path.name for path in tmp_path.iterdir())
     (tmp_path / "two.hex").write_text("#000 #fff")  # given colors, as clustering takes most of the time
-    options = ["--palette", "two.hex", "--jobs", 1, "--device", "cpu", "--max-pixels", 4096, "-d", "out"]
+    options = [
+        "--palette",
+        "two.hex",
+        "--dither",
+        "none",
+        "--jobs",
+        1,
+        "--device",
+        "cpu",
+        "--max-pixels",
+        4096,
+        "-d",
+        "out",
+    ]
     code, out, err = command("compress", *inputs, *options)
     done = [line.split(" -> ")[0] for line in out.splitlines()]
     failed = [

@@ -23,7 +23,7 @@ def compare(
     max_pixels: options.MaxPixels = None,
 ) -> int:
     """Print the error and similarity of two images, and draw both side by side."""
-    a, b = (validation.required(path, "two images", "gpukmeans compare photo.jpg photo-20.png") for path in (a, b))
+    a, b = (validation.required(path, "two images", "gpukmeans compare photo.jpg photo-256.png") for path in (a, b))
     validation.check_exclusive({"--no-sheet": no_sheet, "--output": output})
     validation.check_stdin_once([a, b])
     sheet = None

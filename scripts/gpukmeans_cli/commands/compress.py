@@ -110,6 +110,7 @@ def compress(
             strip=strip,
             effort=effort,
             allow_larger=allow_larger,
+            optional_output=output is None and not in_place,
             max_pixels=max_pixels,
             clustering=clustering,
             seed=seed,

@@ -5,6 +5,7 @@ colors, and to be mapped to each palette that is tried, while they are encoded. 
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,9 @@ from gpukmeans_cli.system.worker_pool import Event
 # would take longer. An estimate from that count, not a measurement: no GPU was available.
 _MIN_GPU_PIXELS = 1 << 12
 
+# Without native kernels the optimizer takes some ten seconds for this many pixels.
+_MANY_PIXELS = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -86,6 +90,8 @@ class Settings:
     force: bool = False
     strip: bool = False
     allow_larger: bool = False
+    optional_output: bool = False
+    """Whether the names of the outputs are not given, so that none is needed where the input is kept."""
     max_pixels: int | None = None
     clustering: dict[str, Any] = field(default_factory=dict)
     """Options of `fit_palette`."""
@@ -112,11 +118,21 @@ def mapping_options(settings: Settings, *, suffix: str, animated: bool) -> dict[
     """
     is_optimized = settings.effort > 0 and suffix == ".png" and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
-    lossy = settings.lossy if settings.lossy is not None else DEFAULT_LOSSY if dither == "optimized" else 0.0
+    lossy = default_lossy(dither) if settings.lossy is None else settings.lossy
     if animated and (dither == "optimized" or lossy > 0):
         raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
     strength = settings.dither_strength
     return {"dither": dither, "strength": strength, "lossy": lossy, "rounds": _ROUNDS[settings.effort]}
+
+
+def default_lossy(dither: str) -> float:
+    """The price of a bit with this dithering, where none is given."""
+    return DEFAULT_LOSSY if dither == "optimized" else 0.0
+
+
+def takes_optimizer(mapping: dict[str, Any]) -> bool:
+    """Whether these options of `map_to_palette` optimize the indices, instead of dithering or nearest colors."""
+    return mapping["lossy"] > 0 or (mapping["dither"] == "optimized" and mapping["strength"] > 0)
 
 
 class StoppedError(Exception):
@@ -197,7 +213,16 @@ class QuantizedImage:
     def _map(self, frame: Tensor) -> IndexedImage:
         if self.fit is None:
             return apply_palette(frame, self.palette, **self.mapping)
-        return map_to_palette(frame, self.histogram, self.fit, **self.mapping)
+        options = self.mapping if self.fit.mse else {}  # without error there is nothing to dither or to optimize
+        return map_to_palette(frame, self.histogram, self.fit, **options)
+
+    @property
+    def lacks_kernels(self) -> bool:
+        """Whether the indices of many pixels are optimized on a CPU without native kernels, which is slow."""
+        optimizes = takes_optimizer(self.mapping) and (self.fit is None or self.fit.mse > 0)
+        colors = self.histogram.colors
+        is_large = self.source.height * self.source.width > _MANY_PIXELS
+        return optimizes and is_large and colors.is_cpu and ENGINES["native"].unsupported_reason(colors) is not None
 
     @property
     def statistics(self) -> Statistics:
@@ -306,14 +331,13 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
             choice = _choice(settings.target, source, histogram, suffix, settings, quantize)
         picture = quantize(choice.n_colors, choice.lossy)
         picture.finish_on_device()
-    original = kept_input(file, picture, suffix, settings)
-    kept, data = original is not None, picture.data if original is None else original
-    if not settings.dry_run:
+    kept, data = find_output(file, picture, output, settings)
+    if data is not None and not settings.dry_run:
         _write(output, data, settings)
     timer.lap("write")
     report = CompressionReport(
         input=str(path),
-        output=str(output),
+        output=None if data is None else str(output),
         width=source.width,
         height=source.height,
         frames=source.n_frames,
@@ -321,13 +345,16 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         colors_in=len(histogram.colors),
         colors_out=len(histogram.colors) if kept else picture.n_colors,
         bytes_in=source.n_bytes,
-        bytes_out=len(data),
+        bytes_out=source.n_bytes if data is None else len(data),
+        bytes_with_palette=picture.n_bytes,
+        dither=picture.mapping["dither"],
+        lossy=picture.mapping["lossy"],
         mse=0.0 if kept else picture.statistics.mse,
         psnr=None if kept else picture.psnr,
         iterations=picture.fit.n_iter if picture.fit else 0,
         converged=picture.fit.converged if picture.fit else True,
         kept=kept,
-        written=not settings.dry_run,
+        written=data is not None and not settings.dry_run,
         device=str(histogram.colors.device),
         seconds=sum(timer.stages.values()),
     )
@@ -338,6 +365,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         engine,
         timer.stages,
         broken_animation=source.broken_animation,
+        lacks_kernels=picture.lacks_kernels,
         left_out=source.left_out,
     )
 
@@ -430,7 +458,8 @@ def quantize_source(
     if settings.palette is None:
         fit = fitted()
         palette = fit.colors
-        if mapping["lossy"] == 0 and (mapping["dither"] == "none" or mapping["strength"] == 0):
+        is_nearest = mapping["dither"] == "none" or mapping["strength"] == 0
+        if fit.mse == 0 or (is_nearest and mapping["lossy"] == 0):
             counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)
             counts.index_add_(0, fit.labels.int(), histogram.counts)
             statistics = Statistics(counts.cpu().numpy(), fit.mse)
@@ -473,21 +502,52 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
     )
 
 
-def kept_input(source: Source, picture: QuantizedImage, suffix: str, settings: Settings) -> bytes | None:
-    """The input, with `strip` without its metadata, if it has the same format and is no larger than `picture`.
+class Output(NamedTuple):
+    """What a file becomes."""
 
-    None also if its metadata cannot be removed, with a given palette or fixed colors, which it may lack, and for an
-    animation of which only the default image can be decoded.
+    kept: bool
+    """Whether the input is kept, perhaps without its metadata, since a palette would not make the file smaller."""
+    data: bytes | None
+    """The file to write; None for none, where the input is kept at its path."""
+
+
+def keeps_input(source: Source, picture: QuantizedImage, settings: Settings) -> bool:
+    """Whether the input is kept, since `picture` is no smaller.
+
+    Not with a given palette or fixed colors, which it may lack, nor an animation of which only the default image can be
+    decoded.
     """
-    if source.broken_animation:
-        return None
-    needs_palette = settings.allow_larger or settings.palette is not None or settings.fixed is not None
-    if needs_palette or source.format.lower() != suffix.lower()[1:]:
-        return None
-    if settings.strip:
-        stripped = source.original_without_metadata()
-        return stripped if stripped is not None and len(stripped) <= picture.n_bytes else None
-    return source.original() if source.n_bytes <= picture.n_bytes else None
+    return not _needs_palette(source, settings) and source.n_bytes <= picture.n_bytes
+
+
+def find_output(source: Source, picture: QuantizedImage, output: Path, settings: Settings) -> Output:
+    """The encoded picture, if it is smaller than the input, else the input.
+
+    With `strip`, a PNG without its metadata is taken if it is the smallest of the three. An input that is kept is
+    copied if the path of the output is given or in another folder, and the format is equal. In another format the
+    larger picture is written to a given path. Otherwise nothing is written.
+    """
+    if _needs_palette(source, settings):
+        return Output(False, picture.data)
+    has_same_format = source.format.lower() == picture.suffix[1:]
+    stripped = source.original_without_metadata() if settings.strip and has_same_format else None
+    if stripped is not None and len(stripped) < source.n_bytes and len(stripped) <= picture.n_bytes:
+        return Output(True, stripped)
+    if not keeps_input(source, picture, settings):
+        return Output(False, picture.data)
+    has_nothing_to_strip = not settings.strip or stripped is not None
+    is_input = output != STDIO and os.path.realpath(output) == os.path.realpath(source.path)
+    is_given = output == STDIO or not settings.optional_output
+    if has_nothing_to_strip and is_input:
+        return Output(True, None)
+    if has_nothing_to_strip and has_same_format and (is_given or settings.root is not None):
+        return Output(True, source.original() if stripped is None else stripped)
+    return Output(False, picture.data) if is_given else Output(True, None)
+
+
+def _needs_palette(source: Source, settings: Settings) -> bool:
+    has_given_colors = settings.palette is not None or settings.fixed is not None
+    return settings.allow_larger or has_given_colors or source.broken_animation
 
 
 def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:

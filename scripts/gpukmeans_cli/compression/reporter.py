@@ -59,6 +59,8 @@ class Reporter:
         warn_ignored_frames(name, result.dropped_frames + 1)
         if result.broken_animation:
             warn(f"{name}: took the default image, since the frames of the animation are broken")
+        if result.lacks_kernels:
+            warn(f"{name}: optimized dithering is slow without the compiled kernels; --effort 0 is quick")
         if self.max_bytes and report.psnr is not None and report.psnr < _POOR_PSNR:
             colors = format_count(report.colors_out, "color")
             warn(

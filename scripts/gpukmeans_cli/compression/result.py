@@ -14,7 +14,8 @@ class CompressionReport:
     """
 
     input: str
-    output: str
+    output: str | None
+    """None where no file is written, since the input is kept at its path."""
     width: int
     height: int
     frames: int
@@ -24,34 +25,48 @@ class CompressionReport:
     colors_out: int
     bytes_in: int
     bytes_out: int
+    """Those of the input where it is kept."""
+    bytes_with_palette: int
+    """Those of the image with a palette, also where the input is kept."""
+    dither: str
+    lossy: float
+    """Price of a bit in hundredths of the mean squared error."""
     mse: float
     psnr: float | None
     """None without error, since JSON has no infinity."""
     iterations: int
     converged: bool
     kept: bool
-    """Whether the output is the input, perhaps stripped, since a palette would not make the file smaller."""
+    """Whether the input is kept, perhaps stripped, since a palette would not make the file smaller."""
     written: bool
-    """Whether the output was written: False after a dry run."""
+    """Whether a file was written: False after a dry run, and without an output."""
     device: str
     seconds: float
 
     def line(self) -> str:
         """The report as one line of text."""
         frames = f"{self.frames} frames of " if self.frames > 1 else ""
-        sizes = format_sizes(self.bytes_in, self.bytes_out)
-        if self.kept:
-            state = f"{format_size(self.bytes_in)}, kept as it is"
-            if self.bytes_out != self.bytes_in:
-                state = f"{sizes}, kept without its metadata"
-            sizes = f"{state}, because a palette would not make it smaller"
-        quality = format_quality(self.psnr, "lossless")
-        files = f"{stream_name(self.input)} -> {stream_name(self.output, 'standard output')}"
+        files = stream_name(self.input)
+        if self.output is not None:
+            files += f" -> {stream_name(self.output, 'standard output')}"
+        not_written = "" if self.written or self.output is None else ", not written"
+        result = self._kept() if self.kept else self._compressed()
         return (
-            f"{files}: {frames}{self.width} x {self.height}, "
-            f"{self.colors_in:,} -> {format_count(self.colors_out, 'color')}, {sizes}, "
-            f"{quality}, {format_count(self.iterations, 'iteration')}, {self.device}, {self.seconds:.2f} s"
-            f"{'' if self.written else ', not written'}"
+            f"{files}: {frames}{self.width} x {self.height}, {result}, {self.device}, {self.seconds:.2f} s{not_written}"
+        )
+
+    def _kept(self) -> str:
+        state = f"{format_size(self.bytes_in)}, kept as it is"
+        if self.bytes_out != self.bytes_in:
+            state = f"{format_sizes(self.bytes_in, self.bytes_out)}, kept without its metadata"
+        with_palette = format_size(self.bytes_with_palette)
+        return f"{format_count(self.colors_in, 'color')}, {state}, since a palette would make it {with_palette}"
+
+    def _compressed(self) -> str:
+        return (
+            f"{self.colors_in:,} -> {format_count(self.colors_out, 'color')}, "
+            f"{format_sizes(self.bytes_in, self.bytes_out)}, {format_quality(self.psnr, 'lossless')}, "
+            f"{format_count(self.iterations, 'iteration')}"
         )
 
     def as_json(self) -> dict[str, object]:
@@ -72,5 +87,7 @@ class CompressionResult:
     """Seconds of each stage."""
     broken_animation: bool = False
     """Whether the default image was taken, since the frames of an APNG cannot be decoded."""
+    lacks_kernels: bool = False
+    """Whether the indices of many pixels were optimized without native kernels, which is slow."""
     left_out: tuple[str, ...] = ()
     """Phrases about the chunks of the input that were left out."""

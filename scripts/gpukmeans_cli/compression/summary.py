@@ -14,6 +14,8 @@ class Summary:
     planned: int
     """Number of files in the batch."""
     done: int = 0
+    kept: int = 0
+    """Number of those done that are kept as they are, since a palette would not make them smaller."""
     skipped: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Name and error of each file that failed."""
@@ -26,6 +28,7 @@ class Summary:
     def add(self, report: CompressionReport, stages: dict[str, float]) -> None:
         """Count a compressed file."""
         self.done += 1
+        self.kept += report.kept and report.bytes_out == report.bytes_in
         self.bytes_in += report.bytes_in
         self.bytes_out += report.bytes_out
         self._add_stages(stages)
@@ -33,7 +36,8 @@ class Summary:
     def lines(self, seconds: float) -> list[str]:
         """The summary of a batch that took `seconds`, then a line for each failure."""
         unfinished = self.planned - self.done - self.skipped - len(self.failures)
-        others = {"skipped": self.skipped, "failed": len(self.failures), "not finished": unfinished}
+        kept = "kept as it is" if self.kept == 1 else "kept as they are"
+        others = {kept: self.kept, "skipped": self.skipped, "failed": len(self.failures), "not finished": unfinished}
         counts = "".join(f", {count:,} {what}" for what, count in others.items() if count)
         sizes = f", {format_sizes(self.bytes_in, self.bytes_out)}" if self.done else ""
         stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in self.stages.items())
@@ -48,6 +52,7 @@ class Summary:
         for summary in summaries:
             total.planned += summary.planned
             total.done += summary.done
+            total.kept += summary.kept
             total.skipped += summary.skipped
             total.failures += summary.failures
             total.bytes_in += summary.bytes_in

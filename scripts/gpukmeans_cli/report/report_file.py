@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.compression.pipeline import Settings, default_lossy
 from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data
 from gpukmeans_cli.system.atomic_files import check_folder, check_free, stream_name, write_atomically
@@ -32,8 +32,10 @@ def compress_options(settings: Settings) -> list[str]:
     options: list[str] = []
     if settings.space != "srgb":
         options += ["--space", settings.space]
-    if settings.dither != "none":
+    if settings.dither is not None:
         options += ["--dither", settings.dither]
-        if settings.dither_strength != 1:
-            options += ["--dither-strength", f"{settings.dither_strength:g}"]
+    if settings.dither_strength != 1:
+        options += ["--dither-strength", f"{settings.dither_strength:g}"]
+    if settings.lossy not in (None, default_lossy(settings.dither or "optimized")):
+        options += ["--lossy", f"{settings.lossy:g}"]
     return [*options, "--seed", str(settings.seed)] if settings.seed else options

@@ -15,7 +15,7 @@ from gpukmeans_cli.compression.pipeline import (
     fit_colors,
     frames_and_histogram,
     in_output_encoding,
-    kept_input,
+    keeps_input,
     quantize_source,
 )
 from gpukmeans_cli.formats.color import to_srgb
@@ -42,7 +42,7 @@ class Variant(PaletteUsage):
     data: bytes
     """The PNG file that `compress --allow-larger` writes."""
     kept: bool
-    """Whether `compress` would keep the file of the photo, a PNG that is no larger."""
+    """Whether `compress` would keep the file of the photo, which is no larger."""
     psnr: float | None
     """In dB; None without error."""
     inertia: tuple[float, ...]
@@ -159,7 +159,7 @@ def _variant(
     return Variant(
         n_colors=n_colors,
         data=picture.data,
-        kept=kept_input(file, picture, ".png", settings) is not None,
+        kept=keeps_input(file, picture, settings),
         colors=usage.colors,
         counts=usage.counts,
         psnr=picture.psnr,

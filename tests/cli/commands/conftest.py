@@ -6,8 +6,8 @@ from helpers.image_files import noise, save
 
 @pytest.fixture
 def run(command):
-    """Runs `gpukmeans compress`, and gives the exit code, stdout and stderr."""
-    return functools.partial(command, "compress")
+    """Runs `gpukmeans compress` with the nearest colors, unless a dithering is given: exit code, stdout and stderr."""
+    return functools.partial(command, "compress", "--dither", "none")
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ from gpukmeans_cli.main import main
 ROOT = Path(__file__).parents[3]
 COMMAND = Path(sys.executable).parent / "gpukmeans"
 CHINA, FLOWER = (Path(sklearn.__file__).parent / "datasets" / "images" / name for name in ("china.jpg", "flower.jpg"))
-REPORTED = "input output width height frames mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
-KEYS = [*REPORTED.split(), "kept", "written", "device", "seconds"]
+REPORTED = "input output width height frames mode colors_in colors_out bytes_in bytes_out bytes_with_palette"
+KEYS = [*REPORTED.split(), "dither", "lossy", "mse", "psnr", "iterations", "converged"]
+KEYS += ["kept", "written", "device", "seconds"]
 
 # The environment of a subprocess that runs the installed code: PYTHONPATH would add the checkout.
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -69,9 +70,9 @@ def refuse(*args, **options):
 
 
 def test_the_output_is_beside_the_input_and_named_after_it_and_k(run, photo):
-    assert run(photo, "--max-iter", 1)[0] == 0
+    assert run(photo, "--allow-larger")[0] == 0
     assert run(photo, "-k", 3)[0] == 0
-    assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "photo-20.png", "photo-3.png"}
+    assert {path.name for path in photo.parent.iterdir()} == {"photo.png", "photo-256.png", "photo-3.png"}
 
 
 def test_the_output_is_written_to_the_given_path(run, photo, tmp_path):
@@ -106,11 +107,11 @@ def test_the_png_has_only_used_palette_entries_and_the_smallest_bit_depth(run, t
 
 
 def test_an_existing_output_is_kept(run, photo, tmp_path):
-    (tmp_path / "photo-20.png").write_bytes(b"mine")
+    (tmp_path / "photo-256.png").write_bytes(b"mine")
     before = files(tmp_path)
     code, out, err = run(photo)
     assert (code, out) == (1, "")
-    assert_one_line(err, str(photo), "photo-20.png already exists; use --force")
+    assert_one_line(err, str(photo), "photo-256.png already exists; use --force")
     assert files(tmp_path) == before
 
 
@@ -227,6 +228,9 @@ def test_json_has_exactly_these_keys(run, photo, tmp_path):
         "colors_out": 3,
         "bytes_in": photo.stat().st_size,
         "bytes_out": (tmp_path / "photo-3.png").stat().st_size,
+        "bytes_with_palette": (tmp_path / "photo-3.png").stat().st_size,
+        "dither": "none",
+        "lossy": 0,
         "mse": 0,
         "psnr": 0,
         "iterations": 0,
@@ -304,7 +308,7 @@ def test_a_photo_rotated_by_exif_is_written_upright(run, tmp_path):
 
 @pytest.mark.parametrize("source", [CHINA, FLOWER], ids=lambda path: path.stem)
 def test_a_photo_gets_smaller_and_the_report_has_its_error(run, tmp_path, source):
-    code, out, err = run(source, "-o", tmp_path / "few.png", "--max-iter", 20, "--json")
+    code, out, err = run(source, "-k", 20, "-o", tmp_path / "few.png", "--max-iter", 20, "--json")
     report = json.loads(out)
     assert (code, err) == (0, "")
     assert (report["width"], report["height"], report["colors_out"]) == (640, 427, 20)
@@ -365,19 +369,19 @@ def test_each_pixel_has_the_nearest_color_of_the_palette(run, photo, tmp_path):
 )
 def test_an_image_of_few_colors_is_lossless(run, tmp_path, pixels, distinct):
     photo = save(pixels, tmp_path / "photo.png")
-    code, out, err = run(photo)
+    code, out, err = run(photo, "-k", 20, "--allow-larger")
     assert (code, err) == (0, "")
     assert f" {distinct} -> {distinct} color{'s' * (distinct > 1)}, " in out
     assert ", lossless, 0 iterations, " in out
     assert np.array_equal(rgba(tmp_path / "photo-20.png"), rgba(photo))
-    report = json.loads(run(photo, "-f", "--json")[1])
+    report = json.loads(run(photo, "-k", 20, "-f", "--json", "--allow-larger")[1])
     assert (report["psnr"], report["mse"], report["iterations"], report["converged"]) == (None, 0, 0, True)
 
 
 def test_a_fully_transparent_image_stays_transparent(run, tmp_path):
     pixels = noise(9, 13, 4)
     pixels[..., 3] = 0
-    report = json.loads(run(save(pixels, tmp_path / "photo.png"), "--json")[1])
+    report = json.loads(run(save(pixels, tmp_path / "photo.png"), "-k", 20, "--json", "--allow-larger")[1])
     assert (report["colors_in"], report["colors_out"], report["psnr"]) == (1, 1, None)
     assert not rgba(tmp_path / "photo-20.png").any()
 
@@ -385,7 +389,7 @@ def test_a_fully_transparent_image_stays_transparent(run, tmp_path):
 def test_alpha_is_kept_in_the_palette(run, tmp_path):
     pixels = np.concatenate([np.full((8, 5, 4), color) for color in ((9, 8, 7, 0), (250, 0, 0, 128), (0, 0, 90, 255))])
     photo = save(pixels.astype(np.uint8), tmp_path / "photo.png")
-    assert run(photo, "--allow-larger")[0] == 0
+    assert run(photo, "-k", 20, "--allow-larger")[0] == 0
     found = chunks(tmp_path / "photo-20.png")
     colors = np.frombuffer(found["PLTE"], dtype=np.uint8).reshape(3, 3)
     alpha = np.frombuffer(found["tRNS"].ljust(3, b"\xff"), dtype=np.uint8)
@@ -400,7 +404,7 @@ def test_a_transparent_index_of_a_gif_is_kept(run, tmp_path):
     image = Image.fromarray(np.repeat(np.arange(4, dtype=np.uint8)[:, None], 5, axis=1))
     image.putpalette([1, 2, 3, 40, 50, 60, 200, 0, 0, 0, 0, 200])
     image.save(tmp_path / "a.gif", transparency=2)
-    report = json.loads(run(tmp_path / "a.gif", "--json")[1])
+    report = json.loads(run(tmp_path / "a.gif", "--json", "--allow-larger")[1])
     assert (report["mode"], report["colors_out"]) == ("P", 4)
     assert rgba(report["output"])[:, 0, 3].tolist() == [255, 255, 0, 255]
 
@@ -427,7 +431,7 @@ def test_the_defaults_are_the_documented_ones(run, photo, clustering):
     run(photo)
     del clustering["generator"]
     # The library sets the defaults of all other options.
-    documented = {"n_colors": 20, "space": "srgb", "fixed": None, "init": "random", "max_iter": 100, "seed": 0}
+    documented = {"n_colors": 256, "space": "srgb", "fixed": None, "init": "random", "max_iter": 100, "seed": 0}
     assert clustering == documented
 
 
@@ -483,8 +487,8 @@ def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(run, photo, tmp
 
 def test_the_number_of_threads_does_not_change_a_byte(tmp_path):
     for threads in ("1", "2"):
-        args = (COMMAND, "compress", CHINA, "-k", "64", "--max-iter", "3", "-q", "-o", tmp_path / f"{threads}.png")
-        answer = start(*args, env={"OMP_NUM_THREADS": threads})
+        args = (COMMAND, "compress", CHINA, "-k", "64", "--dither", "none", "--max-iter", "3", "-q")
+        answer = start(*args, "-o", tmp_path / f"{threads}.png", env={"OMP_NUM_THREADS": threads})
         assert (answer.returncode, answer.stderr) == (0, b"")
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
@@ -751,7 +755,7 @@ def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monke
 def test_ctrl_c_keeps_finished_files_and_leaves_no_partial_ones(tmp_path):
     small = save(noise(4, 4, 3), tmp_path / "small.png")
     large = save(noise(1200, 1200, 3), tmp_path / "large.png", compress_level=1)
-    args = (COMMAND, "compress", small, large, "-k", "256", "--tol", "0")
+    args = (COMMAND, "compress", small, large, "--dither", "none", "--tol", "0", "--allow-larger")
     with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, text=True) as process:
         assert process.stdout.readline().startswith(str(small))
         time.sleep(0.5)  # now the large one is being compressed
@@ -775,7 +779,8 @@ def test_a_closed_pipe_behind_stdout_gives_no_traceback(photo):
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
 def test_a_closed_stdout_does_not_prevent_writing_the_file(run, photo, tmp_path):
     close_stdout = ("sh", "-c", 'exec "$@" >&-', "sh")
-    answer = start(*close_stdout, COMMAND, "compress", photo, "-k", "2", "-o", tmp_path / "few.png")
+    args = ("compress", photo, "-k", "2", "--dither", "none", "-o", tmp_path / "few.png")
+    answer = start(*close_stdout, COMMAND, *args)
     assert (answer.returncode, answer.stderr) == (0, b"")
     run(photo, "-k", "2", "-o", tmp_path / "same.png")
     assert (tmp_path / "few.png").read_bytes() == (tmp_path / "same.png").read_bytes()
@@ -803,12 +808,13 @@ def test_a_checkout_runs_its_own_code_from_any_folder_and_writes_the_same_bytes(
     python = [sys.executable] if installed else [sys.executable, "-S"]
     env = {} if installed else {"PYTHONPATH": sysconfig.get_path("purelib")}
     (elsewhere := photo.parent / "elsewhere").mkdir()
-    args = (checkout / "scripts" / "compress.py", photo, "-k", "5", "--seed", "3", "-o", "few.png")
+    options = ("-k", "5", "--dither", "none", "--seed", "3")
+    args = (checkout / "scripts" / "compress.py", photo, *options, "-o", "few.png")
     answer = start(*python, *args, cwd=elsewhere, env=env)
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr.split(b"\n") == [b"copy of scripts/gpukmeans_cli", b"copy of gpukmeans", b""]
     assert answer.stdout.startswith(str(photo).encode())
-    run(photo, "-k", "5", "--seed", "3", "-o", photo.parent / "same.png")
+    run(photo, *options, "-o", photo.parent / "same.png")
     assert (elsewhere / "few.png").read_bytes() == (photo.parent / "same.png").read_bytes()
 
 

@@ -22,7 +22,7 @@ def test_a_palette_without_an_opaque_color_is_used_with_a_warning(run, photo, tm
 
 
 def test_an_input_is_checked_before_its_output(run, command, tmp_path):
-    (tmp_path / "photo-20.png").touch()
+    (tmp_path / "photo-256.png").touch()
     (tmp_path / "photo-report.html").touch()
     missing = tmp_path / "photo.png"
     for answer in (run(missing), run(missing, "--skip-existing"), command("report", missing)):

@@ -10,7 +10,6 @@ from helpers.image_files import assert_one_line, chunks, files, noise, rgba, sav
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.images.dithering import DITHERINGS
-from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import read_source
@@ -209,113 +208,6 @@ def test_standard_input_cannot_have_a_shared_palette(run):
     code, out, err = run("-", "--shared-palette")
     assert (code, out) == (2, "")
     assert_one_line(err, "--shared-palette reads images twice")
-
-
-# Never larger
-
-
-@pytest.fixture
-def small(report, crop, tmp_path):
-    """A PNG that cannot be made smaller with 4 colors."""
-    report(crop, "-k", 4, "-o", tmp_path / "small.png")
-    return tmp_path / "small.png"
-
-
-def test_an_input_that_would_not_get_smaller_is_copied(run, small):
-    code, out, _ = run(small, "-k", 4)
-    assert code == 0
-    assert "kept as it is" in out
-    assert small.with_name("small-4.png").read_bytes() == small.read_bytes()
-
-
-def test_allow_larger_writes_the_compressed_image(report, small):
-    found = report(small, "-k", 4, "--allow-larger")
-    assert not found["kept"]
-    assert small.with_name("small-4.png").stat().st_size == found["bytes_out"]
-
-
-def test_another_format_is_written_even_if_it_is_larger(run, tmp_path):
-    photo = tmp_path / "photo.jpg"
-    Image.fromarray(noise(40, 40, 3)).save(photo, quality=5)
-    code, out, _ = run(photo, "-k", 256)
-    assert code == 0
-    assert "larger" in out
-    with Image.open(tmp_path / "photo-256.png") as image:
-        assert image.format == "PNG"
-
-
-def test_strip_does_not_copy_the_input(report, tmp_path):
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Author", "someone")
-    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "small.png", pnginfo=text)
-    found = report(tmp_path / "small.png", "-k", 4, "--strip")
-    assert not found["kept"]
-    assert b"someone" not in (tmp_path / "small-4.png").read_bytes()
-
-
-def private(folder, orientation=1, **options):
-    """A PNG of 256 distinct colors, which a palette makes larger, with private data of every kind."""
-    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Author", "SECRET")
-    text.add(b"prVt", b"SECRET")
-    text.add(b"tIME", bytes(7))
-    text.add(b"gAMA", struct.pack(">I", 45455))
-    path = folder / "private.png"
-    Image.fromarray(noise(16, 16, 3)).save(path, pnginfo=text, exif=exif + b"SECRET", **options)
-    path.write_bytes(path.read_bytes() + b"SECRET")
-    return path
-
-
-def test_strip_keeps_a_file_only_without_its_private_chunks_and_bytes(run, report, tmp_path):
-    path = private(tmp_path)
-    assert report(path, "-k", 256, "-o", tmp_path / "kept.png")["kept"]
-    assert (tmp_path / "kept.png").read_bytes() == path.read_bytes()
-    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
-    data = (tmp_path / "bare.png").read_bytes()
-    assert found["kept"]
-    assert found["bytes_out"] == len(data)
-    assert (b"SECRET" in path.read_bytes(), b"SECRET" in data) == (True, False)
-    assert list(chunks(tmp_path / "bare.png")) == ["IHDR", "gAMA", "IDAT", "IEND"]
-    assert np.array_equal(rgba(tmp_path / "bare.png"), rgba(path))
-    assert "kept without its metadata" in run(path, "-k", 256, "-o", tmp_path / "c.png", "--strip")[1]
-
-
-def test_strip_keeps_the_frames_of_an_animation_without_its_private_chunks(report, tmp_path):
-    second = noise(16, 16, 3)
-    second[0, 0] = second[1, 1]
-    path = private(tmp_path, save_all=True, append_images=[Image.fromarray(second)])
-    found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")
-    assert found["kept"]
-    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
-    assert np.array_equal(*(list(read_animation(file).frames) for file in (path, tmp_path / "bare.png")))
-
-
-@pytest.mark.parametrize("frames", [1, 3])
-def test_strip_does_not_keep_a_file_that_only_its_exif_makes_upright(report, tmp_path, frames):
-    others = [Image.fromarray(noise(16, 16, 3, seed=seed)) for seed in range(1, frames)]
-    path = private(tmp_path, orientation=6, save_all=frames > 1, append_images=others)
-    assert not report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip")["kept"]
-    assert b"SECRET" not in (tmp_path / "bare.png").read_bytes()
-
-
-def test_strip_keeps_a_file_without_its_profile_only_if_that_is_srgb(report, tmp_path):
-    for profile, is_kept in ((color_profiles.SRGB, True), (color_profiles.SWAPPED, False)):
-        path = private(tmp_path, icc_profile=profile)
-        found = report(path, "-k", 256, "-o", tmp_path / "bare.png", "--strip", "--force")
-        assert found["kept"] == is_kept
-        assert not {"iCCP", "gAMA"} & set(chunks(tmp_path / "bare.png"))
-        expected = rgba(path) if is_kept else rgba(path)[..., [1, 0, 2, 3]]
-        assert abs(rgba(tmp_path / "bare.png").astype(int) - expected).max() <= 1
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".webp"])
-def test_strip_does_not_keep_another_format_than_png(report, tmp_path, suffix):
-    path = tmp_path / f"small{suffix}"
-    Image.fromarray(noise(2, 2)).save(path)
-    path.write_bytes(path.read_bytes() + b"SECRET")
-    assert not report(path, "-k", 4, "-o", tmp_path / f"bare{suffix}", "--strip")["kept"]
-    assert b"SECRET" not in (tmp_path / f"bare{suffix}").read_bytes()
 
 
 # Formats and metadata

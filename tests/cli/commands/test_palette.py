@@ -61,7 +61,7 @@ def test_the_palette_equals_that_of_compress(run, tmp_path):
     photo = save(noise(31, 17, 3), tmp_path / "photo.png")
     colors = run(photo, "-k", 6, "--seed", 3)[1]
     with pytest.raises(SystemExit):
-        main(["compress", str(photo), "-k", "6", "--seed", "3", "-q"])
+        main(["compress", str(photo), "-k", "6", "--dither", "none", "--seed", "3", "-q"])
     pixels = np.asarray(Image.open(tmp_path / "photo-6.png").convert("RGB")).reshape(-1, 3)
     used, counts = np.unique(pixels, axis=0, return_counts=True)
     expected = {

@@ -59,7 +59,9 @@ def test_numbers_are_sorted_and_distinct(run, photo):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--space", "oklab"], ["--dither", "bayer", "--dither-strength", "0.5"], ["--seed", "7"]], ids=str
+    "options",
+    [[], ["--space", "oklab"], ["--dither", "bayer", "--dither-strength", "0.5"], ["--lossy", "5", "--seed", "7"]],
+    ids=str,
 )
 def test_sizes_equal_those_of_the_files_that_the_shown_command_writes(run, photo, tmp_path, options):
     page = tmp_path / "page.html"

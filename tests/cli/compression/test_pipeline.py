@@ -31,8 +31,10 @@ def photo(tmp_path):
 def test_settings_and_command_have_the_same_defaults():
     options = inspect.signature(compress).parameters
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
-    for name in ("any_device", "target", "root", "gpu_lock", "dither_strength"):  # set from other options
-        del defaults[name]
+    for name in ("any_device", "target", "root", "gpu_lock", "dither_strength", "optional_output"):
+        del defaults[name]  # set from other options
+    for name in ("dither", "lossy", "effort"):
+        del defaults[name]  # those of the command depend on the file
     assert defaults == {name: options[name].default for name in defaults}
 
 
@@ -125,6 +127,25 @@ def test_the_engine_that_clustered_is_named(photo, tmp_path, monkeypatch):
     assert result.engine.startswith(
         "plain, the fastest for these colors; native cannot: it is broken; matmul cannot: it is broken"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        ({"dither": "optimized"}, True),
+        ({"dither": None, "lossy": None}, True),
+        ({"lossy": 5.0}, True),
+        ({"dither": "bayer"}, False),
+        ({}, False),
+        ({"dither": "optimized", "n_colors": 256}, False),  # lossless
+    ],
+)
+def test_optimizing_many_pixels_without_native_kernels_is_noted(photo, tmp_path, monkeypatch, changes, lacks):
+    settings = replace(Settings(n_colors=4, device=CPU, force=True), **changes)
+    monkeypatch.setattr(NativeEngine, "unsupported_reason", lambda self, x: "there are none")
+    assert not compress_image(photo, tmp_path / "few.png", settings).lacks_kernels
+    monkeypatch.setattr(pipeline, "_MANY_PIXELS", 100)
+    assert compress_image(photo, tmp_path / "few.png", settings).lacks_kernels == lacks
 
 
 def test_a_small_image_is_clustered_on_the_cpu_with_any_device_only(photo, tmp_path, monkeypatch):

@@ -38,10 +38,17 @@ def test_dropped_frames_are_a_warning(capsys):
     assert capsys.readouterr().err == "gpukmeans: photos/sea.jpg: took the first of 4 frames\n"
 
 
+def test_optimizing_without_kernels_is_a_warning(capsys):
+    Reporter().done(replace(result(), lacks_kernels=True))
+    assert capsys.readouterr().err == (
+        "gpukmeans: photos/sea.jpg: optimized dithering is slow without the compiled kernels; --effort 0 is quick\n"
+    )
+
+
 @pytest.mark.parametrize("verbose", [True, False])
 def test_quiet_prints_errors_only(capsys, verbose):
     reporter = Reporter(quiet=True, verbose=verbose)
-    reporter.done(result(3))
+    reporter.done(replace(result(3), lacks_kernels=True))
     reporter.skipped(JOB)
     assert capsys.readouterr() == ("", "")
     reporter.failed(JOB, ImageError("is empty"))

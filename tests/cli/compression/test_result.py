@@ -22,8 +22,11 @@ def test_the_line_marks_a_larger_file():
 
 
 def test_the_json_has_these_keys_in_this_order():
-    keys = "input output width height frames mode colors_in colors_out bytes_in bytes_out mse psnr iterations converged"
-    assert list(REPORT.as_json()) == [*keys.split(), "kept", "written", "device", "seconds"]
+    assert list(REPORT.as_json()) == [
+        *("input", "output", "width", "height", "frames", "mode", "colors_in", "colors_out", "bytes_in", "bytes_out"),
+        *("bytes_with_palette", "dither", "lossy", "mse", "psnr", "iterations", "converged"),
+        *("kept", "written", "device", "seconds"),
+    ]
     assert REPORT.as_json()["psnr"] == 28.404
 
 
@@ -31,9 +34,19 @@ def test_the_line_has_the_number_of_frames_of_an_animation():
     assert ": 12 frames of 640 x 427, " in replace(REPORT, frames=12).line()
 
 
-def test_the_line_marks_a_kept_file():
-    line = replace(REPORT, kept=True, bytes_out=REPORT.bytes_in, psnr=None).line()
-    assert "196.7 kB, kept as it is, because a palette would not make it smaller, lossless" in line
+KEPT = replace(REPORT, kept=True, colors_out=96615, bytes_out=REPORT.bytes_in, bytes_with_palette=250_000, psnr=None)
+
+
+def test_the_line_of_a_kept_file_names_no_output():
+    assert replace(KEPT, output=None, written=False).line() == (
+        "photos/sea.jpg: 640 x 427, 96,615 colors, 196.7 kB, kept as it is, since a palette would make it 250.0 kB, "
+        "cuda:1, 0.48 s"
+    )
+
+
+def test_the_line_of_a_copy_says_that_the_input_is_kept():
+    assert KEPT.line().startswith("photos/sea.jpg -> photos/sea-20.png: 640 x 427, 96,615 colors, 196.7 kB, kept as")
+    assert ", 196.7 kB -> 1.0 kB (1%), kept without its metadata, since" in replace(KEPT, bytes_out=1000).line()
 
 
 def test_the_line_marks_a_dry_run():

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 from gpukmeans_cli.compression.summary import Summary
 
 
-def report(bytes_in, bytes_out):
-    return SimpleNamespace(bytes_in=bytes_in, bytes_out=bytes_out)
+def report(bytes_in, bytes_out, kept=False):
+    return SimpleNamespace(bytes_in=bytes_in, bytes_out=bytes_out, kept=kept)
 
 
 def test_files_bytes_and_stages_are_added():
@@ -22,6 +22,16 @@ def test_skipped_failed_and_unfinished_files_are_counted_and_failures_are_listed
         "failed: a.png: is empty",
         "failed: b.png: is a folder",
     ]
+
+
+def test_files_that_are_kept_as_they_are_are_counted():
+    one, other = Summary(planned=2), Summary(planned=2)
+    one.add(report(1000, 1000, kept=True), {})
+    one.add(report(1000, 800, kept=True), {})  # without its metadata
+    assert one.lines(0) == ["2 of 2 files done, 1 kept as it is, 2.0 kB -> 1.8 kB (90%), 0.00 s"]
+    other.add(report(500, 500, kept=True), {})
+    total = Summary.total([one, other]).lines(0)
+    assert total == ["3 of 4 files done, 2 kept as they are, 1 not finished, 2.5 kB -> 2.3 kB (92%), 0.00 s"]
 
 
 def test_the_total_of_summaries_adds_counts_and_lists_all_failures():

@@ -36,8 +36,14 @@ def test_an_output_that_cannot_be_written_is_an_error_before_any_work(photo, tmp
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
-        ({}, []),
-        ({"space": "oklab", "seed": 7}, ["--space", "oklab", "--seed", "7"]),
+        ({"dither": None, "lossy": None}, []),
+        ({"dither": None, "lossy": 15.0}, []),
+        ({"dither": None, "lossy": 2.5}, ["--lossy", "2.5"]),
+        ({"dither": None, "lossy": None, "dither_strength": 0.5}, ["--dither-strength", "0.5"]),
+        ({"dither": "optimized", "lossy": 0.0}, ["--dither", "optimized", "--lossy", "0"]),
+        ({"dither": "none", "lossy": 25.0}, ["--dither", "none", "--lossy", "25"]),
+        ({}, ["--dither", "none"]),
+        ({"dither": None, "lossy": None, "space": "oklab", "seed": 7}, ["--space", "oklab", "--seed", "7"]),
         ({"dither": "bayer"}, ["--dither", "bayer"]),
         ({"dither": "bayer", "dither_strength": 0.5}, ["--dither", "bayer", "--dither-strength", "0.5"]),
     ],
