@@ -177,7 +177,7 @@ def test_no_arguments_print_the_help(run):
             "Colors",
             {
                 *("--colors", "--min-psnr", "--max-bytes", "--fixed", "--palette", "--shared-palette"),
-                *("--space", "--dither", "--dither-strength"),
+                *("--space", "--dither", "--dither-strength", "--lossy"),
             },
         ),
         (
