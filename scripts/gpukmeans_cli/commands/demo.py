@@ -46,7 +46,7 @@ def _compress_and_compare(source: Path, output: Path, sheet: Path, colors: int) 
     from gpukmeans_cli.system.device import pick_device
     from gpukmeans_cli.terminal.formatting import format_size
 
-    settings = Settings(n_colors=colors, device=pick_device("auto"), force=True, dither=None, lossy=None)
+    settings = Settings(n_colors=colors, device=pick_device("auto"), force=True)
     report = compress_image(source, output, settings).report
     print_line(report.line())
     before, after = read_image(source).pixels, read_image(output).pixels

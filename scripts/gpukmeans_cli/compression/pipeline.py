@@ -42,7 +42,7 @@ from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.indices import index_counts
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import Source, read_source
-from gpukmeans_cli.formats.still import encode_still
+from gpukmeans_cli.formats.still import encode_still, is_repetitive
 from gpukmeans_cli.images.channels import add_all, common_channels, with_channels, without_opaque_alpha
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 from gpukmeans_cli.system.atomic_files import (
@@ -108,13 +108,15 @@ class Settings:
 
 # Rounds of the optimizer for each effort, and the price of a bit that looks best for its bytes.
 _ROUNDS, DEFAULT_LOSSY = (1, 2, 4, 8), 15.0
+_NEAREST: dict[str, Any] = {"dither": "none", "lossy": 0.0}
 
 
 def mapping_options(settings: Settings, *, suffix: str, animated: bool) -> dict[str, Any]:
     """The options of `map_to_palette` for a file.
 
-    By default a still PNG has optimized dithering at a price of bits, unless the effort is 0. Other files have the
-    nearest colors. ImageError if frames would be optimized, one by one.
+    By default a still PNG has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors
+    make a smaller file of many repeats. Other files have the nearest colors. ImageError if frames would be optimized,
+    one by one.
     """
     is_optimized = settings.effort > 0 and suffix == ".png" and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
@@ -211,10 +213,41 @@ class QuantizedImage:
         self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
 
     def _map(self, frame: Tensor) -> IndexedImage:
+        if self.fit is not None and self.fit.mse == 0:  # there is nothing to dither or to optimize
+            return self._mapped(frame, _NEAREST)
+        indexed = self._mapped(frame, self.mapping)
+        if self._has_default_mapping and takes_optimizer(self.mapping):
+            nearest = self._mapped(frame, _NEAREST)
+            # Drawings repeat, which changed indices may break.
+            if is_repetitive(nearest.indices.cpu().numpy()) and self._n_bytes(nearest) <= self._n_bytes(indexed):
+                self.mapping = self.mapping | _NEAREST
+                return nearest
+        return indexed
+
+    def _mapped(self, frame: Tensor, mapping: dict[str, Any]) -> IndexedImage:
         if self.fit is None:
-            return apply_palette(frame, self.palette, **self.mapping)
-        options = self.mapping if self.fit.mse else {}  # without error there is nothing to dither or to optimize
-        return map_to_palette(frame, self.histogram, self.fit, **options)
+            return apply_palette(frame, self.palette, **mapping)
+        return map_to_palette(frame, self.histogram, self.fit, **mapping)
+
+    @property
+    def _has_default_mapping(self) -> bool:
+        return self.settings.dither is None and self.settings.lossy is None
+
+    def _n_bytes(self, indexed: IndexedImage) -> int:
+        return len(self._encoded(indexed.palette, indexed.indices.cpu().numpy(), effort=1))
+
+    def _encoded(self, palette: Tensor, indices: np.ndarray, effort: int) -> bytes:
+        """The file of a still."""
+        has_fixed = self.settings.fixed is not None
+        colors = palette.cpu().numpy()
+        return encode_still(
+            colors, indices, self.suffix, metadata=self._metadata, effort=effort, whole_palette=has_fixed
+        )
+
+    @property
+    def _metadata(self) -> Metadata:
+        metadata = self.source.metadata
+        return Metadata(color_chunks=metadata.color_chunks) if self.settings.strip else metadata
 
     @property
     def lacks_kernels(self) -> bool:
@@ -249,21 +282,12 @@ class QuantizedImage:
     @cached_property
     def data(self) -> bytes:
         """The encoded file."""
-        source, settings = self.source, self.settings
-        metadata = Metadata(color_chunks=source.metadata.color_chunks) if settings.strip else source.metadata
-        if source.animation is None:
+        if self.source.animation is None:
             self._still = self._still or list(self.indices())
             (indices,) = self._still
-            data = encode_still(
-                self.palette.cpu().numpy(),
-                indices,
-                self.suffix,
-                metadata=metadata,
-                effort=settings.effort,
-                whole_palette=settings.fixed is not None,
-            )
+            data = self._encoded(self.palette, indices, self.settings.effort)
         else:
-            animation = replace(source.animation, metadata=metadata)
+            animation = replace(self.source.animation, metadata=self._metadata)
             data = encode_animation(self.palette.cpu().numpy(), Recomputed(self.indices), animation, self.suffix)
         self.timer.lap("encode")
         return data

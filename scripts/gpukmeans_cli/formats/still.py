@@ -32,6 +32,9 @@ DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
 
+# Drawings of up to this number of pixels get the highest level, for their best scanlines, with less effort.
+_SMALL = 1 << 20
+
 _GREY, _PALETTE = 0, 3  # color types of PNG
 
 _MAX_SIDE = {"GIF": 65535, "WEBP": 16383}
@@ -67,6 +70,11 @@ def encode_still(
     check_palette(palette)
     check_indices(indices, palette)
     return encode(*_distinct_colors(palette, indices, whole_palette), metadata, effort)
+
+
+def is_repetitive(indices: np.ndarray) -> bool:
+    """Whether indices, uint8 (height, width), are those of a drawing, whose repeats deflate stores in few bytes."""
+    return len(_by_libdeflate(indices, FAST_LEVEL)) <= REPETITIVE * indices.size
 
 
 def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
@@ -152,25 +160,34 @@ class _Attempt:
 
 
 def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> bytes:
+    is_small_drawing = effort == DEFAULT_EFFORT and indices.size <= _SMALL and is_repetitive(indices)
+    all_orders = effort == MOST_EFFORT or is_small_drawing
     attempts = [
         attempt
-        for samples in _all_samples(colors, indices, metadata, effort)
+        for samples in _all_samples(colors, indices, metadata, effort, all_orders)
         for attempt in _quick_attempts(samples, effort)
     ]
     best = min(attempts, key=lambda attempt: attempt.n_bytes)
     if effort:
-        level, ratio = (HIGHEST_LEVEL, math.inf) if effort == MOST_EFFORT else (LEVEL, REPETITIVE)
+        level = HIGHEST_LEVEL if all_orders else LEVEL
+        near_best = best.n_bytes * (1 if is_small_drawing else NEAR_BEST)
+        ratio = math.inf if effort == MOST_EFFORT else REPETITIVE
         searched = (
             attempt.searched(level)
             for attempt in attempts
-            if attempt.n_bytes <= NEAR_BEST * best.n_bytes and len(attempt.data) <= ratio * attempt.scanlines.size
+            if attempt.n_bytes <= near_best and len(attempt.data) <= ratio * attempt.scanlines.size
         )
         best = min([best, *searched], key=lambda attempt: attempt.n_bytes)
     return _png_file(best.samples, best.data, metadata)
 
 
-def _all_samples(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> Iterator[_Samples]:
-    """The forms of the image that may be the smallest. Few colors are often smaller in whole bytes."""
+def _all_samples(
+    colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int, all_orders: bool
+) -> Iterator[_Samples]:
+    """The forms of the image that may be the smallest. Few colors are often smaller in whole bytes.
+
+    All orders of the palette are those of `palette_orders`, by count and by brightness.
+    """
     # An RGB profile is invalid with grey samples, and a grey profile with a palette.
     color_space = None if metadata.icc_profile is None else metadata.icc_profile[16:20]
     grey = _grey_samples(colors, indices) if color_space in (None, b"GRAY") else None
@@ -178,7 +195,11 @@ def _all_samples(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, ef
         yield grey
     if grey is None or color_space is None:
         orders = palette_orders(torch.from_numpy(indices), len(colors))
-        for order in orders if effort == 3 else orders[:1]:
+        if all_orders:
+            by_count = np.argsort(-index_counts(indices, len(colors)), kind="stable")
+            by_brightness = np.argsort(colors[:, :3] @ np.array([2, 4, 1]), kind="stable")
+            orders += [torch.from_numpy(by_count), torch.from_numpy(by_brightness)]
+        for order in orders if all_orders else orders[:1]:
             samples = _palette_samples(colors, indices, order.numpy())
             yield samples
             if effort and samples.bit_depth < 8:
