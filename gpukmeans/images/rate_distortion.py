@@ -119,7 +119,7 @@ def optimized(
     cells = color_cells(image)
     n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
     best: tuple[int, IndexedImage] | None = None
-    for turn in range(n_rounds + 1):
+    for number in range(n_rounds + 1):
         order = size_order(palette, indices) if objective.price else torch.arange(len(palette), device=palette.device)
         places = order.argsort()
         ordered = IndexedImage(palette[order], _renumbered(indices, places))
@@ -127,10 +127,10 @@ def optimized(
         cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
         if best is None or cost < best[0]:
             best = cost, IndexedImage(palette, indices)
-        if turn < n_rounds:
+        if number < n_rounds:
             sweep(image, ordered, cells.nearest(ordered.palette, n_nearest), rate, objective)
             indices = _renumbered(ordered.indices, order)
-            if turn < n_rounds - 1:
+            if number < n_rounds - 1:
                 palette = refitted(image, IndexedImage(palette, indices), free, objective)
     assert best is not None
     return best[1]

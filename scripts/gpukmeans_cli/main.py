@@ -118,8 +118,6 @@ def _with_advice(message: str) -> str:
     command = re.fullmatch(r"No such command '(.*)'\.", message)
     if command and (os.path.splitext(command[1])[1] or os.path.lexists(command[1])):
         return f"{message} To compress an image, run gpukmeans compress {command[1]}"
-    if message.startswith("No such option: --quality"):
-        return "No such option: --quality. Use --min-psnr, a quality in dB, such as --min-psnr 35"
     return message
 
 

@@ -176,7 +176,7 @@ def test_no_arguments_print_the_help(run):
         (
             "Colors",
             {
-                *("--colors", "--min-psnr", "--max-bytes", "--fixed", "--palette", "--shared-palette"),
+                *("--colors", "--min-psnr", "--quality", "--max-bytes", "--fixed", "--palette", "--shared-palette"),
                 *("--space", "--dither", "--dither-strength", "--lossy"),
             },
         ),
@@ -205,7 +205,9 @@ def test_help_groups_the_options_in_panels(run, panel, options):
         pytest.param(["compres"], "No such command 'compres'. Did you mean 'compress'", id="command"),
         pytest.param(["photo.jpg"], "run gpukmeans compress photo.jpg", id="photo without a command"),
         pytest.param(["."], "run gpukmeans compress .", id="folder without a command"),
-        pytest.param(["compress", "a.png", "--quality", "80"], "such as --min-psnr 35", id="quality"),
+        pytest.param(
+            ["compress", "a.png", "--quality", "101"], "must be a number from 0 to 100, got '101'", id="quality"
+        ),
         pytest.param(["compress", "a.png", "--space", "lab"], ": 'lab' is not one of 'srgb'", id="choice"),
         pytest.param(["compress", "a.png", "-k", "x"], "must be an integer from 1 to 256, got 'x'", id="no integer"),
         pytest.param(["compress", "a.png", "-k", "1.5"], "an integer from 1 to 256, got '1.5'", id="fraction"),

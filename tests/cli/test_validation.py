@@ -12,7 +12,7 @@ import typer
 
 from gpukmeans_cli import validation
 from gpukmeans_cli.compression.plan import Job
-from gpukmeans_cli.compression.targets import MaxBytes, MinPsnr
+from gpukmeans_cli.compression.targets import MaxBytes, MinPsnr, MinQuality
 from gpukmeans_cli.system.atomic_files import STDIO
 from gpukmeans_cli.system.rank_env import RankEnv
 from gpukmeans_cli.system.rank_store import RankStore
@@ -55,15 +55,21 @@ def test_two_exclusive_options_are_named_in_the_error():
 
 
 def test_a_target_is_a_quality_a_size_or_none():
-    assert parse_target(30.5, None) == MinPsnr(30.5)
-    assert parse_target(None, "40k") == MaxBytes(40_000)
-    assert parse_target(None, None) is None
+    assert parse_target(30.5, None, None) == MinPsnr(30.5)
+    assert parse_target(None, 80.0, None) == MinQuality(80.0)
+    assert parse_target(None, None, "40k") == MaxBytes(40_000)
+    assert parse_target(None, None, None) is None
+
+
+def test_a_quality_must_be_a_number():
+    with pytest.raises(typer.TyperException, match="--quality must be a number from 0 to 100, got nan"):
+        parse_target(None, float("nan"), None)
 
 
 @pytest.mark.parametrize("decibels", [0, -1, float("inf"), float("nan")])
 def test_a_target_quality_must_be_a_number_above_zero(decibels):
     with pytest.raises(typer.TyperException, match="--min-psnr must be a number above 0"):
-        parse_target(decibels, None)
+        parse_target(decibels, None, None)
 
 
 def test_colors_come_from_the_option_or_from_the_file(tmp_path):

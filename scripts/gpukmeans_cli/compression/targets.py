@@ -90,8 +90,8 @@ class MinQuality:
     sign = 1
 
     def excess(self, candidate: Candidate) -> float:
-        error = candidate.visible_error
-        return -math.inf if error == 0 else math.log(error / error_of_quality(self.quality))
+        error, limit = candidate.visible_error, error_of_quality(self.quality)
+        return -math.inf if error == 0 else math.inf if limit == 0 else math.log(error / limit)
 
     def cost(self, candidate: Candidate) -> float:
         return candidate.n_bytes

@@ -169,15 +169,16 @@ def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, eff
     ]
     best = min(attempts, key=lambda attempt: attempt.n_bytes)
     if effort:
-        level = HIGHEST_LEVEL if all_orders else LEVEL
-        near_best = best.n_bytes * (1 if is_small_drawing else NEAR_BEST)
+        level = HIGHEST_LEVEL if effort == MOST_EFFORT else LEVEL
         ratio = math.inf if effort == MOST_EFFORT else REPETITIVE
         searched = (
             attempt.searched(level)
             for attempt in attempts
-            if attempt.n_bytes <= near_best and len(attempt.data) <= ratio * attempt.scanlines.size
+            if attempt.n_bytes <= NEAR_BEST * best.n_bytes and len(attempt.data) <= ratio * attempt.scanlines.size
         )
         best = min([best, *searched], key=lambda attempt: attempt.n_bytes)
+        if is_small_drawing:
+            best = best.searched(HIGHEST_LEVEL)
     return _png_file(best.samples, best.data, metadata)
 
 

@@ -95,7 +95,7 @@ def test_the_input_is_not_changed(run, photo):
 def test_the_png_has_only_used_palette_entries_and_the_smallest_bit_depth(run, tmp_path, distinct, k, bits):
     numbers = np.arange(187, dtype=np.uint8) % distinct
     photo = save(np.stack([numbers, 255 - numbers, numbers], axis=1).reshape(11, 17, 3), tmp_path / "photo.png")
-    code, out, _ = run(photo, "-k", k, "-o", tmp_path / "few.png", "--allow-larger", "--json")
+    code, out, _ = run(photo, "-k", k, "-o", tmp_path / "few.png", "--allow-larger", "--effort", 0, "--json")
     assert code == 0
     with Image.open(tmp_path / "few.png") as image:
         assert (image.format, image.mode, image.size) == ("PNG", "P", (17, 11))

@@ -141,22 +141,6 @@ def test_cells_and_energy_and_palette_are_those_of_tensor_operations(
     assert_equal_to_tensor_operations(results)
 
 
-@settings(max_examples=25)
-@given(size=SIZES, k=COLORS, seed=st.integers(0, 2**31), is_smooth=st.booleans())
-def test_rates_and_orders_are_those_of_tensor_operations(size, k, seed, is_smooth):
-    indices = random_image(*size, 1, k, seed)[..., 0]
-    if is_smooth:
-        indices = indices.flatten().sort().values.view(size)
-    filters = random_image(1, size[0], 1, 5, seed).flatten().int()
-
-    def results():
-        rate = fitted_rate(indices)
-        bits = [total_bits(indices, rate), total_bits(indices, PngRate(filters, rate.lengths))]
-        return rate.filters, rate.lengths, bits, palette_orders(indices, k)
-
-    assert_equal_to_tensor_operations(results)
-
-
 @pytest.mark.parametrize("share", [0, 208])
 @pytest.mark.parametrize(("channels", "k"), [(1, 16), (2, 30), (3, 256), (4, 100)])
 def test_each_library_optimizes_a_photo(each_library, channels, k, share, china):
