@@ -81,7 +81,7 @@ DitherName = Annotated[
     Dither | None,
     _color(
         help="Dithering: optimized for what is visible and for the file size, error diffusion, or ordered. Default: "
-        "optimized for a PNG, none for other formats and animations."
+        "optimized, or none for animations."
     ),
 ]
 Lossy = Annotated[

@@ -111,14 +111,14 @@ _ROUNDS, DEFAULT_LOSSY = (1, 2, 4, 8), 15.0
 _NEAREST: dict[str, Any] = {"dither": "none", "lossy": 0.0}
 
 
-def mapping_options(settings: Settings, *, suffix: str, animated: bool) -> dict[str, Any]:
+def mapping_options(settings: Settings, *, animated: bool) -> dict[str, Any]:
     """The options of `map_to_palette` for a file.
 
-    By default a still PNG has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors
-    make a smaller file of many repeats. Other files have the nearest colors. ImageError if frames would be optimized,
-    one by one.
+    By default a still has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors make a
+    smaller file of many repeats. The bits are those of a PNG, but files of the other formats become smaller, too. An
+    animation has the nearest colors. ImageError if its frames would be optimized, one by one.
     """
-    is_optimized = settings.effort > 0 and suffix == ".png" and not animated
+    is_optimized = settings.effort > 0 and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
     lossy = default_lossy(dither) if settings.lossy is None else settings.lossy
     if animated and (dither == "optimized" or lossy > 0):
@@ -404,7 +404,7 @@ def _choice(
 ) -> Choice:
     """The number of colors and the price of bits that reach the target; of bits only where indices are optimized."""
     max_colors = min(256, len(histogram.colors))
-    mapping = mapping_options(settings, suffix=suffix, animated=source.animation is not None)
+    mapping = mapping_options(settings, animated=source.animation is not None)
     if settings.lossy is None and mapping["lossy"] > 0:
         return search(target, max_colors, quantize)
     return Choice(search_colors(target, max_colors, lambda n: quantize(n, settings.lossy)), settings.lossy)
@@ -478,7 +478,7 @@ def quantize_source(
     `suffix` is that of the file format to encode.
     """
     fit, statistics = None, None
-    mapping = mapping_options(settings, suffix=suffix, animated=source.animation is not None)
+    mapping = mapping_options(settings, animated=source.animation is not None)
     if settings.palette is None:
         fit = fitted()
         palette = fit.colors

@@ -54,17 +54,25 @@ def written(crop, report, tmp_path, *args, suffix=".png"):
 # Defaults
 
 
-def test_a_still_png_is_optimized_at_a_price_of_15_by_default(report, crop, tmp_path):
-    default = written(crop, report, tmp_path)
-    assert default == written(crop, report, tmp_path, *OPTIMIZED) == written(crop, report, tmp_path, "--lossy", 15)
-    assert default != written(crop, report, tmp_path, *NEAREST)
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".webp"])
-def test_other_formats_take_the_nearest_colors_by_default(report, crop, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])
+def test_a_still_is_optimized_at_a_price_of_15_by_default(report, crop, tmp_path, suffix):
     default = written(crop, report, tmp_path, suffix=suffix)
-    assert default == written(crop, report, tmp_path, *NEAREST, suffix=suffix)
-    assert default != written(crop, report, tmp_path, *OPTIMIZED, suffix=suffix)
+    assert default == written(crop, report, tmp_path, *OPTIMIZED, suffix=suffix)
+    assert default == written(crop, report, tmp_path, "--lossy", 15, suffix=suffix)
+    assert default != written(crop, report, tmp_path, *NEAREST, suffix=suffix)
+
+
+def test_a_drawing_that_optimized_colors_would_make_larger_takes_the_nearest(report, tmp_path):
+    icon = np.array(Image.new("RGB", (80, 80), "white").resize((80, 80)))
+    y, x = np.mgrid[:80, :80]
+    icon[(y - 40) ** 2 + (x - 40) ** 2 < 900] = 0
+    shade = (np.arange(80) * 3).astype(np.uint8)
+    icon[:20] = np.stack([shade, 255 - shade, shade // 2], axis=1)
+    drawing = save(np.tile(icon, (3, 3, 1)), tmp_path / "drawing.png")
+    options = ("-k", 40, "-o", tmp_path / "few.png", "-f", "--allow-larger")
+    default, nearest, optimized = (report(drawing, *options, *more) for more in ((), NEAREST, OPTIMIZED))
+    assert (default["dither"], default["lossy"]) == ("none", 0)
+    assert default["bytes_out"] == nearest["bytes_out"] < optimized["bytes_out"]
 
 
 def test_there_are_up_to_256_colors_by_default(report, tmp_path):
@@ -95,7 +103,7 @@ def test_an_animation_cannot_be_optimized(command, animation, crop, tmp_path, op
     ("args", "suffix", "dither", "lossy"),
     [
         ((), ".png", "optimized", 15),
-        ((), ".gif", "none", 0),
+        ((), ".gif", "optimized", 15),
         (("--lossy", "2.5"), ".png", "optimized", 2.5),
         (OPTIMIZED, ".webp", "optimized", 15),
         (NEAREST, ".png", "none", 0),
