@@ -1,4 +1,4 @@
-"""Two image files compared: error, similarity, sizes, and a sheet with both images side by side."""
+"""Two image files compared: error, similarity, sizes, and a sheet with both images and their difference."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +8,9 @@ import torch
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import DecodedImage, read_image
 from gpukmeans_cli.formats.still import write_png
-from gpukmeans_cli.images.comparison_sheet import draw_comparison
+from gpukmeans_cli.images.comparison_sheet import amplified_difference, draw_comparison
 from gpukmeans_cli.images.quality import compare_pixels
+from gpukmeans_cli.images.ssimulacra2 import measure_ssimulacra2
 from gpukmeans_cli.system.atomic_files import ImageError, stream_name
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.terminal.formatting import format_quality, format_size, format_sizes
@@ -28,19 +29,22 @@ class Comparison:
     psnr: float | None
     """None for equal images, since JSON has no infinity."""
     ssim: float
+    ssimulacra2: float | None
+    """None without the optional package, and for images of fewer than 8 pixels in a row or a column."""
     bytes_a: int
     bytes_b: int
     output: str | None
     """The comparison sheet, if it was drawn."""
 
-    def quality(self) -> str:
-        """PSNR and SSIM."""
-        return f"{format_quality(self.psnr, 'identical')}, SSIM {self.ssim:.4f}"
+    def quality(self) -> list[str]:
+        """PSNR, SSIM and, where it was measured, SSIMULACRA2."""
+        ssimulacra2 = [] if self.ssimulacra2 is None else [f"SSIMULACRA2 {self.ssimulacra2:.2f}"]
+        return [format_quality(self.psnr, "identical"), f"SSIM {self.ssim:.4f}", *ssimulacra2]
 
     def line(self) -> str:
         """The report as one line of text."""
         names = f"{stream_name(self.a)}, {stream_name(self.b)}"
-        return f"{names}: {self.quality()}, {format_sizes(self.bytes_a, self.bytes_b)}"
+        return f"{names}: {', '.join(self.quality())}, {format_sizes(self.bytes_a, self.bytes_b)}"
 
 
 def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
@@ -66,16 +70,17 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
             mse=mse,
             psnr=psnr,
             ssim=ssim,
+            ssimulacra2=measure_ssimulacra2(before.pixels, after.pixels),
             bytes_a=before.n_bytes,
             bytes_b=after.n_bytes,
             output=None if sheet is None else str(sheet),
         )
         if sheet is not None:
-            captions = (
-                _caption(a, format_size(before.n_bytes)),
-                _caption(b, f"{format_size(after.n_bytes)}, {comparison.quality()}"),
-            )
-            write_png(sheet, draw_comparison(before.pixels, after.pixels, captions=captions), overwrite=force)
+            captions = _caption(a, format_size(before.n_bytes)), _caption(b, format_size(after.n_bytes))
+            difference, factor = amplified_difference(before.pixels, after.pixels)
+            notes = [f"Absolute difference x {factor}", *comparison.quality()]
+            drawn = draw_comparison(before.pixels, after.pixels, captions=captions, difference=difference, notes=notes)
+            write_png(sheet, drawn, overwrite=force)
     return comparison
 
 

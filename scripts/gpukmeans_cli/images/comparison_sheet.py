@@ -1,5 +1,6 @@
-"""The comparison sheet: two images side by side, above a palette with a usage bar for each color."""
+"""The comparison sheet: two images side by side, above their difference or a palette with its usage."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,18 @@ INK, PALE = (64, 64, 64), (228, 228, 228)
 _GAP = 2
 _BAR = 4
 _CELL = 8
+
+# The difference is amplified by at most this, and so that at most this fraction of its values is clipped.
+_MAX_FACTOR, _CLIPPED = 64, 0.01
+
+
+class Difference(NamedTuple):
+    """The amplified absolute difference of two images."""
+
+    pixels: Pixels
+    """RGB (H, W, 3), clipped at 255."""
+    factor: int
+    """A power of two."""
 
 
 class _SwatchGrid(NamedTuple):
@@ -36,14 +49,17 @@ def draw_comparison(
     *,
     width: int = 1200,
     captions: tuple[str, str],
+    difference: Pixels | None = None,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """An RGB sheet with two captioned images and, below them, the swatches of a palette in its order.
 
     Images are (H, W, C) with the same H and W, the palette is (K, C), each C from 1 to 4: grey, grey + alpha, RGB,
     RGBA. Transparent pixels show a checkerboard. Images are shrunk to fit beside each other and to be no taller than
     `width`, never enlarged. `usage` (K,) are pixel counts or fractions: the bar below a swatch has a length relative to
-    the largest. ValueError if the images differ in size, if palette and usage differ in length or one is missing,
-    or for a `width` below `MIN_WIDTH`.
+    the largest. `difference` is a third image (H, W, C), drawn below the first, with the lines `notes` beside it.
+    ValueError if the images differ in size, if palette and usage differ in length or one is missing, or for a `width`
+    below `MIN_WIDTH`.
     """
     if before.shape[:2] != after.shape[:2]:
         raise ValueError(f"images must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
@@ -53,19 +69,65 @@ def draw_comparison(
     if width < MIN_WIDTH:
         raise ValueError(f"width must be at least {MIN_WIDTH}, got {width}")
     column = (width - 2 * MARGIN - GUTTER) // 2
-    font = _fitting_font(captions, column, largest=max(12, width // 72))
+    font = _fitting_font((*captions, *notes), column, largest=max(12, width // 72))
     left, right = (
         _stack(_shrink(picture, column, width), _draw_caption(caption, column, font))
         for picture, caption in zip((before, after), captions, strict=True)
     )
     strips = [] if palette is None or usage is None else [_draw_palette(palette, usage, width - 2 * MARGIN)]
+    if difference is not None:
+        strips.append(_draw_notes(_shrink(difference, column, width), notes, column, font))
     height = MARGIN + left.height + sum(strip.height for strip in strips) + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     sheet.paste(left, (MARGIN, MARGIN))
     sheet.paste(right, (MARGIN + column + GUTTER, MARGIN))
+    top = MARGIN + left.height
     for strip in strips:
-        sheet.paste(strip, (MARGIN, MARGIN + left.height))
+        sheet.paste(strip, (MARGIN, top))
+        top += strip.height
     return sheet
+
+
+def amplified_difference(before: Pixels, after: Pixels) -> Difference:
+    """The absolute difference of two images (H, W, C), each C from 1 to 4, times a factor of 1 to 64.
+
+    The factor is the largest power of two that clips at most 1 % of the values; that of equal images is 1. With
+    alpha, the difference is the larger of those over black and over white.
+    """
+    difference = np.maximum(*(_difference_over(before, after, level) for level in (0, 255)))
+    levels = np.bincount(difference.ravel(), minlength=256)
+    factor = 1
+    while factor < _MAX_FACTOR and levels[255 // (2 * factor) + 1 :].sum() <= _CLIPPED * difference.size:
+        factor *= 2
+    factor = factor if difference.any() else 1
+    amplified = np.minimum(np.arange(256) * factor, 255).astype(np.uint8)
+    return Difference(amplified[difference], factor)
+
+
+def over_grey(pixels: Pixels, level: int) -> Pixels:
+    """Pixels (H, W, C), C from 1 to 4, in RGB (H, W, 3), over a grey background of this level."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    image = _image(pixels)
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, (level, level, level)), image).convert("RGB"))
+
+
+def _difference_over(before: Pixels, after: Pixels, level: int) -> Pixels:
+    one, other = over_grey(before, level), over_grey(after, level)
+    return np.maximum(one, other) - np.minimum(one, other)
+
+
+def _draw_notes(picture: Image.Image, notes: Sequence[str], column: int, font: Font) -> Image.Image:
+    """The image, centered in the left column, beside lines of text in the right one."""
+    lines = [_draw_caption(note, column, font) for note in notes]
+    text = sum(line.height for line in lines)
+    strip = Image.new("RGB", (2 * column + GUTTER, max(picture.height, text)), "white")
+    strip.paste(picture, ((column - picture.width) // 2, 0))
+    top = (strip.height - text) // 2
+    for line in lines:
+        strip.paste(line, (column + GUTTER, top))
+        top += line.height
+    return strip
 
 
 def _stack(picture: Image.Image, caption: Image.Image) -> Image.Image:
@@ -142,8 +204,8 @@ def _arrange(n_colors: int, width: int) -> _SwatchGrid:
     return _SwatchGrid(per_row, rows, (width + _GAP) // per_row - _GAP, 64 if rows == 1 else 44 if rows < 4 else 32)
 
 
-def _fitting_font(captions: tuple[str, str], width: int, *, largest: int) -> Font:
-    """Pillow's own font in the largest size, from 7 to `largest`, in which both captions fit the width."""
+def _fitting_font(captions: Sequence[str], width: int, *, largest: int) -> Font:
+    """Pillow's own font in the largest size, from 7 to `largest`, in which all captions fit the width."""
     if not features.check("freetype2"):
         return ImageFont.load_default()
     fonts = (ImageFont.load_default(size=size) for size in range(largest, 7, -1))

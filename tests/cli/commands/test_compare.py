@@ -3,6 +3,7 @@ import json
 import os
 import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,12 @@ def pair(tmp_path):
     return save(pixels, tmp_path / "a.png"), save(pixels // 8 * 8, tmp_path / "b.png")
 
 
+@pytest.fixture(autouse=True)
+def no_optional_package(monkeypatch):
+    """Tests begin without the optional package, installed or not."""
+    monkeypatch.setitem(sys.modules, "ssimulacra2", None)
+
+
 def refuse(*args, **options):
     raise AssertionError("unexpected call")
 
@@ -62,7 +69,20 @@ def test_json_has_exactly_these_keys(run, pair, tmp_path):
     code, out, err = run(a, b, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     found = json.loads(out)
-    assert list(found) == ["a", "b", "width", "height", "mse", "psnr", "ssim", "bytes_a", "bytes_b", "output"]
+    assert list(found) == [
+        "a",
+        "b",
+        "width",
+        "height",
+        "mse",
+        "psnr",
+        "ssim",
+        "ssimulacra2",
+        "bytes_a",
+        "bytes_b",
+        "output",
+    ]
+    assert found["ssimulacra2"] is None
     difference = np.asarray(Image.open(a)).astype(int) - np.asarray(Image.open(b))
     assert found["mse"] == pytest.approx((difference**2).sum() / (30 * 40), rel=1e-12)
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / (difference**2).mean()), rel=1e-12)
@@ -138,15 +158,45 @@ def test_the_sheet_shows_both_images_side_by_side(run, pair, tmp_path):
 def test_the_captions_have_names_sizes_and_quality(run, pair, monkeypatch):
     drawn = []
 
-    def draw_comparison(before, after, *, captions):
-        drawn.extend(captions)
+    def draw_comparison(before, after, *, captions, difference, notes):
+        drawn.extend([*captions, *notes])
         return Image.new("RGB", (1, 1))
 
     monkeypatch.setattr(comparison, "draw_comparison", draw_comparison)
     _, out, _ = run(*pair)
     sizes = [f"{name.stat().st_size / 1000:.1f} kB" for name in pair]
-    quality = re.search(r"PSNR \S+ dB, SSIM \S+(?=,)", out).group()
-    assert drawn == [f"a.png: {sizes[0]}", f"b.png: {sizes[1]}, {quality}"]
+    quality = re.search(r"PSNR \S+ dB, SSIM \S+(?=,)", out).group().split(", ")
+    # Channels differ by up to 7, which 32 times hardly clips and 64 times would.
+    assert drawn == [f"a.png: {sizes[0]}", f"b.png: {sizes[1]}", "Absolute difference x 32", *quality]
+
+
+def test_the_sheet_shows_the_amplified_difference_below_the_first_image(run, pair, tmp_path):
+    assert run(*pair)[0] == 0
+    sheet = np.asarray(Image.open(tmp_path / "a-b-comparison.png"))
+    left = MARGIN + ((sheet.shape[1] - 2 * MARGIN - GUTTER) // 2 - 40) // 2
+    below = sheet[MARGIN + 30 :, left : left + 40]
+    a, b = (np.asarray(Image.open(name)).astype(int) for name in pair)
+    expected = np.minimum(32 * abs(a - b), 255)
+    assert any(np.array_equal(below[top : top + 30], expected) for top in range(len(below) - 29))
+
+
+# SSIMULACRA2, of an optional package
+
+
+def test_ssimulacra2_is_in_the_line_the_sheet_and_the_json_where_it_is_installed(run, pair, monkeypatch):
+    package = types.SimpleNamespace(compute_ssimulacra2=lambda one, other: 71.234)
+    monkeypatch.setitem(sys.modules, "ssimulacra2", package)
+    assert ", SSIMULACRA2 71.23, " in run(*pair, "--no-sheet")[1]
+    assert json.loads(run(*pair, "--json", "--no-sheet")[1])["ssimulacra2"] == 71.234
+    drawn = []
+
+    def draw_comparison(before, after, *, captions, difference, notes):
+        drawn.extend(notes)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(comparison, "draw_comparison", draw_comparison)
+    assert run(*pair)[0] == 0
+    assert drawn[-1] == "SSIMULACRA2 71.23"
 
 
 def test_the_sheet_is_written_beside_b_and_named_after_both(run, pair, tmp_path):

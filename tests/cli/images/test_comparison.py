@@ -19,6 +19,7 @@ FOUND = Comparison(
     mse=1.5,
     psnr=46.37,
     ssim=0.98766,
+    ssimulacra2=None,
     bytes_a=2000,
     bytes_b=1000,
     output=None,
@@ -27,10 +28,12 @@ FOUND = Comparison(
 
 def test_the_line_has_both_names_the_quality_and_the_sizes():
     assert FOUND.line() == "a.png, b.png: PSNR 46.37 dB, SSIM 0.9877, 2.0 kB -> 1.0 kB (50%)"
+    measured = dataclasses.replace(FOUND, ssimulacra2=82.587)
+    assert measured.line() == "a.png, b.png: PSNR 46.37 dB, SSIM 0.9877, SSIMULACRA2 82.59, 2.0 kB -> 1.0 kB (50%)"
 
 
 def test_images_without_difference_have_no_psnr_and_are_identical():
-    assert dataclasses.replace(FOUND, psnr=None, ssim=1.0).quality() == "identical, SSIM 1.0000"
+    assert dataclasses.replace(FOUND, psnr=None, ssim=1.0).quality() == ["identical", "SSIM 1.0000"]
 
 
 def test_the_numbers_are_those_of_the_pixels_and_the_files(tmp_path):

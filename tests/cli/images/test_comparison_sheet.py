@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpukmeans_cli.images.comparison_sheet import GUTTER, INK, MARGIN, draw_comparison
+from gpukmeans_cli.images.comparison_sheet import GUTTER, INK, MARGIN, amplified_difference, draw_comparison
 
 Pixels = NDArray[np.uint8]
 
@@ -236,6 +236,52 @@ def test_a_sheet_without_a_palette_ends_below_the_captions():
     assert np.array_equal(sheet[:end], with_palette[:end])
     assert (sheet[end:] == 255).all()
     assert len(with_palette) > len(sheet) > MARGIN + 30 + MARGIN
+
+
+def test_a_difference_is_drawn_below_the_first_image_beside_its_notes():
+    pixels, difference = noise(30, 40), noise(30, 40, seed=3)
+    plain, noted = (
+        np.asarray(draw_comparison(pixels, pixels, width=600, captions=_CAPTIONS, difference=difference, notes=notes))
+        for notes in ((), ("four times",))
+    )
+    left = MARGIN + (278 - 40) // 2
+    tops = [top for top in range(MARGIN + 30, len(noted) - 30) if (noted[top, left] == difference[0, 0]).all()]
+    assert any(np.array_equal(noted[top : top + 30, left : left + 40], difference) for top in tops)
+    changed = np.argwhere((noted != plain).any(axis=2))
+    assert changed[:, 1].min() > 300
+    assert changed[:, 0].min() >= tops[0]
+
+
+def test_the_difference_has_the_largest_factor_that_hardly_clips():
+    before = np.full((20, 30, 3), 100, dtype=np.uint8)
+    after = before.copy()
+    after[0] -= 10
+    after[1] += 7
+    pixels, factor = amplified_difference(before, after)
+    assert factor == 16  # 32 would clip the 10
+    assert (pixels[0] == 160).all()
+    assert (pixels[1] == 112).all()
+    assert (pixels[2:] == 0).all()
+    after[5, 0] = 255  # 1 of 600 pixels
+    pixels, factor = amplified_difference(before, after)
+    assert (factor, pixels[5, 0, 0]) == (16, 255)
+
+
+def test_the_difference_of_equal_images_is_black_and_small_ones_have_a_limit():
+    before = noise(9, 8)
+    pixels, factor = amplified_difference(before, before)
+    assert (factor, pixels.max()) == (1, 0)
+    assert amplified_difference(before // 2 * 2, before // 2 * 2 + 1)[1] == 64
+
+
+def test_the_difference_is_that_of_what_is_shown_over_black_or_white():
+    clear, hidden, black = (np.zeros((4, 5, 4), dtype=np.uint8) for _ in range(3))
+    hidden[..., 0] = 200  # of alpha 0
+    black[..., 3] = 255
+    assert amplified_difference(clear, hidden)[0].max() == 0
+    assert amplified_difference(clear, black)[0].min() == 255
+    grey = noise(4, 5, 1)
+    assert amplified_difference(grey, grey.repeat(3, axis=2))[0].max() == 0
 
 
 def test_a_palette_without_usage_is_an_error():

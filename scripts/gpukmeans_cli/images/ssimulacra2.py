@@ -1,0 +1,43 @@
+"""SSIMULACRA2 of two images, by the optional package of that name."""
+
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gpukmeans_cli.images.comparison_sheet import over_grey
+
+# Rows and columns of the smallest image that the measure is defined for.
+_MIN_SIZE = 8
+
+# A dark and a light background, as in the reference.
+_BACKGROUNDS = (26, 230)
+
+
+def measure_ssimulacra2(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float | None:
+    """SSIMULACRA2 of two images (H, W, C) of equal H and W, each C from 1 to 4: 100 for equal ones, 90 for a good copy.
+
+    With alpha, the lower one of those over a dark and a light grey. None if the package is not installed, or for images
+    of fewer than 8 rows or columns.
+    """
+    if min(before.shape[:2]) < _MIN_SIZE:
+        return None
+    try:
+        from ssimulacra2 import compute_ssimulacra2  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        if error.name != "ssimulacra2":
+            raise
+        return None
+    has_alpha = any(pixels.shape[-1] in (2, 4) for pixels in (before, after))
+    backgrounds = _BACKGROUNDS if has_alpha else _BACKGROUNDS[:1]
+    return min(
+        float(compute_ssimulacra2(_file(over_grey(before, level)), _file(over_grey(after, level))))
+        for level in backgrounds
+    )
+
+
+def _file(pixels: NDArray[np.uint8]) -> BytesIO:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "ppm")
+    return file
