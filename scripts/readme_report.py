@@ -20,7 +20,7 @@ from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-NUMBERS = (4, 8, 16, 32, 64, 128, 256)
+NUMBERS = (4, 8, 16, 64, 256)
 SELECTED = 16
 WIDTH, SCALE = 1080, 1.25
 MAX_PAGE, MAX_PICTURE = 1_000_000, 300_000
@@ -31,7 +31,8 @@ def render_report() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "sample.png"
         write_png(photo, Image.fromarray(draw_sample(640, 432)), overwrite=False)
-        data = build_report_data(photo, NUMBERS, Settings(n_colors=NUMBERS[-1], device=torch.device("cpu")))
+        settings = Settings(n_colors=NUMBERS[-1], device=torch.device("cpu"), dither=None, lossy=None)
+        data = build_report_data(photo, NUMBERS, settings)
         return render_page(photo.name, data).encode()
 
 

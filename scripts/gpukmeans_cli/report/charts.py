@@ -36,36 +36,43 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     points: tuple[Point, ...]
+    limit: float | None = None
+    """Position of a mark on the lower axis."""
 
     @property
     def path(self) -> str:
         """The line through all points, as the attribute `d` of an SVG path."""
-        return "M" + "L".join(f"{point.x:g} {point.y:g}" for point in self.points)
+        return line_through(self.points)
 
 
-def chart_sizes(sizes: Sequence[int], psnrs: Sequence[float | None]) -> Chart:
-    """The chart of PSNR (dB) over file size (bytes, on a logarithmic axis) for at least one image.
+def line_through(points: Sequence[Point]) -> str:
+    """The line through points, as the attribute `d` of an SVG path."""
+    return "M" + "L".join(f"{point.x:g} {point.y:g}" for point in points)
 
-    A PSNR of None, for an image without error, is at the upper edge.
+
+def chart_sizes(sizes: Sequence[int], qualities: Sequence[float], limit: int | None = None) -> Chart:
+    """The chart of quality (0 to 100) over file size (bytes, on a logarithmic axis) for at least one image.
+
+    `limit` is a size that is marked if it is between those of the images.
     """
-    finite = [psnr for psnr in psnrs if psnr is not None]
-    y_ticks = ticks_between(min(finite), max(finite), 4) if finite else []
-    low, high = (y_ticks[0], y_ticks[-1]) if finite else (0.0, 1.0)
+    y_ticks = [tick for tick in ticks_between(min(qualities), max(qualities), 4) if tick <= 100]
+    low, high = y_ticks[0], y_ticks[-1]
     x_low, x_high = _with_margin(math.log(min(sizes)), math.log(max(sizes)), 0.06)
     ticks = [size for size in _round_sizes(math.exp(x_low), math.exp(x_high)) if size >= 1]
     return Chart(
         x_ticks=tuple(Tick(_x(math.log(size), x_low, x_high), _short_size(size)) for size in ticks),
         y_ticks=tuple(Tick(_y(value, low, high), f"{value:g}") for value in y_ticks),
         points=tuple(
-            Point(_x(math.log(size), x_low, x_high), TOP if psnr is None else _y(psnr, low, high))
-            for size, psnr in zip(sizes, psnrs, strict=True)
+            Point(_x(math.log(size), x_low, x_high), _y(quality, low, high))
+            for size, quality in zip(sizes, qualities, strict=True)
         ),
+        limit=None if limit is None or not min(sizes) <= limit <= max(sizes) else _x(math.log(limit), x_low, x_high),
     )
 
 
 def chart_inertia(inertia: Sequence[float]) -> Chart:
-    """The chart of inertia over iterations, counted from 1, of which there is at least one."""
-    y_ticks = ticks_between(min(inertia), max(inertia), 4)
+    """The chart of inertia over iterations, counted from 1, of which there is at least one. Its axis begins at 0."""
+    y_ticks = ticks_between(0, max(inertia) or 1, 4)
     low, high = y_ticks[0], y_ticks[-1]
     last = len(inertia)
     whole = [value for value in ticks_between(1, last, 6) if 1 <= value <= last and value == int(value)]

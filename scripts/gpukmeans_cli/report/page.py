@@ -13,14 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import gpukmeans_cli.report.charts as charts
 from gpukmeans_cli.formats.palette_files import hex_of
 from gpukmeans_cli.report.color_pca import MAX_COORDINATE
-from gpukmeans_cli.report.variants import ReportData, Variant
+from gpukmeans_cli.report.variants import PLAIN, Encoding, ReportData, Variant
 from gpukmeans_cli.terminal.formatting import format_percent, format_size
 from gpukmeans_cli.terminal.messages import one_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Colors of a palette listed at once; the others are listed in a closed <details>.
-_MAX_LISTED = 32
+# Colors of a palette that are listed until all are requested, in a wide window and on a phone.
+_MAX_LISTED, _MAX_LISTED_ON_PHONE = 32, 12
+
+_ZOOMS = (1, 2, 4, 8)
 
 # With more labels than that, labels would overlap.
 _MAX_LABELS = 12
@@ -42,19 +44,28 @@ def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"size": format_size, "percent": format_percent, "decibels": _decibels}
+    environment.filters |= {"size": format_size, "percent": format_percent, "number": _number, "decibels": _decibels}
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     variants = data.variants
+    encodings = [*variants, *(variant.plain for variant in variants if variant.plain is not None)]
     return environment.get_template("report.html").render(
         name=name,
         photo=data,
         original=_data_url(data.original, data.original_suffix),
         variants=[_variant_context(name, variant, data, options) for variant in variants],
         selected=variants[len(variants) // 2].n_colors,
+        has_plain=any(variant.plain is not None for variant in variants),
+        plain_mode=PLAIN,
+        zooms=_ZOOMS,
         max_listed=_MAX_LISTED,
+        max_listed_on_phone=_MAX_LISTED_ON_PHONE,
         charts=charts,
-        sizes=charts.chart_sizes([len(variant.data) for variant in variants], [variant.psnr for variant in variants]),
+        sizes=charts.chart_sizes(
+            [len(encoding.data) for encoding in encodings],
+            [encoding.quality for encoding in encodings],
+            data.n_bytes if _is_comparable(data) else None,
+        ),
         has_labels=len(variants) <= _MAX_LABELS,
         cloud=_cloud_data(data),
         script=script,
@@ -65,17 +76,14 @@ def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str
 
 def _variant_context(name: str, variant: Variant, data: ReportData, options: Sequence[str]) -> dict[str, Any]:
     """The template variables of one variant."""
-    # The size of a pipe is unknown, and that of a file of several frames is not the size of one image.
-    is_comparable = data.n_bytes > 0 and data.dropped_frames == 0
     inertia = variant.inertia
+    if variant.kept:
+        options = [*options, "--allow-larger"]
     return {
+        **_encoding_context(variant, data),
         "n": variant.n_colors,
         "n_used": len(variant.colors),
-        "image": _data_url(variant.data, ".png"),
-        "n_bytes": len(variant.data),
-        "size_ratio": len(variant.data) / data.n_bytes if is_comparable else None,
-        "kept": variant.kept,
-        "psnr": variant.psnr,
+        "plain": None if variant.plain is None else _encoding_context(variant.plain, data),
         "n_iter": variant.n_iter,
         "swatches": list(
             zip(map(hex_of, variant.colors.tolist()), variant.counts.tolist(), variant.fractions, strict=True)
@@ -84,6 +92,22 @@ def _variant_context(name: str, variant: Variant, data: ReportData, options: Seq
         "inertia_ratio": inertia[-1] / inertia[0] if inertia and inertia[0] > 0 else None,
         "command": shlex.join(["gpukmeans", "compress", _as_argument(name), "-k", str(variant.n_colors), *options]),
     }
+
+
+def _encoding_context(encoding: Encoding, data: ReportData) -> dict[str, Any]:
+    return {
+        "image": _data_url(encoding.data, ".png"),
+        "n_bytes": len(encoding.data),
+        "size_ratio": len(encoding.data) / data.n_bytes if _is_comparable(data) else None,
+        "kept": encoding.kept,
+        "psnr": encoding.psnr,
+        "quality": encoding.quality,
+    }
+
+
+def _is_comparable(data: ReportData) -> bool:
+    # The size of a pipe is unknown, and that of a file of several frames is not the size of one image.
+    return data.n_bytes > 0 and data.dropped_frames == 0
 
 
 def _as_argument(name: str) -> str:
@@ -117,5 +141,9 @@ def _data_url(data: bytes, suffix: str) -> str:
     return f"data:image/{suffix[1:]};base64,{base64.b64encode(data).decode('ascii')}"
 
 
+def _number(psnr: float | None) -> str:
+    return "lossless" if psnr is None else f"{psnr:.2f}"
+
+
 def _decibels(psnr: float | None) -> str:
-    return "lossless" if psnr is None else f"{psnr:.2f} dB"
+    return _number(psnr) if psnr is None else f"{psnr:.2f} dB"

@@ -1,4 +1,7 @@
-"""One photo in several numbers of colors: the encoded file, the palette and the K-means run of each."""
+"""One photo in several numbers of colors: the encoded file, the palette and the K-means run of each.
+
+Each is beside the same palette with the nearest color of each pixel, unless that is what was requested.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +13,17 @@ from torch import Tensor
 
 from gpukmeans import ColorHistogram
 from gpukmeans_cli.compression.pipeline import (
+    QuantizedImage,
     Settings,
     StageTimer,
     fit_colors,
     frames_and_histogram,
     in_output_encoding,
     keeps_input,
+    mapping_options,
     quantize_source,
 )
+from gpukmeans_cli.compression.quality_scale import quality_of_error
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.source import Source, read_still
 from gpukmeans_cli.formats.still import encode_pixels
@@ -29,22 +35,35 @@ from gpukmeans_cli.system.device import within_memory
 # Number of colors drawn for the cloud: enough to show its shape, and few enough for a browser to draw at once.
 MAX_POINTS = 2000
 
+# Name of the mode that takes the nearest color for each pixel.
+PLAIN = "Nearest"
+
 _BROWSER_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _BROWSER_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # programs differ in how they convert others, such as CMYK
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant(PaletteUsage):
-    """The photo in one number of colors, with the usage of its palette without unused colors."""
+class Encoding:
+    """The photo in the colors of a palette, as a file."""
 
-    n_colors: int
-    """The requested number of colors."""
     data: bytes
     """The PNG file that `compress --allow-larger` writes."""
     kept: bool
     """Whether `compress` would keep the file of the photo, which is no larger."""
     psnr: float | None
     """In dB; None without error."""
+    quality: float
+    """On the scale of `compress --quality`, 0 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(Encoding, PaletteUsage):
+    """The photo in one number of colors, with the usage of its palette without unused colors."""
+
+    n_colors: int
+    """The requested number of colors."""
+    plain: Encoding | None
+    """With the nearest color of the K-means palette for each pixel; None if that is what was requested."""
     inertia: tuple[float, ...]
     """The inertia after each iteration; empty if nothing was clustered."""
     centers: np.ndarray
@@ -88,6 +107,8 @@ class ReportData:
     original: bytes
     """A file that browsers show as the photo: its own file, or a lossless copy."""
     original_suffix: str
+    mode: str
+    """Name of the way in which colors are chosen for pixels, such as Optimized."""
     cloud: Cloud
     variants: tuple[Variant, ...]
     """In the order of the requested numbers of colors."""
@@ -115,6 +136,7 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
             dropped_frames=source.frames_in_file - 1,
             original=original,
             original_suffix=suffix,
+            mode=_mode(settings),
             cloud=Cloud(
                 points=pca.project(colors),
                 colors=to_srgb(to_rgb(colors), source.metadata),
@@ -133,6 +155,13 @@ def _original(source: Source) -> tuple[bytes, str]:
     return encode_pixels(next(iter(source.frames)), source.metadata)
 
 
+def _mode(settings: Settings) -> str:
+    mapping = mapping_options(settings, suffix=".png", animated=False)
+    if mapping["dither"] != "none" and mapping["strength"] > 0:
+        return mapping["dither"].title()
+    return "Lossy" if mapping["lossy"] > 0 else PLAIN
+
+
 def _variant(
     source: Source,
     file: Source,
@@ -149,22 +178,33 @@ def _variant(
         inertia.append(float(value))
 
     recorded = replace(settings, clustering={**settings.clustering, "callback": record})
-    timer = StageTimer(histogram.colors.device)
-    picture = quantize_source(
-        source, frames, histogram, lambda: fit_colors(histogram, n_colors, recorded), ".png", recorded, timer
-    )
-    assert picture.fit is not None  # since no palette is given
-    counts = picture.statistics.counts  # first: it maps the pixels, which may change the palette
-    usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), counts)
+    fit = fit_colors(histogram, n_colors, recorded)
+
+    def quantized(settings: Settings) -> QuantizedImage:
+        timer = StageTimer(histogram.colors.device)
+        return quantize_source(source, frames, histogram, lambda: fit, ".png", settings, timer)
+
+    picture, plain = quantized(settings), None
+    if _mode(settings) != PLAIN:
+        plain = quantized(replace(settings, dither="none", dither_strength=1.0, lossy=0.0))
+    encoding = _encoding(file, picture, settings)  # first: it maps the pixels, which may change the palette
+    usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)
     return Variant(
         n_colors=n_colors,
+        **vars(encoding),
+        **vars(usage),
+        plain=None if plain is None else _encoding(file, plain, settings),
+        inertia=tuple(inertia),
+        centers=pca.project(fit.colors),
+        center_colors=to_srgb(to_rgb(fit.colors), source.metadata),
+        labels=fit.labels[sample].cpu().numpy(),
+    )
+
+
+def _encoding(file: Source, picture: QuantizedImage, settings: Settings) -> Encoding:
+    return Encoding(
         data=picture.data,
         kept=keeps_input(file, picture, settings),
-        colors=usage.colors,
-        counts=usage.counts,
         psnr=picture.psnr,
-        inertia=tuple(inertia),
-        centers=pca.project(picture.fit.colors),
-        center_colors=to_srgb(to_rgb(picture.fit.colors), source.metadata),
-        labels=picture.fit.labels[sample].cpu().numpy(),
+        quality=quality_of_error(picture.visible_error),
     )

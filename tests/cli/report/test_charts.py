@@ -45,7 +45,7 @@ def test_ticks_are_evenly_spaced_and_enclose_all_values(one, other):
     assert all(b - a == pytest.approx(step, rel=1e-6) for a, b in pairwise(ticks))
 
 
-def test_the_size_axis_is_logarithmic_and_the_psnr_axis_goes_up():
+def test_the_size_axis_is_logarithmic_and_the_quality_axis_goes_up():
     chart = chart_sizes([10_000, 20_000, 40_000], [20.0, 25.0, 40.0])
     first, second, third = chart.points
     assert second.x - first.x == pytest.approx(third.x - second.x, abs=0.2)
@@ -56,29 +56,38 @@ def test_the_size_axis_is_logarithmic_and_the_psnr_axis_goes_up():
     assert chart.path == f"M{first.x:g} {first.y:g}L{second.x:g} {second.y:g}L{third.x:g} {third.y:g}"
 
 
-def test_an_image_without_error_is_at_the_upper_edge():
-    assert [point.y for point in chart_sizes([10, 20, 30], [20.0, 25.0, None]).points][-1] == TOP
-    alone = chart_sizes([900], [None])
-    assert (alone.points[0].y, alone.y_ticks) == (TOP, ())
+def test_the_quality_axis_ends_at_100():
+    assert [tick.text for tick in chart_sizes([10, 20], [62.0, 100.0]).y_ticks][-1] == "100"
+    alone = chart_sizes([900], [100.0])
+    assert (alone.points[0].y, alone.y_ticks[-1].text) == (TOP, "100")
     assert alone.points[0].x == (LEFT + RIGHT) / 2
 
 
-@given(st.lists(st.tuples(st.integers(60, 10**9), st.floats(0.1, 99)), min_size=1, max_size=20))
+def test_a_limit_is_marked_only_between_the_sizes_of_the_points():
+    sizes, qualities = [10_000, 40_000], [20.0, 25.0]
+    chart = chart_sizes(sizes, qualities, 20_000)
+    assert chart.limit == pytest.approx((chart.points[0].x + chart.points[1].x) / 2, abs=0.1)
+    assert chart_sizes(sizes, qualities, 40_000).limit == chart.points[1].x
+    assert [chart_sizes(sizes, qualities, limit).limit for limit in (None, 9_999, 40_001)] == [None] * 3
+
+
+@given(st.lists(st.tuples(st.integers(60, 10**9), st.floats(0, 100)), min_size=1, max_size=20))
 def test_all_points_and_ticks_are_in_the_chart_and_at_most_six_sizes_have_labels(pairs):
-    sizes, psnrs = [size for size, _ in pairs], [psnr for _, psnr in pairs]
-    chart = chart_sizes(sizes, psnrs)
+    sizes, qualities = [size for size, _ in pairs], [quality for _, quality in pairs]
+    chart = chart_sizes(sizes, qualities)
     assert 1 <= len(chart.x_ticks) <= 6
     assert all(LEFT <= point.x <= RIGHT and TOP <= point.y <= BOTTOM for point in chart.points)
     assert all(LEFT <= tick.position <= RIGHT for tick in chart.x_ticks)
     assert all(TOP <= tick.position <= BOTTOM for tick in chart.y_ticks)
 
 
-def test_inertia_falls_from_the_first_iteration_to_the_last():
+def test_inertia_falls_from_the_first_iteration_to_the_last_on_an_axis_from_0():
     chart = chart_inertia([5e6, 4.2e6, 4e6])
     assert [point.x for point in chart.points] == [LEFT, (LEFT + RIGHT) / 2, RIGHT]
     assert [point.y for point in chart.points] == sorted(point.y for point in chart.points)
     assert [tick.text for tick in chart.x_ticks] == ["1", "2", "3"]
-    assert [tick.text for tick in chart.y_ticks] == ["4M", "4.5M", "5M"]
+    assert [tick.text for tick in chart.y_ticks] == ["0", "2M", "4M", "6M"]
+    assert chart.points[2].y == pytest.approx(BOTTOM - (BOTTOM - TOP) * 4 / 6, abs=0.1)
 
 
 def test_iteration_labels_are_integers_from_1():
@@ -91,7 +100,7 @@ def test_iteration_labels_are_integers_from_1():
 def test_one_iteration_is_in_the_middle_and_equal_values_are_level():
     (point,) = chart_inertia([0.0]).points
     assert point.x == (LEFT + RIGHT) / 2
-    assert TOP < point.y < BOTTOM
+    assert point.y == BOTTOM
     assert len({point.y for point in chart_inertia([3.0, 3.0]).points}) == 1
 
 

@@ -27,7 +27,7 @@ NAME = """<img src=x onerror="document.title='harm'">&"'</script><script>documen
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(draw_sample(300, 200)).save(path)
-    return build_report_data(path, NUMBERS, Settings(n_colors=3, device=torch.device("cpu")))
+    return build_report_data(path, NUMBERS, Settings(n_colors=3, device=torch.device("cpu"), dither=None, lossy=None))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,11 @@ def in_colors(data, n_colors):
     return np.asarray(Image.open(io.BytesIO(variant.data)).convert("RGB")).astype(int)
 
 
+def plainly(data, n_colors):
+    variant = next(variant for variant in data.variants if variant.n_colors == n_colors)
+    return np.asarray(Image.open(io.BytesIO(variant.plain.data)).convert("RGB")).astype(int)
+
+
 def boundary(browser, left, right):
     """The boundary between the two images in percent of the width, or None if other pixels are shown.
 
@@ -137,10 +142,10 @@ def test_the_boundary_is_focused_and_moved_by_keys(browser, data):
     find(browser, "#k-8").send_keys(Keys.TAB)
     focused = browser.switch_to.active_element
     assert focused.get_attribute("id") == "split"
-    assert focused.accessible_name == "How much of the original is shown, in percent from the left"
+    assert focused.accessible_name == "How much of the left image is shown, in percent from the left"
     focused.send_keys(Keys.ARROW_RIGHT * 10)
     assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(60, abs=2)
-    assert focused.get_attribute("aria-valuetext") == "60 % original"
+    assert focused.get_attribute("aria-valuetext") == "60 % of the left image"
     focused.send_keys(Keys.HOME)
     shown = screenshot(compare(browser))[15:70, 15:-15]
     assert (shown == in_colors(data, 8)[15:70, 15:-15]).all()
@@ -170,6 +175,115 @@ def state(browser):
     }
 
 
+def test_nearest_colors_are_compared_with_the_variant(browser, data):
+    find(browser, "label[for=left-plain]").click()
+    assert boundary(browser, plainly(data, 8), in_colors(data, 8)) == pytest.approx(50, abs=2)
+    find(browser, "label[for=k-3]").click()
+    assert boundary(browser, plainly(data, 3), in_colors(data, 3)) == pytest.approx(50, abs=2)
+    assert [badge.text for badge in visible(browser, ".badge")] == ["Nearest", "3 colors"]
+    find(browser, "label[for=left-original]").click()
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 3)) == pytest.approx(50, abs=2)
+
+
+# The zoom
+
+
+def zoomed_at(browser, zoom):
+    """The corner of the shown part, in pixels of the image."""
+    x, y = (
+        browser.execute_script(
+            f"return getComputedStyle(document.querySelector('.stage')).getPropertyValue('--{axis}')"
+        )
+        for axis in "xy"
+    )
+    return -float(x.removesuffix("px")) / zoom, -float(y.removesuffix("px")) / zoom
+
+
+def enlarged(image, zoom, left, top, shape):
+    rows = (np.arange(shape[0]) + round(top * zoom)) // zoom
+    columns = (np.arange(shape[1]) + round(left * zoom)) // zoom
+    return image[rows][:, columns]
+
+
+def is_zoomed(browser, data, zoom):
+    """Whether both images are shown, each pixel as a square, around the corner that the page has."""
+    shown = screenshot(compare(browser))
+    corner = zoomed_at(browser, zoom)
+    middle = shown.shape[1] // 2
+    inside = np.s_[15:70, 15 : middle - 25], np.s_[15:70, middle + 25 : -15]
+    images = draw_sample(300, 200), in_colors(data, 8)
+    return all(
+        (shown[part] == enlarged(image, zoom, *corner, shown.shape)[part]).all()
+        for part, image in zip(inside, images, strict=True)
+    )
+
+
+@pytest.mark.parametrize("zoom", [2, 4, 8])
+def test_the_zoom_shows_each_pixel_as_a_square_around_the_middle(browser, data, zoom):
+    find(browser, f"label[for=zoom-{zoom}]").click()
+    size = compare(browser).size
+    assert size["width"] == min(300 * zoom, 640)
+    left, top = zoomed_at(browser, zoom)
+    assert left + size["width"] / 2 / zoom == pytest.approx(150, abs=1)
+    assert top + size["height"] / 2 / zoom == pytest.approx(100, abs=1)
+    assert is_zoomed(browser, data, zoom)
+    find(browser, "label[for=zoom-0]").click()
+    assert boundary(browser, draw_sample(300, 200), in_colors(data, 8)) == pytest.approx(50, abs=2)
+
+
+def test_dragging_a_zoomed_image_moves_it_and_dragging_the_handle_moves_the_boundary(browser, data):
+    find(browser, "label[for=zoom-4]").click()
+    left, top = zoomed_at(browser, 4)
+    chain = ActionChains(browser).move_to_element_with_offset(compare(browser), 100, 60)
+    chain.click_and_hold().move_by_offset(-40, 20).release().perform()
+    assert zoomed_at(browser, 4) == (left + 10, top - 5)
+    assert find(browser, "#split").get_property("value") == "50"
+    assert is_zoomed(browser, data, 4)
+    chain = ActionChains(browser).move_to_element_with_offset(compare(browser), 0, 0)
+    chain.click_and_hold().move_by_offset(64, 0).release().perform()
+    assert zoomed_at(browser, 4) == (left + 10, top - 5)
+    assert find(browser, "#split").get_property("value") == "60"
+
+
+def test_shift_and_arrow_keys_move_a_zoomed_image_to_its_edges_and_no_further(browser):
+    find(browser, "label[for=zoom-4]").click()
+    left, top = zoomed_at(browser, 4)
+    range_input = find(browser, "#split")
+    range_input.send_keys(Keys.SHIFT + Keys.ARROW_RIGHT)
+    assert zoomed_at(browser, 4) == (left + 20, top)
+    for _ in range(12):
+        range_input.send_keys(Keys.SHIFT + Keys.ARROW_LEFT + Keys.ARROW_UP)
+    assert zoomed_at(browser, 4) == (0, 0)
+    assert range_input.get_property("value") == "50"
+    range_input.send_keys(Keys.ARROW_RIGHT)
+    assert range_input.get_property("value") == "51"
+
+
+# Copies
+
+
+def test_a_click_on_a_color_or_a_command_copies_it(browser, data):
+    browser.execute_script(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+    )
+    for button in visible(browser, ".swatches button")[:2] + visible(browser, ".terminal button"):
+        button.click()
+        code = button.find_element(By.XPATH, ".//code | ./preceding-sibling::code").text
+        assert eventually(lambda code=code: find(browser, "#toast").text == f"Copied {code}")
+        assert browser.execute_script("return copied") == code
+
+
+def test_what_cannot_be_copied_is_selected(browser):
+    browser.execute_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    button = visible(browser, ".swatches button")[1]
+    button.click()
+    assert eventually(lambda: "Ctrl+C" in find(browser, "#toast").text)
+    assert browser.execute_script("return getSelection().toString().trim()") == button.text
+    visible(browser, ".terminal button")[0].click()
+    selected = "return getSelection().toString().trim()"
+    assert eventually(lambda: browser.execute_script(selected) == "gpukmeans compress photo.png -k 8")
+
+
 def test_a_click_on_a_number_selects_its_variant_everywhere(browser, data):
     before = state(browser)
     points = clouds(browser)[0]
@@ -191,7 +305,7 @@ def test_arrow_keys_select_the_number_of_colors(browser, data):
     assert len(visible(browser, ".swatches code")) == 3
 
 
-@pytest.mark.parametrize("selector", ["tbody label[for=k-40]", "#sizes [data-mark='40']"])
+@pytest.mark.parametrize("selector", ["tbody label[for=k-40]", "#sizes g[data-mark='40']"])
 def test_the_table_and_the_chart_select_a_variant(browser, selector):
     find(browser, selector).click()
     assert find(browser, "#k-40").is_selected()
@@ -208,6 +322,15 @@ def test_a_tap_selects_a_number(browser):
 def test_a_long_palette_unfolds(browser):
     find(browser, "label[for=k-40]").click()
     assert len(visible(browser, ".swatches code")) == 32
+    visible(browser, "summary")[0].send_keys(Keys.ENTER)
+    assert eventually(lambda: len(visible(browser, ".swatches code")) == 40)
+
+
+def test_a_palette_is_folded_after_12_colors_on_a_phone(browser, address):
+    emulate(browser, width=375, height=640)
+    browser.get(address)
+    find(browser, "label[for=k-40]").click()
+    assert len(visible(browser, ".swatches code")) == 12
     visible(browser, "summary")[0].send_keys(Keys.ENTER)
     assert eventually(lambda: len(visible(browser, ".swatches code")) == 40)
 
@@ -294,7 +417,7 @@ def test_the_name_of_a_file_is_escaped(browser, data, tmp_path):
     assert browser.title == f"{NAME} in few colors"
     assert find(browser, "h1").get_property("textContent") == NAME
     assert len(browser.find_elements(By.TAG_NAME, "script")) == 2
-    assert len(browser.find_elements(By.CSS_SELECTOR, "img")) == 1 + len(NUMBERS)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "img")) == 1 + 2 * len(NUMBERS)
     assert find(browser, ".before img").get_attribute("alt") == f"{NAME}, the original"
     find(browser, "label[for=k-3]").click()  # its own script runs
     assert (clouds(browser)[0] != clouds(browser)[1]).any()

@@ -8,8 +8,10 @@ from helpers.color_profiles import save_linear
 from helpers.image_files import noise, save
 from PIL import Image
 
+from gpukmeans import mean_visible_error, quantize
 from gpukmeans.images.histogram import unique_colors
 from gpukmeans_cli.compression.pipeline import Settings, compress_image
+from gpukmeans_cli.compression.quality_scale import quality_of_error
 from gpukmeans_cli.report.variants import MAX_POINTS, build_report_data
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -21,7 +23,12 @@ def decode(data):
     return image, np.asarray(image.convert("RGBA"))
 
 
-@pytest.mark.parametrize("options", [{}, {"dither": "bayer", "dither_strength": 0.5}, {"space": "oklab", "seed": 4}])
+OPTIMIZED = {"dither": None, "lossy": None}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, OPTIMIZED, {"dither": "bayer", "dither_strength": 0.5}, {"space": "oklab", "seed": 4}]
+)
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_each_variant_is_the_output_of_compress(tmp_path, options, channels):
     pixels = noise(31, 40, channels)
@@ -36,6 +43,46 @@ def test_each_variant_is_the_output_of_compress(tmp_path, options, channels):
         assert not variant.kept
         assert (variant.psnr, variant.n_iter) == (report.psnr, report.iterations)
         assert (len(variant.colors), data.n_colors) == (report.colors_out, report.colors_in)
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        (OPTIMIZED, "Optimized"),
+        ({**OPTIMIZED, "dither_strength": 0.5}, "Optimized"),
+        ({"dither": "floyd-steinberg"}, "Floyd-Steinberg"),
+        ({"lossy": 25.0}, "Lossy"),
+    ],
+)
+def test_each_variant_is_beside_the_output_of_compress_without_dithering(tmp_path, options, mode):
+    photo = save(noise(31, 40, 3), tmp_path / "photo.bmp")
+    data = build_report_data(photo, [9], replace(SETTINGS, **options))
+    (variant,) = data.variants
+    report = compress_image(photo, tmp_path / "9.png", replace(SETTINGS, n_colors=9)).report
+    assert data.mode == mode
+    assert variant.plain.data == (tmp_path / "9.png").read_bytes() != variant.data
+    assert variant.plain.psnr == report.psnr > variant.psnr
+    assert not variant.plain.kept
+
+
+@pytest.mark.parametrize("options", [{}, {"dither": "bayer", "dither_strength": 0.0}])
+def test_nearest_colors_are_beside_nothing(tmp_path, options):
+    data = build_report_data(save(noise(31, 40, 3), tmp_path / "a.png"), [9], replace(SETTINGS, **options))
+    assert data.mode == "Nearest"
+    assert data.variants[0].plain is None
+
+
+def test_the_quality_is_that_of_the_goal_of_compress(tmp_path, china):
+    photo = save(china.numpy()[::3, ::3].copy(), tmp_path / "photo.png")
+    (variant,) = build_report_data(photo, [32], replace(SETTINGS, **OPTIMIZED)).variants
+    settings = replace(SETTINGS, **OPTIMIZED, n_colors=32, allow_larger=True, force=True)
+    assert variant.quality > variant.plain.quality
+    shown = torch.from_numpy(decode(variant.data)[1][..., :3].copy())
+    indexed = quantize(shown, 256)
+    assert (indexed.pixels() == shown).all()
+    error = mean_visible_error(china[::3, ::3].contiguous(), indexed)
+    assert variant.quality == pytest.approx(quality_of_error(error), abs=1e-6)
+    assert compress_image(photo, tmp_path / "out.png", settings).report.psnr == variant.psnr
 
 
 def test_the_palette_has_the_used_colors_most_used_first(tmp_path):
