@@ -94,8 +94,10 @@ def amplified_difference(before: Pixels, after: Pixels) -> Difference:
     The factor is the largest power of two that clips at most 1 % of the values; that of equal images is 1. With
     alpha, the difference is the larger of those over black and over white.
     """
-    difference = np.maximum(*(_difference_over(before, after, level) for level in (0, 255)))
-    levels = np.bincount(difference.ravel(), minlength=256)
+    difference = _difference_over(before, after, 0)
+    if any(pixels.shape[-1] in (2, 4) for pixels in (before, after)):
+        np.maximum(difference, _difference_over(before, after, 255), out=difference)
+    levels = np.reshape(Image.fromarray(difference).histogram(), (3, 256)).sum(axis=0)
     factor = 1
     while factor < _MAX_FACTOR and levels[255 // (2 * factor) + 1 :].sum() <= _CLIPPED * difference.size:
         factor *= 2
