@@ -18,11 +18,11 @@ from gpukmeans_cli.terminal.formatting import format_size
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 
 # Numbers of colors that are tried with different prices, and the most tries.
-N_COLORS, MAX_TRIES = (16, 32, 48, 64, 96, 128, 192, 256), 12
+N_COLORS, MAX_TRIES = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256), 12
 
 # Price of the first try, and the highest one. A try that reaches the target within this fraction ends the search for
 # the price at one number of colors.
-_FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 2000.0, 0.01
+_FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 600.0, 0.01
 
 # How fast size and error change with the price where nothing is known yet: by their logarithm for one of the price.
 _SLOPE = 0.25
@@ -147,14 +147,15 @@ def search(target: Target, max_colors: int, quantize: Callable[[int, float], Can
     place = tries.first_place(numbers)
     best = tries.best_price(numbers[place])
     for step in (-1, 1):  # fewer colors, and if these are not better, more
-        at = place + step
-        improved = False
-        while 0 <= at < len(numbers) and tries.left > 0:
-            found = tries.best_price(numbers[at])
-            if found is None or (best is not None and found[0] >= best[0]):
+        if best is None and step != target.sign:
+            continue  # the target is farther away there
+        start = best
+        for n_colors in numbers[place + step :: step] if place + step >= 0 else []:
+            found = tries.best_price(n_colors)
+            if best is not None and (found is None or found[0] >= best[0]):
                 break
-            best, at, improved = found, at + step, True
-        if improved:
+            best = found or best
+        if best is not start:
             break
     if best is not None:
         return best[1]
