@@ -15,6 +15,7 @@ from gpukmeans.images.png_rate import png_scanlines
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
 from gpukmeans.images.transforms import QuantizeColors
 from gpukmeans.images.visible_error import mean_visible_error
+from gpukmeans.images.vivid_areas import flat_counts
 from gpukmeans.metrics import METRICS, Metric, MetricName
 from gpukmeans.model_selection import NClustersComparison, compare_n_clusters
 from gpukmeans.options import Callback, KMeansOptions
@@ -58,6 +59,7 @@ __all__ = [
     "clear_transparent_pixels",
     "compare_n_clusters",
     "fit_palette",
+    "flat_counts",
     "kmeans",
     "map_to_palette",
     "mean_squared_error",

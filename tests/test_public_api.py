@@ -41,6 +41,7 @@ PUBLIC = {
     "clear_transparent_pixels",
     "compare_n_clusters",
     "fit_palette",
+    "flat_counts",
     "kmeans",
     "map_to_palette",
     "mean_squared_error",

@@ -27,16 +27,16 @@ def merge_similar_colors(colors: Tensor, x: Tensor, counts: Tensor, n_colors: in
     there are more than half as many means as colors.
     """
     for bins_per_channel in _BINS_PER_CHANNEL:
-        bins = _bin_indices(colors, bins_per_channel)
+        bins = bin_indices(colors, bins_per_channel)
         n_means = int(bins.max()) + 1
         if n_means > _MAX_MEANS_RATIO * len(colors):
             return None
         if n_means >= _MEANS_PER_PALETTE_COLOR * n_colors:
-            return _bin_means(bins, n_means, x, counts)
+            return bin_means(bins, x, counts)
     return None
 
 
-def _bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
+def bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
     """Index of the bin of each color (N,), numbered from 0 without gaps."""
     codes = torch.zeros(len(colors), dtype=torch.int32, device=colors.device)
     for channel in colors.unbind(dim=1):
@@ -44,7 +44,9 @@ def _bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
     return torch.unique(codes, return_inverse=True)[1]
 
 
-def _bin_means(bins: Tensor, n_means: int, x: Tensor, counts: Tensor) -> ColorMeans:
+def bin_means(bins: Tensor, x: Tensor, counts: Tensor) -> ColorMeans:
+    """Means of the integer points x (N, D) of each bin (N,), weighted by counts (N,)."""
+    n_means = int(bins.max()) + 1
     weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, bins, counts)
     means = torch.empty(n_means, x.shape[1], dtype=torch.float32, device=x.device)
     for axis, mean in zip(x.unbind(1), means.unbind(1), strict=True):

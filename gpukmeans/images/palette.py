@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from gpukmeans.assignment import assign
@@ -16,6 +16,7 @@ from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space, has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_histogram
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque
+from gpukmeans.images.vivid_areas import Clustered, keep_vivid_areas
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
@@ -79,6 +80,7 @@ def fit_palette(
     *,
     space: ColorSpaceName | ColorSpace = "srgb",
     fixed: UInt8[Tensor, "f c"] | None = None,
+    flat: Int[Tensor, " m"] | None = None,
     init: InitName | Seeding = "random",
     n_init: int = 1,
     refine: int | None = None,
@@ -104,6 +106,9 @@ def fit_palette(
     of the time (see `images.coarsening`). Random centers and one refinement cycle lead to better optima than k-means++,
     and for many colors in less time (docs/performance.md). `BEST_QUALITY` holds options for a smaller error.
 
+    With the number of `flat` pixels of each color, vivid areas of few pixels, such as badges, keep a color of their own
+    if the squared error rises by at most 4 % (see `images.vivid_areas`).
+
     Raises TypeError or ValueError for other input.
 
     Args:
@@ -112,6 +117,7 @@ def fit_palette(
         space: where colors are clustered and assigned, a name of `COLOR_SPACES` or a `ColorSpace`. "srgb" gives the
             smallest `Palette.mse`, which is measured in sRGB for every space.
         fixed: first colors of the palette, uint8 (F, C), F <= `n_colors`.
+        flat: `flat_counts` of the image, int64 (M,); None for the least squared error.
         init: seeding, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
@@ -133,6 +139,8 @@ def fit_palette(
         raise ValueError("group must be None for a palette, got a group: add the histograms of the ranks instead")
     fixed = histogram.colors[:0] if fixed is None else fixed
     check_colors(fixed, "fixed", histogram.colors, n_colors)
+    if flat is not None:
+        _check_flat(flat, histogram)
     palette = _exact_palette(histogram, n_colors, fixed, space)
     if palette is not None:
         return palette
@@ -148,6 +156,16 @@ def fit_palette(
         search = {"init": start.centers[len(fixed) :], "refine": polish}
     search["callback"] = callback
     result = _clustered(x, n_colors, histogram.counts, engine=chosen, **search, **clustering)
+    n_iter, converged = int(result.n_iter), bool(result.converged)
+    if flat is not None:
+
+        def moved(x: Tensor, weights: Tensor, start: Tensor, steps: int) -> KMeansResult[Any]:
+            return _clustered(
+                x, n_colors, weights, engine=engine, init=start, max_iter=steps, fixed=clustering["fixed"]
+            )
+
+        found = Clustered(x, histogram.counts, result)
+        result = keep_vivid_areas(histogram, flat, found, means, n_fixed=len(fixed), space=space, clustered=moved)
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
     if has_alpha(histogram.colors.shape[1]):
         free = _with_opaque_colors(fixed, free, result.labels.long(), histogram, x, space, chosen)
@@ -158,8 +176,8 @@ def fit_palette(
         free=(torch.arange(len(colors), device=colors.device) >= len(fixed)) & (space == SRGB),
         engine=chosen.name,
         mse=_mse(histogram, colors, labels),
-        n_iter=int(result.n_iter),
-        converged=bool(result.converged),
+        n_iter=n_iter,
+        converged=converged,
     )
 
 
@@ -212,6 +230,16 @@ def check_colors(colors: object, name: str, image: Tensor, max_colors: int) -> N
         raise ValueError(f"{name} must have shape {expected}, got shape {tuple(colors.shape)} on {colors.device}")
     if len(colors) > max_colors:
         raise ValueError(f"{name} must have at most {max_colors} colors, got {len(colors)}")
+
+
+def _check_flat(flat: object, histogram: ColorHistogram) -> None:
+    """TypeError or ValueError unless this is a count of pixels for each color of the histogram."""
+    if not isinstance(flat, Tensor):
+        raise TypeError(f"flat must be a tensor, from flat_counts, got {type(flat).__name__}")
+    expected = histogram.counts
+    if flat.dtype != expected.dtype or flat.shape != expected.shape or flat.device != expected.device:
+        wanted = f"int64 {tuple(expected.shape)} on {expected.device}, from flat_counts with the same histogram"
+        raise ValueError(f"flat must be {wanted}, got {flat.dtype} {tuple(flat.shape)} on {flat.device}")
 
 
 def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, space: ColorSpace) -> Palette | None:

@@ -34,6 +34,7 @@ class QuantizeColors(nn.Module):
         lossy: price of a bit in hundredths of the mean squared error, 0 or more.
         rounds: number of rounds of the optimizer.
         fixed: first colors of each palette, uint8 (F, C).
+        keep_vivid: whether small vivid areas keep a color of their own.
         n_init: number of runs; the best is kept.
         refine: refinement cycles; by default 2 up to 64 colors, else 1.
         seed: seed of the generator.
@@ -57,6 +58,7 @@ class QuantizeColors(nn.Module):
         lossy: float = 0.0,
         rounds: int = 4,
         fixed: UInt8[Tensor, "f c"] | None = None,
+        keep_vivid: bool = False,
         n_init: int = 1,
         refine: int | None = None,
         seed: int = 0,
@@ -68,6 +70,7 @@ class QuantizeColors(nn.Module):
         self.strength = strength
         self.lossy = lossy
         self.rounds = rounds
+        self.keep_vivid = keep_vivid
         self.n_init = n_init
         self.refine = refine
         self.seed = seed
@@ -98,6 +101,7 @@ class QuantizeColors(nn.Module):
                 lossy=self.lossy,
                 rounds=self.rounds,
                 fixed=None if self.fixed is None else self.fixed.to(images.device),
+                keep_vivid=self.keep_vivid,
                 n_init=self.n_init,
                 refine=self.refine,
                 generator=seeded(self.seed),

@@ -191,6 +191,14 @@ Effort = Annotated[
 ]
 Strip = Annotated[bool, _output("--strip", help="Omit resolution, EXIF, XMP, text and profile (colors become sRGB).")]
 Best = Annotated[bool, _clustering("--best", help="Search longer for a better palette.")]
+KeepVivid = Annotated[
+    bool | None,
+    _clustering(
+        "--keep-vivid/--no-keep-vivid",
+        help="Keep a color for small vivid areas, for up to 4 % more squared error. Default: with 8 to 32 colors.",
+        show_default=False,
+    ),
+]
 InitName = Annotated[Init, _clustering(help="Method that chooses the initial centers.")]
 NInit = Annotated[
     int | None,

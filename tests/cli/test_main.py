@@ -188,7 +188,10 @@ def test_no_arguments_print_the_help(run):
             },
         ),
         ("Files", {"--recursive", "--jobs", "--skip-existing", "--fail-fast", "--dry-run"}),
-        ("Clustering", {"--device", "--best", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"}),
+        (
+            "Clustering",
+            {"--device", "--best", "--keep-vivid", "--init", "--n-init", "--refine", "--max-iter", "--tol", "--seed"},
+        ),
         ("Messages", {"--json", "--quiet", "--verbose"}),
     ],
 )

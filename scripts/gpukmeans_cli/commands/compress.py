@@ -45,6 +45,7 @@ def compress(
     max_pixels: options.MaxPixels = None,
     device: options.DeviceName = "auto",
     best: options.Best = False,
+    keep_vivid: options.KeepVivid = None,
     init: options.InitName = "random",
     n_init: options.NInit = None,
     refine: options.Refine = None,
@@ -61,6 +62,7 @@ def compress(
     validation.check_exclusive({"--colors": colors, **instead_of_k})
     validation.check_exclusive({"--shared-palette": shared_palette, **instead_of_k})
     validation.check_exclusive({"--palette": palette, "--fixed": fixed, "--best": best})
+    validation.check_exclusive({"--palette": palette, "--shared-palette": shared_palette, "--keep-vivid": keep_vivid})
     validation.check_palette_space(palette, space)
     strength = validation.parse_dither_strength(dither, dither_strength)
     validation.check_lossy(dither, lossy)
@@ -109,6 +111,7 @@ def compress(
             force=force or in_place,
             strip=strip,
             effort=effort,
+            keep_vivid=keep_vivid,
             allow_larger=allow_larger,
             optional_output=output is None and not in_place,
             max_pixels=max_pixels,

@@ -29,6 +29,7 @@ from gpukmeans import (
     Palette,
     apply_palette,
     fit_palette,
+    flat_counts,
     map_to_palette,
     mean_squared_error,
     mean_visible_error,
@@ -87,6 +88,8 @@ class Settings:
     """Price of a bit in hundredths of the mean squared error; None is the default of the dithering."""
     effort: int = 2
     """0 for the quickest to 3 for the smallest files."""
+    keep_vivid: bool | None = None
+    """Whether small vivid areas keep a color of their own; None with few colors, see `fit_colors`."""
     force: bool = False
     strip: bool = False
     allow_larger: bool = False
@@ -105,6 +108,9 @@ class Settings:
     stop: Event = field(default_factory=threading.Event)
     """Set to stop all work before anything else is written."""
 
+
+# Numbers of colors with which vivid areas keep one by default: with fewer, photos lose, with more, few areas gain.
+_VIVID = range(8, 33)
 
 # Rounds of the optimizer for each effort, and the price of a bit that looks best for its bytes.
 _ROUNDS, DEFAULT_LOSSY = (1, 2, 4, 8), 15.0
@@ -343,7 +349,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
 
         @cache
         def fit(n_colors: int) -> Palette:
-            return fit_colors(histogram, n_colors, settings)
+            return fit_colors(histogram, n_colors, settings, frames)
 
         @cache
         def quantize(n_colors: int, lossy: float | None) -> QuantizedImage:
@@ -506,8 +512,13 @@ def quantize_source(
     )
 
 
-def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> Palette:
-    """The palette of a histogram with at most `n_colors` colors, or the number of fixed colors if that is larger."""
+def fit_colors(
+    histogram: ColorHistogram, n_colors: int, settings: Settings, frames: Iterable[Tensor] | None = None
+) -> Palette:
+    """The palette of a histogram with at most `n_colors` colors, or the number of fixed colors if that is larger.
+
+    With 8 to 32 colors, or as `keep_vivid` says, small vivid areas of the frames, if they are given, keep a color.
+    """
     fixed = None
     if settings.fixed is not None:
         fixed = with_channels(torch.from_numpy(settings.fixed), histogram.colors.shape[1]).to(histogram.colors.device)
@@ -516,6 +527,10 @@ def fit_colors(histogram: ColorHistogram, n_colors: int, settings: Settings) -> 
     if histogram.colors.device.type == "cpu":
         # On a GPU, whose iterations are short, a callback would wait for the end of each.
         options.setdefault("callback", lambda n_iter, inertia, shift: settings.stop.is_set())
+    keeps_vivid = n_colors in _VIVID if settings.keep_vivid is None else settings.keep_vivid
+    if frames is not None and keeps_vivid and len(histogram.colors) > n_colors:
+        counts = map(partial(flat_counts, histogram=histogram), frames)
+        options["flat"] = sum(counts, start=torch.zeros_like(histogram.counts))
     return fit_palette(
         histogram,
         n_colors,

@@ -178,7 +178,7 @@ def _variant(
         inertia.append(float(value))
 
     recorded = replace(settings, clustering={**settings.clustering, "callback": record})
-    fit = fit_colors(histogram, n_colors, recorded)
+    fit = fit_colors(histogram, n_colors, recorded, frames)
 
     def quantized(settings: Settings) -> QuantizedImage:
         timer = StageTimer(histogram.colors.device)

@@ -76,6 +76,18 @@ def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
     assert result.engine.startswith(choose("auto", torch.zeros(1, 3)).name)
 
 
+@pytest.mark.parametrize(("n_colors", "default"), [(7, False), (8, True), (32, True), (33, False)])
+def test_flat_pixels_are_counted_by_default_with_8_to_32_colors(photo, tmp_path, monkeypatch, n_colors, default):
+    counted = []
+    count = pipeline.flat_counts
+    monkeypatch.setattr(pipeline, "flat_counts", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs))
+    for keep_vivid, expected in ((None, default), (True, True), (False, False)):
+        settings = Settings(n_colors=n_colors, device=CPU, keep_vivid=keep_vivid, force=True)
+        compress_image(photo, tmp_path / "few.png", settings)
+        assert bool(counted) == expected
+        counted.clear()
+
+
 def test_equal_seeds_give_equal_reports_except_for_the_time(photo, tmp_path):
     settings = Settings(n_colors=4, device=CPU, force=True, clustering={"refine": 0, "max_iter": 2})
     one, again, other = (

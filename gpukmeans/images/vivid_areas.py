@@ -1,0 +1,277 @@
+"""Small flat areas of vivid colors: counts of flat pixels, and a color of the palette for areas that lost theirs.
+
+A badge of a few hundred pixels adds little to a squared error, so that K-means gives its color to another area. Up to
+some 32 colors such areas then look wrong. Sums are of integers, so all devices give the same bits.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from gpukmeans.assignment import assign
+from gpukmeans.clustering import KMeansResult
+from gpukmeans.compilation import eager
+from gpukmeans.distance import squared_distance
+from gpukmeans.images.coarsening import ColorMeans, bin_indices, bin_means
+from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace
+from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image
+from gpukmeans.tiling import blocks
+
+# Levels by which a channel differs at most around a flat pixel.
+_FLAT = 23
+
+# In OKLab, where white is 1: the least chroma of a vivid color, the mean error from which an area has lost its color,
+# and the error of a pixel that does not count.
+_CHROMA, _LOST, _TOLERATED = 0.1, 0.08, 0.04
+
+# Areas are the flat pixels whose colors are equal in the high bits of each channel; smaller ones do not count. Colors
+# that are equal in more bits are replaced by their mean, since errors of all colors take ten times as long.
+_AREA_BITS, _MEAN_BITS, _MIN_PIXELS = 4, 6, 12
+
+# The largest rise of the squared error of K-means, the number of areas tried, and steps of Lloyd's loop for each and at
+# the end. With 2 % fewer badges get a color, and moves without steps cost too much.
+_MAX_RISE, _TRIES, _STEPS = 0.04, 6, 6
+
+# Number of pixels, and of entries of a table of distances, at a time.
+_BLOCK, _TABLE = 1 << 17, 1 << 18
+
+_LAB = COLOR_SPACES["oklab"]
+_ERROR_UNITS = 1 << 20
+
+
+@eager
+def flat_counts(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram) -> Int[Tensor, " m"]:
+    """Number of flat pixels of each color of the histogram, int64 (M,).
+
+    A pixel is flat if each channel differs by less than 24 levels within the 3 x 3 pixels around it. Counts of several
+    images in one histogram add.
+
+    Raises TypeError or ValueError for other input.
+
+    Args:
+        image: uint8 (H, W, C), all of whose colors are in the histogram.
+        histogram: the colors.
+
+    Example:
+        >>> image = torch.tensor([[[0], [0], [0], [99]]], dtype=torch.uint8)
+        >>> flat_counts(image, unique_colors(image)).tolist()
+        [2, 0]
+    """
+    check_image(image)
+    check_histogram(histogram)
+    counts = torch.zeros(len(histogram.colors), dtype=torch.int64, device=image.device)
+    for rows in blocks(len(image), _BLOCK // image.shape[1]):
+        above = min(rows.start, 1)
+        strip = image[rows.start - above : rows.stop + 1]
+        spread = _extreme(strip, torch.maximum) - _extreme(strip, torch.minimum)
+        is_flat = (spread <= _FLAT).all(dim=2)[above : above + rows.stop - rows.start]
+        flat = image[rows][is_flat]
+        if len(flat) > 0:
+            counts += torch.bincount(histogram.lookup(flat[None]).flatten(), minlength=len(counts))
+    return counts
+
+
+def _extreme(image: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The extreme (H, W, C) of the 3 x 3 pixels around each."""
+    for axis in (0, 1):
+        pairs = extreme(image.narrow(axis, 1, image.shape[axis] - 1), image.narrow(axis, 0, image.shape[axis] - 1))
+        first, last = image.narrow(axis, 0, 1), image.narrow(axis, -1, 1)
+        image = extreme(torch.cat([first, pairs], dim=axis), torch.cat([pairs, last], dim=axis))
+    return image
+
+
+class Clustered(NamedTuple):
+    """Points x (M, D), the weights (M,), and the centers (K, D) and labels of K-means over all of them."""
+
+    x: Tensor
+    weights: Tensor
+    result: KMeansResult[Tensor]
+
+
+def keep_vivid_areas(
+    histogram: ColorHistogram,
+    flat: Int[Tensor, " m"],
+    found: Clustered,
+    means: ColorMeans | None,
+    *,
+    n_fixed: int,
+    space: ColorSpace,
+    clustered: Callable[[Tensor, Tensor, Tensor, int], KMeansResult[Tensor]],
+) -> KMeansResult[Tensor]:
+    """The clusters of `found`, some of whose centers moved to vivid areas that have no similar color.
+
+    One area after the other, that of the largest error first, gets the center that is missed least, unless another
+    vivid area would lose by that. A few steps of Lloyd's loop follow. That is kept if the error of vivid areas falls,
+    and the squared error of all pixels is at most 4 % above that of `found`.
+
+    Args:
+        histogram: the colors (M, C).
+        flat: `flat_counts` (M,).
+        found: the clusters of all colors.
+        means: means of similar colors, which replace the colors in the search.
+        n_fixed: number of centers that stay, the first ones.
+        space: color space of the points.
+        clustered: the result of Lloyd's loop from free centers: (points, weights, centers, number of steps).
+    """
+    areas = _Areas.of(histogram, flat, space)
+    centers, limit = found.result.centers, float(found.result.inertia) * (1 + _MAX_RISE)
+    if areas is None or n_fixed >= len(centers):
+        return found.result
+    x, weights = (found.x, found.weights) if means is None else means
+    sums = _Sums.bounded_by(x, weights, space, histogram.colors.shape[1])
+    most = sums.squared_error(centers) + sums.rounded(limit - float(found.result.inertia))
+    errors = areas.errors(centers)
+    before, tried, moved = int(errors.sum()), torch.zeros_like(areas.n_pixels, dtype=torch.bool), False
+    for _ in range(_TRIES):
+        area = areas.worst(errors, tried)
+        if area is None:
+            break
+        tried[area] = True
+        donor = _donor(centers, areas.mean(area), errors, areas, sums, n_fixed)
+        if donor is None:
+            continue
+        start = torch.cat([centers[n_fixed:donor], centers[donor + 1 :], areas.mean(area)[None]])
+        changed = clustered(x, weights, start, _STEPS).centers
+        changed_errors = areas.errors(changed)
+        if changed_errors.sum() < errors.sum() and sums.squared_error(changed) <= most:
+            centers, errors, moved = changed, changed_errors, True
+    if not moved:
+        return found.result
+    result = clustered(found.x, found.weights, centers[n_fixed:], _STEPS)
+    is_better = float(result.inertia) <= limit and int(areas.errors(result.centers).sum()) < before
+    return result if is_better else found.result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Areas:
+    """Vivid flat colors: points x (V, D), in OKLab (V, D), pixels (V,), area (V,); and the pixels of each area (A,)."""
+
+    x: Tensor
+    lab: Tensor
+    counts: Tensor
+    labels: Tensor
+    n_pixels: Tensor
+    space: ColorSpace
+    channels: int
+
+    @staticmethod
+    def of(histogram: ColorHistogram, flat: Tensor, space: ColorSpace) -> "_Areas | None":
+        """The vivid areas, None if none has enough pixels. Similar colors are replaced by their mean."""
+        channels = histogram.colors.shape[1]
+        rows = flat.nonzero().squeeze(1)
+        if channels <= 2 or len(rows) == 0:
+            return None
+        bins = bin_indices(histogram.colors[rows], 1 << _MEAN_BITS)
+        colors, counts = bin_means(bins, histogram.colors[rows], flat[rows])
+        colors = colors.round().to(torch.uint8)
+        lab = _LAB.encode(colors)
+        chroma = lab[:, 1:3].double().square().sum(dim=1).sqrt()
+        is_vivid = chroma >= _CHROMA * _LAB.scale * _LAB.unit(channels)
+        colors, lab, counts = colors[is_vivid], lab[is_vivid], counts[is_vivid]
+        if len(colors) == 0:
+            return None
+        labels = bin_indices(colors, 1 << _AREA_BITS)
+        n_pixels = torch.zeros(int(labels.max()) + 1, dtype=torch.int64, device=colors.device)
+        n_pixels.index_add_(0, labels, counts)
+        if not (n_pixels >= _MIN_PIXELS).any():
+            return None
+        x = space.encode(colors)
+        return _Areas(x=x, lab=lab, counts=counts, labels=labels, n_pixels=n_pixels, space=space, channels=channels)
+
+    def errors(self, centers: Tensor) -> Tensor:
+        """Error of the pixels of each color (V,), int64: what is visible beyond what is tolerated."""
+        return self.errors_at(assign(self.x, centers).labels, centers)
+
+    def errors_at(self, labels: Tensor, centers: Tensor) -> Tensor:
+        """The same, for given labels (V,)."""
+        shown = _LAB.encode(self.space.decode(centers, self.channels)).index_select(0, labels)
+        distance = (self.lab - shown).double().square().sum(dim=1).sqrt() / (_LAB.scale * _LAB.unit(self.channels))
+        return ((distance - _TOLERATED).clamp(min=0) * _ERROR_UNITS).long() * self.counts
+
+    def worst(self, errors: Tensor, tried: Tensor) -> int | None:
+        """The area of the largest error (V,) that has lost its color and was not tried (A,)."""
+        total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
+        is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels
+        total = torch.where(is_lost & (self.n_pixels >= _MIN_PIXELS) & ~tried, total, 0)
+        return int((total == total.max()).nonzero()[0, 0]) if total.any() else None
+
+    def mean(self, area: int) -> Tensor:
+        """The mean point (D,) of an area."""
+        rows = (self.labels == area).nonzero().squeeze(1)
+        total = (self.x[rows].long() * self.counts[rows, None]).sum(dim=0)
+        return (total.double() / self.n_pixels[area]).to(self.x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sums:
+    """Exact sums of squared distances times weights of points x (M, D), in a unit in which they fit into 62 bits."""
+
+    x: Tensor
+    weights: Tensor
+    units: float
+
+    @staticmethod
+    def bounded_by(x: Tensor, weights: Tensor, space: ColorSpace, channels: int) -> "_Sums":
+        largest = x.shape[1] * (2 * space.scale * space.unit(channels)) ** 2 * int(weights.sum())
+        return _Sums(x=x, weights=weights, units=2.0 ** (61 - math.frexp(largest)[1]))
+
+    def rounded(self, value: float) -> int:
+        return round(value * self.units)
+
+    def terms(self, sqdist: Tensor, rows: slice) -> Tensor:
+        return (sqdist.double() * self.weights[rows] * self.units).round().long()
+
+    def squared_error(self, centers: Tensor) -> int:
+        """The sum over the points of the weight times the squared distance to the nearest of the centers (K, D)."""
+        sqdist = assign(self.x, centers).sqdist
+        return int(self.terms(sqdist, slice(None)).sum())
+
+    def missed(self, centers: Tensor) -> Tensor:
+        """The rise of the squared error without each of the centers (K,), int64."""
+        totals = torch.zeros(len(centers), dtype=torch.int64, device=self.x.device)
+        for rows, (nearest, _, sqdist) in zip(self._rows(centers), _two_nearest(self.x, centers), strict=True):
+            totals.index_add_(0, nearest, self.terms(sqdist[:, 1] - sqdist[:, 0], rows))
+        return totals
+
+    def _rows(self, centers: Tensor) -> Iterator[slice]:
+        return blocks(len(self.x), _TABLE // len(centers))
+
+
+def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: _Sums, n_fixed: int) -> int | None:
+    """The free center (of K, D) that is missed least beside a point added (D,); None without one.
+
+    It takes no more than half of what the added point saves from the error of vivid areas.
+    """
+    extended = torch.cat([centers, added[None]])
+    nearest, second = (torch.cat(labels) for labels in list(zip(*_two_nearest(areas.x, extended), strict=True))[:2])
+    changed = areas.errors_at(nearest, extended)
+    taken = torch.zeros(len(extended), dtype=torch.int64, device=centers.device)
+    taken.index_add_(0, nearest, areas.errors_at(second, extended) - changed)
+    fits = 2 * taken < errors.sum() - changed.sum()
+    fits[:n_fixed], fits[-1] = False, False
+    if not fits.any():
+        return None
+    missed = torch.where(fits, sums.missed(extended), torch.iinfo(torch.int64).max)
+    return int((missed == missed.min()).nonzero()[0, 0])
+
+
+def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """In blocks of points: labels of the nearest and the second nearest center (N,), squared distances (N, 2)."""
+    n_centers = len(centers)
+    numbers = torch.arange(n_centers, device=x.device)
+    for rows in blocks(len(x), _TABLE // n_centers):
+        table = squared_distance(x[rows].T[:, :, None], centers.T[:, None])
+        labels, minima = [], []
+        for _ in range(2):
+            minimum = table.amin(dim=1)
+            # The lowest index wins a tie, while `argmin` may give any.
+            label = torch.where(table == minimum[:, None], numbers, n_centers).amin(dim=1).clamp(max=n_centers - 1)
+            table.scatter_(1, label[:, None], math.inf)
+            labels.append(label)
+            minima.append(minimum)
+        yield labels[0], labels[1], torch.stack(minima, dim=1)
