@@ -285,12 +285,19 @@ def _cell_shift(spans: Sequence[int], n_pixels: int) -> int:
 
 
 def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """Ordered dithering with the 8 x 8 threshold matrix of Bayer (1973), a regular pattern; see `_ordered`."""
+    """Ordered dithering with the 8 x 8 threshold matrix of Bayer (1973), a regular pattern; see `_ordered`.
+
+    For pixel art and animations: an index depends on the color and the place of its pixel alone. On photos error
+    diffusion looks better.
+    """
     return _ordered(image, palette, nearest, strength, bayer_ranks())
 
 
 def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """Ordered dithering with a 64 x 64 blue-noise mask (Ulichney 1993), without a visible pattern; see `_ordered`."""
+    """Ordered dithering with a 64 x 64 blue-noise mask (Ulichney 1993), without a visible pattern; see `_ordered`.
+
+    For even textures, gradients and animations, as `bayer`. On photos error diffusion looks better.
+    """
     return _ordered(image, palette, nearest, strength, blue_noise_ranks())
 
 

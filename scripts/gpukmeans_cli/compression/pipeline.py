@@ -176,6 +176,22 @@ class Statistics(NamedTuple):
     mse: float
 
 
+class _StillAreas:
+    """Pixels that do not change from frame to frame keep their index, since diffused errors would let them flicker."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def kept(self, frame: Tensor, indexed: IndexedImage) -> IndexedImage:
+        """The indexed frame (H, W, C), with the indices of the last frame where the colors are those of the last."""
+        indices = indexed.indices
+        if self._last is not None:
+            last_frame, last_indices = self._last
+            indices = torch.where((frame == last_frame).all(dim=2), last_indices, indices)
+        self._last = frame.clone(), indices  # decoders may draw the next frame into the same memory
+        return IndexedImage(indexed.palette, indices)
+
+
 @dataclass(kw_only=True)
 class QuantizedImage:
     """An image in the colors of a palette. Its frames are mapped whenever their indices or their error are needed."""
@@ -201,9 +217,14 @@ class QuantizedImage:
     def indices(self) -> Iterator[np.ndarray]:
         """The palette indices of each frame, uint8 (H, W)."""
         counts, errors = np.zeros(len(self.palette), dtype=np.int64), []
+        # The other ditherings of animations give a pixel an index that depends on its color and place alone.
+        is_diffused = self.source.animation is not None and self.mapping["dither"] == "floyd-steinberg"
+        still_areas = _StillAreas() if is_diffused else None
 
         def mapped(frame: Tensor) -> np.ndarray:
             indexed = self._map(frame)
+            if still_areas is not None:
+                indexed = still_areas.kept(frame, indexed)
             self.palette = indexed.palette
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
