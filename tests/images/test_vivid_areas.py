@@ -10,11 +10,10 @@ RED, GREEN, BLUE = (239, 68, 68), (34, 197, 94), (59, 130, 246)
 BADGES = {RED: (4, 6), GREEN: (40, 30), BLUE: (60, 80)}
 
 
-@pytest.fixture
-def badges(flower):
-    """A small photo with badges of 12 x 8 pixels."""
-    image = flower[::4, ::4].clone()
-    for color, (top, left) in BADGES.items():
+def with_badges(photo, colors):
+    """The photo (H, W, 3), made smaller, with badges of 12 x 8 pixels."""
+    image = photo[::4, ::4].clone()
+    for color, (top, left) in zip(colors, BADGES.values(), strict=True):
         image[top : top + 8, left : left + 12] = torch.tensor(color, dtype=torch.uint8)
     return image
 
@@ -22,6 +21,11 @@ def badges(flower):
 def distances(image, palette):
     """The distance in levels between each badge and the nearest color of the palette."""
     return [float((palette.double() - torch.tensor(color)).square().sum(dim=1).min().sqrt()) for color in BADGES]
+
+
+@pytest.fixture
+def badges(flower):
+    return with_badges(flower, BADGES)
 
 
 # Counts
@@ -70,6 +74,18 @@ def test_a_small_vivid_area_keeps_a_color_for_a_small_rise_of_the_error(badges, 
     assert mean_squared_error(badges, kept) <= 1.045 * mean_squared_error(badges, plain)
 
 
+@pytest.mark.parametrize("n_colors", [3, 4, 5, 6])
+def test_the_squared_error_rises_by_at_most_4_percent(badges, n_colors):
+    plain, kept = (quantize(badges, n_colors, keep_vivid=keep_vivid) for keep_vivid in (False, True))
+    assert mean_squared_error(badges, kept) <= 1.045 * mean_squared_error(badges, plain)
+
+
+def test_no_area_gets_the_color_of_another(china):
+    image = with_badges(china, BADGES)
+    assert sum(distances(image, quantize(image, 10).palette)) > 200
+    assert sum(distances(image, quantize(image, 10, keep_vivid=True).palette)) < 100
+
+
 @pytest.mark.parametrize("space", list(COLOR_SPACES))
 def test_a_vivid_area_keeps_a_color_in_each_space_with_alpha_and_beside_fixed_colors(badges, space):
     image = torch.cat([badges, torch.full_like(badges[..., :1], 255)], dim=2)
@@ -80,6 +96,12 @@ def test_a_vivid_area_keeps_a_color_in_each_space_with_alpha_and_beside_fixed_co
     assert kept.palette[0].tolist() == [9, 9, 9, 255]
     assert sum(distances(badges, kept.palette[:, :3])) <= sum(distances(badges, plain.palette[:, :3]))
     assert (kept.pixels()[..., 3] == image[..., 3]).all()
+
+
+def test_flat_areas_without_chroma_need_no_color(flower):
+    image = with_badges(flower, [(250, 250, 250), (5, 5, 5), (128, 128, 128)])
+    for n_colors in (9, 10):
+        assert torch.equal(quantize(image, n_colors, keep_vivid=True).palette, quantize(image, n_colors).palette)
 
 
 @pytest.mark.parametrize("image", ["grey photo", "small areas", "dull areas", "noise"])
