@@ -156,7 +156,7 @@ def _original(source: Source) -> tuple[bytes, str]:
 
 
 def _mode(settings: Settings) -> str:
-    mapping = mapping_options(settings, suffix=".png", animated=False)
+    mapping = mapping_options(settings, animated=False)
     if mapping["dither"] != "none" and mapping["strength"] > 0:
         return mapping["dither"].title()
     return "Lossy" if mapping["lossy"] > 0 else PLAIN
