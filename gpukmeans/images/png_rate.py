@@ -28,6 +28,9 @@ _SHORTEST, _LONGEST = BIT, 15 * BIT
 # Number of bytes filtered at a time.
 _BLOCK = 1 << 18
 
+# Bits of packed rows, in percent of those of rows of one pixel a byte, below which files of packed rows are smaller.
+_PACKED_PERCENT = 95
+
 # Times that filters are chosen by code lengths, and code lengths by filters.
 _TURNS = 4
 
@@ -39,24 +42,72 @@ class PngRate:
     Args:
         filters: filter type of each row, 0 to 4.
         lengths: code lengths in 1/64 bit.
+        per_byte: number of pixels in a byte, 1, 2, 4 or 8.
     """
 
     filters: Int[Tensor, " h"]
     lengths: Int[Tensor, "256"]
+    per_byte: int = 1
 
 
-def fitted_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
-    """Filter types and code lengths for rows of bytes (H, W), each chosen for the other in turn.
+def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]:
+    """Rows of bytes (H, B), of 1, 2, 4 or 8 pixels each, as in a PNG: the first pixel has the highest bits.
+
+    The last byte of a row ends with zeros where the width is no multiple of `per_byte`.
+
+    Args:
+        indices: uint8 (H, W), below 2 to the power of `8 / per_byte`.
+        per_byte: number of pixels in a byte.
+
+    Example:
+        >>> packed(torch.tensor([[1, 2, 3]], dtype=torch.uint8), 2).tolist()
+        [[18, 48]]
+    """
+    indices = torch.nn.functional.pad(indices, (0, -indices.shape[1] % per_byte))
+    rows = indices[:, ::per_byte].clone()
+    for pixel in range(1, per_byte):
+        rows = (rows << 8 // per_byte) | indices[:, pixel::per_byte]
+    return rows
+
+
+def unpacked(rows: Tensor, per_byte: int) -> Tensor:
+    """The indices (..., `per_byte`) of the pixels of bytes (...), of the same type."""
+    bits = 8 // per_byte
+    shifts = torch.arange(8 - bits, -1, -bits, dtype=rows.dtype, device=rows.device)
+    return (rows[..., None] >> shifts) & (1 << bits) - 1
+
+
+def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
+    """The most pixels that a byte can have, 2, 4 or 8, if rows of such bytes take 5 % fewer bits, else 1.
+
+    The bits are those of the rate fitted to the rows of each form. It does not count repeats, of which whole bytes have
+    more.
+
+    Args:
+        indices: uint8 (H, W), below `n_colors`.
+        n_colors: length of the palette.
+    """
+    most = next((per_byte for per_byte in (8, 4, 2) if n_colors <= 1 << 8 // per_byte), 1)
+    if most == 1:
+        return 1
+    n_bits, n_packed_bits = (total_bits(indices, fitted_rate(indices, per_byte)) for per_byte in (1, most))
+    return most if 100 * n_packed_bits < _PACKED_PERCENT * n_bits else 1
+
+
+def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
+    """Filter types and code lengths for rows of indices (H, W), each chosen for the other in turn.
 
     The first filters are those of the least sum of absolute residuals. Of equal filters the lowest is taken.
 
     Args:
-        rows: uint8 (H, W).
+        indices: uint8 (H, W).
+        per_byte: number of pixels in a byte.
 
     Example:
         >>> fitted_rate(torch.tensor([[7, 7, 7], [7, 7, 7]], dtype=torch.uint8)).filters.tolist()
         [1, 2]
     """
+    rows = packed(indices, per_byte)
     if takes(rows, dtype=torch.uint8):
         choose = functools.partial(cheapest_filters, rows.contiguous())
     else:
@@ -65,7 +116,7 @@ def fitted_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
     filters, counts = choose(torch.minimum(levels, 256 - levels))
     for _ in range(_TURNS):
         filters, counts = choose(_code_lengths(counts))
-    return PngRate(filters, _code_lengths(counts))
+    return PngRate(filters, _code_lengths(counts), per_byte)
 
 
 def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
@@ -101,13 +152,14 @@ def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
     return PngRate(filters, torch.zeros(256, dtype=torch.int32, device=rows.device))
 
 
-def total_bits(rows: UInt8[Tensor, "h w"], rate: PngRate) -> int:
-    """Bits of the rows (H, W) with their filter types, in 1/64 bit.
+def total_bits(indices: UInt8[Tensor, "h w"], rate: PngRate) -> int:
+    """Bits of rows of indices (H, W) with their filter types, in 1/64 bit.
 
     Args:
-        rows: uint8 (H, W).
+        indices: uint8 (H, W).
         rate: filter types and code lengths.
     """
+    rows = packed(indices, rate.per_byte)
     if takes(rows, dtype=torch.uint8) and takes(rate.filters, dtype=torch.int32):
         counts = filtered_counts(rows.contiguous(), rate.filters.contiguous())
     else:

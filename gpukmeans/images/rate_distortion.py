@@ -9,7 +9,8 @@ Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the p
 
 e being the errors of all pixels, R a mixture of the identity and of a small blur correlated with itself, and bits the
 code lengths of `png_rate`. Pixels are changed one by one to the color of the least J (iterated conditional modes,
-Besag 1986). All arithmetic is on integers, so every device returns the same bits.
+Besag 1986), or, where few colors take fewer bits so, together with those that share their byte. All arithmetic is on
+integers, so every device returns the same bits.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,17 @@ from gpukmeans.images.colorspace import SRGB, has_alpha
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.nearest import is_opaque, is_transparent
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, free_rate, predicted, total_bits
+from gpukmeans.images.png_rate import (
+    BIT,
+    PngRate,
+    fitted_rate,
+    free_rate,
+    packed,
+    pixels_per_byte,
+    predicted,
+    total_bits,
+    unpacked,
+)
 from gpukmeans.tiling import blocks
 
 # [1 2 1] correlated with itself; its outer product is R of the blur, whose sum is `WHOLE`.
@@ -35,8 +46,9 @@ WHOLE = 256
 BLURRED_SHARE = 208
 """Weight of the blurred error, of 256, that looks best: by SSIMULACRA2 and FLIP of photos."""
 
-# Pixels that are this many rows and columns apart have no common neighbor in J.
-_APART = 3
+# Pixels that are this many rows and columns apart have no common neighbor in J, and bytes of several pixels that are
+# this many columns apart.
+_APART, _BYTES_APART = 3, 2
 
 # Number of colors tried for a pixel, in addition to those of its neighbors: those nearest to its cell of the color
 # space. Cells have a side of 4 levels, 8 with alpha.
@@ -105,7 +117,7 @@ def optimized(
 
     A round orders the palette and fits the rate to the indices (`png_rate`), changes indices in one sweep over all
     pixels, and refits the palette to the image; the last round does not refit it. Where bits have no price, there is no
-    order and no rate.
+    order and no rate. All rates are of whole bytes or all of packed ones, by `pixels_per_byte` of the given indices.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -116,14 +128,18 @@ def optimized(
         free: mask (K,) of the colors that may change; opaque ones do. By default all.
     """
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
-    cells = color_cells(image)
+    cells, per_byte = color_cells(image), None
     n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
     best: tuple[int, IndexedImage] | None = None
     for number in range(n_rounds + 1):
         order = size_order(palette, indices) if objective.price else torch.arange(len(palette), device=palette.device)
         places = order.argsort()
         ordered = IndexedImage(palette[order], _renumbered(indices, places))
-        rate = fitted_rate(ordered.indices) if objective.price else free_rate(ordered.indices)
+        if objective.price:
+            per_byte = per_byte or pixels_per_byte(ordered.indices, len(palette))
+            rate = fitted_rate(ordered.indices, per_byte)
+        else:
+            rate = free_rate(ordered.indices)
         cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
         if best is None or cost < best[0]:
             best = cost, IndexedImage(palette, indices)
@@ -236,26 +252,28 @@ def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
 def sweep(
     image: UInt8[Tensor, "h w c"], indexed: IndexedImage, candidates: Candidates, rate: PngRate, objective: Objective
 ) -> None:
-    """Change each index, in place, to the candidate of the lowest J while all others are fixed.
+    """Change each byte of the rows, in place, to the candidate of the lowest J while all others are fixed.
 
-    Candidates are the present color, which wins ties, those of the cell, and those of the four neighbors, of which
-    opaque pixels take opaque ones only; the lowest index wins other ties. Fully transparent pixels stay. Pixels are
-    changed in 9 phases, each for the pixels that are 3 rows and columns apart: no term of J has two of them.
+    Candidates for a byte of one pixel are the present color, which wins ties, those of the cell, and those of the four
+    neighbors; for one of several pixels all combinations of colors. Of these, opaque pixels take opaque colors only,
+    and fully transparent pixels stay. The lowest byte wins other ties. Bytes are changed in phases, each for those that
+    are 3 rows and 3 columns apart, or 2 columns of several pixels: no term of J has two of them.
     """
-    n_tried = candidates.lists.shape[1]
+    by_pixel = rate.per_byte == 1
     if (
         takes(image, candidates.lists, *indexed, dtype=torch.uint8)
         and objective.price <= optimizing.max_price(image.shape[2])
-        and n_tried <= optimizing.MAX_TRIED
+        and (candidates.lists.shape[1] <= optimizing.MAX_TRIED or not by_pixel)
     ):
         _sweep_by_kernels(image, indexed, candidates, rate, objective)
         return
     grid = _Grid(image, indexed, rate, objective)
-    for phase in range(_APART**2):
-        top, left = divmod(phase, _APART)
-        if top < grid.height and left < grid.width:
-            grid.change(top, left, candidates)
-    indexed.indices.copy_(grid.indices[1:-1, 1:-1])
+    n_rows = max(1, _BLOCK // (grid.width * (candidates.lists.shape[1] + 5 if by_pixel else 256)))
+    for top in range(min(_APART, grid.height)):
+        for left in range(min(grid.columns_apart, grid.width)):
+            for rows in blocks(-(-(grid.height - top) // _APART), n_rows):
+                grid.change(top + _APART * rows.start, left, rows.stop - rows.start, candidates if by_pixel else None)
+    indexed.indices.copy_(grid.indices())
 
 
 def _sweep_by_kernels(
@@ -266,60 +284,94 @@ def _sweep_by_kernels(
         image.contiguous(),
         _points(indexed.palette),
         indexed.indices.contiguous(),
+        packed(indexed.indices, rate.per_byte),
         candidates.cells.contiguous(),
         candidates.lists.contiguous(),
         filters=rate.filters,
         lengths=rate.lengths,
+        per_byte=rate.per_byte,
         translucent=~opaque if opaque.any() and not opaque.all() else None,
         share=objective.share,
         price=objective.price,
         bit=BIT,
     )
-    indexed.indices.copy_(swept)
+    indexed.indices.copy_(unpacked(swept, rate.per_byte).flatten(1)[:, : image.shape[1]])
 
 
 class _Grid:
-    """The indices and errors of an image with a border, of which every third row and column is changed at a time."""
+    """The rows of bytes and the errors of an image with a border, of which some bytes are changed at a time.
+
+    Rows of pixels end with those that are in the last byte but not in the image. They have no error, and stay.
+    """
 
     def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate, objective: Objective) -> None:
-        self.height, self.width = indexed.indices.shape
-        self.indices = torch.nn.functional.pad(indexed.indices.int(), (1, 1, 1, 1))
-        self._errors = torch.nn.functional.pad(_errors(image, indexed), (0, 0, 2, 2, 2, 2))
-        self._pixels, self._points = _image_points(image), _points(indexed.palette).long()
+        self._shape, self._per_byte = indexed.indices.shape, rate.per_byte
+        rows = packed(indexed.indices, rate.per_byte)
+        self.height, self.width = rows.shape
+        self.columns_apart = _APART if rate.per_byte == 1 else _BYTES_APART
+        self._bytes = torch.nn.functional.pad(rows.int(), (1, 1, 1, 1))
+        n_outside = self.width * rate.per_byte - self._shape[1]
+        self._errors = torch.nn.functional.pad(_errors(image, indexed), (0, 0, 2, 2 + n_outside, 2, 2))
+        # Numbers of a byte that are no color of the palette are those of no pixel.
+        n_missing = 256 - len(indexed.palette)
+        self._points = torch.nn.functional.pad(_points(indexed.palette).long(), (0, 0, 0, n_missing))
         opaque = is_opaque(indexed.palette)
-        self._only_opaque, self._translucent = is_opaque(image) & opaque.any(), ~opaque
-        self._stays = is_transparent(image)
+        self._is_missing = torch.nn.functional.pad(torch.zeros_like(opaque), (0, n_missing), value=True)
+        self._translucent = torch.nn.functional.pad(~opaque, (0, n_missing))
+        self._only_opaque = self._by_byte(is_opaque(image) & opaque.any(), outside=False)
+        self._stays = self._by_byte(is_transparent(image), outside=True)
         # A row more, for the one below the last.
         self._filters = torch.cat([rate.filters, rate.filters[:1]])
         self._lengths, self._objective = rate.lengths.long(), objective
 
-    def change(self, top: int, left: int, candidates: Candidates) -> None:
-        """Change the pixels of every third row and column, from a first one."""
-        rows = torch.arange(top, self.height, _APART, device=self.indices.device)
-        columns = torch.arange(left, self.width, _APART, device=self.indices.device)
+    def indices(self) -> Tensor:
+        """The indices (H, W), int32."""
+        return unpacked(self._bytes[1:-1, 1:-1], self._per_byte).flatten(1)[:, : self._shape[1]]
 
-        def shifted(grid: Tensor, y: int, x: int) -> Tensor:
-            """Of a grid with a border the entries y rows and x columns from the border of each changed pixel."""
-            y, x = y + top, x + left
-            return grid[y : y + _APART * len(rows) - 2 : _APART, x : x + _APART * len(columns) - 2 : _APART]
+    def change(self, top: int, left: int, n_rows: int, candidates: Candidates | None) -> None:
+        """Change the bytes of every third row and every second or third column, from a first one.
 
-        around = {(y, x): shifted(self.indices, y + 1, x + 1)[..., None] for y in (-1, 0, 1) for x in (-1, 0, 1)}
+        Without candidates all values of a byte are tried.
+        """
+        rows = top + _APART * torch.arange(n_rows, device=self._bytes.device)
+        columns = torch.arange(left, self.width, self.columns_apart, device=self._bytes.device)
+        inner = slice(top, top + _APART * n_rows, _APART), slice(left, None, self.columns_apart)
+
+        def shifted(grid: Tensor, y: int, x: int, size: int = 1) -> Tensor:
+            """Of a grid with a border the entries y rows and x columns from the border of each byte or pixel."""
+            y, x = y + top, x + left * size
+            step = self.columns_apart * size
+            return grid[y : y + _APART * n_rows - 2 : _APART, x : x + step * (len(columns) - 1) + 1 : step]
+
+        around = {(y, x): shifted(self._bytes, y + 1, x + 1)[..., None] for y in (-1, 0, 1) for x in (-1, 0, 1)}
         old = around[0, 0]
         has_right, has_below = (columns < self.width - 1)[:, None], (rows < self.height - 1)[:, None, None]
         has_left, has_above = (columns > 0)[:, None], (rows > 0)[:, None, None]
-        inside = {(1, 0): has_below, (-1, 0): has_above, (0, 1): has_right, (0, -1): has_left}
-        lists = candidates.lists[candidates.cells[top::_APART, left::_APART]].int()
-        tried = torch.cat([old, lists, *(torch.where(is_in, around[at], old) for at, is_in in inside.items())], dim=2)
-        excluded = self._only_opaque[top::_APART, left::_APART, None] & self._translucent[tried]
-        excluded |= self._stays[top::_APART, left::_APART, None]
-        tried = torch.where(excluded, old, tried)
+        if candidates is None:
+            tried = torch.arange(256, dtype=torch.int32, device=old.device).expand(*old.shape[:2], -1)
+        else:
+            inside = {(1, 0): has_below, (-1, 0): has_above, (0, 1): has_right, (0, -1): has_left}
+            lists = candidates.lists[candidates.cells[inner]].int()
+            tried = [old, lists, *(torch.where(is_in, around[at], old) for at, is_in in inside.items())]
+            tried = torch.cat(tried, dim=2)
+        old_colors, colors = unpacked(old, self._per_byte), unpacked(tried, self._per_byte)
+        excluded = self._only_opaque[inner][:, :, None] & self._translucent[colors]
+        excluded = excluded | self._stays[inner][:, :, None] | self._is_missing[colors]
+        colors = torch.where(excluded, old_colors, colors)
+        tried = packed(colors.flatten(0, 2).to(torch.uint8), self._per_byte).view(tried.shape).int()
 
-        weights = self._objective.weights()
-        gradient = torch.zeros_like(shifted(self._errors, 2, 2))
+        weights, n = self._objective.weights(), self._per_byte
+        errors = [self._errors[:, i:] for i in range(n)]
+        gradient = torch.stack([torch.zeros_like(shifted(one, 2, 2, n)) for one in errors], dim=2)
         for (y, x), weight in weights.items():
-            gradient += weight * shifted(self._errors, y + 2, x + 2)
-        step = self._points[old] - self._points[tried]
-        change = (step * (2 * gradient[:, :, None] + weights[0, 0] * step)).sum(dim=3)
+            gradient += weight * torch.stack([shifted(one, y + 2, x + 2, n) for one in errors], dim=2)
+        steps = self._points[old_colors] - self._points[colors]
+        reflected = weights[0, 0] * steps
+        for distance in range(1, min(n, 3)):
+            weight = weights.get((0, distance), 0)
+            reflected[:, :, :, distance:] += weight * steps[:, :, :, :-distance]
+            reflected[:, :, :, :-distance] += weight * steps[:, :, :, distance:]
+        change = (steps * (2 * gradient[:, :, None] + reflected)).sum(dim=(3, 4))
 
         own, below = self._filters[rows][:, None, None], self._filters[rows + 1][:, None, None]
         bits = self._length(tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1]))
@@ -332,9 +384,17 @@ class _Grid:
         total = BIT * change + self._objective.price * bits
         least = total.amin(dim=2, keepdim=True)
         lowest = torch.where(total == least, tried, 256).amin(dim=2)
-        new = torch.where(total[:, :, 0] == least[:, :, 0], old[:, :, 0], lowest)
-        shifted(self.indices, 1, 1).copy_(new)
-        shifted(self._errors, 2, 2).copy_(self._pixels[top::_APART, left::_APART] - self._points[new])
+        is_kept = ((total == least) & (tried == old)).any(dim=2)
+        new = torch.where(is_kept, old[:, :, 0], lowest)
+        new_colors = unpacked(new, n)
+        for i, one in enumerate(errors):
+            shifted(one, 2, 2, n).add_(self._points[old_colors[:, :, 0, i]] - self._points[new_colors[:, :, i]])
+        shifted(self._bytes, 1, 1).copy_(new)
+
+    def _by_byte(self, mask: Tensor, *, outside: bool) -> Tensor:
+        """A mask (H, W) of pixels by bytes, (H, B, `per_byte`)."""
+        n_outside = self.width * self._per_byte - mask.shape[1]
+        return torch.nn.functional.pad(mask, (0, n_outside), value=outside).unflatten(1, (self.width, self._per_byte))
 
     def _length(self, residuals: Tensor) -> Tensor:
         return self._lengths[residuals & 255]

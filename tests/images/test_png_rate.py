@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpukmeans.images.png_rate import BIT, N_FILTERS, PngRate, binary_logarithm, fitted_rate, predicted, total_bits
+from gpukmeans.images.png_rate import (
+    BIT,
+    N_FILTERS,
+    PngRate,
+    binary_logarithm,
+    fitted_rate,
+    packed,
+    pixels_per_byte,
+    predicted,
+    total_bits,
+    unpacked,
+)
 
 SIZES = st.sampled_from([(1, 1), (1, 7), (7, 1), (2, 3), (9, 14)])
 
@@ -28,15 +39,19 @@ def filtered(rows, filters):
     return torch.cat([filters[:, None], residuals & 255], dim=1).to(torch.uint8)
 
 
-def decoded(filtered_rows):
-    """The rows of a PNG file with these filtered rows, as Pillow reads them."""
+def decoded(filtered_rows, width=None, bit_depth=8):
+    """The indices of a PNG file with these filtered rows, as Pillow reads them."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width = filtered_rows.shape[0], filtered_rows.shape[1] - 1
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(filtered_rows.numpy().tobytes())) + chunk(b"IEND", b"")
+    height, width = filtered_rows.shape[0], width or filtered_rows.shape[1] - 1
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, 3, 0, 0, 0))
+    body = (
+        chunk(b"PLTE", bytes(3 << bit_depth))
+        + chunk(b"IDAT", zlib.compress(filtered_rows.numpy().tobytes()))
+        + chunk(b"IEND", b"")
+    )
     with Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + header + body)) as picture:
         return torch.from_numpy(np.array(picture))
 
@@ -59,6 +74,28 @@ def test_the_bits_are_the_code_lengths_of_the_filtered_bytes(size, levels, seed)
     bytes_ = filtered(rows, rate.filters)
     assert torch.equal(decoded(bytes_), rows)
     assert total_bits(rows, rate) == bits_of(bytes_, rate.lengths)
+
+
+@given(size=SIZES, per_byte=st.sampled_from([1, 2, 4, 8]), seed=st.integers(0, 2**31))
+def test_a_decoder_unpacks_bytes_of_several_pixels(size, per_byte, seed):
+    bits = 8 // per_byte
+    indices = rows_of(*size, 1 << bits, seed)
+    rows = packed(indices, per_byte)
+    assert torch.equal(unpacked(rows, per_byte).flatten(1)[:, : size[1]], indices)
+    rate = fitted_rate(indices, per_byte)
+    bytes_ = filtered(rows, rate.filters)
+    assert torch.equal(decoded(bytes_, size[1], bits), indices)
+    assert total_bits(indices, rate) == bits_of(bytes_, rate.lengths)
+
+
+@pytest.mark.parametrize(("k", "most"), [(1, 8), (2, 8), (3, 4), (4, 4), (5, 2), (16, 2), (17, 1), (256, 1)])
+def test_pixels_are_packed_where_bytes_take_fewer_bits(china, k, most):
+    few = (china[:60, :90, 1].int() * k // 256).to(torch.uint8)
+    assert pixels_per_byte(few, k) == most
+
+
+def test_pixels_are_not_packed_where_bytes_take_no_fewer_bits(china):
+    assert pixels_per_byte(china[100:196, 200:328, 1] // 16, 16) == 1
 
 
 def test_filters_are_the_cheapest_for_code_lengths(china):

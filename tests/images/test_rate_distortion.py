@@ -1,5 +1,7 @@
 """Rate-distortion optimization lowers the cost that it defines, and what it says about colors holds."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from helpers.problems import random_image
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpukmeans.images import rate_distortion
 from gpukmeans.images.colorspace import SRGB, clear_transparent_pixels
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, total_bits
+from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, pixels_per_byte, total_bits
 from gpukmeans.images.quantization import quantize
 from gpukmeans.images.rate_distortion import (
     WHOLE,
@@ -79,13 +82,15 @@ def test_the_energy_of_a_picture_with_alpha_exceeds_64_bits():
     channels=st.integers(1, 4),
     share=st.sampled_from([0, 208, 256]),
     price=st.sampled_from([0, 1 << 10, 1 << 20, 1 << 34]),
+    per_byte=st.sampled_from([1, 2, 4, 8]),
     seed=st.integers(0, 2**31),
 )
-def test_a_sweep_never_raises_the_cost(channels, share, price, seed):
-    image, palette, indices = problem_of(channels, seed)
+def test_a_sweep_never_raises_the_cost(channels, share, price, per_byte, seed):
+    image, palette, indices = problem_of(channels, seed, k=min(9, 1 << 8 // per_byte))
     objective, indexed = Objective(share=share, price=price), IndexedImage(palette, indices.clone())
     filters = random_image(1, len(indices), 1, 5, seed).flatten().int()
-    rate, candidates = PngRate(filters, fitted_rate(indices).lengths), color_cells(image).nearest(palette, 8)
+    rate = PngRate(filters, fitted_rate(indices, per_byte).lengths, per_byte)
+    candidates = color_cells(image).nearest(palette, 8)
     costs = [cost(image, indexed, rate, objective)]
     for _ in range(3):
         sweep(image, indexed, candidates, rate, objective)
@@ -116,9 +121,25 @@ def test_a_sweep_leaves_no_pixel_with_a_better_color_among_those_tried_last():
             assert cost(image, IndexedImage(palette, changed), rate, objective) >= least
 
 
+@pytest.mark.parametrize("share", [0, 208])
+@pytest.mark.parametrize(("per_byte", "k"), [(2, 11), (4, 4), (8, 2)])
+def test_a_sweep_leaves_no_byte_with_better_colors_among_those_swept_last(share, per_byte, k):
+    image, palette, indices = problem_of(3, 5, size=(6, 4 * per_byte - 1), k=k)
+    objective, indexed = Objective(share=share, price=1 << 20), IndexedImage(palette, indices)
+    rate = fitted_rate(indices, per_byte)
+    sweep(image, indexed, color_cells(image).nearest(palette, 8), rate, objective)
+    least = cost(image, indexed, rate, objective)
+    pixels = slice(3 * per_byte, None)  # of the last byte, one less than in others
+    for colors in itertools.product(range(k), repeat=per_byte - 1):
+        changed = indexed.indices.clone()
+        changed[5, pixels] = torch.tensor(colors, dtype=torch.uint8)
+        assert cost(image, IndexedImage(palette, changed), rate, objective) >= least
+
+
 @pytest.mark.parametrize("channels", [2, 4])
-def test_opaque_pixels_take_opaque_colors(channels):
-    image, palette, _ = problem_of(channels, 0, k=6)
+@pytest.mark.parametrize("k", [2, 6])
+def test_opaque_pixels_take_opaque_colors(channels, k):
+    image, palette, _ = problem_of(channels, 0, k=k)
     opaque = (palette[:, -1] == 255).nonzero().flatten()
     indices = torch.where(image[..., -1] == 255, opaque[0], 1).to(torch.uint8)
     result = optimized(image, palette, indices, Objective(share=208, price=1 << 40))
@@ -207,6 +228,26 @@ def test_an_image_takes_fewer_bits_for_a_little_error(china):
 
     assert bits(result) < 0.93 * bits(start)
     assert mean_squared_error(image, result) < 1.2 * error
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_few_colors_take_fewer_bits_in_packed_bytes(monkeypatch, china, k):
+    image, start = crop_of(china, k)
+    n_pixels = start.indices.numel()
+    objective = Objective(
+        share=0, price=price_of_bit(60.0, round(mean_squared_error(image, start) * n_pixels), n_pixels)
+    )
+
+    def least_cost():
+        result = optimized(image, *start, objective)
+        places = palette_orders(result.indices, k)[0].argsort().to(torch.uint8)
+        ordered = IndexedImage(result.palette[places.argsort()], places[result.indices.int()])
+        rates = [fitted_rate(ordered.indices, per_byte) for per_byte in (1, pixels_per_byte(start.indices, k))]
+        return min(cost(image, ordered, rate, objective) for rate in rates)
+
+    found = least_cost()
+    monkeypatch.setattr(rate_distortion, "pixels_per_byte", lambda *_: 1)
+    assert found < 0.99 * least_cost()
 
 
 def test_the_blurred_error_falls_without_a_price_of_bits(china):

@@ -311,13 +311,14 @@ struct sweep {
   const uint8_t *pixels;      // (H, W, C): of their alpha
   const int32_t *cells;       // (H, W)
   const uint8_t *lists;       // (M, 8): colors tried in each cell
-  uint8_t *indices;           // (H + 2, W + 2)
+  uint8_t *indices;           // (H + 2, W + 2), or bytes of several of them (H + 2, B + 2)
   void *errors;               // (H + 4, W + 4, 4), int16, or int32 with alpha
   const int32_t *points;      // (256, 4): the palette
   const uint8_t *translucent; // (256): colors that opaque pixels do not take; NULL: none
   const int32_t *filters;     // (H)
   const int32_t *lengths;     // (256)
   int64_t bit;                // units of a length
+  int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8 and all values are tried
 };
 
 INLINE point_t load_point(int alpha, const void *points, int64_t i) {
@@ -553,10 +554,211 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
   }
 }
 
-// Changes the pixels of rows top + 3 i for i in [start, stop), every third one, then those to the right of them, and so
-// on. These rows are independent of each other. `scratch` has 2 (W + 4) points.
+// ---- The sweep of bytes of several pixels ----
+
+#define N_VALUES 256
+#define MAX_PER_BYTE 8
+
+// What is the same for the bytes of some rows.
+struct byte_constants {
+  int64_t apart;           // of a pixel's error with itself: of the part that is not blurred
+  int64_t correlations[3]; // of the errors of two pixels in a row, by their distance
+  // Of each byte the part of J that depends on it only, and the same of the last byte of a row if not all its pixels
+  // are in the picture.
+  int64_t norms[N_VALUES], last_norms[N_VALUES];
+  int64_t prices[2 * N_VALUES], falling[2 * N_VALUES]; // of residuals r modulo 256, and of -r
+};
+
+INLINE int color_in(const struct sweep *s, int byte, int pixel) {
+  const int bits = 8 / s->per_byte;
+  return byte >> (8 - bits * (pixel + 1)) & ((1 << bits) - 1);
+}
+
+static void fill_norms(const struct sweep *s, const struct byte_constants *c, int n_pixels, int64_t *norms) {
+  for (int value = 0; value < N_VALUES; value++) {
+    norms[value] = 0;
+    for (int a = 0; a < n_pixels; a++)
+      for (int b = a > 2 ? a - 2 : 0; b <= a; b++) {
+        const int32_t *first = s->points + color_in(s, value, a) * DIMS;
+        const int32_t *second = s->points + color_in(s, value, b) * DIMS;
+        for (int axis = 0; axis < DIMS; axis++)
+          norms[value] += s->bit * (a == b ? 1 : 2) * c->correlations[a - b] * first[axis] * second[axis];
+      }
+  }
+}
+
+static void prepare_bytes(const struct sweep *s, struct byte_constants *c) {
+  const int row[3] = {6, 4, 1};
+  c->apart = (WHOLE - s->share) * WHOLE;
+  for (int distance = 0; distance < 3; distance++)
+    c->correlations[distance] = 6 * row[distance] * s->share + (distance ? 0 : c->apart);
+  const int n_last = (int)(s->width % s->per_byte);
+  fill_norms(s, c, s->per_byte, c->norms);
+  fill_norms(s, c, n_last ? n_last : s->per_byte, c->last_norms);
+  for (int residual = 0; residual < 2 * N_VALUES; residual++) {
+    c->prices[residual] = s->price * s->lengths[residual & 255];
+    c->falling[residual] = s->price * s->lengths[-residual & 255];
+  }
+}
+
+// Adds the prices of the residuals of a byte whose prediction is that of `tried` in the place of one of its neighbors,
+// for each value tried.
+INLINE void add_price(const struct byte_constants *c, int64_t *totals, int byte, int filter, int place, int left,
+                      int above, int above_left) {
+  if (filter == 0 || (filter == 1 && place != 0) || (filter == 2 && place != 1) || (filter == 3 && place == 2))
+    return; // does not depend on the value
+  if (filter != 3 && filter != 4) {
+    for (int value = 0; value < N_VALUES; value++)
+      totals[value] += c->falling[N_VALUES - byte + value];
+    return;
+  }
+  uint16_t residuals[N_VALUES];
+  for (int value = 0; value < N_VALUES; value += BYTE_LANES) {
+    bytes_t tried;
+    for (int lane = 0; lane < BYTE_LANES; lane++)
+      tried[lane] = (int16_t)(value + lane);
+    const bytes_t prediction = predict(filter, place == 0 ? tried : bytes_fill(left),
+                                       place == 1 ? tried : bytes_fill(above),
+                                       place == 2 ? tried : bytes_fill(above_left));
+    *(bytes_t *)(residuals + value) = (bytes_fill(byte) - prediction) & 255;
+  }
+  for (int value = 0; value < N_VALUES; value++)
+    totals[value] += c->prices[residuals[value]];
+}
+
+// The part of J that depends on the bits of a byte, for each value.
+INLINE void fill_prices(const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t x, int own,
+                        int below, const uint8_t *at, int64_t *totals) {
+  const uint8_t *above = at - n_bytes - 2, *under = at + n_bytes + 2;
+  const int has_right = x + 1 < n_bytes;
+  const int here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]))[0];
+  for (int value = 0; value < N_VALUES; value++)
+    totals[value] += c->prices[N_VALUES - here + value];
+  if (has_right)
+    add_price(c, totals, at[1], own, 0, 0, above[1], above[0]);
+  add_price(c, totals, under[0], below, 1, under[-1], 0, at[-1]);
+  if (has_right)
+    add_price(c, totals, under[1], below, 2, under[0], at[1], 0);
+}
+
+// The factor of each color of a pixel in J, and whether the pixel does not take it.
+INLINE int fill_factors(int alpha, const struct sweep *s, const struct byte_constants *c, int64_t y, int64_t x,
+                        int n_pixels, int old, const point_t *blurs, int64_t (*factors)[16], uint8_t (*excluded)[16]) {
+  int excludes = 0;
+  const int n_digits = 1 << (8 / s->per_byte);
+  for (int pixel = 0; pixel < s->per_byte; pixel++) {
+    const int64_t column = x * s->per_byte + pixel;
+    const int own = color_in(s, old, pixel), is_inside = pixel < n_pixels;
+    const int opacity = !is_inside ? 0 : alpha ? s->pixels[(y * s->width + column + 1) * s->channels - 1] : 255;
+    for (int color = 0; color < n_digits; color++) {
+      const int is_excluded = color != own && (opacity == 0 || color >= s->n_colors ||
+                                               (opacity == 255 && s->translucent && s->translucent[color]));
+      excluded[pixel][color] = (uint8_t)is_excluded;
+      excludes |= is_excluded;
+      factors[pixel][color] = 0;
+    }
+    if (!is_inside)
+      continue;
+    const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + column + MARGIN;
+    const point_t error = load_point(alpha, s->errors, i);
+    const point_t blur = blurs[column] +
+                         6 * blurred(load_point(alpha, s->errors, i - 2), load_point(alpha, s->errors, i - 1), error,
+                                     load_point(alpha, s->errors, i + 1), load_point(alpha, s->errors, i + 2));
+    int64_t slope[DIMS];
+    for (int axis = 0; axis < DIMS; axis++)
+      slope[axis] = s->share * (int64_t)blur[axis] + c->apart * error[axis];
+    for (int other = pixel > 2 ? pixel - 2 : 0; other < n_pixels && other <= pixel + 2; other++) {
+      const int32_t *point = s->points + color_in(s, old, other) * DIMS;
+      const int64_t correlation = c->correlations[other < pixel ? pixel - other : other - pixel];
+      for (int axis = 0; axis < DIMS; axis++)
+        slope[axis] += correlation * point[axis];
+    }
+    for (int color = 0; color < n_digits; color++)
+      for (int axis = 0; axis < DIMS; axis++)
+        factors[pixel][color] -= 2 * s->bit * slope[axis] * s->points[color * DIMS + axis];
+  }
+  return excludes;
+}
+
+// Sums of the factors of the colors in each half of a byte, and whether one of them is excluded.
+INLINE void add_halves(const struct sweep *s, int64_t (*factors)[16], uint8_t (*excluded)[16], int64_t (*sums)[16],
+                       uint8_t (*excluded_halves)[16]) {
+  const int bits = 8 / s->per_byte, n = s->per_byte / 2;
+  for (int half = 0; half < 2; half++)
+    for (int value = 0; value < 16; value++) {
+      sums[half][value] = excluded_halves[half][value] = 0;
+      for (int i = 0; i < n; i++) {
+        const int color = value >> (4 - bits * (i + 1)) & ((1 << bits) - 1);
+        sums[half][value] += factors[half * n + i][color];
+        excluded_halves[half][value] |= excluded[half * n + i][color];
+      }
+    }
+}
+
+// Changes the byte at x of a row to the value of the least J.
+INLINE void change_byte(int alpha, const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t y,
+                        int64_t x, int own, int below, const point_t *blurs) {
+  uint8_t *at = s->indices + (y + 1) * (n_bytes + 2) + x + 1;
+  const int old = at[0], n_pixels = (int)at_most(s->per_byte, s->width - x * s->per_byte);
+  int64_t factors[MAX_PER_BYTE][16], sums[2][16], totals[N_VALUES];
+  uint8_t excluded[MAX_PER_BYTE][16], excluded_halves[2][16];
+  const int excludes = fill_factors(alpha, s, c, y, x, n_pixels, old, blurs, factors, excluded);
+  add_halves(s, factors, excluded, sums, excluded_halves);
+  const int64_t *norms = n_pixels < s->per_byte ? c->last_norms : c->norms;
+  for (int high = 0; high < 16; high++)
+    for (int low = 0; low < 16; low++)
+      totals[16 * high + low] = norms[16 * high + low] + sums[0][high] + sums[1][low];
+  switch (own) {
+  case 0: fill_prices(s, c, n_bytes, x, 0, below, at, totals); break;
+  case 1: fill_prices(s, c, n_bytes, x, 1, below, at, totals); break;
+  case 2: fill_prices(s, c, n_bytes, x, 2, below, at, totals); break;
+  case 3: fill_prices(s, c, n_bytes, x, 3, below, at, totals); break;
+  default: fill_prices(s, c, n_bytes, x, 4, below, at, totals);
+  }
+  for (int value = 0; excludes && value < N_VALUES; value++)
+    if (excluded_halves[0][value >> 4] | excluded_halves[1][value & 15])
+      totals[value] = INT64_MAX;
+  int64_t least = totals[old];
+  for (int value = 0; value < N_VALUES; value++)
+    least = at_most(totals[value], least);
+  if (least == totals[old])
+    return;
+  int best = 0;
+  while (totals[best] != least)
+    best++;
+  at[0] = (uint8_t)best;
+  for (int pixel = 0; pixel < n_pixels; pixel++) {
+    const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x * s->per_byte + pixel + MARGIN;
+    store_point(alpha, s->errors, i,
+                load_point(alpha, s->errors, i) + *(const point_t *)(s->points + color_in(s, old, pixel) * DIMS) -
+                    *(const point_t *)(s->points + color_in(s, best, pixel) * DIMS));
+  }
+}
+
+INLINE void sweep_bytes(int alpha, const struct sweep *s, int64_t top, int64_t start, int64_t stop, point_t *scratch) {
+  const int64_t n_bytes = (s->width + s->per_byte - 1) / s->per_byte;
+  point_t *blurs = scratch, *sums = scratch + s->width;
+  struct byte_constants constants;
+  prepare_bytes(s, &constants);
+  for (int64_t y = top + 3 * start; y < top + 3 * stop; y += 3) {
+    const int own = s->filters[y], below = y + 1 < s->height ? s->filters[y + 1] : 0;
+    blur_others(alpha, s, y, sums, blurs);
+    for (int64_t left = 0; left < 2; left++)
+      for (int64_t x = left; x < n_bytes; x += 2)
+        change_byte(alpha, s, &constants, n_bytes, y, x, own, below, blurs);
+  }
+}
+
+// Changes the bytes of rows top + 3 i for i in [start, stop): every third one, or if they have several pixels every
+// second one, then those to the right of them, and so on. These rows are independent of each other. `scratch` has
+// 2 (W + 4) points.
 EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
-  if (has_alpha(s->channels))
+  const int alpha = has_alpha(s->channels);
+  if (s->per_byte > 1 && alpha)
+    sweep_bytes(1, s, top, start, stop, scratch);
+  else if (s->per_byte > 1)
+    sweep_bytes(0, s, top, start, stop, scratch);
+  else if (alpha)
     sweep_rows(1, s, top, start, stop, scratch);
   else
     sweep_rows(0, s, top, start, stop, scratch);

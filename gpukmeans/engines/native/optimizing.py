@@ -61,6 +61,7 @@ class _Sweep(ctypes.Structure):
         ("price", ctypes.c_int64),
         *pointers("pixels", "cells", "lists", "indices", "errors", "points", "translucent", "filters", "lengths"),
         ("bit", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("per_byte", "n_colors")),
     ]
 
 
@@ -201,17 +202,19 @@ def sweep(
     image: UInt8[Tensor, "h w c"],
     points: Int[Tensor, "k d"],
     indices: UInt8[Tensor, "h w"],
+    rows: UInt8[Tensor, "h b"],
     cells: Int[Tensor, "h w"],
     lists: UInt8[Tensor, "m n"],
     *,
     filters: Int[Tensor, " h"],
     lengths: Int[Tensor, "256"],
+    per_byte: int,
     translucent: Bool[Tensor, " k"] | None,
     share: int,
     price: int,
     bit: int,
-) -> UInt8[Tensor, "h w"]:
-    """The indices (H, W) after each has been changed to the one of the least J.
+) -> UInt8[Tensor, "h b"]:
+    """The rows (H, B) after each byte has been changed to the one of the least J.
 
     In addition to the result this takes 9 bytes for each pixel, 17 with alpha, and 32 for each column and thread.
 
@@ -219,18 +222,21 @@ def sweep(
         image: uint8 (H, W, C).
         points: int32 (K, D).
         indices: uint8 (H, W).
+        rows: the indices packed to bytes, uint8 (H, B).
         cells: row of `lists` of each pixel, int32 (H, W).
         lists: colors tried, uint8 (M, n), n from 1 to `MAX_TRIED`.
         filters: filter types of the rows, int32 (H,).
         lengths: code lengths of residuals, int32 (256,).
+        per_byte: number of pixels in a byte: with 2, 4 or 8 all values are tried.
         translucent: mask (K,) of the colors that opaque pixels do not take.
         share: weight of the blurred error, 0 to 256.
         price: squared error that a bit costs, with 16 fractional bits, at most `max_price`.
         bit: units of a code length.
     """
-    (height, width), n_tried = indices.shape, lists.shape[1]
+    (height, width), n_tried = indices.shape, min(lists.shape[1], MAX_TRIED)
     _check(
         cells.shape == indices.shape
+        and rows.shape == (height, -(-width // per_byte))
         and filters.shape == (height,)
         and lengths.shape == (256,)
         and price <= max_price(image.shape[2])
@@ -238,15 +244,15 @@ def sweep(
     _check(1 <= n_tried <= MAX_TRIED and int(cells.max()) < len(lists))
     picture = _Rows(image, points, indices, share)
     errors = picture.errors()
-    padded = torch.nn.functional.pad(indices, (1, 1, 1, 1))
-    lists = torch.cat([lists, lists[:, :1].expand(-1, MAX_TRIED - n_tried)], dim=1).contiguous()
+    padded = torch.nn.functional.pad(rows, (1, 1, 1, 1))
+    lists = torch.cat([lists[:, :n_tried], lists[:, :1].expand(-1, MAX_TRIED - n_tried)], dim=1).contiguous()
     if translucent is not None:
         translucent = torch.nn.functional.pad(translucent, (0, 256 - len(translucent)))
     state = _Sweep(
         *(height, width, image.shape[2], share, price),
         *(_address(tensor) for tensor in (image, cells, lists, padded, errors, picture.points, translucent)),
         *(_address(tensor) for tensor in (filters, lengths)),
-        bit,
+        *(bit, per_byte, len(points)),
     )
     run = _function("sweep", ctypes.POINTER(_Sweep), *[ctypes.c_int64] * 3, ctypes.c_void_p)
     for top in range(min(_APART, height)):

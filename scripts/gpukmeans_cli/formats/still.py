@@ -27,7 +27,7 @@ DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 
 # Levels of libdeflate. Up to 9 it chooses the longest repeats, from 10 those of the fewest bits, in 10 to 30 times the
 # time of level 6. Other levels than 6 are tried only on scanlines that are at most `NEAR_BEST` times the smallest ones
-# by faster encodings, and, below the highest effort, at most `REPETITIVE` of their bytes: level 10 saves 7 % for photos
+# by faster encodings, and, below the highest effort, at most `REPETITIVE` bytes a pixel: level 10 saves 7 % for photos
 # of 16 colors, 3 % for 64 and 0.5 % for 256, and 5 % for drawings, where level 9 saves some for exact repeats.
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
@@ -174,7 +174,7 @@ def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, eff
         searched = (
             attempt.searched(level)
             for attempt in attempts
-            if attempt.n_bytes <= NEAR_BEST * best.n_bytes and len(attempt.data) <= ratio * attempt.scanlines.size
+            if attempt.n_bytes <= NEAR_BEST * best.n_bytes and len(attempt.data) <= ratio * attempt.samples.values.size
         )
         best = min([best, *searched], key=lambda attempt: attempt.n_bytes)
         if is_small_drawing:

@@ -90,22 +90,26 @@ def swept(problem, rate, objective, n_tried=8):
     share=st.sampled_from([0, 1, 208, 256]),
     price=PRICES,
     n_tried=st.integers(1, 8),
+    per_byte=st.sampled_from([1, 2, 4, 8]),
     seed=st.integers(0, 2**31),
 )
 def test_indices_are_swept_as_by_tensor_operations(
-    size, channels, k, levels, alphas, palette_alphas, share, price, n_tried, seed
+    size, channels, k, levels, alphas, palette_alphas, share, price, n_tried, per_byte, seed
 ):
+    k = min(k, 1 << 8 // per_byte)
     problem = random_problem(size, channels, k, levels, alphas, palette_alphas, seed)
-    rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), fitted_rate(problem.indices).lengths)
+    lengths = fitted_rate(problem.indices, per_byte).lengths
+    rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), lengths, per_byte)
     objective = Objective(share=share, price=price)
     assert_equal_to_tensor_operations(lambda: swept(problem, rate, objective, n_tried))
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_each_pair_of_filters_has_its_bits(each_library, channels):
+@pytest.mark.parametrize(("per_byte", "k"), [(1, 40), (2, 16), (2, 9), (4, 4), (8, 2)])
+def test_each_pair_of_filters_has_its_bits(each_library, channels, per_byte, k):
     filters = [filter_type for pair in itertools.product(range(5), repeat=2) for filter_type in pair]
-    problem = random_problem((50, 25), channels, 40, 256, "254 and 255", "254 and 255", 0)
-    rate = PngRate(torch.tensor(filters).int(), fitted_rate(problem.indices).lengths)
+    problem = random_problem((50, 25), channels, k, 256, "254 and 255", "254 and 255", 0)
+    rate = PngRate(torch.tensor(filters).int(), fitted_rate(problem.indices, per_byte).lengths, per_byte)
     indices = assert_equal_to_tensor_operations(lambda: swept(problem, rate, Objective(share=208, price=1 << 24)))
     assert not torch.equal(indices, problem.indices)
 
@@ -142,18 +146,18 @@ def test_cells_and_energy_and_palette_are_those_of_tensor_operations(
 
 
 @pytest.mark.parametrize("share", [0, 208])
-@pytest.mark.parametrize(("channels", "k"), [(1, 16), (2, 30), (3, 256), (4, 100)])
+@pytest.mark.parametrize(("channels", "k"), [(1, 16), (2, 30), (3, 256), (4, 100), (3, 14), (4, 2)])
 def test_each_library_optimizes_a_photo(each_library, channels, k, share, china):
     problem = photo_problem(china, channels, k)
     sum_of_squares = energy(problem.image, IndexedImage(*problem[1:]), Objective(share=0, price=0)) // 2**16
     objective = Objective(share=share, price=price_of_bit(15.0, sum_of_squares, problem.indices.numel()))
     result = assert_equal_to_tensor_operations(lambda: tuple(optimized(*problem, objective, n_rounds=2)))
-    assert (result[1] != problem.indices).float().mean() > 0.005
+    assert (result[1] != problem.indices).float().mean() > 0.002
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
-def test_rows_are_computed_in_blocks(monkeypatch, n_threads):
-    problem = random_problem((41, 30), 4, 20, 256, "254 and 255", "254 and 255", 0)
+@pytest.mark.parametrize(("n_threads", "k"), [(1, 20), (3, 20), (3, 3)])
+def test_rows_are_computed_in_blocks(monkeypatch, n_threads, k):
+    problem = random_problem((41, 30), 4, k, 256, "254 and 255", "254 and 255", 0)
     objective = Objective(share=208, price=1 << 24)
     expected = optimized(*problem, objective)
     for name in ("_BLOCK", "_SWEEP_BLOCK", "_CELLS"):
@@ -244,16 +248,23 @@ for channels in (1, 2, 3, 4):
             assert 0 <= levels.min() and levels.max() <= 255
             errors = np.zeros((height + 4, width + 4, 4), np.int32 if alpha else np.int16)
             library.gpukmeans_optimizing_errors(to(picture), i64(0), i64(height), to(scratch), to(errors))
-            padded, lists = np.pad(indices, 1), rng.integers(k, size=(m, 8), dtype=np.uint8)
+            lists = rng.integers(k, size=(m, 8), dtype=np.uint8)
             filters, lengths = rng.integers(5, size=height), rng.integers(64, 961, size=256)
             filters, lengths = filters.astype(np.int32), lengths.astype(np.int32)
-            arrays = image, cells, lists, padded, errors, points, excluded, filters, lengths
-            state = structure(height, width, [channels, share], price, *map(address, arrays), 64)
             scratch = np.zeros((2, width + 4, 4), np.int32)
-            for top in range(min(3, height)):
-                arguments = to(state), i64(top), i64(0), i64((height - top + 2) // 3), to(scratch)
-                library.gpukmeans_optimizing_sweep(*arguments)
-            assert padded.max() < k
+            for per_byte in (1, 2, 4, 8):
+                if per_byte > 1 and k > 1 << 8 // per_byte:
+                    continue
+                n_bytes = -(-width // per_byte)
+                values = np.pad(indices, ((0, 0), (0, n_bytes * per_byte - width))).reshape(height, n_bytes, per_byte)
+                padded = np.pad((values << 8 // per_byte * np.arange(per_byte)[::-1]).sum(axis=2).astype(np.uint8), 1)
+                arrays = image, cells, lists, padded, errors, points, excluded, filters, lengths
+                numbers = 64, [per_byte, k]
+                state = structure(height, width, [channels, share], price, *map(address, arrays), *numbers)
+                for top in range(min(3, height)):
+                    arguments = to(state), i64(top), i64(0), i64((height - top + 2) // 3), to(scratch)
+                    library.gpukmeans_optimizing_sweep(*arguments)
+                assert padded.max() < (256 if per_byte > 1 else k)
             counts, rows = np.zeros(256, np.int64), np.zeros((6, width), np.uint8)
             for given in (0, address(lengths)):
                 state = structure(width, address(indices), given, address(filters))
