@@ -307,7 +307,7 @@ typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alia
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
-  int64_t price;              // at most 2^40, with alpha 2^48, so that J is below 2^61
+  int64_t price;              // at most 2^40, with alpha 2^48, so that J is below 2^61, of bytes 2^62
   const uint8_t *pixels;      // (H, W, C): of their alpha
   const int32_t *cells;       // (H, W)
   const uint8_t *lists;       // (M, 8): colors tried in each cell
@@ -567,10 +567,11 @@ struct byte_constants {
   // are in the picture.
   int64_t norms[N_VALUES], last_norms[N_VALUES];
   int64_t prices[2 * N_VALUES], falling[2 * N_VALUES]; // of residuals r modulo 256, and of -r
+  int64_t points[DIMS][16];                            // times -2 units of a length
 };
 
-INLINE int color_in(const struct sweep *s, int byte, int pixel) {
-  const int bits = 8 / s->per_byte;
+INLINE int color_in(int per_byte, int byte, int pixel) {
+  const int bits = 8 / per_byte;
   return byte >> (8 - bits * (pixel + 1)) & ((1 << bits) - 1);
 }
 
@@ -579,8 +580,8 @@ static void fill_norms(const struct sweep *s, const struct byte_constants *c, in
     norms[value] = 0;
     for (int a = 0; a < n_pixels; a++)
       for (int b = a > 2 ? a - 2 : 0; b <= a; b++) {
-        const int32_t *first = s->points + color_in(s, value, a) * DIMS;
-        const int32_t *second = s->points + color_in(s, value, b) * DIMS;
+        const int32_t *first = s->points + color_in(s->per_byte, value, a) * DIMS;
+        const int32_t *second = s->points + color_in(s->per_byte, value, b) * DIMS;
         for (int axis = 0; axis < DIMS; axis++)
           norms[value] += s->bit * (a == b ? 1 : 2) * c->correlations[a - b] * first[axis] * second[axis];
       }
@@ -599,12 +600,15 @@ static void prepare_bytes(const struct sweep *s, struct byte_constants *c) {
     c->prices[residual] = s->price * s->lengths[residual & 255];
     c->falling[residual] = s->price * s->lengths[-residual & 255];
   }
+  for (int color = 0; color < 16; color++)
+    for (int axis = 0; axis < DIMS; axis++)
+      c->points[axis][color] = -2 * s->bit * s->points[color * DIMS + axis];
 }
 
 // Adds the prices of the residuals of a byte whose prediction is that of `tried` in the place of one of its neighbors,
 // for each value tried.
-INLINE void add_price(const struct byte_constants *c, int64_t *totals, int byte, int filter, int place, int left,
-                      int above, int above_left) {
+static void add_price(const struct byte_constants *c, int64_t *restrict totals, int byte, int filter, int place,
+                      int left, int above, int above_left) {
   if (filter == 0 || (filter == 1 && place != 0) || (filter == 2 && place != 1) || (filter == 3 && place == 2))
     return; // does not depend on the value
   if (filter != 3 && filter != 4) {
@@ -626,14 +630,21 @@ INLINE void add_price(const struct byte_constants *c, int64_t *totals, int byte,
     totals[value] += c->prices[residuals[value]];
 }
 
-// The part of J that depends on the bits of a byte, for each value.
-INLINE void fill_prices(const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t x, int own,
-                        int below, const uint8_t *at, int64_t *totals) {
+// The part of J that depends on each value of a byte: of its norm, its halves, and the bits.
+static void fill_totals(const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t x, int own,
+                        int below, const uint8_t *at, const int64_t *norms, int64_t (*sums)[16],
+                        int64_t *restrict totals) {
   const uint8_t *above = at - n_bytes - 2, *under = at + n_bytes + 2;
   const int has_right = x + 1 < n_bytes;
-  const int here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]))[0];
-  for (int value = 0; value < N_VALUES; value++)
-    totals[value] += c->prices[N_VALUES - here + value];
+  const bytes_t left = bytes_fill(at[-1]);
+  const int here = predict(own, left, bytes_fill(above[0]), bytes_fill(above[-1]))[0];
+  const int64_t *prices = c->prices + N_VALUES - here;
+  for (int high = 0; high < 16; high++)
+    for (int low = 0; low < 16; low += F64_LANES) {
+      const int value = 16 * high + low;
+      const i64_vector halves = i64_load(sums[1] + low) + sums[0][high];
+      i64_store(totals + value, i64_load(norms + value) + i64_load(prices + value) + halves);
+    }
   if (has_right)
     add_price(c, totals, at[1], own, 0, 0, above[1], above[0]);
   add_price(c, totals, under[0], below, 1, under[-1], 0, at[-1]);
@@ -641,19 +652,20 @@ INLINE void fill_prices(const struct sweep *s, const struct byte_constants *c, i
     add_price(c, totals, under[1], below, 2, under[0], at[1], 0);
 }
 
-// The factor of each color of a pixel in J, and whether the pixel does not take it.
-INLINE int fill_factors(int alpha, const struct sweep *s, const struct byte_constants *c, int64_t y, int64_t x,
-                        int n_pixels, int old, const point_t *blurs, int64_t (*factors)[16], uint8_t (*excluded)[16]) {
+// The factor of each color of a pixel in J, and whether the pixel does not take it. Returns whether any is excluded.
+INLINE int fill_factors(int alpha, int per_byte, const struct sweep *s, const struct byte_constants *c, int64_t y,
+                        int64_t x, int n_pixels, int old, const point_t *blurs, int64_t (*factors)[16],
+                        int64_t (*excluded)[16]) {
   int excludes = 0;
-  const int n_digits = 1 << (8 / s->per_byte);
-  for (int pixel = 0; pixel < s->per_byte; pixel++) {
-    const int64_t column = x * s->per_byte + pixel;
-    const int own = color_in(s, old, pixel), is_inside = pixel < n_pixels;
+  const int n_digits = 1 << (8 / per_byte);
+  for (int pixel = 0; pixel < per_byte; pixel++) {
+    const int64_t column = x * per_byte + pixel;
+    const int own = color_in(per_byte, old, pixel), is_inside = pixel < n_pixels;
     const int opacity = !is_inside ? 0 : alpha ? s->pixels[(y * s->width + column + 1) * s->channels - 1] : 255;
     for (int color = 0; color < n_digits; color++) {
       const int is_excluded = color != own && (opacity == 0 || color >= s->n_colors ||
                                                (opacity == 255 && s->translucent && s->translucent[color]));
-      excluded[pixel][color] = (uint8_t)is_excluded;
+      excluded[pixel][color] = is_excluded;
       excludes |= is_excluded;
       factors[pixel][color] = 0;
     }
@@ -668,59 +680,72 @@ INLINE int fill_factors(int alpha, const struct sweep *s, const struct byte_cons
     for (int axis = 0; axis < DIMS; axis++)
       slope[axis] = s->share * (int64_t)blur[axis] + c->apart * error[axis];
     for (int other = pixel > 2 ? pixel - 2 : 0; other < n_pixels && other <= pixel + 2; other++) {
-      const int32_t *point = s->points + color_in(s, old, other) * DIMS;
+      const int32_t *point = s->points + color_in(per_byte, old, other) * DIMS;
       const int64_t correlation = c->correlations[other < pixel ? pixel - other : other - pixel];
       for (int axis = 0; axis < DIMS; axis++)
         slope[axis] += correlation * point[axis];
     }
-    for (int color = 0; color < n_digits; color++)
-      for (int axis = 0; axis < DIMS; axis++)
-        factors[pixel][color] -= 2 * s->bit * slope[axis] * s->points[color * DIMS + axis];
+    for (int axis = 0; axis < (alpha ? DIMS : 3); axis++)
+      for (int color = 0; color < n_digits; color++)
+        factors[pixel][color] += slope[axis] * c->points[axis][color];
   }
   return excludes;
 }
 
-// Sums of the factors of the colors in each half of a byte, and whether one of them is excluded.
-INLINE void add_halves(const struct sweep *s, int64_t (*factors)[16], uint8_t (*excluded)[16], int64_t (*sums)[16],
-                       uint8_t (*excluded_halves)[16]) {
-  const int bits = 8 / s->per_byte, n = s->per_byte / 2;
+// Sums of numbers (8, 16) of the colors of each pixel, over the pixels of each half of a byte.
+INLINE void add_halves(int per_byte, int64_t (*numbers)[16], int64_t (*sums)[16]) {
+  const int bits = 8 / per_byte, n = per_byte / 2;
   for (int half = 0; half < 2; half++)
     for (int value = 0; value < 16; value++) {
-      sums[half][value] = excluded_halves[half][value] = 0;
-      for (int i = 0; i < n; i++) {
-        const int color = value >> (4 - bits * (i + 1)) & ((1 << bits) - 1);
-        sums[half][value] += factors[half * n + i][color];
-        excluded_halves[half][value] |= excluded[half * n + i][color];
-      }
+      sums[half][value] = 0;
+      for (int i = 0; i < n; i++)
+        sums[half][value] += numbers[half * n + i][value >> (4 - bits * (i + 1)) & ((1 << bits) - 1)];
     }
 }
 
-// Changes the byte at x of a row to the value of the least J.
-INLINE void change_byte(int alpha, const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t y,
-                        int64_t x, int own, int below, const point_t *blurs) {
-  uint8_t *at = s->indices + (y + 1) * (n_bytes + 2) + x + 1;
-  const int old = at[0], n_pixels = (int)at_most(s->per_byte, s->width - x * s->per_byte);
-  int64_t factors[MAX_PER_BYTE][16], sums[2][16], totals[N_VALUES];
-  uint8_t excluded[MAX_PER_BYTE][16], excluded_halves[2][16];
-  const int excludes = fill_factors(alpha, s, c, y, x, n_pixels, old, blurs, factors, excluded);
-  add_halves(s, factors, excluded, sums, excluded_halves);
-  const int64_t *norms = n_pixels < s->per_byte ? c->last_norms : c->norms;
+// Makes the totals of values with a half of which a color is excluded the highest.
+static void exclude_values(int64_t (*excluded)[16], int64_t *totals) {
+  const i64_vector zeros = {0};
   for (int high = 0; high < 16; high++)
-    for (int low = 0; low < 16; low++)
-      totals[16 * high + low] = norms[16 * high + low] + sums[0][high] + sums[1][low];
-  switch (own) {
-  case 0: fill_prices(s, c, n_bytes, x, 0, below, at, totals); break;
-  case 1: fill_prices(s, c, n_bytes, x, 1, below, at, totals); break;
-  case 2: fill_prices(s, c, n_bytes, x, 2, below, at, totals); break;
-  case 3: fill_prices(s, c, n_bytes, x, 3, below, at, totals); break;
-  default: fill_prices(s, c, n_bytes, x, 4, below, at, totals);
-  }
-  for (int value = 0; excludes && value < N_VALUES; value++)
-    if (excluded_halves[0][value >> 4] | excluded_halves[1][value & 15])
-      totals[value] = INT64_MAX;
-  int64_t least = totals[old];
-  for (int value = 0; value < N_VALUES; value++)
-    least = at_most(totals[value], least);
+    for (int low = 0; low < 16; low += F64_LANES) {
+      int64_t *total = totals + 16 * high + low;
+      const i64_vector n_excluded = i64_load(excluded[1] + low) + excluded[0][high];
+      i64_store(total, i64_select(n_excluded > zeros, zeros + INT64_MAX, i64_load(total)));
+    }
+}
+
+// The lowest total. Four vectors of lowest ones, since each waits for the one before it.
+static int64_t lowest_of(const int64_t *totals) {
+  i64_vector lowest[4];
+  for (int i = 0; i < 4; i++)
+    lowest[i] = i64_load(totals + i * F64_LANES);
+  for (int value = 0; value < N_VALUES; value += 4 * F64_LANES)
+    for (int i = 0; i < 4; i++) {
+      const i64_vector some = i64_load(totals + value + i * F64_LANES);
+      lowest[i] = i64_select(some < lowest[i], some, lowest[i]);
+    }
+  int64_t least = INT64_MAX;
+  for (int i = 0; i < 4; i++)
+    for (int lane = 0; lane < F64_LANES; lane++)
+      least = at_most(lowest[i][lane], least);
+  return least;
+}
+
+// Changes the byte at x of a row to the value of the least J.
+INLINE void change_byte(int alpha, int per_byte, const struct sweep *s, const struct byte_constants *c,
+                        int64_t n_bytes, int64_t y, int64_t x, int own, int below, const point_t *blurs) {
+  uint8_t *at = s->indices + (y + 1) * (n_bytes + 2) + x + 1;
+  const int old = at[0], n_pixels = (int)at_most(per_byte, s->width - x * per_byte);
+  int64_t factors[MAX_PER_BYTE][16], is_excluded[MAX_PER_BYTE][16], sums[2][16], excluded[2][16], totals[N_VALUES];
+  const int excludes = fill_factors(alpha, per_byte, s, c, y, x, n_pixels, old, blurs, factors, is_excluded);
+  add_halves(per_byte, factors, sums);
+  if (excludes)
+    add_halves(per_byte, is_excluded, excluded);
+  const int64_t *norms = n_pixels < per_byte ? c->last_norms : c->norms;
+  fill_totals(s, c, n_bytes, x, own, below, at, norms, sums, totals);
+  if (excludes)
+    exclude_values(excluded, totals);
+  const int64_t least = lowest_of(totals);
   if (least == totals[old])
     return;
   int best = 0;
@@ -728,15 +753,16 @@ INLINE void change_byte(int alpha, const struct sweep *s, const struct byte_cons
     best++;
   at[0] = (uint8_t)best;
   for (int pixel = 0; pixel < n_pixels; pixel++) {
-    const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x * s->per_byte + pixel + MARGIN;
+    const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x * per_byte + pixel + MARGIN;
     store_point(alpha, s->errors, i,
-                load_point(alpha, s->errors, i) + *(const point_t *)(s->points + color_in(s, old, pixel) * DIMS) -
-                    *(const point_t *)(s->points + color_in(s, best, pixel) * DIMS));
+                load_point(alpha, s->errors, i) + *(const point_t *)(s->points + color_in(per_byte, old, pixel) * DIMS) -
+                    *(const point_t *)(s->points + color_in(per_byte, best, pixel) * DIMS));
   }
 }
 
-INLINE void sweep_bytes(int alpha, const struct sweep *s, int64_t top, int64_t start, int64_t stop, point_t *scratch) {
-  const int64_t n_bytes = (s->width + s->per_byte - 1) / s->per_byte;
+INLINE void sweep_bytes(int alpha, int per_byte, const struct sweep *s, int64_t top, int64_t start, int64_t stop,
+                        point_t *scratch) {
+  const int64_t n_bytes = (s->width + per_byte - 1) / per_byte;
   point_t *blurs = scratch, *sums = scratch + s->width;
   struct byte_constants constants;
   prepare_bytes(s, &constants);
@@ -745,7 +771,7 @@ INLINE void sweep_bytes(int alpha, const struct sweep *s, int64_t top, int64_t s
     blur_others(alpha, s, y, sums, blurs);
     for (int64_t left = 0; left < 2; left++)
       for (int64_t x = left; x < n_bytes; x += 2)
-        change_byte(alpha, s, &constants, n_bytes, y, x, own, below, blurs);
+        change_byte(alpha, per_byte, s, &constants, n_bytes, y, x, own, below, blurs);
   }
 }
 
@@ -753,13 +779,14 @@ INLINE void sweep_bytes(int alpha, const struct sweep *s, int64_t top, int64_t s
 // second one, then those to the right of them, and so on. These rows are independent of each other. `scratch` has
 // 2 (W + 4) points.
 EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
-  const int alpha = has_alpha(s->channels);
-  if (s->per_byte > 1 && alpha)
-    sweep_bytes(1, s, top, start, stop, scratch);
-  else if (s->per_byte > 1)
-    sweep_bytes(0, s, top, start, stop, scratch);
-  else if (alpha)
-    sweep_rows(1, s, top, start, stop, scratch);
-  else
-    sweep_rows(0, s, top, start, stop, scratch);
+  switch (s->per_byte * 2 + has_alpha(s->channels)) {
+  case 2: sweep_rows(0, s, top, start, stop, scratch); break;
+  case 3: sweep_rows(1, s, top, start, stop, scratch); break;
+  case 4: sweep_bytes(0, 2, s, top, start, stop, scratch); break;
+  case 5: sweep_bytes(1, 2, s, top, start, stop, scratch); break;
+  case 8: sweep_bytes(0, 4, s, top, start, stop, scratch); break;
+  case 9: sweep_bytes(1, 4, s, top, start, stop, scratch); break;
+  case 16: sweep_bytes(0, 8, s, top, start, stop, scratch); break;
+  default: sweep_bytes(1, 8, s, top, start, stop, scratch);
+  }
 }
