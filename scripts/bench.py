@@ -37,7 +37,7 @@ from benchmarks import pngquant as benchmark_pngquant
 from benchmarks import scale as benchmark_scale
 from benchmarks.native import PNGQUANT_LIMITS
 from benchmarks.picture_marks import MSE_TARGETS
-from benchmarks.pngquant import COMPRESS
+from benchmarks.pngquant import COMPRESS, NEAREST
 from benchmarks.processes import medians, run
 from benchmarks.table import table
 from gpukmeans import BEST_QUALITY, SEEDINGS, mean_squared_error, quantize, unique_colors
@@ -66,7 +66,7 @@ def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.
     import sklearn.datasets
 
     _print_machine()
-    compress = [sys.executable, COMPRESS]
+    compress = [sys.executable, COMPRESS, *NEAREST]
     with tempfile.TemporaryDirectory() as folder:
         photos = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
         commands = {

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.pngquant import COMPRESS, OPTIONS
+from benchmarks.pngquant import COMPRESS, NEAREST, OPTIONS
 from benchmarks.processes import Cost, medians
 from gpukmeans_cli.compression.workers import default_workers
 
@@ -115,7 +115,7 @@ def throughputs(
     copies = [str(shutil.copyfile(photo, theirs / photo.name)) for photo in photos]
     names.write_text("\0".join(copies))
     cores = default_workers(torch.device("cpu"))
-    compress = [sys.executable, COMPRESS, str(photos[0].parent), "-r", "-k", str(n_colors), "-q", "-f"]
+    compress = [sys.executable, COMPRESS, str(photos[0].parent), "-r", "-k", str(n_colors), *NEAREST, "-q", "-f"]
     pngquant = [str(cores), str(names), str(n_colors)]
     ways = {
         "gpukmeans compress": ([*compress, "-d", str(ours)], ours, "*"),

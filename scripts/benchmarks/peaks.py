@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.pngquant import COMPRESS
+from benchmarks.pngquant import COMPRESS, NEAREST
 from benchmarks.processes import peak_bytes
 
 # The target: bytes for each pixel of one frame, and bytes in addition.
@@ -61,7 +61,7 @@ def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
 def _compress(path: Path, folder: Path, *options: str) -> tuple[float, float]:
     """Peak memory in bytes, and seconds."""
     output = folder / f"out{'.gif' if path.suffix == '.gif' else '.png'}"
-    command = [sys.executable, COMPRESS, str(path), "-k", "20", "-o", str(output), "-f", "-q"]
+    command = [sys.executable, COMPRESS, str(path), "-k", "20", *NEAREST, "-o", str(output), "-f", "-q"]
     return peak_bytes([*command, "--max-pixels", "200000000", "--allow-larger", "--device", "cpu", *options])
 
 

@@ -15,6 +15,8 @@ from gpukmeans_cli.formats.reading import read_image
 
 COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
 OPTIONS = "--speed 4 --nofs"
+NEAREST = ["--effort", "0"]
+"""Options of gpukmeans for nearest colors by the quick encoder."""
 # A process for each file, as in typical shell use.
 _LOOP = f'for file in "$@"; do pngquant --force {OPTIONS} --ext {{ext}} {{k}} "$file" || exit; done'
 
@@ -77,7 +79,7 @@ def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[
         names = [str(copy) for copy in copies]
         commands = {"torch": [sys.executable, "-c", "import torch"]}
         for k in n_colors:
-            commands[f"ours {k}"] = [sys.executable, COMPRESS, *names, "-k", str(k), "-f", "-q"]
+            commands[f"ours {k}"] = [sys.executable, COMPRESS, *names, "-k", str(k), *NEAREST, "-f", "-q"]
             commands[f"theirs {k}"] = ["sh", "-c", _LOOP.format(ext=_extension(k), k=k), "sh", *names]
         costs = medians(commands, runs)
         return [

@@ -32,6 +32,9 @@ DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
 
+# Bytes with repeats relative to Huffman codes alone, at most, of a drawing.
+REPEATED = 0.29
+
 # Drawings of up to this number of pixels get the highest level, for their best scanlines, with less effort.
 _SMALL = 1 << 20
 
@@ -73,8 +76,13 @@ def encode_still(
 
 
 def is_repetitive(indices: np.ndarray) -> bool:
-    """Whether indices, uint8 (height, width), are those of a drawing, whose repeats deflate stores in few bytes."""
-    return len(_by_libdeflate(indices, FAST_LEVEL)) <= REPETITIVE * indices.size
+    """Whether indices, uint8 (height, width), are those of a drawing: most of them in repeats.
+
+    Repeats then save most of the bytes that Huffman codes alone take: 71 % or more for drawings in 4 to 256 colors, and
+    less for photos, but for those of smooth areas in 4 colors.
+    """
+    by_codes = _by_zlib(np.ascontiguousarray(indices), zlib.Z_HUFFMAN_ONLY)
+    return len(_by_libdeflate(indices, FAST_LEVEL)) <= REPEATED * len(by_codes)
 
 
 def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
