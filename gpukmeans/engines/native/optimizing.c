@@ -631,9 +631,8 @@ static void add_price(const struct byte_constants *c, int64_t *restrict totals, 
 }
 
 // The part of J that depends on each value of a byte: of its norm, its halves, and the bits.
-static void fill_totals(const struct sweep *s, const struct byte_constants *c, int64_t n_bytes, int64_t x, int own,
-                        int below, const uint8_t *at, const int64_t *norms, int64_t (*sums)[16],
-                        int64_t *restrict totals) {
+static void fill_totals(const struct byte_constants *c, int64_t n_bytes, int64_t x, int own, int below,
+                        const uint8_t *at, const int64_t *norms, int64_t (*sums)[16], int64_t *restrict totals) {
   const uint8_t *above = at - n_bytes - 2, *under = at + n_bytes + 2;
   const int has_right = x + 1 < n_bytes;
   const bytes_t left = bytes_fill(at[-1]);
@@ -742,7 +741,7 @@ INLINE void change_byte(int alpha, int per_byte, const struct sweep *s, const st
   if (excludes)
     add_halves(per_byte, is_excluded, excluded);
   const int64_t *norms = n_pixels < per_byte ? c->last_norms : c->norms;
-  fill_totals(s, c, n_bytes, x, own, below, at, norms, sums, totals);
+  fill_totals(c, n_bytes, x, own, below, at, norms, sums, totals);
   if (excludes)
     exclude_values(excluded, totals);
   const int64_t least = lowest_of(totals);
