@@ -1,0 +1,49 @@
+"""Writes docs/picture.png, a photo and a drawing beside pngquant's, both by default: python scripts/readme_peers.py"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sklearn.datasets
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.drawings import drawings
+from benchmarks.pngquant import COMPRESS
+from benchmarks.processes import run
+
+# Rows: a picture, and the left top of the part shown, with details, smooth areas or text. Its size, and magnification.
+ROWS = [("photo", (90, 150)), ("photo", (330, 130)), ("dashboard", (20, 60))]
+SIZE, SCALE, CAPTION = (160, 100), 2, 24
+KINDS = ("original", "gpukmeans", "pngquant")
+
+
+def draw(folder: Path) -> Image.Image:
+    """For each picture the original, the file of gpukmeans and that of pngquant, with their sizes in bytes."""
+    photo = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+    pictures = {"photo": Image.open(photo).convert("RGB"), "dashboard": Image.fromarray(drawings()["dashboard"])}
+    width, height = (length * SCALE for length in SIZE)
+    sheet = Image.new("RGB", (3 * width, len(ROWS) * (height + CAPTION)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for name, picture in pictures.items():
+        source, ours, theirs = (folder / f"{name}-{kind}.png" for kind in KINDS)
+        picture.save(source)
+        run([sys.executable, COMPRESS, str(source), "-o", str(ours), "-q"])
+        run(["pngquant", "--output", str(theirs), "256", str(source)])
+    for row, (name, (x, y)) in enumerate(ROWS):
+        for column, kind in enumerate(KINDS):
+            path, left, top = folder / f"{name}-{kind}.png", column * width, row * (height + CAPTION)
+            part = Image.open(path).convert("RGB").crop((x, y, x + SIZE[0], y + SIZE[1]))
+            sheet.paste(part.resize((width, height), Image.Resampling.NEAREST), (left, top))
+            pen.text((left + 6, top + height + 3), f"{kind}, {path.stat().st_size / 1000:.1f} kB", "black", font)
+    return sheet
+
+
+if __name__ == "__main__":
+    if shutil.which("pngquant") is None:
+        sys.exit("pngquant is not installed; it is in the packages of most systems")
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(__file__).resolve().parents[1] / "docs" / "picture.png"
+        draw(Path(scratch)).save(target, optimize=True)
