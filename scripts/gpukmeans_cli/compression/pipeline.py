@@ -379,7 +379,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
 
         choice = Choice(settings.n_colors, settings.lossy)
         if settings.target is not None:
-            choice = _choice(settings.target, source, histogram, suffix, settings, quantize)
+            choice = _choice(settings.target, source, histogram, settings, quantize)
         picture = quantize(choice.n_colors, choice.lossy)
         picture.finish_on_device()
     kept, data = find_output(file, picture, output, settings)
@@ -425,7 +425,6 @@ def _choice(
     target: Target,
     source: Source,
     histogram: ColorHistogram,
-    suffix: str,
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
 ) -> Choice:
