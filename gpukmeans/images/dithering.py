@@ -20,7 +20,7 @@ from gpukmeans.images import rate_distortion
 from gpukmeans.images.colorspace import has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
-from gpukmeans.images.rate_distortion import Objective, blurred_share
+from gpukmeans.images.rate_distortion import Objective, blurred_share, none_free
 from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks, tiles
 
@@ -409,9 +409,8 @@ def optimized(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) ->
 
     The strength times `BLURRED_SHARE` is the weight of the blurred error. `quantize` also changes the palette.
     """
-    none_free = torch.zeros_like(palette[:, 0], dtype=torch.bool)
     objective = Objective(share=blurred_share(strength / 256), price=0)
-    return rate_distortion.optimized(image, palette, nearest, objective, free=none_free).indices
+    return rate_distortion.optimized(image, palette, nearest, objective, free=none_free(palette)).indices
 
 
 DitheringName = Literal["none", "optimized", "floyd-steinberg", "bayer", "blue-noise"]

@@ -5,7 +5,6 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
@@ -21,7 +20,7 @@ _MAX_LOSSY = 100_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """The options of `quantize` for the indices of a palette, checked.
+    """The options of `quantize` for the indices of a palette, made by `check_mapping`.
 
     Args:
         dither: a name of `DITHERINGS` or a `Dithering` function.
@@ -31,36 +30,23 @@ class Mapping:
     """
 
     dither: DitheringName | Dithering
-    strength: object
-    lossy: object
-    rounds: object
-
-    def __post_init__(self) -> None:
-        check_dithering(self.dither)
-        check_strength(self.strength)
-        check_count("rounds", self.rounds, least=1)
-        if _lossy(self.lossy) > 0 and self.dither not in ("none", "optimized"):
-            name = self.dither if isinstance(self.dither, str) else "a function"
-            raise ValueError(f"lossy must be 0 unless dither is none or optimized, got {self.lossy} with {name}")
+    strength: float
+    lossy: float
+    rounds: int
 
     @property
     def takes_nearest(self) -> bool:
         """Whether each pixel takes the nearest color."""
-        return _lossy(self.lossy) == 0 and (self.dither == "none" or check_strength(self.strength) == 0)
+        return self.lossy == 0 and (self.dither == "none" or self.strength == 0)
 
     @property
     def optimizes(self) -> bool:
         """Whether indices are optimized, and the palette with them."""
         return not self.takes_nearest and self.dither in ("none", "optimized")
 
-    @property
-    def has_price(self) -> bool:
-        """Whether bits have a price."""
-        return _lossy(self.lossy) > 0
-
     def dithered(self, image: Tensor, palette: Tensor, histogram: ColorHistogram | None) -> Tensor:
         """Indices (H, W) by the dithering alone."""
-        return dithered(image, palette, self.dither, strength=check_strength(self.strength), histogram=histogram)
+        return dithered(image, palette, self.dither, strength=self.strength, histogram=histogram)
 
     def optimized(
         self, image: Tensor, indexed: IndexedImage, free: Tensor, squared_error: Callable[[], int]
@@ -69,19 +55,27 @@ class Mapping:
 
         `squared_error` returns the sum of that of the K-means palette, whose mean is the unit of prices.
         """
-        share = blurred_share(check_strength(self.strength)) if self.dither == "optimized" else 0
-        lossy = _lossy(self.lossy)
-        price = price_of_bit(lossy, squared_error(), indexed.indices.numel()) if lossy > 0 else 0
-        objective = Objective(share=share, price=price)
-        return optimized(image, *indexed, objective, n_rounds=check_count("rounds", self.rounds, least=1), free=free)
+        share = blurred_share(self.strength) if self.dither == "optimized" else 0
+        price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0
+        return optimized(image, *indexed, Objective(share=share, price=price), n_rounds=self.rounds, free=free)
 
 
-def none_free(palette: Tensor) -> Tensor:
-    """The mask (K,) of no color."""
-    return torch.zeros_like(palette[:, 0], dtype=torch.bool)
+def check_mapping(dither: DitheringName | Dithering, strength: object, lossy: object, rounds: object) -> Mapping:
+    """The options as a `Mapping`. TypeError or ValueError for wrong ones."""
+    check_dithering(dither)
+    mapping = Mapping(
+        dither=dither,
+        strength=check_strength(strength),
+        rounds=check_count("rounds", rounds, least=1),
+        lossy=_check_lossy(lossy),
+    )
+    if mapping.lossy > 0 and dither not in ("none", "optimized"):
+        name = dither if isinstance(dither, str) else "a function"
+        raise ValueError(f"lossy must be 0 unless dither is none or optimized, got {lossy} with {name}")
+    return mapping
 
 
-def _lossy(value: object) -> float:
+def _check_lossy(value: object) -> float:
     """The price, if it is a number from 0 to `_MAX_LOSSY`. TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"lossy must be a number, got {type(value).__name__}")

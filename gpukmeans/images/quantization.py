@@ -12,9 +12,10 @@ from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space,
 from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image, unique_colors
 from gpukmeans.images.indexed import IndexedImage, squared_error
-from gpukmeans.images.mapping import Mapping, none_free
+from gpukmeans.images.mapping import Mapping, check_mapping
 from gpukmeans.images.nearest import nearest_colors
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
+from gpukmeans.images.rate_distortion import none_free
 from gpukmeans.images.vivid_areas import flat_counts
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
@@ -83,7 +84,7 @@ def quantize(
     """
     check_image(image, batch=True)
     n_colors = check_n_colors(n_colors)
-    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds)
     check_space(space)
     refine = default_refine(refine, n_colors)
     if fixed is not None:
@@ -150,7 +151,7 @@ def apply_palette(
     check_colors(palette, "palette", image, 256)
     if len(palette) == 0:
         raise ValueError("palette must have at least 1 color, got 0")
-    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds)
     cleared = clear_transparent_pixels(image)
     images = cleared[None] if image.ndim == 3 else cleared
     if mapping.optimizes:
@@ -212,7 +213,7 @@ def map_to_palette(
         [[0, 0, 1]]
     """
     check_image(image, batch=True)
-    mapping = Mapping(dither=dither, strength=strength, lossy=lossy, rounds=rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds)
     check_histogram(histogram)
     if not isinstance(palette, Palette):
         raise TypeError(f"palette must be a Palette, from fit_palette, got {type(palette).__name__}")
@@ -232,9 +233,11 @@ def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping:
     """`map_to_palette` of one image (H, W, C)."""
     if not (mapping.takes_nearest or mapping.optimizes):
         return IndexedImage(palette.colors, mapping.dithered(image, palette.colors, histogram))
+    labeled = IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
     if mapping.takes_nearest:
-        return IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
-    nearest = _nearest(image, histogram, palette.colors)
+        return labeled
+    # The optimizer begins with colors nearest in sRGB. Those are the labels, if the palette was clustered there.
+    nearest = labeled if palette.free.any() else _nearest(image, histogram, palette.colors)
     return mapping.optimized(image, nearest, palette.free, lambda: squared_error(image, nearest))
 
 

@@ -84,6 +84,11 @@ class Objective:
         return {place: weight for place, weight in blurred.items() if weight}
 
 
+def none_free(palette: UInt8[Tensor, "k c"]) -> Bool[Tensor, " k"]:
+    """The mask (K,) of no color, for a palette that stays."""
+    return torch.zeros_like(palette[:, 0], dtype=torch.bool)
+
+
 def blurred_share(strength: float) -> int:
     """The weight of the blurred error, 0 to `BLURRED_SHARE`, for a strength of the dithering from 0 to 1."""
     return round(BLURRED_SHARE * strength)

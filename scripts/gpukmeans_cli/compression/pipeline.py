@@ -212,7 +212,6 @@ class QuantizedImage:
     """Options of `map_to_palette`."""
     timer: StageTimer
     _statistics: Statistics | None = None
-    _still: list[np.ndarray] | None = None
 
     def indices(self) -> Iterator[np.ndarray]:
         """The palette indices of each frame, uint8 (H, W)."""
@@ -307,10 +306,14 @@ class QuantizedImage:
         return peak_signal_to_noise(mse, common_channels(*shown))
 
     @cached_property
+    def _still(self) -> list[np.ndarray]:
+        """The indices of a still, which is mapped once."""
+        return list(self.indices())
+
+    @cached_property
     def data(self) -> bytes:
         """The encoded file."""
         if self.source.animation is None:
-            self._still = self._still or list(self.indices())
             (indices,) = self._still
             data = self._encoded(self.palette, indices, self.settings.effort)
         else:
@@ -326,7 +329,8 @@ class QuantizedImage:
 
     @cached_property
     def _mean_visible_error(self) -> float:
-        errors = [self._visible_error(*pair) for pair in zip(self.frames, self._still or self.indices(), strict=True)]
+        indices = self._still if self.source.animation is None else self.indices()
+        errors = [self._visible_error(*pair) for pair in zip(self.frames, indices, strict=True)]
         return math.fsum(errors) / len(errors)
 
     def _visible_error(self, frame: Tensor, indices: np.ndarray) -> float:
@@ -338,10 +342,7 @@ class QuantizedImage:
 
     def finish_on_device(self) -> None:
         """Do what needs the device: map a still, whose encoding does not need it, and encode an animation."""
-        if self.source.animation is None:
-            self._still = self._still or list(self.indices())
-        else:
-            _ = self.data
+        _ = self._still if self.source.animation is None else self.data
 
 
 def compress_image(source: Path, output: Path, settings: Settings) -> CompressionResult:

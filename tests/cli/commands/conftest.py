@@ -1,4 +1,5 @@
 import functools
+import json
 
 import pytest
 from helpers.image_files import noise, save
@@ -8,6 +9,18 @@ from helpers.image_files import noise, save
 def run(command):
     """Runs `gpukmeans compress` with the nearest colors, unless a dithering is given: exit code, stdout and stderr."""
     return functools.partial(command, "compress", "--dither", "none")
+
+
+@pytest.fixture
+def report(run):
+    """Runs `gpukmeans compress` on one file, and gives the JSON report."""
+
+    def report(*args):
+        code, out, err = run(*args, "--json", "-q")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return report
 
 
 @pytest.fixture

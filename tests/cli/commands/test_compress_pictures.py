@@ -1,4 +1,3 @@
-import json
 import struct
 from pathlib import Path
 
@@ -18,18 +17,6 @@ CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
-
-
-@pytest.fixture
-def report(run):
-    """Runs `gpukmeans compress` on one file, and gives the JSON report."""
-
-    def report(*args):
-        code, out, err = run(*args, "--json", "-q")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return report
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,6 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
-def report(run):
-    """Runs `gpukmeans compress` on one file, and gives the JSON report."""
-
-    def report(*args):
-        code, out, err = run(*args, "--json", "-q")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return report
-
-
-@pytest.fixture
 def small(tmp_path):
     """A PNG that a palette makes larger."""
     return save(noise(16, 16, 3), tmp_path / "small.png")

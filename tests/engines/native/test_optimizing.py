@@ -23,6 +23,15 @@ SIZES = st.sampled_from([(1, 1), (1, 2), (2, 1), (1, 30), (30, 1), (2, 3), (5, 4
 ALPHAS = st.sampled_from(["0", "255", "254", "any", "0 and 255", "254 and 255", "0 and 90 and 255"])
 COLORS = st.sampled_from([1, 2, 3, 16, 17, 256])
 PRICES = st.sampled_from([0, 1, 50_000, 1 << 30, 1 << 40, (1 << 40) + 1])
+# The arguments of `random_problem`, but for the seed.
+PROBLEMS = {
+    "size": SIZES,
+    "channels": st.integers(1, 4),
+    "k": COLORS,
+    "levels": st.sampled_from([2, 5, 256]),
+    "alphas": ALPHAS,
+    "palette_alphas": ALPHAS,
+}
 
 
 class Problem(NamedTuple):
@@ -81,12 +90,7 @@ def swept(problem, rate, objective, n_tried=8):
 
 @settings(max_examples=50)
 @given(
-    size=SIZES,
-    channels=st.integers(1, 4),
-    k=COLORS,
-    levels=st.sampled_from([2, 5, 256]),
-    alphas=ALPHAS,
-    palette_alphas=ALPHAS,
+    **PROBLEMS,
     share=st.sampled_from([0, 1, 208, 256]),
     price=PRICES,
     n_tried=st.integers(1, 8),
@@ -116,12 +120,7 @@ def test_each_pair_of_filters_has_its_bits(each_library, channels, per_byte, k):
 
 @settings(max_examples=25)
 @given(
-    size=SIZES,
-    channels=st.integers(1, 4),
-    k=COLORS,
-    levels=st.sampled_from([2, 5, 256]),
-    alphas=ALPHAS,
-    palette_alphas=ALPHAS,
+    **PROBLEMS,
     share=st.sampled_from([0, 208, 256]),
     n=st.integers(1, 8),
     seed=st.integers(0, 2**31),
