@@ -43,18 +43,15 @@ typedef VECTOR_OF(double) f64_vector;
 typedef VECTOR_OF(int64_t) i64_vector; // ... and of f64_vector
 
 INLINE f32_vector f32_load(const float *from) { return *(const f32_vector *)from; }
-INLINE i32_vector i32_load(const int32_t *from) { return *(const i32_vector *)from; }
 INLINE f64_vector f64_load(const double *from) { return *(const f64_vector *)from; }
 INLINE i64_vector i64_load(const int64_t *from) { return *(const i64_vector *)from; }
 INLINE void f32_store(float *to, f32_vector values) { *(f32_vector *)to = values; }
-INLINE void i32_store(int32_t *to, i32_vector values) { *(i32_vector *)to = values; }
 INLINE void f64_store(double *to, f64_vector values) { *(f64_vector *)to = values; }
 INLINE void i64_store(int64_t *to, i64_vector values) { *(i64_vector *)to = values; }
 
 INLINE f32_vector f32_fill(float value) { return (f32_vector){0} + value; }
 INLINE i32_vector i32_fill(int32_t value) { return (i32_vector){0} + value; }
 INLINE f64_vector f64_fill(double value) { return (f64_vector){0} + value; }
-INLINE i64_vector i64_fill(int64_t value) { return (i64_vector){0} + value; }
 
 // Per lane, `yes` where the mask holds, else `no`, by bits: compilers make branches of the conditional operator.
 INLINE i32_vector i32_select(i32_vector mask, i32_vector yes, i32_vector no) { return (mask & yes) | (~mask & no); }
