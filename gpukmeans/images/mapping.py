@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gpukmeans.images.contrast import contrast_weights
 from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
 from gpukmeans.images.dithering import dither as dithered
 from gpukmeans.images.histogram import ColorHistogram
@@ -57,7 +58,9 @@ class Mapping:
         """
         share = blurred_share(self.strength) if self.dither == "optimized" else 0
         price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0
-        return optimized(image, *indexed, Objective(share=share, price=price), n_rounds=self.rounds, free=free)
+        weights = contrast_weights(image) if share and price else None
+        objective = Objective(share=share, price=price)
+        return optimized(image, *indexed, objective, n_rounds=self.rounds, free=free, bit_weights=weights)
 
 
 def check_mapping(dither: DitheringName | Dithering, strength: object, lossy: object, rounds: object) -> Mapping:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.png import cheapest_filters, filtered_counts
+from gpukmeans.engines.native.png import cheapest_filters, filtered_counts, weighted_counts
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.tiling import blocks
 
@@ -21,6 +21,9 @@ N_FILTERS = 5
 
 BIT = 64
 """Units of a code length: 1/64 bit."""
+
+WEIGHT_SIDE, WEIGHT, MOST_WEIGHT = 8, 16, 32
+"""Side of the blocks of pixels that have a weight, the weight of 1, and the highest one."""
 
 # Deflate's codes have 1 to 15 bits.
 _SHORTEST, _LONGEST = BIT, 15 * BIT
@@ -43,11 +46,15 @@ class PngRate:
         filters: filter type of each row, 0 to 4.
         lengths: code lengths in 1/64 bit.
         per_byte: number of pixels in a byte, 1, 2, 4 or 8.
+        weights: factor of the lengths in each block of 8 x 8 pixels, the last ones smaller, in sixteenths up to 32:
+            uint8 (ceil(H / 8), ceil(W / 8)); products are rounded down. Without weights all are 1. Only rows of one
+            pixel a byte can have them.
     """
 
     filters: Int[Tensor, " h"]
     lengths: Int[Tensor, "256"]
     per_byte: int = 1
+    weights: UInt8[Tensor, "p q"] | None = None
 
 
 def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]:
@@ -153,18 +160,34 @@ def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
 
 
 def total_bits(indices: UInt8[Tensor, "h w"], rate: PngRate) -> int:
-    """Bits of rows of indices (H, W) with their filter types, in 1/64 bit.
+    """Bits of rows of indices (H, W) with their filter types, in 1/64 bit. Those of filter types have a weight of 1.
 
     Args:
         indices: uint8 (H, W).
         rate: filter types and code lengths.
     """
-    rows = packed(indices, rate.per_byte)
-    if takes(rows, dtype=torch.uint8) and takes(rate.filters, dtype=torch.int32):
+    rows, lengths = packed(indices, rate.per_byte), rate.lengths.long()
+    by_kernels = takes(rows, dtype=torch.uint8) and takes(rate.filters, dtype=torch.int32)
+    if rate.weights is not None:
+        lengths = weighted(lengths, torch.arange(MOST_WEIGHT + 1, device=lengths.device)[:, None])
+        count = weighted_counts if by_kernels else _weighted_counts
+        counts = count(rows.contiguous(), rate.filters.contiguous(), rate.weights.contiguous())
+    elif by_kernels:
         counts = filtered_counts(rows.contiguous(), rate.filters.contiguous())
     else:
         counts = _counts(_all_residuals(rows), rate.filters)
-    return int((counts * rate.lengths).sum())
+    return int((counts * lengths).sum())
+
+
+def pixel_weights(weights: UInt8[Tensor, "p q"], height: int, width: int) -> Int[Tensor, "h w"]:
+    """The weight of each pixel, int32 (H, W), of those of blocks."""
+    by_row = weights.int().repeat_interleave(WEIGHT_SIDE, dim=0)[:height]
+    return by_row.repeat_interleave(WEIGHT_SIDE, dim=1)[:, :width]
+
+
+def weighted(lengths: Tensor, weights: Tensor) -> Tensor:
+    """Lengths times weights, rounded down."""
+    return lengths * weights // WEIGHT
 
 
 def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:
@@ -208,6 +231,13 @@ def _counts(residuals: Tensor, filters: Tensor) -> Tensor:
     """Counts (256,), int64, of the bytes of filtered rows: residuals (5, H, W) of the filters (H,), and these."""
     chosen = residuals[filters.long(), torch.arange(len(filters), device=filters.device)]
     return torch.bincount(chosen.flatten(), minlength=256) + torch.bincount(filters, minlength=256)
+
+
+def _weighted_counts(rows: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
+    """Counts (33, 256), int64, of the bytes of rows (H, W) with these filters (H,), by their weights."""
+    chosen = _all_residuals(rows)[filters.long(), torch.arange(len(filters), device=filters.device)]
+    bins = torch.cat([(256 * pixel_weights(weights, *rows.shape) + chosen).flatten(), 256 * WEIGHT + filters])
+    return torch.bincount(bins, minlength=256 * (MOST_WEIGHT + 1)).view(-1, 256)
 
 
 def _code_lengths(counts: Tensor) -> Tensor:

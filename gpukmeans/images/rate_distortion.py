@@ -8,12 +8,12 @@ Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the p
     J = e·R·e + price · bits,
 
 e being the errors of all pixels, R a mixture of the identity and of a small blur correlated with itself, and bits the
-code lengths of `png_rate`. Pixels are changed one by one to the color of the least J (iterated conditional modes,
-Besag 1986), or, where few colors take fewer bits so, together with those that share their byte. All arithmetic is on
-integers, so every device returns the same bits.
+code lengths of `png_rate`, which may have weights by place. Pixels are changed one by one to the color of the least J
+(iterated conditional modes, Besag 1986), or, where few colors take fewer bits so, together with those that share their
+byte. All arithmetic is on integers, so every device returns the same bits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -32,10 +32,12 @@ from gpukmeans.images.png_rate import (
     fitted_rate,
     free_rate,
     packed,
+    pixel_weights,
     pixels_per_byte,
     predicted,
     total_bits,
     unpacked,
+    weighted,
 )
 from gpukmeans.tiling import blocks
 
@@ -117,6 +119,7 @@ def optimized(
     *,
     n_rounds: int = 4,
     free: Bool[Tensor, " k"] | None = None,
+    bit_weights: UInt8[Tensor, "p q"] | None = None,
 ) -> IndexedImage:
     """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.
 
@@ -131,6 +134,7 @@ def optimized(
         objective: what is minimized.
         n_rounds: number of rounds.
         free: mask (K,) of the colors that may change; opaque ones do. By default all.
+        bit_weights: weights of bits by blocks, as those of `PngRate`. Not used where bytes have several pixels.
     """
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
     cells, per_byte = color_cells(image), None
@@ -142,7 +146,7 @@ def optimized(
         ordered = IndexedImage(palette[order], _renumbered(indices, places))
         if objective.price:
             per_byte = per_byte or pixels_per_byte(ordered.indices, len(palette))
-            rate = fitted_rate(ordered.indices, per_byte)
+            rate = replace(fitted_rate(ordered.indices, per_byte), weights=bit_weights if per_byte == 1 else None)
         else:
             rate = free_rate(ordered.indices)
         cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
@@ -294,6 +298,7 @@ def _sweep_by_kernels(
         candidates.lists.contiguous(),
         filters=rate.filters,
         lengths=rate.lengths,
+        weights=None if rate.weights is None else rate.weights.contiguous(),
         per_byte=rate.per_byte,
         translucent=~opaque if opaque.any() and not opaque.all() else None,
         share=objective.share,
@@ -328,6 +333,9 @@ class _Grid:
         # A row more, for the one below the last.
         self._filters = torch.cat([rate.filters, rate.filters[:1]])
         self._lengths, self._objective = rate.lengths.long(), objective
+        self._weights = None
+        if rate.weights is not None:
+            self._weights = torch.nn.functional.pad(pixel_weights(rate.weights, *rows.shape), (1, 1, 1, 1))
 
     def indices(self) -> Tensor:
         """The indices (H, W), int32."""
@@ -365,26 +373,28 @@ class _Grid:
         colors = torch.where(excluded, old_colors, colors)
         tried = packed(colors.flatten(0, 2).to(torch.uint8), self._per_byte).view(tried.shape).int()
 
-        weights, n = self._objective.weights(), self._per_byte
+        correlations, n = self._objective.weights(), self._per_byte
         errors = [self._errors[:, i:] for i in range(n)]
         gradient = torch.stack([torch.zeros_like(shifted(one, 2, 2, n)) for one in errors], dim=2)
-        for (y, x), weight in weights.items():
+        for (y, x), weight in correlations.items():
             gradient += weight * torch.stack([shifted(one, y + 2, x + 2, n) for one in errors], dim=2)
         steps = self._points[old_colors] - self._points[colors]
-        reflected = weights[0, 0] * steps
+        reflected = correlations[0, 0] * steps
         for distance in range(1, min(n, 3)):
-            weight = weights.get((0, distance), 0)
+            weight = correlations.get((0, distance), 0)
             reflected[:, :, :, distance:] += weight * steps[:, :, :, :-distance]
             reflected[:, :, :, :-distance] += weight * steps[:, :, :, distance:]
         change = (steps * (2 * gradient[:, :, None] + reflected)).sum(dim=(3, 4))
 
         own, below = self._filters[rows][:, None, None], self._filters[rows + 1][:, None, None]
-        bits = self._length(tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1]))
+        weights = self._weights
+        of_bits = {at: None if weights is None else shifted(weights, at[0] + 1, at[1] + 1)[..., None] for at in around}
+        bits = self._length(tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1]), of_bits[0, 0])
         right = around[0, 1] - predicted(own, tried, around[-1, 1], around[-1, 0])
         under = around[1, 0] - predicted(below, around[1, -1], tried, around[0, -1])
         diagonal = around[1, 1] - predicted(below, around[1, 0], around[0, 1], tried)
-        bits = bits + has_right * self._length(right) + has_below * self._length(under)
-        bits = bits + has_right * has_below * self._length(diagonal)
+        bits = bits + has_right * self._length(right, of_bits[0, 1]) + has_below * self._length(under, of_bits[1, 0])
+        bits = bits + has_right * has_below * self._length(diagonal, of_bits[1, 1])
 
         total = BIT * change + self._objective.price * bits
         least = total.amin(dim=2, keepdim=True)
@@ -401,8 +411,9 @@ class _Grid:
         n_outside = self.width * self._per_byte - mask.shape[1]
         return torch.nn.functional.pad(mask, (0, n_outside), value=outside).unflatten(1, (self.width, self._per_byte))
 
-    def _length(self, residuals: Tensor) -> Tensor:
-        return self._lengths[residuals & 255]
+    def _length(self, residuals: Tensor, weights: Tensor | None) -> Tensor:
+        lengths = self._lengths[residuals & 255]
+        return lengths if weights is None else weighted(lengths, weights)
 
 
 def refitted(

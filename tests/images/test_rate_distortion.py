@@ -83,13 +83,15 @@ def test_the_energy_of_a_picture_with_alpha_exceeds_64_bits():
     share=st.sampled_from([0, 208, 256]),
     price=st.sampled_from([0, 1 << 10, 1 << 20, 1 << 34]),
     per_byte=st.sampled_from([1, 2, 4, 8]),
+    is_weighted=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_a_sweep_never_raises_the_cost(channels, share, price, per_byte, seed):
+def test_a_sweep_never_raises_the_cost(channels, share, price, per_byte, is_weighted, seed):
     image, palette, indices = problem_of(channels, seed, k=min(9, 1 << 8 // per_byte))
     objective, indexed = Objective(share=share, price=price), IndexedImage(palette, indices.clone())
     filters = random_image(1, len(indices), 1, 5, seed).flatten().int()
-    rate = PngRate(filters, fitted_rate(indices, per_byte).lengths, per_byte)
+    weights = random_image(2, 3, 1, 33, seed)[..., 0] if is_weighted and per_byte == 1 else None
+    rate = PngRate(filters, fitted_rate(indices, per_byte).lengths, per_byte, weights)
     candidates = color_cells(image).nearest(palette, 8)
     costs = [cost(image, indexed, rate, objective)]
     for _ in range(3):

@@ -133,6 +133,35 @@ EXPORT void gpukmeans_optimizing_nearest(const struct nearest *p, int64_t start,
   }
 }
 
+// ---- Contrast ----
+
+INLINE int32_t magnitude(int32_t number) { return number < 0 ? -number : number; }
+
+INLINE void add_differences(int channels, const uint8_t *pixels, int64_t height, int64_t width, int64_t start,
+                            int64_t stop, int64_t *sums) {
+  const int64_t stride = width * channels;
+  for (int64_t y = start * 8; y < stop * 8 && y < height; y++) {
+    const uint8_t *row = pixels + y * stride, *above = y ? row - stride : row;
+    int64_t *of_row = sums + y / 8 * ((width + 7) / 8);
+    for (int64_t x = 0; x < width; x += 8) {
+      const int64_t end = at_most(x + 8, width) * channels;
+      int32_t sum = 0;
+      for (int64_t i = x * channels; i < end; i++)
+        sum += magnitude(row[i] - above[i]);
+      for (int64_t i = (x ? x : 1) * channels; i < end; i++)
+        sum += magnitude(row[i] - row[i - channels]);
+      of_row[x / 8] += sum;
+    }
+  }
+}
+
+// Adds the differences of the pixels of blocks of 8 x 8 from those to the left and above, for the rows of blocks in
+// [start, stop).
+EXPORT void gpukmeans_optimizing_differences(int channels, const uint8_t *pixels, int64_t height, int64_t width,
+                                             int64_t start, int64_t stop, int64_t *sums) {
+  FOR_CHANNELS(channels, add_differences, pixels, height, width, start, stop, sums)
+}
+
 // ---- Errors and correlations ----
 
 struct picture {
@@ -307,7 +336,7 @@ typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alia
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
-  int64_t price;              // at most 2^40, with alpha 2^48, so that J is below 2^61, of bytes 2^62
+  int64_t price;              // at most 2^39, with alpha 2^47, so that J is below 2^61, of bytes 2^62
   const uint8_t *pixels;      // (H, W, C): of their alpha
   const int32_t *cells;       // (H, W)
   const uint8_t *lists;       // (M, 8): colors tried in each cell
@@ -317,6 +346,7 @@ struct sweep {
   const uint8_t *translucent; // (256): colors that opaque pixels do not take; NULL: none
   const int32_t *filters;     // (H)
   const int32_t *lengths;     // (256)
+  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): of lengths, in sixteenths; NULL: 16, as with several pixels
   int64_t bit;                // units of a length
   int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8 and all values are tried
 };
@@ -367,11 +397,17 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-// Residuals by colors tried: of the pixel, and of those whose prediction depends on it.
+// Residuals by colors tried, and their weights: of the pixel, and of those whose prediction depends on it.
 struct residuals {
   int n;
+  int32_t weights[4];
   uint16_t terms[4][LANES];
 };
+
+// The weight of the bits of a pixel, in sixteenths.
+INLINE int32_t weight_at(const struct sweep *s, int64_t y, int64_t x) {
+  return s->weights ? s->weights[y / 8 * ((s->width + 7) / 8) + x / 8] : 16;
+}
 
 INLINE void store_residuals(struct residuals *residuals, int term, int part, bytes_t values) {
   *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
@@ -379,7 +415,7 @@ INLINE void store_residuals(struct residuals *residuals, int term, int part, byt
 
 // The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
 // difference of J.
-INLINE void fill_residuals(const struct sweep *s, int64_t x, int own, int below, const uint8_t *at,
+INLINE void fill_residuals(const struct sweep *s, int64_t y, int64_t x, int own, int below, const uint8_t *at,
                            const uint8_t *tried_lanes, struct residuals *residuals) {
   const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
   const int has_right = x + 1 < s->width;
@@ -387,17 +423,21 @@ INLINE void fill_residuals(const struct sweep *s, int64_t x, int own, int below,
     const bytes_t tried = bytes_load(tried_lanes + part * BYTE_LANES);
     int n = 0;
     const bytes_t here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]));
+    residuals->weights[n] = weight_at(s, y, x);
     store_residuals(residuals, n++, part, tried - here);
     if (has_right && own != 0 && own != 2) {
       const bytes_t right = predict(own, tried, bytes_fill(above[1]), bytes_fill(above[0]));
+      residuals->weights[n] = weight_at(s, y, x + 1);
       store_residuals(residuals, n++, part, bytes_fill(at[1]) - right);
     }
     if (below >= 2) {
       const bytes_t lower = predict(below, bytes_fill(under[-1]), tried, bytes_fill(at[-1]));
+      residuals->weights[n] = weight_at(s, y + 1, x);
       store_residuals(residuals, n++, part, bytes_fill(under[0]) - lower);
     }
     if (has_right && below == 4) {
       const bytes_t diagonal = predict(below, bytes_fill(under[0]), bytes_fill(at[1]), tried);
+      residuals->weights[n] = weight_at(s, y + 1, x + 1);
       store_residuals(residuals, n++, part, bytes_fill(under[1]) - diagonal);
     }
     residuals->n = n;
@@ -412,7 +452,7 @@ INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *r
     }
     bits[lane] = 0;
     for (int term = 0; term < n; term++)
-      bits[lane] += lengths[residuals->terms[term][lane]];
+      bits[lane] += lengths[residuals->terms[term][lane]] * residuals->weights[term] / 16;
   }
 }
 
@@ -468,7 +508,7 @@ INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, poi
   return choose(totals, tried);
 }
 
-// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^40 their sums are below
+// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^39 their sums are below
 // 2^53, so doubles hold them.
 INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
                        point_t old_point, const uint8_t *tried, const int32_t *bits) {
@@ -520,7 +560,7 @@ INLINE void change_pixel(int alpha, const struct sweep *s, const struct constant
 
   struct residuals residuals;
   int32_t bits[LANES];
-  fill_residuals(s, x, own, below, at, tried, &residuals);
+  fill_residuals(s, y, x, own, below, at, tried, &residuals);
   switch (residuals.n) {
   case 1: add_lengths(1, s->lengths, &residuals, bits); break;
   case 2: add_lengths(2, s->lengths, &residuals, bits); break;

@@ -59,7 +59,8 @@ class _Sweep(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("height", "width")),
         *((name, ctypes.c_int32) for name in ("channels", "share")),
         ("price", ctypes.c_int64),
-        *pointers("pixels", "cells", "lists", "indices", "errors", "points", "translucent", "filters", "lengths"),
+        *pointers("pixels", "cells", "lists", "indices", "errors", "points", "translucent", "filters"),
+        *pointers("lengths", "weights"),
         ("bit", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("per_byte", "n_colors")),
     ]
@@ -118,6 +119,23 @@ def nearest_to_cells(
     run = _function("nearest", ctypes.POINTER(_Nearest), ctypes.c_int64, ctypes.c_int64)
     run_chunks(lambda start, stop: run(state, start, stop), len(centers), _CELLS)
     return lists
+
+
+def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
+    """Sums, int64, of absolute differences of the pixels of each block of 8 x 8 from those to the left and above.
+
+    Args:
+        image: uint8 (H, W, C).
+    """
+    height, width, channels = image.shape
+    sums = _zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
+    run = _function("differences", ctypes.c_int, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p)
+
+    def kernel(start: int, stop: int) -> None:
+        run(channels, image.data_ptr(), height, width, start, stop, sums.data_ptr())
+
+    run_chunks(kernel, len(sums), max(1, _BLOCK // (8 * width)))
+    return sums
 
 
 def energy(
@@ -208,6 +226,7 @@ def sweep(
     *,
     filters: Int[Tensor, " h"],
     lengths: Int[Tensor, "256"],
+    weights: UInt8[Tensor, "p q"] | None,
     per_byte: int,
     translucent: Bool[Tensor, " k"] | None,
     share: int,
@@ -227,6 +246,7 @@ def sweep(
         lists: colors tried, uint8 (M, n), n from 1 to `MAX_TRIED`.
         filters: filter types of the rows, int32 (H,).
         lengths: code lengths of residuals, int32 (256,).
+        weights: of the lengths in blocks of 8 x 8 pixels, in sixteenths, uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
         per_byte: number of pixels in a byte: with 2, 4 or 8 all values are tried.
         translucent: mask (K,) of the colors that opaque pixels do not take.
         share: weight of the blurred error, 0 to 256.
@@ -239,6 +259,7 @@ def sweep(
         and rows.shape == (height, -(-width // per_byte))
         and filters.shape == (height,)
         and lengths.shape == (256,)
+        and (weights is None or (weights.shape == (-(-height // 8), -(-width // 8)) and int(weights.max()) <= 32))
         and price <= max_price(image.shape[2])
     )
     _check(1 <= n_tried <= MAX_TRIED and int(cells.max()) < len(lists))
@@ -251,7 +272,7 @@ def sweep(
     state = _Sweep(
         *(height, width, image.shape[2], share, price),
         *(_address(tensor) for tensor in (image, cells, lists, padded, errors, picture.points, translucent)),
-        *(_address(tensor) for tensor in (filters, lengths)),
+        *(_address(tensor) for tensor in (filters, lengths, weights)),
         *(bit, per_byte, len(points)),
     )
     run = _function("sweep", ctypes.POINTER(_Sweep), *[ctypes.c_int64] * 3, ctypes.c_void_p)
@@ -267,7 +288,7 @@ def sweep(
 
 def max_price(channels: int) -> int:
     """The highest price of a bit with which J fits, for images of this number of channels."""
-    return 1 << (48 if channels % 2 == 0 else 40)
+    return 1 << (47 if channels % 2 == 0 else 39)
 
 
 _ROWS = ctypes.POINTER(_Picture), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p

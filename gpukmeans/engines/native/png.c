@@ -97,6 +97,21 @@ EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64
       counts[value] += tables[table][value];
 }
 
+// Adds the counts (33, 256) of the bytes of the rows in [start, stop) with given filters by the weights, up to 32, of
+// blocks of 8 x 8 bytes. Filter types have the weight 16. `scratch` has 2 rows.
+EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weights, int64_t start, int64_t stop,
+                                uint8_t *scratch, int64_t *counts) {
+  uint8_t *const zeros = scratch + f->width;
+  memset(zeros, 0, (size_t)f->width);
+  for (int64_t y = start; y < stop; y++) {
+    const uint8_t *row = f->rows + y * f->width, *of_row = weights + y / 8 * ((f->width + 7) / 8);
+    filter_row_by(f->filters[y], row, y ? row - f->width : zeros, f->width, scratch);
+    for (int64_t x = 0; x < f->width; x++)
+      counts[of_row[x / 8] * N_BYTES + scratch[x]]++;
+    counts[16 * N_BYTES + f->filters[y]]++;
+  }
+}
+
 // Adds the counts of pairs of indices in rows [start, stop) of an image (H, W), horizontal and with the row below:
 // uint32 (K, K), by the first and the second.
 EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int64_t width, int64_t n_colors,

@@ -44,6 +44,33 @@ def filtered_counts(rows: UInt8[Tensor, "h w"], filters: Int[Tensor, " h"]) -> I
     return _filtered(rows, filters, None)
 
 
+def weighted_counts(
+    rows: UInt8[Tensor, "h w"], filters: Int[Tensor, " h"], weights: UInt8[Tensor, "p q"]
+) -> Int[Tensor, "n 256"]:
+    """Counts (33, 256), int64, of the bytes of rows (H, W) with these filter types, by the weights of their blocks.
+
+    Filter types have the weight 16.
+
+    Args:
+        rows: uint8 (H, W).
+        filters: int32 (H,), 0 to 4.
+        weights: uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
+    """
+    (height, width), n_weights = rows.shape, 33
+    if filters.shape != (height,) or weights.shape != (-(-height // 8), -(-width // 8)) or int(weights.max()) > 32:
+        raise ValueError("rows, filters and weights must have shapes (H, W), (H,) and (H / 8, W / 8), weights up to 32")
+    state, parts = _Filtering(width, rows.data_ptr(), None, filters.data_ptr()), []
+    run = _function("count", ctypes.POINTER(_Filtering), ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+
+    def kernel(start: int, stop: int) -> None:
+        counts, scratch = _zeros(n_weights * 256), torch.empty(2 * width, dtype=torch.uint8, device="cpu")
+        run(state, weights.data_ptr(), start, stop, scratch.data_ptr(), counts.data_ptr())
+        parts.append(counts)
+
+    run_chunks(kernel, height, max(1, _BLOCK // width))
+    return torch.stack(parts).sum(dim=0).view(n_weights, 256)
+
+
 def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
     height, width = rows.shape
     if filters.shape != (height,) or (lengths is not None and lengths.shape != (256,)):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpukmeans.engines.native import optimizing, png
 from gpukmeans.images.colorspace import clear_transparent_pixels
+from gpukmeans.images.contrast import contrast_weights
 from gpukmeans.images.dithering import dither
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.palette_order import palette_orders
@@ -22,7 +23,7 @@ from gpukmeans.images.rate_distortion import Objective, color_cells, energy, opt
 SIZES = st.sampled_from([(1, 1), (1, 2), (2, 1), (1, 30), (30, 1), (2, 3), (5, 4), (4, 5), (5, 6), (6, 7), (13, 17)])
 ALPHAS = st.sampled_from(["0", "255", "254", "any", "0 and 255", "254 and 255", "0 and 90 and 255"])
 COLORS = st.sampled_from([1, 2, 3, 16, 17, 256])
-PRICES = st.sampled_from([0, 1, 50_000, 1 << 30, 1 << 40, (1 << 40) + 1])
+PRICES = st.sampled_from([0, 1, 50_000, 1 << 30, 1 << 39, (1 << 39) + 1])
 # The arguments of `random_problem`, but for the seed.
 PROBLEMS = {
     "size": SIZES,
@@ -54,6 +55,10 @@ def random_problem(size, channels, k, levels, alphas, palette_alphas, seed):
     image = clear_transparent_pixels(random_colors(*size, channels, levels, alphas, seed))
     palette = random_colors(1, k, channels, levels, palette_alphas, seed + 1)[0]
     return Problem(image, palette, random_image(*size, 1, k, seed + 2)[..., 0])
+
+
+def random_weights(height, width, seed):
+    return random_image(-(-height // 8), -(-width // 8), 1, 33, seed)[..., 0]
 
 
 def photo_problem(photo, channels, k):
@@ -95,17 +100,20 @@ def swept(problem, rate, objective, n_tried=8):
     price=PRICES,
     n_tried=st.integers(1, 8),
     per_byte=st.sampled_from([1, 2, 4, 8]),
+    is_weighted=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_indices_are_swept_as_by_tensor_operations(
-    size, channels, k, levels, alphas, palette_alphas, share, price, n_tried, per_byte, seed
+    size, channels, k, levels, alphas, palette_alphas, share, price, n_tried, per_byte, is_weighted, seed
 ):
     k = min(k, 1 << 8 // per_byte)
     problem = random_problem(size, channels, k, levels, alphas, palette_alphas, seed)
     lengths = fitted_rate(problem.indices, per_byte).lengths
-    rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), lengths, per_byte)
+    weights = random_weights(*size, seed) if is_weighted and per_byte == 1 else None
+    rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), lengths, per_byte, weights)
     objective = Objective(share=share, price=price)
     assert_equal_to_tensor_operations(lambda: swept(problem, rate, objective, n_tried))
+    assert_equal_to_tensor_operations(lambda: total_bits(problem.indices, rate))
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -113,7 +121,8 @@ def test_indices_are_swept_as_by_tensor_operations(
 def test_each_pair_of_filters_has_its_bits(each_library, channels, per_byte, k):
     filters = [filter_type for pair in itertools.product(range(5), repeat=2) for filter_type in pair]
     problem = random_problem((50, 25), channels, k, 256, "254 and 255", "254 and 255", 0)
-    rate = PngRate(torch.tensor(filters).int(), fitted_rate(problem.indices, per_byte).lengths, per_byte)
+    weights = random_weights(50, 25, 0) if per_byte == 1 else None
+    rate = PngRate(torch.tensor(filters).int(), fitted_rate(problem.indices, per_byte).lengths, per_byte, weights)
     indices = assert_equal_to_tensor_operations(lambda: swept(problem, rate, Objective(share=208, price=1 << 24)))
     assert not torch.equal(indices, problem.indices)
 
@@ -150,7 +159,12 @@ def test_each_library_optimizes_a_photo(each_library, channels, k, share, china)
     problem = photo_problem(china, channels, k)
     sum_of_squares = energy(problem.image, IndexedImage(*problem[1:]), Objective(share=0, price=0)) // 2**16
     objective = Objective(share=share, price=price_of_bit(15.0, sum_of_squares, problem.indices.numel()))
-    result = assert_equal_to_tensor_operations(lambda: tuple(optimized(*problem, objective, n_rounds=2)))
+
+    def result_of():
+        weights = contrast_weights(problem.image)
+        return weights, *optimized(*problem, objective, n_rounds=2, bit_weights=weights)
+
+    result = assert_equal_to_tensor_operations(result_of)[1:]
     assert (result[1] != problem.indices).float().mean() > 0.002
 
 
@@ -158,12 +172,14 @@ def test_each_library_optimizes_a_photo(each_library, channels, k, share, china)
 def test_rows_are_computed_in_blocks(monkeypatch, n_threads, k):
     problem = random_problem((41, 30), 4, k, 256, "254 and 255", "254 and 255", 0)
     objective = Objective(share=208, price=1 << 24)
-    expected = optimized(*problem, objective)
+    weights = contrast_weights(problem.image)
+    expected = optimized(*problem, objective, bit_weights=weights)
     for name in ("_BLOCK", "_SWEEP_BLOCK", "_CELLS"):
         monkeypatch.setattr(optimizing, name, 100)
     monkeypatch.setattr(png, "_BLOCK", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    assert_equal(tuple(optimized(*problem, objective)), tuple(expected))
+    assert_equal(contrast_weights(problem.image), weights)
+    assert_equal(tuple(optimized(*problem, objective, bit_weights=weights)), tuple(expected))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -187,6 +203,12 @@ def test_shapes_that_do_not_fit_are_refused(unchecked):
         palette_orders(problem.indices, 2)
     with pytest.raises(ValueError, match="rows, filters and lengths must have shapes"):
         total_bits(problem.indices, PngRate(torch.zeros(5).int(), torch.zeros(256).int()))
+    weights = torch.zeros(1, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"weights must have shapes .* up to 32"):
+        total_bits(problem.indices, PngRate(torch.zeros(4).int(), torch.zeros(256).int(), weights=weights))
+    too_high = PngRate(torch.zeros(4).int(), torch.zeros(256).int(), weights=weights[:, :1] + 33)
+    with pytest.raises(ValueError, match=r"weights must have shapes .* up to 32"):
+        total_bits(problem.indices, too_high)
 
 
 @pytest.mark.parametrize("level", native.DRIVER_LEVELS)
@@ -210,7 +232,7 @@ def address(array):
 for channels in (1, 2, 3, 4):
     alpha = channels % 2 == 0
     for height, width, k in ((1, 1, 1), (1, 9, 256), (9, 1, 3), (2, 2, 255), (5, 3, 16), (23, 31, 256)):
-        for share, price in ((0, 0), (208, 1 << 40), (256, 1 << 20)):
+        for share, price in ((0, 0), (208, 1 << 39), (256, 1 << 20)):
             image = rng.integers(256, size=(height, width, channels), dtype=np.uint8)
             indices = rng.integers(k, size=(height, width), dtype=np.uint8)
             points = np.zeros((256, 4), np.int32)
@@ -251,13 +273,17 @@ for channels in (1, 2, 3, 4):
             filters, lengths = rng.integers(5, size=height), rng.integers(64, 961, size=256)
             filters, lengths = filters.astype(np.int32), lengths.astype(np.int32)
             scratch = np.zeros((2, width + 4, 4), np.int32)
+            differences = np.zeros((-(-height // 8), -(-width // 8)), np.int64)
+            arguments = i32(channels), to(image), i64(height), i64(width), i64(0), i64(len(differences))
+            library.gpukmeans_optimizing_differences(*arguments, to(differences))
+            weights = (differences % 33).astype(np.uint8)
             for per_byte in (1, 2, 4, 8):
                 if per_byte > 1 and k > 1 << 8 // per_byte:
                     continue
                 n_bytes = -(-width // per_byte)
                 values = np.pad(indices, ((0, 0), (0, n_bytes * per_byte - width))).reshape(height, n_bytes, per_byte)
                 padded = np.pad((values << 8 // per_byte * np.arange(per_byte)[::-1]).sum(axis=2).astype(np.uint8), 1)
-                arrays = image, cells, lists, padded, errors, points, excluded, filters, lengths
+                arrays = image, cells, lists, padded, errors, points, excluded, filters, lengths, weights
                 numbers = 64, [per_byte, k]
                 state = structure(height, width, [channels, share], price, *map(address, arrays), *numbers)
                 for top in range(min(3, height)):
@@ -269,6 +295,9 @@ for channels in (1, 2, 3, 4):
                 state = structure(width, address(indices), given, address(filters))
                 library.gpukmeans_png_filter(to(state), i64(0), i64(height), to(rows), to(counts))
             assert counts.sum() == 2 * height * (width + 1)
+            by_weight = np.zeros((33, 256), np.int64)
+            library.gpukmeans_png_count(to(state), to(weights), i64(0), i64(height), to(rows), to(by_weight))
+            assert by_weight.sum() == height * (width + 1)
             pairs = np.zeros((k, k), np.uint32)
             arguments = to(indices), i64(height), i64(width), i64(k), i64(0), i64(height), to(pairs)
             library.gpukmeans_png_adjacency(*arguments)

@@ -1,0 +1,69 @@
+"""Weights of bits by local contrast: errors are visible in smooth areas and hidden in busy ones.
+
+The eye is less sensitive to a pattern on top of a strong one (contrast masking, Legge & Foley 1980). So a bit may cost
+more error where neighboring pixels differ much, and less in a smooth sky, where runs of one color look like streaks.
+"""
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gpukmeans.engines.native import optimizing
+from gpukmeans.engines.native.tensors import takes
+from gpukmeans.images.png_rate import MOST_WEIGHT, WEIGHT, WEIGHT_SIDE
+
+# The weight of the smoothest areas.
+_LEAST_WEIGHT = 4
+
+
+def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
+    """Weights for `PngRate`, uint8 (ceil(H / 8), ceil(W / 8)), 4 to 32: roots of relative contrast, rounded down.
+
+    The contrast of a block of 8 x 8 pixels is the mean of `block_differences` over its pixels. That of the whole image
+    has the weight 16. All weights are 16 where it is 0.
+
+    Args:
+        image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
+
+    Example:
+        >>> row = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 3]], dtype=torch.uint8)
+        >>> contrast_weights(row[..., None]).tolist()
+        [[4, 27]]
+    """
+    differences = block_differences(image)
+    total = int(differences.sum())
+    if total == 0:
+        return torch.full_like(differences, WEIGHT, dtype=torch.uint8)
+    rows, columns = (
+        (length - WEIGHT_SIDE * torch.arange(n, device=image.device)).clamp(max=WEIGHT_SIDE)
+        for n, length in zip(differences.shape, image.shape, strict=False)
+    )
+    n_pixels = rows[:, None] * columns
+    # The weight w is the highest with (w / 16)² <= (differences / n_pixels) / (total / all pixels).
+    relative = WEIGHT**2 * image.shape[0] * image.shape[1] * differences // (total * n_pixels)
+    squares = torch.arange(_LEAST_WEIGHT + 1, MOST_WEIGHT + 1, device=image.device).square()
+    return (_LEAST_WEIGHT + torch.bucketize(relative, squares, right=True)).to(torch.uint8)
+
+
+def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
+    """Sums, int64, of absolute differences of the pixels of each block of 8 x 8 from those to the left and above.
+
+    Args:
+        image: uint8 (H, W, C).
+
+    Returns:
+        Sums over pixels and channels, (ceil(H / 8), ceil(W / 8)).
+
+    Example:
+        >>> block_differences(torch.tensor([[5], [7], [4]], dtype=torch.uint8)[..., None]).tolist()
+        [[5]]
+    """
+    if takes(image, dtype=torch.uint8):
+        return optimizing.block_differences(image.contiguous())
+    height, width, _ = image.shape
+    levels = image.short()
+    differences = torch.zeros(height, width, dtype=torch.int32, device=image.device)
+    differences[:, 1:] += levels.diff(dim=1).abs().sum(dim=2, dtype=torch.int32)
+    differences[1:] += levels.diff(dim=0).abs().sum(dim=2, dtype=torch.int32)
+    padded = torch.nn.functional.pad(differences, (0, -width % WEIGHT_SIDE, 0, -height % WEIGHT_SIDE))
+    return padded.unflatten(1, (-1, WEIGHT_SIDE)).unflatten(0, (-1, WEIGHT_SIDE)).sum(dim=(1, 3))
