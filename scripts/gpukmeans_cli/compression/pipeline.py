@@ -130,6 +130,8 @@ def mapping_options(settings: Settings, *, animated: bool) -> dict[str, Any]:
     if animated and (dither == "optimized" or lossy > 0):
         raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
     strength = settings.dither_strength
+    if strength == 0:
+        dither = "none"
     return {"dither": dither, "strength": strength, "lossy": lossy, "rounds": _ROUNDS[settings.effort]}
 
 
@@ -140,7 +142,7 @@ def default_lossy(dither: str) -> float:
 
 def takes_optimizer(mapping: dict[str, Any]) -> bool:
     """Whether these options of `map_to_palette` optimize the indices, instead of dithering or nearest colors."""
-    return mapping["lossy"] > 0 or (mapping["dither"] == "optimized" and mapping["strength"] > 0)
+    return mapping["lossy"] > 0 or mapping["dither"] == "optimized"
 
 
 class StoppedError(Exception):
@@ -209,7 +211,7 @@ class QuantizedImage:
     """That of the file format to encode."""
     settings: Settings
     mapping: dict[str, Any]
-    """Options of `map_to_palette`."""
+    """Options of `map_to_palette`. Those of a drawing may change when it is mapped."""
     timer: StageTimer
     _statistics: Statistics | None = None
 
@@ -239,8 +241,6 @@ class QuantizedImage:
         self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
 
     def _map(self, frame: Tensor) -> IndexedImage:
-        if self.fit is not None and self.fit.mse == 0:  # there is nothing to dither or to optimize
-            return self._mapped(frame, _NEAREST)
         indexed = self._mapped(frame, self.mapping)
         if self._has_default_mapping and takes_optimizer(self.mapping):
             nearest = self._mapped(frame, _NEAREST)
@@ -278,10 +278,9 @@ class QuantizedImage:
     @property
     def lacks_kernels(self) -> bool:
         """Whether the indices of many pixels are optimized on a CPU without native kernels, which is slow."""
-        optimizes = takes_optimizer(self.mapping) and (self.fit is None or self.fit.mse > 0)
         colors = self.histogram.colors
-        is_large = self.source.height * self.source.width > _MANY_PIXELS
-        return optimizes and is_large and colors.is_cpu and ENGINES["native"].unsupported_reason(colors) is not None
+        optimizes_many = takes_optimizer(self.mapping) and self.source.height * self.source.width > _MANY_PIXELS
+        return optimizes_many and colors.is_cpu and ENGINES["native"].unsupported_reason(colors) is not None
 
     @property
     def statistics(self) -> Statistics:
@@ -509,8 +508,9 @@ def quantize_source(
     if settings.palette is None:
         fit = fitted()
         palette = fit.colors
-        is_nearest = mapping["dither"] == "none" or mapping["strength"] == 0
-        if fit.mse == 0 or (is_nearest and mapping["lossy"] == 0):
+        if fit.mse == 0:  # there is nothing to dither or to optimize
+            mapping |= _NEAREST
+        if mapping["dither"] == "none" and mapping["lossy"] == 0:
             counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)
             counts.index_add_(0, fit.labels.int(), histogram.counts)
             statistics = Statistics(counts.cpu().numpy(), fit.mse)

@@ -83,6 +83,7 @@ def _variant_context(name: str, variant: Variant, data: ReportData, options: Seq
         **_encoding_context(variant, data),
         "n": variant.n_colors,
         "n_used": len(variant.colors),
+        "mode": variant.mode,
         "plain": None if variant.plain is None else _encoding_context(variant.plain, data),
         "n_iter": variant.n_iter,
         "swatches": list(

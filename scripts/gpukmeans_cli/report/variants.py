@@ -6,6 +6,7 @@ Each is beside the same palette with the nearest color of each pixel, unless tha
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,8 +63,10 @@ class Variant(Encoding, PaletteUsage):
 
     n_colors: int
     """The requested number of colors."""
+    mode: str
+    """Name of the way in which colors are chosen for pixels, such as Optimized."""
     plain: Encoding | None
-    """With the nearest color of the K-means palette for each pixel; None if that is what was requested."""
+    """With the nearest color of the K-means palette for each pixel; None if that is what the options request."""
     inertia: tuple[float, ...]
     """The inertia after each iteration; empty if nothing was clustered."""
     centers: np.ndarray
@@ -107,8 +110,6 @@ class ReportData:
     original: bytes
     """A file that browsers show as the photo: its own file, or a lossless copy."""
     original_suffix: str
-    mode: str
-    """Name of the way in which colors are chosen for pixels, such as Optimized."""
     cloud: Cloud
     variants: tuple[Variant, ...]
     """In the order of the requested numbers of colors."""
@@ -136,7 +137,6 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
             dropped_frames=source.frames_in_file - 1,
             original=original,
             original_suffix=suffix,
-            mode=_mode(settings),
             cloud=Cloud(
                 points=pca.project(colors),
                 colors=to_srgb(to_rgb(colors), source.metadata),
@@ -155,9 +155,8 @@ def _original(source: Source) -> tuple[bytes, str]:
     return encode_pixels(next(iter(source.frames)), source.metadata)
 
 
-def _mode(settings: Settings) -> str:
-    mapping = mapping_options(settings, animated=False)
-    if mapping["dither"] != "none" and mapping["strength"] > 0:
+def _mode(mapping: dict[str, Any]) -> str:
+    if mapping["dither"] != "none":
         return mapping["dither"].title()
     return "Lossy" if mapping["lossy"] > 0 else PLAIN
 
@@ -185,12 +184,13 @@ def _variant(
         return quantize_source(source, frames, histogram, lambda: fit, ".png", settings, timer)
 
     picture, plain = quantized(settings), None
-    if _mode(settings) != PLAIN:
+    if _mode(mapping_options(settings, animated=False)) != PLAIN:
         plain = quantized(replace(settings, dither="none", dither_strength=1.0, lossy=0.0))
-    encoding = _encoding(file, picture, settings)  # first: it maps the pixels, which may change the palette
+    encoding = _encoding(file, picture, settings)  # first: it maps the pixels, which may change palette and mapping
     usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)
     return Variant(
         n_colors=n_colors,
+        mode=_mode(picture.mapping),
         **vars(encoding),
         **vars(usage),
         plain=None if plain is None else _encoding(file, plain, settings),

@@ -105,6 +105,8 @@ def test_an_animation_cannot_be_optimized(command, animation, crop, tmp_path, op
         ((*NEAREST, "--lossy", 25), ".png", "none", 25),
         (("--dither", "bayer"), ".png", "bayer", 0),
         (("--dither", "bayer", "--lossy", 0), ".png", "bayer", 0),
+        (("--dither", "bayer", "--dither-strength", 0), ".png", "none", 0),
+        (("--dither-strength", 0), ".png", "none", 15),
     ],
 )
 def test_the_report_names_dithering_and_price(report, crop, tmp_path, args, suffix, dither, lossy):
@@ -143,11 +145,13 @@ def test_optimized_dithering_keeps_the_mean_colors_of_areas(report, crop, tmp_pa
     assert blurred_error("--lossy", 0) < 0.7 * blurred_error(*NEAREST)
 
 
-def test_an_image_of_at_most_256_colors_is_lossless(report, tmp_path):
+@pytest.mark.parametrize("args", [(), ("--lossy", 400), ("--dither", "bayer"), ("--quality", 100)])
+def test_an_image_of_at_most_256_colors_is_lossless_in_its_own_colors(report, tmp_path, args):
     colors = noise(256, 3)
     photo = save(colors[noise(20, 30)], tmp_path / "photo.png")
-    found = report(photo)
+    found = report(photo, *args, "-o", tmp_path / "photo-256.png")
     assert (found["psnr"], found["mse"], found["iterations"]) == (None, 0, 0)
+    assert (found["dither"], found["lossy"]) == ("none", 0)
     assert np.array_equal(rgba(tmp_path / "photo-256.png"), rgba(photo))
 
 

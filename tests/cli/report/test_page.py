@@ -16,6 +16,7 @@ VOID = {"meta", "link", "img", "input", "br"}
 def variant(n_colors=2, **changes):
     fields = {
         "n_colors": n_colors,
+        "mode": "Optimized",
         "data": b"png of %d" % n_colors,
         "kept": False,
         "colors": np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8),
@@ -50,7 +51,6 @@ def report_data(*variants, **changes):
         "dropped_frames": 0,
         "original": b"jpeg",
         "original_suffix": ".jpeg",
-        "mode": "Optimized",
         "cloud": cloud,
         "variants": variants or (variant(2), variant(7), variant(9)),
     }

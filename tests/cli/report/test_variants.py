@@ -59,7 +59,7 @@ def test_each_variant_is_beside_the_output_of_compress_without_dithering(tmp_pat
     data = build_report_data(photo, [9], replace(SETTINGS, **options))
     (variant,) = data.variants
     report = compress_image(photo, tmp_path / "9.png", replace(SETTINGS, n_colors=9)).report
-    assert data.mode == mode
+    assert variant.mode == mode
     assert variant.plain.data == (tmp_path / "9.png").read_bytes() != variant.data
     assert variant.plain.psnr == report.psnr > variant.psnr
     assert not variant.plain.kept
@@ -68,8 +68,14 @@ def test_each_variant_is_beside_the_output_of_compress_without_dithering(tmp_pat
 @pytest.mark.parametrize("options", [{}, {"dither": "bayer", "dither_strength": 0.0}])
 def test_nearest_colors_are_beside_nothing(tmp_path, options):
     data = build_report_data(save(noise(31, 40, 3), tmp_path / "a.png"), [9], replace(SETTINGS, **options))
-    assert data.mode == "Nearest"
+    assert data.variants[0].mode == "Nearest"
     assert data.variants[0].plain is None
+
+
+def test_a_lossless_variant_has_the_nearest_colors(tmp_path):
+    photo = save(noise(3, 4, 3), tmp_path / "a.png")
+    data = build_report_data(photo, [9, 12], replace(SETTINGS, **OPTIMIZED))
+    assert [variant.mode for variant in data.variants] == ["Optimized", "Nearest"]
 
 
 def test_the_quality_is_that_of_the_goal_of_compress(tmp_path, china):
