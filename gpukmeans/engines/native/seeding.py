@@ -197,7 +197,7 @@ class _BoxedState(_State):
         self._panel_rows = BOX * FANOUT * FANOUT
         self._chunk = max(1, _CHUNK_PRODUCTS // (self._panel_rows * MAX_CANDIDATES * width))
         self._sum_kernel = self._kernel("total", ctypes.c_void_p, restype=ctypes.c_int64)
-        self._draw_kernel = self._kernel("draw", ctypes.c_void_p)
+        self._draw_kernel = self._kernel("draw", ctypes.c_void_p, restype=None)
         self._measure_kernel = self._kernel("measure", *_RANGE)
         self._weigh_kernel = self._kernel("weigh", *_RANGE, ctypes.c_void_p)
         self._take_kernel = self._kernel("take", *_RANGE, ctypes.c_int64)
