@@ -221,7 +221,7 @@ Tol = Annotated[
     ),
 ]
 AsJson = Annotated[bool, _message("--json", help="Print one JSON object per file on stdout.")]
-Verbose = Annotated[bool, _message("-v", "--verbose", help="Also print engine, convergence and timings.")]
+Verbose = Annotated[bool, _message("-v", "--verbose", help="Also print tries, engine, convergence and timings.")]
 
 # palette
 

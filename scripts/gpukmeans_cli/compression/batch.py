@@ -18,7 +18,7 @@ from gpukmeans_cli.system.rank_env import RankEnv
 from gpukmeans_cli.system.rank_store import RankStore
 from gpukmeans_cli.system.worker_pool import in_order
 from gpukmeans_cli.terminal.messages import warn
-from gpukmeans_cli.terminal.progress import Step, show_progress
+from gpukmeans_cli.terminal.progress import Step, changing_line, show_progress
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,16 @@ def compress_all(
     stop, failure = pool.event(), pool.event()
     gpu_lock = threading.Lock() if settings.device.type == "cuda" else None
     settings = replace(settings, stop=stop, gpu_lock=gpu_lock)
+    # Of several files, which may be in other processes, the bar is the progress.
+    shows_tries = settings.target is not None and len(jobs) == 1 and not env.prefix and not reporter.quiet
     summary = Summary(planned=len(jobs))
     start = time.perf_counter()
 
     def work(job: Job) -> _JobResult:
         if fail_fast and failure.is_set():
             return _Skipped(output_exists=False)
-        result = _run(job, settings, skip_existing)
+        with changing_line(quiet=not shows_tries) as on_try:
+            result = _run(job, replace(settings, on_try=on_try), skip_existing)
         if isinstance(result, ImageError):
             failure.set()
         return result

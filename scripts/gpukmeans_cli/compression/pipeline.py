@@ -57,6 +57,7 @@ from gpukmeans_cli.system.atomic_files import (
 from gpukmeans_cli.system.device import within_memory
 from gpukmeans_cli.system.memory import return_freed_memory
 from gpukmeans_cli.system.worker_pool import Event
+from gpukmeans_cli.terminal.formatting import format_count
 
 # With `any_device`, images of fewer pixels are clustered on the CPU: on a GPU, the 60 kernel launches of an iteration
 # would take longer. An estimate from that count, not a measurement: no GPU was available.
@@ -107,6 +108,8 @@ class Settings:
     """Lock held while a file uses the GPU; None on the CPU."""
     stop: Event = field(default_factory=threading.Event)
     """Set to stop all work before anything else is written."""
+    on_try: Callable[[str], None] = lambda text: None
+    """Called with a text at the start of each try for the target."""
 
 
 # Numbers of colors with which vivid areas keep one by default: with fewer, photos lose, with more, few areas gain.
@@ -377,9 +380,9 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
             chosen = replace(settings, lossy=lossy)
             return quantize_source(source, frames, histogram, partial(fit, n_colors), suffix, chosen, timer)
 
-        choice = Choice(settings.n_colors, settings.lossy)
+        choice, tries = Choice(settings.n_colors, settings.lossy), []
         if settings.target is not None:
-            choice = _choice(settings.target, source, histogram, settings, quantize)
+            choice, tries = _choice(settings.target, source, histogram, settings, quantize)
         picture = quantize(choice.n_colors, choice.lossy)
         picture.finish_on_device()
     kept, data = find_output(file, picture, output, settings)
@@ -418,6 +421,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
         broken_animation=source.broken_animation,
         lacks_kernels=picture.lacks_kernels,
         left_out=source.left_out,
+        tries=tuple(tries),
     )
 
 
@@ -427,13 +431,32 @@ def _choice(
     histogram: ColorHistogram,
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
-) -> Choice:
-    """The number of colors and the price of bits that reach the target; of bits only where indices are optimized."""
+) -> tuple[Choice, list[str]]:
+    """The number of colors and the price of bits that reach the target, and a text about each try.
+
+    The price is searched only where indices are optimized.
+    """
     max_colors = min(256, len(histogram.colors))
     mapping = mapping_options(settings, animated=source.animation is not None)
-    if settings.lossy is None and mapping["lossy"] > 0:
-        return search(target, max_colors, quantize)
-    return Choice(search_colors(target, max_colors, lambda n: quantize(n, settings.lossy)), settings.lossy)
+    searches_price = settings.lossy is None and mapping["lossy"] > 0
+    tries: list[str] = []
+    found = ""
+
+    @cache
+    def tried(n_colors: int, lossy: float | None) -> QuantizedImage:
+        nonlocal found
+        price = f", lossy {lossy:.3g}" if searches_price else ""
+        name = f"try {len(tries) + 1}: {format_count(n_colors, 'color')}{price}"
+        settings.on_try(f"{name} (last {found})" if found else name)
+        picture = quantize(n_colors, lossy)
+        found = target.measure(picture)
+        tries.append(f"{name}: {found}")
+        return picture
+
+    if searches_price:
+        return search(target, max_colors, tried), tries
+    n_colors = search_colors(target, max_colors, lambda n: tried(n, settings.lossy))
+    return Choice(n_colors, settings.lossy), tries
 
 
 def _write(output: Path, data: bytes, settings: Settings) -> None:

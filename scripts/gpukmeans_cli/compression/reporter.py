@@ -53,7 +53,7 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:
-        """Print dropped frames and, if verbose, chunks left out, engine, end of the loop and stages on stderr."""
+        """Print dropped frames and, if verbose, chunks left out, tries, engine, end of the loop and stages."""
         name = stream_name(result.report.input)
         report = result.report
         warn_ignored_frames(name, result.dropped_frames + 1)
@@ -67,8 +67,8 @@ class Reporter:
                 f"{name}: --max-bytes leaves {colors} at {report.psnr:.2f} dB, hardly the same image; allow more bytes"
             )
         if self.verbose:
-            for chunks in result.left_out:
-                warn(f"{name}: {chunks}")
+            for phrase in (*result.left_out, *result.tries):
+                warn(f"{name}: {phrase}")
             end = "converged" if report.converged else "stopped at --max-iter"
             stages = ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in result.stages.items())
             warn(f"{name}: engine {result.engine}")

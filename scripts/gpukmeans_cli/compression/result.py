@@ -91,3 +91,5 @@ class CompressionResult:
     """Whether the indices of many pixels were optimized without native kernels, which is slow."""
     left_out: tuple[str, ...] = ()
     """Phrases about the chunks of the input that were left out."""
+    tries: tuple[str, ...] = ()
+    """Phrases about the tries for a target, in their order."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gpukmeans_cli.compression.quality_scale import error_of_quality, quality_of_error
 from gpukmeans_cli.system.atomic_files import ImageError
-from gpukmeans_cli.terminal.formatting import format_size
+from gpukmeans_cli.terminal.formatting import format_count, format_size
 
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 
@@ -60,6 +60,10 @@ class Target(Protocol):
         """Sign of the change of the excess with the price of bits."""
         ...
 
+    def measure(self, candidate: Candidate) -> str:
+        """The value that has a limit, as text."""
+        ...
+
     def failure(self, candidate: Candidate, n_colors: int) -> str:
         """Why the target is out of reach, for the candidate that comes closest, as a sentence without its subject."""
         ...
@@ -78,8 +82,12 @@ class MinPsnr:
     def cost(self, candidate: Candidate) -> float:
         return candidate.n_bytes
 
+    def measure(self, candidate: Candidate) -> str:
+        return "lossless" if candidate.psnr is None else f"{candidate.psnr:.2f} dB"
+
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        return f"reaches {candidate.psnr:.2f} dB with {n_colors} colors, --min-psnr {self.decibels:g} is out of reach"
+        reached = f"reaches {self.measure(candidate)} with {n_colors} colors"
+        return f"{reached}, --min-psnr {self.decibels:g} is out of reach"
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,11 @@ class MinQuality:
     def cost(self, candidate: Candidate) -> float:
         return candidate.n_bytes
 
+    def measure(self, candidate: Candidate) -> str:
+        return f"quality {quality_of_error(candidate.visible_error):.1f}"
+
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        reached = f"reaches quality {quality_of_error(candidate.visible_error):.1f} with {n_colors} colors"
+        reached = f"reaches {self.measure(candidate)} with {n_colors} colors"
         return f"{reached}, --quality {self.quality:g} is out of reach"
 
 
@@ -114,10 +125,12 @@ class MaxBytes:
     def cost(self, candidate: Candidate) -> float:
         return candidate.visible_error
 
+    def measure(self, candidate: Candidate) -> str:
+        return format_size(candidate.n_bytes)
+
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        colors = "1 color" if n_colors == 1 else f"{n_colors} colors"
-        size = format_size(candidate.n_bytes)
-        return f"takes {size} with {colors}, --max-bytes {format_size(self.limit)} is out of reach"
+        reached = f"takes {self.measure(candidate)} with {format_count(n_colors, 'color')}"
+        return f"{reached}, --max-bytes {format_size(self.limit)} is out of reach"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """Progress of a clustering on stderr: a changing line on a terminal, elsewhere a line from time to time."""
 
 import contextlib
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gpukmeans_cli.terminal.messages import one_line, warn
-from gpukmeans_cli.terminal.progress import supports_bar
+from gpukmeans_cli.terminal.messages import warn
+from gpukmeans_cli.terminal.progress import changing_line, supports_bar
 
 _MIN_REDRAW_SECONDS = 0.25
 
@@ -87,24 +86,16 @@ def cluster_progress(
     elif not supports_bar(sys.stderr):
         yield ClusterProgress(fraction, _line_writer(every_iteration, interval, clock), clock)
     else:
-        stream, last_time = sys.stderr, clock() - _MIN_REDRAW_SECONDS
+        last_time = clock() - _MIN_REDRAW_SECONDS
+        with changing_line() as show:
 
-        def redraw(progress: ClusterProgress) -> None:
-            nonlocal last_time
-            if clock() - last_time >= _MIN_REDRAW_SECONDS:
-                last_time = clock()
-                n_columns = shutil.get_terminal_size().columns - 1
-                with contextlib.suppress(OSError):
-                    line = one_line(f"gpukmeans: {progress.text()}", stream.encoding)[:n_columns]
-                    stream.write(f"\r\x1b[2K{line}")
-                    stream.flush()
+            def redraw(progress: ClusterProgress) -> None:
+                nonlocal last_time
+                if clock() - last_time >= _MIN_REDRAW_SECONDS:
+                    last_time = clock()
+                    show(progress.text())
 
-        try:
             yield ClusterProgress(fraction, redraw, clock)
-        finally:
-            with contextlib.suppress(OSError):
-                stream.write("\r\x1b[2K")
-                stream.flush()
 
 
 def _line_writer(

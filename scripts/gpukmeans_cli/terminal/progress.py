@@ -1,18 +1,19 @@
-"""Progress of a batch of files on stderr: a bar on a terminal, otherwise a line from time to time."""
+"""Progress on stderr: of files a bar on a terminal, otherwise a line from time to time; and one changing line."""
 
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from io import TextIOBase
 from typing import TYPE_CHECKING, TextIO
 
 from gpukmeans_cli.terminal.formatting import format_size
-from gpukmeans_cli.terminal.messages import warn
+from gpukmeans_cli.terminal.messages import one_line, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +58,32 @@ def show_progress(
             yield done
     else:
         yield _lines(total, prefix, every, clock)
+
+
+@contextmanager
+def changing_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yields the function that shows a text on stderr, instead of the one before. The last is erased at the end.
+
+    With `quiet`, and if stderr is not a terminal with cursor movement, nothing is written. A full disk is no error.
+    """
+    if quiet or not supports_bar(sys.stderr):
+        yield lambda text: None
+        return
+    stream = sys.stderr
+
+    def redraw(line: str) -> None:
+        with suppress(OSError):
+            stream.write(f"\r\x1b[2K{line}")
+            stream.flush()
+
+    def show(text: str) -> None:
+        n_columns = shutil.get_terminal_size().columns - 1
+        redraw(one_line(f"gpukmeans: {text}", stream.encoding)[:n_columns])
+
+    try:
+        yield show
+    finally:
+        redraw("")
 
 
 @dataclass(frozen=True, kw_only=True)

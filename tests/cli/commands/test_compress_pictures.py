@@ -1,3 +1,5 @@
+import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 import sklearn
 from helpers import color_profiles
 from helpers.image_files import assert_one_line, chunks, files, noise, rgba, save
+from helpers.terminals import needs_pseudo_terminals, run_python
 from PIL import Image, PngImagePlugin
 
 from gpukmeans.images.dithering import DITHERINGS
@@ -70,6 +73,55 @@ def test_a_target_holds_for_the_dithered_image(report, crop, tmp_path):
     error = (rgba(crop).astype(float) - rgba(tmp_path / "out.png"))[..., :3]
     assert 10 * np.log10(255**2 / (error**2).mean()) == pytest.approx(found["psnr"])
     assert found["psnr"] >= 28
+
+
+# The search on the screen
+
+
+def test_verbose_lists_the_tries_of_colors_and_prices(run, crop, tmp_path):
+    _, out, err = run(crop, "--max-bytes", "4k", "--dither", "optimized", "-v", "-o", tmp_path / "out.png")
+    tries = re.findall(r"^gpukmeans: \S+crop.png: try (\d+): (\d+) colors, lossy ([\d.]+): ([\d.]+) kB$", err, re.M)
+    assert [int(number) for number, *_ in tries] == list(range(1, len(tries) + 1))
+    assert tries[0][1:3] == ("256", "15")
+    n_bytes = (tmp_path / "out.png").stat().st_size
+    assert f"{n_bytes / 1000:.1f}" in [size for *_, size in tries]
+    assert "try" not in out
+    assert "try" not in run(crop, "--max-bytes", "4k", "-f", "-o", tmp_path / "out.png")[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "found"), [(("--min-psnr", 25), r"[\d.]+ dB"), (("--quality", 40), r"quality -?[\d.]+")]
+)
+def test_tries_of_colors_alone_have_no_price(run, crop, tmp_path, target, found):
+    _, _, err = run(crop, *target, "-v", "-o", tmp_path / "out.png")
+    assert len(re.findall(rf"crop.png: try \d: \d+ colors?: {found}$", err, re.M)) == err.count("try") > 1
+
+
+SEARCH = """
+from gpukmeans_cli.main import main
+main(["compress", *sys.argv[1:]])
+"""
+
+
+@needs_pseudo_terminals
+def test_a_search_shows_its_tries_on_a_terminal_and_removes_them(crop, tmp_path):
+    args = [str(crop), "--quality", "40", "-o", str(tmp_path / "out.png")]
+    code, terminal, _ = run_python(f"import sys\nsys.argv[1:] = {args}{SEARCH}")
+    assert code == 0
+    assert "\x1b[2Kgpukmeans: try 1: 256 colors, lossy 15\r" in terminal.written
+    assert re.search(r"gpukmeans: try 2: \d+ colors, lossy [\d.]+ \(last quality -?[\d.]+\)\r", terminal.written)
+    (line,) = terminal.screen()
+    assert line.startswith(f"{crop} -> {tmp_path / 'out.png'}: ")
+
+
+@needs_pseudo_terminals
+@pytest.mark.parametrize("args", [["-q", "--quality", "40"], ["{crop}", "--quality", "40", "-j", "1"]])
+def test_no_tries_are_shown_with_quiet_and_of_several_files(crop, tmp_path, args):
+    copy = shutil.copy(crop, tmp_path / "copy.png")
+    args = [str(crop), *(arg.format(crop=copy) for arg in args), "-d", str(tmp_path / "small")]
+    code, terminal, _ = run_python(f"import sys\nsys.argv[1:] = {args}{SEARCH}")
+    assert code == 0
+    assert "try" not in terminal.written
 
 
 # Given colors

@@ -31,7 +31,7 @@ def photo(tmp_path):
 def test_settings_and_command_have_the_same_defaults():
     options = inspect.signature(compress).parameters
     defaults = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
-    for name in ("any_device", "target", "root", "gpu_lock", "dither_strength", "optional_output"):
+    for name in ("any_device", "target", "root", "gpu_lock", "dither_strength", "optional_output", "on_try"):
         del defaults[name]  # set from other options
     for name in ("dither", "lossy", "effort"):
         del defaults[name]  # those of the command depend on the file

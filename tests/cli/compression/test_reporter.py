@@ -67,14 +67,17 @@ def test_verbose_prints_engine_end_stages_and_skipped_files(capsys):
     ]
 
 
-def test_a_broken_animation_is_a_warning_and_chunks_left_out_are_printed_with_verbose(capsys):
-    damaged = replace(result(), broken_animation=True, left_out=("left out gAMA: its length is wrong",))
+def test_a_broken_animation_is_a_warning_and_verbose_prints_chunks_left_out_and_tries(capsys):
+    damaged = replace(
+        result(), broken_animation=True, left_out=("left out gAMA: its length is wrong",), tries=("try 1",)
+    )
     warning = "gpukmeans: photos/sea.jpg: took the default image, since the frames of the animation are broken"
     Reporter().done(damaged)
     assert capsys.readouterr().err.splitlines() == [warning]
     Reporter(verbose=True).done(damaged)
-    first, second, *_ = capsys.readouterr().err.splitlines()
-    assert (first, second) == (warning, "gpukmeans: photos/sea.jpg: left out gAMA: its length is wrong")
+    first, *others = capsys.readouterr().err.splitlines()
+    left_out = "gpukmeans: photos/sea.jpg: left out gAMA: its length is wrong"
+    assert (first, others[:2]) == (warning, [left_out, "gpukmeans: photos/sea.jpg: try 1"])
 
 
 @pytest.mark.parametrize("verbose", [True, False])

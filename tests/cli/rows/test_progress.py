@@ -1,10 +1,10 @@
 import io
 import os
+import shutil
 import sys
 
 import pytest
 
-from gpukmeans_cli.rows import progress as module
 from gpukmeans_cli.rows.progress import cluster_progress
 
 
@@ -111,7 +111,7 @@ def test_a_terminal_shows_one_line_that_is_erased_at_the_end(clock, monkeypatch)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((34, 20)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((34, 20)))
 
     def interrupted():
         with cluster_progress(clock=clock) as progress:

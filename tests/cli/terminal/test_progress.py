@@ -1,18 +1,14 @@
 """Progress on stdout and stderr, also in child processes on pseudo terminals."""
 
-import os
 import re
-import struct
-import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from helpers.terminals import needs_pseudo_terminals, run_python
 
-from gpukmeans_cli.terminal.progress import Step, show_progress
+from gpukmeans_cli.terminal.progress import Step, changing_line, show_progress
 
-ROOT = Path(__file__).parents[3]
 SMALLER = Step(pixels=2_000_000, bytes_in=500_000, bytes_out=100_000)
 LARGER = Step(pixels=2_000_000, bytes_in=100_000, bytes_out=350_000)
 FAILED = Step(pixels=0, bytes_in=500_000, bytes_out=0, failed=True)
@@ -132,7 +128,7 @@ START = f"""
 import sys, threading
 import typer
 from gpukmeans_cli.terminal.messages import print_line, warn
-from gpukmeans_cli.terminal.progress import Step, show_progress
+from gpukmeans_cli.terminal.progress import Step, changing_line, show_progress
 
 SMALLER = {SMALLER!r}
 FAILED = {FAILED!r}
@@ -148,71 +144,9 @@ with show_progress(6) as done:
 """
 
 
-class Terminal:
-    """Both ends of a pseudo terminal, and everything written on it."""
-
-    def __init__(self, columns):
-        import fcntl
-        import termios
-
-        self.columns = columns
-        self.reader, self.writer = os.openpty()
-        fcntl.ioctl(self.writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self._written = bytearray()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self):
-        try:
-            while data := os.read(self.reader, 1 << 16):
-                self._written += data
-        except OSError:  # the other end is closed
-            pass
-
-    def close(self):
-        os.close(self.writer)
-        self._thread.join()
-        os.close(self.reader)
-        self.written = self._written.decode()
-
-    def screen(self):
-        """The lines on the screen at the end, without wrapping."""
-        rows, row, column = [""], 0, 0
-        for escape, char in re.findall(r"\x1b\[([?\d;]*[A-Za-z])|([^\x1b])", self.written):
-            if escape == "2K":
-                rows[row] = ""
-            elif escape.endswith("A"):
-                row -= int(escape[:-1])
-                assert row >= 0
-            elif escape:
-                assert escape[-1] in "mhl", escape
-            elif char == "\r":
-                column = 0
-            elif char == "\n":
-                row += 1
-                rows += [""] * (row == len(rows))
-            else:
-                rows[row] = rows[row][:column].ljust(column) + char + rows[row][column + 1 :]
-                column += 1
-        return [line for line in rows if line]
-
-
-def child(code, out="terminal", err="terminal", columns=100, **environ):
-    """Exit code, stdout and stderr: each as bytes, or as a Terminal, which may be the same for both."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environ = {**inherited, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "xterm-256color", "PYTHONUTF8": "1", **environ}
-    terminals = {name: Terminal(columns) for name in {out, err} - {"pipe"}}
-    ends = [terminals[name].writer if name in terminals else subprocess.PIPE for name in (out, err)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", START + code], stdin=subprocess.DEVNULL, stdout=ends[0], stderr=ends[1], env=environ
-    )
-    piped = process.communicate(timeout=120)
-    for terminal in terminals.values():
-        terminal.close()
-    return process.returncode, terminals.get(out, piped[0]), terminals.get(err, piped[1])
-
-
-needs_pseudo_terminals = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo terminals here")
+def child(code, *args, **options):
+    """`run_python` of code after START."""
+    return run_python(START + code, *args, **options)
 
 
 @needs_pseudo_terminals
@@ -431,3 +365,35 @@ with show_progress(9):
     )
     assert code == 0
     assert sorted(terminal.screen()[0]) == sorted("abcdefgh" * 2400)
+
+
+# One changing line
+
+
+def test_no_text_is_shown_without_a_terminal(capsys):
+    with changing_line() as show:
+        show("not a terminal")
+    assert capsys.readouterr() == ("", "")
+
+
+LINE = """
+with changing_line(quiet=QUIET) as show:
+    show("first")
+    show("größer\\n" + "a" * 200)
+print("done")
+"""
+
+
+@needs_pseudo_terminals
+def test_a_text_replaces_the_one_before_in_one_row_and_is_erased_at_the_end():
+    code, terminal, _ = child(LINE.replace("QUIET", "False"), columns=40)
+    assert code == 0
+    line = r"gpukmeans: größer\n".ljust(39, "a")
+    assert terminal.written == f"\r\x1b[2Kgpukmeans: first\r\x1b[2K{line}\r\x1b[2Kdone\r\n"
+
+
+@needs_pseudo_terminals
+@pytest.mark.parametrize(("quiet", "term"), [("True", "xterm"), ("False", "dumb")])
+def test_no_text_is_shown_with_quiet_or_without_cursor_movement(quiet, term):
+    code, terminal, _ = child(LINE.replace("QUIET", quiet), TERM=term)
+    assert (code, terminal.written) == (0, "done\r\n")
