@@ -142,14 +142,14 @@ MUTATIONS = [
         "png.c",
         "if (cost < least)",
         "if (cost <= least)",
-        "test_optimizing.py",
+        "test_png.py",
     ),
     Mutation(
         "png: orders grow to the other side",
         "png.c",
         "leftward > 0 ? --left : right++",
         "leftward >= 0 ? --left : right++",
-        "test_optimizing.py",
+        "test_png.py",
     ),
     Mutation(
         "colors: a row too high",
@@ -173,8 +173,8 @@ def main(numbers: list[str]) -> int:
     chosen = [MUTATIONS[int(number)] for number in numbers] or MUTATIONS
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "checkout")
-        ignored = shutil.ignore_patterns(".git", ".hypothesis", ".pytest_cache", ".venv", "_kernels*", "demo", "docs")
-        shutil.copytree(ROOT, copy, ignore=ignored)
+        names = (".git", ".hypothesis", ".pytest_cache", ".venv", "_kernels*", "build", "demo", "docs")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*names))
         survivors = [mutation.what for mutation in chosen if not _is_noticed(mutation, copy)]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations make a test fail")
     return 1 if survivors else 0
@@ -191,7 +191,9 @@ def _is_noticed(mutation: Mutation, copy: Path) -> bool:
         # The build may warn of what a mutation leaves unused.
         subprocess.run([sys.executable, "hatch_build.py"], cwd=copy, env=environment, check=True)
         tests = str(next((copy / TESTS).rglob(mutation.tests)))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", "not stay_in"]
+        # Sanitizers take minutes.
+        chosen = "not stay_within and not stay_in_their"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", chosen]
         answer = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     finally:
         path.write_text(original)
