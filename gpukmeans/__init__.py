@@ -13,6 +13,7 @@ from gpukmeans.images.palette import BEST_QUALITY, Palette, fit_palette, with_tr
 from gpukmeans.images.palette_order import palette_orders
 from gpukmeans.images.png_rate import png_scanlines
 from gpukmeans.images.quantization import apply_palette, map_to_palette, quantize
+from gpukmeans.images.rate_distortion import RateName
 from gpukmeans.images.transforms import QuantizeColors
 from gpukmeans.images.visible_error import mean_visible_error
 from gpukmeans.images.vivid_areas import flat_counts
@@ -53,6 +54,7 @@ __all__ = [
     "Palette",
     "Points",
     "QuantizeColors",
+    "RateName",
     "Seeding",
     "apply_palette",
     "assign",

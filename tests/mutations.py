@@ -131,6 +131,13 @@ MUTATIONS = [
         "test_optimizing.py",
     ),
     Mutation(
+        "optimizing: bits of a pair beside the image",
+        "optimizing.c",
+        "const int is_last = x + 1 == s->width;",
+        "const int is_last = x == s->width;",
+        "test_optimizing.py",
+    ),
+    Mutation(
         "optimizing: levels rounded down",
         "optimizing.c",
         "2 * residuals[k * 3 + axis] + weight, 2 * weight",

@@ -4,6 +4,7 @@ import typing
 import pytest
 
 import gpukmeans
+from gpukmeans.images.rate_distortion import RATES
 
 PUBLIC = {
     "BEST_QUALITY",
@@ -35,6 +36,7 @@ PUBLIC = {
     "Palette",
     "Points",
     "QuantizeColors",
+    "RateName",
     "Seeding",
     "apply_palette",
     "assign",
@@ -67,6 +69,7 @@ NAMES = {
     "EngineName": ["auto", *gpukmeans.ENGINES],
     "InitName": ["auto", *gpukmeans.SEEDINGS],
     "MetricName": gpukmeans.METRICS,
+    "RateName": RATES,
 }
 ALIASES = {"Callback", "CheckpointState", "Dithering", "Seeding", *NAMES}
 

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from gpukmeans.engines.native import optimizing
 from gpukmeans.engines.native.tensors import takes
-from gpukmeans.images.png_rate import MOST_WEIGHT, WEIGHT, WEIGHT_SIDE
 
-# The weight of the smoothest areas.
-_LEAST_WEIGHT = 4
+WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 16, 4, 32
+"""The weight of 1, and the lowest and highest ones: weights are in sixteenths."""
+
+# Side of the blocks of pixels that have a weight.
+_SIDE = 8
 
 
 def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
-    """Weights for `PngRate`, uint8 (ceil(H / 8), ceil(W / 8)), 4 to 32: roots of relative contrast, rounded down.
+    """Weights of bits by blocks, uint8 (ceil(H / 8), ceil(W / 8)), 4 to 32: roots of relative contrast, rounded down.
 
     The contrast of a block of 8 x 8 pixels is the mean of `block_differences` over its pixels. That of the whole image
     has the weight 16. All weights are 16 where it is 0.
@@ -35,14 +37,24 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
     if total == 0:
         return torch.full_like(differences, WEIGHT, dtype=torch.uint8)
     rows, columns = (
-        (length - WEIGHT_SIDE * torch.arange(n, device=image.device)).clamp(max=WEIGHT_SIDE)
+        (length - _SIDE * torch.arange(n, device=image.device)).clamp(max=_SIDE)
         for n, length in zip(differences.shape, image.shape, strict=False)
     )
     n_pixels = rows[:, None] * columns
     # The weight w is the highest with (w / 16)² <= (differences / n_pixels) / (total / all pixels).
     relative = WEIGHT**2 * image.shape[0] * image.shape[1] * differences // (total * n_pixels)
-    squares = torch.arange(_LEAST_WEIGHT + 1, MOST_WEIGHT + 1, device=image.device).square()
-    return (_LEAST_WEIGHT + torch.bucketize(relative, squares, right=True)).to(torch.uint8)
+    squares = torch.arange(LEAST_WEIGHT + 1, MOST_WEIGHT + 1, device=image.device).square()
+    return (LEAST_WEIGHT + torch.bucketize(relative, squares, right=True)).to(torch.uint8)
+
+
+def pixel_weights(weights: UInt8[Tensor, "p q"], height: int, width: int) -> Int[Tensor, "h w"]:
+    """The weight of each pixel, int32 (H, W), of those of blocks (ceil(H / 8), ceil(W / 8))."""
+    return weights.int().repeat_interleave(_SIDE, dim=0)[:height].repeat_interleave(_SIDE, dim=1)[:, :width]
+
+
+def weighted(lengths: Tensor, weights: Tensor | None) -> Tensor:
+    """Code lengths times weights, rounded down; the lengths without weights."""
+    return lengths if weights is None else lengths * weights // WEIGHT
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
@@ -65,5 +77,5 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
     differences = torch.zeros(height, width, dtype=torch.int32, device=image.device)
     differences[:, 1:] += levels.diff(dim=1).abs().sum(dim=2, dtype=torch.int32)
     differences[1:] += levels.diff(dim=0).abs().sum(dim=2, dtype=torch.int32)
-    padded = torch.nn.functional.pad(differences, (0, -width % WEIGHT_SIDE, 0, -height % WEIGHT_SIDE))
-    return padded.unflatten(1, (-1, WEIGHT_SIDE)).unflatten(0, (-1, WEIGHT_SIDE)).sum(dim=(1, 3))
+    padded = torch.nn.functional.pad(differences, (0, -width % _SIDE, 0, -height % _SIDE))
+    return padded.unflatten(1, (-1, _SIDE)).unflatten(0, (-1, _SIDE)).sum(dim=(1, 3))

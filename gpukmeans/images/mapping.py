@@ -12,7 +12,7 @@ from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering
 from gpukmeans.images.dithering import dither as dithered
 from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.images.indexed import IndexedImage
-from gpukmeans.images.rate_distortion import Objective, blurred_share, optimized, price_of_bit
+from gpukmeans.images.rate_distortion import RATES, Objective, RateName, blurred_share, optimized, price_of_bit
 from gpukmeans.validation import check_count
 
 # Above this price of a bit all pixels have one color.
@@ -28,12 +28,14 @@ class Mapping:
         strength: strength of the dithering, 0 to 1.
         lossy: price of a bit in hundredths of the mean squared error, at least 0.
         rounds: number of rounds of the optimizer, at least 1.
+        rate: file format whose bits have the price.
     """
 
     dither: DitheringName | Dithering
     strength: float
     lossy: float
     rounds: int
+    rate: RateName
 
     @property
     def takes_nearest(self) -> bool:
@@ -58,12 +60,15 @@ class Mapping:
         """
         share = blurred_share(self.strength) if self.dither == "optimized" else 0
         price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0
-        weights = contrast_weights(image) if share and price else None
-        objective = Objective(share=share, price=price)
-        return optimized(image, *indexed, objective, n_rounds=self.rounds, free=free, bit_weights=weights)
+        objective, weights = Objective(share=share, price=price), contrast_weights(image) if share and price else None
+        return optimized(
+            image, *indexed, objective, n_rounds=self.rounds, free=free, rate_name=self.rate, bit_weights=weights
+        )
 
 
-def check_mapping(dither: DitheringName | Dithering, strength: object, lossy: object, rounds: object) -> Mapping:
+def check_mapping(
+    dither: DitheringName | Dithering, strength: object, lossy: object, rounds: object, rate: RateName
+) -> Mapping:
     """The options as a `Mapping`. TypeError or ValueError for wrong ones."""
     check_dithering(dither)
     mapping = Mapping(
@@ -71,6 +76,7 @@ def check_mapping(dither: DitheringName | Dithering, strength: object, lossy: ob
         strength=check_strength(strength),
         rounds=check_count("rounds", rounds, least=1),
         lossy=_check_lossy(lossy),
+        rate=_check_rate(rate),
     )
     if mapping.lossy > 0 and dither not in ("none", "optimized"):
         name = dither if isinstance(dither, str) else "a function"
@@ -86,3 +92,11 @@ def _check_lossy(value: object) -> float:
     if not (0 <= lossy <= _MAX_LOSSY) or math.isnan(lossy):
         raise ValueError(f"lossy must be from 0 to {_MAX_LOSSY:g}, got {value}")
     return lossy
+
+
+def _check_rate(value: object) -> RateName:
+    """The name, if it is one of `RATES`. ValueError otherwise."""
+    for name in RATES:
+        if value == name:
+            return name
+    raise ValueError(f"rate must be one of {', '.join(RATES)}, got {value!r}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpukmeans.engines.native.png import cheapest_filters, filtered_counts, weighted_counts
 from gpukmeans.engines.native.tensors import takes
+from gpukmeans.images.contrast import MOST_WEIGHT, WEIGHT, pixel_weights, weighted
 from gpukmeans.tiling import blocks
 
 N_FILTERS = 5
@@ -21,9 +22,6 @@ N_FILTERS = 5
 
 BIT = 64
 """Units of a code length: 1/64 bit."""
-
-WEIGHT_SIDE, WEIGHT, MOST_WEIGHT = 8, 16, 32
-"""Side of the blocks of pixels that have a weight, the weight of 1, and the highest one."""
 
 # Deflate's codes have 1 to 15 bits.
 _SHORTEST, _LONGEST = BIT, 15 * BIT
@@ -46,15 +44,32 @@ class PngRate:
         filters: filter type of each row, 0 to 4.
         lengths: code lengths in 1/64 bit.
         per_byte: number of pixels in a byte, 1, 2, 4 or 8.
-        weights: factor of the lengths in each block of 8 x 8 pixels, the last ones smaller, in sixteenths up to 32:
-            uint8 (ceil(H / 8), ceil(W / 8)); products are rounded down. Without weights all are 1. Only rows of one
-            pixel a byte can have them.
+        weights: factors of the lengths by blocks, as `contrast_weights`, if any. Only rows of one pixel a byte can have
+            them.
     """
 
     filters: Int[Tensor, " h"]
     lengths: Int[Tensor, "256"]
     per_byte: int = 1
     weights: UInt8[Tensor, "p q"] | None = None
+
+    def total_bits(self, indices: UInt8[Tensor, "h w"]) -> int:
+        """Bits of rows of indices (H, W) with their filter types, in 1/64 bit. Filter types have a weight of 1.
+
+        Args:
+            indices: uint8 (H, W).
+        """
+        rows, lengths = packed(indices, self.per_byte).contiguous(), self.lengths.long()
+        by_kernels = takes(rows, dtype=torch.uint8) and takes(self.filters, dtype=torch.int32)
+        filters = self.filters.contiguous()
+        if self.weights is not None:
+            lengths = weighted(lengths, torch.arange(MOST_WEIGHT + 1, device=lengths.device)[:, None])
+            counts = (weighted_counts if by_kernels else _weighted_counts)(rows, filters, self.weights.contiguous())
+        elif by_kernels:
+            counts = filtered_counts(rows, filters)
+        else:
+            counts = _counts(_all_residuals(rows), filters)
+        return int((counts * lengths).sum())
 
 
 def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]:
@@ -97,7 +112,7 @@ def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
     most = next((per_byte for per_byte in (8, 4, 2) if n_colors <= 1 << 8 // per_byte), 1)
     if most == 1:
         return 1
-    n_bits, n_packed_bits = (total_bits(indices, fitted_rate(indices, per_byte)) for per_byte in (1, most))
+    n_bits, n_packed_bits = (fitted_rate(indices, per_byte).total_bits(indices) for per_byte in (1, most))
     return most if 100 * n_packed_bits < _PACKED_PERCENT * n_bits else 1
 
 
@@ -157,37 +172,6 @@ def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
     """
     filters = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
     return PngRate(filters, torch.zeros(256, dtype=torch.int32, device=rows.device))
-
-
-def total_bits(indices: UInt8[Tensor, "h w"], rate: PngRate) -> int:
-    """Bits of rows of indices (H, W) with their filter types, in 1/64 bit. Those of filter types have a weight of 1.
-
-    Args:
-        indices: uint8 (H, W).
-        rate: filter types and code lengths.
-    """
-    rows, lengths = packed(indices, rate.per_byte), rate.lengths.long()
-    by_kernels = takes(rows, dtype=torch.uint8) and takes(rate.filters, dtype=torch.int32)
-    if rate.weights is not None:
-        lengths = weighted(lengths, torch.arange(MOST_WEIGHT + 1, device=lengths.device)[:, None])
-        count = weighted_counts if by_kernels else _weighted_counts
-        counts = count(rows.contiguous(), rate.filters.contiguous(), rate.weights.contiguous())
-    elif by_kernels:
-        counts = filtered_counts(rows.contiguous(), rate.filters.contiguous())
-    else:
-        counts = _counts(_all_residuals(rows), rate.filters)
-    return int((counts * lengths).sum())
-
-
-def pixel_weights(weights: UInt8[Tensor, "p q"], height: int, width: int) -> Int[Tensor, "h w"]:
-    """The weight of each pixel, int32 (H, W), of those of blocks."""
-    by_row = weights.int().repeat_interleave(WEIGHT_SIDE, dim=0)[:height]
-    return by_row.repeat_interleave(WEIGHT_SIDE, dim=1)[:, :width]
-
-
-def weighted(lengths: Tensor, weights: Tensor) -> Tensor:
-    """Lengths times weights, rounded down."""
-    return lengths * weights // WEIGHT
 
 
 def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:

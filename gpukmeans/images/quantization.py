@@ -15,7 +15,7 @@ from gpukmeans.images.indexed import IndexedImage, squared_error
 from gpukmeans.images.mapping import Mapping, check_mapping
 from gpukmeans.images.nearest import nearest_colors
 from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
-from gpukmeans.images.rate_distortion import none_free
+from gpukmeans.images.rate_distortion import RateName, none_free
 from gpukmeans.images.vivid_areas import flat_counts
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
@@ -32,6 +32,7 @@ def quantize(
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
     rounds: int = 4,
+    rate: RateName = "png",
     fixed: UInt8[Tensor, "f c"] | None = None,
     keep_vivid: bool = False,
     init: InitName | Seeding = "random",
@@ -61,9 +62,10 @@ def quantize(
         space: where colors are clustered, a name of `COLOR_SPACES` or a `ColorSpace`.
         dither: how pixels are mapped to the palette, a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
-        lossy: price of a bit of a PNG, in hundredths of the mean squared error of the K-means palette: 0 for the least
+        lossy: price of a bit of a file, in hundredths of the mean squared error of the K-means palette: 0 for the least
             error, about 15 for photos. Only with dither "none" or "optimized".
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
+        rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
         fixed: first colors of the palette, uint8 (F, C), whether used or not; the others are clustered around them.
         keep_vivid: whether small vivid areas, such as badges, keep a color of their own, for an error up to 4 % larger.
             Useful from 8 to 32 colors.
@@ -84,7 +86,7 @@ def quantize(
     """
     check_image(image, batch=True)
     n_colors = check_n_colors(n_colors)
-    mapping = check_mapping(dither, strength, lossy, rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds, rate)
     check_space(space)
     refine = default_refine(refine, n_colors)
     if fixed is not None:
@@ -125,6 +127,7 @@ def apply_palette(
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
     rounds: int = 4,
+    rate: RateName = "png",
 ) -> IndexedImage:
     """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
 
@@ -138,9 +141,10 @@ def apply_palette(
         palette: uint8 (K, C), K from 1 to 256.
         dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
-        lossy: price of a bit of a PNG, in hundredths of the mean squared error of a palette of K colors by
+        lossy: price of a bit of a file, in hundredths of the mean squared error of a palette of K colors by
             `fit_palette`: 0 for the least error, about 15 for photos. Only with dither "none" or "optimized".
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
+        rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
 
     Example:
         >>> palette = torch.tensor([[0], [255]], dtype=torch.uint8)
@@ -151,7 +155,7 @@ def apply_palette(
     check_colors(palette, "palette", image, 256)
     if len(palette) == 0:
         raise ValueError("palette must have at least 1 color, got 0")
-    mapping = check_mapping(dither, strength, lossy, rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds, rate)
     cleared = clear_transparent_pixels(image)
     images = cleared[None] if image.ndim == 3 else cleared
     if mapping.optimizes:
@@ -186,6 +190,7 @@ def map_to_palette(
     strength: SupportsFloat = 1.0,
     lossy: SupportsFloat = 0.0,
     rounds: int = 4,
+    rate: RateName = "png",
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 
@@ -202,9 +207,10 @@ def map_to_palette(
         palette: the result of `fit_palette`.
         dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
-        lossy: price of a bit of a PNG, in hundredths of the mean squared error of a palette of K colors by
+        lossy: price of a bit of a file, in hundredths of the mean squared error of a palette of K colors by
             `fit_palette`: 0 for the least error, about 15 for photos. Only with dither "none" or "optimized".
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
+        rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
@@ -213,7 +219,7 @@ def map_to_palette(
         [[0, 0, 1]]
     """
     check_image(image, batch=True)
-    mapping = check_mapping(dither, strength, lossy, rounds)
+    mapping = check_mapping(dither, strength, lossy, rounds, rate)
     check_histogram(histogram)
     if not isinstance(palette, Palette):
         raise TypeError(f"palette must be a Palette, from fit_palette, got {type(palette).__name__}")

@@ -8,13 +8,13 @@ Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the p
     J = e·R·e + price · bits,
 
 e being the errors of all pixels, R a mixture of the identity and of a small blur correlated with itself, and bits the
-code lengths of `png_rate`, which may have weights by place. Pixels are changed one by one to the color of the least J
-(iterated conditional modes, Besag 1986), or, where few colors take fewer bits so, together with those that share their
-byte. All arithmetic is on integers, so every device returns the same bits.
+code lengths of `png_rate` or `gif_rate`, which may have weights by place. Pixels are changed one by one to the color of
+the least J (iterated conditional modes, Besag 1986), or, where few colors take fewer bits so, together with those that
+share their byte. All arithmetic is on integers, so every device returns the same bits.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, UInt8
@@ -23,6 +23,8 @@ from torch import Tensor
 from gpukmeans.engines.native import optimizing, png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import SRGB, has_alpha
+from gpukmeans.images.contrast import pixel_weights, weighted
+from gpukmeans.images.gif_rate import GifRate, fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.nearest import is_opaque, is_transparent
 from gpukmeans.images.palette_order import palette_orders
@@ -32,14 +34,16 @@ from gpukmeans.images.png_rate import (
     fitted_rate,
     free_rate,
     packed,
-    pixel_weights,
     pixels_per_byte,
     predicted,
-    total_bits,
     unpacked,
-    weighted,
 )
 from gpukmeans.tiling import blocks
+
+RateName = Literal["png", "gif"]
+"""File formats whose bits are estimated."""
+
+RATES: tuple[RateName, ...] = ("png", "gif")
 
 # [1 2 1] correlated with itself; its outer product is R of the blur, whose sum is `WHOLE`.
 _BLUR = (1, 4, 6, 4, 1)
@@ -119,6 +123,7 @@ def optimized(
     *,
     n_rounds: int = 4,
     free: Bool[Tensor, " k"] | None = None,
+    rate_name: RateName = "png",
     bit_weights: UInt8[Tensor, "p q"] | None = None,
 ) -> IndexedImage:
     """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.
@@ -126,6 +131,7 @@ def optimized(
     A round orders the palette and fits the rate to the indices (`png_rate`), changes indices in one sweep over all
     pixels, and refits the palette to the image; the last round does not refit it. Where bits have no price, there is no
     order and no rate. All rates are of whole bytes or all of packed ones, by `pixels_per_byte` of the given indices.
+    The bits of a GIF do not depend on the order.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -134,22 +140,26 @@ def optimized(
         objective: what is minimized.
         n_rounds: number of rounds.
         free: mask (K,) of the colors that may change; opaque ones do. By default all.
-        bit_weights: weights of bits by blocks, as those of `PngRate`. Not used where bytes have several pixels.
+        rate_name: file format of the bits.
+        bit_weights: weights of bits by blocks, `contrast_weights`. Not used where bytes have several pixels.
     """
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
     cells, per_byte = color_cells(image), None
     n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
     best: tuple[int, IndexedImage] | None = None
     for number in range(n_rounds + 1):
-        order = size_order(palette, indices) if objective.price else torch.arange(len(palette), device=palette.device)
+        is_ordered = objective.price and rate_name == "png"
+        order = size_order(palette, indices) if is_ordered else torch.arange(len(palette), device=palette.device)
         places = order.argsort()
         ordered = IndexedImage(palette[order], _renumbered(indices, places))
-        if objective.price:
+        if is_ordered:
             per_byte = per_byte or pixels_per_byte(ordered.indices, len(palette))
             rate = replace(fitted_rate(ordered.indices, per_byte), weights=bit_weights if per_byte == 1 else None)
+        elif objective.price:
+            rate = replace(fitted_gif_rate(ordered.indices), weights=bit_weights)
         else:
             rate = free_rate(ordered.indices)
-        cost = BIT * energy(image, ordered, objective) + objective.price * total_bits(ordered.indices, rate)
+        cost = BIT * energy(image, ordered, objective) + objective.price * rate.total_bits(ordered.indices)
         if best is None or cost < best[0]:
             best = cost, IndexedImage(palette, indices)
         if number < n_rounds:
@@ -259,7 +269,11 @@ def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
 
 
 def sweep(
-    image: UInt8[Tensor, "h w c"], indexed: IndexedImage, candidates: Candidates, rate: PngRate, objective: Objective
+    image: UInt8[Tensor, "h w c"],
+    indexed: IndexedImage,
+    candidates: Candidates,
+    rate: PngRate | GifRate,
+    objective: Objective,
 ) -> None:
     """Change each byte of the rows, in place, to the candidate of the lowest J while all others are fixed.
 
@@ -286,7 +300,7 @@ def sweep(
 
 
 def _sweep_by_kernels(
-    image: Tensor, indexed: IndexedImage, candidates: Candidates, rate: PngRate, objective: Objective
+    image: Tensor, indexed: IndexedImage, candidates: Candidates, rate: PngRate | GifRate, objective: Objective
 ) -> None:
     opaque = is_opaque(indexed.palette)
     swept = optimizing.sweep(
@@ -297,7 +311,7 @@ def _sweep_by_kernels(
         candidates.cells.contiguous(),
         candidates.lists.contiguous(),
         filters=rate.filters,
-        lengths=rate.lengths,
+        lengths=rate.lengths.contiguous(),
         weights=None if rate.weights is None else rate.weights.contiguous(),
         per_byte=rate.per_byte,
         translucent=~opaque if opaque.any() and not opaque.all() else None,
@@ -314,7 +328,7 @@ class _Grid:
     Rows of pixels end with those that are in the last byte but not in the image. They have no error, and stay.
     """
 
-    def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate, objective: Objective) -> None:
+    def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate | GifRate, objective: Objective) -> None:
         self._shape, self._per_byte = indexed.indices.shape, rate.per_byte
         rows = packed(indexed.indices, rate.per_byte)
         self.height, self.width = rows.shape
@@ -331,7 +345,7 @@ class _Grid:
         self._only_opaque = self._by_byte(is_opaque(image) & opaque.any(), outside=False)
         self._stays = self._by_byte(is_transparent(image), outside=True)
         # A row more, for the one below the last.
-        self._filters = torch.cat([rate.filters, rate.filters[:1]])
+        self._filters = None if rate.filters is None else torch.cat([rate.filters, rate.filters[:1]])
         self._lengths, self._objective = rate.lengths.long(), objective
         self._weights = None
         if rate.weights is not None:
@@ -386,16 +400,9 @@ class _Grid:
             reflected[:, :, :, :-distance] += weight * steps[:, :, :, distance:]
         change = (steps * (2 * gradient[:, :, None] + reflected)).sum(dim=(3, 4))
 
-        own, below = self._filters[rows][:, None, None], self._filters[rows + 1][:, None, None]
         weights = self._weights
         of_bits = {at: None if weights is None else shifted(weights, at[0] + 1, at[1] + 1)[..., None] for at in around}
-        bits = self._length(tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1]), of_bits[0, 0])
-        right = around[0, 1] - predicted(own, tried, around[-1, 1], around[-1, 0])
-        under = around[1, 0] - predicted(below, around[1, -1], tried, around[0, -1])
-        diagonal = around[1, 1] - predicted(below, around[1, 0], around[0, 1], tried)
-        bits = bits + has_right * self._length(right, of_bits[0, 1]) + has_below * self._length(under, of_bits[1, 0])
-        bits = bits + has_right * has_below * self._length(diagonal, of_bits[1, 1])
-
+        bits = self._bits(tried, around, of_bits, rows, has_right, has_below)
         total = BIT * change + self._objective.price * bits
         least = total.amin(dim=2, keepdim=True)
         lowest = torch.where(total == least, tried, 256).amin(dim=2)
@@ -406,14 +413,34 @@ class _Grid:
             shifted(one, 2, 2, n).add_(self._points[old_colors[:, :, 0, i]] - self._points[new_colors[:, :, i]])
         shifted(self._bytes, 1, 1).copy_(new)
 
+    def _bits(
+        self,
+        tried: Tensor,
+        around: dict[tuple[int, int], Tensor],
+        weights: dict[tuple[int, int], Tensor | None],
+        rows: Tensor,
+        has_right: Tensor,
+        has_below: Tensor,
+    ) -> Tensor:
+        """The bits that depend on a byte, int64, for all values tried."""
+        if self._filters is None:
+            own, right = self._lengths[around[0, -1], tried], self._lengths[tried, around[0, 1]]
+            return weighted(own, weights[0, 0]) + has_right * weighted(right, weights[0, 1])
+        own, below = self._filters[rows][:, None, None], self._filters[rows + 1][:, None, None]
+        here = tried - predicted(own, around[0, -1], around[-1, 0], around[-1, -1])
+        right = around[0, 1] - predicted(own, tried, around[-1, 1], around[-1, 0])
+        under = around[1, 0] - predicted(below, around[1, -1], tried, around[0, -1])
+        diagonal = around[1, 1] - predicted(below, around[1, 0], around[0, 1], tried)
+        here, right, under, diagonal = (
+            weighted(self._lengths[residuals & 255], weights[at])
+            for at, residuals in (((0, 0), here), ((0, 1), right), ((1, 0), under), ((1, 1), diagonal))
+        )
+        return here + has_right * right + has_below * under + has_right * has_below * diagonal
+
     def _by_byte(self, mask: Tensor, *, outside: bool) -> Tensor:
         """A mask (H, W) of pixels by bytes, (H, B, `per_byte`)."""
         n_outside = self.width * self._per_byte - mask.shape[1]
         return torch.nn.functional.pad(mask, (0, n_outside), value=outside).unflatten(1, (self.width, self._per_byte))
-
-    def _length(self, residuals: Tensor, weights: Tensor | None) -> Tensor:
-        lengths = self._lengths[residuals & 255]
-        return lengths if weights is None else weighted(lengths, weights)
 
 
 def refitted(

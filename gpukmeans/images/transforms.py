@@ -12,6 +12,7 @@ from gpukmeans.compilation import eager
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName
 from gpukmeans.images.dithering import Dithering, DitheringName
 from gpukmeans.images.quantization import quantize
+from gpukmeans.images.rate_distortion import RateName
 from gpukmeans.seeding import seeded
 
 
@@ -33,6 +34,7 @@ class QuantizeColors(nn.Module):
         strength: strength of the dithering, 0 to 1.
         lossy: price of a bit in hundredths of the mean squared error, 0 or more.
         rounds: number of rounds of the optimizer.
+        rate: file format whose bits have the price, "png" or "gif".
         fixed: first colors of each palette, uint8 (F, C).
         keep_vivid: whether small vivid areas keep a color of their own.
         n_init: number of runs; the best is kept.
@@ -57,6 +59,7 @@ class QuantizeColors(nn.Module):
         strength: float = 1.0,
         lossy: float = 0.0,
         rounds: int = 4,
+        rate: RateName = "png",
         fixed: UInt8[Tensor, "f c"] | None = None,
         keep_vivid: bool = False,
         n_init: int = 1,
@@ -70,6 +73,7 @@ class QuantizeColors(nn.Module):
         self.strength = strength
         self.lossy = lossy
         self.rounds = rounds
+        self.rate: RateName = rate
         self.keep_vivid = keep_vivid
         self.n_init = n_init
         self.refine = refine
@@ -100,6 +104,7 @@ class QuantizeColors(nn.Module):
                 strength=self.strength,
                 lossy=self.lossy,
                 rounds=self.rounds,
+                rate=self.rate,
                 fixed=None if self.fixed is None else self.fixed.to(images.device),
                 keep_vivid=self.keep_vivid,
                 n_init=self.n_init,

@@ -58,7 +58,7 @@ def test_visible_errors_are_lower_in_the_sky_than_by_equal_weights_and_higher_in
     squared_error = int((china.int() - nearest.pixels().int()).square().sum())
     objective = Objective(share=208, price=price_of_bit(15.0, squared_error, nearest.indices.numel()))
     equal = optimized(china, *nearest, objective)
-    mapping, all_free = check_mapping("optimized", 1.0, 15.0, 4), ~none_free(nearest.palette)
+    mapping, all_free = check_mapping("optimized", 1.0, 15.0, 4, "png"), ~none_free(nearest.palette)
     weighted = mapping.optimized(china, nearest, all_free, lambda: squared_error)
 
     def error(indexed, rows):

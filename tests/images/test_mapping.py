@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from gpukmeans import apply_palette, fit_palette, map_to_palette, mean_squared_error, quantize, unique_colors
+from gpukmeans.images.gif_rate import fitted_gif_rate
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import fitted_rate, total_bits
+from gpukmeans.images.png_rate import fitted_rate
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +15,7 @@ def photo(china):
 def bits(indexed):
     order = palette_orders(indexed.indices, len(indexed.palette))[0]
     rows = order.argsort().to(torch.uint8)[indexed.indices.int()]
-    return total_bits(rows, fitted_rate(rows))
+    return fitted_rate(rows).total_bits(rows)
 
 
 def blurred_error(photo, indexed):
@@ -80,6 +81,19 @@ def test_the_price_of_a_given_palette_is_that_of_k_means(photo):
     assert bits(apply_palette(photo, bad, lossy=5.0)) > 0.5 * bits(apply_palette(photo, good, lossy=5.0))
 
 
+@pytest.mark.parametrize("of_given_palette", [True, False])
+def test_the_bits_of_a_gif_are_fewer_at_the_price_of_those(photo, of_given_palette):
+    palette = quantize(photo, 30).palette
+    sizes, errors = [], []
+    for rate in ("png", "gif"):
+        options = {"dither": "optimized", "lossy": 25.0, "rate": rate}
+        result = apply_palette(photo, palette, **options) if of_given_palette else quantize(photo, 30, **options)
+        sizes.append(fitted_gif_rate(result.indices).total_bits(result.indices))
+        errors.append(blurred_error(photo, result))
+    assert sizes[1] < 0.97 * sizes[0]
+    assert errors[1] < 1.02 * errors[0]
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparent_pixels_stay_transparent_and_opaque_ones_opaque(photo, channels):
     alpha = (torch.arange(160) * 2 - 30).clamp(0, 255).to(torch.uint8).expand(120, 160)
@@ -107,6 +121,7 @@ def test_the_smallest_images_are_mapped(shape, channels):
         ({"lossy": "15"}, TypeError, "lossy must be a number, got str"),
         ({"lossy": True}, TypeError, "lossy must be a number, got bool"),
         ({"lossy": 1.0, "dither": "bayer"}, ValueError, "lossy must be 0 unless dither is none or optimized, .* bayer"),
+        ({"rate": "jpeg"}, ValueError, "rate must be one of png, gif, got 'jpeg'"),
         ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"),
     ],
 )

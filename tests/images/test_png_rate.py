@@ -21,7 +21,6 @@ from gpukmeans.images.png_rate import (
     packed,
     pixels_per_byte,
     predicted,
-    total_bits,
     unpacked,
 )
 
@@ -73,7 +72,7 @@ def test_the_bits_are_the_code_lengths_of_the_filtered_bytes(size, levels, seed)
     rate = fitted_rate(rows)
     bytes_ = filtered(rows, rate.filters)
     assert torch.equal(decoded(bytes_), rows)
-    assert total_bits(rows, rate) == bits_of(bytes_, rate.lengths)
+    assert rate.total_bits(rows) == bits_of(bytes_, rate.lengths)
 
 
 @given(size=SIZES, per_byte=st.sampled_from([1, 2, 4, 8]), seed=st.integers(0, 2**31))
@@ -85,7 +84,7 @@ def test_a_decoder_unpacks_bytes_of_several_pixels(size, per_byte, seed):
     rate = fitted_rate(indices, per_byte)
     bytes_ = filtered(rows, rate.filters)
     assert torch.equal(decoded(bytes_, size[1], bits), indices)
-    assert total_bits(indices, rate) == bits_of(bytes_, rate.lengths)
+    assert rate.total_bits(indices) == bits_of(bytes_, rate.lengths)
 
 
 @pytest.mark.parametrize(("k", "most"), [(1, 8), (2, 8), (3, 4), (4, 4), (5, 2), (16, 2), (17, 1), (256, 1)])
@@ -104,7 +103,7 @@ def test_filters_are_the_cheapest_for_code_lengths(china):
     by_filter = [filtered(rows, torch.full((60,), number, dtype=torch.int32)) for number in range(N_FILTERS)]
     # In the last turn filters and lengths hardly change any more, so that filters fit the lengths of the turn before.
     costs = torch.stack([rate.lengths[bytes_.int()].sum(dim=1) for bytes_ in by_filter])
-    least, chosen = int(costs.amin(dim=0).sum()), total_bits(rows, rate)
+    least, chosen = int(costs.amin(dim=0).sum()), rate.total_bits(rows)
     assert least <= chosen <= 1.001 * least
     assert chosen < min(bits_of(bytes_, rate.lengths) for bytes_ in by_filter)
 
@@ -117,7 +116,7 @@ def test_bits_are_at_least_the_entropy_of_the_bytes(levels):
     counts = counts[counts > 0]
     entropy = float((counts * (counts.sum() / counts).log2()).sum())
     # A code length is rounded down from a difference of two logarithms that are rounded down: less by 1/64 bit at most.
-    bits, n_bytes = total_bits(rows, rate) / BIT, 40 * 61
+    bits, n_bytes = rate.total_bits(rows) / BIT, 40 * 61
     assert entropy - n_bytes / BIT <= bits
     assert bits >= n_bytes  # deflate has no shorter code
     assert bits <= max(entropy, n_bytes) * 1.2 + 100
@@ -155,4 +154,4 @@ def test_a_rate_that_is_given_counts_each_row_by_its_filter():
     rows = torch.tensor([[5, 5], [5, 6]], dtype=torch.uint8)
     lengths = torch.arange(256, dtype=torch.int32)
     rate = PngRate(torch.tensor([1, 2], dtype=torch.int32), lengths)
-    assert total_bits(rows, rate) == (1 + 5 + 0) + (2 + 0 + 1)
+    assert rate.total_bits(rows) == (1 + 5 + 0) + (2 + 0 + 1)

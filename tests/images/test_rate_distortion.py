@@ -1,6 +1,7 @@
 """Rate-distortion optimization lowers the cost that it defines, and what it says about colors holds."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from gpukmeans.images import rate_distortion
 from gpukmeans.images.colorspace import SRGB, clear_transparent_pixels
+from gpukmeans.images.gif_rate import fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, pixels_per_byte, total_bits
+from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, pixels_per_byte
 from gpukmeans.images.quantization import quantize
 from gpukmeans.images.rate_distortion import (
     WHOLE,
@@ -30,7 +32,7 @@ BY_PIXEL = Objective(share=0, price=0)
 
 
 def cost(image, indexed, rate, objective):
-    return BIT * energy(image, indexed, objective) + objective.price * total_bits(indexed.indices, rate)
+    return BIT * energy(image, indexed, objective) + objective.price * rate.total_bits(indexed.indices)
 
 
 def problem_of(channels, seed, size=(12, 17), k=9):
@@ -82,16 +84,19 @@ def test_the_energy_of_a_picture_with_alpha_exceeds_64_bits():
     channels=st.integers(1, 4),
     share=st.sampled_from([0, 208, 256]),
     price=st.sampled_from([0, 1 << 10, 1 << 20, 1 << 34]),
-    per_byte=st.sampled_from([1, 2, 4, 8]),
+    per_byte=st.sampled_from([1, 2, 4, 8, None]),
     is_weighted=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_a_sweep_never_raises_the_cost(channels, share, price, per_byte, is_weighted, seed):
-    image, palette, indices = problem_of(channels, seed, k=min(9, 1 << 8 // per_byte))
+    image, palette, indices = problem_of(channels, seed, k=min(9, 1 << 8 // (per_byte or 1)))
     objective, indexed = Objective(share=share, price=price), IndexedImage(palette, indices.clone())
-    filters = random_image(1, len(indices), 1, 5, seed).flatten().int()
-    weights = random_image(2, 3, 1, 33, seed)[..., 0] if is_weighted and per_byte == 1 else None
-    rate = PngRate(filters, fitted_rate(indices, per_byte).lengths, per_byte, weights)
+    weights = random_image(2, 3, 1, 33, seed)[..., 0] if is_weighted and per_byte in (1, None) else None
+    if per_byte is None:
+        rate = replace(fitted_gif_rate(indices), weights=weights)
+    else:
+        filters = random_image(1, len(indices), 1, 5, seed).flatten().int()
+        rate = PngRate(filters, fitted_rate(indices, per_byte).lengths, per_byte, weights)
     candidates = color_cells(image).nearest(palette, 8)
     costs = [cost(image, indexed, rate, objective)]
     for _ in range(3):
@@ -109,11 +114,12 @@ def test_a_sweep_without_a_price_of_bits_finds_the_nearest_colors():
     assert torch.equal(indexed.indices.flatten().long(), distances.argmin(dim=1))
 
 
-def test_a_sweep_leaves_no_pixel_with_a_better_color_among_those_tried_last():
+@pytest.mark.parametrize("fitted", [fitted_rate, fitted_gif_rate])
+def test_a_sweep_leaves_no_pixel_with_a_better_color_among_those_tried_last(fitted):
     # The pixels of the last phase are followed by no other, so each of their colors is the best of all.
     image, palette, indices = problem_of(3, 5, size=(9, 9), k=8)
     objective, indexed = Objective(share=208, price=1 << 20), IndexedImage(palette, indices)
-    rate = fitted_rate(indices)
+    rate = fitted(indices)
     sweep(image, indexed, color_cells(image).nearest(palette, 8), rate, objective)
     least = cost(image, indexed, rate, objective)
     for y, x in ((2, 2), (5, 8), (8, 5)):
@@ -121,6 +127,15 @@ def test_a_sweep_leaves_no_pixel_with_a_better_color_among_those_tried_last():
             changed = indexed.indices.clone()
             changed[y, x] = color
             assert cost(image, IndexedImage(palette, changed), rate, objective) >= least
+
+
+def test_the_bits_of_a_gif_are_optimized_for_a_gif(china):
+    image, start = crop_of(china, 16)
+    price = price_of_bit(15.0, energy(image, start, BY_PIXEL) >> 16, start.indices.numel())
+    objective = Objective(share=208, price=price)
+    results = [optimized(image, *start, objective, rate_name=name) for name in ("png", "gif")]
+    costs = [cost(image, one, fitted_gif_rate(one.indices), objective) for one in (start, *results)]
+    assert costs[2] < 0.97 * costs[1] < costs[0]
 
 
 @pytest.mark.parametrize("share", [0, 208])
@@ -226,7 +241,7 @@ def test_an_image_takes_fewer_bits_for_a_little_error(china):
     def bits(indexed):
         places = palette_orders(indexed.indices, 64)[0].argsort().to(torch.uint8)
         rows = places[indexed.indices.int()]
-        return total_bits(rows, fitted_rate(rows))
+        return fitted_rate(rows).total_bits(rows)
 
     assert bits(result) < 0.93 * bits(start)
     assert mean_squared_error(image, result) < 1.2 * error

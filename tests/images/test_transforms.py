@@ -102,7 +102,15 @@ def test_all_options_are_passed_to_quantize(photos, monkeypatch):
 
     monkeypatch.setattr("gpukmeans.images.transforms.quantize", spy)
     fixed = torch.zeros(1, 3, dtype=torch.uint8)
-    options = {"space": "oklab", "dither": "optimized", "strength": 0.5, "lossy": 7.5, "rounds": 2, "n_init": 3}
+    options = {
+        "space": "oklab",
+        "dither": "optimized",
+        "strength": 0.5,
+        "lossy": 7.5,
+        "rounds": 2,
+        "rate": "gif",
+        "n_init": 3,
+    }
     options["keep_vivid"] = True
     QuantizeColors(5, **options, fixed=fixed, refine=2, seed=8)(photos)
     assert seen.pop("generator").initial_seed() == 8

@@ -344,8 +344,8 @@ struct sweep {
   void *errors;               // (H + 4, W + 4, 4), int16, or int32 with alpha
   const int32_t *points;      // (256, 4): the palette
   const uint8_t *translucent; // (256): colors that opaque pixels do not take; NULL: none
-  const int32_t *filters;     // (H)
-  const int32_t *lengths;     // (256)
+  const int32_t *filters;     // (H); NULL: the bits are those of pairs of neighbors
+  const int32_t *lengths;     // (256), by residual, or (256, 256), by the index to the left and the index
   const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): of lengths, in sixteenths; NULL: 16, as with several pixels
   int64_t bit;                // units of a length
   int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8 and all values are tried
@@ -456,6 +456,27 @@ INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *r
   }
 }
 
+INLINE void add_lengths_of_residuals(const struct sweep *s, int64_t y, int64_t x, int own, int below,
+                                     const uint8_t *at, const uint8_t *tried, int32_t *bits) {
+  struct residuals residuals;
+  fill_residuals(s, y, x, own, below, at, tried, &residuals);
+  switch (residuals.n) {
+  case 1: add_lengths(1, s->lengths, &residuals, bits); break;
+  case 2: add_lengths(2, s->lengths, &residuals, bits); break;
+  case 3: add_lengths(3, s->lengths, &residuals, bits); break;
+  default: add_lengths(4, s->lengths, &residuals, bits);
+  }
+}
+
+// The bits of a pixel after the one to its left, and of the one to its right.
+INLINE void add_lengths_of_pairs(const struct sweep *s, int64_t y, int64_t x, const uint8_t *at, const uint8_t *tried,
+                                 int32_t *bits) {
+  const int32_t *own = s->lengths + at[-1] * MAX_COLORS, *right = s->lengths + at[1];
+  const int32_t weight = weight_at(s, y, x), right_weight = x + 1 < s->width ? weight_at(s, y, x + 1) : 0;
+  for (int lane = 0; lane < LANES; lane++)
+    bits[lane] = own[tried[lane]] * weight / 16 + right[tried[lane] * MAX_COLORS] * right_weight / 16;
+}
+
 // What is the same for the pixels of some rows.
 struct constants {
   int64_t apart, weight; // of a pixel's error with itself: of the part that is not blurred, and of both
@@ -558,15 +579,11 @@ INLINE void change_pixel(int alpha, const struct sweep *s, const struct constant
     for (int lane = 0; lane < OLD; lane++)
       tried[lane] = s->translucent[tried[lane]] ? (uint8_t)old : tried[lane];
 
-  struct residuals residuals;
   int32_t bits[LANES];
-  fill_residuals(s, y, x, own, below, at, tried, &residuals);
-  switch (residuals.n) {
-  case 1: add_lengths(1, s->lengths, &residuals, bits); break;
-  case 2: add_lengths(2, s->lengths, &residuals, bits); break;
-  case 3: add_lengths(3, s->lengths, &residuals, bits); break;
-  default: add_lengths(4, s->lengths, &residuals, bits);
-  }
+  if (s->filters)
+    add_lengths_of_residuals(s, y, x, own, below, at, tried, bits);
+  else
+    add_lengths_of_pairs(s, y, x, at, tried, bits);
 
   const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x + MARGIN;
   const point_t error = load_point(alpha, s->errors, i), old_point = *(const point_t *)(s->points + old * DIMS);
@@ -586,7 +603,7 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
   struct constants constants;
   prepare(s, &constants);
   for (int64_t y = top + 3 * start; y < top + 3 * stop; y += 3) {
-    const int own = s->filters[y], below = y + 1 < s->height ? s->filters[y + 1] : 0;
+    const int own = s->filters ? s->filters[y] : 0, below = s->filters && y + 1 < s->height ? s->filters[y + 1] : 0;
     blur_others(alpha, s, y, sums, blurs);
     for (int64_t left = 0; left < 3; left++)
       for (int64_t x = left; x < s->width; x += 3)

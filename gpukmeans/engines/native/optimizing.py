@@ -224,8 +224,8 @@ def sweep(
     cells: Int[Tensor, "h w"],
     lists: UInt8[Tensor, "m n"],
     *,
-    filters: Int[Tensor, " h"],
-    lengths: Int[Tensor, "256"],
+    filters: Int[Tensor, " h"] | None,
+    lengths: Int[Tensor, "..."],
     weights: UInt8[Tensor, "p q"] | None,
     per_byte: int,
     translucent: Bool[Tensor, " k"] | None,
@@ -244,8 +244,8 @@ def sweep(
         rows: the indices packed to bytes, uint8 (H, B).
         cells: row of `lists` of each pixel, int32 (H, W).
         lists: colors tried, uint8 (M, n), n from 1 to `MAX_TRIED`.
-        filters: filter types of the rows, int32 (H,).
-        lengths: code lengths of residuals, int32 (256,).
+        filters: filter types of the rows, int32 (H,). With None bits are those of pairs of neighbors in whole bytes.
+        lengths: code lengths of residuals, int32 (256,), or of indices by the one to the left, int32 (256, 256).
         weights: of the lengths in blocks of 8 x 8 pixels, in sixteenths, uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
         per_byte: number of pixels in a byte: with 2, 4 or 8 all values are tried.
         translucent: mask (K,) of the colors that opaque pixels do not take.
@@ -257,8 +257,9 @@ def sweep(
     _check(
         cells.shape == indices.shape
         and rows.shape == (height, -(-width // per_byte))
-        and filters.shape == (height,)
-        and lengths.shape == (256,)
+        and (filters is None or filters.shape == (height,))
+        and lengths.shape == ((256, 256) if filters is None else (256,))
+        and (filters is not None or per_byte == 1)
         and (weights is None or (weights.shape == (-(-height // 8), -(-width // 8)) and int(weights.max()) <= 32))
         and price <= max_price(image.shape[2])
     )

@@ -120,12 +120,13 @@ _ROUNDS, DEFAULT_LOSSY = (1, 2, 4, 8), 15.0
 _NEAREST: dict[str, Any] = {"dither": "none", "lossy": 0.0}
 
 
-def mapping_options(settings: Settings, *, animated: bool) -> dict[str, Any]:
+def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[str, Any]:
     """The options of `map_to_palette` for a file.
 
     By default a still has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors make a
-    smaller file of many repeats. The bits are those of a PNG, but files of the other formats become smaller, too. An
-    animation has the nearest colors. ImageError if its frames would be optimized, one by one.
+    smaller file of many repeats. Files other than PNGs, by their suffix, have the bits of a GIF, with which those of
+    WebP become smaller, too. An animation has the nearest colors. ImageError if its frames would be optimized, one by
+    one.
     """
     is_optimized = settings.effort > 0 and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
@@ -133,9 +134,13 @@ def mapping_options(settings: Settings, *, animated: bool) -> dict[str, Any]:
     if animated and (dither == "optimized" or lossy > 0):
         raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
     strength = settings.dither_strength
-    if strength == 0:
-        dither = "none"
-    return {"dither": dither, "strength": strength, "lossy": lossy, "rounds": _ROUNDS[settings.effort]}
+    return {
+        "dither": "none" if strength == 0 else dither,
+        "strength": strength,
+        "lossy": lossy,
+        "rounds": _ROUNDS[settings.effort],
+        "rate": "png" if suffix == ".png" else "gif",
+    }
 
 
 def default_lossy(dither: str) -> float:
@@ -382,7 +387,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
 
         choice, tries = Choice(settings.n_colors, settings.lossy), []
         if settings.target is not None:
-            choice, tries = _choice(settings.target, source, histogram, settings, quantize)
+            choice, tries = _choice(settings.target, source, histogram, suffix, settings, quantize)
         picture = quantize(choice.n_colors, choice.lossy)
         picture.finish_on_device()
     kept, data = find_output(file, picture, output, settings)
@@ -429,6 +434,7 @@ def _choice(
     target: Target,
     source: Source,
     histogram: ColorHistogram,
+    suffix: str,
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
 ) -> tuple[Choice, list[str]]:
@@ -437,7 +443,7 @@ def _choice(
     The price is searched only where indices are optimized.
     """
     max_colors = min(256, len(histogram.colors))
-    mapping = mapping_options(settings, animated=source.animation is not None)
+    mapping = mapping_options(settings, suffix, animated=source.animation is not None)
     searches_price = settings.lossy is None and mapping["lossy"] > 0
     tries: list[str] = []
     found = ""
@@ -527,7 +533,7 @@ def quantize_source(
     `suffix` is that of the file format to encode.
     """
     fit, statistics = None, None
-    mapping = mapping_options(settings, animated=source.animation is not None)
+    mapping = mapping_options(settings, suffix, animated=source.animation is not None)
     if settings.palette is None:
         fit = fitted()
         palette = fit.colors

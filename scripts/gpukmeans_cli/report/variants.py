@@ -184,7 +184,7 @@ def _variant(
         return quantize_source(source, frames, histogram, lambda: fit, ".png", settings, timer)
 
     picture, plain = quantized(settings), None
-    if _mode(mapping_options(settings, animated=False)) != PLAIN:
+    if _mode(mapping_options(settings, ".png", animated=False)) != PLAIN:
         plain = quantized(replace(settings, dither="none", dither_strength=1.0, lossy=0.0))
     encoding = _encoding(file, picture, settings)  # first: it maps the pixels, which may change palette and mapping
     usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)

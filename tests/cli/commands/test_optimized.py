@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
+import torch
 from helpers.image_files import assert_one_line, noise, rgba, save
 from helpers.png_decoding import decode_png
 from PIL import Image
+
+from gpukmeans import quantize
 
 CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 NEAREST, OPTIMIZED = ("--dither", "none"), ("--dither", "optimized")
@@ -55,6 +58,14 @@ def test_a_still_is_optimized_at_a_price_of_15_by_default(report, crop, tmp_path
     assert default == written(crop, report, tmp_path, *OPTIMIZED, suffix=suffix)
     assert default == written(crop, report, tmp_path, "--lossy", 15, suffix=suffix)
     assert default != written(crop, report, tmp_path, *NEAREST, suffix=suffix)
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [(".png", "png"), (".gif", "gif"), (".webp", "gif")])
+def test_the_bits_are_those_of_the_format_of_the_output(report, crop, tmp_path, suffix, rate):
+    image = torch.from_numpy(rgba(crop)[..., :3].copy())
+    expected = quantize(image, 64, dither="optimized", lossy=15.0, rate=rate).pixels()
+    report(crop, "-k", 64, "-o", tmp_path / f"out{suffix}")
+    assert np.array_equal(rgba(tmp_path / f"out{suffix}")[..., :3], expected.numpy())
 
 
 def test_a_drawing_that_optimized_colors_would_make_larger_takes_the_nearest(report, tmp_path):

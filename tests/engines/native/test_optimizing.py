@@ -14,9 +14,10 @@ from gpukmeans.engines.native import optimizing, png
 from gpukmeans.images.colorspace import clear_transparent_pixels
 from gpukmeans.images.contrast import contrast_weights
 from gpukmeans.images.dithering import dither
+from gpukmeans.images.gif_rate import GifRate, fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import PngRate, fitted_rate, total_bits
+from gpukmeans.images.png_rate import PngRate, fitted_rate
 from gpukmeans.images.quantization import quantize
 from gpukmeans.images.rate_distortion import Objective, color_cells, energy, optimized, price_of_bit, refitted, sweep
 
@@ -99,21 +100,24 @@ def swept(problem, rate, objective, n_tried=8):
     share=st.sampled_from([0, 1, 208, 256]),
     price=PRICES,
     n_tried=st.integers(1, 8),
-    per_byte=st.sampled_from([1, 2, 4, 8]),
+    per_byte=st.sampled_from([1, 2, 4, 8, None]),
     is_weighted=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_indices_are_swept_as_by_tensor_operations(
     size, channels, k, levels, alphas, palette_alphas, share, price, n_tried, per_byte, is_weighted, seed
 ):
-    k = min(k, 1 << 8 // per_byte)
+    k = min(k, 1 << 8 // (per_byte or 1))
     problem = random_problem(size, channels, k, levels, alphas, palette_alphas, seed)
-    lengths = fitted_rate(problem.indices, per_byte).lengths
-    weights = random_weights(*size, seed) if is_weighted and per_byte == 1 else None
-    rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), lengths, per_byte, weights)
+    weights = random_weights(*size, seed) if is_weighted and per_byte in (1, None) else None
+    if per_byte is None:
+        rate = GifRate(torch.randint(0, 769, (256, 256), generator=seeded(seed), dtype=torch.int32), weights)
+    else:
+        lengths = fitted_rate(problem.indices, per_byte).lengths
+        rate = PngRate(random_image(1, size[0], 1, 5, seed).flatten().int(), lengths, per_byte, weights)
     objective = Objective(share=share, price=price)
     assert_equal_to_tensor_operations(lambda: swept(problem, rate, objective, n_tried))
-    assert_equal_to_tensor_operations(lambda: total_bits(problem.indices, rate))
+    assert_equal_to_tensor_operations(lambda: rate.total_bits(problem.indices))
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -154,15 +158,21 @@ def test_cells_and_energy_and_palette_are_those_of_tensor_operations(
 
 
 @pytest.mark.parametrize("share", [0, 208])
-@pytest.mark.parametrize(("channels", "k"), [(1, 16), (2, 30), (3, 256), (4, 100), (3, 14), (4, 2)])
-def test_each_library_optimizes_a_photo(each_library, channels, k, share, china):
+@pytest.mark.parametrize(
+    ("channels", "k", "rate"),
+    [
+        *[(1, 16, "png"), (2, 30, "png"), (3, 256, "png"), (4, 100, "png"), (3, 14, "png"), (4, 2, "png")],
+        *[(3, 256, "gif"), (4, 30, "gif")],
+    ],
+)
+def test_each_library_optimizes_a_photo(each_library, channels, k, rate, share, china):
     problem = photo_problem(china, channels, k)
     sum_of_squares = energy(problem.image, IndexedImage(*problem[1:]), Objective(share=0, price=0)) // 2**16
     objective = Objective(share=share, price=price_of_bit(15.0, sum_of_squares, problem.indices.numel()))
 
     def result_of():
         weights = contrast_weights(problem.image)
-        return weights, *optimized(*problem, objective, n_rounds=2, bit_weights=weights)
+        return weights, *optimized(*problem, objective, n_rounds=2, rate_name=rate, bit_weights=weights)
 
     result = assert_equal_to_tensor_operations(result_of)[1:]
     assert (result[1] != problem.indices).float().mean() > 0.002
@@ -199,16 +209,18 @@ def test_shapes_that_do_not_fit_are_refused(unchecked):
         energy(problem.image, IndexedImage(problem.palette, problem.indices[1:].contiguous()), objective)
     with pytest.raises(ValueError, match="must fit each other"):
         refitted(problem.image, IndexedImage(problem.palette[:1], problem.indices), torch.ones(1) > 0, objective)
+    with pytest.raises(ValueError, match="must fit each other"):
+        swept(problem, GifRate(fitted_gif_rate(problem.indices).lengths[:255]), objective)
     with pytest.raises(ValueError, match="indices must be below 2"):
         palette_orders(problem.indices, 2)
     with pytest.raises(ValueError, match="rows, filters and lengths must have shapes"):
-        total_bits(problem.indices, PngRate(torch.zeros(5).int(), torch.zeros(256).int()))
+        PngRate(torch.zeros(5).int(), torch.zeros(256).int()).total_bits(problem.indices)
     weights = torch.zeros(1, 2, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"weights must have shapes .* up to 32"):
-        total_bits(problem.indices, PngRate(torch.zeros(4).int(), torch.zeros(256).int(), weights=weights))
+        PngRate(torch.zeros(4).int(), torch.zeros(256).int(), weights=weights).total_bits(problem.indices)
     too_high = PngRate(torch.zeros(4).int(), torch.zeros(256).int(), weights=weights[:, :1] + 33)
     with pytest.raises(ValueError, match=r"weights must have shapes .* up to 32"):
-        total_bits(problem.indices, too_high)
+        too_high.total_bits(problem.indices)
 
 
 @pytest.mark.parametrize("level", native.DRIVER_LEVELS)
@@ -277,7 +289,8 @@ for channels in (1, 2, 3, 4):
             arguments = i32(channels), to(image), i64(height), i64(width), i64(0), i64(len(differences))
             library.gpukmeans_optimizing_differences(*arguments, to(differences))
             weights = (differences % 33).astype(np.uint8)
-            for per_byte in (1, 2, 4, 8):
+            pairs = rng.integers(769, size=(256, 256), dtype=np.int32)
+            for per_byte, of_pairs in ((1, True), (1, False), (2, False), (4, False), (8, False)):
                 if per_byte > 1 and k > 1 << 8 // per_byte:
                     continue
                 n_bytes = -(-width // per_byte)
@@ -285,7 +298,10 @@ for channels in (1, 2, 3, 4):
                 padded = np.pad((values << 8 // per_byte * np.arange(per_byte)[::-1]).sum(axis=2).astype(np.uint8), 1)
                 arrays = image, cells, lists, padded, errors, points, excluded, filters, lengths, weights
                 numbers = 64, [per_byte, k]
-                state = structure(height, width, [channels, share], price, *map(address, arrays), *numbers)
+                addresses = list(map(address, arrays))
+                if of_pairs:
+                    addresses[-3:-1] = 0, address(pairs)
+                state = structure(height, width, [channels, share], price, *addresses, *numbers)
                 for top in range(min(3, height)):
                     arguments = to(state), i64(top), i64(0), i64((height - top + 2) // 3), to(scratch)
                     library.gpukmeans_optimizing_sweep(*arguments)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import PngRate, fitted_rate, png_scanlines, total_bits
+from gpukmeans.images.png_rate import PngRate, fitted_rate, png_scanlines
 
 SIZES = st.sampled_from([(1, 1), (1, 2), (2, 1), (1, 30), (30, 1), (2, 3), (5, 4), (4, 5), (5, 6), (6, 7), (33, 47)])
 
@@ -21,7 +21,7 @@ def test_rates_and_orders_are_those_of_tensor_operations(size, k, seed, is_smoot
 
     def results():
         rate = fitted_rate(indices)
-        bits = [total_bits(indices, rate), total_bits(indices, PngRate(filters, rate.lengths))]
+        bits = [rate.total_bits(indices), PngRate(filters, rate.lengths).total_bits(indices)]
         orders = [order.tolist() for order in palette_orders(indices, k)]
         return rate.filters.tolist(), rate.lengths.tolist(), bits, orders, png_scanlines(indices).tolist()
 

@@ -1,0 +1,113 @@
+"""Bits that indices take in a GIF file: the lengths of codes of an index after the one to its left.
+
+LZW stores a row as runs of indices that occurred before, and so learns which index follows which. Its bits are near the
+entropy of an index given the one to its left. All arithmetic is on integers, so every device returns the same bits.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from gpukmeans.images.contrast import pixel_weights, weighted
+from gpukmeans.images.png_rate import BIT
+from gpukmeans.tiling import blocks
+
+# LZW's codes have at most 12 bits.
+_LONGEST = 12 * BIT
+
+# Number of occurrences, as frequent as indices are in the whole image, that are added to those after each index.
+_PRIOR = 2048
+
+# Number of pixels counted at a time.
+_BLOCK = 1 << 18
+
+_N = 256
+
+
+@dataclass(frozen=True, eq=False)
+class GifRate:
+    """The code length of each index after each one to its left, int32 (256, 256). Left of an image all indices are 0.
+
+    Args:
+        lengths: code lengths in 1/64 bit, by the index to the left and the index.
+        weights: factors of the lengths by blocks, as `contrast_weights`, if any.
+    """
+
+    lengths: Int[Tensor, "256 256"]
+    weights: UInt8[Tensor, "p q"] | None = None
+    filters: ClassVar[None] = None
+    per_byte: ClassVar[int] = 1
+
+    def total_bits(self, indices: UInt8[Tensor, "h w"]) -> int:
+        """Bits of indices (H, W), in 1/64 bit.
+
+        Args:
+            indices: uint8 (H, W).
+        """
+        if self.weights is None:
+            return int((_pair_counts(indices) * self.lengths).sum())
+        weights, total = pixel_weights(self.weights, *indices.shape), 0
+        for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
+            rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
+            total += int(weighted(self.lengths[rows[:, :-1], rows[:, 1:]], weights[block]).sum())
+        return total
+
+
+def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
+    """Code lengths by the frequencies of pairs of neighbors in the rows of indices (H, W), of up to 3e9 pixels.
+
+    Args:
+        indices: uint8 (H, W).
+
+    Example:
+        >>> indices = torch.tensor([[0, 1] * 10000], dtype=torch.uint8)
+        >>> fitted_gif_rate(indices).lengths[:2, :2].tolist()
+        [[228, 9], [9, 228]]
+    """
+    counts = _pair_counts(indices)
+    before, after, n = counts.sum(dim=1, keepdim=True), counts.sum(dim=0), indices.numel()
+    numbers = torch.cat([n * (before + _PRIOR), n * counts + _PRIOR * after], dim=1)
+    logarithms = binary_logarithms(numbers)
+    return GifRate((logarithms[:, :1] - logarithms[:, 1:]).clamp_(max=_LONGEST).int())
+
+
+def binary_logarithms(numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Exact binary logarithms of numbers (...), int64 and not negative, in units of 1/64, rounded down; 0 of 0.
+
+    Args:
+        numbers: int64 (...).
+
+    Example:
+        >>> binary_logarithms(torch.tensor([0, 1, 2, 3, 2**62])).tolist()
+        [0, 0, 64, 101, 3968]
+    """
+    powers = torch.tensor([1 << exponent for exponent in range(1, 63)], device=numbers.device)
+    exponents = torch.bucketize(numbers, powers, right=True)
+    parts = torch.tensor(_powers_of_parts(), device=numbers.device)
+    return BIT * exponents + torch.bucketize(numbers << (62 - exponents), parts, right=True)
+
+
+@functools.cache
+def _powers_of_parts() -> tuple[int, ...]:
+    """2 to the power of 62 + i / 64 for i from 1 to 63, rounded up."""
+    powers = []
+    for i in range(1, BIT):
+        root = number = 1 << 62 * BIT + i
+        for _ in range(BIT.bit_length() - 1):
+            root = math.isqrt(root)
+        powers.append(root + (root**BIT < number))
+    return tuple(powers)
+
+
+def _pair_counts(indices: Tensor) -> Tensor:
+    """Counts (256, 256), int64, of indices (H, W) by the index to the left, 0 in the first column, and the index."""
+    counts = torch.zeros(_N * _N, dtype=torch.int64, device=indices.device)
+    for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
+        rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
+        counts += torch.bincount((rows[:, :-1] * _N + rows[:, 1:]).flatten(), minlength=_N * _N)
+    return counts.view(_N, _N)
