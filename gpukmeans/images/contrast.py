@@ -36,11 +36,7 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
     total = int(differences.sum())
     if total == 0:
         return torch.full_like(differences, WEIGHT, dtype=torch.uint8)
-    rows, columns = (
-        (length - _SIDE * torch.arange(n, device=image.device)).clamp(max=_SIDE)
-        for n, length in zip(differences.shape, image.shape, strict=False)
-    )
-    n_pixels = rows[:, None] * columns
+    n_pixels = block_sizes(image.shape[0], image.shape[1], image.device)
     # The weight w is the highest with (w / 16)² <= (differences / n_pixels) / (total / all pixels).
     relative = WEIGHT**2 * image.shape[0] * image.shape[1] * differences // (total * n_pixels)
     squares = torch.arange(LEAST_WEIGHT + 1, MOST_WEIGHT + 1, device=image.device).square()
@@ -77,5 +73,19 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
     differences = torch.zeros(height, width, dtype=torch.int32, device=image.device)
     differences[:, 1:] += levels.diff(dim=1).abs().sum(dim=2, dtype=torch.int32)
     differences[1:] += levels.diff(dim=0).abs().sum(dim=2, dtype=torch.int32)
-    padded = torch.nn.functional.pad(differences, (0, -width % _SIDE, 0, -height % _SIDE))
+    return block_sums(differences)
+
+
+def block_sums(values: Int[Tensor, "h w"]) -> Int[Tensor, "p q"]:
+    """Sums, int64, of the values of each block of 8 x 8 pixels."""
+    padded = torch.nn.functional.pad(values, (0, -values.shape[1] % _SIDE, 0, -values.shape[0] % _SIDE))
     return padded.unflatten(1, (-1, _SIDE)).unflatten(0, (-1, _SIDE)).sum(dim=(1, 3))
+
+
+def block_sizes(height: int, width: int, device: torch.device) -> Int[Tensor, "p q"]:
+    """Number of pixels of each block of 8 x 8, int64: fewer at the lower and right border."""
+    rows, columns = (
+        (length - _SIDE * torch.arange(-(-length // _SIDE), device=device)).clamp(max=_SIDE)
+        for length in (height, width)
+    )
+    return rows[:, None] * columns

@@ -23,7 +23,7 @@ from torch import Tensor
 from gpukmeans.engines.native import optimizing, png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import SRGB, has_alpha
-from gpukmeans.images.contrast import pixel_weights, weighted
+from gpukmeans.images.contrast import block_sums, pixel_weights, weighted
 from gpukmeans.images.gif_rate import GifRate, fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.nearest import is_opaque, is_transparent
@@ -186,12 +186,17 @@ def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
     """e·R·e, in squared premultiplied levels (255 times as large with alpha) with 16 fractional bits."""
+    # Blocks are added as Python's integers, because a picture with alpha may exceed 64 bits.
+    return sum(block_energies(image, indexed, objective).flatten().tolist())
+
+
+def block_energies(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> Int[Tensor, "p q"]:
+    """The parts of `energy` of blocks of 8 x 8 pixels, int64 (ceil(H / 8), ceil(W / 8))."""
     if takes(image, *indexed, dtype=torch.uint8):
         points, indices = _points(indexed.palette), indexed.indices.contiguous()
-        return sum(optimizing.energy(image.contiguous(), points, indices, objective.share).tolist())
+        return optimizing.energy(image.contiguous(), points, indices, objective.share)
     errors = _errors(image, indexed)
-    # Rows are added as Python's integers, because a picture with alpha may exceed 64 bits.
-    return sum((errors * _correlated(errors, objective)).sum(dim=(1, 2)).tolist())
+    return block_sums((errors * _correlated(errors, objective)).sum(dim=2))
 
 
 def _errors(image: Tensor, indexed: IndexedImage) -> Tensor:

@@ -140,8 +140,8 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
 
 def energy(
     image: UInt8[Tensor, "h w c"], points: Int[Tensor, "k d"], indices: UInt8[Tensor, "h w"], share: int
-) -> Int[Tensor, " h"]:
-    """e·R·e of each row, int64 (H,).
+) -> Int[Tensor, "p q"]:
+    """e·R·e of each block of 8 x 8 pixels, int64 (ceil(H / 8), ceil(W / 8)).
 
     In addition to the result this takes 96 bytes for each column and thread.
 
@@ -152,9 +152,9 @@ def energy(
         share: weight of the blurred error, 0 to 256.
     """
     picture = _Rows(image, points, indices, share)
-    energies = _empty(len(indices), dtype=torch.int64)
+    energies = _zeros(*(-(-length // 8) for length in indices.shape), dtype=torch.int64)
     run = _function("energy", *_ROWS, ctypes.c_void_p)
-    picture.run(lambda *rows: run(*rows, energies.data_ptr()))
+    picture.run(lambda *rows: run(*rows, energies.data_ptr()), step=8)
     return energies
 
 
@@ -306,15 +306,15 @@ class _Rows:
         addresses = image.data_ptr(), indices.data_ptr(), self.points.data_ptr()
         self._state = _Picture(height, width, channels, len(points), share, 0, *addresses)
 
-    def run(self, function: Callable[..., Any]) -> None:
-        """Call a kernel for all rows."""
-        width = self._state.width
+    def run(self, function: Callable[..., Any], step: int = 1) -> None:
+        """Call a kernel for all rows, of which it gets multiples of `step` at a time."""
+        height, width = self._state.height, self._state.width
 
         def kernel(start: int, stop: int) -> None:
             scratch = _empty(6, width + 4, 4, dtype=torch.int32)
-            function(self._state, start, stop, scratch.data_ptr())
+            function(self._state, start * step, min(stop * step, height), scratch.data_ptr())
 
-        run_chunks(kernel, self._state.height, max(1, _BLOCK // width))
+        run_chunks(kernel, -(-height // step), max(1, _BLOCK // (step * width)))
 
     def errors(self) -> Tensor:
         """Errors (H + 4, W + 4, 4) with a margin of zeros: int32 with alpha, else int16."""

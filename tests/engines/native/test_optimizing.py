@@ -265,7 +265,8 @@ for channels in (1, 2, 3, 4):
             library.gpukmeans_optimizing_nearest(to(state), i64(0), i64(m))
             assert lists.max() < k
             picture = structure(height, width, [channels, k], [share, 0], *map(address, (image, indices, points)))
-            scratch, energies = np.zeros((6, width + 4, 4), np.int32), np.zeros(height, np.int64)
+            scratch = np.zeros((6, width + 4, 4), np.int32)
+            energies = np.zeros((-(-height // 8), -(-width // 8)), np.int64)
             for rows in ((0, height // 2), (height // 2, height)):
                 rows = i64(rows[0]), i64(rows[1])
                 library.gpukmeans_optimizing_energy(to(picture), *rows, to(scratch), to(energies))
