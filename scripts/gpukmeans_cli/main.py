@@ -36,9 +36,11 @@ def _print_version(requested: bool) -> None:
         import zlib
 
         import deflate
+        import zopfli
 
         # The bytes of files depend on them, too.
-        typer.echo(f"gpukmeans {_version()} (deflate {deflate.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION})")
+        versions = f"deflate {deflate.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION}, zopfli {zopfli.__version__}"
+        typer.echo(f"gpukmeans {_version()} ({versions})")
         raise typer.Exit
 
 

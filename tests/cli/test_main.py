@@ -36,7 +36,8 @@ def start(*args, **options):
 
 
 VERSIONS = (
-    f"gpukmeans {gpukmeans.__version__} (deflate {metadata.version('deflate')}, zlib {zlib.ZLIB_RUNTIME_VERSION})\n"
+    f"gpukmeans {gpukmeans.__version__} (deflate {metadata.version('deflate')}, zlib {zlib.ZLIB_RUNTIME_VERSION}, "
+    f"zopfli {metadata.version('zopfli')})\n"
 )
 
 

@@ -36,6 +36,7 @@ from gpukmeans import (
     unique_colors,
     with_transparent_color,
 )
+from gpukmeans_cli.compression.drawings import drawing_weights, fewest_colors
 from gpukmeans_cli.compression.result import CompressionReport, CompressionResult
 from gpukmeans_cli.compression.targets import Choice, Target, search, search_colors
 from gpukmeans_cli.formats.animation import encode_animation
@@ -124,9 +125,9 @@ def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[
     """The options of `map_to_palette` for a file.
 
     By default a still has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors make a
-    smaller file of many repeats. Files other than PNGs, by their suffix, have the bits of a GIF, with which those of
-    WebP become smaller, too. An animation has the nearest colors. ImageError if its frames would be optimized, one by
-    one.
+    smaller file of many repeats: that is a drawing, which then has the fewest colors whose error hardly shows. Files
+    other than PNGs, by their suffix, have the bits of a GIF, with which those of WebP become smaller, too. An animation
+    has the nearest colors. ImageError if its frames would be optimized, one by one.
     """
     is_optimized = settings.effort > 0 and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
@@ -225,7 +226,7 @@ class QuantizedImage:
 
     def indices(self) -> Iterator[np.ndarray]:
         """The palette indices of each frame, uint8 (H, W)."""
-        counts, errors = np.zeros(len(self.palette), dtype=np.int64), []
+        counts, errors = [], []
         # The other ditherings of animations give a pixel an index that depends on its color and place alone.
         is_diffused = self.source.animation is not None and self.mapping["dither"] == "floyd-steinberg"
         still_areas = _StillAreas() if is_diffused else None
@@ -237,7 +238,7 @@ class QuantizedImage:
             self.palette = indexed.palette
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
-                counts[:] += index_counts(indices, len(counts))
+                counts.append(index_counts(indices, len(self.palette)))
                 errors.append(mean_squared_error(frame, indexed))
             self.timer.lap("map pixels")
             return indices
@@ -246,7 +247,7 @@ class QuantizedImage:
         for indices in map(mapped, self.frames):
             yield indices
             self.timer.lap("encode")
-        self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
+        self._statistics = self._statistics or Statistics(np.sum(counts, axis=0), math.fsum(errors) / len(errors))
 
     def _map(self, frame: Tensor) -> IndexedImage:
         indexed = self._mapped(frame, self.mapping)
@@ -255,8 +256,22 @@ class QuantizedImage:
             # Drawings repeat, which changed indices may break.
             if is_repetitive(nearest.indices.cpu().numpy()) and self._n_bytes(nearest) <= self._n_bytes(indexed):
                 self.mapping = self.mapping | _NEAREST
-                return nearest
+                return self._with_fewer_colors(frame, nearest)
         return indexed
+
+    def _with_fewer_colors(self, frame: Tensor, nearest: IndexedImage) -> IndexedImage:
+        """The nearest colors of a drawing, or fewer of them, if their error hardly shows and they take fewer bytes."""
+        if self.fit is None:
+            return nearest
+        weighted = replace(self.histogram, counts=drawing_weights(frame, self.histogram))
+        space = "oklab" if self.settings.space == "srgb" else self.settings.space
+        settings = replace(self.settings, space=space)
+        fit = fewest_colors(lambda n: fit_colors(weighted, n, settings, [frame]), len(self.fit.colors))
+        fewer = None if fit is None else map_to_palette(frame, self.histogram, fit, **_NEAREST)
+        if fewer is None or self._n_bytes(fewer) >= self._n_bytes(nearest):
+            return nearest
+        self.fit = fit
+        return fewer
 
     def _mapped(self, frame: Tensor, mapping: dict[str, Any]) -> IndexedImage:
         if self.fit is None:

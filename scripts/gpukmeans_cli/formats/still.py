@@ -13,6 +13,7 @@ from pathlib import Path
 import deflate
 import numpy as np
 import torch
+import zopfli.zlib
 from PIL import Image
 
 import gpukmeans_cli.formats.png_chunks as png
@@ -35,8 +36,10 @@ NEAR_BEST, REPETITIVE = 1.1, 0.3
 # Bytes with repeats relative to Huffman codes alone, at most, of a drawing.
 REPEATED = 0.29
 
-# Drawings of up to this number of pixels get the highest level, for their best scanlines, with less effort.
-_SMALL = 1 << 20
+# Drawings of up to this number of pixels get the highest level, for their best scanlines, with less effort. Those of up
+# to half of it get Zopfli, which saves 3 to 5 % more, in 2 to 6 seconds a megapixel. From 3 iterations to 15 it saves
+# 0.3 %.
+_SMALL, _ZOPFLI_PIXELS, _ZOPFLI_ITERATIONS = 1 << 20, 1 << 19, 3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
 
@@ -168,7 +171,7 @@ class _Attempt:
 
 
 def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int) -> bytes:
-    is_small_drawing = effort == DEFAULT_EFFORT and indices.size <= _SMALL and is_repetitive(indices)
+    is_small_drawing = effort >= DEFAULT_EFFORT and indices.size <= _SMALL and is_repetitive(indices)
     all_orders = effort == MOST_EFFORT or is_small_drawing
     attempts = [
         attempt
@@ -187,6 +190,8 @@ def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, eff
         best = min([best, *searched], key=lambda attempt: attempt.n_bytes)
         if is_small_drawing:
             best = best.searched(HIGHEST_LEVEL)
+            if indices.size <= _ZOPFLI_PIXELS:
+                best = replace(best, data=min(best.data, _by_zopfli(best.scanlines), key=len))
     return _png_file(best.samples, best.data, metadata)
 
 
@@ -291,6 +296,10 @@ def _filtered_by_pillow(rows: np.ndarray) -> np.ndarray:
 
 def _by_libdeflate(scanlines: np.ndarray, level: int) -> bytes:
     return bytes(deflate.zlib_compress(scanlines, level))
+
+
+def _by_zopfli(scanlines: np.ndarray) -> bytes:
+    return zopfli.zlib.compress(scanlines.tobytes(), numiterations=_ZOPFLI_ITERATIONS)
 
 
 def _by_zlib(scanlines: np.ndarray, strategy: int) -> bytes:

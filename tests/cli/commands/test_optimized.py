@@ -1,5 +1,6 @@
 """Optimized dithering and the price of bits, which are the default for stills, on real files."""
 
+import colorsys
 import functools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import sklearn
 import torch
 from helpers.image_files import assert_one_line, noise, rgba, save
 from helpers.png_decoding import decode_png
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from gpukmeans import quantize
 
@@ -33,6 +34,17 @@ def crop(tmp_path_factory):
     with Image.open(CHINA) as image:
         image.crop((200, 100, 264, 148)).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory):
+    """Antialiased discs in 30 colors on white, as a PNG of 421 colors."""
+    image = Image.new("RGB", (1920, 1600), "white")
+    for number in range(30):
+        color = tuple(round(255 * level) for level in colorsys.hsv_to_rgb(number / 30, 0.8, 0.8))
+        x, y = 320 * (number % 6) + 160, 320 * (number // 6) + 160
+        ImageDraw.Draw(image).ellipse([x - 61, y - 61, x + 61, y + 61], color)
+    return save(np.array(image.reduce(4)), tmp_path_factory.mktemp("discs") / "discs.png")
 
 
 @pytest.fixture
@@ -79,6 +91,35 @@ def test_a_drawing_that_optimized_colors_would_make_larger_takes_the_nearest(rep
     default, nearest, optimized = (report(drawing, *options, *more) for more in ((), NEAREST, OPTIMIZED))
     assert (default["dither"], default["lossy"]) == ("none", 0)
     assert default["bytes_out"] == nearest["bytes_out"] < optimized["bytes_out"]
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".png", 0.9), (".gif", 1.0)])
+def test_a_drawing_has_fewer_colors_in_a_smaller_file_where_that_hardly_shows(report, discs, tmp_path, suffix, most):
+    default = report(discs, "-o", tmp_path / f"default{suffix}")
+    nearest = report(discs, "-o", tmp_path / f"nearest{suffix}", *NEAREST)
+    assert (default["dither"], default["lossy"]) == ("none", 0)
+    assert 128 <= default["colors_out"] < nearest["colors_out"] == 256
+    assert default["bytes_out"] < most * nearest["bytes_out"]
+    with Image.open(discs) as before, Image.open(tmp_path / f"default{suffix}") as after:
+        pixels = np.array(after.convert("RGB"))
+        errors = (np.array(before).astype(int) - pixels) ** 2
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) == default["colors_out"]
+    assert errors.sum(axis=2).mean() == pytest.approx(default["mse"], rel=1e-12)
+    assert np.percentile(np.sqrt(errors.max(axis=2)), 99.9) < 16
+
+
+def test_a_drawing_in_128_colors_keeps_all_of_them(report, discs, tmp_path):
+    default, nearest = (report(discs, "-o", tmp_path / "few.png", "-f", "-k", 128, *more) for more in ((), NEAREST))
+    assert default["colors_out"] == 128
+    assert (default["mse"], default["bytes_out"]) == (nearest["mse"], nearest["bytes_out"])
+
+
+def test_a_drawing_keeps_the_fixed_colors(report, discs, tmp_path):
+    found = report(discs, "-o", tmp_path / "fixed.png", "--fixed", "#010203,#040506")
+    with Image.open(tmp_path / "fixed.png") as image:
+        palette = set(zip(*[iter(image.getpalette())] * 3, strict=True))
+    assert {(1, 2, 3), (4, 5, 6)} <= palette
+    assert found["colors_out"] < 200
 
 
 def test_there_are_up_to_256_colors_by_default(report, tmp_path):

@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import deflate
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -377,6 +378,12 @@ def test_repeats_are_found_in_a_drawing():
     indices = scattered(256).astype(np.uint8)[:40, :400]
     once, twice = (len(encoded(any_palette(256, RGB), np.tile(indices, (n, 1)))) for n in (1, 2))
     assert twice < 1.05 * once
+
+
+def test_a_small_drawing_is_smaller_than_by_libdeflate():
+    indices = tiles(256).astype(np.uint8)[:300, :300]
+    (data,) = (body for kind, body in list_of_chunks(encoded(any_palette(256, RGB), indices)) if kind == b"IDAT")
+    assert len(data) < len(deflate.zlib_compress(zlib.decompress(data), 12))
 
 
 # Metadata
