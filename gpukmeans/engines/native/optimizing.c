@@ -232,9 +232,13 @@ EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, 
     advance(p, &window, y);
     const point_t *sums = window_sum(&window), *row = window_row(&window, y);
     int64_t *of_row = energies + y / 8 * ((p->width + 7) / 8);
-    for (int64_t x = 0; x < p->width; x++)
-      for (int axis = 0; axis < DIMS; axis++)
-        of_row[x / 8] += row[x][axis] * correlated(p, sums, row, x, axis);
+    for (int64_t left = 0; left < p->width; left += 8) {
+      int64_t total = 0;
+      for (int64_t x = left; x < at_most(left + 8, p->width); x++)
+        for (int axis = 0; axis < DIMS; axis++)
+          total += row[x][axis] * correlated(p, sums, row, x, axis);
+      of_row[left / 8] += total;
+    }
   }
 }
 
@@ -396,85 +400,36 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-// Residuals by colors tried, and their weights: of the pixel, and of those whose prediction depends on it.
+// Residuals by colors tried, and their code lengths: of the pixel, and of those whose prediction depends on it.
 struct residuals {
   int n;
-  int32_t weights[4];
+  const int32_t *lengths[4];
   uint16_t terms[4][LANES];
 };
 
-// The weight of the bits of a pixel, in sixteenths.
-INLINE int32_t weight_at(const struct sweep *s, int64_t y, int64_t x) {
-  return s->weights ? s->weights[y / 8 * ((s->width + 7) / 8) + x / 8] : 16;
+// A row of pixels and the one below it: their filters, and the weights of their blocks, of which there may be one only.
+struct rows {
+  int own, below;
+  const uint8_t *weights, *weights_below;
+  int64_t mask; // of the numbers of blocks
+};
+
+static struct rows rows_at(const struct sweep *s, int64_t y) {
+  static const uint8_t one[1] = {16};
+  const int64_t n_blocks = (s->width + 7) / 8;
+  const int has_below = y + 1 < s->height;
+  return (struct rows){
+      .own = s->filters ? s->filters[y] : 0,
+      .below = s->filters && has_below ? s->filters[y + 1] : 0,
+      .weights = s->weights ? s->weights + y / 8 * n_blocks : one,
+      .weights_below = s->weights ? s->weights + (y + has_below) / 8 * n_blocks : one,
+      .mask = s->weights ? -1 : 0,
+  };
 }
 
-INLINE void store_residuals(struct residuals *residuals, int term, int part, bytes_t values) {
-  *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
-}
+INLINE int weight_at(const struct rows *rows, const uint8_t *weights, int64_t x) { return weights[x >> 3 & rows->mask]; }
 
-// The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
-// difference of J.
-INLINE void fill_residuals(const struct sweep *s, int64_t y, int64_t x, int own, int below, const uint8_t *at,
-                           const uint8_t *tried_lanes, struct residuals *residuals) {
-  const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
-  const int has_right = x + 1 < s->width;
-  for (int part = 0; part < LANES / BYTE_LANES; part++) {
-    const bytes_t tried = bytes_load(tried_lanes + part * BYTE_LANES);
-    int n = 0;
-    const bytes_t here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]));
-    residuals->weights[n] = weight_at(s, y, x);
-    store_residuals(residuals, n++, part, tried - here);
-    if (has_right && own != 0 && own != 2) {
-      const bytes_t right = predict(own, tried, bytes_fill(above[1]), bytes_fill(above[0]));
-      residuals->weights[n] = weight_at(s, y, x + 1);
-      store_residuals(residuals, n++, part, bytes_fill(at[1]) - right);
-    }
-    if (below >= 2) {
-      const bytes_t lower = predict(below, bytes_fill(under[-1]), tried, bytes_fill(at[-1]));
-      residuals->weights[n] = weight_at(s, y + 1, x);
-      store_residuals(residuals, n++, part, bytes_fill(under[0]) - lower);
-    }
-    if (has_right && below == 4) {
-      const bytes_t diagonal = predict(below, bytes_fill(under[0]), bytes_fill(at[1]), tried);
-      residuals->weights[n] = weight_at(s, y + 1, x + 1);
-      store_residuals(residuals, n++, part, bytes_fill(under[1]) - diagonal);
-    }
-    residuals->n = n;
-  }
-}
-
-INLINE void add_lengths(int n, const int32_t *lengths, const struct residuals *residuals, int32_t *bits) {
-  for (int lane = 0; lane < LANES; lane++) {
-    if (lane > OLD) {
-      bits[lane] = bits[OLD];
-      continue;
-    }
-    bits[lane] = 0;
-    for (int term = 0; term < n; term++)
-      bits[lane] += lengths[residuals->terms[term][lane]] * residuals->weights[term] / 16;
-  }
-}
-
-INLINE void add_lengths_of_residuals(const struct sweep *s, int64_t y, int64_t x, int own, int below,
-                                     const uint8_t *at, const uint8_t *tried, int32_t *bits) {
-  struct residuals residuals;
-  fill_residuals(s, y, x, own, below, at, tried, &residuals);
-  switch (residuals.n) {
-  case 1: add_lengths(1, s->lengths, &residuals, bits); break;
-  case 2: add_lengths(2, s->lengths, &residuals, bits); break;
-  case 3: add_lengths(3, s->lengths, &residuals, bits); break;
-  default: add_lengths(4, s->lengths, &residuals, bits);
-  }
-}
-
-// The bits of a pixel after the one to its left, and of the one to its right.
-INLINE void add_lengths_of_pairs(const struct sweep *s, int64_t y, int64_t x, const uint8_t *at, const uint8_t *tried,
-                                 int32_t *bits) {
-  const int32_t *own = s->lengths + at[-1] * MAX_COLORS, *right = s->lengths + at[1];
-  const int32_t weight = weight_at(s, y, x), right_weight = x + 1 < s->width ? weight_at(s, y, x + 1) : 0;
-  for (int lane = 0; lane < LANES; lane++)
-    bits[lane] = own[tried[lane]] * weight / 16 + right[tried[lane] * MAX_COLORS] * right_weight / 16;
-}
+#define N_WEIGHTS 33
 
 // What is the same for the pixels of some rows.
 struct constants {
@@ -482,7 +437,82 @@ struct constants {
   // Of each color the part of J that depends on it only; without alpha as doubles, behind the coordinates.
   int64_t norms[MAX_COLORS];
   double colors[MAX_COLORS][DIMS];
+  int32_t lengths[N_WEIGHTS][MAX_COLORS]; // of residuals, by weight
 };
+
+
+INLINE void store_residuals(struct residuals *residuals, int term, int part, bytes_t values) {
+  *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
+}
+
+// The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
+// difference of J.
+INLINE void fill_residuals(const struct sweep *s, const struct constants *c, const struct rows *rows, int64_t x,
+                           const uint8_t *at, const uint8_t *tried_lanes, struct residuals *residuals) {
+  const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
+  const int own = rows->own, below = rows->below, has_right = x + 1 < s->width;
+  const int32_t *const here = c->lengths[weight_at(rows, rows->weights, x)];
+  const int32_t *const right = c->lengths[weight_at(rows, rows->weights, x + has_right)];
+  const int32_t *const under_here = c->lengths[weight_at(rows, rows->weights_below, x)];
+  const int32_t *const under_right = c->lengths[weight_at(rows, rows->weights_below, x + has_right)];
+  for (int part = 0; part < LANES / BYTE_LANES; part++) {
+    const bytes_t tried = bytes_load(tried_lanes + part * BYTE_LANES);
+    int n = 0;
+    const bytes_t from_here = predict(own, bytes_fill(at[-1]), bytes_fill(above[0]), bytes_fill(above[-1]));
+    residuals->lengths[n] = here;
+    store_residuals(residuals, n++, part, tried - from_here);
+    if (has_right && own != 0 && own != 2) {
+      const bytes_t from_left = predict(own, tried, bytes_fill(above[1]), bytes_fill(above[0]));
+      residuals->lengths[n] = right;
+      store_residuals(residuals, n++, part, bytes_fill(at[1]) - from_left);
+    }
+    if (below >= 2) {
+      const bytes_t lower = predict(below, bytes_fill(under[-1]), tried, bytes_fill(at[-1]));
+      residuals->lengths[n] = under_here;
+      store_residuals(residuals, n++, part, bytes_fill(under[0]) - lower);
+    }
+    if (has_right && below == 4) {
+      const bytes_t diagonal = predict(below, bytes_fill(under[0]), bytes_fill(at[1]), tried);
+      residuals->lengths[n] = under_right;
+      store_residuals(residuals, n++, part, bytes_fill(under[1]) - diagonal);
+    }
+    residuals->n = n;
+  }
+}
+
+INLINE void add_lengths(int n, const struct residuals *residuals, int32_t *bits) {
+  for (int lane = 0; lane < LANES; lane++) {
+    if (lane > OLD) {
+      bits[lane] = bits[OLD];
+      continue;
+    }
+    bits[lane] = 0;
+    for (int term = 0; term < n; term++)
+      bits[lane] += residuals->lengths[term][residuals->terms[term][lane]];
+  }
+}
+
+INLINE void add_lengths_of_residuals(const struct sweep *s, const struct constants *c, const struct rows *rows,
+                                     int64_t x, const uint8_t *at, const uint8_t *tried, int32_t *bits) {
+  struct residuals residuals;
+  fill_residuals(s, c, rows, x, at, tried, &residuals);
+  switch (residuals.n) {
+  case 1: add_lengths(1, &residuals, bits); break;
+  case 2: add_lengths(2, &residuals, bits); break;
+  case 3: add_lengths(3, &residuals, bits); break;
+  default: add_lengths(4, &residuals, bits);
+  }
+}
+
+// The bits of a pixel after the one to its left, and of the one to its right.
+INLINE void add_lengths_of_pairs(const struct sweep *s, const struct rows *rows, int64_t x, const uint8_t *at,
+                                 const uint8_t *tried, int32_t *bits) {
+  const int32_t *own = s->lengths + at[-1] * MAX_COLORS, *right = s->lengths + at[1];
+  const int weight = weight_at(rows, rows->weights, x);
+  const int right_weight = x + 1 < s->width ? weight_at(rows, rows->weights, x + 1) : 0;
+  for (int lane = 0; lane < LANES; lane++)
+    bits[lane] = (own[tried[lane]] * weight >> 4) + (right[tried[lane] * MAX_COLORS] * right_weight >> 4);
+}
 
 static void prepare(const struct sweep *s, struct constants *c) {
   c->apart = (WHOLE - s->share) * WHOLE;
@@ -496,6 +526,9 @@ static void prepare(const struct sweep *s, struct constants *c) {
       c->colors[k][axis] = point[axis];
     c->colors[k][3] = (double)c->norms[k];
   }
+  for (int weight = 0; weight < N_WEIGHTS && s->filters; weight++)
+    for (int residual = 0; residual < MAX_COLORS; residual++)
+      c->lengths[weight][residual] = s->lengths[residual] * weight / 16;
 }
 
 // The lowest of the colors of the least J, of masks of -1 and 0, or the old one if it is among them.
@@ -560,8 +593,8 @@ INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t
 
 // Changes the pixel at x of a row to the color of the least J. Of J, whose terms without the color are left out, the
 // error part is weight * |P|² - 2 (R·e + weight * P_old)·P.
-INLINE void change_pixel(int alpha, const struct sweep *s, const struct constants *c, int64_t y, int64_t x, int own,
-                         int below, const point_t *blurs) {
+INLINE void change_pixel(int alpha, const struct sweep *s, const struct constants *c, int64_t y,
+                         const struct rows *rows, int64_t x, const point_t *blurs) {
   const int64_t stride = s->width + 2;
   uint8_t *at = s->indices + (y + 1) * stride + x + 1;
   const int old = at[0], opacity = alpha ? s->pixels[(y * s->width + x + 1) * s->channels - 1] : 255;
@@ -580,9 +613,9 @@ INLINE void change_pixel(int alpha, const struct sweep *s, const struct constant
 
   int32_t bits[LANES];
   if (s->filters)
-    add_lengths_of_residuals(s, y, x, own, below, at, tried, bits);
+    add_lengths_of_residuals(s, c, rows, x, at, tried, bits);
   else
-    add_lengths_of_pairs(s, y, x, at, tried, bits);
+    add_lengths_of_pairs(s, rows, x, at, tried, bits);
 
   const int64_t i = (y + MARGIN) * (s->width + 2 * MARGIN) + x + MARGIN;
   const point_t error = load_point(alpha, s->errors, i), old_point = *(const point_t *)(s->points + old * DIMS);
@@ -602,11 +635,11 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
   struct constants constants;
   prepare(s, &constants);
   for (int64_t y = top + 3 * start; y < top + 3 * stop; y += 3) {
-    const int own = s->filters ? s->filters[y] : 0, below = s->filters && y + 1 < s->height ? s->filters[y + 1] : 0;
+    const struct rows rows = rows_at(s, y);
     blur_others(alpha, s, y, sums, blurs);
     for (int64_t left = 0; left < 3; left++)
       for (int64_t x = left; x < s->width; x += 3)
-        change_pixel(alpha, s, &constants, y, x, own, below, blurs);
+        change_pixel(alpha, s, &constants, y, &rows, x, blurs);
   }
 }
 
