@@ -14,6 +14,9 @@ from gpukmeans import ColorHistogram, Palette, flat_counts
 HIDDEN_ERROR = 0.4
 """Mean squared error that hardly shows, in squared 8-bit levels, with pixels weighted by `drawing_weights`."""
 
+DRAWING_QUALITY = 90
+"""Least quality of the nearest colors, on the scale of `quality_scale`, that a drawing has instead of dithered ones."""
+
 FEWEST = 128
 """Number of colors that drawings keep, however small their error is."""
 

@@ -36,7 +36,8 @@ from gpukmeans import (
     unique_colors,
     with_transparent_color,
 )
-from gpukmeans_cli.compression.drawings import drawing_weights, fewest_colors
+from gpukmeans_cli.compression.drawings import DRAWING_QUALITY, drawing_weights, fewest_colors
+from gpukmeans_cli.compression.quality_scale import error_of_quality
 from gpukmeans_cli.compression.result import CompressionReport, CompressionResult
 from gpukmeans_cli.compression.targets import Choice, Target, search, search_colors
 from gpukmeans_cli.formats.animation import encode_animation
@@ -125,9 +126,9 @@ def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[
     """The options of `map_to_palette` for a file.
 
     By default a still has optimized dithering at a price of bits, unless the effort is 0, or the nearest colors make a
-    smaller file of many repeats: that is a drawing, which then has the fewest colors whose error hardly shows. Files
-    other than PNGs, by their suffix, have the bits of a GIF, with which those of WebP become smaller, too. An animation
-    has the nearest colors. ImageError if its frames would be optimized, one by one.
+    smaller file of many repeats and of high quality: that is a drawing, which then has the fewest colors whose error
+    hardly shows. Files other than PNGs, by their suffix, have the bits of a GIF, with which those of WebP become
+    smaller, too. An animation has the nearest colors. ImageError if its frames would be optimized, one by one.
     """
     is_optimized = settings.effort > 0 and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
@@ -253,8 +254,12 @@ class QuantizedImage:
         indexed = self._mapped(frame, self.mapping)
         if self._has_default_mapping and takes_optimizer(self.mapping):
             nearest = self._mapped(frame, _NEAREST)
-            # Drawings repeat, which changed indices may break.
-            if is_repetitive(nearest.indices.cpu().numpy()) and self._n_bytes(nearest) <= self._n_bytes(indexed):
+            # Drawings repeat, which changed indices may break. So do gradients, but their nearest colors make bands.
+            if (
+                is_repetitive(nearest.indices.cpu().numpy())
+                and mean_visible_error(frame, nearest) <= error_of_quality(DRAWING_QUALITY)
+                and self._n_bytes(nearest) <= self._n_bytes(indexed)
+            ):
                 self.mapping = self.mapping | _NEAREST
                 return self._with_fewer_colors(frame, nearest)
         return indexed

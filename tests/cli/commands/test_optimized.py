@@ -93,6 +93,15 @@ def test_a_drawing_that_optimized_colors_would_make_larger_takes_the_nearest(rep
     assert default["bytes_out"] == nearest["bytes_out"] < optimized["bytes_out"]
 
 
+def test_a_gradient_is_dithered_although_its_bands_would_make_a_smaller_file(report, tmp_path):
+    y, x = np.mgrid[:160, :200]
+    gradient = save(np.stack([x, y, 255 - x], axis=2).astype(np.uint8), tmp_path / "gradient.png")
+    options = ("-k", 64, "-o", tmp_path / "few.png", "-f", "--allow-larger")
+    default, nearest = (report(gradient, *options, *more) for more in ((), NEAREST))
+    assert (default["dither"], default["lossy"]) == ("optimized", 15)
+    assert default["bytes_out"] > nearest["bytes_out"]
+
+
 @pytest.mark.parametrize(("suffix", "most"), [(".png", 0.9), (".gif", 1.0)])
 def test_a_drawing_has_fewer_colors_in_a_smaller_file_where_that_hardly_shows(report, discs, tmp_path, suffix, most):
     default = report(discs, "-o", tmp_path / f"default{suffix}")
