@@ -35,7 +35,7 @@ QUICK := $(addprefix tests/, \
 PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
 	cli/commands/test_palette.py)
 
-.PHONY: demo native test quick browser aarch64 picture report clean
+.PHONY: demo native test quick browser aarch64 picture report tutorial clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
 # command needs, .venv/installed what the tests need too.
@@ -102,6 +102,10 @@ picture: .venv/installed
 # docs/report.html and docs/report.png, the example in docs/cli.md.
 report: .venv/installed browser
 	$(BIN)/python scripts/readme_report.py
+
+# The pictures of docs/tutorial.md and the notebook of the same text, from the code of the page.
+tutorial: .venv/installed native
+	$(BIN)/python scripts/tutorial.py
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis gpukmeans/engines/native/_kernels*
