@@ -221,7 +221,10 @@ def _chart_of_rates(rates: dict[str, tuple[float, float]]) -> Image.Image:
     chart.draw.line([chart.place(*rate) for rate in curve], fill=BLUE, width=2)
     for name, rate in rates.items():
         column, row = chart.dot(*rate, BLUE if name.startswith("lossy") else INK)
-        chart.write((column, row - 6), name, "md", BLUE if name.startswith("lossy") else INK)
+        if name.startswith("lossy"):
+            chart.write((column + 6, row - 3), name, "ld", BLUE)
+        else:
+            chart.write((column, row - 6), name, "md")
     return chart.picture
 
 
