@@ -35,7 +35,7 @@ QUICK := $(addprefix tests/, \
 PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
 	cli/commands/test_palette.py)
 
-.PHONY: demo native test quick browser aarch64 picture report tutorial clean
+.PHONY: demo native test quick browser aarch64 docs picture report tutorial clean
 
 # Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
 # command needs, .venv/installed what the tests need too.
@@ -54,7 +54,7 @@ PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/tes
 	touch $@
 
 .venv/installed: .venv/running
-	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 # The native kernels, compiled again when their sources, hatch_build.py or CC have changed. Without a compiler, a warning.
@@ -94,6 +94,10 @@ aarch64: .venv/installed native
 	libc6-dev-arm64-cross >/dev/null; }
 	scripts/aarch64_root.sh build/aarch64
 	GPUKMEANS_AARCH64=$(CURDIR)/build/aarch64/root $(BIN)/python -m pytest -q -n 2 -k aarch64 tests/engines/native
+
+# The documentation as a site in build/site, without network. The search needs a server: `python -m http.server`.
+docs: .venv/installed
+	$(BIN)/python -m mkdocs build
 
 # docs/comparison.png, the picture of the README.
 picture: .venv/installed

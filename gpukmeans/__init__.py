@@ -23,7 +23,7 @@ from gpukmeans.options import Callback, KMeansOptions
 from gpukmeans.points import Batches, Points
 from gpukmeans.seeding import SEEDINGS, InitName, Seeding
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BEST_QUALITY",
     "COLOR_SPACES",

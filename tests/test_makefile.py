@@ -38,7 +38,7 @@ def test_the_demo_installs_only_what_running_needs(commands):
 
 @pytest.mark.parametrize("target", ["test", "quick"])
 def test_the_tests_install_what_they_need_in_addition(commands, target):
-    assert installations(commands(target)) == [".", "'.[dev]'"]
+    assert installations(commands(target)) == [".", "'.[dev,docs]'"]
 
 
 @pytest.fixture

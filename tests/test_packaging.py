@@ -134,6 +134,7 @@ def test_a_source_distribution_has_the_sources_of_the_kernels(checkout):
         names = archive.getnames()
     assert native_files(names) == {path.name for path in native.FOLDER.glob("*.[ch]")}
     assert f"{sdist.name.removesuffix('.tar.gz')}/hatch_build.py" in names
+    assert not [name for name in names if "/.ci" in name or "/.github" in name]
 
 
 def test_an_editable_installation_has_the_libraries_in_its_folder(checkout, programs):

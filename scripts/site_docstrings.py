@@ -1,0 +1,18 @@
+"""An extension of Griffe, which reads the docstrings for the documentation site."""
+
+from typing import Any
+
+import griffe
+
+
+class Sections(griffe.Extension):
+    """Renames sections to those that Griffe knows."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rename "Example:", and "Args:" of a named tuple, whose constructor Griffe does not find."""
+        if obj.docstring is None:
+            return
+        text = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+        if isinstance(obj, griffe.Class) and "NamedTuple" in map(str, obj.bases):
+            text = text.replace("\nArgs:\n", "\nAttributes:\n")
+        obj.docstring.value = text
