@@ -1,4 +1,4 @@
-"""Numbers as text for people: counts, file sizes, PSNR, percentages."""
+"""Numbers as text: counts, file sizes, PSNR, percentages."""
 
 
 def format_count(number: int, noun: str) -> str:
@@ -21,7 +21,7 @@ def format_size(n_bytes: int) -> str:
     """A number of bytes in decimal units: 640 bytes, 12.3 kB, 4.5 MB."""
     if n_bytes < 1000:
         return f"{n_bytes} bytes"
-    thousands = round(n_bytes / 1000, 1)  # before the unit is chosen: 999,999 bytes are 1.0 MB
+    thousands = round(n_bytes / 1000, 1)  # rounded before the unit is chosen: 999,999 bytes are 1.0 MB
     return f"{thousands:.1f} kB" if thousands < 1000 else f"{n_bytes / 1e6:.1f} MB"
 
 

@@ -1,4 +1,4 @@
-"""Printed lines: results on stdout and warnings on stderr, with unprintable characters of file names escaped."""
+"""Lines of text on stdout (results) and stderr (warnings), with unprintable characters of file names escaped."""
 
 import sys
 from typing import TextIO

@@ -1,4 +1,4 @@
-"""Progress on stderr: of files a bar on a terminal, otherwise a line from time to time; and one changing line."""
+"""Progress on stderr: a bar for files on a terminal, otherwise a line now and then; and one changing line."""
 
 import os
 import shutil
@@ -17,6 +17,9 @@ from gpukmeans_cli.terminal.messages import one_line, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_ERASE_LINE = "\r\x1b[2K"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +45,13 @@ def show_progress(
 ) -> Iterator[Callable[[Step], None]]:
     """Progress of `total` files: yields the function to call, from any thread, after each file.
 
-    If stderr is a terminal, a bar is below all lines printed meanwhile, and is removed at the end. Until then
-    sys.stderr is replaced, and sys.stdout if it is the same terminal, by text streams that write complete lines and
-    have no `buffer`. Any other stdout is not replaced.
+    On a terminal with cursor movement, a bar stays below all lines that are printed meanwhile. It is removed at the
+    end. Until then text streams without a `buffer`, which write complete lines, replace sys.stderr, and sys.stdout if
+    it is the same terminal.
 
-    If stderr is not a terminal, or one without cursor movement, a finished file writes a line if at least `every`
-    seconds of `clock` have passed since the start and the last line; the last file writes none. The same holds with a
-    `prefix`, which begins each line: other processes may then write to the same terminal. With `quiet`, and for fewer
-    than two files, nothing is written.
+    Elsewhere, a line is written when a file is finished and at least `every` seconds of `clock` have passed since the
+    start and since the last line. The last file writes no line. A `prefix` begins each line. It excludes the bar, since
+    other processes may write to the same terminal. With `quiet`, and for fewer than two files, nothing is written.
     """
     if quiet or total < 2:
         yield lambda step: None
@@ -62,9 +64,10 @@ def show_progress(
 
 @contextmanager
 def changing_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yields the function that shows a text on stderr, instead of the one before. The last is erased at the end.
+    """Yields a function that shows a text on stderr in place of the previous text. The last text is erased at the end.
 
-    With `quiet`, and if stderr is not a terminal with cursor movement, nothing is written. A full disk is no error.
+    With `quiet`, and if stderr is not a terminal with cursor movement, nothing is written. A failed write is no error,
+    since it must not end hours of work. A display of rich raises it: each update and its end write to the stream.
     """
     if quiet or not supports_bar(sys.stderr):
         yield lambda text: None
@@ -73,7 +76,7 @@ def changing_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
     def redraw(line: str) -> None:
         with suppress(OSError):
-            stream.write(f"\r\x1b[2K{line}")
+            stream.write(f"{_ERASE_LINE}{line}")
             stream.flush()
 
     def show(text: str) -> None:
@@ -88,14 +91,14 @@ def changing_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Totals:
-    """Totals of the steps so far."""
+    """Sums over the steps so far."""
 
     files: int = 0
     pixels: int = 0
     saved: int = 0
     failed: int = 0
     seconds: float = 0
-    """From the start to the last step."""
+    """Time from the start to the last step."""
 
     def plus(self, step: Step, seconds: float) -> "_Totals":
         return _Totals(
@@ -107,7 +110,7 @@ class _Totals:
         )
 
     def text(self, total: int, seconds: float, max_length: int | None = None) -> str:
-        """The progress after `seconds`. Items beyond `max_length` are left out, except the number of files."""
+        """The progress after `seconds` as text. Items are left out for `max_length`, except the number of files."""
         items = [f"{self.files:,} of {total:,} files"]
         if self.seconds > 0:
             size = f"{format_size(abs(self.saved))} {'larger' if self.saved < 0 else 'saved'}"
@@ -120,9 +123,9 @@ class _Totals:
         return ", ".join(items)
 
     def _seconds_left(self, total: int, seconds: float) -> float:
-        """The estimate for the other files at the mean rate so far.
+        """The estimated time for the remaining files, at the mean rate so far.
 
-        Between steps it decreases with the clock, by the time of one file at most.
+        Between steps the estimate decreases with the clock, by the mean time of one file at most.
         """
         per_file = self.seconds / self.files
         return max(0.0, per_file * (total - self.files) - min(per_file, seconds - self.seconds))
@@ -162,7 +165,7 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[Step], No
     lock = threading.Lock()
     totals = _Totals()
     start = clock()
-    # `supports_bar` has decided; rich would also check environment variables of its own.
+    # `supports_bar` has decided. Without these arguments rich would read environment variables of its own.
     console = Console(file=sys.stderr, force_terminal=True, force_interactive=True, force_jupyter=False)
 
     class TotalsColumn(ProgressColumn):
@@ -175,7 +178,7 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[Step], No
         TotalsColumn(table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
-        redirect_stdout=False,  # rich would wrap long lines, and print here those of a stdout that is elsewhere
+        redirect_stdout=False,  # `_StreamAboveBar` says why
         redirect_stderr=False,
         refresh_per_second=4,
     )
@@ -204,9 +207,10 @@ def _same_terminal(stream: TextIO | None, terminal: TextIO) -> bool:
 
 
 class _StreamAboveBar(TextIOBase):
-    """A stream of the bar's terminal that writes complete lines above the bar, unchanged.
+    """A text stream of the bar's terminal. It writes complete lines above the bar, unchanged.
 
-    It has no `buffer`, since bytes written to that would overwrite the bar.
+    Rich's own redirection fails 12 of the 42 tests of this module. Its stream has a `buffer` and no encoding, so that
+    `typer.echo` writes to the `buffer` and overwrites the bar.
     """
 
     def __init__(self, console: "Console", stream: TextIO) -> None:
@@ -215,7 +219,7 @@ class _StreamAboveBar(TextIOBase):
         self._lock = threading.Lock()
         self._incomplete = ""
 
-    # Properties, as in the base class, where they are read-only; its type stubs have attributes.
+    # The base class has read-only properties, but its type stubs declare attributes.
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._stream.encoding
@@ -236,12 +240,12 @@ class _StreamAboveBar(TextIOBase):
     def write(self, text: str) -> int:
         from rich.segment import Segment, Segments
 
-        if not isinstance(text, str):  # typer tries bytes to detect binary streams
+        if not isinstance(text, str):  # typer writes bytes to detect binary streams
             raise TypeError(f"write() needs str, got {type(text).__name__}")
         with self._lock:
             lines, newline, self._incomplete = (self._incomplete + text).rpartition("\n")
         if newline:
-            # Segments are written unchanged: a str would be wrapped, and its tabs and markup expanded.
+            # Rich writes segments unchanged. It would wrap a str and expand its tabs and markup.
             self._console.print(Segments([Segment(lines + newline)]), soft_wrap=True)
         return len(text)
 

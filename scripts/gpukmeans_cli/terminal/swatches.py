@@ -11,10 +11,10 @@ _GREYS = tuple(range(8, 239, 10))
 
 
 def color_bits(stream: TextIO | None, environ: Mapping[str, str]) -> int:
-    """The color depth of a stream in bits: 24, 8 (the 256 colors) or 0.
+    """The color depth of a stream in bits: 24, 8 (the 256 colors of xterm) or 0.
 
-    0 if it is not a terminal, TERM is "dumb", or NO_COLOR is set and not empty (https://no-color.org). 24 if COLORTERM
-    is truecolor or 24bit.
+    The depth is 0 if the stream is not a terminal, if TERM is "dumb", or if NO_COLOR is set and not empty
+    (https://no-color.org). It is 24 if COLORTERM is "truecolor" or "24bit".
     """
     if stream is None or not stream.isatty() or environ.get("TERM") == "dumb" or environ.get("NO_COLOR"):
         return 0
@@ -22,9 +22,9 @@ def color_bits(stream: TextIO | None, environ: Mapping[str, str]) -> int:
 
 
 def swatch(color: Sequence[int], bits: int) -> str:
-    """Four cells of a color (R, G, B and optional alpha) and a space; "" for 0 bits.
+    """Four cells filled with a color (R, G, B and optional alpha), and a space; "" for a color depth of 0 bits.
 
-    Alpha is ignored, since the background is unknown, but a color of alpha 0 gives four spaces.
+    Alpha is ignored, since the background is unknown. For a color of alpha 0 the cells are spaces.
     """
     if bits == 0:
         return ""
@@ -36,7 +36,7 @@ def swatch(color: Sequence[int], bits: int) -> str:
 
 
 def nearest_256_color(red: int, green: int, blue: int) -> int:
-    """The number, 16..255, of the nearest of the 256 colors; ties go to the cube. The first 16 are excluded."""
+    """The number, 16..255, of the nearest of xterm's 256 colors. Ties go to the cube. The first 16 are excluded."""
     rgb = (red, green, blue)
     levels = [min(range(6), key=lambda level, value=value: abs(_LEVELS[level] - value)) for value in rgb]
     grey = min(range(24), key=lambda number: abs(3 * _GREYS[number] - sum(rgb)))
