@@ -87,6 +87,11 @@ _TRANSFERS: dict[int, _Transfer] = {
 _HLG = 18
 
 
+def has_alpha(channels: int) -> bool:
+    """Whether colors of 1 to 4 channels have alpha: grey and alpha, or RGBA."""
+    return channels in (2, 4)
+
+
 def with_color_chunks(metadata: Metadata, file: BinaryIO) -> Metadata:
     """The metadata of a PNG file with the chunks that define its colors.
 
@@ -137,7 +142,7 @@ def to_srgb(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
     for start in range(0, len(rows), BLOCK_PIXELS):
         block = rows[start : start + BLOCK_PIXELS, :n_colors]
         converted[start : start + BLOCK_PIXELS] = table[block[:, 0]] if n_colors == 1 else convert(block)
-    if pixels.shape[-1] in (2, 4):
+    if has_alpha(pixels.shape[-1]):
         converted = np.concatenate([converted, rows[:, -1:]], axis=1)
     return converted.reshape(*pixels.shape[:-1], -1)
 

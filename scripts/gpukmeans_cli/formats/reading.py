@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
-from gpukmeans_cli.formats.color import profile_transform, with_color_chunks
+from gpukmeans_cli.formats.color import has_alpha, profile_transform, with_color_chunks
 from gpukmeans_cli.formats.composition import compose
 from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
@@ -381,7 +381,7 @@ def as_rgba(colors: np.ndarray) -> np.ndarray:
     channels = colors.shape[-1]
     rgba = np.full((*colors.shape[:-1], 4), 255, dtype=np.uint8)
     rgba[..., :3] = colors[..., :3] if channels >= 3 else colors[..., :1]
-    if channels in (2, 4):
+    if has_alpha(channels):
         rgba[..., 3] = colors[..., -1]
     return rgba
 
@@ -437,6 +437,6 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def _without_opaque_alpha(pixels: np.ndarray) -> np.ndarray:
-    if pixels.shape[2] in (2, 4) and pixels[..., -1].min() == 255:
+    if has_alpha(pixels.shape[2]) and pixels[..., -1].min() == 255:
         return pixels[..., :-1].copy()
     return pixels

@@ -8,41 +8,41 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram
+from gpukmeans_cli.formats.color import has_alpha
 
 
 def common_channels(one: int, other: int) -> int:
-    """The number of channels that holds the color and the alpha of both."""
-    return (3 if max(one, other) > 2 else 1) + (1 if {one, other} & {2, 4} else 0)
+    """The least number of channels that holds colors of `one` and of `other` channels, with any alpha."""
+    return (3 if max(one, other) > 2 else 1) + (has_alpha(one) or has_alpha(other))
 
 
 def with_channels(colors: Tensor, channels: int) -> Tensor:
-    """Colors (..., C) with that many channels, never fewer than C: grey becomes R, G and B, and alpha is opaque."""
+    """Colors (..., C) in a number of `channels` that is at least C. Grey becomes R, G and B; added alpha is opaque."""
     n_channels = colors.shape[-1]
     if n_channels == channels:
         return colors
-    has_alpha = n_channels in (2, 4)
-    color, alpha = (
-        (colors[..., :-1], colors[..., -1:]) if has_alpha else (colors, torch.full_like(colors[..., :1], 255))
-    )
+    color, alpha = colors, torch.full_like(colors[..., :1], 255)
+    if has_alpha(n_channels):
+        color, alpha = colors[..., :-1], colors[..., -1:]
     if channels > 2:
         color = color.expand(*color.shape[:-1], 3)
-    return torch.cat([color, alpha], dim=-1) if channels in (2, 4) else color.contiguous()
+    return torch.cat([color, alpha], dim=-1) if has_alpha(channels) else color.contiguous()
 
 
 def without_opaque_alpha(colors: Tensor) -> Tensor:
-    """Colors (..., C) without their alpha channel if all of them are opaque."""
-    is_opaque = colors.shape[-1] in (2, 4) and bool((colors[..., -1] == 255).all())
+    """Colors (..., C), without their alpha channel if all colors are opaque."""
+    is_opaque = has_alpha(colors.shape[-1]) and bool((colors[..., -1] == 255).all())
     return colors[..., :-1] if is_opaque else colors
 
 
 def to_rgb(colors: Tensor) -> np.ndarray:
-    """Colors (K, C) as RGB (K, 3), or with alpha as RGBA (K, 4)."""
+    """Colors (K, C) as an array of RGB (K, 3), or of RGBA (K, 4) if they have alpha."""
     return with_channels(colors, common_channels(colors.shape[-1], 3)).cpu().numpy()
 
 
 def add_all(histograms: Iterable[ColorHistogram]) -> ColorHistogram | None:
     """The sum of histograms as in `add_histograms`; None if there are none."""
-    # Sums of equally many histograms are added, as in a merge sort, so that no large sum is sorted for each of them.
+    # Sums of equally many histograms are added, as in a merge sort. A running sum would be sorted for each histogram.
     partial: list[tuple[int, ColorHistogram]] = []
     for histogram in histograms:
         partial.append((1, histogram))

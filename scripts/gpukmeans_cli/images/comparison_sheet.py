@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 
+from gpukmeans_cli.formats.color import has_alpha
+
 Pixels = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -95,7 +97,7 @@ def amplified_difference(before: Pixels, after: Pixels) -> Difference:
     alpha, the difference is the larger of those over black and over white.
     """
     difference = _difference_over(before, after, 0)
-    if any(pixels.shape[-1] in (2, 4) for pixels in (before, after)):
+    if any(has_alpha(pixels.shape[-1]) for pixels in (before, after)):
         np.maximum(difference, _difference_over(before, after, 255), out=difference)
     levels = np.reshape(Image.fromarray(difference).histogram(), (3, 256)).sum(axis=0)
     factor = 1

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gpukmeans_cli.formats.color import has_alpha
 from gpukmeans_cli.images.comparison_sheet import over_grey
 
 # Rows and columns of the smallest image that the measure is defined for.
@@ -16,10 +17,10 @@ _BACKGROUNDS = (26, 230)
 
 
 def measure_ssimulacra2(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float | None:
-    """SSIMULACRA2 of two images (H, W, C) of equal H and W, each C from 1 to 4: 100 for equal ones, 90 for a good copy.
+    """SSIMULACRA2 of two images (H, W, C) with the same H and W, each C from 1 to 4.
 
-    With alpha, the lower one of those over a dark and a light grey. None if the package is not installed, or for images
-    of fewer than 8 rows or columns.
+    Equal images have 100, and a good copy has 90. With alpha, the images are measured over a dark and over a light
+    grey, and the lower value counts. None if the package is not installed, and for fewer than 8 rows or columns.
     """
     if min(before.shape[:2]) < _MIN_SIZE:
         return None
@@ -29,8 +30,7 @@ def measure_ssimulacra2(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> 
         if error.name != "ssimulacra2":
             raise
         return None
-    has_alpha = any(pixels.shape[-1] in (2, 4) for pixels in (before, after))
-    backgrounds = _BACKGROUNDS if has_alpha else _BACKGROUNDS[:1]
+    backgrounds = _BACKGROUNDS if any(has_alpha(pixels.shape[-1]) for pixels in (before, after)) else _BACKGROUNDS[:1]
     return min(
         float(compute_ssimulacra2(_file(over_grey(before, level)), _file(over_grey(after, level))))
         for level in backgrounds
