@@ -18,7 +18,8 @@ from gpukmeans_cli.formats.color import with_color_chunks
 from gpukmeans_cli.formats.composition import FramePart, compose
 from gpukmeans_cli.formats.frames import Animation, Recomputed, check_pixels, upright
 from gpukmeans_cli.formats.gif import encode_gif
-from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
+from gpukmeans_cli.formats.gif_decoding import gif_parts
+from gpukmeans_cli.formats.gif_scan import parse_gif
 from gpukmeans_cli.formats.metadata import read_metadata, read_orientation
 from gpukmeans_cli.formats.png_repair import repaired, stored_file
 from gpukmeans_cli.formats.reading import (

@@ -22,7 +22,8 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
 from gpukmeans_cli.formats.color import has_alpha, profile_transform, with_color_chunks
 from gpukmeans_cli.formats.composition import compose
-from gpukmeans_cli.formats.gif_decoding import gif_parts, parse_gif
+from gpukmeans_cli.formats.gif_decoding import gif_parts
+from gpukmeans_cli.formats.gif_scan import parse_gif
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
 from gpukmeans_cli.formats.stored_file import open_error_reason
