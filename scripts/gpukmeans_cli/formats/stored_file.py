@@ -1,16 +1,13 @@
 """`StoredFile`: an image file that is read several times, and must be the same each time."""
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from gpukmeans_cli.system.atomic_files import ImageError
-
-_Version = tuple[int, int, int, int]
+from gpukmeans_cli.system.atomic_files import FileVersion, ImageError
 
 
 @dataclass(frozen=True)
@@ -21,12 +18,12 @@ class StoredFile:
     """
 
     path: Path
-    _content: bytes | _Version
+    _content: bytes | FileVersion
 
     @staticmethod
     def of(path: Path, file: BinaryIO) -> "StoredFile":
         """The file that is open, at its path."""
-        return StoredFile(path, file.getvalue() if isinstance(file, io.BytesIO) else _version(file))
+        return StoredFile(path, file.getvalue() if isinstance(file, io.BytesIO) else FileVersion.of(file))
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -52,14 +49,8 @@ class StoredFile:
                 raise ImageError(open_error_reason(error)) from error
 
     def _check(self, file: BinaryIO) -> None:
-        if _version(file) != self._content:
+        if FileVersion.of(file) != self._content:
             raise ImageError("has changed since it was read; try again")
-
-
-def _version(file: BinaryIO) -> _Version:
-    """A value that differs for another file, or other content, at the same path."""
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_error_reason(error: OSError) -> str:

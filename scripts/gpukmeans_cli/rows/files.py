@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpukmeans_cli.system.atomic_files import FileVersion
+
 KEYED_SUFFIXES = (".safetensors", ".pt", ".pth")
 """Suffixes of files that hold tensors by name."""
 SUFFIXES = (".npy", *KEYED_SUFFIXES)
@@ -79,26 +81,11 @@ def open_row_file(path: Path, key: str | None = None) -> RowFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FileVersion:
-    """Properties of a file that change when it is written to or replaced."""
-
-    device: int
-    inode: int
-    n_bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, file: BinaryIO) -> "_FileVersion":
-        status = os.fstat(file.fileno())
-        return cls(device=status.st_dev, inode=status.st_ino, n_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _BaseRowFile(ABC):
     path: Path
     shape: tuple[int, int]
     dtype: torch.dtype
-    version: _FileVersion
+    version: FileVersion
 
     def read(self, start: int, target: Tensor) -> None:
         if not len(target):
@@ -106,7 +93,7 @@ class _BaseRowFile(ABC):
         try:
             with self.path.open("rb") as file:
                 # Checked before mapping: access to pages beyond the end of the file would kill the process.
-                is_unchanged = _FileVersion.of(file) == self.version
+                is_unchanged = FileVersion.of(file) == self.version
                 if is_unchanged:
                     self._copy_rows(file, start, target)
         except OSError as error:
@@ -199,11 +186,11 @@ def _open_pt(path: Path, file: BinaryIO, key: str | None) -> RowFile:
     shape = _checked_shape(path, tensor.shape)
     if not tensor.is_contiguous():
         raise RowFileError(f"{path}: is not stored row by row; save tensor.contiguous()")
-    return _TorchFile(path=path, shape=shape, dtype=dtype, version=_FileVersion.of(file), key=key)
+    return _TorchFile(path=path, shape=shape, dtype=dtype, version=FileVersion.of(file), key=key)
 
 
 def _open_contiguous(path: Path, file: BinaryIO, shape: tuple[int, int], dtype: torch.dtype, offset: int) -> RowFile:
-    version = _FileVersion.of(file)
+    version = FileVersion.of(file)
     expected = offset + shape[0] * shape[1] * dtype.itemsize
     if version.n_bytes < expected:
         raise RowFileError(

@@ -6,7 +6,7 @@ import secrets
 import sys
 from pathlib import Path
 from traceback import format_exception, format_exception_only
-from typing import Self
+from typing import BinaryIO, NamedTuple, Self
 
 # Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
 SUFFIXES = (".png", ".gif", ".webp")
@@ -51,6 +51,21 @@ def check_exists(path: Path) -> None:
         raise ImageError("does not exist; check the path") from None
     except (OSError, ValueError):
         pass  # an error when it is opened
+
+
+class FileVersion(NamedTuple):
+    """Properties of a file that change when it is written to or replaced."""
+
+    device: int
+    inode: int
+    n_bytes: int
+    mtime_ns: int
+
+    @staticmethod
+    def of(file: BinaryIO) -> "FileVersion":
+        """The version of an open file."""
+        status = os.fstat(file.fileno())
+        return FileVersion(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
