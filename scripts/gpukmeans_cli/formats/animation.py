@@ -1,4 +1,4 @@
-"""Animations: GIF, APNG and WebP are decoded to whole frames; palette and frames of indices become GIF or APNG."""
+"""Animations: decoding of GIF, APNG and WebP to whole frames; encoding of a palette and indices as GIF or APNG."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _ENCODERS: Mapping[str, Callable[[np.ndarray, Iterable[np.ndarray], Animation], 
 def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | None:
     """The animation in a GIF, PNG or WebP file; None for a still image or another format.
 
-    Frames are whole canvases: each is composed with the frames before it, which are disposed of as the file specifies.
-    All are decoded once here, and again for each iteration over `Animation.frames`, which raises ImageError if the file
-    has changed. The default image of an APNG is left out unless it is a frame. A GIF is transparent where nothing is
-    drawn; its canvas contains the first frame, and pixels of later frames outside it are cut off. Color profiles for
-    grey are dropped, since the frames are RGB.
+    Frames are whole canvases, composed with the frames before them as the file specifies. All frames are decoded once
+    here, and again for each iteration over `Animation.frames`. The iteration raises ImageError if the file has changed.
+    The default image of an APNG is left out unless it is a frame. A GIF is transparent where nothing is drawn. Its
+    canvas contains the first frame, and pixels of later frames outside the canvas are cut off. Color profiles for grey
+    are dropped, since the frames are RGB.
 
-    Raises ImageError as `read_image` does; `max_pixels` limits the sum over all frames, where a frame counts as at
+    Raises ImageError as `read_image` does. `max_pixels` limits the sum over all frames, where a frame counts as at
     least `frames.MIN_FRAME_PIXELS`.
     """
     with open_for_decoding(path, max_pixels) as file:
@@ -116,14 +116,14 @@ def _canvases(file: BinaryIO) -> Iterator[np.ndarray]:
 
 
 class _StoredFrames(NamedTuple):
-    """The frames of a file that is open, not decoded yet."""
+    """The frames of an open file, before they are decoded."""
 
     height: int
     width: int
     plays: int
     parts: Iterator[FramePart]
     still: Callable[[], Image.Image]
-    """Gives the decoded image with the metadata, after the parts."""
+    """Returns the decoded image that has the metadata. To be called after the parts are decoded."""
 
 
 def _stored_frames(image: ImageFile.ImageFile, file: BinaryIO) -> _StoredFrames | None:
@@ -180,22 +180,22 @@ def _webp_frames(image: ImageFile.ImageFile) -> _StoredFrames:
 def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animation: Animation, suffix: str) -> bytes:
     """The animated GIF or PNG file of the colors `palette` (K, C) at `indices`, both uint8.
 
-    K is 1..256, C as in `DecodedImage`. `indices` are those of each frame, (height, width); a PNG of up to 16 colors
-    may iterate over them twice. Their number, durations, plays and metadata are those of `animation`, as far as the
-    format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do
-    not accumulate, and a positive duration never becomes 0. It plays forever or at most 65,536 times. Each frame is
-    stored as the box of changed pixels.
+    K is 1..256, and C is as in `DecodedImage`. `indices` has one array (height, width) for each frame. For a PNG of up
+    to 16 colors, `indices` may be iterated over twice. Durations, plays and metadata come from `animation`, as far as
+    the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do not
+    accumulate, and a positive duration never becomes 0. It plays forever or at most 65,536 times. Each frame is stored
+    as the box of changed pixels.
 
-    Raises ImageError for another suffix, and for properties that the format cannot store: partial alpha, sides above
-    65,535 pixels or frames above 655 s in a GIF, frames above 65,535 s in a PNG. ValueError if the arguments do not
-    match.
+    Raises ImageError for another suffix, and for properties that the format cannot store: in a GIF partial alpha, sides
+    above 65,535 pixels and frames above 655 s, in a PNG frames above 65,535 s. Raises ValueError if the arguments do
+    not match.
     """
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
         raise ImageError(f"cannot become an animated {suffix or 'file without suffix'}; use {' or '.join(_ENCODERS)}")
     check_palette(palette)
     if not animation.durations:
-        raise ValueError("durations must be those of at least 1 frame, got none")
+        raise ValueError("durations must have at least 1 frame, got none")
     if not all(math.isfinite(duration) and duration >= 0 for duration in animation.durations):
         raise ValueError("durations must be finite and not negative")
     checked = Recomputed(partial(_checked, palette, indices, len(animation.durations)))
@@ -203,7 +203,7 @@ def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animati
 
 
 def _checked(palette: np.ndarray, frames: Iterable[np.ndarray], n_frames: int) -> Iterator[np.ndarray]:
-    """The frames. ValueError for one that is not indices into the palette, and unless there are `n_frames`."""
+    """The frames. ValueError for a frame that is not indices into the palette, and unless there are `n_frames`."""
     mismatch = ValueError(f"indices must have {n_frames} frames of one size, one for each duration")
     n_checked, size = 0, None
     for frame in frames:

@@ -1,6 +1,7 @@
-"""APNG decoding: the frames of a file are parsed as the specification requires, and decompressed as PNGs of their own.
+"""APNG decoding: frames are parsed as the specification requires, and each is decompressed as a PNG of its own.
 
-Pillow 13 blends palette indices, and makes opaque pixels transparent, where a frame is blended over another.
+Pillow 13 decodes frames that are blended over others wrongly: it blends palette indices, and it makes opaque pixels
+transparent.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class FrameControl(NamedTuple):
 
 
 class ApngFrame(NamedTuple):
-    """One frame of an APNG, whose compressed pixels stay in the file."""
+    """One frame of an APNG. Its compressed pixels stay in the file."""
 
     control: FrameControl
     data: list[tuple[int, int]]
@@ -55,12 +56,12 @@ class ApngFile:
     height: int
     width: int
     plays: int
-    """How often the animation is shown; 0 is forever."""
+    """The number of times that the animation is shown; 0 is forever."""
     frames: list[ApngFrame]
     header: bytes
     """The body of IHDR."""
     colors: list[bytes]
-    """The chunks PLTE and tRNS, where the file has them."""
+    """The chunks PLTE and tRNS, if the file has them."""
 
 
 def parse_apng(file: BinaryIO) -> ApngFile:
@@ -100,9 +101,9 @@ def parse_apng(file: BinaryIO) -> ApngFile:
 
 
 def apng_parts(apng: ApngFile, file: BinaryIO, decode: Callable[[bytes], np.ndarray]) -> Iterator[FramePart]:
-    """The parts of an APNG file, each decompressed when it is needed. For use inside `decoder_errors`.
+    """The parts of an APNG file. Each is decompressed when it is needed. For use inside `decoder_errors`.
 
-    `decode` gives the RGBA pixels of a PNG file.
+    `decode` returns the RGBA pixels of a PNG file.
     """
     for control, data in apng.frames:
         header = struct.pack(">II", control.width, control.height) + apng.header[8:]

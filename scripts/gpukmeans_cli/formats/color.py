@@ -1,6 +1,6 @@
-"""Color encodings: what the values of pixels mean by an ICC profile or by chunks of a PNG, and conversion to sRGB.
+"""Color encodings, defined by an ICC profile or by chunks of a PNG, and their conversion to sRGB.
 
-Conversions follow Chromium, whose pixels the tests compare.
+Conversions follow Chromium. The tests compare them with its pixels.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _PRIMARIES = {
 }
 
 _Transfer = Callable[[np.ndarray], np.ndarray]
-"""From values of 0 to 1 to light, where 1 is white."""
+"""A function from encoded values, 0 to 1, to light, where 1 is white."""
 
-# The luminance of white, in nits, where HDR is shown on a screen of sRGB.
+# The luminance of white, in nits, when HDR is shown on a screen of sRGB.
 _WHITE_NITS = 406
 _HLG_PEAK_NITS, _HLG_GAMMA = 1000, 1.2
 
@@ -93,10 +93,10 @@ def has_alpha(channels: int) -> bool:
 
 
 def with_color_chunks(metadata: Metadata, file: BinaryIO) -> Metadata:
-    """The metadata of a PNG file with the chunks that define its colors.
+    """The metadata of a PNG file, with the chunks that define its colors.
 
-    These are cICP, else iCCP, else sRGB, else gAMA and cHRM, the order of the third edition of PNG. Chunks that are
-    invalid, or that Chromium does not know, are left out, as are those that another one overrides.
+    These chunks are cICP, else iCCP, else sRGB, else gAMA and cHRM, as in the third edition of PNG. Invalid chunks,
+    chunks that Chromium does not support, and overridden chunks are left out.
     """
     chunks = _color_chunks(file)
     if _is_known(chunks.get(b"cICP", b"")):
@@ -119,15 +119,15 @@ def _color_chunks(file: BinaryIO) -> dict[bytes, bytes]:
 
 
 def _is_known(cicp: bytes) -> bool:
-    """Whether the chunk is of known primaries and transfer function, for RGB of full range."""
+    """Whether a chunk cICP has known primaries and a known transfer function, for RGB of full range."""
     return len(cicp) == 4 and cicp[0] in _PRIMARIES and cicp[1] in _TRANSFERS and cicp[2:] == b"\0\1"
 
 
 def to_srgb(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
-    """Pixels, uint8 (..., C), in sRGB instead of the color encoding of their metadata.
+    """Pixels, uint8 (..., C), converted from the color encoding of their metadata to sRGB.
 
-    C is 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA; grey becomes RGB if its profile makes it colored. Without an
-    encoding, with that of sRGB, and with a profile that cannot be used, it is the same array. HDR is cut off at white.
+    C is 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA. Grey becomes RGB if its profile makes it colored. HDR is cut off at
+    white. The same array is returned without an encoding, with the encoding sRGB and with an unusable profile.
     """
     convert = _converter(metadata)
     if convert is None:
@@ -148,17 +148,17 @@ def to_srgb(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
 
 
 def is_srgb(metadata: Metadata) -> bool:
-    """Whether the colors are sRGB, so that `to_srgb` changes nothing."""
+    """Whether `to_srgb` changes nothing: the colors are sRGB, or their encoding is unknown."""
     return _converter(metadata) is None
 
 
 def without_encoding(metadata: Metadata) -> Metadata:
-    """The metadata for pixels in sRGB."""
+    """The metadata without the color encoding, for pixels in sRGB."""
     return replace(metadata, icc_profile=None, color_chunks=())
 
 
 _Converter = Callable[[np.ndarray], np.ndarray]
-"""From RGB values, uint8 (N, 3), to sRGB."""
+"""A function from RGB values, uint8 (N, 3), to sRGB."""
 
 
 def _converter(metadata: Metadata) -> _Converter | None:
@@ -190,7 +190,7 @@ def _profile_converter(profile: bytes) -> _Converter | None:
     def convert(rgb: np.ndarray) -> np.ndarray:
         values = rgb[None, :, 0] if mode == "L" else rgb[None]
         converted = ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(values)), transform)
-        assert converted is not None  # since it is not in place
+        assert converted is not None  # applyTransform returns None only for a conversion in place
         return np.asarray(converted)[0]
 
     steps = np.arange(0, 256, 15, dtype=np.uint8)
@@ -237,19 +237,19 @@ def _chunk_converter(color_chunks: _Chunks) -> _Converter | None:
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
-    """The matrix (3, 3) from RGB light to XYZ, where white is of luminance 1. LinAlgError or nan if invalid."""
+    """The matrix (3, 3) from RGB light to XYZ. White has luminance 1. LinAlgError or NaN for invalid primaries."""
     white, *rgb = (np.array([x, y, 1 - x - y]) for x, y in zip(primaries[::2], primaries[1::2], strict=True))
     columns = np.stack(rgb, axis=1)
     return columns * np.linalg.solve(columns, white / np.float64(primaries[1]))
 
 
 def _to_bt709(primaries: tuple[float, ...]) -> np.ndarray | None:
-    """The matrix (3, 3) from RGB light of these primaries to that of sRGB; None for impossible primaries.
+    """The matrix (3, 3) from RGB light of these primaries to RGB light of sRGB; None for impossible primaries.
 
     White becomes white, by the Bradford adaptation.
     """
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-    with np.errstate(all="ignore"):  # what is not finite is left out below
+    with np.errstate(all="ignore"):  # a matrix that is not finite becomes None below
         try:
             to_xyz, from_srgb = _to_xyz(primaries), _to_xyz(_BT709)
         except np.linalg.LinAlgError:

@@ -1,4 +1,4 @@
-"""EXIF: the entries of its directories (IFDs), and its bytes for pixels that have been turned upright."""
+"""EXIF: the entries of its directories (IFDs), and new bytes for pixels that have been turned upright."""
 
 import contextlib
 import struct
@@ -23,7 +23,7 @@ class Entry:
     kind: int
     count: int
     value: int
-    """The value of a single SHORT or LONG; otherwise the offset of the values, if these have more than 4 bytes."""
+    """The value of a single SHORT or LONG; for values of more than 4 bytes, their offset."""
 
     @property
     def size(self) -> int:
@@ -32,7 +32,7 @@ class Entry:
 
 
 def first_ifd(exif: bytes) -> Iterator[Entry]:
-    """The entries of the first IFD. KeyError if this is not EXIF, struct.error where it is cut off."""
+    """The entries of the first IFD. KeyError if the bytes are not EXIF, struct.error if they are cut off."""
     order = _byte_order(exif)
     return _entries(exif, order, *struct.unpack_from(f"{order}I", exif, 4))
 
@@ -40,9 +40,9 @@ def first_ifd(exif: bytes) -> Iterator[Entry]:
 def upright_exif(exif: bytes, orientation: int, size: tuple[int, int]) -> bytes | None:
     """The EXIF for pixels turned by `orientation`, 1..8, to `size`, width and height.
 
-    Its own orientation is 1. If the pixels were turned, it has no thumbnail, and if their sides were swapped, the sizes
-    in it are `size`. Nothing else changes: moved data would break the absolute offsets in maker notes. None, KeyError
-    or struct.error if the first IFD is invalid.
+    The orientation in the result is 1. If the pixels were turned, the result has no thumbnail. If the sides were
+    swapped, the sizes in the result are `size`. Nothing else changes, since moved data would break the absolute offsets
+    in maker notes. If the first IFD is invalid, the result is None, or KeyError or struct.error is raised.
     """
     while exif.startswith(PREFIX):
         exif = exif[len(PREFIX) :]
@@ -83,7 +83,7 @@ def _set_value(exif: bytearray, order: str, entry: Entry, value: int) -> None:
 
 
 def _without_thumbnail(exif: bytearray, order: str) -> bytes:
-    """The EXIF with its second IFD unlinked and set to 0, with its data, and cut off where these are its end."""
+    """The EXIF without the second IFD: it is unlinked, and its bytes and data are set to 0, or cut off at the end."""
     (ifd,) = struct.unpack_from(f"{order}I", exif, 4)
     (n_entries,) = struct.unpack_from(f"{order}H", exif, ifd)
     link = ifd + 2 + 12 * n_entries
@@ -100,6 +100,6 @@ def _without_thumbnail(exif: bytearray, order: str) -> bytes:
         spans += [(values[at], values[at] + values[length]) for at, length in _THUMBNAILS if {at, length} <= {*values}]
         for start, end in sorted(spans, reverse=True):
             if start >= second:
-                is_end = end + 4 > len(exif)  # but for padding
+                is_end = end + 4 > len(exif)  # padding may follow
                 exif[start:] = b"" if is_end else bytes(end - start) + exif[end:]
     return bytes(exif)

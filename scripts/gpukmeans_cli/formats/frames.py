@@ -1,4 +1,4 @@
-"""Frames of an animation: whole canvases, their orientation, and the box of pixels that differ between two frames."""
+"""Frames of an animation: whole canvases, their orientation, and the box of pixels that changed between two frames."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gpukmeans_cli.system.atomic_files import ImageError
 Box = tuple[slice, slice]
 """Rows and columns of a rectangle."""
 
-# The fixed cost of a frame is about that of so many pixels.
+# A frame costs at least about as much time as this number of pixels.
 MIN_FRAME_PIXELS = 4096
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recomputed(Generic[T]):
-    """Values that are computed again for each iteration, so that one at a time is in memory."""
+    """An iterable whose values are computed again for each iteration, so that only one of them is in memory."""
 
     compute: Callable[[], Iterator[T]]
 
@@ -40,11 +40,11 @@ class Animation:
     width: int
     channels: int
     durations: tuple[float, ...]
-    """Of each frame, in milliseconds; at least 2."""
+    """The durations of the frames, at least 2, in milliseconds."""
     plays: int
-    """How often it is shown; 0 is forever."""
+    """The number of times that the animation is shown; 0 is forever."""
     mode: str
-    """The mode Pillow reports for the first frame as stored."""
+    """The mode that Pillow reports for the first frame as stored."""
     format: str
     """Pillow's name of the format: "GIF", "PNG" or "WEBP"."""
     n_bytes: int
@@ -55,7 +55,7 @@ class Animation:
 
 
 def check_pixels(pixels: Iterable[int]) -> None:
-    """ImageError if frames of these numbers of pixels have more together than Pillow's limit.
+    """ImageError if the numbers of pixels of all frames together are above Pillow's limit.
 
     A frame counts as at least `MIN_FRAME_PIXELS`.
     """
@@ -85,9 +85,10 @@ def bounding_box(mask: np.ndarray) -> Box:
 def smaller_encoding(
     indices: np.ndarray, changed: np.ndarray, skip: int | None, encode: Callable[[np.ndarray], bytes]
 ) -> tuple[bytes, bool]:
-    """The smaller encoding of a box: of its indices, or with index `skip` where `changed` is false; whether skipped.
+    """The smaller encoding of the indices of a box, and whether unchanged pixels are skipped in it.
 
-    `skip` is a transparent index, or None where the box must not skip pixels.
+    One encoding has all indices, the other has the transparent index `skip` where `changed` is false. With None for
+    `skip` there is only the first.
     """
     full = encode(indices)
     if skip is None or changed.all():

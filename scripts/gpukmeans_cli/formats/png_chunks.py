@@ -16,11 +16,11 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 _XMP = "XML:com.adobe.xmp"
 _KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
 
-# Chunks that the shown pixels depend on: of stills, and the others of animations.
+# Chunks that the shown pixels depend on, in stills, and the additional chunks of animations.
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
 ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 
-# Pillow rejects a whole file for a compressed text or profile that decompresses to more.
+# Pillow rejects a file with a compressed text or profile that decompresses to more bytes.
 _MAX_DECOMPRESSED = 1 << 20
 
 
@@ -35,7 +35,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and body of the chunks of `read_chunks`, of a PNG file in memory."""
+    """Kind and body of the chunks of a PNG file in memory, as in `read_chunks`."""
     return ((kind, body) for kind, body, _ in read_chunks(io.BytesIO(data)))
 
 
@@ -48,9 +48,9 @@ class IntactChunk(NamedTuple):
 
 
 def read_chunks(file: BinaryIO) -> Iterator[IntactChunk]:
-    """The chunks of a PNG file, through IEND. SyntaxError for a cut off file or a wrong checksum.
+    """The chunks of a PNG file, including IEND. SyntaxError for a cut off file or a wrong checksum.
 
-    The position of the file may be moved meanwhile.
+    The caller may move the position of the file between two chunks.
     """
     start, kind = len(MAGIC), b""
     while kind != b"IEND":
@@ -77,12 +77,15 @@ class StoredChunk(NamedTuple):
 
     @property
     def is_intact(self) -> bool:
-        """Whether the checksum is that of kind and body."""
+        """Whether the checksum matches kind and body."""
         return int.from_bytes(self.checksum, "big") == zlib.crc32(self.body, zlib.crc32(self.kind))
 
 
 def scan_chunks(file: BinaryIO) -> Iterator[StoredChunk]:
-    """The chunks of a PNG file up to IEND, broken or not; none of another file. The position may be moved meanwhile."""
+    """The chunks of a PNG file before IEND, even broken ones; no chunks for another file.
+
+    The caller may move the position of the file between two chunks.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
@@ -101,14 +104,14 @@ def scan_chunks(file: BinaryIO) -> Iterator[StoredChunk]:
 
 
 def is_ancillary(kind: bytes) -> bool:
-    """Whether decoders may ignore chunks of this kind, and it is no part of an animation."""
+    """Whether decoders may ignore chunks of this kind, which are not part of an animation."""
     return kind[:1].islower() and kind not in ANIMATION
 
 
 def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bool) -> bytes | None:
-    """The PNG file without the chunks and bytes that no shown pixel depends on; frames and `color_kinds` stay.
+    """The PNG file without the chunks and bytes that no shown pixel depends on. Frames and `color_kinds` stay.
 
-    None for a broken file, and for one with frames that is not shown as an animation.
+    None for a broken file, and for a file with frames if it is not `animated`.
     """
     try:
         chunks = list(parse_chunks(data))
@@ -126,7 +129,7 @@ def index_bit_depth(n_colors: int) -> int:
 
 
 def pack_samples(samples: np.ndarray, bit_depth: int) -> np.ndarray:
-    """Rows of bytes, uint8 (height, ceil(width * bit_depth / 8)), of samples (height, width).
+    """Samples (height, width) packed to rows of bytes, uint8 (height, ceil(width * bit_depth / 8)).
 
     The leftmost sample of a byte is in its highest bits.
     """
@@ -145,7 +148,7 @@ def scanlines(rows: np.ndarray, filter_type: int) -> np.ndarray:
 
 
 def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
-    """The metadata chunks required before PLTE: the color encoding, but for profiles too large for decoders."""
+    """The metadata chunks required before PLTE: the color encoding, without profiles too large for decoders."""
     for kind, body in metadata.color_chunks:
         yield chunk(kind, body)
     if metadata.icc_profile is not None and len(metadata.icc_profile) <= _MAX_DECOMPRESSED:

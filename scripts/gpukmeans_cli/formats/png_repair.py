@@ -1,4 +1,4 @@
-"""PNG files without broken chunks: browsers ignore ancillary chunks for which Pillow refuses the whole file."""
+"""PNG files without broken ancillary chunks: browsers ignore these chunks, but Pillow refuses the whole file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTHS = {b"gAMA": (4,), b"cHRM": (32,), b"sRGB": (1,), b"pHYs": (9,)}
 _KEY_LENGTHS = {0: range(2, 1 << 31), 2: range(6, 1 << 31), 3: range(257)}  # of tRNS by color type
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
-# Keywords of texts that Pillow takes for properties of the pixels.
+# Keywords of texts that Pillow confuses with properties of the pixels.
 _RESERVED = (b"transparency", b"interlace", b"bbox", b"default_image", b"disposal", b"blend")
 
 
@@ -28,15 +28,15 @@ class RepairedFile(io.BytesIO):
         self.stored = stored
         """The whole file."""
         self.left_out = left_out
-        """Why chunks were left out, as phrases."""
+        """Phrases that give the reasons for the chunks left out."""
 
 
 def repaired(file: BinaryIO) -> BinaryIO:
-    """The file at its beginning; as a `RepairedFile` if it is a PNG with ancillary chunks that it must be read without.
+    """The file at its beginning, or a `RepairedFile` if it is a PNG from which ancillary chunks must be left out.
 
-    These are the chunks that browsers ignore, for a wrong checksum, length or compression, and valid ones for which
-    Pillow refuses or misreads the file: texts and profiles that unpack to more than `MAX_TEXT_CHUNK`, and texts with
-    the keyword of a property of the pixels.
+    Left out are the chunks that browsers ignore for a wrong checksum, length or compression. Left out are also valid
+    chunks for which Pillow refuses or misreads the file: texts and profiles that unpack to more than `MAX_TEXT_CHUNK`,
+    and texts with the keyword of a property of the pixels.
     """
     broken: list[StoredChunk] = []
     reasons: Counter[tuple[str, str]] = Counter()
@@ -61,7 +61,7 @@ def repaired(file: BinaryIO) -> BinaryIO:
 
 
 def without_animation(file: BinaryIO) -> RepairedFile | None:
-    """An APNG file as a PNG of its default image; None for another file."""
+    """An APNG file as a PNG of its default image; None for any other file."""
     chunks = [chunk for chunk in scan_chunks(file) if chunk.kind in ANIMATION]
     return _without(file, chunks) if chunks else None
 
@@ -72,7 +72,7 @@ def stored_file(file: BinaryIO) -> BinaryIO:
 
 
 def left_out(file: BinaryIO) -> tuple[str, ...]:
-    """Phrases about the chunks that a `RepairedFile` lacks; none for another file."""
+    """Phrases about the chunks left out of a `RepairedFile`; none for any other file."""
     return file.left_out if isinstance(file, RepairedFile) else ()
 
 
@@ -92,7 +92,7 @@ def _without(file: BinaryIO, chunks: list[StoredChunk], notes: tuple[str, ...] =
 
 
 def _problem(chunk: StoredChunk, color_type: int) -> tuple[str | None, int]:
-    """Why Pillow would refuse the file for a chunk, or None, and the bytes of the text in it."""
+    """The reason why Pillow would refuse the file for a chunk, or None, and the number of bytes of its text."""
     kind, body = chunk.kind, chunk.body
     if not chunk.is_intact:
         return "its checksum is wrong", 0

@@ -37,11 +37,10 @@ _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RG
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
-# Keeps Pillow's log messages off stderr, where an error is one line.
+# Without this handler, Pillow's log messages would be printed on stderr, where an error is one line.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# The same for libtiff, which prints messages also about files that it can read. Without effect where Pillow's libtiff
-# is linked statically.
+# libtiff prints messages even about files that it can read. Without effect if Pillow links its libtiff statically.
 with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
@@ -52,7 +51,7 @@ _WHITE_16 = 65535
 
 
 class DamagedImageError(ImageError):
-    """A file that no decoder accepts."""
+    """An error for a file that no decoder accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +63,24 @@ class DecodedImage:
     format: str  # Pillow's name of the format: "PNG", "JPEG", ...
     frames: int  # frames in the file; only the first is read
     n_bytes: int  # size of the file
-    upright: bool  # whether the file stores it upright; False for TIFF, whose orientation Pillow applies by itself
+    upright: bool  # whether the file stores it upright; False for TIFF, since Pillow applies its orientation
     metadata: Metadata
 
 
 def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
-    """The first frame of an image file, turned by its EXIF orientation as browsers do.
-
-    An APNG whose frames Pillow refuses is a PNG of its default image.
+    """The first frame of an image file, turned by its EXIF orientation as in browsers.
 
     The pixels are a new, writable, C-contiguous array. Alpha comes from an alpha channel or from a transparent
     color (PNG, GIF), and is dropped if every pixel is opaque. Color profiles are applied only to CMYK, which becomes
-    sRGB. A default image of an APNG that is not a frame is not shown.
+    sRGB. The default image of an APNG is used only if it is a frame, or if the frames cannot be decoded.
 
-    Of 16 bits the high byte is taken, as browsers do, for grey as for RGB; a transparent color is compared at 16 bits.
-    `I` in 0..65535 has 16 bits. Other deep grey is scaled to 0..255 and rounded: `F` from 0..1 if all values are in
-    that range, otherwise from the smallest to the largest finite value (a constant becomes black). NaN and -inf become
-    black, inf white. TIFFs whose white is 0 are inverted.
+    Samples of 16 bits, grey or RGB, are reduced to their high byte, as in browsers. A transparent color is compared at
+    16 bits. Mode `I` has 16 bits if all values are in 0..65535. Other deep grey is scaled to 0..255 and rounded. Mode
+    `F` is scaled from 0..1 if all values are in that range, otherwise from the smallest to the largest finite value;
+    a constant becomes black. NaN and -inf become black, and inf becomes white. TIFFs whose white is 0 are inverted.
 
     Raises ImageError for a file that is missing, unreadable, not an image, damaged, without pixels, or of more than
-    `max_pixels` pixels, by default Pillow's limit (twice `Image.MAX_IMAGE_PIXELS`).
+    `max_pixels` pixels. The default of `max_pixels` is Pillow's limit, twice `Image.MAX_IMAGE_PIXELS`.
     """
     with open_for_decoding(path, max_pixels) as file:
         return decode_image(file)
@@ -91,12 +88,12 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
 
 @contextlib.contextmanager
 def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
-    """A seekable file, with Pillow's limit of pixels set to `max_pixels` meanwhile; `STDIO` is standard input.
+    """A seekable file, open while Pillow's limit of pixels is `max_pixels`. `STDIO` is standard input.
 
-    A PNG with ancillary chunks for which Pillow refuses it is a `RepairedFile` without them.
+    If Pillow would refuse a PNG for some of its ancillary chunks, the file is a `RepairedFile` without them.
 
-    ImageError if the file cannot be opened. Inside, every other exception, of Pillow while it decodes, converts or
-    reads metadata, becomes an ImageError too, since one file must not end the run.
+    ImageError if the file cannot be opened. Inside, every other exception becomes an ImageError too, since one file
+    must not end the run. Pillow raises many kinds while it decodes, converts or reads metadata.
     """
     with decoder_errors(), _open(path) as file, PILLOW_LIMIT.set_to(max_pixels):
         try:
@@ -121,12 +118,14 @@ def _open(path: Path) -> BinaryIO:
 
 
 class _PillowLimit:
-    """Pillow's limit of pixels and the warning filters, which are global to the process, set while decoders run.
+    """Pillow's limit of pixels and the warning filters, which are set while decoders run.
 
-    Threads with the same limit run concurrently; those with another limit wait until all of them have finished.
+    Both are global to the process, so concurrent decoders must share them. Threads with the same limit run
+    concurrently, since Pillow's decoders release the interpreter lock; a plain lock would let one run at a time.
+    Threads with another limit wait until all of them have finished.
 
-    Pillow raises only above twice MAX_IMAGE_PIXELS, and warns before. The warning is made an error here, so that
-    MAX_IMAGE_PIXELS itself is the limit, also for images inside a file (ICO, TIFF tiles).
+    Pillow raises only above twice MAX_IMAGE_PIXELS, and warns above MAX_IMAGE_PIXELS. Here the warning is an error, so
+    that MAX_IMAGE_PIXELS itself is the limit, even for images inside a file (ICO, TIFF tiles).
     """
 
     def __init__(self) -> None:
@@ -137,7 +136,7 @@ class _PillowLimit:
 
     @contextlib.contextmanager
     def set_to(self, max_pixels: int | None) -> Iterator[None]:
-        """Inside, Pillow gives no warning, and raises for more pixels than the limit before it allocates memory."""
+        """Inside, Pillow raises for more pixels than the limit, before it allocates memory, and prints no warning."""
         with self._changed:
             self._changed.wait_for(lambda: not self._n_users or self._max_pixels == max_pixels)
             if not self._n_users:
@@ -166,7 +165,7 @@ class _PillowLimit:
 
 
 PILLOW_LIMIT = _PillowLimit()
-"""The limit of this process."""
+"""The limit of this process. Decoders run inside `PILLOW_LIMIT.set_to(...)`."""
 
 
 def decode_image(file: BinaryIO) -> DecodedImage:
@@ -205,7 +204,7 @@ def _decode_image(file: BinaryIO) -> DecodedImage:
 
 
 class _FirstFrame(NamedTuple):
-    """The first frame of a file as stored, which has the metadata, and as a viewer shows it; the number of frames."""
+    """The first frame as stored, with the metadata, and as a viewer shows it; and the number of frames."""
 
     stored: ImageFile.ImageFile
     shown: Image.Image
@@ -232,7 +231,7 @@ def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
 
 
 def file_size(file: BinaryIO) -> int:
-    """The size of an open file in bytes, as stored. Moves its position to the end."""
+    """The size of an open file in bytes, as stored. The position of the file is at the end afterwards."""
     return stored_file(file).seek(0, os.SEEK_END)
 
 
@@ -249,14 +248,14 @@ def decoder_errors() -> Iterator[None]:
         raise DamagedImageError("is not an image that Pillow can read; convert it to PNG or JPEG first") from error
     except Exception as error:
         # For a broken file the forty decoders raise OSError, SyntaxError, struct.error, IndexError, AssertionError, ...
-        # An error of this package cannot be told from one of a decoder, so the traceback is kept.
+        # Errors of this package cannot be distinguished from errors of a decoder, so the traceback is kept.
         reason = " ".join(str(error).split()) or type(error).__name__
         text = f"cannot be decoded ({reason}); if it is damaged, copy or export it again"
         raise DamagedImageError(text).caused_by(error) from error
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """The image in a file, from its beginning; only the header is read. For use inside `decoder_errors`."""
+    """The image in a file, of which only the header is read. For use inside `decoder_errors`."""
     if not file.read(1):
         raise ImageError("is empty (0 bytes); copy or export it again")
     file.seek(0)
@@ -268,7 +267,7 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _check_tiles(image: ImageFile.ImageFile) -> None:
-    """ImageError if a tile of a TIFF has more pixels than the limit, since each tile is decoded as a whole."""
+    """Raise ImageError if a tile of a TIFF has more pixels than the limit, since each tile is decoded as a whole."""
     tags = getattr(image, "tag_v2", {})
     n_pixels = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
     if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
@@ -299,7 +298,7 @@ def decode_frame(image: ImageFile.ImageFile) -> None:
 
 
 def _too_many_pixels(message: str) -> str:
-    """The error message, with the size from Pillow's message (its first number), as there is no image yet."""
+    """The error message. The size is the first number of Pillow's message, since there is no image yet."""
     size = re.search(r"\d+", message)
     return too_many_pixels(size.group() if size else "too many")
 
@@ -311,9 +310,9 @@ def too_many_pixels(count: int | str, where: str = "") -> str:
 
 
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
-    """Scale the transparent grey of a PNG below 8 bits to 0..255; Pillow scales only the pixels.
+    """Scale the transparent grey of a PNG below 8 bits to 0..255, since Pillow scales only the pixels.
 
-    Of the two bytes of the grey the lower counts, as in browsers.
+    The grey has two bytes, of which only the lower byte counts, as in browsers.
     """
     factors = {"1": 255, "L;2": 85, "L;4": 17, "L": 1}
     rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None
@@ -331,7 +330,7 @@ def _low_bytes_of_color_key(image: ImageFile.ImageFile) -> Image.Image | None:
     position = image.fp.tell()
     image.fp.seek(0)
     low_bytes = Image.open(image.fp)
-    # The samples are big-endian. Read as little-endian, their second bytes are taken for the high ones.
+    # The samples are big-endian. When they are read as little-endian, their low bytes are kept as the high ones.
     low_bytes.tile = [(*tile[:3], "RGB;16L")]  # pyright: ignore[reportAttributeAccessIssue] # of old versions too
     low_bytes.load()
     image.fp.seek(position)
@@ -339,7 +338,7 @@ def _low_bytes_of_color_key(image: ImageFile.ImageFile) -> Image.Image | None:
 
 
 def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None:
-    """Replace the transparent color of a decoded 16-bit RGB PNG by an alpha channel; Pillow compares high bytes."""
+    """Replace the transparent color of a decoded 16-bit RGB PNG by alpha, since Pillow compares only high bytes."""
     key = np.array(image.info.pop("transparency"))
     alpha = np.empty((image.height, image.width), dtype=np.uint8)
     for (rows, high), (_, low) in zip(_strips(image), _strips(low_bytes), strict=True):
@@ -351,7 +350,7 @@ def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None
 def _make_upright(image: Image.Image, orientation: int) -> None:
     # exif_transpose would also write the EXIF to info, which fails for tags of invalid types.
     image.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    if image.format != "TIFF":  # which Pillow has turned
+    if image.format != "TIFF":  # Pillow has turned a TIFF
         exif = image.getexif()
         exif.clear()
         exif[_ORIENTATION] = orientation
@@ -359,9 +358,9 @@ def _make_upright(image: Image.Image, orientation: int) -> None:
 
 
 def pixels_of(image: Image.Image, to_rgb: ImageCms.ImageCmsTransform | None = None) -> np.ndarray:
-    """The pixels of a decoded image as in `DecodedImage`, but with alpha also where all pixels are opaque.
+    """The pixels of a decoded image as in `DecodedImage`, but with alpha even if all pixels are opaque.
 
-    `to_rgb` converts the mode of the image to RGB; by default Pillow does.
+    `to_rgb` converts the mode of the image to RGB. By default Pillow converts it.
     """
     if image.mode in _GREY:
         return _grey_pixels(image)
@@ -378,7 +377,7 @@ def pixels_of(image: Image.Image, to_rgb: ImageCms.ImageCmsTransform | None = No
 
 
 def as_rgba(colors: np.ndarray) -> np.ndarray:
-    """RGBA (..., 4) of colors (..., C) as in `DecodedImage`."""
+    """Colors (..., C), with C as in `DecodedImage`, as RGBA (..., 4)."""
     channels = colors.shape[-1]
     rgba = np.full((*colors.shape[:-1], 4), 255, dtype=np.uint8)
     rgba[..., :3] = colors[..., :3] if channels >= 3 else colors[..., :1]

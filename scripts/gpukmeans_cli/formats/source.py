@@ -22,7 +22,7 @@ class Source:
 
     path: Path
     frames: Iterable[np.ndarray]
-    """uint8 (height, width, C) each. Those of an animation are decoded again for each iteration."""
+    """uint8 (height, width, C) each. Frames of an animation are decoded again for each iteration."""
     n_frames: int
     height: int
     width: int
@@ -34,7 +34,7 @@ class Source:
     """Pillow's name of the format, from the content of the file: "PNG", "JPEG", ..."""
     n_bytes: int
     frames_in_file: int
-    """More than `n_frames` where only the first is used."""
+    """The number of frames in the file, more than `n_frames` if only the first is used."""
     upright: bool
     """Whether the file stores its pixels upright, as in `DecodedImage`."""
     metadata: Metadata
@@ -42,7 +42,7 @@ class Source:
     broken_animation: bool = False
     """Whether this is the default image of an APNG whose frames cannot be decoded."""
     left_out: tuple[str, ...] = ()
-    """Phrases about the chunks of a PNG that were left out, since Pillow would refuse the file for them."""
+    """Phrases about the chunks of a PNG that were left out. With them, Pillow would refuse the file."""
     stored: StoredFile = field(repr=False)
 
     def original(self) -> bytes:
@@ -52,8 +52,8 @@ class Source:
     def original_without_metadata(self) -> bytes | None:
         """The bytes of the file without metadata, for equal pixels; None if only new encoding can remove it.
 
-        That is for other formats than PNG, for pixels that the metadata turns, and for color profiles. Errors as in
-        `original`.
+        None is returned for formats other than PNG, for pixels that an orientation turns, and for color profiles.
+        Errors are as in `original`.
         """
         has_profile = self.metadata.icc_profile is not None and not is_srgb(self.metadata)
         if self.format != "PNG" or not self.upright or has_profile:
@@ -70,7 +70,7 @@ class Source:
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
     """All frames of an animation, otherwise the first frame of an image file. ImageError if it cannot be read.
 
-    `path` is a file or a pipe, which is opened once, or `STDIO`. An APNG whose frames cannot be decoded is a still, its
+    `path` is a file, a pipe, which is opened once, or `STDIO`. An APNG whose frames cannot be decoded is a still: its
     default image.
     """
     with open_for_decoding(path, max_pixels) as file:

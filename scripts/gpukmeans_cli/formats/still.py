@@ -1,4 +1,4 @@
-"""Still images: a palette and indices become a small PNG, GIF or WebP file."""
+"""Still images: encoding of a palette and indices as a small PNG, GIF or WebP file."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from gpukmeans_cli.system.atomic_files import ImageError, write_atomically
 
 DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 
-# Levels of libdeflate. Up to 9 it chooses the longest repeats, from 10 those of the fewest bits, in 10 to 30 times the
-# time of level 6. Other levels than 6 are tried only on scanlines that are at most `NEAR_BEST` times the smallest ones
-# by faster encodings, and, below the highest effort, at most `REPETITIVE` bytes a pixel: level 10 saves 7 % for photos
-# of 16 colors, 3 % for 64 and 0.5 % for 256, and 5 % for drawings, where level 9 saves some for exact repeats.
+# Levels of libdeflate. Up to level 9 it chooses the longest repeats. From level 10 on it chooses the repeats of the
+# fewest bits, in 10 to 30 times the time of level 6. Level 10 saves 7 % for photos of 16 colors, 3 % for 64 colors,
+# 0.5 % for 256 colors and 5 % for drawings. Level 9 is smaller for some drawings with exact repeats. Levels above 6 are
+# tried only on scanlines whose faster encoding has at most `NEAR_BEST` times the smallest size and, below the highest
+# effort, at most `REPETITIVE` bytes a pixel.
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
 
-# Bytes with repeats relative to Huffman codes alone, at most, of a drawing.
+# A drawing has at most this ratio of its size with repeats to its size by Huffman codes alone.
 REPEATED = 0.29
 
-# Drawings of up to this number of pixels get the highest level, for their best scanlines, with less effort. Those of up
-# to half of it get Zopfli, which saves 3 to 5 % more, in 2 to 6 seconds a megapixel. From 3 iterations to 15 it saves
-# 0.3 %.
+# The best scanlines of drawings of up to `_SMALL` pixels are compressed at the highest level even with less effort. For
+# up to `_ZOPFLI_PIXELS` pixels, Zopfli is tried too. It saves 3 to 5 % more, in 2 to 6 seconds a megapixel. With 15
+# iterations instead of 3 it would save another 0.3 %.
 _SMALL, _ZOPFLI_PIXELS, _ZOPFLI_ITERATIONS = 1 << 20, 1 << 19, 3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
@@ -58,17 +59,17 @@ def encode_still(
     """The file of the colors `palette` (K, C) at `indices` (height, width), in the format of `suffix`.
 
     Both are uint8, K is 1..256 and C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. The decoded pixels are
-    `palette[indices]`. Each color in use is stored once, in an order chosen for size; all invisible colors become the
-    first of them. Equal pixels give equal bytes. `whole_palette` also stores unused colors, if the file has a palette.
-    A higher `effort`, 0..3, makes smaller PNG and WebP files in more time.
+    `palette[indices]`. Each color in use is stored once, in an order chosen for size. All invisible colors become the
+    first invisible color. Equal pixels give equal bytes. With `whole_palette`, unused colors are stored too, if the
+    file has a palette. A higher `effort`, 0..3, makes smaller PNG and WebP files in more time.
 
-    PNG has a palette, or is grey where that is smaller; GIF has no partial alpha; WebP is lossless. PNG stores all
-    metadata, WebP profile, EXIF and XMP, GIF the text "Comment". A keyword loses blanks that PNG does not allow. Not
-    stored: a keyword that is then not 1..79 characters of Latin-1, a resolution that is not positive, and in a PNG a
-    profile above 1 MiB, for which Pillow would reject the file.
+    A PNG has a palette, or is grey if that is smaller. A GIF has no partial alpha. A WebP is lossless. PNG stores all
+    metadata, WebP stores profile, EXIF and XMP, and GIF stores the text "Comment". Blanks that PNG does not allow are
+    removed from keywords. Not stored are texts whose keyword then does not have 1..79 characters of Latin-1,
+    resolutions that are not positive, and in a PNG a profile above 1 MiB, since Pillow would reject the file.
 
-    Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES` and an image that the format cannot store,
-    ValueError if palette and indices do not match.
+    Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES` and for an image that the format cannot store.
+    Raises ValueError if palette and indices do not match.
     """
     encode = _ENCODERS.get(suffix.lower())
     if encode is None:
@@ -79,10 +80,10 @@ def encode_still(
 
 
 def is_repetitive(indices: np.ndarray) -> bool:
-    """Whether indices, uint8 (height, width), are those of a drawing: most of them in repeats.
+    """Whether indices, uint8 (height, width), belong to a drawing: most of them are in repeats.
 
-    Repeats then save most of the bytes that Huffman codes alone take: 71 % or more for drawings in 4 to 256 colors, and
-    less for photos, but for those of smooth areas in 4 colors.
+    Repeats then save most of the bytes of Huffman codes alone. They save 71 % or more for drawings in 4 to 256 colors,
+    and less for photos, except photos of smooth areas in 4 colors.
     """
     by_codes = _by_zlib(np.ascontiguousarray(indices), zlib.Z_HUFFMAN_ONLY)
     return len(_by_libdeflate(indices, FAST_LEVEL)) <= REPEATED * len(by_codes)
@@ -91,8 +92,8 @@ def is_repetitive(indices: np.ndarray) -> bool:
 def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
     """A lossless file of pixels, uint8 (height, width, C), for a browser, and its suffix.
 
-    C as in `encode_still`. WebP, or PNG where a side is too long for WebP. The only metadata stored is the color
-    profile, since it changes how the pixels are displayed; colors that chunks of a PNG define become sRGB.
+    C is as in `encode_still`. The file is a WebP, or a PNG if a side is too long for WebP. The only metadata stored is
+    the color profile, since it changes how the pixels are displayed. Colors that chunks of a PNG define become sRGB.
     """
     if metadata.color_chunks:
         pixels, metadata = to_srgb(pixels, metadata), without_encoding(metadata)
@@ -106,7 +107,7 @@ def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
 
 
 def write_png(path: Path, image: Image.Image, *, overwrite: bool) -> None:
-    """Write the image as a PNG file, whole or not at all; `overwrite` replaces an existing file. ImageError if not."""
+    """Write the image as a PNG file, complete or not at all. `overwrite` and errors are as in `write_atomically`."""
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
     write_atomically(path, data.getvalue(), overwrite=overwrite)
@@ -127,7 +128,7 @@ def check_indices(indices: np.ndarray, palette: np.ndarray) -> None:
 
 
 def _distinct_colors(palette: np.ndarray, indices: np.ndarray, whole_palette: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct RGBA colors (K, 4) in use, or all, in lexicographic order, and indices into them."""
+    """The distinct RGBA colors (K, 4) in use, or all of them, in lexicographic order, and indices into them."""
     used = (index_counts(indices, len(palette)) > 0) | whole_palette
     rgba = as_rgba(palette)
     invisible = np.flatnonzero(used & (rgba[:, 3] == 0))
@@ -153,7 +154,7 @@ class _Samples:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Scanlines, the data of IDAT before deflate, and their smallest encoding found so far."""
+    """Scanlines (the data of IDAT before deflate), and their smallest encoding found so far."""
 
     samples: _Samples
     scanlines: np.ndarray  # uint8 (height, 1 + bytes of a row)
@@ -165,7 +166,7 @@ class _Attempt:
         return len(self.data) + len(self.samples.color_chunks)
 
     def searched(self, level: int) -> _Attempt:
-        """With the data of a search for repeats, if it is smaller."""
+        """The attempt with the encoding by a search for repeats, if that is smaller."""
         levels = (level,) if self.is_filtered else (LONGEST_LEVEL, level)
         return replace(self, data=min(self.data, *(_by_libdeflate(self.scanlines, n) for n in levels), key=len))
 
@@ -198,9 +199,9 @@ def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, eff
 def _all_samples(
     colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int, all_orders: bool
 ) -> Iterator[_Samples]:
-    """The forms of the image that may be the smallest. Few colors are often smaller in whole bytes.
+    """The forms of the image that may be the smallest. Indices below 8 bits are often smaller in whole bytes.
 
-    All orders of the palette are those of `palette_orders`, by count and by brightness.
+    With `all_orders`, the palette is tried in all orders of `palette_orders`, by count and by brightness.
     """
     # An RGB profile is invalid with grey samples, and a grey profile with a palette.
     color_space = None if metadata.icc_profile is None else metadata.icc_profile[16:20]
@@ -228,10 +229,10 @@ def _grey_samples(colors: np.ndarray, indices: np.ndarray) -> _Samples | None:
     levels = colors[:, 0].copy()
     used = np.isin(np.arange(256), levels[opaque])
     invisible = np.flatnonzero(~opaque)
-    # The level of invisible pixels is their own grey, so that even their hidden values are decoded unchanged.
+    # Invisible pixels have their own grey as their level, so that even hidden values are decoded unchanged.
     if invisible.size and (used[levels[invisible[0]]] or (colors[invisible, :3] != colors[invisible, :1]).any()):
         return None
-    # Below 8 bits decoders, Pillow among them, compare the transparent level with levels already scaled to 8 bits.
+    # Below 8 bits some decoders, such as Pillow, compare the transparent level with levels already scaled to 8 bits.
     bit_depths = (8,) if invisible.size else (1, 2, 4, 8)
     bit_depth = next(bits for bits in bit_depths if not (levels % (255 // (2**bits - 1))).any())
     levels //= 255 // (2**bit_depth - 1)
@@ -240,7 +241,7 @@ def _grey_samples(colors: np.ndarray, indices: np.ndarray) -> _Samples | None:
 
 
 def _palette_samples(colors: np.ndarray, indices: np.ndarray, order: np.ndarray) -> _Samples:
-    """The image as indices into the palette in this order, but opaque colors last, so that tRNS can omit them."""
+    """The image as indices into the palette in this order, with opaque colors last, so that tRNS can omit them."""
     order = order[np.argsort(colors[order, 3] == 255, kind="stable")]
     new_index = np.empty(len(order), dtype=np.uint8)
     new_index[order] = np.arange(len(order))
@@ -264,11 +265,11 @@ def _png_file(samples: _Samples, data: bytes, metadata: Metadata) -> bytes:
 
 
 def _quick_attempts(samples: _Samples, effort: int) -> Iterator[_Attempt]:
-    """Filtered scanlines, which suit photos, and those without a filter, which suit drawings.
+    """Filtered scanlines, which suit photos, and scanlines without a filter, which suit drawings.
 
-    Differences in a photo seldom repeat, and short repeats cost more bits than they save: Huffman codes or run lengths
-    alone are smaller. Filters are chosen by code length. Without effort they are those of Pillow, which take 3 ms for a
-    photo, and "up" for packed samples, which often equal those of the row above.
+    Differences in a photo seldom repeat, and short repeats cost more bits than they save, so that Huffman codes or run
+    lengths alone are smaller. Filters are chosen by code length. Without effort, Pillow chooses them, in 3 ms for a
+    photo. Packed samples then get the filter "up", since they often equal the samples of the row above.
     """
     rows = png.pack_samples(samples.values, samples.bit_depth)
     filtered = []

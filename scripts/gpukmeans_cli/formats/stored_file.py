@@ -1,4 +1,4 @@
-"""`StoredFile`: an image file that is read several times, and must be the same each time."""
+"""An image file that is read several times and must have the same content each time."""
 
 import io
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from gpukmeans_cli.system.atomic_files import FileVersion, ImageError
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file at a path and its version, or the bytes of a pipe, which can be read only once.
+    """A file at a path with its version, or the bytes of a pipe, since a pipe can be read only once.
 
-    The methods raise ImageError for a file that has changed or is missing.
+    The methods raise ImageError if the file has changed or is missing.
     """
 
     path: Path
@@ -22,7 +22,7 @@ class StoredFile:
 
     @staticmethod
     def of(path: Path, file: BinaryIO) -> "StoredFile":
-        """The file that is open, at its path."""
+        """The stored file of an open file and its path."""
         return StoredFile(path, file.getvalue() if isinstance(file, io.BytesIO) else FileVersion.of(file))
 
     @contextmanager

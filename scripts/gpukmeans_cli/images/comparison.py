@@ -19,7 +19,7 @@ from gpukmeans_cli.terminal.messages import one_line, warn_ignored_frames
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The similarity of two images. The fields are the keys of the JSON report; sizes are in bytes, `psnr` in dB."""
+    """The similarity of two images, with the keys of the JSON report as fields. Sizes are in bytes, `psnr` is in dB."""
 
     a: str
     b: str
@@ -30,11 +30,11 @@ class Comparison:
     """None for equal images, since JSON has no infinity."""
     ssim: float
     ssimulacra2: float | None
-    """None without the optional package, and for images of fewer than 8 pixels in a row or a column."""
+    """None without the optional package, and for images of fewer than 8 rows or columns."""
     bytes_a: int
     bytes_b: int
     output: str | None
-    """The comparison sheet, if it was drawn."""
+    """The path of the comparison sheet, if it was drawn."""
 
     def quality(self) -> list[str]:
         """PSNR, SSIM and, where it was measured, SSIMULACRA2."""
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
-    """The comparison of two image files, drawn to `sheet` if that is given.
+    """The comparison of two image files. It is also drawn to the file `sheet`, if that is given.
 
     ImageError, a sentence with the path, if a file cannot be read or written, the sizes differ or memory runs out.
     """
@@ -58,8 +58,7 @@ def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixe
         if other != (height, width):
             raise ImageError(
                 f"{stream_name(a)} is {width} x {height} and {stream_name(b)} {other[1]} x {other[0]}, but "
-                "only images of one size can be "
-                "compared; resize one of them"
+                "only images of one size can be compared; resize one of them"
             )
         mse, psnr, ssim = compare_pixels(torch.from_numpy(before.pixels), torch.from_numpy(after.pixels))
         comparison = Comparison(
@@ -95,5 +94,5 @@ def _read(path: Path, max_pixels: int | None) -> DecodedImage:
 
 
 def _caption(path: Path, text: str) -> str:
-    # The font of a Pillow without FreeType has Latin-1 only.
+    # Without FreeType, Pillow's font has only Latin-1.
     return f"{one_line(path.name, 'latin-1')}: {text}"

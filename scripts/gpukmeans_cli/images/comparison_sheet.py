@@ -1,4 +1,4 @@
-"""The comparison sheet: two images side by side, above their difference or a palette with its usage."""
+"""The comparison sheet: two images side by side, above their difference or above a palette with its usage."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ _GAP = 2
 _BAR = 4
 _CELL = 8
 
-# The difference is amplified by at most this, and so that at most this fraction of its values is clipped.
+# The largest factor of the amplified difference, and the largest fraction of its values that may be clipped.
 _MAX_FACTOR, _CLIPPED = 64, 0.01
 
 
@@ -56,12 +56,12 @@ def draw_comparison(
 ) -> Image.Image:
     """An RGB sheet with two captioned images and, below them, the swatches of a palette in its order.
 
-    Images are (H, W, C) with the same H and W, the palette is (K, C), each C from 1 to 4: grey, grey + alpha, RGB,
+    Images are (H, W, C) with the same H and W, and the palette is (K, C). Each C is 1 to 4: grey, grey + alpha, RGB,
     RGBA. Transparent pixels show a checkerboard. Images are shrunk to fit beside each other and to be no taller than
-    `width`, never enlarged. `usage` (K,) are pixel counts or fractions: the bar below a swatch has a length relative to
-    the largest. `difference` is a third image (H, W, C), drawn below the first, with the lines `notes` beside it.
-    ValueError if the images differ in size, if palette and usage differ in length or one is missing, or for a `width`
-    below `MIN_WIDTH`.
+    `width`; they are never enlarged. `usage` (K,) has pixel counts or fractions. The length of the bar below a swatch
+    is relative to the largest of them. `difference` is a third image (H, W, C), drawn below the first image, beside the
+    lines `notes`. ValueError if the images differ in size, if palette and usage differ in length or one is missing, or
+    for a `width` below `MIN_WIDTH`.
     """
     if before.shape[:2] != after.shape[:2]:
         raise ValueError(f"images must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
@@ -93,8 +93,8 @@ def draw_comparison(
 def amplified_difference(before: Pixels, after: Pixels) -> Difference:
     """The absolute difference of two images (H, W, C), each C from 1 to 4, times a factor of 1 to 64.
 
-    The factor is the largest power of two that clips at most 1 % of the values; that of equal images is 1. With
-    alpha, the difference is the larger of those over black and over white.
+    The factor is the largest power of two that clips at most 1 % of the values; for equal images it is 1. With alpha,
+    the images are composited over black and over white, and the larger difference counts.
     """
     difference = _difference_over(before, after, 0)
     if any(has_alpha(pixels.shape[-1]) for pixels in (before, after)):
@@ -109,7 +109,7 @@ def amplified_difference(before: Pixels, after: Pixels) -> Difference:
 
 
 def over_grey(pixels: Pixels, level: int) -> Pixels:
-    """Pixels (H, W, C), C from 1 to 4, in RGB (H, W, 3), over a grey background of this level."""
+    """Pixels (H, W, C), C from 1 to 4, composited over a grey background of this level, as RGB (H, W, 3)."""
     if pixels.shape[-1] == 3:
         return pixels
     image = _image(pixels)
@@ -147,7 +147,7 @@ def _draw_caption(text: str, width: int, font: Font) -> Image.Image:
     height = round(font.getbbox("Ag")[3] * 1.9)
     line = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(line)
-    # Centered by hand, since the bitmap font of a Pillow without FreeType supports no anchors.
+    # Anchors would center the text, but without FreeType Pillow's bitmap font does not support them.
     draw.text((round((width - draw.textlength(text, font)) / 2), height // 4), text, INK, font)
     return line
 
@@ -201,7 +201,7 @@ def _draw_swatch(color: Pixels, fill: float, width: int, height: int) -> Image.I
 
 
 def _arrange(n_colors: int, width: int) -> _SwatchGrid:
-    """The grid with the fewest rows of at most `SWATCHES_PER_ROW` swatches, about equally full."""
+    """The grid with the fewest rows, about equally full, of at most `SWATCHES_PER_ROW` swatches each."""
     per_row_limit = min(SWATCHES_PER_ROW, width // 8)
     rows = -(-n_colors // per_row_limit)
     per_row = -(-n_colors // rows)

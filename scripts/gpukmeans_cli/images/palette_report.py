@@ -28,7 +28,7 @@ from gpukmeans_cli.terminal.swatches import color_bits, swatch
 
 @dataclass(frozen=True, kw_only=True)
 class PaletteTask:
-    """Options that hold for all palettes of one run."""
+    """The options for all palettes of one run."""
 
     n_colors: int
     device: torch.device
@@ -44,7 +44,7 @@ class PaletteTask:
 
 
 def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
-    """Whether all images were read and all palettes found. Palettes and errors are printed or written."""
+    """Print or write the palettes, and print errors. Returns whether all images were read and all palettes found."""
     if task.shared:
         return _report_palette(inputs, task, heading=None)
     done = [_report_palette([path], task, f"{stream_name(path)}:" if len(inputs) > 1 else None) for path in inputs]
@@ -52,7 +52,7 @@ def report_palettes(inputs: Sequence[Path], task: PaletteTask) -> bool:
 
 
 def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | None) -> bool:
-    """Whether the palette was found and includes all these images."""
+    """Print or write one palette. Returns whether it was found and all these images were read."""
     read: list[Path] = []
 
     def histograms() -> Iterator[ColorHistogram]:
@@ -66,7 +66,7 @@ def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | Non
             check_free(task.output, overwrite=task.force)
         if (total := add_all(histograms())) is not None:
             _print_or_write(read, _usage(total, task), task, heading)
-    except ImageError as error:  # of the palette; errors of single images have been reported
+    except ImageError as error:  # an error of the palette; errors of single images have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)
         return False
     return len(read) == len(paths)
@@ -122,7 +122,7 @@ def _print_or_write(paths: Sequence[Path], usage: PaletteUsage, task: PaletteTas
 
 
 def palette_lines(usage: PaletteUsage, bits: int) -> list[str]:
-    """One line per color: a swatch of that color depth (none for 0 bits), hex digits, and the fraction of pixels."""
+    """One line per color: a swatch of a color depth of `bits` (none for 0), hex digits, and the fraction of pixels."""
     colors = usage.colors.tolist()
     names = [hex_of(color) for color in colors]
     percents = [format_percent(fraction) for fraction in usage.fractions]

@@ -1,4 +1,4 @@
-"""The palette of images, and the number of pixels of each color."""
+"""The palette of images, and the number of pixels of each of its colors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class PaletteUsage:
 
 
 def count_image(path: Path, device: torch.device, *, max_pixels: int | None = None) -> tuple[ColorHistogram, int]:
-    """The color histogram of the first frame of an image, in sRGB, on the device, and the number of its frames.
+    """The color histogram of the first frame of an image, in sRGB, on the device, and the image's number of frames.
 
     All pixels of alpha 0 have one color, 0 in all channels. ImageError if the file cannot be read or memory runs out.
     """

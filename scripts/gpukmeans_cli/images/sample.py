@@ -2,10 +2,10 @@
 
 Its smooth sky shows banding; its balloons and flowers are small saturated details, which a bad palette loses.
 
-The unit of length is the height of the image, with y down from its upper edge and x right from its center; for a
-balloon or a flower it is the radius, from its own center. Colors are float32 (3, H, W), 0 to 255. The bytes are the
-same on every machine: the formulas use only operations that IEEE 754 rounds correctly (+ - * / and square root), no
-sums over pixels, and the raw bits of PCG64.
+The unit of length is the height of the image; y is down from its upper edge, and x is right from its center. For a
+balloon or a flower the unit is the radius, and the origin is its own center. Colors are float32 (3, H, W), 0 to 255.
+The bytes are the same on every machine: the formulas use only operations that IEEE 754 rounds correctly (+ - * / and
+square root), no sums over pixels, and the raw bits of PCG64.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,9 @@ _BALLOONS: tuple[tuple[float, float, float, Color, Color], ...] = (
 class _Layer(NamedTuple):
     """A rectangle of the image and the function that repaints it.
 
-    The rectangle reaches from `top` to `bottom` and `side` to the left and right, in units of length `unit` around
-    (x, y). `paint` takes its pixels, their y (H, 1) and x (1, W) in these units, and the number of pixels in a unit.
+    Around (x, y), the rectangle reaches from `top` to `bottom`, and `side` to the left and right, in units of length
+    `unit`. `paint` takes the pixels of the rectangle, their y (H, 1) and x (1, W) in these units, and the number of
+    pixels in a unit.
     """
 
     paint: Callable[[Array, Array, Array, float], Array]
@@ -143,7 +144,7 @@ def _balloon(picture: Array, y: Array, x: Array, scale: float, colors: tuple[Col
 
 
 def _lake(picture: Array, y: Array, x: Array, scale: float) -> Array:
-    """The reflection of the scene above the shore, by waves that grow toward the viewer."""
+    """The reflection of the scene above the shore, distorted by waves that grow toward the viewer."""
     shore = int(np.searchsorted(y[:, 0], _SHORE))
     depth = y[shore:] - _SHORE
     waves = _fractal_noise(9 / (depth + 0.06), x * 1.2 / (depth + 0.06), 4) - 0.5
@@ -199,7 +200,7 @@ def _channels_first(color: Color) -> Array:
 
 
 def _coverage(inside: Array, scale: float) -> Array:
-    """The coverage of a shape from the signed distance of each pixel to its edge, which is one pixel soft."""
+    """The coverage of a shape, from the signed distance of each pixel to its edge. The edge is one pixel soft."""
     return (inside * scale + 0.5).clip(0, 1)
 
 

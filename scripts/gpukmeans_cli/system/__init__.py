@@ -1,1 +1,1 @@
-"""The machine: start-up, devices, files written atomically, ranks, worker processes."""
+"""Access to the machine: start-up, devices, atomic writes, ranks, worker processes."""

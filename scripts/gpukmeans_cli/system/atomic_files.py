@@ -1,4 +1,4 @@
-"""Files written atomically: complete or not at all."""
+"""Atomic writes: a file is written completely or not at all. Also paths of standard streams, and checks of paths."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import format_exception, format_exception_only
 from typing import BinaryIO, NamedTuple, Self
 
-# Suffixes of the image formats that can be written; defined here, where nothing slow is imported.
+# Suffixes of the image formats that can be written. Defined here, since this module imports nothing slow.
 SUFFIXES = (".png", ".gif", ".webp")
 
 STDIO = Path("-")
@@ -16,13 +16,13 @@ STDIO = Path("-")
 
 
 class ImageError(Exception):
-    """An image that cannot be read or written. The text follows the path of the image: the problem and a remedy.
+    """An image cannot be read or written. The text gives the problem and a remedy, and follows the path of the image.
 
-    If the problem is with another file, such as the output, the text begins with the path of that file.
+    For a problem with another file, such as the output, the text begins with the path of that file.
     """
 
     traceback: str | None = None
-    """Where another exception was raised that caused this error; None if the cause is known. Survives pickling."""
+    """The traceback of an exception that caused this error; None if the cause is known. It is kept by pickling."""
 
     def caused_by(self, error: Exception) -> Self:
         """This error, with the traceback of the exception that caused it."""
@@ -31,26 +31,26 @@ class ImageError(Exception):
 
 
 def unexpected_error(error: Exception) -> ImageError:
-    """The ImageError for an exception that no code expected, with its traceback."""
+    """The ImageError for an unexpected exception, with its traceback."""
     reason = " ".join("".join(format_exception_only(error)).split())
     text = f"failed by a bug of gpukmeans ({reason}); compress --verbose prints the traceback"
     return ImageError(text).caused_by(error)
 
 
 def stream_name(path: Path | str, stream: str = "standard input") -> str:
-    """The path, or what it stands for if it is `STDIO`."""
+    """The path as text, or the name of the `stream` if the path is `STDIO`."""
     return stream if str(path) == str(STDIO) else str(path)
 
 
 def check_exists(path: Path) -> None:
-    """ImageError if there is no such input, before its output is checked. A path that cannot be searched passes."""
+    """Raise ImageError if this input does not exist. A path whose folders cannot be searched passes."""
     try:
         if path != STDIO:
             os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("does not exist; check the path") from None
     except (OSError, ValueError):
-        pass  # an error when it is opened
+        pass  # opening the file gives the error
 
 
 class FileVersion(NamedTuple):
@@ -69,10 +69,10 @@ class FileVersion(NamedTuple):
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a file of these bytes, complete or not at all. ImageError, beginning with the path, if that fails.
+    """Write a file of these bytes, completely or not at all. ImageError, beginning with the path, if that fails.
 
-    The file has the permissions of any new file. With `overwrite` a symbolic link is followed: the file it points to
-    is replaced and the link stays. Bytes for `STDIO` go to standard output, whose OSError is raised unchanged.
+    The file has the permissions of any new file. With `overwrite` a symbolic link stays, and its target is replaced.
+    Bytes for `STDIO` are written to standard output, whose OSError is raised unchanged.
     """
     if path == STDIO:
         sys.stdout.buffer.write(data)
@@ -86,14 +86,14 @@ def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """ImageError, beginning with the path, if the path exists. `overwrite` permits a regular file; `STDIO` is free."""
+    """Raise ImageError, beginning with the path, if the path exists. With `overwrite` a regular file may exist."""
     if path == STDIO:
         return
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder; name a file in it")
         if path.exists() and not path.is_file():
-            # Replacing /dev/null or a pipe by a file is never intended, and root could do it.
+            # Root could replace /dev/null or a pipe by a file, which is never intended.
             raise ImageError(f"{path} is not a regular file; choose another path")
         if not overwrite and os.path.lexists(path):
             raise FileExistsError
@@ -111,13 +111,13 @@ def make_folder(path: Path) -> None:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """ImageError, beginning with the path, if a symbolic link in it leads out of `folder`, with which it begins."""
+    """Raise ImageError, beginning with the path, if a symbolic link in the path leads out of its parent `folder`."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ImageError(f"{path} leads out of {folder} by a symbolic link; remove the link")
 
 
 def check_folder(path: Path) -> None:
-    """ImageError, as `write_atomically` would raise it later, if the folder of `path` does not exist."""
+    """Raise the ImageError of `write_atomically` if the folder of `path` does not exist."""
     if not path.parent.is_dir():
         raise ImageError(f"{path} {write_error_reason(FileNotFoundError())}")
 
@@ -128,7 +128,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """ImageError, as `write_atomically` would raise it later, if no file can be created in the folder of `path`."""
+    """Raise the ImageError of `write_atomically` if no file can be created in the folder of `path`."""
     check_folder(path)
     temporary = temporary_path(path)
     try:
@@ -141,7 +141,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_error_reason(error: OSError) -> str:
-    """Why a file could not be written, to follow its path in an error."""
+    """The reason why a file could not be written: the end of a sentence that begins with its path."""
     if isinstance(error, FileExistsError):
         return "already exists; use --force to overwrite it"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -168,8 +168,8 @@ def _write(path: Path, data: bytes, overwrite: bool) -> None:
 def move_to(temporary: Path, path: Path, *, overwrite: bool) -> None:
     """Move a closed file to `path` in the same folder, atomically. OSError, and no change, if that fails.
 
-    With `overwrite` a symbolic link is followed. Without it an existing file is a FileExistsError, and the temporary
-    name may remain.
+    With `overwrite` a symbolic link stays, and its target is replaced. Without it, an existing file is a
+    FileExistsError, and the temporary name may remain.
     """
     if overwrite:
         os.replace(temporary, os.path.realpath(path))
@@ -185,7 +185,7 @@ def _move_to_free_name(temporary: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        pass  # no hard links on this file system (FAT, some network folders): reserve the name first
+        pass  # without hard links (FAT, some network folders), the name is reserved first
     target.open("xb").close()
     try:
         os.replace(temporary, target)

@@ -9,13 +9,13 @@ from gpukmeans_cli.system.atomic_files import ImageError
 
 
 class DeviceError(Exception):
-    """A missing device, in one sentence."""
+    """A missing device. The text is one sentence."""
 
 
 def pick_device(name: str) -> torch.device:
     """The device of this name: "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    DeviceError if the named device is missing: there is no fallback.
+    DeviceError if the named device is missing. There is no fallback.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

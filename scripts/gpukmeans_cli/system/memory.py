@@ -1,4 +1,4 @@
-"""Memory that the allocator keeps after it was freed."""
+"""Return of freed memory to the system, since the allocator keeps some of it."""
 
 import ctypes
 import sys
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-# Bytes that may be kept. Less is used again by the next images, and would have to be mapped again: for photos of 0.4
-# megapixels, which leave 10 MB, that took a tenth of the time.
+# The allocator may keep this number of bytes. The next images use that memory again; without it the memory would have
+# to be mapped again. For photos of 0.4 megapixels, which leave 10 MB, mapping took a tenth of the time.
 _KEPT = 1 << 25
 
 
@@ -19,10 +19,11 @@ class _AllocatorInfo(ctypes.Structure):
 
 
 def return_freed_memory() -> None:
-    """Return freed memory of more than 32 MiB to the system, where the allocator can (glibc); elsewhere nothing.
+    """Return freed memory to the system if it is more than 32 MiB. Allocators other than glibc's are left alone.
 
-    glibc keeps freed blocks below 32 MB, between others that are in use. Without this, compressing 24 megapixels held
-    70 MB more at its peak, and an animation of 16 megapixels a frame 90 MB. It takes less than a millisecond.
+    glibc keeps freed blocks below 32 MB that lie between blocks in use. Without this function, compression of 24
+    megapixels held 70 MB more at its peak, and an animation of 16 megapixels a frame held 90 MB more. The function
+    takes less than a millisecond.
     """
     trim = _function("malloc_trim")
     if trim is None:

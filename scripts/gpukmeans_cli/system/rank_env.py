@@ -1,4 +1,4 @@
-"""The rank of this process among those that `torchrun` started, and their process group."""
+"""The rank of this process among the processes that `torchrun` started, and their process group."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class RankError(Exception):
-    """Invalid rank variables in the environment, or a lost connection to the other ranks, in one sentence."""
+    """Invalid rank variables, or a lost connection to the other ranks. The text is one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankEnv:
-    """Rank and world size of this process, over all machines and on its own machine."""
+    """Rank of this process and number of processes, over all machines and on its own machine."""
 
     rank: int = 0
     size: int = 1
@@ -37,7 +37,7 @@ class RankEnv:
 
 
 def rank_env(environment: Mapping[str, str] = os.environ) -> RankEnv:
-    """The rank variables that `torchrun` set, or those of a single process. RankError if they are invalid."""
+    """The rank variables that `torchrun` set; without them, a single process. RankError if they are invalid."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not any(name in environment for name in names[:2]):
         return RankEnv()

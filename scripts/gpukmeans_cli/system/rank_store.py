@@ -1,4 +1,8 @@
-"""Data exchange and common errors of the ranks, over the key-value store of `torchrun`."""
+"""Data exchange and common errors of the ranks, over the key-value store of `torchrun`.
+
+Ctrl-C does not interrupt the collective calls of a process group, and its threads forbid a fork between two calls. The
+store is polled instead, so that a rank can be interrupted while it waits, and a worker pool can fork its processes.
+"""
 
 import contextlib
 import pickle
@@ -27,8 +31,7 @@ _MAX_POLL_SECONDS = 0.05
 class RankStore:
     """Collective operations over a key-value store. All ranks call the same methods in the same order.
 
-    Unlike a process group it allows a fork between two calls, and Ctrl-C while it waits. A single process exchanges
-    nothing. RankError if another rank has aborted, or if the store cannot be reached.
+    A single process exchanges nothing. RankError if another rank has aborted, or if the store cannot be reached.
     """
 
     def __init__(self, env: RankEnv, store: "Store | None" = None) -> None:
@@ -80,7 +83,7 @@ class RankStore:
         return pickle.loads(b"".join(map(self._store.get, self._chunk_keys(key))))
 
     def _pop(self, key: str) -> Any:
-        """A value for this rank alone. It is deleted from the store, as it may be large."""
+        """A value for this rank alone. Its chunks, which may be large, are deleted from the store."""
         value = self._get(key)
         for chunk_key in self._chunk_keys(key):
             self._store.delete_key(chunk_key)
@@ -103,10 +106,10 @@ class RankStore:
 
 @contextlib.contextmanager
 def rank_store(env: RankEnv) -> Iterator[RankStore]:
-    """The store of all ranks, entered and exited by all of them. Imports torch if there is more than one rank.
+    """The store of all ranks. All ranks enter and exit the block. Imports torch if there is more than one rank.
 
-    The ranks exit together, because `torchrun` ends all others when one fails, for example on a file. An error aborts
-    the store at once, except a TyperException: it must be raised on all ranks (`raise_on_all_ranks`).
+    The ranks exit together, because `torchrun` ends all other ranks when one fails, for example on a file. An error
+    aborts the store at once. A TyperException does not, so it must be raised on all ranks (`raise_on_all_ranks`).
     """
     ranks = _all_ranks(env) if env.size > 1 else RankStore(env)
     try:
@@ -121,15 +124,15 @@ def rank_store(env: RankEnv) -> Iterator[RankStore]:
 
 
 class CollectiveError(Exception):
-    """An error of the work of all ranks, in one sentence, equal on all of them."""
+    """An error that is raised on all ranks. The text is one sentence, equal on all of them."""
 
 
 @contextlib.contextmanager
 def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator[None]:
     """Raise a failure inside the block on all ranks, when all of them have reached its end.
 
-    One of `failures` becomes a CollectiveError, a TyperException stays one. If several ranks fail, the error is that of
-    the lowest.
+    One of `failures` becomes a CollectiveError. A TyperException stays a TyperException. If several ranks fail, the
+    error of the lowest rank is raised.
     """
     failure = None
     try:
@@ -147,7 +150,7 @@ def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator
 
 
 def warn_once(text: str) -> None:
-    """Print on stderr, by rank 0 only, an error that ends all ranks. Returns on all ranks after it is printed."""
+    """Print on stderr, by rank 0 only, an error that ends all ranks. All ranks return after it is printed."""
     try:
         with rank_store(rank_env()) as ranks:
             if ranks.env.is_main:

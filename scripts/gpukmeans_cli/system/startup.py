@@ -1,4 +1,4 @@
-"""Process start and exit: the delayed import of torch, Ctrl-C and SIGTERM, an exit without teardown."""
+"""Start and exit of the process: the delayed import of torch, Ctrl-C and SIGTERM, and an exit without teardown."""
 
 import contextlib
 import gc
@@ -11,10 +11,10 @@ from typing import NoReturn
 
 
 def import_torch() -> None:
-    """Import torch with the garbage collector off and short OpenMP spins.
+    """Import torch with the garbage collector off and with short OpenMP spins.
 
-    The collector would scan the permanent objects of torch again and again. Without it the import takes 1.14 s instead
-    of 1.23 s, and a later import saves a pause of 50 ms.
+    The collector would scan the permanent objects of torch again and again. Without the collector the import takes
+    1.14 s instead of 1.23 s, and a later pause of 50 ms is saved.
 
     The OpenMP threads of torch spin for a long time while they wait. Two commands at once on two cores took 45 s for
     18 megapixels each, and 2.9 s with fewer spins. A single command takes 1.8 s either way.
@@ -54,13 +54,13 @@ def deferred_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Terminated(KeyboardInterrupt):  # no Exception, so that handlers of errors pass it on
-    """SIGTERM from another process."""
+class Terminated(KeyboardInterrupt):  # not an Exception, so that handlers of errors do not catch it
+    """The exception raised for SIGTERM."""
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated`, so that it cleans up as Ctrl-C does. An earlier handler is kept."""
+    """Inside, SIGTERM raises `Terminated`, so that the command cleans up as for Ctrl-C. An earlier handler is kept."""
     is_main_thread = threading.current_thread() is threading.main_thread()
     if not is_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -79,8 +79,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
 def exit_now(code: int) -> NoReturn:
     """Flush the standard streams and exit the process with this code. OSError if they cannot be flushed.
 
-    A normal exit of Python first frees the objects of torch, which takes 0.1 s. Files must be closed before, and
-    functions registered with atexit are not called.
+    A normal exit of Python first frees the objects of torch, which takes 0.1 s. Files must be closed before the call.
+    Functions registered with atexit are not called.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -1,4 +1,8 @@
-"""Pools of threads or processes that run tasks, with results in the order of the tasks."""
+"""Pools of threads or processes that run tasks, with results in the order of the tasks.
+
+The processes are forked copies of a process that has imported torch, since each import takes more than a second. With
+`concurrent.futures.ProcessPoolExecutor`, all tasks fail when one worker dies; here only the task of that worker fails.
+"""
 
 import mmap
 import multiprocessing
@@ -21,7 +25,8 @@ from gpukmeans_cli.system.startup import deferred_interrupt
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Results per worker that may wait for an earlier task: slow tasks rarely delay others, and memory stays bounded.
+# The number of results per worker that may be held back by an earlier task. With this number slow tasks rarely delay
+# others, and memory stays bounded.
 _MAX_AHEAD = 16
 
 
@@ -39,7 +44,7 @@ class WorkerPool(Protocol):
     n_workers: int
 
     def event(self) -> Event:
-        """A new event that the workers can read. In other processes it also counts as set once its creator has died."""
+        """A new event that the workers can read. In other processes the event is also set once its creator has died."""
         ...
 
     def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
@@ -75,8 +80,8 @@ def in_order(
     """Yield the results of `function` in the order of the tasks.
 
     `on_result` is called with the index and result of each task as soon as it completes. Errors of `function` are
-    raised. However the generator ends, it starts no further task, sets `stop` for `function` to read, and returns only
-    when no worker is running.
+    raised. In every case, the generator ends as follows: it starts no further task, sets `stop`, which `function` can
+    read, and returns when no worker is running.
     """
     results: dict[int, R] = {}
     n_submitted = 0
@@ -153,9 +158,9 @@ class ThreadPool:
 
 
 class SharedEvent:
-    """An event in memory shared with processes forked later. There it also counts as set once its creator has died.
+    """An event in memory that is shared with processes forked later. For them it is also set once its creator has died.
 
-    Unlike the event of multiprocessing it has no lock, which a killed process could hold forever.
+    A killed process could hold the lock of multiprocessing's event forever. This event has no lock.
     """
 
     def __init__(self) -> None:
@@ -170,10 +175,10 @@ class SharedEvent:
 
 
 class ProcessPool:
-    """Forked processes, which run Python code in parallel. The death of one loses one task only.
+    """Forked processes, which run Python code in parallel. The death of one process loses only its task.
 
-    No other thread may be computing and no GPU in use when they are forked. They ignore Ctrl-C, SIGTERM and SIGHUP,
-    which only this process handles, and exit as soon as they can when it has died.
+    No other thread may be computing and no GPU may be in use when they are forked. The workers ignore Ctrl-C, SIGTERM
+    and SIGHUP, which only the parent handles, and exit as soon as they can after the parent has died.
     """
 
     def __init__(self, n_workers: int, initializer: Callable[[], object] = lambda: None) -> None:
@@ -186,7 +191,7 @@ class ProcessPool:
 
     @staticmethod
     def unsupported_reason() -> str | None:
-        """Why this platform has no process pool, or None."""
+        """The reason why this platform has no process pool, or None."""
         # The system libraries of macOS are not safe to fork.
         return None if sys.platform == "linux" else "processes cannot be forked safely on this platform"
 
@@ -233,7 +238,7 @@ class ProcessPool:
         return index, result
 
     def _add_worker(self) -> None:
-        # Ctrl-C at this moment would end the worker before it ignores the signal, or leave an unregistered process.
+        # Ctrl-C now would end the worker before it ignores the signal, or leave a process that no list contains.
         with deferred_interrupt():
             self._idle.append(self._new_worker())
 
@@ -242,12 +247,12 @@ class ProcessPool:
         inherited = [own_end, *(worker.pipe for worker in self._idle), *self._busy]
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
-                stream.flush()  # else buffered text would be printed by both processes
+                stream.flush()  # otherwise both processes would print the buffered text
         args = worker_end, inherited, self._function, self._initializer
         process = self._context.Process(target=_run_worker, args=args)
         with warnings.catch_warnings():
-            # Python warns about forking beside threads, whose locks stay locked in the child. The threads that may
-            # exist here, of a progress bar or of torch, hold no lock that a worker uses.
+            # Python warns about a fork beside threads, since their locks stay locked in the child. The threads of a
+            # progress bar or of torch may exist here, and hold no lock that a worker uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         worker_end.close()
@@ -262,8 +267,9 @@ class _Worker(NamedTuple):
 def _run_worker(
     pipe: Connection, inherited: Sequence[Connection], function: Callable[[Any], Any], initializer: Callable[[], object]
 ) -> None:
-    """Run the tasks that arrive through the pipe until its other end is closed, also by the death of that process."""
-    # Signals go to whole process groups. When the parent dies of one, the worker must first remove its unfinished file.
+    """Run the tasks from the pipe until its other end is closed, by the parent or by its death."""
+    # A signal is sent to the whole process group. If the parent dies of it, the worker must first remove its unfinished
+    # file.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:
