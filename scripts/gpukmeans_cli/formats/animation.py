@@ -195,7 +195,7 @@ def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animati
         raise ImageError(f"cannot become an animated {suffix or 'file without suffix'}; use {' or '.join(_ENCODERS)}")
     check_palette(palette)
     if not animation.durations:
-        raise ValueError("durations must have at least 1 frame, got none")
+        raise ValueError("durations must have at least 1 value, got none")
     if not all(math.isfinite(duration) and duration >= 0 for duration in animation.durations):
         raise ValueError("durations must be finite and not negative")
     checked = Recomputed(partial(_checked, palette, indices, len(animation.durations)))

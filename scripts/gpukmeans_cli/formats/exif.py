@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 PREFIX = b"Exif\0\0"
 
-_ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
+ORIENTATION = 0x0112
+_EXIF_IFD = 0x8769
 _WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)  # of the image, in the first and in the Exif IFD
 _THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # offset and length, as JPEG or as one strip of pixels
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -55,7 +56,7 @@ def upright_exif(exif: bytes, orientation: int, size: tuple[int, int]) -> bytes 
                 nested for ifd in entries if ifd.tag == _EXIF_IFD for nested in _entries(exif, order, ifd.value)
             ]
     for entry in entries:
-        if entry.tag == _ORIENTATION:
+        if entry.tag == ORIENTATION:
             _set_value(upright, order, replace(entry, kind=_SHORT), 1)
         elif entry.tag in (*_WIDTHS, *_HEIGHTS) and orientation >= 5:
             _set_value(upright, order, entry, size[entry.tag in _HEIGHTS])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from gpukmeans_cli.formats.exif import PREFIX, first_ifd, upright_exif
+from gpukmeans_cli.formats.exif import ORIENTATION, PREFIX, first_ifd, upright_exif
 
 # The limit of each item, and of all texts together. An RGB profile seldom has more than 1 MB.
 MAX_BYTES = 1 << 22
@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 22
 # Modes for which an RGB profile is valid. CMYK, LAB and HSV become RGB by Pillow's own formulas.
 _RGB = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
-_ORIENTATION, _X_RESOLUTION = 0x0112, 0x011A
+_X_RESOLUTION = 0x011A
 _DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)  # description, camera, software, date, ...
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:>|\s*=\s*["'])\s*)[2-8](?=\s*["'<])""")
@@ -78,9 +78,9 @@ def read_orientation(image: Image.Image) -> int:
 
 def _orientation_of_tiff(image: Image.Image) -> int:
     exif = image.getexif()
-    if _ORIENTATION not in getattr(image, "tag_v2", {}):
-        exif.pop(_ORIENTATION, None)
-    return exif.get(_ORIENTATION, 1)
+    if ORIENTATION not in getattr(image, "tag_v2", {}):
+        exif.pop(ORIENTATION, None)
+    return exif.get(ORIENTATION, 1)
 
 
 def _orientation_of_exif(image: Image.Image) -> int:
@@ -89,7 +89,7 @@ def _orientation_of_exif(image: Image.Image) -> int:
     if image.format == "WEBP" or (image.format == "PNG" and not exif.startswith(PREFIX)):
         return 1
     exif = exif.removeprefix(PREFIX)
-    entries = (entry for entry in first_ifd(exif) if (entry.tag, entry.kind, entry.count) == (_ORIENTATION, 3, 1))
+    entries = (entry for entry in first_ifd(exif) if (entry.tag, entry.kind, entry.count) == (ORIENTATION, 3, 1))
     return next((entry.value for entry in entries), 1)
 
 

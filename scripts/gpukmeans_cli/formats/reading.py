@@ -22,8 +22,10 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
 from gpukmeans_cli.formats.color import has_alpha, profile_transform, with_color_chunks
 from gpukmeans_cli.formats.composition import compose
+from gpukmeans_cli.formats.exif import ORIENTATION
 from gpukmeans_cli.formats.gif_decoding import gif_parts
 from gpukmeans_cli.formats.gif_scan import parse_gif
+from gpukmeans_cli.formats.indices import row_blocks
 from gpukmeans_cli.formats.metadata import Metadata, read_metadata, read_orientation
 from gpukmeans_cli.formats.png_repair import repaired, stored_file, without_animation
 from gpukmeans_cli.formats.stored_file import open_error_reason
@@ -45,7 +47,6 @@ with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT = 262, 322, 323  # tags of TIFF
-_ORIENTATION = 274  # of EXIF
 _WHITE_IS_ZERO = 0
 _WHITE_16 = 65535
 
@@ -353,7 +354,7 @@ def _make_upright(image: Image.Image, orientation: int) -> None:
     if image.format != "TIFF":  # Pillow has turned a TIFF
         exif = image.getexif()
         exif.clear()
-        exif[_ORIENTATION] = orientation
+        exif[ORIENTATION] = orientation
         ImageOps.exif_transpose(image, in_place=True)
 
 
@@ -427,13 +428,10 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    height = max(1, STRIP_PIXELS // image.width)
-    if height >= image.height:
-        yield slice(None), image  # a crop would copy
-        return
-    for top in range(0, image.height, height):
-        bottom = min(top + height, image.height)
-        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+    """Slices of rows, and the strip of the image in each."""
+    for rows in row_blocks(image.height, image.width, STRIP_PIXELS):
+        is_whole = rows == slice(0, image.height)  # a crop would copy
+        yield rows, image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
 
 
 def _without_opaque_alpha(pixels: np.ndarray) -> np.ndarray:

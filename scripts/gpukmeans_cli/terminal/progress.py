@@ -209,7 +209,7 @@ def _same_terminal(stream: TextIO | None, terminal: TextIO) -> bool:
 class _StreamAboveBar(TextIOBase):
     """A text stream of the bar's terminal. It writes complete lines above the bar, unchanged.
 
-    Rich's own redirection fails 12 of the 42 tests of this module. Its stream has a `buffer` and no encoding, so that
+    Rich's own redirection fails 11 of the 42 tests of this module. Its stream has a `buffer` and no encoding, so that
     `typer.echo` writes to the `buffer` and overwrites the bar.
     """
 
