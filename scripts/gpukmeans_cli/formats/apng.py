@@ -1,6 +1,6 @@
 """APNG encoding of animations: each frame is stored as the box of pixels that changed.
 
-Pillow's writer merges equal frames, so that the file has fewer frames than asked for. For 12 frames of a moving
+Pillow's writer merges equal frames, so that its files have fewer frames than the animation. For 12 frames of a moving
 rectangle its file had 66,048 bytes, and the file of this module has 62,328.
 """
 

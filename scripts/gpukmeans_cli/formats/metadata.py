@@ -64,7 +64,7 @@ def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """The orientation, 1..8, by which browsers turn an image; 1 for none. The image must be open but not loaded.
+    """The orientation of an image, 1..8, that browsers apply; 1 for none. The image must be open but not loaded.
 
     The orientation is a single SHORT in the first IFD of EXIF. XMP, EXIF in WebP, EXIF after the pixels of a PNG, EXIF
     in its texts, and invalid values have no effect. An orientation in the XMP of a TIFF is removed, since Pillow would

@@ -256,7 +256,7 @@ def decoder_errors() -> Iterator[None]:
 
 
 def open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    """The image in a file, of which only the header is read. For use inside `decoder_errors`."""
+    """The image in a file. Only its header is read. For use inside `decoder_errors`."""
     if not file.read(1):
         raise ImageError("is empty (0 bytes); copy or export it again")
     file.seek(0)
@@ -313,7 +313,7 @@ def too_many_pixels(count: int | str, where: str = "") -> str:
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
     """Scale the transparent grey of a PNG below 8 bits to 0..255, since Pillow scales only the pixels.
 
-    The grey has two bytes, of which only the lower byte counts, as in browsers.
+    The grey has two bytes. Only the lower byte counts, as in browsers.
     """
     factors = {"1": 255, "L;2": 85, "L;4": 17, "L": 1}
     rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None

@@ -18,7 +18,7 @@ from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage] # documented, as those below are
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage] # documented, like the others below
 
 T = TypeVar("T")
 
