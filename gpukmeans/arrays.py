@@ -1,4 +1,4 @@
-"""Arrays of other libraries as tensors, and results in the kind of array that was given.
+"""Arrays of other libraries as tensors, and results as arrays of the library of the input.
 
 NumPy, pandas and SciPy are recognized by their types and interfaces, and never imported.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @runtime_checkable
 class SupportsDLPack(Protocol):
-    """An array that DLPack shares, such as those of NumPy, JAX and CuPy."""
+    """An array that supports DLPack, such as an array of NumPy, JAX or CuPy."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any: ...
 
@@ -23,7 +23,7 @@ class SupportsDLPack(Protocol):
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """An object that NumPy converts, such as a DataFrame."""
+    """An object that NumPy converts to an array, such as a DataFrame."""
 
     def __array__(self) -> Any: ...
 
@@ -33,18 +33,18 @@ Array = SupportsDLPack | SupportsArray
 
 
 def as_tensor(values: Any, name: str, *, mapped: bool = False) -> Any:
-    """The tensor of an array, and anything else unchanged. Memory is shared where torch can.
+    """The tensor of an array. Any other object is returned unchanged.
 
-    Arrays are those of NumPy, those that support DLPack, and a DataFrame or Series of numbers. Tensors, streams and
-    arrays on disk are unchanged: those of HDF5 and zarr, and memory maps unless `mapped`, which reads them.
+    An array is an array of NumPy or of a library with DLPack, or a DataFrame or Series of numbers. Tensors, streams and
+    arrays on disk (HDF5, zarr, memory maps) are unchanged. Memory is shared where torch supports it.
 
     Args:
         values: the array, or any other object.
         name: the name of the values in errors.
-        mapped: whether memory maps are read, too.
+        mapped: whether memory maps are read into a tensor.
 
     Raises:
-        TypeError: for sparse and masked arrays, and those of a dtype that torch does not have.
+        TypeError: for sparse and masked arrays, and for a dtype that torch does not have.
 
     Example:
         >>> import numpy
@@ -70,16 +70,16 @@ def to_tensor(values: Any, name: str) -> Tensor:
 
 
 def weights_tensor(values: Any, name: str) -> Tensor:
-    """The tensor of weights. A mask is weights of 0 and 1. TypeError for anything but a tensor or an array."""
+    """The tensor of weights. A mask becomes weights of 0 and 1. TypeError unless it is a tensor or an array."""
     tensor = to_tensor(values, name)
     return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def converter_for(x: Any) -> Callable[[Tensor], Any]:
-    """A function that converts a result to the kind of array that `x` is.
+    """A function that converts a result to an array of the library of `x`.
 
-    The kind is NumPy's for a DataFrame. Results stay tensors for a tensor, and for an object of a library that has no
-    `from_dlpack`.
+    For a DataFrame the result is an array of NumPy. For a tensor, and for a library without `from_dlpack`, the result
+    stays a tensor.
 
     Example:
         >>> import numpy
@@ -96,7 +96,7 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
 
 def check_dense(values: Any, name: str) -> None:
     """TypeError for a sparse matrix or array of another library."""
-    # Looked up in the type, because the columns of a DataFrame are attributes of the object.
+    # The type and not the object, because a DataFrame has its columns as attributes.
     if not isinstance(values, Tensor) and hasattr(type(values), "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
 
@@ -105,7 +105,7 @@ def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-# Not lambdas, as converters are pickled with an estimator.
+# Functions and not lambdas, because a converter is pickled with its estimator.
 def _to_numpy(tensor: Tensor) -> Any:
     return tensor.numpy(force=True)
 
@@ -115,12 +115,12 @@ def _to_library(from_dlpack: Callable[[Tensor], Any], tensor: Tensor) -> Any:
 
 
 def _is_numpy(values: Any) -> bool:
-    """Whether this is an array of NumPy, not one of its scalars."""
+    """Whether this is an array of NumPy. A scalar of NumPy is not."""
     return any((base.__module__, base.__name__) == ("numpy", "ndarray") for base in type(values).__mro__)
 
 
 def _is_memory_map(values: Any) -> bool:
-    # A copy of a memory map has its type, but no file.
+    # A copy of a memory map in memory has the same type, but no file.
     return getattr(values, "_mmap", None) is not None
 
 
@@ -139,7 +139,7 @@ def _numbers(frame: Any, name: str) -> Any:
     if others := sorted({str(dtype) for dtype in columns if getattr(dtype, "kind", "O") not in "biuf"}):
         kind = type(frame).__name__
         raise TypeError(f"{name} must have columns of numbers only, got a {kind} with columns of {', '.join(others)}")
-    # Missing numbers become NaN, which is an error of its own.
+    # Missing numbers become NaN, which raises an error later.
     return frame.to_numpy("float64", na_value=float("nan"))
 
 
@@ -147,7 +147,7 @@ def _from_numpy(values: Any, name: str) -> Tensor:
     if hasattr(values, "mask"):
         raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
     native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
-    # torch would warn of other arrays, or raise. A memory map is copied, which reads it in this thread.
+    # torch warns or raises for other arrays. A memory map is copied, so that this thread reads it.
     shared = (
         values.flags.writeable
         and not _is_memory_map(values)
@@ -169,7 +169,7 @@ def _from_dlpack(values: Any, name: str) -> Tensor:
 
 
 def _library_of(x: Any) -> Any:
-    """The module of the functions of an array library."""
+    """The module of the array library of `x`."""
     if hasattr(x, "__array_namespace__"):
         return x.__array_namespace__()
     return importlib.import_module(type(x).__module__.partition(".")[0])

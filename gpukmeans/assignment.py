@@ -22,21 +22,21 @@ def assign(
 ) -> Assignment:
     """Index of the nearest center of each point, int64, and the squared distance to it, both (..., N).
 
-    The lowest index wins a tie. Computed in float64 if `x` or `centers` is float64, int32 or int64, else in float32.
-    The squared distance is a sum of squares in that dtype (see `gpukmeans.distance`), so never negative.
+    The lowest index wins a tie. Squared distances are sums of squares (see `gpukmeans.distance`), so they are never
+    negative. They are float64 if `x` or `centers` is float64, int32 or int64, else float32.
 
-    Squared distances have gradients of any order with respect to `x` and `centers`, in reverse mode; labels have none.
-    `torch.compile(fullgraph=True)` can compile the operation inside a model if `engine` is a name. `torch.vmap` maps it
-    as a batch of problems.
-
-    Raises TypeError or ValueError for other input.
+    Squared distances have gradients with respect to `x` and `centers`; docs/guarantees.md has the rules for gradients,
+    `torch.vmap` and `torch.compile`.
 
     Args:
-        x: points (..., N, D), N possibly 0, of any real dtype: a tensor, an array of NumPy or one that supports DLPack,
+        x: points (..., N, D), N possibly 0, of any real dtype: a tensor, an array of NumPy or of a library with DLPack,
             or a DataFrame. A memory map is read as a whole.
-        centers: (K, D), or (..., K, D) with centers of each problem of a batch.
+        centers: centers (K, D), or (..., K, D) for each problem of a batch.
         metric: a name of `METRICS` or a `Metric`. "cosine" returns 1 - cos, half the squared distance of unit vectors.
         engine: a name of `ENGINES`, "auto" or an `Engine`. All engines return the same bits.
+
+    Raises:
+        TypeError, ValueError: for any other input, with the expected and the received value.
 
     Example:
         >>> labels, sqdist = assign(torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [9.0], [5.0]]))
@@ -49,8 +49,8 @@ def assign(
     metric = check_metric(metric)
     dtype = compute_dtype(x, centers)
     x, centers = metric.prepare(x, dtype), metric.prepare(centers, dtype)
-    # The custom operation is used only while compiling, as its first call imports the compiler, which takes longer than
-    # most clusterings. Its arguments cannot be objects, so an engine must be given by name to be compiled.
+    # The custom operation is used only in compiled code, because its first call imports the compiler, which takes
+    # longer than most clusterings. Its arguments cannot be objects, so only an engine given by name can be compiled.
     nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_eager
     labels, sqdist = nearest(x, centers, metric.normalizes, engine)
     return Assignment(labels, sqdist * metric.factor)
@@ -80,11 +80,11 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _gradients(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
-    """Gradients 2g(x - c) of the points and -2g(x - c), summed over each cluster, of the centers.
+    """Gradients: 2g(x - c) for each point, and for each center the sum of -2g(x - c) over its cluster.
 
-    g (..., N) is the gradient of the squared distances, the second of `grads`.
+    g (..., N) is the gradient with respect to the squared distances, the second of `grads`.
     """
-    # Written out, because torch compiles the automatic gradient of an indexed difference wrongly for some widths.
+    # Not left to autograd: torch compiles the gradient of an indexed difference wrongly for some widths.
     x, centers, labels = ctx.saved_tensors
     grad: Tensor = grads[1]
     flat_centers, rows = centers.reshape(-1, x.shape[-1]), labels.flatten()
@@ -100,8 +100,10 @@ def _gradients(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Non
 
 
 def _as_batch(info: Any, in_dims: tuple[int | None, ...], x: Tensor, centers: Tensor, *options: Any) -> tuple[Any, ...]:
-    """Arguments of one call for the V calls that `torch.vmap` maps: points (V, ..., N, D), and centers of each problem
-    or (K, D)."""
+    """The arguments of one call that computes the V calls of `torch.vmap`.
+
+    Points are (V, ..., N, D), centers (K, D), or (V, ..., K, D) for each problem.
+    """
     x = x.expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
     if in_dims[1] is not None:
         centers = centers.movedim(in_dims[1], 0)

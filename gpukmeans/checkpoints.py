@@ -10,23 +10,25 @@ from torch import Tensor
 T = TypeVar("T")
 
 CheckpointState = dict[str, Tensor]
-"""Named tensors, contiguous and without shared memory, as `torch.save` and safetensors expect. A state to resume from
-may be on any device."""
+"""The state of a run: named tensors, contiguous and without shared memory, as `torch.save` and safetensors expect. A
+state to resume from may be on any device."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Options of `kmeans` to save its state, and to resume from one.
+    """Checkpoint option of `kmeans`: the function that saves the state of a run, and the state to resume from.
 
-    A resumed run ends with the same bits as an uninterrupted one. The state must come from a run over the same points
-    with the same options, which a pass over the points verifies. On ranks, `save` is called on each rank with equal
-    states, an error of one is raised on all, and the `state` of rank 0 is used.
+    A resumed run ends with the same bits as an uninterrupted one. Its points and options must be those of the saved
+    run. docs/guarantees.md has the rules for ranks.
 
     Args:
-        save: called with a `CheckpointState` before the first iteration and after every `every` iterations, until all
-            runs have ended.
-        every: iterations between two calls, at least 1.
+        save: a function of a `CheckpointState`. It is called before the first iteration and after every `every`
+            iterations, until all runs have ended.
+        every: the number of iterations between two calls, at least 1.
         state: a saved state to resume from; None for a new run.
+
+    Raises:
+        TypeError, ValueError: from `kmeans`, for other values, and for a state of other points or options.
 
     Example:
         >>> states = []
@@ -43,7 +45,7 @@ class Checkpoint:
 
 
 def to_tensors(value: Any, name: str) -> CheckpointState:
-    """Copies of all tensors in a nested dataclass, with dotted field names as keys, below `name`."""
+    """Copies of all tensors in a nested dataclass. The keys are `name` and the field names, joined by dots."""
     if isinstance(value, Tensor):
         return {name: value.clone(memory_format=torch.contiguous_format)}
     parts = (to_tensors(getattr(value, field.name), f"{name}.{field.name}") for field in fields(value))
@@ -56,13 +58,13 @@ def from_tensors(kind: type[T], state: Mapping[str, Tensor], name: str) -> T:
     for field in fields(kind):  # pyright: ignore[reportArgumentType] # a dataclass
         inner, key = field.type, f"{name}.{field.name}"
         if not is_dataclass(inner) and key not in state:
-            raise ValueError(f"a checkpoint must hold the tensor {key!r}, got one of {len(state)} others")
+            raise ValueError(f"a checkpoint must contain the tensor {key!r}, got {len(state)} other tensors")
         values[field.name] = from_tensors(inner, state, key) if is_dataclass(inner) else state[key]  # pyright: ignore
     return kind(**values)
 
 
 def check_same_problem(state: Mapping[str, Tensor], identity: CheckpointState) -> CheckpointState:
-    """The state, if it contains the identity of points and options. ValueError with the name of what differs."""
+    """The state, if it contains this identity of points and options. ValueError names the first difference."""
     for name, value in identity.items():
         saved = state.get(name)
         if saved is None or saved.dtype != value.dtype or not torch.equal(saved.to(value.device), value):

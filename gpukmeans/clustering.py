@@ -1,4 +1,4 @@
-"""`kmeans`: the centers of points in a tensor, in a stream, or on the ranks of a process group."""
+"""`kmeans`: K-means of points in a tensor, in a stream, or on the ranks of a process group."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -52,20 +52,21 @@ Labels = TypeVar("Labels", bound=Int[Tensor, "*batch n"] | None, covariant=True)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansResult(Generic[Labels]):
-    """K centers, with the labels, weights and inertia measured at exactly these; for a batch, of each problem."""
+    """K centers, and the labels, weights and inertia measured at these centers; for a batch, of each problem."""
 
     centers: Float[Tensor, "*batch k d"]
+    """The centers, in the dtype of the computation; unit vectors for the cosine metric."""
     labels: Labels
-    """The index of the nearest center for each point, the lowest on ties. On ranks, of the rank's own points. None for
-    a stream: `assign(batch, result.centers)` gives the labels of a batch."""
+    """The index of the nearest center for each point, int64, the lowest on ties. On ranks, the labels of the rank's own
+    points. None for a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
-    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or the run was ended early."""
+    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or the run ended early."""
     inertia: Float[Tensor, "*batch"]
     """The sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
     n_iter: Int[Tensor, "*batch"]
     """The number of iterations of Lloyd's loop."""
     converged: Bool[Tensor, "*batch"]
-    """Whether the loop ended by itself, before `max_iter` and without the callback."""
+    """Whether the run converged: neither `max_iter` nor the callback ended it."""
 
     def __repr__(self) -> str:
         return summary_of_fields("KMeansResult", vars(self))
@@ -103,39 +104,36 @@ def kmeans(
 ) -> KMeansResult[Tensor | None]:
     """K centers that minimize the sum of weight times squared distance to the nearest center (Lloyd 1982).
 
-    Equal input and generator state give equal bits, for every block size, number of threads, batch size and number of
-    ranks: all sums are of integers (`gpukmeans.fixed_point`). float64, int32 and int64 are computed in float64, all
-    other dtypes in float32, which is the dtype of the centers. The lowest index wins a tie between centers. In each
-    iteration all empty clusters move to the worst-served points: those of the largest squared distance, then of the
-    lowest row. If clusters are empty at the end, there is a warning. docs/guarantees.md describes streams, ranks,
-    checkpoints and limits in full.
+    Equal input and generator state give equal bits. The lowest index wins a tie between centers. Empty clusters move to
+    the points farthest from their centers; a warning reports clusters that are still empty at the end.
+    docs/guarantees.md has the rules for dtypes, ties, streams, ranks and checkpoints.
 
     Args:
-        x: N points of D coordinates, (N, D), of any real dtype, on any device: a tensor, an array of NumPy or one that
-            supports DLPack, or a DataFrame. More dimensions in front are a batch of problems, each with the result it
-            has alone. A stream is an iterable of batches (N, D) that can be iterated again, or an array on disk (see
-            `Batches`); each iteration reads it once. Of a batch that is a pair, such as points and classes, the first
-            entry is used.
+        x: points (N, D), or (..., N, D) for a batch of problems, of any real dtype and on any device: a tensor, an
+            array of NumPy or of a library with DLPack, or a DataFrame. Or a stream: an iterable of batches (N, D) that
+            can be iterated again, or an array on disk (see `Batches`).
         n_clusters: K, from 1 to the number of points with weight.
-        weights: of the points, finite and at least 0, or a mask. A point of weight 0 has a label, and no other effect.
-            Those of a stream are in its batches: `Batches(source, weighted=True)`.
+        weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
+            their own weights: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
-            a function of (`Points`, K, generator) that returns them.
-        fixed: F centers (F, D) or (..., F, D) that do not move, the first of the result. `init` gives the other K - F;
-            a function receives the fixed ones as `fixed=` (P, F, D), for P problems.
-        n_init: runs with different initial centers. The run of the lowest inertia is kept, the first on ties.
+            a function of (`Points`, K, generator) that returns centers (see `Seeding`).
+        fixed: F centers (F, D) or (..., F, D) that do not move. They come first in the result, and `init` gives the
+            other K - F.
+        n_init: the number of runs, each with its own initial centers. The result is the run of the lowest inertia, the
+            first on ties.
         max_iter: the maximum number of iterations of a run.
-        tol: a run ends when the inertia falls by at most this fraction of itself, or the centers do not move.
-        metric: "euclidean", or "cosine" for spherical K-means (Dhillon & Modha 2001): unit vectors as centers, and an
-            inertia of w·(1 - cos).
-        refine: cycles of a search for a better optimum before the loop; see docs/benchmarks.md for gains and costs.
-        callback: called after each iteration with its number, the inertia and the largest distance that a center moved,
-            of the best run so far, in the shape of the result. True ends the clustering.
+        tol: a run ends when the inertia decreases by at most this fraction, or when no center moves.
+        metric: "euclidean", "cosine" for spherical K-means (Dhillon & Modha 2001), or a `Metric`.
+        refine: cycles of refinement before the loop; see docs/benchmarks.md for gains and costs.
+        callback: a function that is called after each iteration (see `Callback`). True ends the clustering.
         engine: "auto" for the fastest, a name of `ENGINES`, or an engine. All give the same result.
-        generator: on the CPU; by default a new one with seed 0. The global generator is never used.
-        group: a `torch.distributed` group. Each of its ranks gives its own rows, and all get the same centers. Options
-            must be equal, except for engine and callback; an error on one rank is raised on all.
+        generator: a generator on the CPU; by default a new one with seed 0.
+        group: a `torch.distributed` group, each of whose ranks gives its own rows. All ranks get the same centers.
         checkpoint: how to save the state of the loop, and the state to resume from.
+
+    Returns:
+        The centers, with the labels, cluster weights and inertia at these centers. Each problem of a batch has the
+        result that it has alone.
 
     Raises:
         TypeError, ValueError: for any other input, with the expected and the received value.
@@ -166,7 +164,7 @@ def kmeans(
         ),
     )
     if warning:
-        warnings.warn(warning, stacklevel=3)  # past eager, to the caller
+        warnings.warn(warning, stacklevel=3)  # the caller, above `eager`
     return result
 
 
@@ -197,8 +195,10 @@ def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine:
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """One call of `kmeans` or `partial_fit`: its options, its points, and the other ranks. `fixed` (P, F, D) are
-    prepared."""
+    """One call of `kmeans` or `partial_fit`: its options, its points and its communicator.
+
+    `fixed` (P, F, D) are prepared for the metric.
+    """
 
     options: KMeansOptions
     call: CallOptions
@@ -212,11 +212,11 @@ class Clustering:
         return self.options.identity(self.points, self.fixed)
 
     def check_n_clusters(self) -> None:
-        """ValueError if there are fewer points than centers to find."""
+        """ValueError if a problem has fewer points with weight than centers that are not fixed."""
         check_n_clusters(self.options.n_clusters, self.points.stats.n_present, self.options.n_fixed)
 
     def resumed_state(self) -> CheckpointState:
-        """The state to resume from, that of rank 0. ValueError if it is of another problem."""
+        """The state to resume from, which rank 0 provides. ValueError if it belongs to another problem."""
 
         def checked() -> CheckpointState | None:
             checkpoint = self.options.checkpoint
@@ -225,8 +225,8 @@ class Clustering:
             return check_same_problem(checkpoint.state, self.identity)
 
         state = self.communicator.all_gather("the checkpoint", checked)[0]
-        assert state is not None  # the call resumes if rank 0 has a state
-        self.seeds(self.options.n_init)  # the generator advances as in a new run
+        assert state is not None  # `call.resumes` is true only if rank 0 has a state
+        self.seeds(self.options.n_init)  # advances the generator as a new run does
         return on_device(state, self.points.device)
 
     def first_centers(self) -> Tensor:
@@ -295,7 +295,7 @@ class Clustering:
         options, points = self.options, self.points
         if self.fixed is not None and options.n_free == 0:
             return self.fixed
-        # Two generators, because the number of draws of a seeding may depend on other problems.
+        # Two generators, because the number of draws of a seeding may depend on the other problems.
         first, later = spawn(generator, 2)
         if isinstance(options.init, Tensor):
             centers = prepared(points, options.init.detach(), self.metric, "init")
@@ -308,7 +308,7 @@ class Clustering:
         return refined(points, centers, options.refine, later, self.metric.project, options.n_fixed)
 
     def _seeded_centers(self, init: str | Seeding, generator: torch.Generator) -> Tensor:
-        """The centers (K - F, D) or (P, K - F, D) of a seeding."""
+        """The centers (K - F, D) or (P, K - F, D) of a seeding, equal on all ranks."""
         if isinstance(init, str):
             name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
             return self._run_seeding(SEEDINGS[name], generator)
@@ -327,7 +327,7 @@ class Clustering:
         return centers
 
     def _loop_callback(self) -> LoopCallback:
-        """The callback of the loop. It calls the user's, if this rank has one, with the best run of each problem."""
+        """The callback of the loop, which calls the user's callback, if any, with the best run of each problem."""
         user, batch = self.options.callback, self.call.batch
 
         def callback(n_iter: int, inertia: Tensor, shifts: Tensor) -> bool:
@@ -358,18 +358,18 @@ def open_clustering(
     *,
     mapped: bool = False,
 ) -> Clustering:
-    """The call with its points. TypeError or ValueError, the same on all ranks, if these cannot be clustered.
+    """The call with its points. TypeError or ValueError, the same on all ranks, if the points cannot be clustered.
 
-    Options are created inside the first collective, so that an error of one rank reaches all. So is the state from
-    which a call continues: its values, by name, must be equal on all ranks. A memory map is a stream unless `mapped`.
+    The options and the values of the state are created inside the first collective, so that an error on one rank
+    reaches all. The values of the state, by name, must be equal on all ranks. A memory map is a stream unless `mapped`.
     """
     communicator = communicator_for(group)
-    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # kept here, so that one collective reads and compares
+    arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # set inside the collective
 
     def read_arguments() -> CallOptions:
         options = read_options()
         given = read_input(as_tensor(x, "x", mapped=mapped), weights, options.engine, least=1 if group is None else 0)
-        if given.spec is not None:  # other ranks check this for a rank without batches
+        if given.spec is not None:  # a rank without batches has no shape to check; the other ranks check theirs
             options.check_shapes(given.spec.empty_points(given.batch))
         arguments.append((options, given))
         return _call_options(options, given, read_state(given))
@@ -385,7 +385,7 @@ def open_clustering(
 
 
 def _call_options(options: KMeansOptions, given: KMeansInput, state: Mapping[str, Any]) -> CallOptions:
-    """The properties that the ranks compare, for these options, this input and this state."""
+    """The properties of the call that all ranks compare."""
     return CallOptions(
         spec=given.spec,
         batch=given.batch,
@@ -397,8 +397,10 @@ def _call_options(options: KMeansOptions, given: KMeansInput, state: Mapping[str
 
 
 def prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
-    """Centers (K, D) or (..., K, D) for each problem, prepared for the metric (P, K, D). ValueError for values too far
-    from the points."""
+    """Centers (P, K, D) prepared for the metric, from centers (K, D) or (..., K, D).
+
+    ValueError for values that are not finite, or too far from the points.
+    """
     centers = metric.prepare(centers.to(points.device, points.dtype), points.dtype)
     centers = centers.reshape(-1, *centers.shape[-2:])
     check_range(union_range(points.stats.values, finite_range(centers, name)), points.dtype, f"x and {name}")

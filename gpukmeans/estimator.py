@@ -1,4 +1,4 @@
-"""`KMeans`: `kmeans` as a torch module with the interface of scikit-learn."""
+"""`KMeans`: K-means as a torch module with the interface of a scikit-learn estimator."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -48,34 +48,36 @@ _RESULTS = {
 
 
 class KMeans(SklearnEstimator, nn.Module):
-    """K-means estimator: `fit` finds centers, `predict` the nearest center of each point; a torch module as well.
+    """K-means estimator of scikit-learn and torch module: `fit` finds centers, `predict` the nearest center of a point.
 
-    The centers are a buffer: `.to()` moves them and `state_dict()` saves them. After `fit` there are `cluster_centers_`
-    (K, D), `labels_` (N,), `inertia_`, `n_iter_`, `n_features_in_` and, for a data frame, `feature_names_in_`, as in
-    scikit-learn, and `result_`, the `KMeansResult`. Fitted to a batch, they have the batch dimensions in front; fitted
-    to a stream, there are no labels. Once the centers are changed, by `load_state_dict` or otherwise, `labels_`,
-    `inertia_`, `n_iter_` and `result_` are gone. A missing attribute is an AttributeError, and scikit-learn's
-    NotFittedError where scikit-learn is loaded. `partial_fit` updates the centers by one batch at a time.
+    Points are tensors, arrays, data frames or nested lists of numbers. The result of a method is an array of the same
+    library as its points. Attributes are arrays of the library of the points of the last `fit`. Data frames and lists
+    give arrays of NumPy. The centers are a buffer of the module: `.to()` moves them and `state_dict()` saves them.
 
-    Points are tensors, arrays, data frames or nested lists of numbers. The results of a method are of the kind of its
-    points, and the attributes of the kind of the points of the last `fit`; for data frames and lists these are arrays
-    of NumPy. `sample_weight` are the weights of points, at least 0; `y` is ignored.
+    After `fit` the estimator has the attributes of scikit-learn, `cluster_centers_` (K, D), `labels_` (N,), `inertia_`,
+    `n_iter_`, `n_features_in_` and, for a data frame, `feature_names_in_`, and the `KMeansResult` as `result_`. After a
+    fit of a batch they have the batch dimensions in front; after a fit of a stream there is no `labels_`. A change of
+    the centers, by `load_state_dict` or in place, removes `labels_`, `inertia_`, `n_iter_` and `result_`.
 
     Args:
-        n_clusters: number of clusters, K.
-        init: see `gpukmeans.kmeans`, as for all options. Initial centers may be an array: `init=other.cluster_centers_`
-            continues from another fit.
+        n_clusters: the number of clusters K.
+        init: the initial centers or a seeding, as in `kmeans`, which describes all options. With
+            `init=other.cluster_centers_` the fit continues from another one.
         fixed: centers that do not move, (F, D) or (..., F, D).
-        n_init: number of runs; the best is kept.
-        max_iter: maximum number of iterations of Lloyd's loop.
-        tol: relative decrease of the inertia at which the loop ends.
+        n_init: the number of runs; the result is the best of them.
+        max_iter: the maximum number of iterations of Lloyd's loop.
+        tol: the relative decrease of the inertia at which the loop ends.
         metric: a name of `METRICS` or a `Metric`.
-        refine: refinement cycles before the loop.
-        callback: called after each iteration.
+        refine: the number of cycles of refinement before the loop.
+        callback: a function that is called after each iteration.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
-        random_state: seed, or a CPU generator, which each fit advances and a clone copies. None is seed 0.
-        group: process group whose ranks fit their own rows together.
-        checkpoint: saves the state of the run.
+        random_state: a seed, or a CPU generator, which each fit advances and a clone copies. None is seed 0.
+        group: a process group whose ranks fit their own rows together.
+        checkpoint: how to save the state of the run, and the state to resume from.
+
+    Raises:
+        TypeError, ValueError: from `fit`, for other values of the arguments.
+        AttributeError: for an attribute of a fit before `fit`; scikit-learn's NotFittedError if scikit-learn is loaded.
 
     Example:
         >>> model = KMeans(2).fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
@@ -132,7 +134,17 @@ class KMeans(SklearnEstimator, nn.Module):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
         """The estimator itself, fitted by `kmeans(X, n_clusters, weights=sample_weight, ...)`.
 
-        `y` is ignored, with a warning if it has floats, which may be meant as weights.
+        Args:
+            X: points (N, D) or (..., N, D), or a stream.
+            y: ignored, with a warning if it has floats, which may be meant as weights.
+            sample_weight: weights (..., N) of the points, finite and at least 0.
+
+        Raises:
+            TypeError, ValueError: for points, weights or options that `kmeans` does not accept.
+
+        Example:
+            >>> KMeans(2).fit([[0.0], [1.0], [8.0], [9.0]]).inertia_
+            1.0
         """
         warn_of_float_y(y)
         array = lists_to_arrays(X)
@@ -144,15 +156,19 @@ class KMeans(SklearnEstimator, nn.Module):
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "KMeans":
         """The estimator itself, after one more batch of mini-batch K-means (Sculley 2010).
 
-        Each center is the weighted mean of all points that were nearest to it when their batch came, as in the
-        `MiniBatchKMeans` of scikit-learn. The first batch, of at least K points, gives the initial centers by `init`.
-        Centers of a `fit` count with the weights of their clusters; centers that were loaded without a running state
-        are initial centers. After every 10 K rows, and after a batch before which a center had no weight, as the
-        first, centers with less than 1 % of the weight of the largest move to points of the batch.
+        Each center is the weighted mean of all points that were nearest to it in their batch, as in the
+        `MiniBatchKMeans` of scikit-learn. `labels_` and `inertia_` describe the batch at the new centers; `n_steps_`
+        and `n_iter_` are the number of batches. docs/guarantees.md has the rules for initial centers, reassignment,
+        saved states and ranks. `max_iter`, `tol`, `callback` and `checkpoint` have no effect.
 
-        Afterwards `labels_` and `inertia_` are those of the batch at the new centers, and `n_steps_` and `n_iter_` are
-        the number of batches. The running state is in `state_dict()`. `max_iter`, `tol`, `callback` and `checkpoint`
-        have no effect. `y` is ignored as in `fit`. TypeError for a stream.
+        Args:
+            X: points (N, D) or (..., N, D), at least K of them in the first batch.
+            y: ignored, as in `fit`.
+            sample_weight: weights (..., N) of the points, finite and at least 0.
+
+        Raises:
+            TypeError, ValueError: for input that `kmeans` does not accept, for a stream, and for points whose shape or
+                device differs from that of the centers.
 
         Example:
             >>> model = KMeans(2).partial_fit(torch.tensor([[0.0], [1.0], [8.0], [9.0]]))
@@ -172,25 +188,49 @@ class KMeans(SklearnEstimator, nn.Module):
         return self
 
     def predict(self, X: Any) -> Any:
-        """Index of the nearest center of each point (..., N), the lowest on ties."""
+        """Index of the nearest center of each point (..., N), the lowest on ties.
+
+        Args:
+            X: points (..., N, D).
+
+        Raises:
+            AttributeError: before `fit`.
+            TypeError, ValueError: for points that do not fit the centers.
+
+        Example:
+            >>> KMeans(2).fit([[0.0], [1.0], [8.0], [9.0]]).predict([[8.2], [9.9]]).tolist()
+            [1, 1]
+        """
         x, as_given = self._read(X)
         return as_given(self.forward(x))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Labels (..., N) of `fit(X, y, sample_weight)`. TypeError for a stream, which has no labels."""
+        """Labels (..., N) of the points, after `fit(X, y, sample_weight)`. TypeError for a stream: it has no labels."""
         if not isinstance(as_tensor(lists_to_arrays(X), "X"), Tensor):
-            raise TypeError(f"X must be a tensor or an array, as a stream has no labels, got {type(X).__name__}")
+            raise TypeError(f"X must be a tensor or an array, because a stream has no labels, got {type(X).__name__}")
         return self.fit(X, y, sample_weight).labels_
 
     def forward(self, x: Num[Tensor, "*batch n d"]) -> Int[Tensor, "*batch n"]:
-        """`predict` of a tensor, for models of modules."""
+        """`predict` for a tensor, which makes the estimator a layer of a torch model."""
         check_width(x, self._fitted_centers())
         return assign(x, self._fitted_centers(), metric=self.metric, engine=self.engine).labels
 
     def transform(self, X: Any) -> Any:
         """Distances (..., N, K) of each point to each center, not squared; 1 - cos for the cosine metric.
 
-        Of a tensor, they have gradients with respect to the points and the centers. `set_output` selects a data frame.
+        The distances of a tensor have gradients with respect to the points and the centers. `set_output` selects a
+        data frame as the result.
+
+        Args:
+            X: points (..., N, D).
+
+        Raises:
+            AttributeError: before `fit`.
+            TypeError, ValueError: for points that do not fit the centers.
+
+        Example:
+            >>> KMeans(1).fit(torch.tensor([[0.0], [2.0]])).transform(torch.tensor([[4.0]]))
+            tensor([[3.]])
         """
         x, as_given = self._read(X)
         distances = self._distances(x)
@@ -198,15 +238,30 @@ class KMeans(SklearnEstimator, nn.Module):
         return as_given(distances) if container is None else container
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """`transform(X)` after `fit(X, None, sample_weight)`. In a pipeline `y` is the target of a later step."""
+        """Distances (..., N, K) of each point to each center, after `fit(X, None, sample_weight)`.
+
+        `y` is ignored without a warning, because in a pipeline it is the target of a later step.
+        """
         return self.fit(X, None, sample_weight).transform(X)
 
     @eager
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Negative inertia of the points: minus the sum of weight times squared distance. Higher is better.
+        """Negative inertia: minus the sum over the points of weight times squared distance. Higher is better.
 
-        A float, or (...) for a batch. In a process group it is that of the rank's own points. `y` is ignored as in
-        `fit`.
+        The result is a float, or (...) for a batch. In a process group it covers the rank's own points.
+
+        Args:
+            X: points (..., N, D), or a stream.
+            y: ignored, as in `fit`.
+            sample_weight: weights (..., N) of the points, finite and at least 0.
+
+        Raises:
+            AttributeError: before `fit`.
+            TypeError, ValueError: for points that do not fit the centers, and for wrong weights.
+
+        Example:
+            >>> KMeans(1).fit([[0.0], [2.0]]).score([[4.0]])
+            -9.0
         """
         warn_of_float_y(y)
         x, as_given = self._read(X, mapped=False)
@@ -216,7 +271,7 @@ class KMeans(SklearnEstimator, nn.Module):
 
     @property
     def result_(self) -> KMeansResult:
-        """The result of the last `fit`, of tensors."""
+        """The `KMeansResult` of the last `fit`, with tensors."""
         result = self._result
         if result is None or not _equal(self.centers, result.centers):
             self._result = None
@@ -230,7 +285,7 @@ class KMeans(SklearnEstimator, nn.Module):
 
     @property
     def labels_(self) -> Any:
-        """Index of the nearest center of each fitted point (..., N)."""
+        """Index of the nearest center of each fitted point (..., N), the lowest on ties."""
         labels = self.result_.labels
         if labels is None:
             raise self._missing("labels_")
@@ -266,20 +321,21 @@ class KMeans(SklearnEstimator, nn.Module):
         return self.centers is not None
 
     def __getattr__(self, name: str) -> Any:
-        # Called, too, after a property raised an AttributeError, whose message nn.Module would replace.
+        # Python also calls this after a property raised an AttributeError, whose message nn.Module would replace.
         if name in _RESULTS:
             raise self._missing(name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would register an option that is a parameter or a module. Those of a subclass are registered.
+        # nn.Module would register an option that is a parameter or a module. Attributes of a subclass are registered.
         if name in parameters_of(KMeans):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process group cannot be copied or pickled. A copy replaces only its own buffers when it is fitted.
+        # A process group cannot be copied or pickled. The dict of buffers is copied, because a fit of the copy
+        # replaces its buffers.
         return {**self.__dict__, "group": None, "_buffers": self._buffers.copy()}
 
     def _load_from_state_dict(
@@ -316,8 +372,8 @@ class KMeans(SklearnEstimator, nn.Module):
         return {**options, "generator": _generator(self.random_state)}
 
     def _unfitted_points(self, array: Any, *, mapped: bool = False) -> Any:
-        """Points of a first fit, as a tensor if they are no stream. Memory maps are streams unless `mapped`."""
-        if self.group is not None:  # then an error is raised on all ranks
+        """Points of a first fit, as a tensor unless they are a stream. Memory maps are streams unless `mapped`."""
+        if self.group is not None:  # checked later, inside a collective that raises an error on all ranks
             return array
         x = as_tensor(array, "X", mapped=mapped)
         if isinstance(x, Tensor):
@@ -336,7 +392,7 @@ class KMeans(SklearnEstimator, nn.Module):
         return MiniBatchState.of_centers(self.centers, None if result is None else result.cluster_weights)
 
     def _make_buffers(self, saved: Mapping[str, Tensor]) -> None:
-        """Buffers to load these tensors into, kept where their shapes agree. Others are removed."""
+        """Make buffers in the shapes of the saved tensors, None where there is no tensor, and keep those that fit."""
         device = None if self.centers is None else self.centers.device
         with torch.inference_mode(False):
             for name in ("centers", *RUNNING_FIELDS):
@@ -345,7 +401,7 @@ class KMeans(SklearnEstimator, nn.Module):
                     setattr(self, name, None if other is None else torch.empty_like(other, device=device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "KMeans":
-        # `.to()` and `.half()` move the running state and keep its dtype: half has no count above 65504.
+        # `.to()` and `.half()` move the running state and keep its dtype, because half has no count above 65504.
         before = {name: getattr(self, name) for name in RUNNING_FIELDS}
         super()._apply(fn, recurse)
         for name, value in before.items():
@@ -356,8 +412,8 @@ class KMeans(SklearnEstimator, nn.Module):
     def _set_result(
         self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any, running: Mapping[str, Tensor]
     ) -> None:
-        """Keeps the result of a fit, its centers and running state in buffers that may be changed in place."""
-        with torch.inference_mode(False):  # tensors of inference mode could not be used outside
+        """Store the result of a fit, and copies of its centers and running state as buffers."""
+        with torch.inference_mode(False):  # tensors of inference mode could not be used outside of it
             tensors = {field.name: getattr(result, field.name) for field in fields(result)}
             inferred = {name: t.clone() for name, t in tensors.items() if t is not None and t.is_inference()}
             self._result = replace(result, **inferred)
@@ -370,9 +426,9 @@ class KMeans(SklearnEstimator, nn.Module):
             self.feature_names_in_ = names
 
     def _read(self, X: Any, *, mapped: bool = True) -> tuple[Any, Callable[[Tensor], Any]]:
-        """Points of a fitted estimator as a tensor, and the function from results to the kind of the points.
+        """Points for a fitted estimator as a tensor, and the converter of results to the library of the points.
 
-        A stream is unchanged, as are memory maps unless `mapped`.
+        Streams are unchanged. Memory maps are streams unless `mapped`.
         """
         centers = self._fitted_centers()
         check_feature_names(self, X)
@@ -400,7 +456,7 @@ class KMeans(SklearnEstimator, nn.Module):
         return self.centers
 
     def _missing(self, name: str) -> AttributeError:
-        """The error of an attribute that this estimator does not have now."""
+        """The error for an attribute that this estimator does not have."""
         instance = f"This {type(self).__name__} instance"
         if self.centers is None:
             fitting = "Call 'fit' with appropriate arguments before using this estimator."
@@ -411,13 +467,13 @@ class KMeans(SklearnEstimator, nn.Module):
             return AttributeError(f"{instance} has no {name}: it was fitted without names of features")
         if name == "labels_" and self._result is not None:
             return AttributeError(
-                f"{instance} has no {name}, as a stream has none: call predict(batch) for its batches"
+                f"{instance} has no {name}, because it was fitted to a stream: call predict(batch) for each batch"
             )
         return not_fitted_error(f"{instance} has no {name}: its centers were loaded or changed after 'fit'")
 
 
 def _moved_to(device: torch.device, values: Any, name: str, *, mapped: bool = True) -> Any:
-    """The tensor of an array, on the device of the centers. Anything else is unchanged, also a tensor."""
+    """The tensor of an array, on the device of the centers. A tensor or any other object is unchanged."""
     tensor = as_tensor(values, name, mapped=mapped)
     return tensor.to(device) if isinstance(tensor, Tensor) and not isinstance(values, Tensor) else tensor
 
@@ -442,5 +498,5 @@ def _equal(centers: Tensor | None, fitted: Tensor) -> bool:
 
 
 def _number(value: Tensor, as_given: Callable[[Tensor], Any]) -> Any:
-    """A Python number for a single problem, an array for a batch."""
+    """A Python number for a single problem; for a batch, a result in the library of the points."""
     return value.item() if value.ndim == 0 else as_given(value)

@@ -1,4 +1,4 @@
-"""Mini-batch K-means: centers as running means of the clusters of one batch after another."""
+"""Mini-batch K-means: each center is the running mean of its cluster over all batches so far."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,10 +16,10 @@ from gpukmeans.points import KMeansInput, Points
 from gpukmeans.seeding import random, seeded
 from gpukmeans.validation import dtype_and_shape
 
-# A center whose count is below this part of the largest is moved, as in scikit-learn.
+# A center whose count is below this fraction of the largest count is reassigned, as in scikit-learn.
 REASSIGNMENT_RATIO = 0.01
 
-# Rows for each center between two searches for such centers, as in scikit-learn.
+# Rows for each center between two reassignments, as in scikit-learn.
 _ROWS_PER_CENTER = 10
 
 
@@ -27,10 +27,10 @@ _ROWS_PER_CENTER = 10
 class MiniBatchState:
     """The state of mini-batch K-means between two batches, of one problem or of a batch of problems (...).
 
-    `centers` (..., K, D) are in the dtype of the computation. `running_means` (..., K, D) float64 are the means that
-    they are rounded from, and `running_counts` (..., K) float64 the weights of these means. `n_steps` () int64 is the
-    number of batches so far. `rows_since_reassignment` (...) int64 counts rows since the last search for centers of low
-    count. `seed` () int64 is that of all reassignments; it is drawn with the first batch.
+    `centers` (..., K, D) are `running_means` (..., K, D), float64, rounded to the dtype of the computation.
+    `running_counts` (..., K) float64 are the weights of these means. `n_steps` () int64 is the number of batches so
+    far. `rows_since_reassignment` (...) int64 counts rows since the last reassignment. `seed` () int64 is the seed of
+    all reassignments, which is drawn with the first batch.
     """
 
     centers: Tensor
@@ -44,7 +44,7 @@ class MiniBatchState:
     def of_centers(centers: Tensor, counts: Tensor | None = None) -> "MiniBatchState":
         """The state before the first batch, from initial centers (..., K, D).
 
-        Without counts (..., K) the centers are of weight 0, so the first batch replaces those that it uses.
+        Without counts (..., K) the centers have weight 0, so the first batch replaces each center that gets points.
         """
         zeros = torch.zeros(centers.shape[:-1], dtype=torch.float64, device=centers.device)
         return MiniBatchState(
@@ -63,7 +63,7 @@ RUNNING_FIELDS = [field.name for field in fields(MiniBatchState) if field.name !
 def errors_of_running_state(centers: Tensor, running: Mapping[str, Tensor]) -> list[str]:
     """A sentence for each of the `RUNNING_FIELDS` that is missing, or whose dtype, shape or values are wrong.
 
-    No fields at all are no error, as centers need no running state.
+    An empty mapping is correct: centers need no running state.
     """
     if not running:
         return []
@@ -84,20 +84,20 @@ def partial_fit(
 ) -> tuple[MiniBatchState, KMeansResult]:
     """The state after one more batch (Sculley 2010), and the result of this batch at the new centers.
 
-    Each center is the mean of all points that were nearest to it when their batch came, as in the `MiniBatchKMeans` of
+    Each center is the mean of all points that were nearest to it in their batch, as in the `MiniBatchKMeans` of
     scikit-learn. In the result, `n_iter` is the number of batches so far.
 
     Args:
-        state: the state before; None for the first batch, which `init` takes its centers from.
+        state: the previous state; None for the first batch, from which `init` takes the initial centers.
         x: points (N, D), or (..., N, D) for a batch of problems: a tensor or an array, also a memory map. On ranks, the
-            rank's own, possibly none.
-        weights: of the points, (..., N).
+            rank's own points, possibly none.
+        weights: weights (..., N) of the points.
         group: a process group whose ranks add their points to one batch.
-        options: all other options of `kmeans`. Those of its loop have no effect.
+        options: all other options of `kmeans`. Options of Lloyd's loop have no effect.
 
     Raises:
-        TypeError, ValueError: for input that `kmeans` refuses, for a stream, for a first batch of fewer than K points,
-            and for points of another shape than those before.
+        TypeError, ValueError: for input that `kmeans` does not accept, for a stream, for a first batch of fewer than K
+            points, and for points whose shape or device differs from that of the centers.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [8.0], [9.0]])
@@ -123,11 +123,11 @@ def partial_fit(
 
 
 def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int = 0) -> MiniBatchState:
-    """The state with centers of low count moved to distinct points sampled by weight, in the runs `due` (B,).
+    """The state with centers of low count moved to distinct points sampled by weight, in the runs `due`, a mask (B,).
 
-    A count is low below `REASSIGNMENT_RATIO` of the largest. At most half as many centers move as there are points,
-    those of the lowest counts. Each gets the lowest count of the centers that stay, so that it does not move again at
-    once. The first `n_fixed` centers neither move nor count.
+    A count is low if it is below `REASSIGNMENT_RATIO` times the largest count. The number of moved centers is at most
+    half the number of points; the lowest counts come first. A moved center gets the lowest count of the centers that
+    stay, so that it does not move again at once. The first `n_fixed` centers are left out.
     """
     means, centers, counts = state.running_means[:, n_fixed:], state.centers[:, n_fixed:], state.running_counts
     fixed_counts, counts = counts[:, :n_fixed], counts[:, n_fixed:]
@@ -136,8 +136,8 @@ def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int 
     low &= order < (points.stats.n_present // 2)[:, None]
     if not low.any():
         return state
-    # A generator of each step, so that a resumed run needs no state of a generator. As many points as could be
-    # necessary, so that those of a run do not depend on the other runs.
+    # A new generator for each step, so that a resumed run needs no state of a generator. One point for every center,
+    # so that the points of a run do not depend on the other runs.
     generator = seeded(int(state.seed) + int(state.n_steps))
     sampled = random(points, counts.shape[1], generator, fixed=state.centers)
     nth = (low.cumsum(dim=1) - 1).clamp(min=0)
@@ -153,9 +153,9 @@ def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int 
 
 
 def _check_input(given: KMeansInput, state: MiniBatchState | None) -> None:
-    """TypeError or ValueError unless this is a batch of points like those of the state."""
+    """TypeError or ValueError unless this is a batch of points that fit the centers of the state."""
     if given.is_stream:
-        raise TypeError("partial_fit takes one batch, a tensor or an array, got a stream: call it for each batch of it")
+        raise TypeError("partial_fit takes one batch, a tensor or an array, got a stream: call it once for each batch")
     if state is None or given.spec is None:
         return
     *batch, _, width = state.centers.shape
@@ -166,7 +166,7 @@ def _check_input(given: KMeansInput, state: MiniBatchState | None) -> None:
 
 
 def _before_first_batch(clustering: Clustering) -> MiniBatchState:
-    """The state of P problems at the initial centers: of `n_init` starts those of the lowest inertia."""
+    """The state of P problems at the initial centers: of `n_init` seedings, the centers of the lowest inertia."""
     clustering.check_n_clusters()
     starts, n_init = clustering.first_centers(), clustering.options.n_init
     if n_init > 1:
@@ -176,13 +176,13 @@ def _before_first_batch(clustering: Clustering) -> MiniBatchState:
 
 
 def _of_problems(state: MiniBatchState, clustering: Clustering) -> MiniBatchState:
-    """The state of P problems, with centers in the dtype of the batch and the means that belong to them."""
+    """The state of P problems, with centers in the dtype of the batch and matching running means."""
     *_, n_clusters, width = state.centers.shape
     if clustering.options.n_clusters != n_clusters:
         raise ValueError(f"n_clusters must stay {n_clusters} until the next fit, got {clustering.options.n_clusters}")
     saved, means = (rows.reshape(-1, n_clusters, width) for rows in (state.centers, state.running_means))
     points, project = clustering.points, clustering.metric.project
-    # Centers that were changed since the last batch, by the user or by a cast, are means themselves.
+    # A center that was changed since the last batch, by the user or by a cast, replaces its running mean.
     same = (_centers_of(means, saved, project) == saved).all(dim=-1, keepdim=True)
     centers = saved.to(points.dtype)
     centers = torch.where(same, _centers_of(means, centers, project), centers)
@@ -206,7 +206,7 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
     moments = measure_at(points, before.centers)
     counts = before.running_counts + moments.cluster_weights()
     means = moments.means()
-    # This form of the weighted mean is exact for centers without a count, which may be far from the points.
+    # This form of the weighted mean is exact for centers of count 0, which may be far from the points.
     means += (before.running_means - means) * (before.running_counts / counts)[..., None]
     moves = (moments.totals > 0)[..., None]
     moves[:, : options.n_fixed] = False
@@ -225,7 +225,7 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
 
 
 def _centers_of(means: Tensor, previous: Tensor, project: Projection | None) -> Tensor:
-    """The centers (B, K, D) of running means, in the dtype of the previous ones, as new tensors."""
+    """The centers (B, K, D) of running means, in the dtype of the previous centers, as new tensors."""
     return (means if project is None else project(means, previous)).to(previous.dtype, copy=True)
 
 
@@ -233,7 +233,7 @@ def _fit_of_batch(points: Points, state: MiniBatchState) -> Fit:
     """The moments of the batch at the new centers, as the fit of P problems."""
     n_problems = len(state.centers)
     return Fit(
-        centers=state.centers.clone(),  # separate from the state, as both may be changed in place
+        centers=state.centers.clone(),  # because the user may change the centers of the state or the result in place
         moments=measure_at(points, state.centers),
         n_iter=state.n_steps.expand(n_problems),
         converged=torch.zeros(n_problems, dtype=torch.bool, device=state.centers.device),
@@ -241,7 +241,7 @@ def _fit_of_batch(points: Points, state: MiniBatchState) -> Fit:
 
 
 def _in_shape_of_input(state: MiniBatchState, clustering: Clustering) -> MiniBatchState:
-    """The state with the dimensions of the input in place of the number of problems."""
+    """The state with the batch dimensions of the input in place of the P problems."""
     batch = clustering.call.batch
     shaped = {
         name: getattr(state, name).reshape((*batch, *getattr(state, name).shape[1:]))

@@ -1,4 +1,4 @@
-"""`compare_n_clusters`: inertia and silhouette for several numbers of clusters, and the one to take."""
+"""`compare_n_clusters`: inertia and silhouette for several numbers of clusters K, and the best K."""
 
 import functools
 import operator
@@ -26,13 +26,13 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NClustersComparison:
-    """Inertia and simplified silhouette for each number of clusters, and the best number, from `compare_n_clusters`.
+    """Result of `compare_n_clusters`: inertia and simplified silhouette for each number of clusters, and the best.
 
     Args:
-        n_clusters: the numbers of clusters K, as given.
+        n_clusters: the numbers of clusters K, in the given order.
         inertia: the inertia for each K, float64.
         silhouette: the simplified silhouette for each K, from 0 to 1, float64; 0 for K = 1.
-        best: the K of the largest silhouette, the smallest of equal ones.
+        best: the K of the largest silhouette, the smallest K on ties.
         result: the result of `kmeans` for this K.
 
     Example:
@@ -62,28 +62,28 @@ def compare_n_clusters(
     weights: Shaped[Tensor, " n"] | Array | None = None,
     **options: Any,
 ) -> NClustersComparison:
-    """Inertia and simplified silhouette of `kmeans` for several numbers of clusters K, and the K to take.
+    """Inertia and simplified silhouette of `kmeans` for several numbers of clusters K, and the best K.
 
-    The best K is that of the largest simplified silhouette (Hruschka, de Castro & Campello 2004; compared with other
-    criteria by Vendramin, Campello & Hruschka 2010). The silhouette of a point is (b - a) / b, where a is its Euclidean
-    distance to the center of its cluster and b that to the nearest other center with points, of unit vectors for
-    `metric="cosine"`. It is 0 in a cluster of one point, and if K = 1. That of a clustering is the mean over the
-    points, by weight: near 1 for clusters that are far apart. It takes N·K distances, where that of Rousseeuw (1987)
-    takes N², and is larger.
+    The best K has the largest simplified silhouette (Hruschka, de Castro & Campello 2004; compared with other criteria
+    by Vendramin, Campello & Hruschka 2010). The simplified silhouette of a point is (b - a) / b: a is its Euclidean
+    distance to the center of its cluster, and b its distance to the nearest other center with points. It is 0 in a
+    cluster of one point, and if K = 1. For `metric="cosine"` the distances are between unit vectors. The silhouette of
+    a clustering is the mean over the points, by weight; it is near 1 for clusters that are far apart. It takes N·K
+    distances. The silhouette of Rousseeuw (1987) takes N² distances; the simplified one is larger.
 
-    A silhouette compares clusterings, so it cannot find that there are no clusters: K = 1 is the best only if no larger
-    K is given. For points of a uniform distribution the largest is about 0.5 in 2 dimensions and 0.2 in 8.
-    docs/benchmarks.md has the rate at which this and other criteria find a known K.
+    A silhouette cannot show that points have no clusters: K = 1 is the best only if no larger K is given. For points of
+    a uniform distribution the largest silhouette is about 0.5 in 2 dimensions and 0.2 in 8. docs/benchmarks.md has the
+    rate at which this and other criteria find a known K.
 
-    The result for each K is that of `kmeans` with these options and the same state of the generator. The figures have
-    the same bits for every engine, block size and number of threads, and for a tensor and a stream with equal centers.
+    Each K is clustered by `kmeans` with these options and the same state of the generator. The figures have the same
+    bits for every engine, block size and number of threads, and for a tensor and a stream with equal centers.
 
     Args:
-        x: N points (N, D): a tensor, an array or a stream, as for `kmeans`. A stream is read once more for each K.
+        x: points (N, D): a tensor, an array or a stream, as for `kmeans`. A stream is read once more for each K.
         n_clusters: the numbers of clusters to compare, in any order, such as `range(2, 11)`.
-        weights: of the points, as for `kmeans`.
-        **options: other options of `kmeans`, such as `n_init=10`, which makes the comparison more reliable; all but
-            `group` and `checkpoint`.
+        weights: weights (N,) of the points, as for `kmeans`.
+        **options: other options of `kmeans`, except `group` and `checkpoint`. `n_init=10` makes the comparison more
+            reliable.
 
     Raises:
         TypeError, ValueError: for any other input, and for a batch of problems.
@@ -115,7 +115,7 @@ def compare_n_clusters(
         silhouette.append(_simplified_silhouette(given, result, metric, engine))
         if best is None or (silhouette[-1], -k) > best[:2]:
             best = silhouette[-1], -k, result
-    assert best is not None  # there is at least one number
+    assert best is not None  # `_checked_numbers` returns at least one number
     device = best[2].centers.device
     return NClustersComparison(
         n_clusters=torch.tensor(numbers, device=device),
@@ -156,9 +156,10 @@ def _simplified_silhouette(
 
 @dataclass(frozen=True, eq=False)
 class _Silhouettes:
-    """Sums over points, which add up: w·(b - a) / b (K,) and the number of points (K,) of each cluster, and w ().
+    """Sums over points, in fixed-point units. Sums of disjoint points add.
 
-    Sums are in fixed-point units. Points without weight do not count.
+    `sums` (K,) of w·(b - a) / b and `n_points` (K,) are per cluster; `weight` () is the sum of w. Points of weight 0 do
+    not count.
     """
 
     sums: Tensor
@@ -183,7 +184,7 @@ def _silhouettes(
 ) -> _Silhouettes:
     """The sums over points (N, D) at centers (K, D)."""
     labels, nearest = _assign(x, centers, engine)
-    # By cluster, since the nearest other center of its points is the nearest of all centers but its own.
+    # By cluster: b of its points is the distance to the nearest of all centers but the center of the cluster.
     order = labels.argsort(stable=True)
     n_rows = labels.bincount(minlength=len(centers)).tolist()
     clusters = enumerate(x[order].split(n_rows))
@@ -203,6 +204,6 @@ def _without(centers: Tensor, k: int) -> Tensor:
 
 
 def _assign(x: Tensor, centers: Tensor, engine: str | Engine) -> Assignment:
-    """Labels and squared distances (N,). Values are not checked, as `kmeans` has done that for all rows together."""
+    """Labels and squared distances (N,). Values are not checked, because `kmeans` has checked all rows."""
     labels, sqdist = choose(engine, x).bind(x[None], None).assign(centers[None], [0])
     return Assignment(labels[0], sqdist[0])

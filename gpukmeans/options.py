@@ -18,7 +18,10 @@ from gpukmeans.seeding import SEEDINGS, InitName, Seeding
 from gpukmeans.validation import check_count, check_fixed, check_init
 
 Callback = Callable[[int, Tensor, Tensor], object]
-"""Called with the number of iterations, the inertia and the largest move of a center. True ends the loop."""
+"""A function of the number of iterations, the inertia and the largest distance that a center moved.
+
+Inertia and distance are those of the best run so far, in the shape of the result. A return value of True ends the
+clustering."""
 
 
 class KMeansKeywords(TypedDict, total=False):
@@ -41,25 +44,25 @@ class KMeansKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansOptions:
-    """The options of `kmeans` as one value, checked when it is created.
+    """The options of `kmeans` as one value, checked when it is created. `kmeans` describes them in full.
 
     Args:
         n_clusters: the number of clusters K.
-        init: the initial centers, or the method that chooses them.
+        init: the initial centers, or the seeding that chooses them.
         fixed: centers that do not move.
         n_init: the number of runs.
         max_iter: the maximum number of iterations of a run.
         tol: the relative decrease of the inertia at which a run ends.
         metric: the name of a metric, or a metric.
-        refine: cycles of the search for a better optimum.
+        refine: the number of cycles of refinement.
         callback: a function that is called after each iteration.
         engine: the name of an engine, or an engine.
         generator: the generator of all random numbers.
         group: the `torch.distributed` group.
-        checkpoint: how to save the state and what to resume from.
+        checkpoint: how to save the state, and the state to resume from.
 
     Raises:
-        TypeError, ValueError: for values that are wrong for any points.
+        TypeError, ValueError: for values that are wrong whatever the points are.
 
     Example:
         >>> options = KMeansOptions(n_clusters=2, n_init=3)
@@ -106,14 +109,14 @@ class KMeansOptions:
         return self.n_clusters - self.n_fixed
 
     def check_shapes(self, x: Tensor) -> None:
-        """TypeError or ValueError unless fixed and initial centers have the shape and device for points like `x`."""
+        """TypeError or ValueError unless fixed and initial centers fit points like `x` in shape and device."""
         if self.fixed is not None:
             check_fixed(self.fixed, x, self.n_clusters)
         if isinstance(self.init, Tensor):
             check_init(self.init, x, self.n_free)
 
     def comparable(self) -> dict[str, Any]:
-        """The options that must be equal on all ranks, by name. A word replaces a value that cannot be compared."""
+        """The options that must be equal on all ranks, by name. A string replaces a value that cannot be compared."""
         return {
             "n_clusters": self.n_clusters,
             "init": self.init if isinstance(self.init, (str, Tensor)) else "a function",
@@ -127,10 +130,13 @@ class KMeansOptions:
         }
 
     def identity(self, points: Points, fixed: Tensor | None) -> CheckpointState:
-        """The properties that must be equal in this run and its checkpoint, by name. `fixed` (P, F, D) are prepared."""
+        """The properties that must be equal in a run and its checkpoint, by name.
+
+        `fixed` (P, F, D) are prepared for the metric.
+        """
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")
-        empty = torch.zeros(0, dtype=points.dtype, device="cpu")  # its dtype is compared, too
+        empty = torch.zeros(0, dtype=points.dtype, device="cpu")  # only its dtype is compared
         return {
             "the range of x": torch.stack([points.stats.lowest, points.stats.highest]),
             "the number of points": points.stats.n_present,

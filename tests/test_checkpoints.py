@@ -144,7 +144,7 @@ def test_a_state_without_one_of_its_tensors_is_an_error():
     x, _ = points(400, 3, "none")
     _, saved = run_and_save(x, 6, 2)
     state = {name: tensor for name, tensor in saved[1].items() if name != "loop.active.moments.sums"}
-    with pytest.raises(ValueError, match=r"a checkpoint must hold the tensor 'loop.active.moments.sums'"):
+    with pytest.raises(ValueError, match=r"a checkpoint must contain the tensor 'loop.active.moments.sums'"):
         resume(x, 6, state)
 
 

@@ -354,7 +354,7 @@ def test_centers_in_float32_have_means_in_float64():
         (torch.rand(0, 3), "x must have shape .* at least 1, got .0, 3."),
         (
             [torch.rand(9, 3)],
-            "partial_fit takes one batch, a tensor or an array, got a stream: call it for each batch of it",
+            "partial_fit takes one batch, a tensor or an array, got a stream: call it once for each batch",
         ),
         (torch.full((9, 3), torch.nan), "x must be finite"),
     ],

@@ -272,14 +272,16 @@ def test_the_estimator_is_fitted_to_a_stream_without_labels():
     x, _ = points(200, 3, "none")
     model = KMeans(4).fit(x.split(70))
     assert torch.equal(model.cluster_centers_, kmeans(x, 4, init="k-means||").centers)
-    with pytest.raises(AttributeError, match=r"has no labels_, as a stream has none: call predict\(batch\)"):
+    with pytest.raises(
+        AttributeError, match=r"has no labels_, because it was fitted to a stream: call predict\(batch\)"
+    ):
         _ = model.labels_
     assert model.score(x.split(70)) == model.score(x) == -model.inertia_
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_fit_predict_of_a_stream_is_an_error_before_the_fit():
-    with pytest.raises(TypeError, match="X must be a tensor or an array, as a stream has no labels, got list"):
+    with pytest.raises(TypeError, match="X must be a tensor or an array, because a stream has no labels, got list"):
         KMeans(4).fit_predict([X])
 
 
