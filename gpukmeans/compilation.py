@@ -11,16 +11,16 @@ R = TypeVar("R")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which inside compiled code breaks the graph and runs as it does elsewhere.
+    """The function, which breaks the graph of compiled code and runs eagerly there.
 
-    For functions whose steps depend on values, as the loop of K-means does: a compiler cannot capture these in one
-    graph, and what it captures of them it may compute with other bits, or fail to compile.
+    Functions whose steps depend on values, such as the loop of K-means, need this: a compiler cannot capture them in
+    one graph. It may compute the parts that it captures with other bits, or fail to compile them.
     """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
-            # Not for all calls, as the first `disable` imports the compiler, which takes longer than most clusterings.
+            # Only here, because the first `disable` imports the compiler, which takes longer than most clusterings.
             disabled: Any = torch.compiler.disable(function)
             return disabled(*args, **kwargs)
         return function(*args, **kwargs)

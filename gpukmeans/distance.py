@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Up to this many channels are added one by one, as a kernel does in registers.
+# The squares of up to this many channels are added one by one, as the kernels do.
 _SEQUENTIAL = 8
 
 
@@ -15,7 +15,11 @@ def squared_distance(x: Tensor, y: Tensor, *, out: Tensor | None = None, workspa
     rounded once. A fused multiply-add rounds less often and would change bits between devices, so this uses no
     `addcmul`, no `cdist` and no matrix product.
 
-    For D <= 8 the result is written to `out`, and the square of one channel to `workspace`, if given, both (...).
+    Args:
+        x: points (D, ...).
+        y: points (D, ...).
+        out: memory (...) for the result, used for D <= 8.
+        workspace: memory (...) for the squares of one channel, used for D <= 8.
     """
     if len(x) <= _SEQUENTIAL:
         total = torch.sub(x[0], y[0], out=out).pow_(2)

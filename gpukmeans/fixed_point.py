@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Totals stay below 2**61 before rounding. Rounding adds at most half a unit per term, and the sum of two such totals
+# Totals are below 2**61 before rounding. Rounding adds at most half a unit per term, and the sum of two such totals
 # still fits an int64.
 _TOTAL_BITS = 61
 # 2**1000 is still a finite float64, and so is the product of a term and the scale.
@@ -17,22 +17,22 @@ _MAX_EXPONENT = 1000
 def finest_scale(largest_total: Tensor) -> Tensor:
     """The finest scale, in fixed-point units per 1, for terms whose magnitudes add up to at most `largest_total`.
 
-    A power of two, float64, of the shape of the argument, which is float64 too.
+    The scale is a power of two. Argument and result are float64, of any shape.
     """
     _, bits = torch.frexp(largest_total)
     exponent = (_TOTAL_BITS - bits.long()).clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
-    # The bits of the float64 2**exponent: `exp2` and `ldexp` do not promise to be exact on every device.
+    # The bits of the float64 2**exponent, because `exp2` and `ldexp` need not be exact on every device.
     scale = ((exponent + 1023) << 52).view(torch.float64)
     return torch.where(largest_total == 0, 1.0, scale)
 
 
 def to_fixed(terms: Tensor, scale: Tensor) -> Tensor:
-    """float64 terms in int64 fixed-point units, each rounded once, ties to even."""
+    """int64 fixed-point units of float64 terms, each rounded once, ties to even."""
     return (terms * scale).round_().long()
 
 
 def from_fixed(totals: Tensor, scale: Tensor) -> Tensor:
-    """int64 totals in fixed-point units as float64, rounded once."""
+    """float64 values of int64 totals in fixed-point units, rounded once."""
     return totals.double() / scale
 
 
@@ -40,10 +40,10 @@ def from_fixed(totals: Tensor, scale: Tensor) -> Tensor:
 class FixedPoint:
     """Fixed-point scales of the moments of B runs: powers of two by which terms are multiplied before they are rounded.
 
-    `weight` (B,) is the scale of w, `sum` (B, D) that of w·(x - lowest) in each coordinate, `sqdist` (B,) that of w·d².
-    `lowest` and `highest` (B, D) are the range of the points, float64. Coordinates are summed relative to `lowest`, so
-    far from the origin the extent of the points limits the precision, not their magnitude. For integers, such as 8-bit
-    colors with counts, sums are exact as long as the total weight times the extent is below 2**53.
+    `weight` (B,) is the scale of w, `sum` (B, D) the scale of w·(x - lowest) in each coordinate, and `sqdist` (B,) the
+    scale of w·d². `lowest` and `highest` (B, D) are the range of the points, float64. Coordinates are summed relative
+    to `lowest`, so the extent of the points limits the precision, and not their distance from the origin. For integers,
+    such as 8-bit colors with counts, sums are exact as long as the total weight times the extent is below 2**53.
     """
 
     weight: Tensor
@@ -53,13 +53,13 @@ class FixedPoint:
     highest: Tensor
 
     def equals(self, other: "FixedPoint") -> bool:
-        """Whether totals in both have the same fixed-point units and the same origin."""
-        return self is other or all(  # usually it is the same object, and a comparison waits for a GPU
+        """Whether totals at both scales have the same fixed-point units and the same origin."""
+        return self is other or all(  # usually it is the same object, and a comparison synchronizes with a GPU
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("weight", "sum", "sqdist", "lowest")
         )
 
     def with_sqdist(self, sqdist: Tensor) -> "FixedPoint":
-        """The scales with another one of w·d². `dataclasses.replace` takes three times as long."""
+        """These scales with another scale of w·d². `dataclasses.replace` takes three times as long."""
         return FixedPoint(weight=self.weight, sum=self.sum, sqdist=sqdist, lowest=self.lowest, highest=self.highest)
 
     def select(self, runs: Tensor | slice) -> "FixedPoint":
@@ -67,7 +67,7 @@ class FixedPoint:
         return FixedPoint(**{field.name: getattr(self, field.name)[runs] for field in fields(self)})
 
     def where(self, runs: Tensor, other: "FixedPoint") -> "FixedPoint":
-        """These scales for the runs of a mask (B,), those of `other` for the remaining runs."""
+        """These scales for the runs of a mask (B,), the scales of `other` for the remaining runs."""
         return FixedPoint(**where_fields(runs, self, other, [field.name for field in fields(self)]))
 
     @staticmethod
@@ -79,10 +79,10 @@ class FixedPoint:
 
 
 def where_fields(runs: Tensor, first: Any, second: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of these names: of `first` for the runs of a mask (B,), of `second` for the remaining runs."""
+    """The tensors of these fields, by name: from `first` for the runs of a mask (B,), from `second` for the others."""
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
     return {
-        # Most scales are the same tensor in all iterations.
+        # Most scales are the same tensor in all iterations, so `where` is not needed.
         name: one if one is other else torch.where(runs.view(-1, *[1] * (one.ndim - 1)), one, other)
         for name, (one, other) in pairs.items()
     }

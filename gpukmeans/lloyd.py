@@ -1,4 +1,7 @@
-"""Lloyd's loop (Lloyd 1982): move the centers to the means, measure, decide. Independent of where the points are."""
+"""Lloyd's loop (Lloyd 1982): move the centers to the means, measure moments there, decide whether a run has ended.
+
+The loop does not depend on where the points are stored. It computes B runs side by side.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,22 +18,23 @@ from gpukmeans.moments import Moments
 from gpukmeans.points import Points
 from gpukmeans.relocation import relocated
 
-# A bound this many times the largest squared distance found makes its fixed-point scale too coarse.
+# If the bound is this many times the largest squared distance found, its fixed-point scale is too coarse.
 _TOO_COARSE = 2.0**20
 
-# Iterations without a new minimum of the inertia after which the remaining changes are rounding errors.
+# After this many iterations without a new minimum of the inertia, the remaining changes are rounding errors.
 _PATIENCE = 3
 
 LoopCallback = Callable[[int, Tensor, Tensor], bool]
-"""Called with the number of iterations and, for each run, the sum of w·d² and the largest distance that a center moved
-(B,). True ends the loop."""
+"""A function of the number of iterations, the inertia (B,) of each run and the largest distance (B,) that one of its
+centers moved. A return value of True ends the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """Centers (B, K, D) of B runs, and the moments measured at exactly these.
+    """Centers (B, K, D) of B runs, and the moments measured at these centers.
 
-    `n_iter` (B,) is the number of iterations, `converged` (B,) whether a run ended by itself.
+    `n_iter` (B,) is the number of iterations. `converged` (B,) is true for runs that neither `max_iter` nor the
+    callback ended.
     """
 
     centers: Tensor
@@ -59,7 +63,7 @@ class Fit:
 
     @staticmethod
     def concatenated(parts: "Sequence[Fit]") -> "Fit":
-        """The fits of several parts, concatenated along the runs."""
+        """The fits of the runs of all parts, in the order of the parts."""
         return Fit(
             centers=torch.cat([part.centers for part in parts]),
             moments=Moments.concatenated([part.moments for part in parts]),
@@ -83,15 +87,15 @@ def lloyd(
 ) -> Fit:
     """The fit of B runs from initial centers (B, K, D), or from a state that `save` received.
 
-    A run ends when its centers do not move, or when its inertia falls by at most `tol` of itself. While a cluster is
-    empty and some point is not at its center, the run continues until `_PATIENCE` iterations bring no new minimum of
-    the inertia. `n_iter` includes the iteration that moved nothing.
+    A run ends when its centers do not move, or when its inertia decreases by at most the fraction `tol`. While a
+    cluster is empty and some point is not at its center, the run continues until `_PATIENCE` iterations bring no new
+    minimum of the inertia. `n_iter` includes the iteration in which no center moved.
 
     The first `n_fixed` centers do not move, and their clusters may be empty. `save` is called before the first
     iteration and after every `every` iterations, until all runs have ended.
 
-    The host checks for ended runs after at most `window` iterations, by default a number that suits the device, and
-    with a callback after each one. No bit depends on it.
+    The host checks for ended runs after at most `window` iterations, and with a callback after each iteration. The
+    default of `window` depends on the device. No bit depends on it.
     """
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
@@ -103,7 +107,7 @@ def lloyd(
         inertia, shifts, n_iter = snapshot.inertia, snapshot.shifts, int(snapshot.n_iter)
     still, stopped = torch.zeros_like(shifts), False
     while active.n_runs and n_iter < max_iter and not stopped:
-        # At most the number so far plus one: a run that ends early is not measured long after its end.
+        # At most as many iterations as so far plus one, so that a run that ends early is not measured long after.
         n = min(window, n_iter + 1, max_iter - n_iter)
         if save is not None:
             if n_iter % every == 0:
@@ -112,7 +116,7 @@ def lloyd(
         n_iter += n
         active = _move(active, project, relocate=True)
         shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, still)
-        if window == 1:  # a check costs less than measuring runs that have ended
+        if window == 1:  # here a check costs less than measuring runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
         if active.n_runs:
@@ -127,7 +131,7 @@ def lloyd(
 
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
-    """The means of the clusters (B, K, D). Empty clusters keep their centers, as do the first `n_fixed` clusters."""
+    """The means of the clusters (B, K, D). Empty clusters and the first `n_fixed` clusters keep their centers."""
     means = moments.means()
     if project is not None:
         means = project(means, centers)
@@ -137,7 +141,7 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
 
 
 def measure_at(points: Points, centers: Tensor) -> Moments:
-    """Moments at any centers (B, K, D), at a fixed-point scale that suits the squared distances."""
+    """Moments at any centers (B, K, D), at a fixed-point scale that is fine enough for the squared distances."""
     bound = points.sqdist_bound(centers)
     moments = points.measure(centers, bound)
     refined = _tightened_bound(moments, bound)
@@ -146,14 +150,15 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ActiveRuns:
-    """Runs side by side, with their centers and moments, and the centers of the next iteration, `target`.
+    """B runs side by side: their centers and moments, and the centers of the next iteration, `target`.
 
-    `run_ids` (B,) are their numbers among all runs. Runs that are not `going` (B,) have ended and do not change. To
-    the target the largest squared distance of a center is `sqshift` (B,), `bound` (B,) is one of the squared distances
-    of points after the move, and `scale` (B,) the fixed-point scale that suits it. `inertia` (B,) is that of the
-    moments. `n_iter` (B,) counts iterations, `stalled` (B,) those since the inertia was `lowest` (B,). `unresolved`
-    (B,) marks runs whose iterations must be repeated with checks: a fixed-point scale was too coarse, or a cluster
-    became empty.
+    `run_ids` (B,) are the numbers of the runs among all runs. Runs that are not `going` (B,) have ended and do not
+    change. `inertia` (B,) is the inertia of the moments. `n_iter` (B,) counts all iterations, and `stalled` (B,) the
+    iterations since the inertia was `lowest` (B,). `unresolved` (B,) marks runs whose iterations must be repeated with
+    checks: a fixed-point scale was too coarse, or a cluster became empty.
+
+    For the move to the target, `sqshift` (B,) is the largest squared distance that a center moves, `bound` (B,) is an
+    upper bound of the squared distances of points after it, and `scale` (B,) is the fixed-point scale for this bound.
     """
 
     run_ids: Tensor
@@ -177,7 +182,7 @@ class _ActiveRuns:
         return self.run_ids.shape[0]  # `len` of a tensor takes three times as long
 
     def updated(self, **changes: Any) -> "_ActiveRuns":
-        """The runs with other values in some fields. `dataclasses.replace` takes as long as a pass over few points."""
+        """The runs with some fields changed. `dataclasses.replace` takes as long as a pass over few points."""
         runs = object.__new__(_ActiveRuns)
         runs.__dict__.update(self.__dict__, **changes)
         return runs
@@ -205,7 +210,7 @@ class _RunSnapshot:
     n_iter: Tensor
 
     def resume(self, points: Points, n_fixed: int) -> _ActiveRuns:
-        """The runs, over the `points` of all runs. ValueError if the moments are not those of the points."""
+        """The active runs over the `points` of all runs. ValueError if the moments belong to other points."""
         own = points.select(self.run_ids)
         if len(self.run_ids):
             again = own.source.measure(self.centers, self.moments.fixed_point, own.problems)
@@ -228,7 +233,7 @@ class _RunSnapshot:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LoopSnapshot:
-    """The state of the loop after `n_iter` () iterations: the active runs, and the fits of the ended ones."""
+    """The state of the loop after `n_iter` () iterations: the active runs, and the fits of the ended runs."""
 
     n_iter: Tensor
     inertia: Tensor
@@ -242,7 +247,7 @@ class _LoopSnapshot:
         active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
     ) -> "_LoopSnapshot":
         none = active.run_ids[:0]
-        ended = [*ended, (none, active.fit().select(none))]  # at least one, to concatenate
+        ended = [*ended, (none, active.fit().select(none))]  # an empty fit, so that there is one to concatenate
         return _LoopSnapshot(
             n_iter=torch.tensor(n_iter, device="cpu"),
             inertia=inertia,
@@ -254,12 +259,12 @@ class _LoopSnapshot:
 
 
 def _default_window(device: torch.device) -> int:
-    """A check waits for a GPU, and delays its next kernel. On a CPU it costs nothing."""
+    """Iterations between two checks for ended runs. A check synchronizes with a GPU; on a CPU it costs nothing."""
     return 8 if device.type == "cuda" else 1
 
 
 def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRuns:
-    """The runs at their initial centers (B, K, D), measured."""
+    """The runs at their initial centers (B, K, D), with the moments there."""
     moments = measure_at(points, centers)
     run_ids = torch.arange(len(centers), device=centers.device)
     zeros = torch.zeros_like(run_ids)
@@ -284,12 +289,12 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
 
 
 def _of_all_runs(values: Tensor, run_ids: Tensor, others: Tensor) -> Tensor:
-    """The values (B,) of the active runs, in the order of all runs; those of the other runs are `others`."""
+    """Values of all runs: the values (B,) of the active runs, and `others` for the ended runs."""
     return values if values.shape == others.shape else others.index_copy(0, run_ids, values)
 
 
 def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[Tensor, Fit]], _ActiveRuns]:
-    """The numbers and fits of the runs that have ended, if any, and the other runs."""
+    """The numbers and fits of the runs that have ended, if any, and the remaining active runs."""
     if all(going):
         return [], active
     finished = active.select([run for run, goes in enumerate(going) if not goes])
@@ -297,9 +302,9 @@ def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[
 
 
 def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) -> _ActiveRuns:
-    """The first step of an iteration: the next centers. Runs whose centers do not move end.
+    """First step of an iteration: the next centers. Runs whose centers do not move end.
 
-    With `relocate`, which waits for a GPU, empty clusters move to the worst-served points.
+    With `relocate` empty clusters move to the worst-served points. This synchronizes with a GPU.
     """
     if relocate and project is None:
         total_weight = active.points.total_weight
@@ -347,7 +352,10 @@ def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
 def _measure_and_decide(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
 ) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `n` iterations, the first of them already moved, and which continue. Waits for a GPU."""
+    """The runs after `n` iterations, of which the first move is done, and a list of which runs continue.
+
+    This synchronizes with a GPU.
+    """
     active = _iterate(moved, n, tol, project, careful=False, all_going=all_going)
     going = active.going.tolist()
     if any(active.unresolved.tolist()):
@@ -359,9 +367,10 @@ def _measure_and_decide(
 def _iterate(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
 ) -> _ActiveRuns:
-    """The runs after `n` iterations, the first of them already moved. With `all_going` no run has ended before it.
+    """The runs after `n` iterations, of which the first move is done. With `all_going` no run has ended before it.
 
-    Only if `careful` are empty clusters relocated and coarse measurements repeated, which waits for a GPU.
+    With `careful` empty clusters are relocated, and measurements at a scale that was too coarse are repeated. This
+    synchronizes with a GPU.
     """
     active = _measure(moved, tol, twice=careful, all_going=all_going)
     for _ in range(n - 1):
@@ -370,9 +379,10 @@ def _iterate(
 
 
 def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) -> _ActiveRuns:
-    """The second step: the runs at their next centers, measured there. Converged runs end.
+    """Second step of an iteration: the runs at their next centers, with the moments there. Converged runs end.
 
-    A run measured at a scale that was too coarse is unresolved. `twice` measures again at one that is fine enough.
+    A run is unresolved if the scale of its measurement was too coarse. With `twice` it is measured again at a scale
+    that is fine enough.
     """
     bound = moved.bound
     moments = moved.points.measure(moved.target, bound, moved.scale)
@@ -392,7 +402,7 @@ def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) ->
 
 
 def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> iteration.Decision:
-    """The state of the runs, by the moments at their next centers."""
+    """Which runs continue, decided by the moments at their next centers."""
     arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled, moved.unresolved
     rule = {"n_fixed": moved.n_fixed, "tol": tol, "patience": _PATIENCE, "too_coarse": _TOO_COARSE}
     if (decision := iteration.decide(*arguments, **rule)) is not None:
@@ -411,7 +421,7 @@ def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> 
 
 
 def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
-    """The largest squared distance found (B,) where it is far below the bound, else the bound."""
+    """The bound (B,), or the largest squared distance found where the bound is far above it."""
     worst = moments.worst_sqdist.double()
     return torch.where((worst > 0) & (worst * _TOO_COARSE < bound), worst, bound)
 
@@ -419,7 +429,8 @@ def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
 def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:
     """A bound (B,) on the squared distances after the move: (a + b)² <= 2(a² + b²), by the triangle inequality.
 
-    Without roots, which some devices and libraries round in other ways: the bound decides about a scale.
+    The bound determines a scale, so it must have equal bits on all devices. It uses no roots, whose rounding differs
+    between devices.
     """
     of_used = sqshifts.where(moments.totals > 0, 0)
     return 2 * (moments.worst_sqdist.double() + of_used.amax(dim=1))

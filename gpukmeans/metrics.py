@@ -10,7 +10,7 @@ from torch import Tensor
 from gpukmeans.distance import squared_distance
 
 Projection = Callable[[Tensor, Tensor], Tensor]
-"""Centers (B, K, D) from means (B, K, D), float64, and the previous centers."""
+"""A function of means (B, K, D), float64, and the previous centers (B, K, D) that returns the next centers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,12 @@ class Metric:
     """A distance equal to `factor` times the squared Euclidean distance of prepared points.
 
     Args:
-        prepare: converts points (..., N, D), or centers given by the user, to points whose Euclidean distances count.
-            The second argument is the dtype to compute in.
-        project: converts means (B, K, D), float64, and the previous centers to centers; None if the means are centers.
+        prepare: a function of points or centers (..., N, D) and the dtype of the computation that returns the prepared
+            points.
+        project: a function of means (B, K, D), float64, and the previous centers that returns the next centers; None if
+            the means are the next centers.
         factor: the distance divided by the squared Euclidean distance.
-        normalizes: whether `prepare` divides points by their norm, so that a point of zeros is an error.
+        normalizes: whether `prepare` divides points by their norms, so that a point of zeros is an error.
 
     Example:
         >>> rows = METRICS["cosine"].prepare(torch.tensor([[3.0, 4.0]]), torch.float64)
@@ -39,7 +40,8 @@ class Metric:
 def unit_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Points (..., D) divided by their Euclidean norms, computed in float64.
 
-    Points of zeros are unchanged. So are points of norm 1 up to rounding, so normalizing fitted centers changes no bit.
+    Points of zeros are unchanged. Points whose norm is 1 up to rounding are unchanged too, so that normalizing fitted
+    centers changes no bit.
     """
     eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
     x = x.double()
@@ -60,7 +62,7 @@ def _unchanged(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _mean_directions(means: Tensor, centers: Tensor) -> Tensor:
-    """Normalized means. A mean of zeros has no direction, and all centers fit it equally: the previous one is kept."""
+    """Normalized means. The previous center is kept where the mean is zero, because zero has no direction."""
     is_zero = (means == 0).all(dim=-1, keepdim=True)
     return torch.where(is_zero, centers.double(), unit_rows(means, torch.float64))
 

@@ -16,10 +16,10 @@ _TENSORS = ("sums", "totals", "inertia", "worst_sqdist")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
-    """Sums of one pass over weighted points at K centers. Lloyd's loop needs nothing else.
+    """Sums of one pass over weighted points at K centers. Lloyd's loop needs no other result of the pass.
 
-    `sums` (B, K, D), `totals` (B, K) and `inertia` (B,) are int64, in the fixed-point units of `fixed_point`: per
-    cluster the sum of w·(x - lowest) and of w, and over all points the sum of w·d². `worst_sqdist` (B,) is the largest
+    All sums are int64, in the units of `fixed_point`. `sums` (B, K, D) and `totals` (B, K) are per cluster the sum of
+    w·(x - lowest) and of w; `inertia` (B,) is the sum of w·d² over all points. `worst_sqdist` (B,) is the largest
     squared distance of a point with weight, in the dtype of the centers.
     """
 
@@ -31,7 +31,7 @@ class Moments:
 
     @staticmethod
     def zeros(centers: Tensor, fixed_point: FixedPoint) -> "Moments":
-        """Moments of no points at centers (B, K, D). `worst_sqdist` is -1, below that of any point."""
+        """Moments of no points at centers (B, K, D). `worst_sqdist` is -1, less than any squared distance."""
         n_runs, n_clusters, _ = centers.shape
         zeros = torch.zeros(n_runs, dtype=torch.int64, device=centers.device)
         return Moments(
@@ -65,7 +65,7 @@ class Moments:
         return Moments(fixed_point=self.fixed_point.select(runs), **tensors)
 
     def where(self, runs: Tensor, other: "Moments") -> "Moments":
-        """These moments for the runs of a mask (B,), those of `other` for the remaining runs."""
+        """These moments for the runs of a mask (B,), the moments of `other` for the remaining runs."""
         scales = self.fixed_point.where(runs, other.fixed_point)
         return Moments(fixed_point=scales, **where_fields(runs, self, other, _TENSORS))
 
@@ -87,5 +87,5 @@ class Moments:
         """Weighted means (B, K, D), float64, within the range of the points. NaN for a cluster without weight."""
         lowest, highest = self.fixed_point.lowest[:, None], self.fixed_point.highest[:, None]
         means = from_fixed(self.sums, self.fixed_point.sum[:, None]) / self.cluster_weights()[:, :, None] + lowest
-        # A weight of few fixed-point units has a large rounding error, so the quotient may be out of the range.
+        # A weight of few fixed-point units has a large relative error, so the quotient may be out of the range.
         return means.clamp(lowest, highest)

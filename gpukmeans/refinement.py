@@ -11,10 +11,11 @@ from gpukmeans.metrics import Projection
 from gpukmeans.points import Points
 from gpukmeans.tiling import blocks
 
-# Iterations of Lloyd's loop before the first cycle, with the centers added, and after the merges. More cost time and do
-# not lower the inertia.
+# Iterations of Lloyd's loop before the first cycle, with the added centers, and after the merges. More iterations cost
+# time and do not lower the inertia.
 _INITIAL_ITERATIONS, _EXPANDED_ITERATIONS, _MERGED_ITERATIONS = 2, 2, 3
-# The number of centers added falls by this factor from cycle to cycle, but not below the minimum, which K = 4 needs.
+# The number of added centers decreases by this factor from cycle to cycle, but not below the minimum, which K = 4
+# needs.
 _DECAY, _MIN_ADDED = 2**-0.5, 4
 # Squared differences of coordinates that are held at a time.
 _BLOCK = 1 << 18
@@ -28,13 +29,13 @@ def refined(
     project: Projection | None = None,
     n_fixed: int = 0,
 ) -> Tensor:
-    """Initial centers (B, K, D) for Lloyd's loop that lead to a lower inertia than those given.
+    """Initial centers (B, K, D) for Lloyd's loop that lead to a lower inertia than the given centers.
 
     A cycle adds centers, sampled by weight times squared distance, runs a few iterations of Lloyd's loop, and merges
-    pairs until K are left. It merges the pairs that add least to the inertia (Ward 1963); the moments give these costs,
-    so no pass over the points is needed. After a few more iterations the centers of the lowest inertia so far are kept.
-    The first cycle adds K centers, later ones fewer. Breathing k-means (Fritzke 2020) adds and removes few centers at a
-    time, and so needs many more cycles.
+    pairs of centers until K are left. It merges the pairs that increase the inertia least (Ward 1963). The moments give
+    these costs without a pass over the points. After a few more iterations the centers of the lowest inertia so far are
+    kept. The first cycle adds K centers, later cycles add fewer. Breathing k-means (Fritzke 2020) adds and removes few
+    centers at a time, so it needs many more cycles.
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into them.
     """
@@ -51,7 +52,7 @@ def refined(
 
 
 def _better(first: Fit, second: Fit) -> Fit:
-    """For each run the fit of lower inertia, the first on ties."""
+    """The fit of lower inertia for each run, the first on ties."""
     n_runs = len(first.centers)
     runs = torch.arange(n_runs, device=first.centers.device)
     return Fit.concatenated([first, second]).select(torch.where(second.inertia < first.inertia, runs + n_runs, runs))
@@ -60,7 +61,7 @@ def _better(first: Fit, second: Fit) -> Fit:
 def _merged(expanded: Fit, n_clusters: int, project: Projection | None, n_fixed: int) -> Tensor:
     """The next centers of a fit, merged to (B, K, D)."""
     centers = next_centers(expanded.centers, expanded.moments, project, n_fixed)
-    # On the CPU for all devices: native kernels or thousands of small operations, with the same bits.
+    # On the CPU for all devices, because a merge is a native kernel or thousands of small operations.
     merged = merge(centers.double().cpu(), expanded.cluster_weights.cpu(), n_clusters, n_fixed).to(centers.device)
     if project is not None:
         merged = project(merged, centers[:, :n_clusters])
@@ -70,13 +71,14 @@ def _merged(expanded: Fit, n_clusters: int, project: Projection | None, n_fixed:
 def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) -> Tensor:
     """Centers (B, M, D) of clusters of weight `totals` (B, M), both float64, merged to (B, K, D).
 
-    A pair of clusters of weight a and b at x and y is replaced by its weighted mean, at a cost of a·b/(a+b)·|x - y|² of
-    inertia; the cheapest pairs are merged (Ward 1963). If each of a pair is the cheapest partner of the other, its cost
-    does not depend on the order of merges (Murtagh 1983), so a quarter of the merges needed are done at a time. The
-    result is almost always that of merging the cheapest pair, one at a time.
+    A merge replaces two clusters, of weights a and b at x and y, by their weighted mean. Its cost is the increase of
+    the inertia, a·b/(a+b)·|x - y|². The cheapest pairs are merged (Ward 1963). The cost of a pair does not depend on
+    the order of merges if each cluster is the cheapest partner of the other (Murtagh 1983), so a quarter of the
+    necessary merges are done at a time. The result is almost always the same as with one merge of the cheapest pair at
+    a time.
 
     The first `n_fixed` centers, fewer than K, keep their indices and positions. A merge of a cluster of weight b into a
-    fixed one costs b·|x - y|², the limit of an infinite a. Two fixed centers are never merged.
+    fixed cluster costs b·|x - y|², the limit for infinite a. Two fixed centers are never merged.
     """
     if takes(centers, totals, dtype=torch.float64):
         merged = merging.merged(centers, totals, n_clusters, n_fixed)
@@ -94,7 +96,7 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
     needed = torch.full((n_runs,), n_all - n_clusters, device=centers.device)
     while needed.any():
         mutual = (partner.gather(1, partner) == index) & (index < partner) & alive
-        # Ties may leave a run without a mutual pair: then merge its cheapest pair.
+        # With ties a run may have no mutual pair; its cheapest pair is merged then.
         mutual |= ~mutual.any(dim=1, keepdim=True) & (index == cost.argmin(dim=1, keepdim=True))
         n = mutual.sum(dim=1).minimum((needed + 3) // 4)
         ranked = cost.masked_fill(~mutual, torch.inf).sort(dim=1, stable=True).indices
@@ -103,14 +105,14 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
         second = partner[run, first]
         first_total, second_total = totals[run, first], totals[run, second]
         total = first_total + second_total
-        # A fixed center is the first of its pair; its total is infinite, so the fraction is 0 and it does not move.
+        # A fixed center is the first of its pair. Its total is infinite, so the fraction is 0 and it does not move.
         fraction = torch.where(total > 0, second_total / total, 0.0)[:, None]
         centers[run, first] += fraction * (centers[run, second] - centers[run, first])
         totals[run, first] += second_total
         alive[run, second] = False
         cost[run, second] = torch.inf
         needed -= n
-        # A merged cluster is never a cheaper partner than the better of its two was, so all other partners stay valid.
+        # A merged cluster is never a cheaper partner than the cheaper of its two parts, so other partners stay valid.
         changed = torch.zeros_like(alive)
         changed[run, first] = changed[run, second] = True
         stale = (changed | changed.gather(1, partner)) & alive
@@ -122,7 +124,7 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
 def _cheapest(
     centers: Tensor, totals: Tensor, alive: Tensor, runs: Tensor, rows: Tensor, n_fixed: int
 ) -> tuple[Tensor, Tensor]:
-    """The lowest cost (R,) of a merge for these rows (R,) of these runs (R,), and the partner (R,) of that merge."""
+    """The lowest cost (R,) of a merge of each cluster `rows` (R,) of `runs` (R,), and its partner (R,)."""
     cost = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     partner = torch.empty_like(rows)
     for block in blocks(len(rows), _BLOCK // (centers.shape[1] * centers.shape[2])):

@@ -10,18 +10,18 @@ from gpukmeans.points import Points
 
 
 def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -> tuple[Tensor, Moments]:
-    """Centers (B, K, D) with those of empty clusters at the worst-served points, and moments without these points.
+    """Centers (B, K, D), those of empty clusters at the worst-served points, and moments without these points.
 
-    The points are taken in descending order of their squared distance, on ties in the order of rows. Equal points move
-    together: their terms leave the sum and the weight of their cluster. Points that are all that is left of a cluster
-    do not move, except those of the first `n_fixed` clusters, whose centers stay where they are.
+    Points are taken in descending order of their squared distance, on ties in the order of rows. Equal points move
+    together: their terms are subtracted from the sum and the weight of their cluster. A point does not move if its
+    cluster would be empty without it, unless this is one of the first `n_fixed` clusters, whose centers never move.
 
     The totals of a relocated cluster remain 0. Each run must have a point with weight that is not at its center.
     """
     n_free = centers.shape[1] - n_fixed
-    # At most one candidate of each cluster that is not empty is all that is left of it, so these are enough.
+    # Enough candidates: at most one candidate of each cluster that is not empty may not move.
     worst = points.worst_served(centers, n_free)
-    # Instead of the entries of 0, which may be equal to a point.
+    # Entries without a point repeat the first point, because their zeros could be equal to another point.
     values = worst.x.where(worst.sqdist[..., None] > 0, worst.x[:, :1])
     removed = points.totals_of_equal(values)
     centers, sums, totals = centers.clone(), moments.sums.clone(), moments.totals.clone()
@@ -36,9 +36,9 @@ def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -
 
 
 def _moving(labels: Tensor, weights: Tensor, totals: Tensor, n: int, n_fixed: int) -> Tensor:
-    """The first n candidates that leave weight in their clusters, as indices.
+    """Indices of the first n candidates whose clusters keep some weight without them.
 
-    Candidates have labels (M,) and weights (M,), clusters have totals (K,), all in fixed-point units.
+    Candidates have labels (M,) and weights (M,), clusters have totals (K,), all weights in fixed-point units.
     """
     left, moving = totals.tolist(), []
     for candidate, (label, weight) in enumerate(zip(labels.tolist(), weights.tolist(), strict=True)):

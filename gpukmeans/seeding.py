@@ -1,8 +1,8 @@
 """Seedings: initial centers by random sampling, k-means++ or k-means||.
 
-A seeding is a function of points, K and a CPU generator. It returns centers (B, K, D) for B runs. All runs use the same
-random numbers, so the centers of a run do not depend on the other runs. Given `fixed` centers (B, F, D), it returns K
-centers in addition to these: points at a fixed center are not chosen while others remain.
+A seeding is a function of points, K and a CPU generator that returns centers (B, K, D) for B runs. All runs use the
+same random numbers, so the centers of a run do not depend on the other runs. With `fixed` centers (B, F, D) it returns
+K more centers; it chooses points at a fixed center only if there are no others.
 """
 
 import math
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gpukmeans.points import NearestState, Points, first_of_equal_rows, natively_extended
 
-# Fixed centers, if any, are passed as `fixed=`.
 Seeding = Callable[..., Tensor]
+"""A function of `Points`, the number of centers K and a generator that returns centers (K, D) or (P, K, D) for P
+problems. Fixed centers, if any, are passed as `fixed=`, (P, F, D)."""
 
 
 def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed: Tensor | None = None) -> Tensor:
@@ -31,7 +32,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
     complete = [len(rows) == n_clusters for rows in distinct]
     while not all(complete):
         centers = torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
-        # Sampling many and dropping repeats has the probabilities of sampling one by one from the remaining points.
+        # Sampling many points and dropping repeats has the same probabilities as sampling one by one from the rest.
         placed = centers if fixed is None else torch.cat([fixed, centers], dim=1)
         more = points.sample_uncovered(n_clusters, generator, points.assign(placed))
         for run in [run for run, done in enumerate(complete) if not done]:
@@ -47,9 +48,10 @@ def kmeans_plus_plus(
 ) -> Tensor:
     """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007): each sampled by weight times *squared* distance.
 
-    Greedy, as the authors suggest and scikit-learn does: of 2 + ln K candidates the one of the lowest inertia is taken,
-    the first on ties. The first center is sampled by weight, or like the others if there are `fixed` centers. If there
-    are fewer than K distinct points, the last rows repeat points sampled by weight.
+    The seeding is greedy, as the authors suggest and as in scikit-learn: each step samples 2 + ln K candidates and
+    takes the candidate of the lowest inertia, the first on ties. The first center is sampled by weight, or like the
+    others if there are `fixed` centers. If there are fewer than K distinct points, the last rows repeat points sampled
+    by weight.
     """
     if fixed is not None:
         n_fixed = fixed.shape[1]
@@ -61,7 +63,7 @@ def kmeans_plus_plus(
 
 
 def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Centers (B, K, D): the given ones first, then points by k-means++."""
+    """Centers (B, K, D): the given centers first, then points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
     found = natively_extended(points, centers, n_clusters, n_candidates, generator)
     if found is not None:
@@ -87,11 +89,11 @@ def kmeans_parallel(
 ) -> Tensor:
     """Points (B, K, D) by k-means|| (Bahmani et al. 2012): few passes over the points, for any K.
 
-    After a first point, each of `rounds` samples `oversampling` times K points at once by weight times *squared*
-    distance, with replacement. `kmeans_plus_plus` then clusters the sampled points, each weighted by the points that
-    are nearest to it. If fewer than K of them are distinct, there are more rounds, until one finds no new point. If
-    there are fewer than K distinct points, the last rows repeat points. `fixed` centers replace the first point; the
-    weight of points that are nearest to a fixed center is not counted.
+    After a first point, each of `rounds` rounds samples `oversampling` times K points at once by weight times *squared*
+    distance, with replacement. `kmeans_plus_plus` then chooses K of the sampled points, each weighted by the points
+    that are nearest to it. If fewer than K sampled points are distinct, there are more rounds until a round finds no
+    new point. If there are fewer than K distinct points, the last rows repeat points. `fixed` centers replace the first
+    point; points that are nearest to a fixed center add no weight.
 
     For 1,000,000 x 32 points and K = 1000 it takes 11.5 s; k-means++ took 449 s (on a busier machine). The inertia
     after four iterations of Lloyd's loop is 0.4 % higher. Measured 2026-11-24 on two CPU cores.
@@ -116,13 +118,13 @@ def kmeans_parallel(
     enough = n_found >= n_clusters
     while not enough.all():
         sampled = points.sample_d2(n_samples, generator, nearest)
-        # A run with enough points gets copies of a center that it has already: they have no weight.
+        # A run with enough points gets copies of one of its centers, which have no weight.
         sampled = torch.where(enough[:, None, None], centers[:, :1], sampled)
         centers, nearest = _append(centers, nearest, sampled)
         totals = points.cluster_weights(nearest)[:, n_fixed:]
         before, n_found = n_found, (totals > 0).sum(dim=1)
         enough = enough | (n_found >= n_clusters) | (n_found == before)
-    # If all points are at fixed centers, the sampled ones have no weight; points need a total weight above 0.
+    # If all points are at fixed centers, the sampled points have no weight, but a total weight must be above 0.
     totals = torch.where(n_found[:, None] > 0, totals, 1)
     return kmeans_plus_plus(points.centers_as_points(centers[:, n_fixed:], totals), n_clusters, last, fixed=fixed)
 
@@ -139,7 +141,7 @@ def spawn(generator: torch.Generator, n: int) -> list[torch.Generator]:
 
 
 def draw_seeds(generator: torch.Generator, n: int) -> list[int]:
-    """Seeds of n generators, as `spawn` uses them."""
+    """n random seeds, which `spawn` gives to its generators."""
     return torch.randint(1 << 62, (n,), generator=generator, device="cpu").tolist()
 
 
@@ -157,5 +159,5 @@ def _append(centers: Tensor, nearest: NearestState, more: Tensor) -> tuple[Tenso
 
 
 def _repeat_to_length(rows: Tensor, n: int) -> Tensor:
-    """n rows: the given ones, again from the first one if there are fewer than n."""
+    """n rows: the given rows, repeated from the first if there are fewer than n."""
     return rows[torch.arange(n, device=rows.device) % len(rows)]

@@ -1,4 +1,4 @@
-"""The interface of a scikit-learn estimator that has nothing to do with K-means: parameters, tags, features, output.
+"""Interface of a scikit-learn estimator, independent of K-means: parameters, tags, names of features, containers.
 
 scikit-learn is imported only where a method needs it.
 """
@@ -16,18 +16,18 @@ from torch import Tensor
 
 T = TypeVar("T", bound="SklearnEstimator")
 
-# In the path of each memory map that joblib makes of an argument.
+# The path of each memory map that joblib makes of an argument contains this.
 _JOBLIB_FOLDER = "joblib_memmapping_folder"
 
 
 class SklearnEstimator:
-    """A clusterer and transformer with parameters: those of the constructor, which are attributes of the same name."""
+    """Base class of a clusterer and transformer. Its parameters are the arguments of the constructor, as attributes."""
 
     _sklearn_auto_wrap_output_keys = frozenset({"transform"})
     _sklearn_output_config: Mapping[str, str]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name. `deep` is accepted for scikit-learn and has no effect."""
+        """The parameters by name. scikit-learn requires the argument `deep`, which has no effect."""
         return {name: getattr(self, name) for name in parameters_of(type(self))}
 
     def set_params(self: T, **params: Any) -> T:
@@ -61,18 +61,19 @@ class SklearnEstimator:
         )
 
     def set_output(self: T, *, transform: str | None = None) -> T:
-        """The estimator itself, with the container of the result of `transform` set: "default", "pandas" or "polars".
+        """The estimator itself, with a new container for the result of `transform`. Needs scikit-learn.
 
-        None changes nothing. The columns have the names of `get_feature_names_out`. Needs scikit-learn.
+        The container is "default", "pandas" or "polars"; None changes nothing. The columns have the names of
+        `get_feature_names_out`.
         """
         from sklearn.utils._set_output import _SetOutputMixin
 
         return _SetOutputMixin.set_output(self, transform=transform)  # pyright: ignore[reportArgumentType]
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """Names of the columns of `transform`: "kmeans0", "kmeans1", ..., an array of objects. Needs scikit-learn.
+        """Names of the columns of `transform`, "kmeans0", "kmeans1", ..., as an array of objects. Needs scikit-learn.
 
-        ValueError if `input_features` are not the features that were fitted.
+        ValueError if `input_features` differ from the names of the fitted features.
         """
         from sklearn.base import ClassNamePrefixFeaturesOutMixin
 
@@ -90,7 +91,7 @@ class SklearnEstimator:
 
 @functools.cache
 def parameters_of(estimator: type) -> dict[str, Any]:
-    """Parameters of the constructor by name, with their defaults; with `**`, also those of the base class."""
+    """Parameters of the constructor by name, with their defaults. With `**` this includes the base class."""
     parameters = inspect.signature(estimator).parameters.values()
     kinds = {parameter.kind for parameter in parameters}
     inherited = parameters_of(estimator.__mro__[1]) if inspect.Parameter.VAR_KEYWORD in kinds else {}
@@ -99,13 +100,13 @@ def parameters_of(estimator: type) -> dict[str, Any]:
 
 
 def not_fitted_error(message: str) -> AttributeError:
-    """An AttributeError, and scikit-learn's NotFittedError if scikit-learn is loaded."""
+    """An AttributeError, which is scikit-learn's NotFittedError if scikit-learn is loaded."""
     exceptions = modules.get("sklearn.exceptions")
     return AttributeError(message) if exceptions is None else exceptions.NotFittedError(message)
 
 
 def warn_of_float_y(y: Any) -> None:
-    """UserWarning if `y`, which is ignored, has floats: these may be meant as weights."""
+    """UserWarning if `y`, which is ignored, has floats, which may be meant as weights."""
     if isinstance(y, Tensor):
         has_floats = y.is_floating_point()
     else:
@@ -114,14 +115,14 @@ def warn_of_float_y(y: Any) -> None:
         values = array.ravel().tolist() if kind == "O" else array
         has_floats = kind == "f" or (isinstance(values, (list, tuple)) and any(map(_has_float, values)))
     if has_floats:
-        warnings.warn("y is ignored, and has floats: weights of points are given as sample_weight", stacklevel=4)
+        warnings.warn("y has floats and is ignored: pass weights of points as sample_weight", stacklevel=4)
 
 
 def lists_to_arrays(values: Any) -> Any:
-    """A NumPy array for nested lists of numbers, an array of objects, or an object with nothing but `__array__`.
+    """A NumPy array for nested lists of numbers, for an array of objects, and for an object with only `__array__`.
 
-    Anything else is unchanged, such as tensors, data frames and streams. ValueError or TypeError for entries that are
-    not numbers. The memory maps that joblib makes of large arrays for its processes are arrays, too.
+    Any other object is unchanged, such as a tensor, a data frame or a stream. A memory map that joblib made of a large
+    array becomes an array. ValueError or TypeError for entries that are not numbers.
     """
     if isinstance(values, (list, tuple)):
         return _array_of_numbers(values) if _is_nested_numbers(values) else values
@@ -138,13 +139,13 @@ def _array_of_numbers(values: Any) -> Any:
     try:
         return torch.tensor(values, dtype=torch.float64, device="cpu").numpy()
     except (TypeError, ValueError, OverflowError) as error:
-        raise type(error)(f"nested lists must be of numbers, and of equal lengths, got others ({error})") from None
+        raise type(error)(f"nested lists must contain numbers and have equal lengths, got others ({error})") from None
 
 
 def feature_names(x: Any) -> Any:
     """The names of the columns of a data frame, if they are strings; else None. TypeError for a mixture.
 
-    Needs scikit-learn: without it, there are none.
+    Without scikit-learn the result is None.
     """
     if isinstance(x, (Tensor, list, tuple)) or not hasattr(x, "columns"):
         return None
@@ -156,7 +157,7 @@ def feature_names(x: Any) -> Any:
 
 
 def check_feature_names(estimator: Any, x: Any) -> None:
-    """ValueError if the names of the columns are not those of the fit. A warning if only one of them has names."""
+    """ValueError if the names of the columns differ from the fitted names. A warning if only one of both has names."""
     if hasattr(estimator, "feature_names_in_") or feature_names(x) is not None:
         from sklearn.utils.validation import _check_feature_names
 
@@ -164,7 +165,7 @@ def check_feature_names(estimator: Any, x: Any) -> None:
 
 
 def check_features(x: Tensor, fitted: Any = None) -> None:
-    """ValueError, in scikit-learn's words, unless coordinates are real, at least one, and as many as were fitted."""
+    """ValueError, worded as in scikit-learn, unless coordinates are real, at least one, and as many as were fitted."""
     if x.is_complex():
         raise ValueError(f"Complex data not supported: X must be real, got {x.dtype}")
     if x.ndim < 2:
@@ -178,15 +179,15 @@ def check_features(x: Tensor, fitted: Any = None) -> None:
 
 
 def check_n_samples(x: Tensor, n_clusters: object) -> None:
-    """ValueError, in scikit-learn's words, for fewer points than clusters."""
+    """ValueError, worded as in scikit-learn, for fewer points than clusters."""
     if isinstance(n_clusters, int) and 0 < x.shape[-2] < n_clusters:
         raise ValueError(f"n_samples={x.shape[-2]} should be >= n_clusters={n_clusters}.")
 
 
 def in_container(estimator: SklearnEstimator, x: Any, columns: Tensor) -> Any:
-    """The columns (N, K) of `transform(x)` in the container that `set_output` or scikit-learn's configuration sets.
+    """The columns (N, K) of `transform(x)` in the container that `set_output` or scikit-learn's configuration selects.
 
-    None if that is the default.
+    None for the default container.
     """
     set_output = modules.get("sklearn.utils._set_output")
     if set_output is None or set_output._get_output_config("transform", estimator)["dense"] == "default":
@@ -203,7 +204,7 @@ def _is_nested_numbers(values: Any) -> bool:
 
 
 def _has_float(value: Any) -> bool:
-    """Whether this is a real number but no integer, or a list with one."""
+    """Whether this is a real number that is not an integer, or a list that contains one."""
     if isinstance(value, (list, tuple)):
         return any(map(_has_float, value))
     return isinstance(value, Real) and not isinstance(value, Integral)

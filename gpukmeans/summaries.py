@@ -9,7 +9,7 @@ from gpukmeans.validation import short_name
 
 
 def summary(value: object) -> str:
-    """Dtype, shape and device of a tensor; of a tensor of one value without dimensions, and of all else, the value.
+    """Dtype, shape and device of a tensor with dimensions; the value of any other object.
 
     Example:
         >>> summary(torch.zeros(8, 3)), summary(torch.tensor(0.5)), summary("plain")
@@ -22,7 +22,7 @@ def summary(value: object) -> str:
 
 
 def summary_of_fields(name: str, fields: Mapping[str, Any]) -> str:
-    """The `repr` of a result with these fields, one a line.
+    """The `repr` of a result with these fields, one field per line.
 
     Example:
         >>> print(summary_of_fields("Palette", {"colors": torch.zeros(8, 3), "mse": 1.5}))

@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size`, or 1 if that is less, that cover 0 to `length` in order."""
+    """Slices of at most `size` entries (at least 1) that cover 0 to `length` in order."""
     size = max(1, size)
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
 
 
 def tiles(n_runs: int, n_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Tiles of runs x rows of at most `size` entries, or 1 if that is less: rows of one run, or several whole runs."""
+    """Tiles of runs x rows of at most `size` entries (at least 1): rows of one run, or all rows of several runs."""
     for runs in blocks(n_runs, size // n_rows):
         for rows in blocks(n_rows, size):
             yield runs, rows
 
 
 class ProblemIndex:
-    """Problem numbers as an index tensor. The last one is cached, because a copy to a GPU waits for its work to end."""
+    """Problem numbers as an index tensor. The last tensor is cached, because a copy to a GPU synchronizes with it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -36,5 +36,5 @@ class ProblemIndex:
 
 
 def problem_index(problems: Sequence[int], index: Tensor) -> slice | Tensor:
-    """An index of these problems: a slice, which makes a view, for a single one; else `index`, their tensor."""
+    """An index of these problems: for a single problem a slice, which makes a view; else `index`, the tensor."""
     return slice(problems[0], problems[0] + 1) if len(problems) == 1 else index

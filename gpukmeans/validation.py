@@ -1,4 +1,4 @@
-"""Validation of tensors and values at the public functions. Each error has the expected and the received value."""
+"""Validation of arguments of the public functions. Each error has the expected and the received value."""
 
 import functools
 import operator
@@ -22,8 +22,8 @@ _COMPUTE_DTYPES = {
     torch.int64: torch.float64,
 }
 
-# Weights times squared distances are between 2**-MAX_EXPONENT and 2**MAX_EXPONENT. Fixed-point scales reach to 2**1000:
-# the difference leaves room for centers that move apart.
+# Weights times squared distances must be between 2**-MAX_EXPONENT and 2**MAX_EXPONENT. Fixed-point scales extend to
+# 2**1000; the difference is a margin for centers that move apart.
 MAX_EXPONENT = 900
 
 
@@ -33,18 +33,20 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def short_name(thing: torch.dtype | torch.layout) -> str:
-    """The name in errors, without the prefix of torch."""
+    """The name of a dtype or a layout in errors, without the prefix "torch."."""
     return str(thing).removeprefix("torch.")
 
 
 def dtype_and_shape(tensor: Tensor) -> str:
-    """The description of a tensor in errors."""
+    """Dtype and shape of a tensor, for errors."""
     return f"{short_name(tensor.dtype)} of shape {tuple(tensor.shape)}"
 
 
 def check_count(name: str, value: Any, least: int | None = 1) -> int:
-    """The value as an int. TypeError unless it is an integer of Python or NumPy, ValueError unless it is at least
-    `least`."""
+    """The value as an int.
+
+    TypeError unless it is an integer of Python or NumPy, ValueError unless it is at least `least`.
+    """
     try:
         count = None if isinstance(value, (bool, Tensor)) else operator.index(value)
     except TypeError:
@@ -57,20 +59,24 @@ def check_count(name: str, value: Any, least: int | None = 1) -> int:
 
 
 def check_points(x: Tensor, name: str = "x", least: int = 1) -> None:
-    """TypeError or ValueError unless dtype and shape are those of points, of at least `least` rows. Values are not
-    checked."""
+    """TypeError or ValueError unless dtype and shape are right for points with at least `least` rows.
+
+    Values are not checked.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor or an array, got {type(x).__name__}")
     _check_dtype(x, name)
     if x.ndim < 2 or x.shape[-2] < least or 0 in (*x.shape[:-2], x.shape[-1]):
-        but = "" if least else " but N"
-        expected = f"(N, D) or (..., N, D), with all of them{but} at least 1"
+        but = "" if least else " except N"
+        expected = f"(N, D) or (..., N, D), with all dimensions{but} at least 1"
         raise ValueError(f"{name} must have shape {expected}, got {tuple(x.shape)}")
 
 
 def check_weights(weights: Tensor | None, x: Tensor, name: str = "weights") -> None:
-    """TypeError or ValueError unless shape, dtype and device are those of weights of the points. Values are not
-    checked."""
+    """TypeError or ValueError unless shape, dtype and device are right for weights of the points.
+
+    Values are not checked.
+    """
     if weights is None:
         return
     if not isinstance(weights, Tensor):
@@ -106,7 +112,7 @@ def check_fixed(fixed: Tensor, x: Tensor, n_clusters: int) -> None:
 
 
 def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
-    """TypeError or ValueError unless these are initial centers (K, D) or (..., K, D), K equal to `n_clusters`."""
+    """TypeError or ValueError unless these are initial centers (K, D) or (..., K, D), with K equal to `n_clusters`."""
     for_all = (n_clusters, x.shape[-1])
     for_each = (*x.shape[:-2], *for_all)
     if init.shape not in (for_all, for_each) or init.device != x.device:
@@ -121,7 +127,7 @@ def check_n_clusters(n_clusters: int, n_present: Tensor, n_fixed: int = 0) -> No
     fewest, which = int(n_present.min()), int(n_present.argmin())
     if n_clusters - n_fixed > fewest:
         where = f" of problem {which}" if len(n_present) > 1 else ""
-        plus = f", plus that of fixed centers, {n_fixed}" if n_fixed else ""
+        plus = f", plus the number of fixed centers, {n_fixed}" if n_fixed else ""
         raise ValueError(
             f"n_clusters must be at most the number of points with weight, {fewest}{where}{plus}, got {n_clusters}"
         )
@@ -190,7 +196,7 @@ def check_magnitude(total_weight: Tensor, sqdist: Tensor) -> None:
 
 
 def check_nonzero_rows(x: Tensor, name: str, present: Tensor | None = None) -> None:
-    """ValueError if a row of (..., N, D) is zero, and in the mask `present` (..., N) if there is one."""
+    """ValueError if a row of (..., N, D) is zero. With a mask `present` (..., N), only its rows are checked."""
     zero = (x == 0).all(dim=-1)
     if present is not None:
         zero = zero & present

@@ -313,7 +313,7 @@ def test_a_subclass_that_passes_keywords_on_has_the_parameters_of_both():
     ids=["list", "nested", "scalars", "objects", "array"],
 )
 def test_floats_of_any_kind_in_y_are_warned_of(y):
-    with pytest.warns(UserWarning, match="y is ignored, and has floats: weights of points are given as sample_weight"):
+    with pytest.warns(UserWarning, match="y has floats and is ignored: pass weights of points as sample_weight"):
         KMeans(2).fit(X, y)
 
 
@@ -372,7 +372,7 @@ def test_the_target_of_a_regression_on_distances_has_no_warning():
     ("x", "error"), [([[1, 2], [3]], ValueError), ([[1, None], [3, 4]], TypeError), ([[10**400, 1]], OverflowError)]
 )
 def test_nested_lists_that_are_no_points_are_an_error(x, error):
-    with pytest.raises(error, match="nested lists must be of numbers, and of equal lengths, got others"):
+    with pytest.raises(error, match="nested lists must contain numbers and have equal lengths, got others"):
         KMeans(1).fit(x)
 
 

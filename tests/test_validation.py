@@ -122,7 +122,7 @@ WRONG_CALLS = [
     ((X, 2), {"fixed": X[:2] * 1e30}, ValueError, "of x and fixed span up to .* scale them down"),
     ((X, 2), {"fixed": X[:1] * 0, "metric": "cosine"}, ValueError, "fixed must have no zero row"),
     ((X, 3), {"fixed": X[:1], "init": X[:3]}, ValueError, r"init must have shape \(2, 3\) on cpu, got shape \(3, 3\)"),
-    ((X, 9), {"fixed": X[:2]}, ValueError, "points with weight, 6, plus that of fixed centers, 2, got 9"),
+    ((X, 9), {"fixed": X[:2]}, ValueError, "points with weight, 6, plus the number of fixed centers, 2, got 9"),
     ((X, 2), {"metric": 2}, TypeError, "metric must be a name or a metric, got int"),
     ((X * 0, 2), {"metric": "cosine"}, ValueError, "x must have no zero row for the cosine metric.* got row 0"),
     ((B * torch.tensor([1, 0])[:, None, None], 2), {"metric": "cosine"}, ValueError, "got row 0 of problem 1"),

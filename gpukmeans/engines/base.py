@@ -10,7 +10,7 @@ from gpukmeans.moments import Moments
 
 
 class Assignment(NamedTuple):
-    """For each point the index of its nearest center, int64, and the squared distance to it.
+    """The index of the nearest center of each point, int64, and the squared distance to it.
 
     The lowest index wins a tie.
     """
@@ -44,9 +44,9 @@ class BoundEngine(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """A method to find nearest centers. Its results are those of the plain engine, to the bit.
+    """A method to find nearest centers. Its results have the bits of the plain engine.
 
-    Any object with these members is an engine, for `kmeans(..., engine=...)` and `assign(..., engine=...)`.
+    Any object with these members can be passed to `kmeans(..., engine=...)` and `assign(..., engine=...)`.
 
     Example:
         >>> class FewPointsEngine:
@@ -66,16 +66,16 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in error messages, and the key in `ENGINES` of an engine that is listed there."""
+        """The name in error messages. For an engine in `ENGINES` it is the key."""
         ...
 
     def unsupported_reason(self, x: Tensor) -> str | None:
-        """None if the engine supports points (..., N, D) of this shape, dtype and device, else the reason.
+        """The reason why the engine does not support points (..., N, D) of this shape, dtype and device, else None.
 
         The reason completes the sentence "engine ... cannot take these points: ". Values of the points are not read.
         """
         ...
 
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine:
-        """The engine for points (P, N, D) of any real dtype. Weights (P, N) are at least 0; without them all are 1."""
+        """The engine, bound to points (P, N, D) of any real dtype. Weights (P, N) are at least 0, and 1 if None."""
         ...

@@ -1,4 +1,4 @@
-"""The matmul engine: a matrix product proposes the nearest centers, the reference distance decides near ties."""
+"""The matmul engine: a matrix product proposes the nearest centers, and the reference distance decides near ties."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from gpukmeans.engines.base import Assignment
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine, Proposal, nearest_by_cdist
 from gpukmeans.validation import compute_dtype
 
-# Settings that keep all bits of float32 factors: those of a backend, and "highest" of torch before 2.9.
+# Settings that keep all bits of float32 factors: settings of a backend, and "highest" of torch before 2.9.
 _FULL_PRECISION = ("none", "ieee", "highest")
 
 
@@ -40,12 +40,12 @@ class MatmulEngine(PlainEngine):
 def _float32_precision(device: torch.device) -> str:
     """The setting of torch for products of float32 matrices on this device."""
     matmul = getattr(torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn, "matmul", None)
-    # Before 2.9 torch has one setting for all devices. Since then reading that one fails where the devices differ.
+    # Before 2.9 torch has one setting for all devices. From 2.9 on, reading it fails if the devices differ.
     return getattr(matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
 
 
 def _multiplies(device: torch.device) -> bool:
-    """Whether torch multiplies matrices on this device, rather than raise for lack of repeatable bits."""
+    """Whether torch multiplies matrices on this device. If it cannot repeat the bits as set, torch raises an error."""
     one = torch.ones(1, 1, device=device)
     try:
         torch.mm(one, one)
@@ -63,13 +63,13 @@ def nearest_by_product(x: Tensor, centers: Tensor) -> Assignment:
         table = torch.baddbmm(norms[:, None] / 2, shifted_x, shifted_centers.mT, alpha=-1)
     proposed, labels = table.min(dim=2)
     # For |x| = r and |c| <= s the error of an entry is below (D/2 + 4) units of rounding of (r + s)² (Higham 2002,
-    # section 3.1, for sums of products in any order, and the rounding of x - origin), that of half a distance below
-    # D/4 + 1. A unit is eps/2, and two entries are compared.
+    # section 3.1, for sums of products in any order, and the rounding of x - origin). The error of half a reference
+    # distance is below D/4 + 1 units. A unit is eps/2, and two entries are compared.
     info = torch.finfo(x.dtype)
     magnitude = (shifted_x.square().sum(dim=2).sqrt() + norms.amax(dim=1, keepdim=True).sqrt()).square()
     limit = proposed + (x.shape[2] + 8) * (info.eps * magnitude + info.tiny)
     proposal = Proposal(table, proposed, labels, limit)
-    # Far outliers make the bound loose: most rows would then be decided one by one.
+    # Far outliers make the bound loose, and then most rows would be decided one by one.
     if 4 * len(proposal.contested) > proposed.numel():
         return nearest_by_cdist(x, centers)
     return proposal.resolved(x, centers)

@@ -2,9 +2,10 @@
 
 It is `gpukmeans.textbook` with four additions:
 
-* Blocks: a tile of distances is held at a time instead of the table of N x K.
+* Blocks: one tile of distances is in memory at a time instead of the table of N x K.
 * Batches: B runs over the points of P problems are computed side by side, with weights.
-* Ties: where `cdist` rounds, the reference distance (see `gpukmeans.distance`) decides, the lowest index first.
+* Ties: where rounding of `cdist` could decide, the reference distance (see `gpukmeans.distance`) decides, and the
+  lowest index wins.
 * Fixed-point sums: terms are added as integers, so no bit depends on blocks, threads or devices.
 """
 
@@ -22,21 +23,25 @@ from gpukmeans.fixed_point import FixedPoint, to_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
 
-# Entries of the largest tile of the distance table. 2**20 was the fastest of 2**16 to 2**20, measured on two cores.
-# With its temporary tensors one pass holds less than 64 MiB, also in float64 and for up to a million coordinates.
+# The largest number of entries of a tile of the distance table. 2**20 was the fastest of 2**16 to 2**20, measured on
+# two cores. A pass, with temporary tensors, takes less than 64 MiB, in float64 too and for up to a million coordinates.
 _TILE = 1 << 20
 
-# The matrix-product mode of cdist cancels far from the origin and changes bits with the shape of the block.
+# In the matrix-product mode of cdist, digits cancel far from the origin, and bits depend on the shape of the block.
 _DIRECT = "donot_use_mm_for_euclid_dist"
 
 
-# Nearest of the centers (B, K, D) for points (B, N, D) that fit a tile, by the reference distance, lowest index first.
 Nearest = Callable[[Tensor, Tensor], Assignment]
+"""A function of points (B, N, D) that fit a tile and centers (B, K, D) that returns the nearest centers by the
+reference distance, the lowest index on ties."""
 
 
 @dataclass(frozen=True)
 class PlainEngine:
-    """Runs on every device of torch with float64 and int64. At most `tile` distances are held; no bit depends on it."""
+    """Engine for every device of torch with float64 and int64.
+
+    At most `tile` distances are in memory at a time. No bit depends on it.
+    """
 
     tile: int = _TILE
     name = "plain"
@@ -51,7 +56,7 @@ class PlainEngine:
 
 
 class _Block(NamedTuple):
-    """Some runs and some rows of their points, few enough for one tile."""
+    """Some runs and some rows of their points, whose distances fit one tile."""
 
     runs: slice
     rows: slice
@@ -77,7 +82,7 @@ class BoundPlainEngine:
         return Assignment(labels, sqdist)
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
-        """Moments at centers (B, K, D). Labels are held for one block at a time."""
+        """Moments at centers (B, K, D). Labels are stored for one block at a time."""
         n_runs, n_clusters, width = centers.shape
         device = self.x.device
         sums = torch.zeros(n_runs, width, n_clusters, dtype=torch.int64, device=device)
@@ -113,7 +118,7 @@ class BoundPlainEngine:
 
     def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
         """Blocks of rows of one run, or of all rows of several runs if their problems are small."""
-        # The distances of a block fit a tile, and so do its few copies.
+        # The distances of a block fit a tile, and so do the few copies of its points.
         n_rows = self.tile // max(centers.shape[1], 4 * self.x.shape[2])
         index = self._problem_index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
@@ -138,11 +143,12 @@ class BoundPlainEngine:
 
 
 def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
-    """Labels and squared distances (B, N): by `cdist`, and by the reference distance where rounding could decide."""
+    """Labels and squared distances (B, N) by `cdist`, and by the reference distance where rounding could decide."""
     width = x.shape[2]
     table = torch.cdist(x, centers, compute_mode=_DIRECT)
-    # The error of a root of a sum of D squares is below (D/2 + 2) units of rounding, on either side of a comparison;
-    # that of the root of the reference distance below D/2 + 1. Relative bounds end at the smallest normal number.
+    # The error of the root of a sum of D squares is below (D/2 + 2) units of rounding, on either side of a comparison.
+    # The error of the root of the reference distance is below D/2 + 1 units. These relative bounds hold down to the
+    # smallest normal number.
     info = torch.finfo(x.dtype)
     proposed, labels = table.min(dim=2)
     limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
@@ -153,8 +159,8 @@ def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
 class Proposal:
     """Nearest centers by a rounded table (B, N, K) of distances, or of values that increase with the distance.
 
-    `proposed` and `labels` (B, N) are the minima of the table and their indices. A center whose entry is above `limit`
-    (B, N) cannot be the nearest by the reference distance.
+    `proposed` and `labels` (B, N) are the minima of the table over the centers and their indices. A center whose entry
+    is above `limit` (B, N) cannot be the nearest by the reference distance.
     """
 
     table: Tensor
@@ -170,11 +176,11 @@ class Proposal:
         return (runner_up <= self.limit).flatten().nonzero().squeeze(1)
 
     def resolved(self, x: Tensor, centers: Tensor) -> Assignment:
-        """The nearest by the reference distance, lowest index first, and their squared distances."""
+        """The nearest centers by the reference distance, the lowest index on ties, and the squared distances."""
         n, (n_clusters, width) = x.shape[1], centers.shape[1:]
         labels, limit, table = self.labels.flatten().clone(), self.limit.flatten(), self.table.flatten(0, 1)
         flat_x, flat_centers = x.flatten(0, 1), centers.flatten(0, 1)
-        # By quarters of the block, since every entry of the table may be a candidate.
+        # By quarters of the block, because every entry of the table may be a candidate.
         for block in blocks(len(self.contested), len(flat_x) // 4):
             rows = self.contested[block]
             first = rows // n * n_clusters  # index of the first center of the run of each row
@@ -185,13 +191,13 @@ class Proposal:
 
 
 def _nearest_candidate(x: Tensor, centers: Tensor, first: Tensor, candidates: Tensor) -> Tensor:
-    """For each row the nearest (N,) of its candidates, a mask (N, K), by the reference distance, lowest index first.
+    """The nearest candidate (N,) of each row by the reference distance, the lowest index on ties.
 
-    The K centers of a row begin at index `first` (N,) of the centers.
+    `candidates` is a mask (N, K). The K centers of a row begin at index `first` (N,) of the centers.
     """
     sqdist = torch.full(candidates.shape, torch.inf, dtype=x.dtype, device=x.device)
     rows, columns = candidates.nonzero(as_tuple=True)
-    # A quarter of the table's size at a time, since each pair has D channels and every entry may be a pair.
+    # A quarter of the table at a time, because every entry may be a candidate, and each has D coordinates.
     for pairs in blocks(len(rows), candidates.numel() // (4 * x.shape[1])):
         row, column = rows[pairs], columns[pairs]
         sqdist[row, column] = squared_distance(x[row].T, centers[first[row] + column].T)

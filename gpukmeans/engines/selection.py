@@ -1,4 +1,4 @@
-"""Engines by name, and the choice of one for given points."""
+"""Engines by name, and the selection of an engine for given points."""
 
 from typing import Literal
 
@@ -25,11 +25,11 @@ ENGINES: dict[str, Engine] = {
 def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
 
-    "auto" is the first without an `unsupported_reason` of "triton" (up to 8 coordinates on CUDA), "native" (on the CPU,
-    where there are native kernels), "matmul" and "plain".
+    "auto" selects the first engine that supports the points, in this order: "triton" (up to 8 coordinates on CUDA),
+    "native" (on the CPU, if there are native kernels), "matmul" and "plain".
 
-    ValueError for an unknown name, and with the reason if the engine, or for "auto" every engine, does not support
-    these points. TypeError for an object that is not an engine.
+    ValueError, with the reason, if the engine does not support these points, or for "auto" if no engine does.
+    ValueError for an unknown name, TypeError for an object that is not an engine.
     """
     if isinstance(engine, str):
         if engine == "auto":

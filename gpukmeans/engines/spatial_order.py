@@ -7,12 +7,12 @@ from torch import Tensor
 
 # Bits of an index on the curve. The table of 2**15 indices is computed once, in a few milliseconds.
 _CURVE_BITS = 15
-# Points of each problem whose quantiles are the grid lines of each coordinate.
+# The number of points of each problem in a sample. Its quantiles are the grid lines of each coordinate.
 _SAMPLE = 4096
 
 
 def order(x: Tensor) -> Tensor:
-    """The rows (P, N), int64, of points (P, N, D) in the order of a Hilbert curve through them.
+    """The rows (P, N), int64, of points (P, N, D) in the order of a Hilbert curve.
 
     Each coordinate is quantized at quantiles of a sample, so an outlier does not move all others into one grid cell.
     """
@@ -25,7 +25,7 @@ def order(x: Tensor) -> Tensor:
         bounds = sample[:, channel, quantiles].contiguous()
         codes = codes << bits | torch.searchsorted(bounds, x[..., channel].contiguous(), right=True, out_int32=True)
     keys = _curve(width, bits).to(x.device).index_select(0, codes.flatten()).view(n_problems, n)
-    # One sort of all keys: on a CPU ten times faster than a sort of each row of a batch.
+    # One sort of all keys is ten times faster on a CPU than a sort of each row of a batch.
     problem = torch.arange(n_problems, device=x.device)[:, None]
     if n_problems > 1:
         keys = keys + (problem << bits * width)
@@ -36,8 +36,8 @@ def order(x: Tensor) -> Tensor:
 def _curve(width: int, bits: int) -> Tensor:
     """The index on a Hilbert curve of each grid cell, for a grid of 2**bits cells along each coordinate: int32.
 
-    Grid cells are numbered by codes: their coordinates as digits, the first one highest. The algorithm is that of
-    Skilling (2004), "Programming the Hilbert curve".
+    Grid cells are numbered by codes, whose digits are their coordinates, the first one highest. Algorithm of Skilling
+    (2004), "Programming the Hilbert curve".
     """
     codes = torch.arange(1 << bits * width, device="cpu")
     mask = (1 << bits) - 1

@@ -1,4 +1,4 @@
-"""Points, wherever they are stored: in a tensor, in a stream of batches, on the ranks of a process group."""
+"""Points in a tensor, in a stream of batches, or on the ranks of a process group."""
 
 from gpukmeans.points.base import NearestState, Points
 from gpukmeans.points.batches import Batches

@@ -16,11 +16,11 @@ from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.validation import squared_diagonal
 
 SAMPLE_BITS = 62
-"""Random bits of a sample: the largest even number below the 63 bits of a positive int64."""
+"""Random bits of a sample: the largest even number below 63, the bits of a positive int64."""
 
 
 class SampleBy(Enum):
-    """The sampling weight of a point: its probability is proportional to this."""
+    """The sampling weight of a point. The probability of the point is proportional to it."""
 
     WEIGHT = "weight"
     UNCOVERED = "weight, of points that are not equal to a center; 0 for all others"
@@ -29,7 +29,7 @@ class SampleBy(Enum):
 
 @runtime_checkable
 class WeightedSampler(Protocol):
-    """Points at integer positions, in row order: each fills as many as its sampling weight has fixed-point units."""
+    """Points at integer positions, in row order. A point fills one position per fixed-point unit of sampling weight."""
 
     @property
     def totals(self) -> Tensor:
@@ -49,22 +49,22 @@ class NearestState(Protocol):
     """
 
     def update(self, centers: Tensor) -> "NearestState":
-        """The state with more centers (B, L, D), of indices M to M + L - 1. The lowest index wins a tie."""
+        """The state with L more centers (B, L, D), whose indices are M to M + L - 1. The lowest index wins a tie."""
         ...
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
         """The largest squared distance (B,) of a point with weight, float64, 0 without points.
 
-        `total_weight` (B,) is that of all points; the fixed-point scale of D² samples follows from both.
+        `total_weight` (B,) is the weight of all points. The fixed-point scale of D² samples follows from both.
         """
         ...
 
     def sampler(self, by: SampleBy, scale: Tensor) -> WeightedSampler:
-        """A sampler of the points. Without centers (M = 0), only by weight."""
+        """A sampler of the points. Without centers (M = 0) it samples by weight only."""
         ...
 
     def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
-        """The inertia with each single candidate of (B, L, D) as an additional center: (B, L) int64 units."""
+        """The inertia with one more center, for each of the candidates (B, L, D): (B, L) int64 units."""
         ...
 
     def cluster_weights(self, scale: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ class NearestState(Protocol):
 
 @runtime_checkable
 class PointSource(Protocol):
-    """Points of P problems, all of them or a disjoint part. Its results add up to those of all points.
+    """Points of P problems: all points, or one of several disjoint parts whose results add up.
 
-    B runs are processed side by side; `problems`, B numbers below P, are the problems of the runs. `dtype` is that of
-    the computation, of centers and of squared distances; `weights_dtype` is None where all weights are 1.
+    B runs are processed side by side; `problems`, B numbers below P, are the problems of the runs. `dtype` is the dtype
+    of the computation, of centers and of squared distances. `weights_dtype` is None where all weights are 1.
     """
 
     @property
@@ -87,19 +87,24 @@ class PointSource(Protocol):
     def weights_dtype(self) -> torch.dtype | None: ...
 
     def input_stats(self) -> InputStats:
-        """Statistics of rows and weights as given. ValueError for values that are not finite, and, where all weights
-        are 1, for points that the metric excludes."""
+        """Statistics of rows and weights as given.
+
+        ValueError for values that are not finite and, where all weights are 1, for points that the metric excludes.
+        """
         ...
 
     def with_fixed_point_weights(self, scale: Tensor) -> "PointSource":
         """The same points with their weights rounded to fixed point at `scale` (P,).
 
-        A weight below half a unit becomes 0, and the point is absent from then on.
+        A weight below half a unit becomes 0, so its point is absent.
         """
         ...
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
-        """Statistics of the points with weight, after rounding. ValueError for points that the metric excludes."""
+        """Statistics of the points with weight, after weights are rounded.
+
+        ValueError for points that the metric excludes.
+        """
         ...
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
@@ -111,14 +116,14 @@ class PointSource(Protocol):
         ...
 
     def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
-        """Sums over the points that are equal to each of the values (B, n, D), to the first of equal values.
+        """For each of the values (B, n, D), sums over the points that are equal to it; equal values use the first one.
 
-        (B, n, D + 1) int64, in fixed-point units: of w·(x - lowest) and, last, of w.
+        The sums (B, n, D + 1) of w·(x - lowest) and, last, of w are int64, in fixed-point units.
         """
         ...
 
     def assign(self, centers: Tensor | None, problems: Sequence[int]) -> NearestState:
-        """The nearest of the centers (B, M, D) for each point; None for a state without centers."""
+        """The nearest of the centers (B, M, D) for each point. Without centers (None) the state has M = 0."""
         ...
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
@@ -134,8 +139,8 @@ class PointSource(Protocol):
 class Points:
     """Weighted points for B runs side by side. Each run uses the points of one of P problems.
 
-    The samples and bits of a run depend neither on the number of other runs nor on where the points are stored: a
-    sample is one integer below an integer total.
+    A sample is one integer below an integer total, so the samples and bits of a run depend neither on the other runs
+    nor on where the points are stored.
     """
 
     source: PointSource
@@ -184,7 +189,7 @@ class Points:
     def measure(self, centers: Tensor, sqdist_bound: Tensor, scale: Tensor | None = None) -> Moments:
         """Moments at centers (B, K, D). No squared distance to a nearest center may exceed `sqdist_bound` (B,).
 
-        `scale` (B,) is the `sqdist_scale` of the bound, where it is known.
+        `scale` (B,) is the `sqdist_scale` of the bound, if the caller has computed it.
         """
         scale = self.sqdist_scale(sqdist_bound) if scale is None else scale
         return self.source.measure(centers, self.fixed_point.with_sqdist(scale), self.problems)
@@ -194,7 +199,7 @@ class Points:
         return self.source.worst_served(centers, n, self.problems)
 
     def totals_of_equal(self, values: Tensor) -> Tensor:
-        """The parts (B, n, D + 1) of the sums and weights of moments that are of points equal to values (B, n, D)."""
+        """Sums and weights (B, n, D + 1), as in moments, of the points equal to each of the values (B, n, D)."""
         return self.source.totals_of_equal(values, self.fixed_point, self.problems)
 
     def labels(self, centers: Tensor) -> Tensor | None:
@@ -202,7 +207,7 @@ class Points:
         return self.source.labels(centers, self.problems)
 
     def assign(self, centers: Tensor) -> NearestState:
-        """The nearest of centers (B, M, D) for each point, as the argument of the methods below."""
+        """The nearest of centers (B, M, D) for each point, which the methods below take as an argument."""
         return self.source.assign(centers, self.problems)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -210,18 +215,20 @@ class Points:
         return self._sample(n, generator, self.source.assign(None, self.problems), [])
 
     def sample_uncovered(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
-        """n points (B, n, D) by weight that are not equal to a center; of all points if all are equal to centers."""
+        """n points (B, n, D) by weight, of those that are not equal to a center; if there are none, of all points."""
         return self._sample(n, generator, nearest, [(SampleBy.UNCOVERED, self.fixed_point.weight)])
 
     def sample_d2(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
-        """n points (B, n, D) by weight times squared distance; as `sample_uncovered` if that is 0 for all points."""
-        # Squared distances below half a unit round to 0. If all do, points are sampled as uncovered ones.
+        """n points (B, n, D) by weight times squared distance; as `sample_uncovered` if the product is 0 for all."""
+        # Products below half a unit round to 0. If all do, points that are not equal to a center are sampled by weight.
         choices = [(SampleBy.D2, self._d2_scale(nearest)), (SampleBy.UNCOVERED, self.fixed_point.weight)]
         return self._sample(n, generator, nearest, choices)
 
     def potentials(self, nearest: NearestState, candidates: Tensor) -> Tensor:
-        """The inertia with each single candidate of (B, L, D) as an additional center: (B, L) int64, in units that are
-        equal for all candidates of a run."""
+        """The inertia with one more center, for each of the candidates (B, L, D): (B, L) int64.
+
+        The units are equal for all candidates of a run.
+        """
         return nearest.potentials(candidates, self._d2_scale(nearest))
 
     def cluster_weights(self, nearest: NearestState) -> Tensor:
@@ -243,7 +250,10 @@ class Points:
     def _sample(
         self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
     ) -> Tensor:
-        """n points (B, n, D), each by one random integer, by the first choice whose total is not 0, else by weight."""
+        """n points (B, n, D), each by one random integer.
+
+        A run samples by the first of the `choices` whose total is not 0, else by weight.
+        """
         random = random_numbers(n, generator).to(self.device)
         sampled: Tensor | None = None
         missing: Tensor = torch.ones(1, 1, dtype=torch.bool, device=self.device)
@@ -278,8 +288,8 @@ def random_numbers(n: int, generator: torch.Generator) -> Tensor:
 def scale_random(random: Tensor, totals: Tensor) -> Tensor:
     """floor(random · total / 2**62), exact, for random numbers below 2**62 (n,) and totals below 2**62 (B, 1): (B, n).
 
-    Uniform in [0, total) up to a probability of 2**-62. Rejection sampling would be exact, but would take different
-    amounts of random numbers in runs side by side.
+    The result is uniform in [0, total) up to a probability of 2**-62. Rejection sampling would be exact, but runs would
+    need different amounts of random numbers.
     """
     half = SAMPLE_BITS // 2
     mask = (1 << half) - 1

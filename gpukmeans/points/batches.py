@@ -1,4 +1,4 @@
-"""`Batches`: points in batches that are read again in each pass, the next batch while one is in use."""
+"""`Batches`: points in batches that each pass reads again. The next batch is read while one is in use."""
 
 import contextlib
 import itertools
@@ -13,8 +13,8 @@ from torch.autograd.grad_mode import set_grad_enabled
 from gpukmeans.arrays import check_dense, to_tensor, weights_tensor
 from gpukmeans.validation import check_count
 
-# Bytes of a batch by default. Measured on two cores with 16 coordinates and K = 64: 8 to 128 MiB were equally fast, 1
-# and 2 MiB took 14 % longer.
+# Default bytes of a batch. Measured on two cores with 16 coordinates and K = 64: 8 to 128 MiB were equally fast, 1 and
+# 2 MiB took 14 % longer.
 _BYTES = 1 << 25
 
 T = TypeVar("T")
@@ -31,20 +31,20 @@ class Batch(NamedTuple):
 class Batches:
     """Batches of points (N, D) from a source: an iterable of tensors, or of pairs whose first entry is the points.
 
-    Each iteration reads the source once. The next batch is read, and copied to the device, while one is in use; no more
-    than two are in memory. A thread reads, with the grad mode, current device and stream of the caller, but without its
-    autocast.
+    Each iteration reads the source once. A thread reads the next batch, and copies it to the device, while one is in
+    use; no more than two batches are in memory. The thread has the grad mode, current device and stream of the caller,
+    but not its autocast.
 
     Args:
-        source: an iterable that can be iterated again, such as a list or a `DataLoader`, of tensors or arrays with
-            rows. Or a table of rows with slices and `len()` or `shape`, such as a memory-mapped array, a tensor or a
-            `TensorDataset`. Each iteration must give the same rows in the same order, and no batch may change after it
-            was given. Of a batch that is a tuple or a list, such as points and their classes, the first entry is the
-            points and the rest is ignored.
-        batch_rows: rows per batch of a table, by default about 32 MiB.
-        device: device to which batches are copied, asynchronously for a GPU. By default they are not copied.
-        dtype: the dtype of the points, by default that of the source.
-        weighted: whether each batch is a pair, whose second entry is the weights (N,) of its points, or a mask.
+        source: an iterable of batches that can be iterated again, such as a list or a `DataLoader`, or a table of rows
+            with slices and `len()` or `shape`, such as a memory-mapped array, a tensor or a `TensorDataset`. Each
+            iteration must give the same rows in the same order, and no batch may change after it was given. If a batch
+            is a tuple or a list, such as points and their classes, its first entry is the points and the rest is
+            ignored.
+        batch_rows: the number of rows in a batch of a table, by default about 32 MiB.
+        device: the device to which batches are copied, asynchronously for a GPU. By default they are not copied.
+        dtype: the dtype of the points, by default the dtype of the source.
+        weighted: whether each batch is a pair of points and their weights (N,), which may be a mask.
 
     Raises:
         TypeError, ValueError: for any other source, such as an iterator, which can be read only once.
@@ -153,7 +153,7 @@ def _n_rows(table: Any) -> int:
 def _slice_of(table: Any, start: int, stop: int) -> Any:
     try:
         return table[start:stop]
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # of a table that takes single rows only
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # a table that takes the index of a single row
         name = type(table).__name__
         raise TypeError(f"{name} has no slices ({error}): pass a DataLoader of it") from error
 
@@ -196,7 +196,7 @@ def _start_copy(batch: Batch, stream: torch.Stream) -> tuple[Batch, Any]:
     """A copy of the batch on the device of the stream, not yet complete, and the event of its completion."""
     tensors = [tensor for tensor in batch if tensor is not None]
     for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
-        # A batch that is on a GPU already may not be computed yet.
+        # A batch on a GPU may still be in computation.
         stream.wait_event(torch.accelerator.current_stream(device).record_event())
     with _current_stream(stream):
         copies = [
@@ -210,7 +210,7 @@ _END = object()
 
 
 def _read_ahead(items: Iterable[T], prepare: Callable[[T], U]) -> Iterator[U]:
-    """`prepare` of each item, by another thread while the one before is in use. No more than two are in memory."""
+    """`prepare(item)` for each item, by a thread that is one item ahead. No more than two items are in memory."""
     iterator, caller_context = iter(items), _context_of_caller()
 
     def read_next() -> Any:
@@ -222,12 +222,12 @@ def _read_ahead(items: Iterable[T], prepare: Callable[[T], U]) -> Iterator[U]:
         while (item := future.result()) is not _END:
             future = reader.submit(read_next)
             held = [item]
-            del item  # no reference is left here while the caller uses the item
+            del item  # so that no reference is left here while the caller uses the item
             yield held.pop()
 
 
 def _context_of_caller() -> Callable[[], contextlib.ExitStack]:
-    """A function that another thread calls for a context with the grad mode, device and stream of this thread."""
+    """A function that opens, in another thread, a context with the grad mode, device and stream of this thread."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     stream = torch.accelerator.current_stream() if torch.accelerator.is_available() else None
 
@@ -244,8 +244,8 @@ def _context_of_caller() -> Callable[[], contextlib.ExitStack]:
 
 @contextlib.contextmanager
 def _current_stream(stream: torch.Stream) -> Iterator[None]:
-    """Inside, the stream and its device are the current ones of the thread."""
-    # From torch 2.7 on a stream is a context itself, but not one that several threads can enter.
+    """A context in which the stream and its device are current in this thread."""
+    # From torch 2.7 on a stream is a context itself, but several threads cannot enter it.
     before = torch.accelerator.current_stream()
     torch.accelerator.set_stream(stream)
     try:

@@ -1,4 +1,4 @@
-"""Communication between the ranks of a process group. An error on one rank is raised on all, and none waits for it."""
+"""Communication between the ranks of a process group. An error on one rank is raised on all, so that no rank hangs."""
 
 import contextlib
 import pickle
@@ -12,16 +12,16 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# Errors that keep their type on other ranks. All others become a RuntimeError that contains the name of the type.
+# Errors that keep their type on other ranks. Other errors become a RuntimeError that contains the name of the type.
 _KEPT_TYPES = {error.__name__: error for error in (TypeError, ValueError, RuntimeError, OSError, MemoryError)}
 
 
 @runtime_checkable
 class Communicator(Protocol):
-    """The collectives of one call of `kmeans`. All ranks must call the same ones in the same order.
+    """The collectives of one call of `kmeans`. All ranks must call the same collectives in the same order.
 
-    `work` is computed on each rank, inside the collective: if it fails on a rank, the error of the lowest such rank is
-    raised on all. `what` is the name of the collective in errors.
+    `work` is called on each rank, inside the collective. If it fails, the error of the lowest rank that failed is
+    raised on all ranks. `what` is the name of the collective in errors.
     """
 
     @property
@@ -59,10 +59,10 @@ class SingleProcess:
 
 @dataclass(frozen=True, eq=False)
 class ProcessGroupCommunicator:
-    """The communicator of a `torch.distributed` process group, by the collectives of its backend.
+    """The communicator of a `torch.distributed` process group, which uses the collectives of its backend.
 
-    A rank that has ended, or does not arrive within the timeout of the group, is a RuntimeError on the others, with the
-    name of the collective.
+    If a rank has ended, or does not arrive within the timeout of the group, the other ranks raise a RuntimeError with
+    the name of the collective.
     """
 
     group: dist.ProcessGroup
@@ -107,7 +107,7 @@ class ProcessGroupCommunicator:
 
     @contextlib.contextmanager
     def _collective(self, what: str) -> Iterator[None]:
-        """Inside, an error of the backend becomes a RuntimeError with the name of the collective."""
+        """A context in which an error of the backend becomes a RuntimeError with the name of the collective."""
         try:
             yield
         except RuntimeError as error:  # the base of all errors of torch.distributed
@@ -117,8 +117,10 @@ class ProcessGroupCommunicator:
 
 
 def communicator_for(group: dist.ProcessGroup | None) -> Communicator:
-    """The communicator of a group, or of this process alone without one. TypeError for anything else, ValueError if
-    this process is not in the group."""
+    """The communicator of a process group; for None, of this process alone.
+
+    TypeError for any other object, ValueError if this process is not in the group.
+    """
     if group is None:
         return SingleProcess()
     if not isinstance(group, dist.ProcessGroup):
@@ -141,7 +143,7 @@ def on_device(value: T, device: torch.device) -> T:
 
 
 def _to_cpu(value: T) -> T:
-    """The value with all tensors on the CPU, and copies of views, with which pickle would send the whole storage."""
+    """The value with all tensors on the CPU. Views are copied, because pickle would send their whole storage."""
 
     def to_cpu(tensor: Tensor) -> Tensor:
         tensor = tensor.cpu()
@@ -171,7 +173,7 @@ def _map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
 def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
-    except Exception as error:  # of any kind: the other ranks must not wait
+    except Exception as error:  # any error, because the other ranks must not wait for this one
         return None, error
 
 

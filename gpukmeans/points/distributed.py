@@ -1,4 +1,4 @@
-"""Points on the ranks of a process group. Each rank holds a part, and each result is a sum over the ranks."""
+"""Points on the ranks of a process group. Each rank holds a part of the points; a result is a sum over the ranks."""
 
 import functools
 import operator
@@ -20,7 +20,7 @@ from gpukmeans.points.worst_served import WorstServed
 class DistributedSource:
     """The points of all ranks, in rank order. `own` is the part of this rank.
 
-    Results are equal on all ranks, except for labels, which are those of the rank's own points.
+    Results are equal on all ranks, except labels, which a rank computes for its own points only.
     """
 
     own: PointSource
@@ -76,8 +76,8 @@ class DistributedSource:
 
         by_rank = on_device(self.communicator.all_gather("the worst-served points", own_keys), self.device)
         sqdist, labels = (torch.cat(parts, dim=1) for parts in zip(*by_rank, strict=True))
-        # Points may be equal to those of other ranks, and only their squared distances are known. As points of n
-        # different squared distances are not equal, no point after them can be among the first n.
+        # A point may be equal to a point of another rank, and here only squared distances are available. Points of
+        # different squared distances are not equal, so n different squared distances contain the first n points.
         order = sqdist.argsort(dim=1, descending=True, stable=True)
         sqdist = sqdist.gather(1, order)
         n_different = (sqdist.diff(dim=1) != 0).cumsum(dim=1)
@@ -111,7 +111,7 @@ class DistributedSource:
 class DistributedNearest:
     """The nearest of M centers for the points of all ranks.
 
-    The rank's own state is computed inside the first collective that uses it, so that an error there reaches all ranks.
+    The rank's own state is computed inside the first collective that uses it, so that an error reaches all ranks.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DistributedNearest:
     @property
     def _own(self) -> NearestState:
         if self._compute is not None:
-            self._state, self._compute = self._compute(), None  # drops its reference to the previous state
+            self._state, self._compute = self._compute(), None  # frees the previous state, to which it refers
         assert self._state is not None
         return self._state
 
@@ -170,7 +170,7 @@ class DistributedNearest:
 
 @dataclass(frozen=True, eq=False)
 class DistributedSampler:
-    """A sampler of the points of all ranks for B runs. This rank's points follow `before` (B or 1, 1) positions.
+    """A sampler of the points of all ranks for B runs. The positions of this rank begin at `before` (B or 1, 1).
 
     `empty` (B, 0, D) has the dtype and device of the points.
     """
@@ -195,9 +195,9 @@ class DistributedSampler:
 def _rows_of_all_ranks(
     communicator: Communicator, what: str, here: Tensor, like: Tensor, own_rows: Callable[[], Tensor]
 ) -> Tensor:
-    """Rows (B, n, D), each from the one rank where the mask `here` (B, n) is true, of the shape and dtype of `like`."""
+    """Rows (B, n, D) like `like`, each from the only rank whose mask `here` (B, n) is true for the row."""
     bits = torch.int32 if like.dtype == torch.float32 else torch.int64
-    # The sum of the bits over the ranks is the row, because all other ranks add 0.
+    # The sum of the bits over the ranks is the row, because the other ranks add 0.
     summed = communicator.all_reduce_sum(
         what, like.to(torch.int64), lambda: own_rows().view(bits).long().where(here[..., None], 0)
     )

@@ -40,8 +40,10 @@ class KMeansInput:
 
 
 def read_input(x: Any, weights: Any, engine: str | Engine, *, least: int = 1) -> KMeansInput:
-    """The input `x` with its weights. TypeError or ValueError if it cannot be points, or is a tensor of fewer than
-    `least` rows."""
+    """The input `x` with its weights.
+
+    TypeError or ValueError if it cannot be points, or if it is a tensor of fewer than `least` rows.
+    """
     x = as_tensor(x, "x")
     if isinstance(x, Tensor):
         check_points(x, least=least)
@@ -51,7 +53,7 @@ def read_input(x: Any, weights: Any, engine: str | Engine, *, least: int = 1) ->
         return KMeansInput(rows=x, weights=weights, spec=spec, batch=tuple(x.shape[:-2]), engine=choose(engine, x))
     if weights is not None:
         pairs = "Batches(source, weighted=True) of pairs (x, weights)"
-        raise TypeError(f"weights of a stream must be in its batches, as {pairs}, got the argument weights")
+        raise TypeError(f"weights of a stream must be in its batches: use {pairs}, got the argument weights")
     if _is_list_of_numbers(x):
         raise TypeError(f"x must be a tensor or an array, got {type(x).__name__}")
     batches = x if isinstance(x, Batches) else Batches(x)
@@ -61,7 +63,7 @@ def read_input(x: Any, weights: Any, engine: str | Engine, *, least: int = 1) ->
 
 
 def _is_list_of_numbers(x: Any) -> bool:
-    """Whether this is a list of numbers, or of such lists, by its first entry."""
+    """Whether this is a list of numbers or a nested list of numbers, by its first entry."""
     first = x
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
@@ -69,7 +71,7 @@ def _is_list_of_numbers(x: Any) -> bool:
 
 
 def required_spec(spec: PointSpec | None) -> PointSpec:
-    """The spec. ValueError if there is none, because there are no points."""
+    """The spec. ValueError if it is None, because there are no points."""
     if spec is None:
         raise ValueError("x must have at least one row, got none")
     return spec
@@ -79,8 +81,8 @@ def required_spec(spec: PointSpec | None) -> PointSpec:
 class CallOptions:
     """The properties of a call of `kmeans` that all ranks compare.
 
-    All must be equal, except that ranks without batches have no spec (None), `is_stream` and `has_callback` may differ,
-    and the `resumes` of rank 0 is used.
+    All properties must be equal, with these exceptions: a rank without batches has no spec (None), `is_stream` and
+    `has_callback` may differ, and `resumes` is taken from rank 0.
     """
 
     spec: PointSpec | None
@@ -91,14 +93,14 @@ class CallOptions:
     options: Mapping[str, Any]
 
     def spec_on(self, own: PointSpec | None) -> PointSpec:
-        """The spec of the points of all ranks, on the device of this rank's own. ValueError if there are no points."""
+        """The spec of the points of all ranks, on the device of this rank's points. ValueError without points."""
         spec = required_spec(self.spec)
-        # The device of another rank, if this one has no rows: without its number, which may be of another GPU.
+        # Without rows, this rank uses the type of device of another rank, but not the number of its GPU.
         return spec._replace(device=torch.device(spec.device.type) if own is None else own.device)
 
 
 def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:
-    """The properties of the call on all ranks. ValueError, the same on each rank, for those that differ."""
+    """The properties of the call on all ranks. ValueError, the same on each rank, for a property that differs."""
     specs = [(rank, call.spec) for rank, call in enumerate(calls) if call.spec is not None]
     _check_same("the number of coordinates of x", [(rank, spec.width) for rank, spec in specs])
     _check_same("the dtype of x", [(rank, spec.dtype) for rank, spec in specs])
@@ -120,7 +122,7 @@ def points_from_input(
 ) -> Points:
     """The points of all problems and all ranks, prepared for the metric.
 
-    ValueError for values that cannot be points, and if there are none.
+    ValueError for values that cannot be points, and if there are no points.
     """
     source = run_on_all_ranks(communicator, "the points", lambda: _own_source(given, spec, metric, engine))
     if not isinstance(communicator, SingleProcess):
@@ -155,7 +157,8 @@ def _check_same(name: str, values: Sequence[tuple[int, Any]]) -> None:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         alike = one.dtype == other.dtype and one.shape == other.shape
-        return alike and bool(((one == other) | ((one != one) & (other != other))).all())  # NaN has an error of its own
+        # NaN equals NaN here, because it raises its own error.
+        return alike and bool(((one == other) | ((one != one) & (other != other))).all())
     return type(one) is type(other) and one == other
 
 

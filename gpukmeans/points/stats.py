@@ -13,11 +13,11 @@ from gpukmeans.validation import MAX_EXPONENT, Range, check_magnitude, squared_d
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InputStats:
-    """Statistics of the input of P problems, from the first pass. The scale of the weights follows from them.
+    """Statistics of the input of P problems, from the first pass. They determine the scale of the weights.
 
-    `values` are the lowest and highest coordinates (P, D) of all rows, float64, including those of weight 0. `lightest`
+    `values` are the lowest and highest coordinates (P, D) of all rows, float64, including rows of weight 0. `lightest`
     and `heaviest` (P,) float64 are the extremes of the weights as given, `n_weighted` (P,) int64 is the number of
-    weights above 0, and `total` (P,) float64 is their rounded sum. Missing weights are 1.
+    weights above 0, and `total` (P,) float64 is the rounded sum of the weights. Missing weights are 1.
     """
 
     values: Range
@@ -49,15 +49,15 @@ class InputStats:
         )
 
     def of_unit_weights(self) -> "WeightedStats":
-        """The statistics of the second pass where all weights are 1, which need no second pass."""
+        """The statistics of the second pass, which is not needed where all weights are 1."""
         lowest, highest = self.values
         return WeightedStats(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
 
     def weight_scale(self, weights_dtype: torch.dtype | None) -> Tensor:
-        """Fixed-point units in a weight of 1 (P,): 1 for integers and for None (no weights), else the finest scale
-        that cannot overflow.
+        """The number of fixed-point units (P,) in a weight of 1.
 
-        ValueError unless there are points, and weights are finite, at least 0, not all zero and of a total that fits.
+        It is 1 for integer weights and without weights (None), else the finest scale that cannot overflow. ValueError
+        unless there are points, and weights are finite, at least 0 and not all zero, and have a total that fits.
         """
         if (self.values.lowest > self.values.highest).any():
             raise ValueError("x must have at least one row, got none")
@@ -78,7 +78,7 @@ class InputStats:
         if not (self.heaviest >= 2.0**-MAX_EXPONENT).all():
             received = float(self.heaviest.min())
             raise ValueError(f"weights must not vanish below {2.0**-MAX_EXPONENT:.0e}, got {received:.3g}")
-        # Points of weight 0 are not counted, because they must not change a bit.
+        # Points of weight 0 are not counted, because they must not change any bit.
         largest = self.heaviest * self.n_weighted
         if not largest.isfinite().all():
             n = int(self.n_weighted.max())
@@ -90,8 +90,8 @@ class InputStats:
 class WeightedStats:
     """Statistics of the points with weight, from the second pass, with weights in fixed point.
 
-    `lowest` and `highest` (P, D) float64 are the range, inf and -inf without points; `total` (P,) int64 is the weight
-    in fixed-point units, `n_present` (P,) int64 the number of points.
+    `lowest` and `highest` (P, D) float64 are the range of the points, inf and -inf without points. `total` (P,) int64
+    is the weight in fixed-point units, and `n_present` (P,) int64 the number of points.
     """
 
     lowest: Tensor
@@ -117,11 +117,11 @@ class WeightedStats:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PointStats:
-    """Statistics of all points of P problems. The fixed-point scales follow from them.
+    """Statistics of all points of P problems. They determine the fixed-point scales.
 
-    `values` are the lowest and highest coordinates (P, D) of all rows, `lowest` and `highest` those of the points with
-    weight, `weight_scale` (P,) the fixed-point units in a weight of 1 and `total_weight` (P,) the weight of all points,
-    all float64; `n_present` (P,) int64 is the number of points with weight.
+    `values` is the range (P, D) of all rows, `lowest` and `highest` (P, D) are the range of the points with weight,
+    `weight_scale` (P,) is the number of fixed-point units in a weight of 1, and `total_weight` (P,) is the weight of
+    all points, all float64. `n_present` (P,) int64 is the number of points with weight.
     """
 
     values: Range
@@ -133,8 +133,8 @@ class PointStats:
 
     @staticmethod
     def of(input_stats: InputStats, weighted_stats: WeightedStats, weight_scale: Tensor) -> "PointStats":
-        """The statistics of both passes. ValueError if fixed point cannot represent the moments of such points."""
-        # The sum of integers, because the rounded sum of the first pass depends on the order.
+        """The statistics of both passes. ValueError if fixed point cannot represent the moments of these points."""
+        # The total of integers, because the rounded sum of the first pass depends on the order of the points.
         total = from_fixed(weighted_stats.total, weight_scale)
         check_magnitude(total, squared_diagonal(weighted_stats.lowest, weighted_stats.highest))
         return PointStats(
@@ -148,7 +148,7 @@ class PointStats:
 
     @cached_property
     def fixed_point(self) -> FixedPoint:
-        """The finest scales at which no total can overflow. The scale of `sqdist` is for centers within the range."""
+        """The finest scales at which no total can overflow, if centers are within the range of the points."""
         return FixedPoint(
             weight=self.weight_scale,
             sum=finest_scale(self.total_weight[:, None] * (self.highest - self.lowest)),

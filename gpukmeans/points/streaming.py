@@ -1,4 +1,4 @@
-"""Points in a stream of batches that need not fit into memory. Each request is one pass, and a sum over the batches."""
+"""Points in a stream of batches that need not fit into memory. Each result is a sum over the batches of one pass."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ from gpukmeans.validation import check_points, check_weights, short_name
 
 T = TypeVar("T")
 
-# Rows of a block. A sample is located by the totals of blocks, and only the blocks that contain one are computed again.
+# Rows of a block. The totals of blocks locate a sample, and only blocks that contain a sample are computed again.
 _BLOCK = 1 << 12
 # Fixed-point scales around the previous maximum distance, as binary exponents. Totals at all five come from the pass
 # that finds the new maximum, which saves a second pass. The maximum can fall, and be higher on another rank.
@@ -34,7 +34,7 @@ _CHANGED = "x must give the same rows in the same order each time it is read"
 
 
 class PointSpec(NamedTuple):
-    """The properties that all batches share. `weights_dtype` is None where all weights are 1."""
+    """The properties that all batches have in common. `weights_dtype` is None where all weights are 1."""
 
     width: int
     dtype: torch.dtype
@@ -47,7 +47,7 @@ class PointSpec(NamedTuple):
         return f"(N, {self.width}) of {short_name(self.dtype)} on {self.device} {weights}"
 
     def empty_points(self, batch: tuple[int, ...] = ()) -> Tensor:
-        """An empty tensor of such points (*batch, 0, D), to check other tensors against."""
+        """An empty tensor (*batch, 0, D) of these properties, to validate other tensors against."""
         return torch.empty(*batch, 0, self.width, dtype=self.dtype, device=self.device)
 
     @staticmethod
@@ -58,7 +58,7 @@ class PointSpec(NamedTuple):
 
 @dataclass(eq=False)
 class _StreamRecord:
-    """The number of rows of each batch and the first row, recorded by the first pass and checked by all others."""
+    """The number of rows of each batch and the first row, which the first pass records and all later passes check."""
 
     rows: list[int] = field(default_factory=list)
     first: Tensor | None = None
@@ -70,9 +70,9 @@ class _StreamRecord:
 
 @dataclass(frozen=True, eq=False)
 class BatchSource:
-    """Points in batches of one spec, or in none (`batches` is None). Batches are always one problem.
+    """Points in batches of equal spec, or no points (`batches` is None). Batches are always one problem.
 
-    It holds the number of rows of each batch. Each pass must read the same rows in the same order.
+    The number of rows of each batch is stored. Each pass must read the same rows in the same order.
     """
 
     batches: Batches | None
@@ -124,8 +124,11 @@ class BatchSource:
         return TensorSource(centers, weights, self.engine, self.dtype)
 
     def tensors(self) -> Iterator[TensorSource]:
-        """The batches with rows, in one pass. ValueError if the rows differ from those of the first pass, TypeError or
-        ValueError for a batch of another spec."""
+        """The batches with rows, in one pass.
+
+        ValueError if the rows differ from the rows of the first pass, TypeError or ValueError for a batch of another
+        spec.
+        """
         if self.batches is None:
             return
         first_pass = self.record.first is None
@@ -139,17 +142,17 @@ class BatchSource:
                 if first_pass:
                     self.record.rows.append(n_rows)
                 elif self.record.rows[n_read : n_read + 1] != [n_rows]:
-                    raise ValueError(f"{_CHANGED}, got {n_rows} rows in batch {number}, unlike in the first pass")
+                    raise ValueError(f"{_CHANGED}, got {n_rows} rows in batch {number}, unlike the first pass")
                 n_read += 1
                 tensor = self._tensor(batch, number)
                 del batch  # no more than two batches may be in memory
                 yield tensor
                 del tensor
         if n_read < len(self.record.rows):
-            raise ValueError(f"{_CHANGED}, got {n_read} batches where there were {len(self.record.rows)}")
+            raise ValueError(f"{_CHANGED}, got {n_read} batches after {len(self.record.rows)} in the first pass")
 
     def map(self, function: Callable[[TensorSource], T]) -> Iterator[T]:
-        """`function` of each batch, in one pass."""
+        """`function(batch)` for each batch, in one pass."""
         # The built-in `map` releases a batch before it requests the next one.
         return map(function, self.tensors())
 
@@ -163,18 +166,18 @@ class BatchSource:
         if self.record.first is None:
             self.record.first = row.detach().clone()
         elif not torch.equal(self.record.first, row):
-            raise ValueError(f"{_CHANGED}, got another first row: is it shuffled?")
+            raise ValueError(f"{_CHANGED}, got another first row (is the source shuffled?)")
 
 
 @dataclass(frozen=True, eq=False)
 class _BlockTotals:
-    """The totals of blocks for D² samples, (S, B, blocks), at each of several fixed-point scales (S, B)."""
+    """The totals (S, B, blocks) of blocks for D² samples, at S fixed-point scales (S, B)."""
 
     scales: Tensor
     totals: Tensor
 
     def at(self, scale: Tensor) -> Tensor | None:
-        """The totals (B, blocks) at a scale (B,); None if it is not among the scales of each run."""
+        """The totals (B, blocks) at a scale (B,); None if a run has no totals at its scale."""
         matches = self.scales == scale
         if not matches.any(dim=0).all():
             return None
@@ -183,7 +186,7 @@ class _BlockTotals:
 
 @dataclass(eq=False)
 class BatchNearest:
-    """The nearest of M centers, computed again in each pass, because no state is stored per point.
+    """The nearest of M centers. Each pass computes them again, because no state is stored per point.
 
     `bound` (B,) is the maximum squared distance before the last centers were added.
     """
@@ -270,7 +273,7 @@ class BatchSampler:
         positions = positions.expand(self.n_runs, -1).contiguous()
         ends = self.block_totals.expand(self.n_runs, -1).cumsum(1)
         starts = ends - self.block_totals
-        # Only the blocks that contain a position are computed: few of a long stream.
+        # Only the blocks that contain a position are computed, a few blocks of a long stream.
         hit_blocks = torch.searchsorted(ends, positions, right=True).unique().tolist()
         shape = *positions.shape, self.source.spec.width
         sampled = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
@@ -300,8 +303,10 @@ def _consecutive(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def first_batch(batches: Batches) -> Batch | None:
-    """The first batch that has rows, else the last batch, or None without batches. TypeError or ValueError for
-    anything that is not a batch."""
+    """The first batch that has rows, else the last batch, or None without batches.
+
+    TypeError or ValueError for an item that is not a batch.
+    """
     batch = None
     for number, batch in enumerate(batches.read()):
         check_batch(batch, None, number)
@@ -311,17 +316,17 @@ def first_batch(batches: Batches) -> Batch | None:
 
 
 def check_batch(batch: Batch, spec: PointSpec | None, number: int) -> None:
-    """TypeError or ValueError unless these are points with their weights, of this spec if it is given."""
+    """TypeError or ValueError unless these are points with their weights and, if a spec is given, have this spec."""
     name = batch_name(number)
     if batch.x.ndim == 1:
-        hint = "arrays in a list are batches: stack rows to one array"
+        hint = "arrays in a list are batches, so stack rows to one array"
         raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}; {hint}")
     check_points(batch.x, name, least=0)
     if batch.x.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D), got {tuple(batch.x.shape)}")
     check_weights(batch.weights, batch.x, f"the weights of {name}")
     if spec is not None and len(batch.x) and PointSpec.of(batch) != spec:
-        raise ValueError(f"{name} must be like the first that has rows, {spec}, got {PointSpec.of(batch)}")
+        raise ValueError(f"{name} must be like the first batch with rows, {spec}, got {PointSpec.of(batch)}")
 
 
 def _sum(terms: Iterable[Any], zero: Any) -> Any:

@@ -22,7 +22,7 @@ from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
 from gpukmeans.validation import Range, check_nonzero_rows, finite_range
 
-# Coordinates, or their squared differences, in memory at a time.
+# The number of coordinates, or of their squared differences, that are in memory at a time.
 _BLOCK = 1 << 18
 
 
@@ -30,7 +30,8 @@ _BLOCK = 1 << 18
 class TensorSource:
     """Points (P, N, D) in one tensor, N at least 1, with weights (P, N) or None for weights of 1.
 
-    The metric has prepared them; with `nonzero` a row of zeros is an error. `name` stands for `x` in errors.
+    The points are prepared for the metric. With `nonzero` a row of zeros is an error. `name` is the name of the points
+    in errors.
     """
 
     x: Tensor
@@ -105,7 +106,7 @@ class TensorSource:
         labels, sqdist = self.bound.assign(values, problems)
         scales = torch.cat([fixed_point.sum, fixed_point.weight[:, None]], dim=1)
         totals = torch.zeros(*values.shape[:2], scales.shape[1], dtype=torch.int64, device=values.device)
-        near = (sqdist == 0).nonzero()  # also points whose squared distance underflows
+        near = (sqdist == 0).nonzero()  # including points whose squared distance underflows
         for block in blocks(len(near), _BLOCK // values.shape[2]):
             run, row = near[block].unbind(dim=1)
             label, problem = labels[run, row], self.index(problems)[run]
@@ -131,7 +132,7 @@ class TensorSource:
         return TensorSource(centers, weights, self.engine, self.dtype)
 
     def rows(self, rows: slice) -> "TensorSource":
-        """Some of the rows, the same of each problem."""
+        """The points of some rows, the same rows of each problem."""
         weights = None if self.weights is None else self.weights[:, rows]
         return replace(self, x=self.x[:, rows], weights=weights)
 
@@ -146,7 +147,7 @@ class TensorSource:
     def weighted(
         self, factors: Tensor, problems: Sequence[int], runs: slice = slice(None), rows: slice = slice(None)
     ) -> Tensor:
-        """Factors (runs, ..., rows) times the weights of these rows, as new float64."""
+        """Factors (runs, ..., rows) times the weights of these rows, as a new float64 tensor."""
         factors = factors.double()
         if self.weights is None:
             return factors
@@ -171,7 +172,7 @@ class TensorNearest:
     sqdist: Tensor
 
     def update(self, centers: Tensor) -> "TensorNearest":
-        # For one center its distances alone are up to five times faster than an assignment.
+        # For one center the distances alone are up to five times faster than an assignment.
         added = self._distances_to(centers) if centers.shape[1] == 1 else self.source.assign(centers, self.problems)
         closer = added.sqdist < self.sqdist  # strictly, so that the lowest index wins a tie
         labels = torch.where(closer, added.labels + self.n_centers, self.labels)
@@ -221,7 +222,7 @@ class TensorNearest:
 class TensorSampler:
     """A sampler of the points (P, N, D) of the problems `index` (B,).
 
-    `bounds` (B or 1, N) int64 are the exact prefix sums of the sampling weights, None where all of them are 1 unit.
+    `bounds` (B or 1, N) int64 are the exact prefix sums of the sampling weights; None where each weight is 1 unit.
     """
 
     x: Tensor
@@ -233,10 +234,11 @@ class TensorSampler:
     def totals(self) -> Tensor:
         if self.bounds is None:
             return torch.full((1, 1), self.x.shape[1], dtype=torch.int64, device=self.x.device)
-        return self.bounds[:, -1:].clone()  # a view would keep all bounds in memory, and send them to other ranks
+        # Not a view, which would keep all bounds in memory, and take them along to other ranks.
+        return self.bounds[:, -1:].clone()
 
     def block_totals(self, size: int) -> Tensor:
-        """The totals of each block of `size` rows, the last possibly shorter: (B or 1, blocks) int64."""
+        """The total of each block of `size` rows, of which the last may be shorter: (B or 1, blocks) int64."""
         n_rows = self.x.shape[1]
         ends = torch.tensor([*range(size, n_rows, size), n_rows], device=self.x.device)
         ends = ends[None] if self.bounds is None else self.bounds[:, ends - 1]
@@ -260,11 +262,11 @@ def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torc
 def natively_extended(
     points: Points, centers: Tensor, n_clusters: int, n_candidates: int, generator: torch.Generator
 ) -> Tensor | None:
-    """Centers (B, K, D): the given ones (B, M, D), then points by greedy k-means++ in native kernels.
+    """Centers (B, K, D): the given centers (B, M, D), then points by greedy k-means++ in native kernels.
 
-    The bits and the random numbers are those of `gpukmeans.seeding`. None, and no random number is used, where the
-    kernels do not apply: they need plain float32 or float64 tensors on the CPU that are not converted, and points away
-    from all centers in each step.
+    Bits and random numbers are equal to `gpukmeans.seeding.extended`. The result is None, and no random number is used,
+    where the kernels do not apply. They need plain float32 or float64 tensors on the CPU that are not converted, and
+    in each step a point that is not at a center.
     """
     source = points.source
     if not isinstance(source, TensorSource) or n_candidates > MAX_CANDIDATES or not _has_native_rows(source):
@@ -298,7 +300,7 @@ def _has_native_rows(source: TensorSource) -> bool:
 
 
 def _squeezed(values: Tensor) -> Tensor:
-    """The values without the dimension of problems if there is one problem, as errors number them."""
+    """The values without the dimension of problems if there is one problem, so that errors do not number it."""
     return values[0] if len(values) == 1 else values
 
 

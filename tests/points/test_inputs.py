@@ -75,10 +75,10 @@ def test_the_spec_of_a_stream_is_that_of_its_first_batch_with_rows():
 
 
 def test_a_tensor_without_rows_is_valid_only_on_ranks():
-    with pytest.raises(ValueError, match=r"x must have shape .* with all of them at least 1, got \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"x must have shape .* with all dimensions at least 1, got \(0, 2\)"):
         read_input(X[:0], None, "auto")
     assert read_input(X[:0], None, "auto", least=0).spec == SPEC
-    with pytest.raises(ValueError, match=r"with all of them but N at least 1, got \(0, 0\)"):
+    with pytest.raises(ValueError, match=r"with all dimensions except N at least 1, got \(0, 0\)"):
         read_input(X[:0, :0], None, "auto", least=0)
 
 

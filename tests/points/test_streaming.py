@@ -178,10 +178,10 @@ def test_at_most_two_batches_are_in_memory():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (lambda x: [x.flip(0)], "got another first row: is it shuffled"),
-        (lambda x: [x[:-1]], "got 99 rows in batch 0, unlike in the first pass"),
-        (lambda x: [x, x], "got 100 rows in batch 1, unlike in the first pass"),
-        (lambda x: [], "got 0 batches where there were 1"),
+        (lambda x: [x.flip(0)], "got another first row .is the source shuffled"),
+        (lambda x: [x[:-1]], "got 99 rows in batch 0, unlike the first pass"),
+        (lambda x: [x, x], "got 100 rows in batch 1, unlike the first pass"),
+        (lambda x: [], "got 0 batches after 1 in the first pass"),
     ],
 )
 def test_a_stream_that_changes_between_two_passes_is_an_error(changed, message):
@@ -199,7 +199,7 @@ def test_a_stream_that_changes_between_two_passes_is_an_error(changed, message):
 
 def test_a_shuffled_loader_is_an_error():
     x, _ = points(100, 2, "none")
-    with pytest.raises(ValueError, match="is it shuffled"):
+    with pytest.raises(ValueError, match="is the source shuffled"):
         kmeans(DataLoader(TensorDataset(x), batch_size=10, shuffle=True), 3)
 
 
@@ -215,7 +215,7 @@ NAN = torch.full((1, 2), torch.nan)
             [X, X[:, :1]],
             {},
             ValueError,
-            r"batch 1 of x must be like the first that has rows, \(N, 2\) of float32 on cpu without weights",
+            r"batch 1 of x must be like the first batch with rows, \(N, 2\) of float32 on cpu without weights",
         ),
         ([X, X.double()], {}, ValueError, r"got \(N, 2\) of float64 on cpu without weights"),
         (

@@ -1,1 +1,1 @@
-"""The engine for few coordinates on CUDA: one pass over the points by Triton kernels."""
+"""The engine for points of few coordinates on CUDA: one pass over the points by Triton kernels."""

@@ -12,16 +12,16 @@ from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
 
-# Up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
+# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
 _MAX_WIDTH = 8
 
 
 @dataclass(frozen=True)
 class TritonEngine:
-    """Runs on CUDA, for points of up to 8 coordinates. No bit depends on a field.
+    """Engine for CUDA and points of up to 8 coordinates. No bit depends on a field.
 
-    `device` is the supported type of device: "cpu" is for tests, where Triton interprets its kernels. `programs` is the
-    number of programs of a launch; by default it is chosen for the GPU. From `sorts_from` centers on, the first
+    `device` is the supported type of device; "cpu" is for tests, where Triton interprets its kernels. `programs` is the
+    number of programs of a launch; the default depends on the GPU. For at least `sorts_from` centers, the first
     `measure` copies the points into spatial order.
     """
 
@@ -48,7 +48,7 @@ class TritonEngine:
 
 
 class BoundTritonEngine:
-    """The fused engine, bound to points (P, N, D). It keeps a sorted copy of them, once `measure` has made it."""
+    """The fused engine, bound to points (P, N, D). It keeps the sorted copy that `measure` makes."""
 
     def __init__(self, x: Tensor, weights: Tensor | None, engine: TritonEngine) -> None:
         self._x = x

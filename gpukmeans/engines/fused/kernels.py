@@ -3,11 +3,11 @@
 A program processes blocks of the points of one run. It keeps a block on chip, computes its bounding box, and reads all
 centers twice to list the candidates: centers that may be nearest to a point in the box. Each point is then compared
 with the candidates only, in ascending order. After sorting by `gpukmeans.engines.spatial_order.order`, boxes are small
-and lists short.
+and lists are short.
 
-No bit depends on the list. The lower bound of a center is the reference distance to its nearest point in the box, the
-upper bound that to the farthest corner. Each operation of the reference distance is rounded once, and rounding is
-monotone, so the bounds hold for the rounded distances of all points in the box, without a margin.
+No bit depends on the list. The lower bound of a center is its reference distance to the nearest point of the box, and
+the upper bound is its reference distance to the farthest corner. Each operation of the reference distance is rounded
+once, and rounding is monotone, so the bounds hold for the rounded distances of all points in the box without a margin.
 """
 
 from typing import no_type_check
@@ -15,7 +15,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-# Arguments whose values (1, multiples of 16) do not cause another compilation.
+# Arguments for whose values (1, multiples of 16) Triton does not compile a special version.
 _NOT_SPECIALIZED = ["n", "k", "n_blocks", "per_run", "n_runs", "n_copies", "max_reduced"]
 
 
@@ -25,7 +25,7 @@ def _load(x, stride, offsets, mask, dtype: tl.constexpr, width: tl.constexpr):
     """The channels of the points at these offsets, as a tuple."""
     channels = ()
     for d in tl.static_range(width):
-        # In int64, since a channel may be more than 2**31 entries long.
+        # In int64, because a channel may be longer than 2**31 entries.
         start = tl.full((), d, tl.int64) * stride
         channels = channels + (tl.load(x + start + offsets, mask=mask, other=0).to(dtype),)  # noqa: RUF005
     return channels
@@ -80,8 +80,10 @@ def _clamped(y, lowest, highest, width: tl.constexpr):
 @triton.jit
 @no_type_check
 def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexpr, tile: tl.constexpr):
-    """The number of candidates: centers that may be nearest to a point in the box. Their indices are written to
-    `candidates`, ascending."""
+    """Write the indices of the candidates, centers that may be nearest to a point in the box, in ascending order.
+
+    Returns the number of candidates.
+    """
     dtype: tl.constexpr = centers.dtype.element_ty
     lanes = tl.arange(0, tile)
     limit = tl.full((tile,), float("inf"), dtype)
@@ -89,13 +91,13 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
         index = start + lanes
         y = _load(centers, 1, index * width, index < k, dtype, width)
         limit = tl.minimum(limit, tl.where(index < k, _farthest_corner(lowest, highest, y, width), float("inf")))
-    limit = tl.min(limit, 0)  # no point is farther from its nearest center
+    limit = tl.min(limit, 0)  # no point of the box is farther from its nearest center
     count = tl.full((), 0, tl.int32)
     tl.debug_barrier()  # all threads have read the list of the previous block
     for start in range(0, k, tile):
         index = start + lanes
         y = _load(centers, 1, index * width, index < k, dtype, width)
-        # `<=`, since a center at the limit may be the one that set it.
+        # `<=`, because a center at the limit may be the center that determines the limit.
         kept = (index < k) & (_distance(_clamped(y, lowest, highest, width), y, width) <= limit)
         rank = tl.cumsum(kept.to(tl.int32), 0) - 1
         tl.store(candidates + count + rank, index, mask=kept)
@@ -107,7 +109,7 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
 @triton.jit
 @no_type_check
 def _nearest(x, candidates, count, centers, block: tl.constexpr, width: tl.constexpr):
-    """For each point the squared distance to the nearest candidate, and its index, the lowest on ties."""
+    """The squared distance of each point to its nearest candidate, and the candidate's index, the lowest on ties."""
     dtype: tl.constexpr = centers.dtype.element_ty
     best = tl.full((block,), float("inf"), dtype)
     label = tl.zeros((block,), tl.int32)
@@ -126,7 +128,7 @@ def _nearest(x, candidates, count, centers, block: tl.constexpr, width: tl.const
 @no_type_check
 def _to_fixed(terms):
     """float64 terms, already scaled, as int64, ties to even, as `gpukmeans.fixed_point.to_fixed` rounds them."""
-    # Below 2**52 in magnitude, adding 2**52 rounds to an integer; above, every float64 is an integer.
+    # For magnitudes below 2**52, adding 2**52 rounds to an integer. From there on every float64 is an integer.
     shift = tl.where(terms < 0, -4503599627370496.0, 4503599627370496.0)
     rounded = (terms + shift) - shift
     return tl.where(tl.abs(terms) < 4503599627370496.0, rounded, terms).to(tl.int64)
@@ -137,7 +139,7 @@ def _to_fixed(terms):
 def _add_totals(
     totals, terms, w_terms, label, present, k, max_reduced, unit_weight, width: tl.constexpr, weighted: tl.constexpr
 ):
-    """Adds the terms of the block, and last those of w, to the totals (K, D + 1) of the run.
+    """Add the terms of the block, of w·(x - lowest) and last of w, to the totals (K, D + 1) of the run.
 
     The terms of up to `max_reduced` centers are reduced on chip, one center after the other. The terms of further
     centers are added point by point. Without weights each point adds `unit_weight`.
@@ -167,7 +169,7 @@ def _add_totals(
 @triton.jit
 @no_type_check
 def _rows_at(rows, problem, positions, n_padded):
-    """The rows of the points at these positions; without `rows` these are the positions themselves."""
+    """The rows of the points at these positions. Without `rows`, row and position are equal."""
     row = positions
     if rows is not None:
         row = tl.load(rows + problem * n_padded + positions, mask=positions < n_padded, other=0).to(tl.int64)
@@ -196,7 +198,10 @@ def assign_kernel(
     block: tl.constexpr,
     tile: tl.constexpr,
 ):
-    """Writes labels (B, N) int64 and sqdist (B, N). Program p processes blocks p % per_run, ... of run p // per_run."""
+    """Write labels (B, N) int64 and sqdist (B, N).
+
+    Program p processes blocks p % per_run, p % per_run + per_run, ... of run p // per_run.
+    """
     dtype: tl.constexpr = centers.dtype.element_ty
     program = tl.program_id(0)
     run = (program // per_run).to(tl.int64)
@@ -248,9 +253,9 @@ def measure_kernel(
     block: tl.constexpr,
     tile: tl.constexpr,
 ):
-    """Adds to totals (copies, B, K, D + 1) int64. Writes inertia int64 and worst_sqdist (B, per_run).
+    """Add to totals (copies, B, K, D + 1) int64, and write inertia int64 and worst_sqdist (B, per_run).
 
-    Program p processes blocks p % per_run, ... of run p // per_run.
+    Program p processes blocks p % per_run, p % per_run + per_run, ... of run p // per_run.
     """
     dtype: tl.constexpr = centers.dtype.element_ty
     weighted: tl.constexpr = weights is not None

@@ -1,4 +1,4 @@
-"""Launches of the kernels: one pass over the points, as operations `gpukmeans::fused_assign` and `::fused_measure`."""
+"""Launches of the Triton kernels, as torch operations `gpukmeans::fused_assign` and `gpukmeans::fused_measure`."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -11,21 +11,21 @@ import gpukmeans.engines.fused.kernels as kernels
 from gpukmeans.engines.fused.storage import KernelInput
 from gpukmeans.fixed_point import FixedPoint
 
-# Limits in bytes: for the candidate lists of all programs, and for all copies of the totals.
+# Limits in bytes of the candidate lists of all programs, and of all copies of the totals.
 _MAX_LISTS_BYTES = 128 << 20
 _MAX_COPIES_BYTES = 32 << 20
-# More copies do not save time: the programs of one copy seldom add to the same total at once.
+# More copies save no time, because programs that use the same copy seldom add to the same total at once.
 _MAX_COPIES = 32
-# The totals of up to this many centers of a block are reduced on chip; a sorted block of 128 points has 2 to 10.
+# The totals of up to this many centers of a block are reduced on chip. A sorted block of 128 points has 2 to 10.
 _MAX_REDUCED = 16
-# Programs for each processor of the GPU. More than run at once, so that none waits for the slowest.
+# Programs for each processor of the GPU: more than run at once, so that no processor is idle while another one works.
 _PER_PROCESSOR = 128
-# From this many centers on, one warp takes too long for the bounds.
+# For at least this many centers, one warp takes too long to compute the bounds.
 _MANY_CENTERS = 1024
 
 
 class Shape(NamedTuple):
-    """Tiling of a kernel: points of a block, centers of a tile, warps of a program. No bit depends on it."""
+    """Tiling of a kernel: points in a block, centers in a tile, warps in a program. No bit depends on it."""
 
     block: int
     tile: int
@@ -33,9 +33,9 @@ class Shape(NamedTuple):
 
 
 def shape_of(width: int, n_clusters: int, dtype: torch.dtype, *, labels: bool) -> Shape:
-    """The shape for points of `width` coordinates: as many points per thread as its registers hold without spilling.
+    """The tiling for points of `width` coordinates: as many points per thread as its registers hold without spilling.
 
-    One warp needs no barrier; for many centers four are faster. Labels need fewer registers than totals.
+    One warp needs no barrier; for many centers four warps are faster. Labels need fewer registers than totals.
     """
     size = width * dtype.itemsize
     points = (4 if size <= 16 else 2) * (2 if labels and size <= 32 else 1)
@@ -49,7 +49,7 @@ def assign(
 ) -> tuple[Tensor, Tensor]:
     """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D) of the points of problems (B,).
 
-    `programs` is the number of programs, by default chosen for the GPU.
+    `programs` is the number of programs; the default depends on the GPU.
     """
     return torch.ops.gpukmeans.fused_assign(
         kernel_input.x, kernel_input.rows, kernel_input.n, problems, centers, programs
@@ -57,7 +57,7 @@ def assign(
 
 
 class Measured(NamedTuple):
-    """Moments of one pass. `totals` (B, K, D + 1) int64 are of w·(x - lowest) and, last, of w."""
+    """Moments of one pass. `totals` (B, K, D + 1) int64 are the sums of w·(x - lowest) and, last, of w."""
 
     totals: Tensor
     inertia: Tensor
@@ -72,7 +72,7 @@ def measure(
     return Measured(*torch.ops.gpukmeans.fused_measure(*kernel_input, problems, centers, *scales, programs))
 
 
-# Not `torch.library.custom_op`, whose first call loads torch's compiler, which takes a second.
+# Not `torch.library.custom_op`, because its first call loads torch's compiler, which takes a second.
 _LIBRARY = torch.library.Library("gpukmeans", "FRAGMENT")
 _LIBRARY.define(
     "fused_assign(Tensor x, Tensor? rows, SymInt n, Tensor problems, Tensor centers, int? programs)"
@@ -155,7 +155,7 @@ def _measure(
         plan.per_run,
         n_runs,
         n_copies,
-        # A block of unsorted points has points of nearly all clusters.
+        # Not on chip for unsorted points, because a block has points of nearly all clusters.
         _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0,
         width=width,
     )

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from gpukmeans.engines.spatial_order import order
 
-# The length of a sorted copy is a multiple of this, so that each channel is read in 16 bytes at a time.
+# The length of a sorted copy is a multiple of this, so that each channel is read in units of 16 bytes.
 _ALIGNED = 64
 
 
 class KernelInput(NamedTuple):
-    """N points of P problems, channel-major (P, D, M), in any order and with any strides, with weights (P, M) or none.
+    """N points of P problems, channel-major (P, D, M), in any order and with any strides, with weights (P, M) or None.
 
-    `rows` (P, M) are the rows of the points at these positions; None if position and row are equal. Positions from N on
-    are padding.
+    `rows` (P, M) is the row of the point at each position; None if position and row are equal. Positions from N on are
+    padding.
     """
 
     x: Tensor
@@ -36,7 +36,7 @@ def sorted_copy(x: Tensor, weights: Tensor | None) -> KernelInput:
     # The padding repeats the last point.
     rows = torch.cat([rows, rows[:, -1:].expand(-1, -n % _ALIGNED)], dim=1)
     sorted_x = torch.empty(n_problems, width, rows.shape[1], dtype=x.dtype, device=x.device)
-    for channel in range(width):  # one at a time, so that no index (P, D, M) is held
+    for channel in range(width):  # one at a time, so that there is no index (P, D, M)
         sorted_x[:, channel] = x[..., channel].gather(1, rows)
     if weights is not None:
         weights = weights.gather(1, rows)

@@ -1,1 +1,1 @@
-"""Kernels for the CPU, written in C, and the Python that calls them."""
+"""Kernels in C for the CPU, and the Python functions that call them."""

@@ -1,4 +1,4 @@
-"""Distinct colors of 8-bit pixels, with counts, and the row of each pixel's color, by the kernels in colors.c."""
+"""Distinct colors of 8-bit pixels with their counts, and look-up of colors in a list, by the kernels of colors.c."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from gpukmeans.engines.native.library import load
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# Number of pixels computed by one call, which takes at most 50 ms.
+# The number of pixels of one call, which takes at most 50 ms.
 _BLOCK = 1 << 20
 
-# Number of values of the first two channels.
+# The number of values of the first two channels together.
 _PAIRS = 1 << 16
 
 
 class _ColorScan(ctypes.Structure):
-    """struct color_scan."""
+    """`struct color_scan` of colors.c."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("rests", "ends", "part", "colors", "counts")),
@@ -29,7 +29,7 @@ class _ColorScan(ctypes.Structure):
 
 
 class _ColorRows(ctypes.Structure):
-    """struct color_rows."""
+    """`struct color_rows` of colors.c."""
 
     _fields_ = [
         ("colors", ctypes.c_void_p),
@@ -40,9 +40,9 @@ class _ColorRows(ctypes.Structure):
 
 
 def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], Int[Tensor, " m"]]:
-    """Distinct colors (M, C) in lexicographic order, and the number of pixels of each, int64 (M,).
+    """Distinct colors (M, C) in lexicographic order, and the number of pixels of each color, int64 (M,).
 
-    In addition to the result this takes 1 MB, for C = 3 also 1 byte for each pixel, and 2 for C = 4.
+    In addition to the result this takes 1 MB, and for each pixel 1 byte for C = 3 and 2 bytes for C = 4.
 
     Args:
         pixels: contiguous (N, C), C from 1 to 4, N below 2**31, on the CPU.
@@ -69,7 +69,7 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
 
 
 def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Ends (65536,) of the parts, one for each value of the first two channels, and the other channels (N,)."""
+    """The pixels grouped by their first two channels: the ends (65536,) of the groups, and the other channels (N,)."""
     n_pixels, channels = pixels.shape
     arguments = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
     add_sizes = _function("part_sizes", *arguments)
@@ -86,12 +86,15 @@ def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ColorRows:
-    """Rows of the colors of pixels in a list of colors. It takes 4 MiB, and with four channels 4 bytes for each color.
+    """Index of a list of colors, which finds the row of the color of a pixel.
 
-    Raises ValueError for colors in another order.
+    It takes 4 MiB, and with four channels 4 bytes for each color.
 
     Args:
         colors: contiguous (M, C), C from 1 to 4, M below 2**31, distinct and in lexicographic order, on the CPU.
+
+    Raises:
+        ValueError: for colors in another order.
     """
 
     def __init__(self, colors: UInt8[Tensor, "m c"]) -> None:
@@ -105,7 +108,7 @@ class ColorRows:
             raise ValueError("colors of a histogram must be distinct and in lexicographic order")
 
     def look_up(self, pixels: UInt8[Tensor, "n c"]) -> Int[Tensor, " n"]:
-        """Rows of the colors of contiguous pixels (N, C), int32 (N,). ValueError if a color is not in the list."""
+        """Row of the color of each pixel (N, C), contiguous: int32 (N,). ValueError for a color that is not listed."""
         rows = torch.empty(len(pixels), dtype=torch.int32, device="cpu")
         look_up = self._function("look_up", 1, restype=ctypes.c_int64)
         n_missing: list[int] = []
@@ -119,13 +122,14 @@ class ColorRows:
         return rows
 
     def map_values(self, values: UInt8[Tensor, " m"], pixels: UInt8[Tensor, "n c"]) -> UInt8[Tensor, " n"]:
-        """Values (N,) of the colors of contiguous pixels (N, C), 0 for a color that is not in the list.
-
-        Raises ValueError for another number of values than colors.
+        """Value (N,) of the color of each pixel, 0 for a color that is not in the list.
 
         Args:
             values: contiguous (M,), one for each color of the list.
             pixels: contiguous (N, C).
+
+        Raises:
+            ValueError: unless there is one value for each color.
         """
         if len(values) != self._rows.n_colors:
             raise ValueError(f"values must be one for each of {self._rows.n_colors} colors, got {len(values)}")

@@ -1,7 +1,7 @@
-"""Floyd-Steinberg error diffusion by the kernels in dithering.c: range of colors, inverse palette, diffusion.
+"""Floyd-Steinberg error diffusion by the kernels of dithering.c: range of colors, inverse palette, diffusion.
 
 Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, and colors of a palette int32 (K, C), K up
-to 256, premultiplied, in sixteenths of an 8-bit level. See `gpukmeans.images.dithering`, which defines the results.
+to 256, premultiplied, in sixteenths of an 8-bit level. `gpukmeans.images.dithering` defines the results.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from gpukmeans.engines.native.library import load
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# Number of pixels or cells computed by one call, which takes at most 50 ms.
+# The number of pixels or cells of one call, which takes at most 50 ms.
 _BLOCK = 1 << 20
 _CELLS = 1 << 16
 
@@ -25,7 +25,7 @@ _PerChannel = ctypes.c_int32 * 4
 
 
 class _InversePalette(ctypes.Structure):
-    """struct inverse_palette."""
+    """`struct inverse_palette` of dithering.c."""
 
     _fields_ = [
         ("lowest", _PerChannel),
@@ -38,7 +38,7 @@ class _InversePalette(ctypes.Structure):
 
 
 class _Diffusion(ctypes.Structure):
-    """struct diffusion."""
+    """`struct diffusion` of dithering.c."""
 
     _fields_ = [
         *((name, _PerChannel) for name in ("lowest", "span", "sizes")),
@@ -61,15 +61,15 @@ def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
 def inverse_palette(
     colors: Int[Tensor, "k c"], opaque: Bool[Tensor, " k"], *, lowest: Sequence[int], sizes: Sequence[int], shift: int
 ) -> UInt8[Tensor, " n"]:
-    """Index of the nearest color, the lowest on ties, for each cell of a box; the cells of the last channel contiguous.
+    """Index of the color nearest to each cell of a box, the lowest on ties. Cells of the last channel are contiguous.
 
-    With alpha, the last cell of each row is that of opaque colors. It has the center of the cell before it.
+    With alpha, the last cell of each row is for opaque colors. It has the same center as the cell before it.
 
     Args:
         colors: int32 (K, C).
-        opaque: mask (K,) of the colors that may be nearest in cells of opaque colors, one at least.
+        opaque: mask (K,) of the colors that cells of opaque colors may have, at least one.
         lowest: (C,), the corner of the box.
-        sizes: (C,), the numbers of cells.
+        sizes: (C,), the number of cells along each channel.
         shift: binary logarithm of the side of a cell.
     """
     n_colors, channels = colors.shape
@@ -113,10 +113,10 @@ def diffuse(
         image: uint8 (H, W, C).
         colors: int32 (K, C).
         nearest: uint8 (H, W), the indices of pixels that are not dithered.
-        cells: inverse palette.
+        cells: the inverse palette, from `inverse_palette`.
         lowest: (C,), the corner of its box.
-        span: (C,), the highest target color less the lowest.
-        sizes: (C,), the numbers of its cells.
+        span: (C,), the highest target color minus the lowest.
+        sizes: (C,), the number of its cells along each channel.
         shift: binary logarithm of the side of a cell.
         limit: spacing of the palette.
         strength: strength in 256ths.
@@ -124,7 +124,7 @@ def diffuse(
     height, width, channels = image.shape
     _check(nearest.shape == (height, width) and len(colors) <= 256 and len(cells) == math.prod(sizes))
     _check(colors.shape[1] == len(lowest) == len(span) == len(sizes) == channels)
-    # Padded to the 256 colors that an index can select.
+    # Padded to 256 colors, so that every uint8 index is valid.
     palette = _padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256)
     errors = torch.zeros(width + 1, 4, dtype=torch.int32, device="cpu")
     indices = torch.empty(height, width, dtype=torch.uint8, device="cpu")
@@ -140,12 +140,12 @@ def diffuse(
 
 
 def _padded(colors: Tensor, length: int) -> Tensor:
-    """Colors (N, C) as (`length`, 4), with zeros."""
+    """Colors (N, C), padded by zeros to (`length`, 4)."""
     return torch.nn.functional.pad(colors, (0, 4 - colors.shape[1], 0, length - len(colors))).contiguous()
 
 
 def _check(fits: bool) -> None:
-    """ValueError unless the shapes fit. Kernels rely on that."""
+    """ValueError unless the shapes fit. The kernels do not check them."""
     if not fits:
         raise ValueError(
             "image, palette and nearest colors must have shapes (H, W, C), (K, C), K up to 256, and (H, W)"

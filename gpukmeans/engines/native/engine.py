@@ -17,16 +17,16 @@ from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
 from gpukmeans.validation import dtype_and_shape
 
-# The dtypes of centers, in which kernels compute.
+# The dtypes of centers and of the computation.
 _COMPUTE_DTYPES = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class NativeEngine:
-    """Runs on the CPU, for plain tensors of up to 32,768 coordinates. No bit depends on a field.
+    """Engine for the CPU and plain tensors of up to 32,768 coordinates. No bit depends on a field.
 
-    The second `measure` of at least `sorts_from` points of up to 8 coordinates copies them into spatial order. From the
-    second one on points of more coordinates keep their labels, and lower bounds of distances.
+    For up to 8 coordinates, the second `measure` of at least `sorts_from` points copies them into spatial order. For
+    more coordinates, labels and lower bounds of distances are kept from the second `measure` on.
     """
 
     sorts_from: int = 1024
@@ -64,7 +64,7 @@ class BoundNativeEngine:
         return self._state.measure(centers, fixed_point, index)
 
     def _checked_runs(self, centers: Tensor, problems: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Contiguous centers and the problems as a tensor. ValueError for sizes by which kernels would leave memory."""
+        """Contiguous centers, and the problems as a tensor. ValueError for shapes that would exceed the memory."""
         n_problems, _, width = self._x.shape
         if centers.shape != (len(problems), centers.shape[1], width) or centers.dtype not in _COMPUTE_DTYPES:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Points of few coordinates: arguments, memory and calls of the kernels of few.c."""
+"""Points of few coordinates in native kernels: arguments, memory and calls of few.c."""
 
 from collections.abc import Callable
 from ctypes import Structure, addressof, c_int64, c_void_p
@@ -16,27 +16,26 @@ from gpukmeans.moments import Moments
 from gpukmeans.tiling import blocks
 
 MAX_WIDTH = 8
-"""The most coordinates of a point."""
+"""The largest number of coordinates of a point."""
 
 BOX, FANOUT = 64, 16
-"""Points of a small box, and small boxes of a large one, as in few.c."""
+"""The number of points in a small box, and of small boxes in a large box, as in few.c."""
 
-# The longest list of candidates that is kept.
+# The length of the longest list of candidates that is kept between calls.
 _CAPACITY = 64
 MAX_SORTED = (1 << 31) - 1
-"""The most points of a problem that are sorted, as their rows are int32."""
+"""The largest number of points of a problem that are sorted, because row numbers are int32."""
 
-# A problem of as many rows is sorted in parts of so many. The sizes of the radix sort and its grid are in few_order.h.
+# A problem of this many rows or more is sorted in parts of this size. few_order.h defines the sizes of the radix sort.
 _LONG_SORT = 1 << 18
 _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
-# Centers from which on `assign` uses the order.
+# `assign` uses the spatial order for at least this many centers.
 _MIN_CENTERS = 16
-# Nanoseconds of a chunk, at most, and of work for which another thread does not pay. Estimates for a point and each
-# coordinate: of a comparison with a center, and of all else.
+# The longest duration of a chunk, and the duration of work that is too short for a second thread, in nanoseconds.
 _LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
 _COMPARISON, _OTHER = 0.15, 5.0
 
-# The codes of dtypes in few.c.
+# The dtypes in the order of their codes in few.c.
 _DTYPES = (
     torch.float32,
     torch.float64,
@@ -58,7 +57,7 @@ class _Array(Structure):
 
     @staticmethod
     def of(tensor: Tensor | None) -> "_Array":
-        """A tensor of problems, rows and, unless it has none, channels."""
+        """A tensor (problems, rows) or (problems, rows, channels)."""
         if tensor is None:
             return _Array()
         return _Array(tensor.data_ptr(), _CODES[tensor.dtype], (c_int64 * 3)(*tensor.stride()))
@@ -117,16 +116,17 @@ class _SortedPass(Structure):
 
 
 def point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
-    """Set pointers to contiguous tensors, which the caller keeps while a kernel runs."""
+    """Set pointers to contiguous tensors. The caller must keep references to the tensors while a kernel runs."""
     for name, tensor in tensors.items():
         setattr(arguments, name, tensor.data_ptr())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sums:
-    """Sums of B runs in fixed-point units, and the largest squared distances. Parts add.
+    """Sums of B runs in fixed-point units, and the largest squared distances. Sums of disjoint points add.
 
-    `totals` (B, K, D + 1) are of w·(x - lowest) in each coordinate and, last, of w; `inertia` is (B,), `worst` (B,).
+    `totals` (B, K, D + 1) are the sums of w·(x - lowest) in each coordinate and, last, of w. `inertia` is (B,), and
+    `worst` (B,) is the largest squared distance.
     """
 
     totals: Tensor
@@ -162,8 +162,8 @@ class _Sums:
 class FewCoordinates:
     """Points (P, N, D), D at most 8, and the state of the runs over them. No result depends on the state.
 
-    From the second `measure` on points of at least `sorts_from` rows are in spatial order, and lists and totals follow
-    those of the last call.
+    From the second `measure` on, at least `sorts_from` points are kept in spatial order, and lists of candidates and
+    totals are updated from call to call.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None, sorts_from: int) -> None:
@@ -196,7 +196,7 @@ class FewCoordinates:
         return sums.moments(fixed_point)
 
     def _sorted_runs(self, centers: Tensor, problems: Tensor) -> "_SortedRuns":
-        """State for these runs: that of the last call if it has one for each of them, else new."""
+        """State for these runs: the state of the last call if it has a slot for each run, else a new state."""
         runs, self._runs = self._runs, None  # frees memory before more is allocated
         if runs is None or runs.dtype != centers.dtype:
             runs = _SortedRuns(SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
@@ -208,7 +208,7 @@ class FewCoordinates:
     def _compare(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], sums: _Sums | None = None
     ) -> None:
-        """Compute results without an order: each point is compared with the centers that its block does not exclude."""
+        """Compute results without spatial order: each block is compared with the centers that it does not exclude."""
         n_runs, n_clusters, width = centers.shape
         n_rows = self._x.shape[1]
         arguments = _DirectPass.from_buffer_copy(self._direct)
@@ -232,7 +232,7 @@ class FewCoordinates:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpatialOrder:
-    """Points of P problems along a Hilbert curve, or as given, in boxes: the tensors of `struct sorted_points`."""
+    """Points of P problems in boxes, along a Hilbert curve or as given: the tensors of `struct sorted_points`."""
 
     arguments: SortedPoints
     tensors: dict[str, Tensor]
@@ -276,7 +276,7 @@ class SpatialOrder:
 
 
 class _SortedRuns:
-    """State of runs over sorted points, one slot for each: the labels, lists and totals of the last call."""
+    """State of runs over sorted points: each slot has the labels, candidate lists and totals of one run."""
 
     def __init__(self, points: SpatialOrder, centers: Tensor, problems: Tensor) -> None:
         n_runs, n_clusters, width = centers.shape
@@ -304,7 +304,7 @@ class _SortedRuns:
         point_to(self._prepared, self._state | {"slot_problems": problems})
 
     def select(self, centers: Tensor, problems: Tensor) -> bool:
-        """Choose a slot for each run at centers (B, K, D), if there are enough of their problems, and of this K."""
+        """Choose a slot for each run at centers (B, K, D). False if K differs, or if a problem has too few slots."""
         if centers.shape[1:] != self._shape:
             return False
         if problems is not self._problems and not torch.equal(problems, self._problems):
@@ -316,7 +316,7 @@ class _SortedRuns:
         return True
 
     def measure(self, centers: Tensor, scales: dict[str, Tensor], problems: Tensor, sums: _Sums) -> None:
-        """Compute the sums of runs at centers (B, K, D), whose slots were selected."""
+        """Compute the sums of runs at centers (B, K, D), after `select` has chosen their slots."""
         arguments = self._arguments(centers, problems, self._slots)
         point_to(arguments, scales)
         point_to(arguments, {"total_results": sums.totals, "inertia": sums.inertia, "worst": sums.worst})
@@ -330,7 +330,7 @@ class _SortedRuns:
     def assign(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
         """Write labels and squared distances (B, N) at centers (B, K, D), for any K.
 
-        Where they are the centers of the last `measure`, labels are those it found.
+        At the centers of the last `measure`, the labels are reused.
         """
         slots = self._nearest_slots(centers, problems) if centers.shape[1:] == self._shape else None
         arguments = self._arguments(centers, problems, slots)
@@ -338,7 +338,7 @@ class _SortedRuns:
         self._run("assign", arguments, centers, adds=False)
 
     def _run(self, name: str, arguments: _SortedPass, centers: Tensor, *, adds: bool) -> list[Tensor]:
-        """Call a kernel for all large boxes. With `adds` and several threads, returns changes of totals to add."""
+        """Call a kernel for all large boxes. With `adds` on several threads, return changes of totals to add."""
         n_runs, n_clusters, width = centers.shape
         n_large = self.points.arguments.n_large
         chunk, splits = _chunk(n_runs, n_large, BOX * FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
@@ -355,7 +355,7 @@ class _SortedRuns:
         return [memory.result for memory in used if memory.result is not None]
 
     def _arguments(self, centers: Tensor, problems: Tensor, slots: Tensor | None) -> _SortedPass:
-        """Arguments of a kernel, with the pointers to the points and the state."""
+        """Arguments of a kernel, with pointers to the points and the state."""
         arguments = _SortedPass.from_buffer_copy(self._prepared)
         arguments.n_clusters = centers.shape[1]
         point_to(arguments, {"problems": problems, "centers": centers})
@@ -364,7 +364,7 @@ class _SortedRuns:
         return arguments
 
     def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
-        """For each run the slot of its problem whose last centers are nearest to its own, each once; -1 without one."""
+        """For each run the slot of its problem with the nearest last centers; -1 if none is left. No slot is repeated."""
         slots = _empty(len(problems), dtype=torch.int64)
         arguments = self._arguments(centers, problems, slots)
         scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
@@ -373,7 +373,7 @@ class _SortedRuns:
 
 
 def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
-    """Sort the rows (N,) of a problem of many points, in calls that are short enough to be interrupted between them."""
+    """Sort the rows (N,) of a problem of many points in short calls, between which it can be interrupted."""
     n = len(rows)
     keys, next_keys, next_rows = (_empty(n, dtype=torch.int32) for _ in range(3))
     tensors = {"lines": _empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
@@ -389,7 +389,7 @@ def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torc
         positions = torch.zeros(_N_DIGITS, dtype=torch.int64, device="cpu")
         point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
         point_to(arguments, {"positions": positions})
-        for name in ("count_digits", "scatter_digits"):  # a part continues where the one before has ended
+        for name in ("count_digits", "scatter_digits"):  # each part continues where the previous part ended
             function = library.function(f"gpukmeans_few_{name}", c_void_p, c_int64, c_int64)
             for part in blocks(n, _LONG_SORT):
                 function(addressof(arguments), part.start, part.stop)
@@ -401,7 +401,7 @@ def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torc
 class _Memory(NamedTuple):
     """Memory of one thread of a call: the address of the arguments, and scratch memory.
 
-    `kept` are arguments of its own, and `result` the sums to which it adds.
+    `kept` are references to the arguments of the thread, and `result` are the sums to which it adds.
     """
 
     arguments: int
@@ -411,7 +411,7 @@ class _Memory(NamedTuple):
 
 
 def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
-    """Call a kernel for all items, on several threads that each have memory of their own, which is returned."""
+    """The memory of each thread after calls of a kernel for all items."""
     if n_items <= chunk:
         own = memory()
         _call(kernel, own, 0, n_items)
@@ -439,9 +439,9 @@ def _call(kernel: Callable[..., int], own: _Memory, start: int, stop: int) -> No
 
 
 def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
-    """Items of a chunk, of `n_items` items of each run that take `duration` nanoseconds each.
+    """The number of items of a chunk, and whether several threads may have chunks of the same run.
 
-    And whether chunks of different threads may be of the same run.
+    Each run has `n_items` items, which take `duration` nanoseconds each.
     """
     total = n_runs * n_items
     n_threads = torch.get_num_threads()
@@ -454,7 +454,7 @@ def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
 
 
 def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
-    """A kernel of few.c for float32 or float64: of arguments, start, stop and scratch memory."""
+    """A kernel of few.c for float32 or float64, called with arguments, start, stop and scratch memory."""
     suffix = "f32" if dtype == torch.float32 else "f64"
     return load().function(f"gpukmeans_few_{name}_{suffix}", c_void_p, c_int64, c_int64, c_void_p)
 
@@ -467,7 +467,7 @@ def _workspace(centers: Tensor) -> Tensor:
 
 
 def _scales(fixed_point: FixedPoint) -> dict[str, Tensor]:
-    """The scales and the origin, contiguous, by their names in few.c."""
+    """The fixed-point scales and the origin, contiguous, by their names in few.c."""
     return {
         "sum_scale": fixed_point.sum.contiguous(),
         "lowest": fixed_point.lowest.contiguous(),

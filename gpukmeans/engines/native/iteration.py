@@ -1,4 +1,4 @@
-"""The steps of an iteration of Lloyd's loop outside the pass over the points, as two calls of iteration.c."""
+"""The two steps of an iteration of Lloyd's loop apart from the pass over the points, by the kernels of iteration.c."""
 
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from gpukmeans.moments import Moments
 class Move(NamedTuple):
     """Centers (B, K, D) that have moved to the means of their clusters.
 
-    `sqshift` (B,) is the largest squared distance of a move, `bound` (B,) one of squared distances of points after it,
-    and `scale` (B,) their fixed-point scale. `n_iter` (B,) counts the iteration, and `going` (B,) is whether any center
-    moves.
+    `sqshift` (B,) is the largest squared distance that a center moves. `bound` (B,) is an upper bound of the squared
+    distances of points after the move, and `scale` (B,) the fixed-point scale for this bound. `n_iter` (B,) includes
+    this iteration. `going` (B,) is true if any center moves.
     """
 
     target: Tensor
@@ -29,8 +29,9 @@ class Move(NamedTuple):
 class Decision(NamedTuple):
     """The state of runs (B,) after an iteration.
 
-    `inertia` and the `lowest` so far, the number of iterations `stalled` without a lower one, and whether a run is
-    `going` on, and is `unresolved`, as after a measurement at a scale that is too coarse.
+    `lowest` is the lowest `inertia` so far, and `stalled` the number of iterations since then. `going` is true for runs
+    that continue. `unresolved` is true for runs whose iteration must be repeated, as after a measurement at a scale
+    that is too coarse.
     """
 
     inertia: Tensor
@@ -73,10 +74,9 @@ class _Decision(Structure):
 def move(
     centers: Tensor, moments: Moments, going: Tensor, n_iter: Tensor, *, n_fixed: int, total_weight: Tensor
 ) -> Move | None:
-    """The next centers of runs, where `going` (B,), with the bits of the operations of torch.
+    """The next centers of the runs of the mask `going` (B,), with the bits of the torch operations in `lloyd`.
 
-    None if some run misses a cluster, which has to be relocated, or if the tensors are not on the CPU or there are no
-    native kernels.
+    None if an empty cluster must be relocated, if the tensors are not on the CPU, or if there are no native kernels.
     """
     if not centers.is_cpu or unavailable_reason() is not None:
         return None
@@ -113,9 +113,9 @@ def decide(
     patience: int,
     too_coarse: float,
 ) -> Decision | None:
-    """The state of runs after a move, by their moments there, with the bits of the operations of torch.
+    """The state of runs after a move, decided by the moments, with the bits of the torch operations in `lloyd`.
 
-    None if the tensors are not on the CPU or there are no native kernels.
+    None if the tensors are not on the CPU, or if there are no native kernels.
     """
     if not inertia.is_cpu or unavailable_reason() is not None:
         return None
@@ -137,7 +137,7 @@ def decide(
 
 
 def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
-    """Moments as an argument, and the tensors to keep while a kernel runs."""
+    """Moments as an argument of a kernel, and the tensors that must live while the kernel runs."""
     scales, (_, n_clusters, width) = moments.fixed_point, moments.sums.shape
     scales_and_range = scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest
     kept = [tensor.contiguous() for tensor in (moments.inertia, *scales_and_range, moments.worst_sqdist)]

@@ -1,6 +1,6 @@
 """The library of compiled kernels: its files, the hash of its sources, and how it is loaded.
 
-hatch_build.py, which compiles it, runs this file alone, so it imports nothing outside the standard library.
+hatch_build.py compiles the library and runs this file alone, so this file imports only the standard library.
 """
 
 import ctypes
@@ -15,18 +15,18 @@ from typing import Any
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".dll" if os.name == "nt" else ".so"
 
-# One for every CPU of the architecture, and on x86-64 a second one for CPUs of the level x86-64-v3 (AVX2). With
-# two dots in their names, pkgutil does not take them for modules.
+# One library for every CPU of the architecture, and on x86-64 a second one for CPUs of the level x86-64-v3 (AVX2). Two
+# dots in the names keep pkgutil from listing them as modules.
 BASELINE_FILE, V3_FILE = f"_kernels.baseline{_SUFFIX}", f"_kernels.v3{_SUFFIX}"
 
 
 def pointers(*names: str) -> list[tuple[str, type]]:
-    """Fields of a structure that are pointers."""
+    """Fields of a ctypes structure with these names, all of them pointers."""
     return [(name, ctypes.c_void_p) for name in names]
 
 
-class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be wanted)
-    """There are no native kernels. The message is the reason, a clause."""
+class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be intended)
+    """Error if there are no native kernels. The message is the reason, a clause."""
 
 
 class Library:
@@ -43,12 +43,12 @@ class Library:
             raise NativeUnavailable(f"{path.name} cannot be loaded: {error}") from None
 
     def function(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
-        """An exported function, declared at its first use. A call releases Python's lock.
+        """An exported function, declared at its first use. A call releases Python's global lock.
 
         Args:
-            name: its name in C, which begins with `gpukmeans_`.
-            *argtypes: ctypes of its arguments.
-            restype: ctype of its result, None for none.
+            name: the name in C, which begins with `gpukmeans_`.
+            *argtypes: the ctypes of the arguments.
+            restype: the ctype of the result, None for a function without a result.
         """
         if name not in self._functions:
             function = self._handle[name]
@@ -70,12 +70,12 @@ def load() -> Library:
 
 
 def unavailable_reason() -> str | None:
-    """Why there are no native kernels, a clause, or None if there are."""
+    """The reason why there are no native kernels, a clause, or None if there are."""
     outcome = _load_once()
     return outcome if isinstance(outcome, str) else None
 
 
-# Without a lock, which a fork could leave locked: two threads may both load the library, which has no state.
+# Without a lock, which a fork could leave locked. Two threads may both load the library, because it has no state.
 @functools.cache
 def _load_once() -> Library | str:
     if os.environ.get("GPUKMEANS_NATIVE") == "0":
@@ -87,11 +87,11 @@ def _load_once() -> Library | str:
 
 
 def load_from(folder: Path) -> Library:
-    """The library for this CPU from a folder, which is checked against the sources if the folder has them."""
+    """The library for this CPU from a folder. It must match the sources if the folder has them."""
     sources = source_hash(folder)
     if not (folder / BASELINE_FILE).exists():
         raise NativeUnavailable(
-            "gpukmeans was installed without native kernels, as it is where there is no C compiler"
+            "gpukmeans was installed without native kernels, which happens where there is no C compiler"
             if sources is None
             else "the native kernels are not built; run `make native`"
         )
@@ -104,7 +104,7 @@ def load_from(folder: Path) -> Library:
 
 
 def source_hash(folder: Path) -> int | None:
-    """A hash of 64 bits of the C files and headers of a folder; None if it has none, as an installed package."""
+    """A 64-bit hash of the C files and headers of a folder; None without such files, as in an installed package."""
     files = sorted([*folder.glob("*.c"), *folder.glob("*.h")], key=lambda path: path.name)
     digest = hashlib.sha256()
     for path in files:
@@ -114,13 +114,13 @@ def source_hash(folder: Path) -> int | None:
 
 
 def _check_complete(path: Path) -> None:
-    """OSError for a truncated ELF file. The dynamic linker would map what is missing, and the process would crash."""
+    """OSError for a truncated ELF file, which the dynamic linker would load, so that the process would crash."""
     content = path.read_bytes()
     if content[:4] != b"\x7fELF":
         return
     if len(content) < 64:
         raise OSError("the file is truncated")
-    # The table of sections, of this offset, size of an entry and number of entries, is at the end of the file.
+    # The table of sections is at the end of the file. The header has its offset, the size and the number of entries.
     (offset,), (size, count) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<HH", content, 58)
     if len(content) < offset + size * count:
         raise OSError("the file is truncated")

@@ -1,4 +1,4 @@
-"""Points of many coordinates in native kernels: the state of runs over them, and the calls of many.c."""
+"""Points of many coordinates in native kernels: the state of runs, and the calls of many.c."""
 
 import ctypes
 import functools
@@ -17,22 +17,22 @@ from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 
 MAX_WIDTH = 1 << 15
-"""The most coordinates of a point: scratch memory grows with them."""
+"""The largest number of coordinates of a point. It limits the scratch memory."""
 
-# Centers of a panel, as in propose.h. Up to one panel lower bounds do not pay.
+# The number of centers in a panel, as in propose.h. For a single panel, lower bounds cost more than they save.
 _PANEL = 16
 
-# What a run knows at the centers before, as in many.c.
+# Results at the previous centers that a run has, as in many.c.
 _KNOWN_LABELS, _KNOWN_BOUNDS = 1, 2
 
-# Products of a coordinate in one chunk: 20 ms with AVX2 and fused multiply-adds, 50 without.
+# Multiplications of coordinates in one chunk. They take 20 ms with AVX2 and fused multiply-adds, 50 ms without.
 _CHUNK_PRODUCTS = 1 << 30
 _CHUNK_ROWS = 1 << 16
 
-# Elements that torch converts without starting threads of its own.
+# The number of elements that torch converts on the calling thread alone.
 _CONVERTED = 1 << 15
 
-# Bytes of all sums that chunks on several threads are added to.
+# The largest number of bytes of the copies of sums to which several threads add.
 _SUMS_BYTES = 1 << 24
 
 
@@ -67,7 +67,7 @@ class _ManyRuns(ctypes.Structure):
 
 
 def kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
-    """A function of the library for numbers of this dtype, float32 or float64."""
+    """A function of the library for float32 or float64."""
     suffix = "f32" if dtype == torch.float32 else "f64"
     return load().function(f"gpukmeans_{name}_{suffix}", *argtypes, restype=restype)
 
@@ -77,7 +77,7 @@ def _scratch_bytes(dtype: torch.dtype, width: int, n_clusters: int) -> int:
 
 
 def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
-    """Memory for one kernel at a time."""
+    """Scratch memory for one kernel at a time."""
     return torch.empty(_scratch_bytes(dtype, width, n_clusters), dtype=torch.uint8, device="cpu")
 
 
@@ -86,14 +86,14 @@ def _n_panels(n_clusters: int) -> int:
 
 
 class _Arguments:
-    """A block of arguments with the tensors that its pointers refer to, which live as long as the block."""
+    """The arguments of a kernel, and references to the tensors to which they point."""
 
     def __init__(self, block: Many, tensors: dict[str, Tensor]) -> None:
         self.block = block
         self.tensors = tensors
 
     def with_tensors(self, **tensors: Tensor | None) -> "_Arguments":
-        """A copy with other tensors."""
+        """A copy of the arguments with other tensors."""
         copy = _Arguments(Many.from_buffer_copy(self.block), dict(self.tensors))
         for name, tensor in tensors.items():
             if tensor is None:
@@ -106,7 +106,7 @@ class _Arguments:
         return copy
 
     def call(self, name: str, dtype: torch.dtype) -> Many:
-        """The arguments after a kernel wrote its results to them."""
+        """The arguments after a call of the kernel, which writes its results to them."""
         kernel(name, dtype, ctypes.c_void_p)(ctypes.addressof(self.block))
         return self.block
 
@@ -117,14 +117,14 @@ def _no_arguments() -> _Arguments:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order in which centers fill the panels: the center in each place or -1, and the place of each center."""
+    """The order of centers in the panels: the center in each place, or -1, and the place of each center."""
 
     members: Tensor
     places: Tensor
 
     @staticmethod
     def of(order: Tensor) -> "Order":
-        """From the numbers of the centers (K,), int32."""
+        """The order of these numbers of centers (K,), int32."""
         members = torch.full((_n_panels(len(order)) * _PANEL,), -1, dtype=torch.int32, device="cpu")
         members[: len(order)] = order
         places = torch.empty_like(order)
@@ -132,14 +132,14 @@ class Order:
         return Order(members, places)
 
 
-@functools.lru_cache(maxsize=16)  # as long as a small call itself; never written to
+@functools.lru_cache(maxsize=16)  # because it takes as long as a small call; the result is never changed
 def given_order(n_clusters: int) -> Order:
-    """Centers by their numbers."""
+    """The order of centers by number."""
     return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
 
 
 def _grouped_order(centers: Tensor) -> Order:
-    """Centers that are near each other in the same panel, so that lower bounds of panels exclude more."""
+    """An order with near centers in the same panel, so that lower bounds of panels exclude more."""
     n_clusters, width = centers.shape
     order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
     arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
@@ -151,7 +151,7 @@ def _grouped_order(centers: Tensor) -> Order:
 
 
 def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
-    """Memory that the kernel `pack` fills from centers (..., K, D)."""
+    """Tensors that the kernel `pack` fills from centers (..., K, D)."""
     *_, n_clusters, width = centers.shape
     panels = _n_panels(n_clusters)
     return {
@@ -164,7 +164,7 @@ def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
 
 
 def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width: int) -> tuple[Tensor, dict[str, int]]:
-    """Memory of one thread for runs that keep nothing, in one piece, and the addresses of its parts."""
+    """Memory of one thread for runs without state, in one tensor, and the addresses of its parts."""
     size, panels = dtype.itemsize, _n_panels(n_clusters)
     sizes = {
         "panels": size * panels * _PANEL * (width + 1),
@@ -185,7 +185,7 @@ def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width
 
 
 def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
-    """Arguments with the centers (K, D), and how far they moved from those before."""
+    """Arguments with the centers (K, D), and with their moves from the centers `before`."""
     arguments = _no_arguments().with_tensors(
         centers=centers, centers_before=before, members=order.members, places=order.places, **room_for_centers(centers)
     )
@@ -195,7 +195,7 @@ def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
 
 
 class _Scales(NamedTuple):
-    """The fixed-point scales of one run. Sums in other units cannot be followed."""
+    """The fixed-point scales of one run. Sums in other units cannot be updated."""
 
     weight: float
     sum: Tensor
@@ -208,7 +208,7 @@ class _Scales(NamedTuple):
 
 
 class _RunState:
-    """The state of a run between two measures: centers, labels, squared distances, lower bounds, sums and totals."""
+    """The state of a run between two calls of `measure`: centers, labels, squared distances, lower bounds and sums."""
 
     def __init__(self, n_rows: int, centers: Tensor, scales: _Scales) -> None:
         n_clusters = len(centers)
@@ -224,12 +224,12 @@ class _RunState:
         self.totals = torch.zeros(n_clusters, dtype=torch.int64, device="cpu")
 
     def fits(self, centers: Tensor, scales: _Scales) -> bool:
-        """Whether the state can follow to these centers and scales."""
+        """Whether the state can be updated to these centers and scales."""
         same = self.centers is not None and self.centers.shape == centers.shape and self.centers.dtype == centers.dtype
         return same and self.scales.equals(scales)
 
     def add_bounds(self, centers: Tensor, room: int) -> None:
-        """Begin with lower bounds, for panels of centers that are near each other, if they fit `room` bytes."""
+        """Add lower bounds, with near centers in the same panel, if they fit into `room` bytes."""
         n_rows, panels = len(self.labels), _n_panels(len(centers))
         if self.n_bytes + 4 * n_rows * panels <= room:
             self.order = _grouped_order(centers)
@@ -238,13 +238,13 @@ class _RunState:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that grow with the number of points."""
+        """The number of bytes of the tensors that have an entry for each point."""
         tensors = [self.labels, self.sqdist, *([] if self.bounds is None else [self.bounds])]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class _SharedSums:
-    """Sums (K, D) and totals (K,) that chunks are added to, each by one chunk at a time."""
+    """Copies of sums (K, D) and totals (K,), to each of which one chunk at a time adds its rows."""
 
     def __init__(self, sums: Tensor, totals: Tensor, n_chunks: int) -> None:
         n_others = min(torch.get_num_threads(), n_chunks, _SUMS_BYTES // (8 * sums.numel())) - 1
@@ -255,7 +255,7 @@ class _SharedSums:
             self._free.put(pair)
 
     def add(self, arguments: _Arguments, dtype: torch.dtype) -> int:
-        """Add the rows of a chunk whose labels changed. Their number."""
+        """Add the rows of a chunk whose labels changed, and return the number of these rows."""
         sums, totals = pair = self._free.get()
         try:
             return arguments.with_tensors(sums=sums, totals=totals).call("many_add", dtype).n_changed
@@ -263,7 +263,7 @@ class _SharedSums:
             self._free.put(pair)
 
     def collect(self) -> None:
-        """Add all to the first sums and totals. Integers, so in any order."""
+        """Add all copies to the first one. They are integers, so the order does not matter."""
         for pair in self._others:
             for total, part in zip(self._first, pair, strict=True):
                 total += part
@@ -272,17 +272,18 @@ class _SharedSums:
 class ManyCoordinates:
     """Points (P, N, D) with weights (P, N), at least 0, or None for weights of 1, of any real dtype, on the CPU.
 
-    It has the methods of `BoundEngine`, with the problems of the runs as a tensor (B,) int64. From the second measure
-    on a run keeps its labels and squared distances, and lower bounds once its labels change little. No bit depends on
-    it.
+    The class has the methods of `BoundEngine`, with the problems of the runs as a tensor (B,) int64. From the second
+    `measure` on, the state of a run has labels and squared distances. Lower bounds are added when few labels change. No
+    bit depends on the state.
 
     Args:
         x: points.
         weights: weights.
-        keeps_from: products of a coordinate, N·K·D, from which on a run keeps these. Smaller runs share one call.
-        bounds_from: share of the labels that change in a measure, below which lower bounds begin: they exclude little
-            as long as centers move far.
-        chunk: products of one chunk.
+        keeps_from: the number of multiplications N·K·D from which on a run has a state. One call computes many smaller
+            runs.
+        bounds_from: the fraction of changed labels in a `measure` below which lower bounds are added. As long as
+            centers move far, lower bounds exclude few of them.
+        chunk: the number of multiplications of one chunk.
     """
 
     def __init__(
@@ -339,12 +340,12 @@ class ManyCoordinates:
         return self.x.shape[1] * centers.shape[1] * centers.shape[2]
 
     def _chunk(self, problem: int, start: int, stop: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Rows of a problem, converted if that is needed."""
+        """Rows of a problem, converted to the dtype if necessary."""
         weights = None if self.weights is None else self.weights[problem, start:stop]
         return {"points": self.x[problem, start:stop].to(dtype).contiguous(), "weights": weights}
 
     def _chunk_rows(self, centers: Tensor) -> int:
-        """Rows of a chunk at centers (K, D)."""
+        """The number of rows of a chunk at centers (K, D)."""
         n_clusters, width = centers.shape
         rows = min(_CHUNK_ROWS, self._chunk_products // (n_clusters * width))
         if self.x.dtype != centers.dtype or not self.x[0].is_contiguous():
@@ -392,7 +393,7 @@ class ManyCoordinates:
         try:
             run_chunks(measure_chunk, n_rows, chunk_rows)
         except BaseException:
-            self._states.pop(run, None)  # some of its chunks are at the new centers
+            self._states.pop(run, None)  # some chunks have results at the new centers, others at the previous ones
             raise
         added.collect()
         inertia = sum(part for part, _ in results)
@@ -404,7 +405,7 @@ class ManyCoordinates:
             moments.sums[run], moments.totals[run] = sums, totals
 
     def _state(self, run: int, centers: Tensor, scales: _Scales) -> _RunState | None:
-        """The state of a run, a new one if there is none that fits; None at the first measure or without room."""
+        """The state of a run, a new state if none fits; None at the first `measure` or if memory is limited."""
         if self._n_measured == 1:
             return None
         state = self._states.pop(run, None)
@@ -456,7 +457,7 @@ class ManyCoordinates:
     def _run_small(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], run_tensors: dict[str, Tensor]
     ) -> None:
-        """Calls of the kernel of many runs. Tensors of results and scales have one row for each run."""
+        """Call the kernel that computes many runs. Tensors of results and scales have one row for each run."""
         n_rows, dtype = self.x.shape[1], centers.dtype
         _, n_clusters, width = centers.shape
         n_products = max(1, self._products(centers))
@@ -485,7 +486,7 @@ class ManyCoordinates:
                 **{name: _address_of_row(tensor, start) for name, tensor in run_tensors.items()},
             )
             function(ctypes.addressof(runs), 0, stop - start)
-            del room  # which lives until here
+            del room  # the kernel uses its memory until here
 
         chunk = max(1, self._chunk_products // 4 // n_products)
         if converted:

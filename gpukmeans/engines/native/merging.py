@@ -9,11 +9,11 @@ from torch import Tensor
 from gpukmeans.engines.native.library import load, pointers
 from gpukmeans.engines.native.threads import run_chunks
 
-# Up to this many coordinates, centers are stored by channel, as in merging.c.
+# For up to this many coordinates, centers are stored by channel, as in merging.c.
 _BY_CHANNEL = 8
-# Squared differences of coordinates of a chunk, and clusters whose pairs are sorted: at most about 10 ms each.
+# Sizes of a chunk, of at most about 10 ms: squared differences of coordinates, and clusters whose pairs are sorted.
 _CHUNK_SQUARES, _CHUNK_CLUSTERS = 1 << 24, 1 << 16
-# Doubles of scratch memory besides those for clusters and coordinates: those of distance.h, and a vector.
+# Additional doubles of scratch memory, for distance.h and a vector, besides clusters and coordinates.
 _MORE_SCRATCH = 24
 
 
@@ -27,11 +27,11 @@ class _Merging(Structure):
 
 
 def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Tensor | None:
-    """Centers (B, K, D) of `gpukmeans.refinement.merge`, with the same bits. None where its costs could overflow.
+    """The result (B, K, D) of `gpukmeans.refinement.merge`, with the same bits. None where costs could overflow.
 
     Args:
         centers: plain float64 tensor (B, M, D) on the CPU.
-        totals: weights of their clusters, plain float64 (B, M).
+        totals: weights of the clusters, plain float64 (B, M).
         n_clusters: K, at most M.
         n_fixed: the number of fixed centers, below K.
     """
@@ -43,7 +43,7 @@ def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Te
             f" n_fixed = {n_fixed}"
         )
     by_channel = width <= _BY_CHANNEL
-    # Copies, since they are changed.
+    # Copies, because the kernels change them.
     stored = (centers.mT if by_channel else centers).clone(memory_format=torch.contiguous_format)
     tensors = {
         "centers": stored,

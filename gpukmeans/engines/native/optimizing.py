@@ -1,7 +1,8 @@
-"""Rate-distortion optimization of an indexed image by the kernels in optimizing.c.
+"""Rate-distortion optimization of an indexed image by the kernels of optimizing.c.
 
 Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, indices uint8 (H, W), and points of a
-palette int32 (K, D), premultiplied, K up to 256. See `gpukmeans.images.rate_distortion`, which defines the results.
+palette int32 (K, D), premultiplied, K up to 256. `gpukmeans.images.rate_distortion` defines the results and the symbols
+J (weighted error plus price times bits), e (the errors of the pixels) and R (the weights of their correlation).
 """
 
 import ctypes
@@ -16,18 +17,18 @@ from gpukmeans.engines.native.library import load, pointers
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# Number of pixels or cells computed by one call, which takes at most 50 ms.
+# The number of pixels, or of cells, of one call, which takes at most 50 ms.
 _BLOCK, _SWEEP_BLOCK, _CELLS = 1 << 20, 1 << 18, 1 << 13
 
 MAX_TRIED = 8
-"""Most colors that are tried for a cell."""
+"""The largest number of colors that are tried for a cell."""
 
 # Pixels that are this many rows apart are independent.
 _APART = 3
 
 
 class _Nearest(ctypes.Structure):
-    """struct nearest."""
+    """`struct nearest` of optimizing.c."""
 
     _fields_ = [
         ("n_colors", ctypes.c_int64),
@@ -37,7 +38,7 @@ class _Nearest(ctypes.Structure):
 
 
 class _Picture(ctypes.Structure):
-    """struct picture."""
+    """`struct picture` of optimizing.c."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("height", "width")),
@@ -47,13 +48,13 @@ class _Picture(ctypes.Structure):
 
 
 class _NormalEquations(ctypes.Structure):
-    """struct normal_equations."""
+    """`struct normal_equations` of optimizing.c."""
 
     _fields_ = pointers("half", "diagonal", "values")
 
 
 class _Sweep(ctypes.Structure):
-    """struct sweep."""
+    """`struct sweep` of optimizing.c."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("height", "width")),
@@ -67,7 +68,7 @@ class _Sweep(ctypes.Structure):
 
 
 def color_cells(image: UInt8[Tensor, "h w c"], n_cells: int) -> tuple[Int[Tensor, " m"], Int[Tensor, "h w"]]:
-    """Cells of the colors of an image, int64 (M,) in ascending order, and the place among them of each pixel's, int32.
+    """The M cells that contain colors of an image, int64 (M,) ascending, and the cell of each pixel as an index, int32.
 
     In addition to the results this takes 5 bytes for each of all cells.
 
@@ -99,13 +100,13 @@ def nearest_to_cells(
     unit: int,
     n: int,
 ) -> UInt8[Tensor, "m n"]:
-    """The n colors nearest to each cell, the lowest on ties; for one that is excluded the nearest color.
+    """The n colors nearest to each cell, the lowest on ties. The nearest color replaces a color that is excluded.
 
     Args:
         centers: twice the centers of cells, int32 (M, D).
         opaque: mask (M,) of the cells with exclusions.
         points: points of the palette, int32 (K, D).
-        excluded: mask (K,) of the colors that opaque cells do not get.
+        excluded: mask (K,) of the colors that are excluded from opaque cells.
         unit: factor of the centers.
         n: at most K.
     """
@@ -122,7 +123,7 @@ def nearest_to_cells(
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
-    """Sums, int64, of absolute differences of the pixels of each block of 8 x 8 from those to the left and above.
+    """Sums, int64, of absolute differences of the pixels of each 8 x 8 block from their left and upper neighbors.
 
     Args:
         image: uint8 (H, W, C).
@@ -233,7 +234,7 @@ def sweep(
     price: int,
     bit: int,
 ) -> UInt8[Tensor, "h b"]:
-    """The rows (H, B) after each byte has been changed to the one of the least J.
+    """The rows (H, B) after each byte has been changed to the byte of the least J.
 
     In addition to the result this takes 9 bytes for each pixel, 17 with alpha, and 32 for each column and thread.
 
@@ -244,11 +245,12 @@ def sweep(
         rows: the indices packed to bytes, uint8 (H, B).
         cells: row of `lists` of each pixel, int32 (H, W).
         lists: colors tried, uint8 (M, n), n from 1 to `MAX_TRIED`.
-        filters: filter types of the rows, int32 (H,). With None bits are those of pairs of neighbors in whole bytes.
-        lengths: code lengths of residuals, int32 (256,), or of indices by the one to the left, int32 (256, 256).
-        weights: of the lengths in blocks of 8 x 8 pixels, in sixteenths, uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
-        per_byte: number of pixels in a byte: with 2, 4 or 8 all values are tried.
-        translucent: mask (K,) of the colors that opaque pixels do not take.
+        filters: filter types of the rows, int32 (H,). With None the bits are code lengths of pairs of neighbors, which
+            are whole bytes.
+        lengths: code lengths of residuals, int32 (256,), or of an index after its left neighbor, int32 (256, 256).
+        weights: weights of the lengths in 8 x 8 blocks, in sixteenths, uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
+        per_byte: number of pixels in a byte. With 2, 4 or 8 all values of a byte are tried.
+        translucent: mask (K,) of the colors that are excluded from opaque pixels.
         share: weight of the blurred error, 0 to 256.
         price: squared error that a bit costs, with 16 fractional bits, at most `max_price`.
         bit: units of a code length.
@@ -288,7 +290,7 @@ def sweep(
 
 
 def max_price(channels: int) -> int:
-    """The highest price of a bit with which J fits, for images of this number of channels."""
+    """The highest price of a bit at which J does not overflow, for images of this number of channels."""
     return 1 << (47 if channels % 2 == 0 else 39)
 
 
@@ -307,7 +309,7 @@ class _Rows:
         self._state = _Picture(height, width, channels, len(points), share, 0, *addresses)
 
     def run(self, function: Callable[..., Any], step: int = 1) -> None:
-        """Call a kernel for all rows, of which it gets multiples of `step` at a time."""
+        """Call a kernel for all rows, a multiple of `step` rows at a time."""
         height, width = self._state.height, self._state.width
 
         def kernel(start: int, stop: int) -> None:
@@ -326,12 +328,12 @@ class _Rows:
 
 
 def _padded(points: Tensor, length: int = 256) -> Tensor:
-    """Points (M, D) as (`length`, 4), with zeros."""
+    """Points (M, D), padded by zeros to (`length`, 4)."""
     return torch.nn.functional.pad(points, (0, 4 - points.shape[1], 0, length - len(points))).contiguous()
 
 
 def _check(fits: bool) -> None:
-    """ValueError unless the shapes fit. Kernels rely on that."""
+    """ValueError unless the shapes fit. The kernels do not check them."""
     if not fits:
         raise ValueError("image, palette, indices, candidates and rate must fit each other, with up to 256 colors")
 

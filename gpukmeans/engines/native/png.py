@@ -1,7 +1,7 @@
-"""Filters of PNG rows by code lengths, and palette orders, by the kernels in png.c.
+"""Filters of PNG scanlines chosen by code lengths, and palette orders, by the kernels of png.c.
 
-Tensors are contiguous and on the CPU. See `gpukmeans.images.png_rate` and `gpukmeans.images.palette_order`, which
-define the results.
+Tensors are contiguous and on the CPU. `gpukmeans.images.png_rate` and `gpukmeans.images.palette_order` define the
+results.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ from torch import Tensor
 from gpukmeans.engines.native.library import load, pointers
 from gpukmeans.engines.native.threads import run_chunks
 
-# Number of pixels computed by one call, which takes at most 50 ms.
+# The number of pixels of one call, which takes at most 50 ms.
 _BLOCK = 1 << 20
 
 
 class _Filtering(ctypes.Structure):
-    """struct filtering."""
+    """`struct filtering` of png.c."""
 
     _fields_ = [("width", ctypes.c_int64), *pointers("rows", "lengths", "filters")]
 
@@ -27,7 +27,7 @@ class _Filtering(ctypes.Structure):
 def cheapest_filters(
     rows: UInt8[Tensor, "h w"], lengths: Int[Tensor, "256"]
 ) -> tuple[Int[Tensor, " h"], Int[Tensor, "256"]]:
-    """Filter types (H,), int32, of the least cost of each row, and counts (256,), int64, of the bytes of filtered rows.
+    """The cheapest filter type of each row, int32 (H,), and the counts of the bytes of filtered rows, int64 (256,).
 
     In addition to the results this takes 6 rows for each thread.
 
@@ -47,7 +47,7 @@ def filtered_counts(rows: UInt8[Tensor, "h w"], filters: Int[Tensor, " h"]) -> I
 def weighted_counts(
     rows: UInt8[Tensor, "h w"], filters: Int[Tensor, " h"], weights: UInt8[Tensor, "p q"]
 ) -> Int[Tensor, "n 256"]:
-    """Counts (33, 256), int64, of the bytes of rows (H, W) with these filter types, by the weights of their blocks.
+    """Counts, int64 (33, 256), of the bytes of filtered rows, separate for each weight of a block.
 
     Filter types have the weight 16.
 
@@ -89,7 +89,7 @@ def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor, "k k"]:
-    """Counts, int64 (K, K), of the pairs of a pixel and the one to its right or below it, by their indices.
+    """Counts, int64 (K, K), of pairs of neighbors by their indices: a pixel and its right or lower neighbor.
 
     In addition to the result this takes 4 K² bytes for each million pixels.
 
@@ -113,7 +113,7 @@ def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor
 
 
 def mapped(bytes_: UInt8[Tensor, "h w"], table: UInt8[Tensor, " n"]) -> UInt8[Tensor, "h w"]:
-    """Values (H, W) of bytes in a table (N,), 0 for those of N and more."""
+    """Table entries (H, W) of bytes, 0 for bytes from N on. The table is (N,)."""
     values, table = torch.empty_like(bytes_), torch.nn.functional.pad(table, (0, 256 - len(table)))
     run = _function("map", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
 
@@ -125,7 +125,7 @@ def mapped(bytes_: UInt8[Tensor, "h w"], table: UInt8[Tensor, " n"]) -> UInt8[Te
 
 
 def chained_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
-    """The greedy Hamiltonian path, int64 (K,), over the counts of adjacent colors, int64 (K, K), K from 2 to 256."""
+    """Greedy Hamiltonian path, int64 (K,), for counts of adjacent colors, int64 (K, K), K from 2 to 256."""
     order, n_colors = _zeros(_checked_size(counts)), len(counts)
     n_bytes = _function("chain_bytes", ctypes.c_int64, restype=ctypes.c_int64)(n_colors)
     scratch = torch.empty(n_bytes, dtype=torch.uint8, device="cpu")
@@ -135,7 +135,7 @@ def chained_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
 
 
 def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
-    """The modified Zeng order, int64 (K,), over the counts of adjacent colors, int64 (K, K), K from 2 to 256."""
+    """Modified Zeng order, int64 (K,), for counts of adjacent colors, int64 (K, K), K from 2 to 256."""
     order = _zeros(_checked_size(counts))
     run = _function("grow", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
     run(counts.data_ptr(), len(counts), order.data_ptr())
@@ -145,13 +145,13 @@ def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
 def refined_order(
     counts: Int[Tensor, "k k"], order: Int[Tensor, " k"], lengths: Int[Tensor, "256"], reach: int
 ) -> Int[Tensor, " k"]:
-    """The order, int64 (K,), with each color moved by up to `reach` places to that of the least code lengths.
+    """The order, int64 (K,), after each color has moved by up to `reach` places to the place of the least code length.
 
     Args:
         counts: counts of adjacent colors, int64 (K, K), K from 2 to 256, symmetric.
         order: a permutation, int64 (K,).
         lengths: code length of each difference, int64 (256,).
-        reach: places.
+        reach: the largest number of places that a color moves.
     """
     colors = order.clone()
     run = _function("refine", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
@@ -160,7 +160,7 @@ def refined_order(
 
 
 def difference_counts(counts: Int[Tensor, "k k"], order: Int[Tensor, " k"]) -> Int[Tensor, "256"]:
-    """Counts, int64 (256,), of the differences modulo 256 of adjacent indices that are numbered in an order.
+    """Counts, int64 (256,), of the differences modulo 256 of adjacent pixels, whose indices are numbered in `order`.
 
     Args:
         counts: counts of adjacent colors, int64 (K, K), K from 2 to 256.

@@ -1,4 +1,4 @@
-"""Greedy k-means++ in native kernels: candidates are drawn, compared and taken by seeding_body.h or few_seeding.h."""
+"""Greedy k-means++ by the kernels of seeding_body.h and few_seeding.h, which draw and compare candidates."""
 
 import ctypes
 import math
@@ -17,15 +17,15 @@ from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import finest_scale
 
 MAX_CANDIDATES = 16
-"""The most candidates: those of a panel, as in propose.h."""
+"""The largest number of candidates, which is the size of a panel in propose.h."""
 
-# Rows whose w·d² have one total, as in many.c and few.c.
+# The number of rows of a group, which has one total of w·d², as in many.c and few.c.
 _GROUP = 256
 
-# Products of a coordinate in one chunk: about half a millisecond.
+# Multiplications of coordinates in one chunk, which take about half a millisecond.
 _CHUNK_PRODUCTS = 1 << 24
 
-# Steps from which on points of few coordinates are sorted.
+# Points of few coordinates are sorted if there are at least this many steps.
 _SORTED_STEPS = 16
 
 
@@ -69,16 +69,18 @@ def extended(
     n_candidates: int,
     draw: Callable[[int, int], Sequence[int]],
 ) -> Tensor | None:
-    """Centers (K, D): the given ones (M, D), then points by greedy k-means++. None if all points are at centers before.
+    """Centers (K, D): the given centers (M, D), then points by greedy k-means++.
+
+    None if all points are at centers before there are K.
 
     Args:
         rows: points and weights.
-        centers: centers so far.
-        labels: index of the nearest of these for each point (N,).
-        sqdist: squared distance to it (N,), in the dtype of the points.
+        centers: the given centers.
+        labels: index of the nearest given center for each point (N,).
+        sqdist: squared distance to this center (N,), in the dtype of the points.
         n_clusters: K.
-        n_candidates: points that are drawn for each center, at most `MAX_CANDIDATES`.
-        draw: a function of the number of the step and the total of w·d² in fixed point, which returns the positions of
+        n_candidates: the number of points that are drawn in each step, at most `MAX_CANDIDATES`.
+        draw: a function of the number of the step and the total of w·d² in fixed point that returns the positions of
             the candidates, below the total.
     """
     state: _State
@@ -161,15 +163,15 @@ class _State(ABC):
 
     @abstractmethod
     def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
-        """Add what each candidate changes the total by, in a part of the points."""
+        """Add the change of the total by each candidate, for a part of the points, to `gains`."""
 
     @abstractmethod
     def _take(self, start: int, stop: int, candidate: int) -> None:
-        """Make a candidate a center, in a part of the points."""
+        """Make a candidate a center, for a part of the points."""
 
 
 class _BoxedState(_State):
-    """Points of few coordinates in boxes, most of which a candidate is too far from."""
+    """State for few coordinates. Points are in boxes, and a candidate is too far from most boxes to change them."""
 
     def __init__(self, rows: WeightedRows, centers: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int) -> None:
         super().__init__(rows, centers, n_clusters, n_candidates)
@@ -185,7 +187,7 @@ class _BoxedState(_State):
             "places": torch.empty(x.shape[1], dtype=torch.int32, device="cpu"),
             "small_ranges": x.new_zeros(n_large, 2, width, FANOUT),
             "large_ranges": x.new_zeros(n_panels, 2, width, FANOUT),
-            # Boxes that do not exist have no point with weight.
+            # -1, as for boxes without a point with weight, for the boxes that pad the last large box.
             "small_most": x.new_full((n_large * FANOUT,), -1.0),
             "large_most": x.new_full((n_panels * FANOUT,), -1.0),
             "heaviest": torch.empty(n_small, dtype=torch.float64, device="cpu"),
@@ -231,7 +233,7 @@ class _BoxedState(_State):
 
 
 class _ScreenedState(_State):
-    """Points of many coordinates, most of which products exclude."""
+    """State for many coordinates. Matrix products exclude most points for a candidate."""
 
     def __init__(
         self, rows: WeightedRows, centers: Tensor, labels: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int

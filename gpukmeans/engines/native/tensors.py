@@ -1,4 +1,4 @@
-"""Which tensors the native kernels take: those whose values are at their address, on the CPU."""
+"""Conditions on the tensors of native kernels: they are on the CPU, and their values are at their address."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from gpukmeans.engines.native.library import unavailable_reason
 
 
 def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
-    """Whether there are native kernels and these tensors are plain: strided, of this dtype, on the CPU.
+    """Whether there are native kernels for these tensors: plain, strided, of this dtype, on the CPU.
 
-    Subclasses, as `FakeTensor`, and the tensors of `torch.vmap` and other transformations are not plain. No tensor is
-    taken in code that is compiled, or under a mode that replaces operations of torch, as kernels are no operations.
+    Subclasses, such as `FakeTensor`, and the tensors of `torch.vmap` and other transformations are not plain. The
+    result is False in compiled code, and under a mode that replaces torch operations, because kernels are not torch
+    operations.
     """
     return (
         not torch.compiler.is_compiling()
@@ -23,8 +24,8 @@ def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the values of a tensor are at its address: no subclass, no tensor of a transformation as `vmap`."""
-    internals: Any = torch._C  # what is inside it has no types
+    """Whether the values of a tensor are at its address. This excludes subclasses, and tensors inside `torch.vmap`."""
+    internals: Any = torch._C  # Any, because torch._C has no types
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided

@@ -1,6 +1,6 @@
-"""Chunks of kernels on several threads: a pool of Python threads that is kept, with as many as torch uses.
+"""Chunks of kernels on several threads: a pool of Python threads, as many as torch uses, that lives with the process.
 
-Kernels release Python's lock. Threads that wait sleep: those of OpenMP spin, which delays other processes.
+Kernels release Python's global lock. Waiting threads sleep; OpenMP's threads spin, which delays other processes.
 """
 
 import ctypes
@@ -20,11 +20,11 @@ Kernel = Callable[[int, int], object]
 def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
     """Call `kernel(start, stop)` for ranges of at most `chunk` items that cover 0 to `n_items`.
 
-    The calls run on `torch.get_num_threads()` threads, of which the calling thread is one. A single chunk, or one
-    thread, starts no other. Denormal numbers are treated on all threads as on the calling one.
+    The calls run on `torch.get_num_threads()` threads, including the calling thread. For a single chunk no other thread
+    is started. Denormal numbers are treated on all threads as on the calling thread.
 
-    An exception of a chunk, or KeyboardInterrupt, is raised when no chunk is running any more; none begins after it.
-    It waits for the chunks that have begun, so a chunk should take at most 50 ms.
+    After an exception of a chunk, or KeyboardInterrupt, no chunk begins any more. The exception is raised when the
+    chunks that have begun are complete, so a chunk should take at most 50 ms.
     """
     work = _Work(kernel, n_items, chunk)
     n_helpers = min(torch.get_num_threads(), -(-n_items // chunk)) - 1
@@ -40,20 +40,20 @@ def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
                 work.run_chunks()
             work.wait_for_helpers()
             break
-        except BaseException as caught:  # also while it waits
+        except BaseException as caught:  # including KeyboardInterrupt while this thread waits
             work.stopped = True
             error = error or caught
-    work.kernel = _no_kernel  # the pool may refer to this work for longer, but not to its tensors
+    work.kernel = _no_kernel  # the pool may keep this work for longer, but must not keep its tensors
     error, work.error = error or work.error, None
     if error is not None:
         try:
             raise error
         finally:
-            del error  # which would keep tensors: its traceback refers to this frame
+            del error  # its traceback refers to this frame, which would keep tensors alive
 
 
 class _Work:
-    """A kernel with the chunks that are not begun, and the number of the pool's threads that compute some."""
+    """A kernel, the chunks that have not begun, and the number of threads of the pool that compute chunks."""
 
     def __init__(self, kernel: Kernel, n_items: int, chunk: int) -> None:
         self.kernel = kernel
@@ -63,13 +63,13 @@ class _Work:
         self._n_items, self._chunk = n_items, chunk
         self._next = 0
         self._lock = threading.Lock()
-        # A state to wait for, and not messages to count: an interrupt could lose one between its receipt and its count.
+        # A count under a lock, and not messages: an interrupt could lose a message between its receipt and its count.
         self._n_helpers = 0
         self._helpers_left = threading.Lock()
         self._helpers_left.acquire()
 
     def run_chunks(self) -> None:
-        """Compute chunks until all are begun or a thread has stopped the work."""
+        """Compute chunks until all have begun or a thread has stopped the work."""
         while (start := self._begin_chunk()) is not None:
             self.kernel(start, min(start + self._chunk, self._n_items))
 
@@ -85,13 +85,13 @@ class _Work:
         except BaseException as error:
             self.error = self.error or error
             self.stopped = True
-        with self._lock:  # there are no chunks left, so no thread joins from here on
+        with self._lock:  # no chunks are left, so no other thread begins one
             self._n_helpers -= 1
             if self._n_helpers == 0:
                 self._helpers_left.release()
 
     def wait_for_helpers(self) -> None:
-        """Wait until no thread of the pool computes a chunk. One that has not begun is not waited for."""
+        """Wait until no thread of the pool computes a chunk. Threads that have not begun a chunk do not count."""
         while self._n_helpers > 0:
             self._helpers_left.acquire()
 
@@ -116,7 +116,7 @@ class _Pool:
         self._lock = threading.Lock()
 
     def offer(self, work: _Work, n_helpers: int) -> None:
-        """Let up to `n_helpers` threads help with the work, as soon as they are free."""
+        """Have up to `n_helpers` threads compute chunks of the work as soon as they are free."""
         with self._lock:
             while self._n_threads < n_helpers:
                 threading.Thread(target=self._serve, name="gpukmeans kernels", daemon=True).start()
@@ -133,7 +133,7 @@ _pool = _Pool()
 
 
 def _forget_pool() -> None:
-    """A new pool for a forked process, which has none of the threads and maybe a lock that one of them held."""
+    """Replace the pool in a forked process, which has no copy of its threads, but maybe a lock that a thread held."""
     global _pool
     _pool = _Pool()
 
