@@ -1,15 +1,16 @@
-// Distinct colors of 8-bit pixels, with the number of pixels of each, and the row of each pixel's color among them.
-// Pixels (N, C) of three or four channels are partitioned by the first two, which takes one or two bytes a pixel; the
-// rest of each part is counted by a table. The row of a color is the rank of its bit among the bits of all codes. All
-// arithmetic is on integers, so results are exact, and in lexicographic order without a sort.
+// Distinct colors of 8-bit pixels with their counts, and look-up of the row of a color in a list of colors. Pixels (N,
+// C) of three or four channels are partitioned by the first two channels, and a table counts the rests, the other
+// channels, of each part. This takes one or two bytes per pixel. A set of bits has one bit for each color, and the row
+// of a color is the number of set bits before its own bit. All arithmetic is on integers, so results are exact, and
+// they are in lexicographic order without a sort.
 
 #include "common.h"
 
-// Number of values of two channels, and of words of a bit for each of them.
+// The number of values of two channels together.
 #define PAIRS 65536
 #define WORDS (PAIRS / 64)
 
-// The rest of a pixel: the channels after the first two of three or four, or all of one or two.
+// The rest of a pixel: the channels after the first two, or all channels if there are only one or two.
 INLINE uint32_t rest_of(int channels, const uint8_t *pixel) {
   const uint8_t *rest = channels < 3 ? pixel : pixel + 2;
   return channels % 2 ? rest[0] : rest[0] * 256u + rest[1];
@@ -17,7 +18,7 @@ INLINE uint32_t rest_of(int channels, const uint8_t *pixel) {
 
 INLINE uint32_t load_rest(int channels, const void *rests, int64_t i) {
   if (channels < 3)
-    return rest_of(channels, (const uint8_t *)rests + i * channels); // they are the pixels
+    return rest_of(channels, (const uint8_t *)rests + i * channels); // the rests are the pixels
   return channels % 2 ? ((const uint8_t *)rests)[i] : ((const uint16_t *)rests)[i];
 }
 
@@ -52,8 +53,8 @@ INLINE void partition(int channels, const uint8_t *pixels, int64_t start, int64_
   }
 }
 
-// Appends the rests of the pixels in [start, stop) to their parts: uint8 of three channels, uint16 of four. The places
-// (256, 256) of the next rests of the parts, at first their starts, move on.
+// Appends the rests of the pixels in [start, stop) to their parts: uint8 for three channels, uint16 for four. The
+// places (256, 256) of the next rest of each part, at first the start of the part, are advanced.
 EXPORT void gpukmeans_colors_partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                        uint32_t (*places)[256], void *rests, int64_t n_pixels) {
   if (channels == 3)
@@ -62,17 +63,17 @@ EXPORT void gpukmeans_colors_partition(int channels, const uint8_t *pixels, int6
     partition(4, pixels, start, stop, places, rests, n_pixels);
 }
 
-// The pixels of a part by their rest, a bit for each rest that occurs, and a bit for each word of those bits that is
-// not 0.
+// The number of pixels of a part for each rest, a bit for each rest that occurs, and a bit for each nonzero word of
+// these bits.
 struct part_counts {
   uint32_t n_pixels[PAIRS];
   uint64_t rests[WORDS];
   uint64_t words[WORDS / 64];
 };
 
-// A pass over the parts in steps of some pixels, which may end within a part.
+// A pass over the parts in several calls. A call may end within a part.
 struct color_scan {
-  const void *rests;        // of one or two channels the pixels, which are a single part
+  const void *rests;        // with one or two channels, the pixels themselves, in a single part
   const uint32_t *ends;     // of the parts
   struct part_counts *part; // of the part that is not finished; at first zero
   uint8_t *colors;          // (M, C) to write, or null
@@ -105,7 +106,7 @@ INLINE uint32_t next_bit(uint64_t *word) {
   return bit;
 }
 
-// Counts the colors of a part, which are written in ascending order, and sets its counts to zero.
+// Writes the colors of a part in ascending order, and sets its counts to zero.
 INLINE void finish_part(int channels, struct color_scan *scan) {
   struct part_counts *part = scan->part;
   for (uint32_t group = 0; group < (channels % 2 ? 1 : WORDS / 64); group++) {
@@ -142,15 +143,15 @@ EXPORT void gpukmeans_colors_count(int channels, struct color_scan *scan, int64_
   FOR_CHANNELS(channels, count, scan, start, stop)
 }
 
-// 64 consecutive codes: a bit for each code of a color, and the number of codes of colors below the first of them.
+// 64 consecutive codes: a bit for each code that is a color, and the number of colors with lower codes.
 struct code_group {
   uint64_t members;
   int64_t n_below;
 };
 
-// Colors (M, C) in lexicographic order. The groups cover the codes of the first three channels, integers of a byte for
-// each, the first channel highest. With four channels the colors of each code begin at one of the rows `firsts`, which
-// end with M, and differ in alpha.
+// Colors (M, C) in lexicographic order. A code is an integer of the first three channels, one byte for each, the first
+// channel highest; the groups cover all codes. With four channels, the colors of one code differ in alpha, and `firsts`
+// has the first row of each code and, last, M.
 struct color_rows {
   const uint8_t *colors;
   int64_t n_colors;
@@ -158,8 +159,8 @@ struct color_rows {
   int32_t *firsts;           // (M + 1)
 };
 
-// The first bytes of a color as an integer, the first one highest. By products: of shifts gcc makes an instruction for
-// two bytes at once, which waits for the register's previous value and with it for the pixel before.
+// The code of a color: its first bytes as an integer, the first one highest. By products and not by shifts, for which
+// gcc emits an instruction that depends on the previous value of the register, and so on the previous pixel.
 INLINE uint32_t code_of(int64_t channels, const uint8_t *color) {
   uint32_t code = 0;
   for (int64_t channel = 0; channel < channels; channel++)
@@ -174,7 +175,7 @@ INLINE void add_member(struct code_group *groups, uint32_t code, int64_t n_below
   group->members |= UINT64_C(1) << code % 64;
 }
 
-// The number of codes of colors below this one, or -1 if it is not among them.
+// The number of colors with lower codes, or -1 if no color has this code.
 INLINE int64_t rank_of(const struct code_group *groups, uint32_t code) {
   const struct code_group *group = groups + code / 64;
   const uint64_t up_to_code = group->members << (63 - code % 64);
@@ -206,9 +207,9 @@ EXPORT int gpukmeans_colors_index(int channels, struct color_rows *rows) {
   return ordered;
 }
 
-// Row in [first, stop), one at least, of the color with this alpha, or -1.
+// The row in [first, stop), which is not empty, of the color with this alpha, or -1.
 INLINE int64_t row_of_alpha(const uint8_t *colors, int64_t first, int64_t stop, uint8_t alpha) {
-  if (colors[4 * (stop - 1) + 3] == alpha) // mostly: the highest alpha is that of opaque pixels
+  if (colors[4 * (stop - 1) + 3] == alpha) // the most frequent case: opaque pixels have the highest alpha
     return stop - 1;
   for (int64_t n = stop - first; n > 1; n -= n / 2) // the row, if any, is in [first, first + n)
     first += (n / 2) & -(int64_t)(colors[4 * (first + n / 2) + 3] <= alpha); // without a branch
@@ -233,7 +234,7 @@ INLINE int64_t look_up(int channels, const struct color_rows *rows, const uint8_
   return n_missing;
 }
 
-// Rows of the colors of the pixels in [start, stop), -1 where there is none. Returns the number of those pixels.
+// Rows of the colors of the pixels in [start, stop), -1 for colors not in the list. Returns the number of such pixels.
 EXPORT int64_t gpukmeans_colors_look_up(int channels, const struct color_rows *rows, const uint8_t *pixels,
                                         int64_t start, int64_t stop, int32_t *found) {
   int64_t n_missing = 0;
@@ -249,7 +250,7 @@ INLINE void map_values(int channels, const struct color_rows *rows, const uint8_
   }
 }
 
-// Values (M,) of the colors of the pixels in [start, stop), 0 where there is none.
+// The value of the color of each pixel in [start, stop), from `values` (M,); 0 for colors that are not in the list.
 EXPORT void gpukmeans_colors_map_values(int channels, const struct color_rows *rows, const uint8_t *pixels,
                                         int64_t start, int64_t stop, const uint8_t *values, uint8_t *mapped) {
   FOR_CHANNELS(channels, map_values, rows, pixels, start, stop, values, mapped)

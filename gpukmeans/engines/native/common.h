@@ -1,7 +1,7 @@
-// What all kernels share: exported names, vectors as wide as the target's registers, and rounding to fixed point.
+// Common definitions of all kernels: exported names, vectors as wide as the registers, and rounding to fixed point.
 //
 // Kernels are GNU C for gcc and clang. Each operation is rounded once: the build compiles them without contraction to
-// fused multiply-adds (propose.c excepted), and the checks below refuse options that would change results.
+// fused multiply-adds (except propose.c), and the checks below are errors for options that would change results.
 #ifndef GPUKMEANS_COMMON_H
 #define GPUKMEANS_COMMON_H
 
@@ -27,8 +27,8 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-// Vectors. A width beyond the registers of the target is many times slower than one that fits, so it follows the target.
-// They may be loaded from and stored to addresses that are aligned to their elements only.
+// Vectors as wide as the registers of the target, because wider vectors are many times slower. Addresses of loads and
+// stores need the alignment of an element only.
 #ifdef __AVX__
 #define VECTOR_BYTES 32
 #else
@@ -65,7 +65,7 @@ INLINE f64_vector f64_select(i64_vector mask, f64_vector yes, f64_vector no) {
 
 INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
-// Calls the function with the number of channels of a picture, 1 to 4, as a constant.
+// Calls the function with the number of channels of an image, 1 to 4, as a constant.
 #define FOR_CHANNELS(channels, function, ...)                                                                          \
   switch (channels) {                                                                                                  \
   case 1: function(1, __VA_ARGS__); break;                                                                             \
@@ -74,11 +74,12 @@ INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? va
   case 4: function(4, __VA_ARGS__); break;                                                                             \
   }
 
-// A term in fixed-point units, rounded once, ties to even, as in gpukmeans/fixed_point.py. Totals are added in uint64_t,
-// which wraps, because parts of a total that fits may exceed int64_t.
+// A term in fixed-point units, rounded once, ties to even, as in gpukmeans/fixed_point.py. Totals are added in
+// uint64_t, which wraps, because partial sums of a total that fits may exceed int64_t.
 INLINE int64_t to_fixed(double term, double scale) { return (int64_t)rint(term * scale); }
 
-// The same for magnitudes below FIXED_SMALL, in the lowest bits of a double: a vector addition, where `rint` is a call.
+// The same for magnitudes below FIXED_SMALL, by an addition of vectors that leaves the result in the lowest bits of a
+// double. `rint` would be a call for each element.
 #define FIXED_SMALL 0x1p51
 #define FIXED_ORIGIN 0x1.8p52
 #define FIXED_ORIGIN_BITS INT64_C(0x4338000000000000)

@@ -1,9 +1,9 @@
-// The written squared distance of two rows of any width, with the bits of gpukmeans/distance.py: up to 8 squares are
-// added from left to right; of more, the second half is added to the first until 8 or fewer are left. Each operation is
-// rounded once.
+// The reference distance of two rows of any width, with the bits of gpukmeans/distance.py: up to 8 squares are added
+// from left to right. Of more squares, the second half is added to the first half until 8 or fewer are left. Each
+// operation is rounded once.
 //
 // Defines, for float and double, squared_distance_f32 and squared_distance_f64.
-#ifndef DISTANCE_REAL // the first inclusion, which includes this file once for each type
+#ifndef DISTANCE_REAL // first inclusion: includes this file again for each type
 #ifndef GPUKMEANS_DISTANCE_H
 #define GPUKMEANS_DISTANCE_H
 
@@ -11,7 +11,7 @@
 
 #define SEQUENTIAL_WIDTH 8
 
-// Elements of scratch memory that a distance of rows of this width needs: half of the squares and two vectors.
+// The number of elements of scratch memory for rows of this width: half of the squares and two vectors.
 INLINE int64_t distance_scratch(int64_t width) { return (width + 1) / 2 + 16; }
 
 #define DISTANCE_REAL float
@@ -30,7 +30,7 @@ INLINE int64_t distance_scratch(int64_t width) { return (width + 1) / 2 + 16; }
 #define DISTANCE_LOAD(from) (*(const DISTANCE_VECTOR *)(from))
 #define DISTANCE_STORE(to, values) (*(DISTANCE_VECTOR *)(to) = (values))
 
-// The squares of a row, halved once: those below `half`, each with its partner above it. A vector of zeros follows.
+// The squares of the differences of two rows, of which the second half is added to the first. Zeros of a vector follow.
 INLINE void DISTANCE_NAME(halved_squares)(const DISTANCE_REAL *x, const DISTANCE_REAL *y, int64_t width, int64_t half,
                                           DISTANCE_REAL *squares) {
   const int64_t pairs = width - half;
@@ -42,7 +42,7 @@ INLINE void DISTANCE_NAME(halved_squares)(const DISTANCE_REAL *x, const DISTANCE
       }
       break;
     }
-    const int64_t i = at_most(next, pairs - DISTANCE_LANES); // the last vector repeats a part of the one before
+    const int64_t i = at_most(next, pairs - DISTANCE_LANES); // the last vector overlaps the one before
     const DISTANCE_VECTOR low = DISTANCE_LOAD(x + i) - DISTANCE_LOAD(y + i);
     const DISTANCE_VECTOR high = DISTANCE_LOAD(x + half + i) - DISTANCE_LOAD(y + half + i);
     DISTANCE_STORE(squares + i, low * low + high * high);
@@ -60,8 +60,8 @@ INLINE DISTANCE_REAL DISTANCE_NAME(squared_distance_by_halves)(const DISTANCE_RE
   DISTANCE_NAME(halved_squares)(x, y, width, left, squares);
   while (left > SEQUENTIAL_WIDTH) {
     const int64_t half = (left + 1) / 2;
-    // Whole vectors: what they read after the last square is 0, which changes no bit of a square, and what they write
-    // after the first half is read no more.
+    // Whole vectors: elements after the last square are 0, which changes no bit of a sum, and elements written after
+    // the first half are not read again.
     for (int64_t i = 0; i < left - half; i += DISTANCE_LANES)
       DISTANCE_STORE(squares + i, DISTANCE_LOAD(squares + i) + DISTANCE_LOAD(squares + half + i));
     DISTANCE_STORE(squares + half, (DISTANCE_VECTOR){0});
@@ -83,7 +83,7 @@ INLINE DISTANCE_REAL DISTANCE_NAME(squared_distance)(const DISTANCE_REAL *x, con
     }
     return total;
   }
-  switch (width) { // widths that are frequent get code of their own, with loops of known length
+  switch (width) { // special code for frequent widths, with loops of constant length
   case 16: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 16, scratch);
   case 32: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 32, scratch);
   case 64: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 64, scratch);

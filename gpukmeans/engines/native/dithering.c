@@ -1,7 +1,7 @@
 // Floyd-Steinberg error diffusion and its inverse palette, with the bits of gpukmeans/images/dithering.py. Colors are
-// integers in sixteenths of a level, multiplied by alpha; of the cells of the inverse palette the distances are the
-// written float ones, each operation rounded once. A pixel depends on three above it and on the one at its left: some
-// rows are computed together, each two pixels behind the one above, so that a CPU follows several chains at a time.
+// integers in sixteenths of a level, multiplied by alpha. Distances for the inverse palette are float, each operation
+// rounded once. A pixel depends on three pixels above it and on its left neighbor. Some rows are computed together,
+// each two pixels behind the row above, so that a CPU computes several chains of dependent operations at a time.
 
 #include "common.h"
 
@@ -24,7 +24,7 @@ INLINE int32_t premultiplied(int32_t product) { return (2 * LEVEL * product + 25
 
 INLINE color_t load(const int32_t *channels) { return *(const color_t *)channels; }
 
-// Whether a bit is set.
+// Whether any bit of the mask is set.
 INLINE int any(color_t mask) {
   int64_t halves[2];
   memcpy(halves, &mask, sizeof halves);
@@ -45,8 +45,8 @@ INLINE color_t level_of(int channels, const uint8_t *pixel) {
   return color;
 }
 
-// Extends the range [lowest, highest] of the channels by the pixels in [start, stop), as products with alpha, or with
-// 255 where there is none.
+// Extends the range [lowest, highest] of the channels by the pixels in [start, stop), multiplied by alpha, or by 255
+// without alpha.
 INLINE void extend_range(int channels, const uint8_t *pixels, int64_t start, int64_t stop, int32_t *lowest,
                          int32_t *highest) {
   for (int64_t i = start; i < stop; i++) {
@@ -72,8 +72,8 @@ EXPORT void gpukmeans_dithering_range(int channels, const uint8_t *pixels, int64
   }
 }
 
-// An inverse palette to fill: cells (sizes), the last channel contiguous. With alpha, the last cell of each row is that
-// of opaque colors, and has the center of the one before it.
+// An inverse palette to fill: cells (sizes), the last channel contiguous. With alpha, the last cell of each row is for
+// opaque colors, and has the same center as the cell before it.
 struct inverse_palette {
   int32_t lowest[4]; // corner of the cells
   int32_t sizes[4];  // numbers of cells
@@ -81,7 +81,7 @@ struct inverse_palette {
   int32_t channels;
   int32_t n_colors;
   const float *palette[4]; // (C, K)
-  const uint8_t *opaque;   // (K): whether a color may be that of opaque cells
+  const uint8_t *opaque;   // (K): whether opaque cells may have this color
   uint8_t *cells;
 };
 
@@ -91,7 +91,7 @@ INLINE float center_of(const struct inverse_palette *p, int channel, int64_t cel
 
 INLINE float square(float value) { return value * value; }
 
-// Squared distances of the palette colors to the centers of a row, without that in the last channel.
+// Squared distances of the palette colors to the centers of a row, without the last channel.
 INLINE void distances_to_row(int channels, const struct inverse_palette *p, int64_t row, float *distances) {
   for (int k = 0; k < p->n_colors; k++)
     distances[k] = 0;
@@ -99,14 +99,14 @@ INLINE void distances_to_row(int channels, const struct inverse_palette *p, int6
   for (int channel = channels - 2; channel >= 0; row /= p->sizes[channel--])
     centers[channel] = center_of(p, channel, row % p->sizes[channel]);
   for (int channel = 0; channel < channels - 1; channel++)
-    for (int copy = 0; copy < (channels == 2 ? 3 : 1); copy++) // grey with alpha is three equal channels
+    for (int copy = 0; copy < (channels == 2 ? 3 : 1); copy++) // gray with alpha is three equal channels and alpha
       for (int k = 0; k < p->n_colors; k++)
         distances[k] += square(centers[channel] - p->palette[channel][k]);
 }
 
 // Colors that may be nearest to a center from `first` to `last` of a row, in ascending order; returns their number. The
-// distance to each center is at least that to the range of centers and at most that to its farther end, also as they
-// are rounded, because each operation is monotonic.
+// distance of a color to each center is at least its distance to the range of centers, and at most its distance to the
+// farther end of the range. This holds for the rounded distances too, because each operation is monotonic.
 INLINE int candidates_of_row(const struct inverse_palette *p, const float *values, float first, float last,
                              const float *distances, int32_t *candidates) {
   float bound = INFINITY;
@@ -165,18 +165,18 @@ INLINE void fill_rows(int channels, const struct inverse_palette *p, int64_t sta
     fill_row(channels, p, row);
 }
 
-// Fills the cells of the rows in [start, stop), a row for each cell of all channels but the last.
+// Fills the cells of the rows in [start, stop). There is a row for each combination of cells of the other channels.
 EXPORT void gpukmeans_dithering_inverse_palette(const struct inverse_palette *p, int64_t start, int64_t stop) {
   FOR_CHANNELS(p->channels, fill_rows, p, start, stop)
 }
 
-// What error diffusion needs beside the image.
+// Arguments of error diffusion.
 struct diffusion {
   int32_t lowest[4];      // corner of the inverse palette; the palette and the target colors are relative to it
   int32_t span[4];        // highest target color
   int32_t sizes[4];       // numbers of cells of the inverse palette
   int32_t shift;          // binary logarithm of the side of a cell
-  int32_t limit;          // spacing of the palette, beyond which half of an error is dropped
+  int32_t limit;          // spacing of the palette; beyond it half of an error is dropped
   int32_t strength;       // of the errors, in 256ths
   int32_t channels;
   int64_t width;
@@ -185,7 +185,7 @@ struct diffusion {
   const uint8_t *pixels;  // (H, W, C)
   const uint8_t *nearest; // (H, W): the indices of pixels that are not dithered
   uint8_t *indices;       // (H, W): the result
-  color_t *errors;        // (W + 1), of the row above; at first zero, the last one always
+  color_t *errors;        // (W + 1), of the row above; at first zero. The last one is always zero
 };
 
 // The errors that the next pixel of a row receives from the left and from above left.
@@ -209,7 +209,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   const color_t difference = color - d->palette[d->nearest[i]];
   const int visible = !has_alpha(channels) || pixel[channels - 1] > 0;
   const int dithered = visible && any((difference > LEVEL) | (difference < -LEVEL));
-  // Errors are twice what is passed on, times the strength in 256ths. Their weights are sixteenths.
+  // Errors have twice the diffused value, times the strength in 256ths. Their weights are sixteenths.
   const color_t received = 7 * row->left + (3 * above[1] + 5 * above[0] + row->above_left);
   color_t target = color + (received >> 13);
   target = lower(higher(target, (color_t){0}), load(d->span));
@@ -227,7 +227,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   d->indices[i] = (uint8_t)(dithered ? chosen : d->nearest[i]);
 }
 
-// Rows in [first, last) of those from `top` on, each at the pixel of step t.
+// Step t of the rows top + first to top + last - 1: one pixel of each.
 INLINE void diffuse_step(int channels, const struct diffusion *d, int64_t top, int64_t t, int64_t first, int64_t last,
                          struct row_errors *rows) {
   for (int64_t row = first; row < last; row++) {
@@ -250,7 +250,7 @@ INLINE void diffuse(int channels, const struct diffusion *d, int64_t start, int6
   }
 }
 
-// Indices of the rows in [start, stop) of an image; those above are computed before.
+// Indices of the rows in [start, stop) of an image, after the rows above have been computed.
 EXPORT void gpukmeans_dithering_diffuse(const struct diffusion *d, int64_t start, int64_t stop) {
   FOR_CHANNELS(d->channels, diffuse, d, start, stop)
 }

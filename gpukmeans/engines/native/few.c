@@ -1,9 +1,9 @@
 // Points of few coordinates (D <= 8): labels, totals, inertia and the largest squared distance at K centers.
 //
-// Points lie along a Hilbert curve in small boxes of 64. A box is compared with its candidates only, the centers that
-// a bound with a margin for rounding does not exclude, and a box whose candidates stand still is skipped. The reference
-// distance decides among the candidates, each operation rounded once, so results are those of a comparison with all
-// centers. Sums are integers, which may be added in any order.
+// Points are sorted along a Hilbert curve, in small boxes of 64. A box is compared with its candidates only: centers
+// that a bound, with a margin for rounding, does not exclude. A box is skipped if its candidates have not moved. The
+// reference distance, each operation rounded once, decides among the candidates, so results are equal to a comparison
+// with all centers. Sums are integers, which may be added in any order.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,10 +11,10 @@
 
 #include "common.h"
 
-// Points of a small box, and small boxes of a large one. gpukmeans/engines/native/few.py has the same numbers.
+// The number of points in a small box, and of small boxes in a large box. few.py has the same numbers.
 enum { BOX = 64, FANOUT = 16, MAX_WIDTH = 8 };
 
-// An array of any dtype of torch: strides in elements, of problems, rows and channels. Without data it does not exist.
+// An array of any dtype of torch, with the strides, in elements, of problems, rows and channels. `data` may be NULL.
 struct array {
   const void *data;
   int64_t type;
@@ -22,7 +22,8 @@ struct array {
 };
 enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, UINT8, INT8, INT16, INT32, INT64 };
 
-// Points as given, without order. Of the results those with a pointer are computed; totals and inertia are added to.
+// A pass over points in the given order. Results whose pointer is NULL are not computed. Totals and inertia are added
+// to the previous values.
 struct direct_pass {
   struct array x, weights;
   int64_t n_rows, n_clusters, width;
@@ -39,34 +40,34 @@ struct direct_pass {
   void *sqdist; // (B, N)
 };
 
-// A copy of the points of P problems in spatial order, in n_small boxes of a problem, and n_large ones.
+// A copy of the points of P problems in spatial order. Each problem has n_small small and n_large large boxes.
 struct sorted_points {
   struct array x, weights;
   int64_t n_problems, n_rows, n_small, n_large, width;
   void *sorted; // (P, D, n_small * BOX), padded by the last point
-  double *sorted_weights; // (P, n_small * BOX), padded by 0; none for weights of 1
+  double *sorted_weights; // (P, n_small * BOX), padded by 0; NULL for weights of 1
   int32_t *rows; // (P, N)
   void *small; // (P, n_small, 2, D): midpoint and half width in each coordinate
   void *large; // (P, n_large, 2, D)
-  double *half_diagonal; // (P,): the mean of the small boxes
+  double *half_diagonal; // (P,): mean half diagonal of the small boxes
   double *heaviest; // (P,): the largest weight
   uint8_t *has_absent; // (P,): whether a weight is 0
 };
 
-// One pass of the radix sort of the rows of a problem, and the keys from which it starts.
+// One pass of the radix sort of the rows of a problem.
 struct sort_pass {
   struct sorted_points points;
   int64_t problem, pass;
   void *lines;            // (MAX_WIDTH, MAX_LINES): the grid of the keys
   uint32_t *keys, *to_keys; // (N,)
   int32_t *rows, *to_rows;  // (N,)
-  int64_t *positions;       // (N_DIGITS,): counts of digits, then where their next key goes
+  int64_t *positions;       // (N_DIGITS,): counts of digits, then the position of the next key with each digit
 };
 
-// B runs over sorted points. State has one slot for each run; run b uses slot slots[b].
+// A pass of B runs over sorted points. The state has one slot for each run; run b uses slot slots[b].
 struct sorted_pass {
   struct sorted_points points;
-  int64_t n_clusters, capacity; // the longest list that is kept
+  int64_t n_clusters, capacity; // capacity: length of the longest list that is kept
   int64_t n_slots;
   const int64_t *slot_problems, *problems; // (n_slots,) and (B,)
   int64_t *slots; // (B,), possibly none for `assign`
@@ -74,36 +75,36 @@ struct sorted_pass {
   const double *sum_scale, *lowest, *weight_scale, *sqdist_scale;
   uint64_t *totals; // by slot (K, D + 1)
   int32_t *labels; // by slot (n_small * BOX,)
-  int32_t *lists, *counts; // by slot (n_small, capacity) and (n_small,); a count of 0 is a list not kept
+  int32_t *lists, *counts; // by slot (n_small, capacity) and (n_small,); a count of 0: the list is not kept
   uint64_t *box_inertia; // by slot (n_small,)
   void *box_worst; // by slot (n_small,)
   void *last, *origins, *slack; // by slot (K, D), (K, D) and (): centers of the last call, and of the lists
   double *scales; // by slot (2D + 2,): scales and origin of the last call
   uint8_t *moved; // by slot (K,): whether a center differs from that of the last call
   int32_t *flags; // by slot
-  uint64_t *total_changes; // by run (K, D + 1): where changes of totals are added; none: to the totals
+  uint64_t *total_changes; // by run (K, D + 1): changes of totals; NULL: they are added to the totals
   uint64_t *total_results; // (B, K, D + 1)
   uint64_t *inertia; // (B,)
   void *worst; // (B,)
   int64_t *label_results; // (B, N)
   void *sqdist_results; // (B, N)
 };
-// VALID: the slot has the results of an earlier call. REFRESH: lists are made again. RECOUNT: totals are computed from
+// VALID: the slot has the results of an earlier call. REFRESH: new lists are made. RECOUNT: totals are computed from
 // all points. RESCALE: the inertia of all boxes is computed again.
 enum { VALID = 1, REFRESH = 2, RECOUNT = 4, RESCALE = 8 };
 
-// The slack of new lists: this multiple of the last move of the centers, but no more than this fraction of the half
-// diagonal of a box, as lists that are too long cost more than new ones.
+// The slack of new lists is this multiple of the last move of the centers, but at most this fraction of the half
+// diagonal of a box, because long lists cost more than new ones.
 static const double slack_per_move = 4.0, most_slack = 0.15;
 
-// Greedy k-means++ over the boxes of one problem. Totals of w·d² are of groups of SEEDING_GROUP rows as given, whose
-// prefix sums draws use, as those of gpukmeans/engines/native/seeding.py.
+// Greedy k-means++ over the boxes of one problem. Each group of SEEDING_GROUP rows, in the given order, has a total of
+// w·d². Draws use the prefix sums of these totals, as in gpukmeans/engines/native/seeding.py.
 enum { SEEDING_GROUP = 256 };
 struct seeding_boxes {
   struct sorted_points points;
   void *candidates;                   // (n_candidates, D)
-  void *sqdist;                       // (n_small * BOX,): to the nearest center so far; -1 of weight 0 and of padding
-  int32_t *places;                    // (N,): where each row is in the order of the points
+  void *sqdist;                       // (n_small * BOX,): to the nearest center so far; -1 for weight 0 and padding
+  int32_t *places;                    // (N,): the position of each row in the order of the points
   void *small_ranges, *large_ranges;  // (.., 2, D, FANOUT): lowest and highest values of FANOUT boxes
   void *small_most, *large_most;      // (.., FANOUT): the largest of the squared distances of each box
   double *heaviest;                   // (n_small,): the largest weight of each box, at least 1
@@ -139,8 +140,8 @@ static inline float float_of_bfloat16(uint16_t high) {
     }                                                                                                                  \
     break;                                                                                                             \
   }
-// Values (width, stride) of up to BOX rows of a problem: of these, or of those from `first` on. All channels of a row
-// at once, as rows in any order are in cache lines of their own.
+// Values (width, stride) of up to BOX rows of a problem: the given `rows`, or else the rows from `first` on. All
+// channels of a row are read at once, because rows in any order are in different cache lines.
 #define DEFINE_READ(name, real)                                                                                        \
   static void name(const struct array *array, int64_t problem, int width, const int32_t *rows, int64_t first,          \
                    int count, real *to, int64_t stride) {                                                              \

@@ -33,6 +33,7 @@ _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
 _MIN_CENTERS = 16
 # The longest duration of a chunk, and the duration of work that is too short for a second thread, in nanoseconds.
 _LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
+# Estimated nanoseconds for each coordinate of a point: of a comparison with a center, and of all other work.
 _COMPARISON, _OTHER = 0.15, 5.0
 
 # The dtypes in the order of their codes in few.c.
@@ -364,7 +365,7 @@ class _SortedRuns:
         return arguments
 
     def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
-        """For each run the slot of its problem with the nearest last centers; -1 if none is left. No slot is repeated."""
+        """The slot for each run: of its problem, with the nearest last centers, used once. -1 if none is left."""
         slots = _empty(len(problems), dtype=torch.int64)
         arguments = self._arguments(centers, problems, slots)
         scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)

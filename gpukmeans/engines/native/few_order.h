@@ -1,9 +1,10 @@
 // Keys of points on a Hilbert curve, and their order by a radix sort.
 
-// Values of a coordinate whose quantiles are the grid lines, and the most bits of a coordinate of the grid.
+// SAMPLE: number of values of a coordinate whose quantiles are the grid lines. MAX_BITS: most bits of a grid
+// coordinate.
 enum { SAMPLE = 2048, MAX_BITS = 10, MAX_LINES = 1 << MAX_BITS };
 
-// Bits of each coordinate of the grid: about 8 grid cells or more for each small box, at most 30 bits in all.
+// Bits of each coordinate of the grid: about 8 grid cells or more for each small box, at most 30 bits in total.
 static int grid_bits(int64_t n_rows, int width) {
   int bits = 0;
   while (((int64_t)1 << bits) < n_rows) bits++;
@@ -12,8 +13,8 @@ static int grid_bits(int64_t n_rows, int width) {
   return bits < 1 ? 1 : bits > MAX_BITS ? MAX_BITS : bits;
 }
 
-// Indices on the curve of BOX grid cells, in place of their first coordinates: Skilling (2004), "Programming the
-// Hilbert curve".
+// Replaces the first coordinates of BOX grid cells by the indices of the cells on the curve. Skilling (2004),
+// "Programming the Hilbert curve".
 static inline void curve_keys(const int width, int bits, uint32_t cells[][BOX]) {
   uint32_t flips[BOX] = {0}, keys[BOX] = {0};
   for (int bit = bits - 1; bit > 0; bit--) {
@@ -37,7 +38,7 @@ static inline void curve_keys(const int width, int bits, uint32_t cells[][BOX]) 
   memcpy(cells[0], keys, sizeof keys);
 }
 
-// A radix sort: stable passes over one digit of the keys after the other, the lowest first.
+// A radix sort: one stable pass for each digit of the keys, the lowest digit first.
 enum { DIGIT_BITS = 11, N_DIGITS = 1 << DIGIT_BITS };
 
 static inline uint32_t digit_of(uint32_t key, int64_t pass) { return key >> (pass * DIGIT_BITS) & (N_DIGITS - 1); }
@@ -46,7 +47,7 @@ static void count_digits(const uint32_t *keys, int64_t start, int64_t stop, int6
   for (int64_t i = start; i < stop; i++) counts[digit_of(keys[i], pass)]++;
 }
 
-// Counts of digits become the positions of their first keys.
+// Replaces the counts of digits by the position of the first key with each digit.
 static void first_positions(int64_t *counts) {
   int64_t position = 0;
   for (int digit = 0; digit < N_DIGITS; digit++) {
@@ -80,7 +81,7 @@ static void sort_by_key(int64_t n, int bits, uint32_t *keys, int32_t *rows, uint
   }
 }
 
-// One pass of the sort of a problem that takes long, in parts.
+// A part of one pass of the sort of a large problem.
 EXPORT int gpukmeans_few_count_digits(const struct sort_pass *pass, int64_t start, int64_t stop) {
   count_digits(pass->keys, start, stop, pass->pass, pass->positions);
   return 0;
@@ -92,7 +93,7 @@ EXPORT int gpukmeans_few_scatter_digits(const struct sort_pass *pass, int64_t st
   return 0;
 }
 
-// Passes of a sort of points of this number and width.
+// The number of passes of the sort for this number of points and coordinates.
 EXPORT int64_t gpukmeans_few_sort_passes(int64_t n_rows, int64_t width) {
   return (grid_bits(n_rows, (int)width) * width + DIGIT_BITS - 1) / DIGIT_BITS;
 }

@@ -1,5 +1,5 @@
-// The kernels of few.c for one type: REAL is float or double, LANES of which are a VECTOR, and REAL_INT is the integer
-// of its size, LANES of which are a MASK. NAME gives a name its suffix.
+// The kernels of few.c for one type. REAL is float or double, and REAL_INT the integer of the same size. A VECTOR has
+// LANES numbers REAL, a MASK has LANES numbers REAL_INT. NAME adds the suffix of the type to a name.
 
 // The smallest box around BOX points (D, stride): (2, D) lowest and highest values.
 static void NAME(range_of_box)(int width, const REAL *points, int64_t stride, REAL *range) {
@@ -20,7 +20,7 @@ static void NAME(range_of_box)(int width, const REAL *points, int64_t stride, RE
   }
 }
 
-// Midpoint and half width (2, D) of a range. Of the half width the difference is rounded, not that of the midpoint.
+// Midpoint and half width (2, D) of a range. The midpoint may be rounded; the half width includes that error.
 static void NAME(box_of_range)(int width, const REAL *range, REAL *box) {
   for (int channel = 0; channel < width; channel++) {
     const REAL low = range[channel], high = range[width + channel], middle = low / 2 + high / 2;
@@ -30,7 +30,7 @@ static void NAME(box_of_range)(int width, const REAL *range, REAL *box) {
   }
 }
 
-// Memory of a call: listed centers, all of them and the candidates of a large box and of a small one, each (D, stride).
+// Memory of a call: all centers, and the candidates of a large and of a small box, as listed centers (D, stride).
 struct NAME(workspace) {
   int64_t stride; // more than K by at least a vector, and a multiple of LANES
   REAL *centers, *coarse, *fine, *sqdist, *roots;
@@ -60,7 +60,7 @@ static struct NAME(workspace) NAME(split_workspace)(void *memory, int64_t n_clus
   return space;
 }
 
-// Fills the rest of the last vector of `count` listed centers: infinitely far centers are never the nearest.
+// Pads the last vector of `count` listed centers with infinitely far centers, which are never the nearest.
 INLINE void NAME(pad)(int width, REAL *listed, int64_t stride, int64_t count) {
   for (int channel = 0; channel < width; channel++)
     for (int lane = 0; lane < LANES; lane++) listed[channel * stride + count + lane] = INFINITY;
@@ -74,7 +74,7 @@ static void NAME(list_all)(int width, const REAL *centers, int64_t n_clusters, s
   NAME(pad)(width, space->centers, space->stride, n_clusters);
 }
 
-// The largest of `n_points` values whose weight is not 0, or -1; without weights the largest of all.
+// The largest of `n_points` values whose weight is not 0, or -1; without weights, of all values.
 INLINE REAL NAME(largest)(const REAL *values, const double *weights, int n_points) {
   REAL largest = -1;
   for (int i = 0; i < n_points; i++) {
@@ -120,8 +120,8 @@ static int NAME(ascending)(const void *one, const void *other) {
   return (a > b) - (a < b);
 }
 
-// For each channel the values of a sorted sample that divide it in 2**bits equal parts, as the lines of a grid. So an
-// outlier does not move all other points into one grid cell.
+// The grid lines of each channel: the values of a sorted sample that divide it into 2**bits equal parts. With quantiles
+// an outlier does not move all other points into one grid cell.
 static void NAME(grid_lines)(const struct array *x, int64_t n_rows, int64_t problem, int width, int bits,
                              REAL lines[][MAX_LINES]) {
   REAL sample[MAX_WIDTH * SAMPLE];
@@ -139,16 +139,16 @@ static void NAME(grid_lines)(const struct array *x, int64_t n_rows, int64_t prob
   }
 }
 
-// Grid cells of BOX values: how many of the 2**bits - 1 lines are at most the value.
+// Grid cells of BOX values: the number of the 2**bits - 1 lines that are at most the value.
 static void NAME(grid_cells)(const REAL *values, const REAL *lines, int bits, uint32_t *cells) {
   for (int i = 0; i < BOX; i++) cells[i] = 0;
-  for (int bit = bits - 1; bit >= 0; bit--) { // all values one step on, as each step waits for the one before
+  for (int bit = bits - 1; bit >= 0; bit--) { // one step for all values, because each step depends on the one before
     const REAL *middle = lines + (1 << bit) - 1;
     for (int i = 0; i < BOX; i++) cells[i] += (uint32_t)(values[i] >= middle[cells[i]]) << bit;
   }
 }
 
-// Keys of rows [start, stop) of a problem, start being a multiple of BOX.
+// Keys of rows [start, stop) of a problem; start is a multiple of BOX.
 static void NAME(keys)(const struct sorted_points *points, int64_t problem, int64_t start, int64_t stop,
                        REAL lines[][MAX_LINES], uint32_t *keys) {
   const int width = (int)points->width, bits = grid_bits(points->n_rows, width);
@@ -164,7 +164,7 @@ static void NAME(keys)(const struct sorted_points *points, int64_t problem, int6
   }
 }
 
-// Sorts the rows of problems [start, stop): `points->rows`. Scratch memory has 12 bytes for each row of a problem.
+// Writes the sorted rows of problems [start, stop) to `points->rows`. Scratch memory has 12 bytes per row of a problem.
 EXPORT int NAME(gpukmeans_few_order)(const struct sorted_points *points, int64_t start, int64_t stop, void *scratch) {
   const int width = (int)points->width;
   const int64_t n_rows = points->n_rows;
@@ -180,7 +180,7 @@ EXPORT int NAME(gpukmeans_few_order)(const struct sorted_points *points, int64_t
   return 0;
 }
 
-// The keys and numbers of rows, for items [start, stop) of BOX rows each. The grid has to be computed before.
+// The keys and numbers of rows, for items [start, stop) of BOX rows each. The grid must have been computed.
 EXPORT int NAME(gpukmeans_few_keys)(const struct sort_pass *pass, int64_t start, int64_t stop, void *scratch) {
   (void)scratch;
   const int64_t last = stop * BOX < pass->points.n_rows ? stop * BOX : pass->points.n_rows;
@@ -234,7 +234,7 @@ EXPORT int NAME(gpukmeans_few_boxes)(const struct sorted_points *points, int64_t
   return 0;
 }
 
-// For problems [start, stop): the mean half diagonal of boxes, the largest weight, and whether a weight is 0.
+// The mean half diagonal of boxes, the largest weight, and whether a weight is 0, for problems [start, stop).
 EXPORT int NAME(gpukmeans_few_summary)(const struct sorted_points *points, int64_t start, int64_t stop,
                                        void *scratch) {
   (void)scratch;
@@ -263,7 +263,7 @@ EXPORT int NAME(gpukmeans_few_summary)(const struct sorted_points *points, int64
   return 0;
 }
 
-// An upper bound of the distance between corresponding centers (K, D), of the pair that is farthest apart.
+// An upper bound of the largest distance that a center (K, D) moves.
 static double NAME(farthest_move)(int width, const REAL *from, const REAL *to, int64_t n_clusters) {
   double most = 0;
   for (int64_t id = 0; id < n_clusters; id++) {
@@ -277,7 +277,7 @@ static double NAME(farthest_move)(int width, const REAL *from, const REAL *to, i
   return sqrt(most) * (1 + (width + 8) * 0x1p-52) + sqrt(width * 0x1p-1022);
 }
 
-// Compares the centers and scales of runs [start, stop) with those of the last call of their slots.
+// Compares the centers and scales of runs [start, stop) with the last call of their slots, and sets the flags.
 EXPORT int NAME(gpukmeans_few_prepare)(const struct sorted_pass *pass, int64_t start, int64_t stop,
                                        void *scratch) {
   (void)scratch;
@@ -325,7 +325,7 @@ EXPORT int NAME(gpukmeans_few_prepare)(const struct sorted_pass *pass, int64_t s
   return 0;
 }
 
-// The results of runs [start, stop), from totals and boxes, after which their slots are valid.
+// Computes the results of runs [start, stop) from totals and boxes, and marks their slots as valid.
 EXPORT int NAME(gpukmeans_few_finish)(const struct sorted_pass *pass, int64_t start, int64_t stop,
                                       void *scratch) {
   (void)scratch;
@@ -348,11 +348,11 @@ EXPORT int NAME(gpukmeans_few_finish)(const struct sorted_pass *pass, int64_t st
   return 0;
 }
 
-// The slots of runs [start, stop): of those of its problem that no run before it has, the one whose last centers are
-// nearest. -1 if there is none. Scratch memory has 8 bytes for each problem and each slot.
+// Chooses the slots of runs [start, stop): of the slots of its problem that no earlier run has, a run gets the slot
+// with the nearest last centers, or -1 if none is left. Scratch memory has 8 bytes for each problem and each slot.
 EXPORT int NAME(gpukmeans_few_slots)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *scratch) {
   const int64_t n_problems = pass->points.n_problems, size = pass->n_clusters * pass->points.width;
-  int64_t *first = scratch, *next = first + n_problems; // chains of the slots of each problem
+  int64_t *first = scratch, *next = first + n_problems; // a linked list of the slots of each problem
   for (int64_t problem = 0; problem < n_problems; problem++) first[problem] = -1;
   for (int64_t slot = pass->n_slots - 1; slot >= 0; slot--) {
     next[slot] = first[pass->slot_problems[slot]];
@@ -420,17 +420,17 @@ EXPORT int NAME(gpukmeans_few_slots)(const struct sorted_pass *pass, int64_t sta
   }                                                                                                                    \
   return 1;
 
-// Items [start, stop): boxes of BOX rows of each run, one run after the other.
+// Computes items [start, stop). An item is a box of BOX rows of a run; runs follow one another.
 EXPORT int NAME(gpukmeans_few_direct)(const struct direct_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_direct, pass->width, pass, start, stop, workspace)
 }
 
-// Items [start, stop): large boxes of each run, one run after the other.
+// Computes items [start, stop). An item is a large box of a run; runs follow one another.
 EXPORT int NAME(gpukmeans_few_measure)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_measure, pass->points.width, pass, start, stop, workspace)
 }
 
-// Labels and squared distances, in the order of the rows as given, for the items of `gpukmeans_few_measure`.
+// Labels and squared distances, in the given order of the rows, for the items of `gpukmeans_few_measure`.
 EXPORT int NAME(gpukmeans_few_assign)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_assign, pass->points.width, pass, start, stop, workspace)
 }

@@ -1,14 +1,14 @@
 // Greedy k-means++ for few coordinates and numbers REAL, included by few.c once for each type after few_real.h.
 //
-// A candidate is compared with the points of a box only if it may be nearer to one of them than all centers so far. The
-// nearest point of a box, by the written distance, is no farther than the coordinates of the candidate moved into the
-// box: of each coordinate the difference is at most that of a point, and rounding keeps the order of differences, of
-// squares and of sums. So the same operations give at most the written distance of every point, without a margin.
+// A candidate is compared with the points of a box only if it may be nearer to a point than all centers so far. The
+// bound is the reference distance of the candidate to its nearest position in the box. In each coordinate this
+// difference is at most the difference to any point of the box, and rounding keeps the order of differences, squares
+// and sums. So the bound is at most the reference distance to every point of the box, without a margin.
 //
-// Points of weight 0 change no total, so they have a squared distance of -1, to which nothing is nearer.
+// Points of weight 0 change no total. They have a squared distance of -1, so that no candidate is nearer.
 
-// How near a point (D) may be to FANOUT boxes with the ranges (2, D, FANOUT): bits of the boxes where a squared distance
-// may be below `most`.
+// A bit for each of FANOUT boxes with the ranges (2, D, FANOUT) in which a squared distance to the point (D) may be
+// below `most`.
 INLINE unsigned NAME(boxes_in_reach)(const int width, const REAL *ranges, const REAL *most, const REAL *point) {
   unsigned bits = 0;
   for (int i = 0; i < FANOUT; i += LANES) {
@@ -26,7 +26,7 @@ INLINE unsigned NAME(boxes_in_reach)(const int width, const REAL *ranges, const 
   return bits;
 }
 
-// The squared distances of a box with one more center. Returns whether it is nearer to any point.
+// The squared distances of a box with one more center. Returns whether the center is nearer to any point.
 INLINE int NAME(nearer_in_box)(const int width, const REAL *points, int64_t stride, const REAL *center,
                                const REAL *sqdist, REAL *nearest) {
   MASK any = {0};
@@ -54,7 +54,7 @@ INLINE int64_t NAME(seeding_units)(const struct seeding_boxes *seeding, REAL sqd
   return to_fixed(sqdist * NAME(seeding_weight)(seeding, place), seeding->scale);
 }
 
-// Boxes [start, stop) of FANOUT boxes: ranges, places and squared distances, from those of rows as given.
+// Computes the ranges, places and squared distances of boxes [start, stop), of FANOUT boxes each.
 EXPORT int NAME(gpukmeans_few_seeding_start)(const struct seeding_boxes *seeding, int64_t start, int64_t stop,
                                              const void *memory) {
   const struct sorted_points *points = &seeding->points;
@@ -94,7 +94,7 @@ EXPORT int NAME(gpukmeans_few_seeding_start)(const struct seeding_boxes *seeding
   return 0;
 }
 
-// Totals of w·d² of groups [start, stop) of rows as given.
+// Totals of w·d² of groups [start, stop) of rows in the given order.
 EXPORT int NAME(gpukmeans_few_seeding_measure)(const struct seeding_boxes *seeding, int64_t start, int64_t stop) {
   for (int64_t group = start; group < stop; group++) {
     const int64_t last = at_most((group + 1) * SEEDING_GROUP, seeding->points.n_rows);
@@ -122,7 +122,7 @@ EXPORT int64_t NAME(gpukmeans_few_seeding_total)(const struct seeding_boxes *see
   return (int64_t)total;
 }
 
-// The candidates: points at positions below the total. Each row as given fills as many positions as it has units.
+// Draws the candidates: the points at positions below the total. In the given order, a row fills one position per unit.
 EXPORT void NAME(gpukmeans_few_seeding_draw)(const struct seeding_boxes *seeding, const int64_t *positions) {
   const struct sorted_points *points = &seeding->points;
   const int64_t n_rows = points->n_rows, n_groups = (n_rows + SEEDING_GROUP - 1) / SEEDING_GROUP;
@@ -142,7 +142,7 @@ EXPORT void NAME(gpukmeans_few_seeding_draw)(const struct seeding_boxes *seeding
   }
 }
 
-// What a candidate changes the total of a box by.
+// The change of the total of a box by a candidate.
 INLINE uint64_t NAME(gain_in_box)(const int width, const struct seeding_boxes *seeding, const REAL *center, int64_t box) {
   const struct sorted_points *points = &seeding->points;
   const int64_t first = box * BOX;
@@ -156,7 +156,7 @@ INLINE uint64_t NAME(gain_in_box)(const int width, const struct seeding_boxes *s
          NAME(inertia)(sqdist, weights, n_points, seeding->scale, most, seeding->heaviest[box]);
 }
 
-// Makes a candidate a center, in one box.
+// Makes a candidate a center, for the points of one box.
 INLINE void NAME(take_in_box)(const int width, const struct seeding_boxes *seeding, const REAL *center, int64_t box) {
   const struct sorted_points *points = &seeding->points;
   const int64_t first = box * BOX;
@@ -178,7 +178,7 @@ INLINE const REAL *NAME(ranges_at)(const int width, const void *ranges, int64_t 
   return (const REAL *)ranges + panel * 2 * width * FANOUT;
 }
 
-// Items [start, stop) of FANOUT large boxes: what each candidate changes the total by, added to gains.
+// Adds the change of the total by each candidate to `gains`, for items [start, stop) of FANOUT large boxes each.
 INLINE void NAME(seeding_weigh)(const int width, const struct seeding_boxes *seeding, int64_t start, int64_t stop,
                                 uint64_t *gains) {
   const REAL *large_most = seeding->large_most, *small_most = seeding->small_most;
@@ -197,7 +197,7 @@ INLINE void NAME(seeding_weigh)(const int width, const struct seeding_boxes *see
     }
 }
 
-// Makes a candidate a center, in the same items.
+// Makes a candidate a center, for the points of these items.
 INLINE void NAME(seeding_take)(const int width, const struct seeding_boxes *seeding, int64_t start, int64_t stop,
                                int64_t candidate) {
   const REAL *center = (const REAL *)seeding->candidates + candidate * width, *small_most = seeding->small_most;

@@ -1,20 +1,22 @@
 // The kernels of few_real.h whose inner loops run over the coordinates, for points of WIDTH coordinates.
 
-// Which of `count` listed centers may be nearest to a point of a box while no center is farther than `slack` from here:
-// their number, ids and coordinates.
+// Writes the ids and coordinates of the listed centers that may be nearest to a point of a box as long as no center
+// moves farther than `slack`, and returns their number.
 //
-// Let b be the center nearest to the midpoint m of a box, whose points are no farther from m than h in each coordinate,
-// and c another one. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|² less twice
-// the sum of h·|c - b| over the coordinates (equivalent to the test of Kanungo et al. 2002, section 3). If that is
-// above 0, c is nearest to no point of the box. If both may move by s, |x - c| - |x - b| may fall by 2s, so it must be
-// above 2s(|x - c| + |x - b|), which is at most 2s·t, t = |m - c| + |m - b| + 2|h|.
+// Let b be the center nearest to the midpoint m of a box, and c another center. The points x of the box differ from m
+// by at most h in each coordinate. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|²
+// minus twice the sum of h·|c - b| over the coordinates (equivalent to the test of Kanungo et al. 2002, section 3). If
+// this bound is above 0, c is nearest to no point of the box. If both centers may move by s, |x - c| - |x - b| may
+// decrease by 2s, so the bound must be above 2s(|x - c| + |x - b|). This is at most 2s·t with t = |m - c| + |m - b| +
+// 2|h|.
 //
-// Let u be REAL_EPS. All terms of the bound on |m - c|² are positive, so its rounding and that of |m - c|² and of h are
-// below (D + 8)u of |m - c|². The two distances of x that are compared have errors below (D/2 + 2)u of their own sizes,
-// so after the moves they must differ by that much of (|x - c| + |x - b|)². Before them a difference of (D/2 + 2)u times
-// t(t + 2s) suffices. If c is excluded, 2s·t is below |m - c|², and t² is at most 4(|m - c|² + |m - b|² + 2|h|²). So
-// (7D/2 + 18)u of |m - c|², (2D + 8)u of |m - b|² and (4D + 16)u of |h|² suffice: `rounding` is more than each of them.
-// Below the smallest normal number, each operation may lose as much as that one.
+// Let u be REAL_EPS. All terms of the bound on |m - c|² are positive, so the rounding errors of the bound, of |m - c|²
+// and of h are together below (D + 8)u of |m - c|². The two compared distances of x have relative errors below
+// (D/2 + 2)u, so after the moves they must differ by (D/2 + 2)u of (|x - c| + |x - b|)². Before the moves a difference
+// of (D/2 + 2)u times t(t + 2s) suffices. If c is excluded, 2s·t is below |m - c|², and t² is at most
+// 4(|m - c|² + |m - b|² + 2|h|²). So (7D/2 + 18)u of |m - c|², (2D + 8)u of |m - b|² and (4D + 16)u of |h|² suffice;
+// `rounding` is more than each of these factors. Below the smallest normal number, the error of an operation is at most
+// that number.
 static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int64_t count,
                                     const REAL *box, REAL slack, struct NAME(workspace) *space, REAL *kept,
                                     int32_t *kept_ids) {
@@ -56,10 +58,10 @@ static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int6
       bound += (VECTOR)((MASK)apart & REAL_INT_MAX) * reach[channel];
     }
     if (slack > 0) bound += V(load)(space->roots + j) * slack;
-    // False for the NaN of an overflow: such a center must stay.
+    // The comparison is false for the NaN of an overflow, because such a center must stay.
     *(MASK *)(space->excluded + j) = V(load)(sqdist + j) * (1 - rounding) > bound;
   }
-  int64_t n_kept = 0; // without a branch: each center is written, and overwritten by the next if it is excluded
+  int64_t n_kept = 0; // without a branch: the next center overwrites an excluded center
   for (int64_t j = 0; j < count; j++) {
     kept_ids[n_kept] = ids[j];
     for (int channel = 0; channel < WIDTH; channel++) kept[channel * stride + n_kept] = listed[channel * stride + j];
@@ -69,11 +71,11 @@ static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int6
   return n_kept;
 }
 
-// For each of `n_points` points (D, points_stride) the nearest of the listed centers, by the reference distance, the
-// first on ties: its squared distance and its id. Reads and writes a multiple of 2 LANES of them.
+// The squared distance and the id of the listed center nearest to each of `n_points` points (D, points_stride), by the
+// reference distance, the first on ties. Reads and writes a multiple of 2 LANES points.
 static void OF_WIDTH(nearest)(const REAL *points, int64_t points_stride, int n_points, const REAL *listed,
                               int64_t stride, const int32_t *ids, int64_t count, REAL *sqdist, REAL_INT *labels) {
-  for (int i = 0; i < n_points; i += 2 * LANES) { // two chains of comparisons, as each waits for the one before
+  for (int i = 0; i < n_points; i += 2 * LANES) { // two chains of comparisons, because each depends on the one before
     VECTOR x0[WIDTH], x1[WIDTH], best0 = V(fill)(INFINITY), best1 = best0;
     MASK label0 = {0}, label1 = {0};
     for (int channel = 0; channel < WIDTH; channel++) {
@@ -133,8 +135,8 @@ static void OF_WIDTH(few_direct)(const struct direct_pass *pass, int64_t start, 
     const REAL *listed = space.centers;
     const int32_t *ids = space.all_ids;
     int64_t count = n_clusters;
-    // Neighboring rows are often near points, as in an image or among sorted colors. Where they are not, a box excludes
-    // few centers, and the next ones are not tried.
+    // Neighboring rows are often near points, as in an image or in sorted colors. If a box excludes few centers, the
+    // following boxes are compared with all centers.
     if (n_points >= BOX / 2 && n_clusters > 8 && !skip--) {
       REAL range[2 * WIDTH], box[2 * WIDTH];
       NAME(range_of_box)(WIDTH, points, BOX, range);
@@ -170,8 +172,8 @@ static void OF_WIDTH(few_direct)(const struct direct_pass *pass, int64_t start, 
   }
 }
 
-// The list of a small box and its centers, in the workspace: the kept one, or a new one. Returns its length.
-// `*is_still`: whether the list is that of the last call, and none of its centers has moved.
+// Writes the list of a small box, kept or new, and its centers to the workspace. Returns its length. `*is_still` is
+// whether the list is equal to the last call and none of its centers has moved.
 static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slot, int64_t problem,
                                      int64_t box, int64_t *n_coarse, struct NAME(workspace) *space, const int32_t **ids,
                                      int *is_still) {
@@ -191,7 +193,7 @@ static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slo
           space->fine[channel * stride + j] = space->centers[channel * stride + list[j]];
     return length;
   }
-  // A list that was too long to be kept is made in each call. It has no slack, so it is not kept, however short it is.
+  // A list that was too long to be kept is made in each call. It has no slack, so it is not kept even if it is short.
   const REAL slack = refresh ? ((const REAL *)pass->slack)[slot] : 0;
   if (*n_coarse < 0) {
     const int64_t large = problem * points->n_large + box / FANOUT;
@@ -213,8 +215,8 @@ static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slo
   return n_fine;
 }
 
-// Adds the terms of the points of a box: to the totals of their labels, and less to those of their old ones, if these
-// were counted.
+// Adds the terms of the points of a box to the totals of their labels, and subtracts them from the totals of their
+// previous labels if these were counted.
 static void OF_WIDTH(count_points)(const REAL *points, int64_t stride, int n_points, const double *weights,
                                    const double *lowest, const double *scale, double weight_scale,
                                    const REAL_INT *labels, const int32_t *old_labels, int were_counted,
@@ -253,7 +255,7 @@ static void OF_WIDTH(few_measure)(const struct sorted_pass *pass, int64_t start,
       int is_still;
       const int64_t count = OF_WIDTH(list_of_box)(pass, slot, problem, box, &n_coarse, &space, &ids, &is_still);
       if (is_still && !recompute) continue;
-      if (is_still && ids != space.fine_ids) // their coordinates were not listed
+      if (is_still && ids != space.fine_ids) // the coordinates were not listed
         for (int channel = 0; channel < WIDTH; channel++)
           for (int64_t j = 0; j < count; j++)
             space.fine[channel * space.stride + j] = space.centers[channel * space.stride + ids[j]];
@@ -266,11 +268,11 @@ static void OF_WIDTH(few_measure)(const struct sorted_pass *pass, int64_t start,
       REAL_INT labels[BOX];
       OF_WIDTH(nearest)(points, padded, BOX, space.fine, space.stride, ids, count, sqdist, labels);
 
-      REAL largest = NAME(largest_of_box)(sqdist); // of copies of the last point too
+      REAL largest = NAME(largest_of_box)(sqdist); // includes padding, which are copies of the last point
       if (sorted->has_absent[problem]) largest = NAME(largest)(sqdist, weights, n_points);
       ((REAL *)pass->box_worst)[slot * n_small + box] = largest;
       uint64_t *inertia = pass->box_inertia + slot * n_small + box;
-      if (n_points == BOX) // of known length
+      if (n_points == BOX) // a constant length is faster
         *inertia = NAME(inertia)(sqdist, weights, BOX, sqdist_scale, largest, heaviest);
       else
         *inertia = NAME(inertia)(sqdist, weights, n_points, sqdist_scale, largest, heaviest);
@@ -291,7 +293,7 @@ static void OF_WIDTH(few_assign)(const struct sorted_pass *pass, int64_t start, 
   struct NAME(workspace) space = NAME(split_workspace)(memory, n_clusters, WIDTH);
   const int64_t size = n_clusters * WIDTH;
   int64_t last_run = -1;
-  int is_current = 0; // labels are those at these centers
+  int is_current = 0; // whether labels belong to these centers
   for (int64_t item = start; item < stop; item++) {
     const int64_t run = item / sorted->n_large, large = item % sorted->n_large;
     const int64_t problem = pass->problems[run], slot = pass->slots ? pass->slots[run] : -1;

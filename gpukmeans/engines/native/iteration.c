@@ -1,10 +1,11 @@
-// The steps of an iteration of Lloyd's loop outside the pass over the points: centers move to means, and runs end.
+// The steps of an iteration of Lloyd's loop apart from the pass over the points: centers move to means, and runs end.
 //
-// Each operation is that of gpukmeans/lloyd.py and gpukmeans/moments.py, in float64 and rounded once, so results have
-// its bits. There it takes some fifty short tensor operations, which cost more than a pass over few points.
+// Each operation is the same as in gpukmeans/lloyd.py and gpukmeans/moments.py, in float64 and rounded once, so results
+// have the same bits. There the steps take about fifty short tensor operations, which cost more than a pass over few
+// points.
 #include "distance.h"
 
-// Moments of B runs and their scales. Strides are in elements; all else is contiguous.
+// Moments of B runs and their scales. Strides are in elements; the other arrays are contiguous.
 struct moments {
   const int64_t *sums, *totals, *inertia;                // (B, K, D), (B, K), (B,)
   const double *sum_scale, *weight_scale, *sqdist_scale; // (B, D), (B,), (B,)
@@ -19,8 +20,8 @@ struct move {
   const double *total_weight; // (B,)
   const uint8_t *going;       // (B,)
   const int64_t *n_iter;      // (B,)
-  void *target;               // (B, K, D): the means, and centers of ended runs and of empty and fixed clusters
-  double *sqshift, *bound;    // (B,): the largest squared distance of a move; of those of points after it
+  void *target;               // (B, K, D): the means; previous centers of ended runs, empty and fixed clusters
+  double *sqshift, *bound;    // (B,): largest squared distance of a move; bound of squared distances of points after it
   double *scale;              // (B,): the fixed-point scale for the bound
   int64_t *n_iter_result;     // (B,)
   uint8_t *going_result;      // (B,): whether any center moves
@@ -29,12 +30,12 @@ struct move {
 struct decision {
   struct moments moments;
   const uint8_t *going;                      // (B,)
-  const double *bound, *inertia, *lowest;    // (B,): of squared distances; before the move, and the lowest so far
+  const double *bound, *inertia, *lowest;    // (B,): bound is of squared distances; inertia before the move
   const int64_t *stalled;                    // (B,)
   const uint8_t *unresolved;                 // (B,)
   double *inertia_result, *lowest_result;    // (B,)
   int64_t *stalled_result;                   // (B,)
-  uint8_t *going_result, *unresolved_result; // (B,): unresolved also if the scale of the measurement is too coarse
+  uint8_t *going_result, *unresolved_result; // (B,): unresolved is set if the scale is too coarse
 };
 
 INLINE double real_at(const void *values, int64_t is_double, int64_t i) {
@@ -49,7 +50,7 @@ INLINE double worst_sqdist(const struct moments *moments, int64_t run) {
   return real_at(moments->worst, moments->is_double, run);
 }
 
-// The finest scale for terms that add up to `largest_total`, as in gpukmeans/fixed_point.py.
+// The finest scale for terms that add up to at most `largest_total`, as in gpukmeans/fixed_point.py.
 static double finest_scale(double largest_total) {
   enum { TOTAL_BITS = 61, MAX_EXPONENT = 1000 };
   if (largest_total == 0) return 1;
@@ -79,8 +80,8 @@ static void mean_of_cluster(const struct moments *moments, int64_t run, int64_t 
   }
 }
 
-// Moves runs [start, stop). Returns how many miss a cluster; if any, there are no results, as relocation is not done
-// here. Scratch memory has 3 D doubles.
+// Moves the centers of runs [start, stop). Returns the number of runs with an empty cluster that must be relocated. If
+// there are any, results are undefined, because this kernel does not relocate. Scratch memory has 3 D doubles.
 EXPORT int64_t gpukmeans_move(const struct move *move, int64_t start, int64_t stop, double *scratch) {
   const struct moments *moments = &move->moments;
   const int64_t n_clusters = moments->n_clusters, width = moments->width, is_double = moments->is_double;
@@ -116,8 +117,8 @@ EXPORT int64_t gpukmeans_move(const struct move *move, int64_t start, int64_t st
   return 0;
 }
 
-// Decides for runs [start, stop) whether they continue, by the moments after the move. A bound `too_coarse` times the
-// largest squared distance made the scale too coarse.
+// Decides by the moments after the move whether runs [start, stop) continue. The scale was too coarse if the bound is
+// above `too_coarse` times the largest squared distance.
 EXPORT void gpukmeans_decide(const struct decision *decision, int64_t start, int64_t stop, double tol, int64_t patience,
                              double too_coarse) {
   const struct moments *moments = &decision->moments;

@@ -1,5 +1,5 @@
-// What library.py and threads.py need to know: the sources a library was built from, the instructions of this CPU, and
-// whether this thread sets denormal numbers to zero.
+// Functions for library.py and threads.py: the hash of the sources, the instruction set of this CPU, and whether this
+// thread sets denormal numbers to zero.
 #include "common.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -17,21 +17,21 @@ EXPORT uint64_t gpukmeans_source_hash(void) { return GPUKMEANS_SOURCE_HASH; }
 
 INLINE int has_bits(unsigned value, unsigned bits) { return (value & bits) == bits; }
 
-// Whether CPU and system support x86-64-v3: AVX2, FMA and what comes with them. Not by __builtin_cpu_supports, which
-// needs a run-time library that clang on Windows and zig lack.
+// Whether CPU and system support x86-64-v3 (AVX2, FMA and others). Not by __builtin_cpu_supports, which needs a
+// run-time library that clang on Windows and zig lack.
 EXPORT int gpukmeans_supports_v3(void) {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) ||
       !has_bits(c, bit_FMA | bit_MOVBE | bit_OSXSAVE | bit_AVX | bit_F16C | bit_SSE4_2 | bit_POPCNT))
     return 0;
-  unsigned saved_low, saved_high; // registers that the system saves: 2 is that of SSE, 4 that of AVX
+  unsigned saved_low, saved_high; // registers that the system saves: 2 for SSE, 4 for AVX
   __asm__("xgetbv" : "=a"(saved_low), "=d"(saved_high) : "c"(0));
   if (!has_bits(saved_low, 2 | 4)) return 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has_bits(b, bit_BMI | bit_AVX2 | bit_BMI2)) return 0;
   return __get_cpuid(0x80000001, &a, &b, &c, &d) && has_bits(c, 1 << 5); // LZCNT
 }
 
-// Results and operands: flush to zero, denormals are zeros.
+// Flush results to zero, and treat operands as zeros, if they are denormal.
 #define FLUSH_BITS 0x8040
 INLINE uint64_t control_register(void) { return _mm_getcsr(); }
 INLINE void set_control_register(uint64_t value) { _mm_setcsr((unsigned)value); }
@@ -50,7 +50,7 @@ INLINE void set_control_register(uint64_t value) { __asm__ volatile("msr fpcr, %
 
 #endif
 
-// The bits by which this thread sets denormal numbers to zero. 0: it does not.
+// The control bits by which this thread sets denormal numbers to zero; 0 if it does not.
 EXPORT uint64_t gpukmeans_flush_bits(void) { return control_register() & FLUSH_BITS; }
 
 EXPORT void gpukmeans_set_flush_bits(uint64_t bits) {

@@ -1,15 +1,16 @@
-// Many coordinates: matrix products propose, the written distance decides.
+// Many coordinates: matrix products propose the nearest centers, and the reference distance (distance.h) decides.
 //
-// Points and centers are shifted by an origin near the centers, and a product gives v = x·c - |c|²/2 for a point and a
-// panel of 16 centers, so |x|² - 2v is the squared distance up to rounding. A center may be excluded where this is above
-// the distance to another center by more than the rounding of both (see `margin`); every other center is compared by the
-// written distance (distance.h), the lowest index first. So labels and squared distances have no bit of the product.
+// Points and centers are shifted by an origin near the centers. A product gives v = x·c - |c|²/2 for a point and a
+// panel of 16 centers, so |x|² - 2v is the squared distance up to rounding. A center is excluded if this value is above
+// the squared distance to another center by more than the rounding errors of both (see `margin`). All other centers are
+// compared by the reference distance, the lowest index first. So no bit of a result depends on the product.
 //
-// Lower bounds: for each point and panel, a distance that every center of the panel has at least, except the point's own
-// center. When centers move it decreases by the largest of their moves (Hamerly 2010; Ding et al. 2015, Yinyang k-means).
-// A panel is skipped where its bound is above the distance to the own center.
+// Lower bounds: each point has for each panel a lower bound of its distance to every center of the panel except its own
+// center. When centers move, the bound decreases by the largest move of a center in the panel (Hamerly 2010; Ding et
+// al. 2015, Yinyang k-means). A panel is skipped if its bound is above the distance to the own center.
 //
-// Terms of sums are rounded once to fixed point, as in gpukmeans/fixed_point.py, and sums follow the labels that change.
+// Terms of sums are rounded once to fixed point, as in gpukmeans/fixed_point.py. Sums are updated by the points whose
+// labels change.
 #include "distance.h"
 #include "propose.h"
 
@@ -18,20 +19,20 @@
 #include <immintrin.h>
 #endif
 
-#define MAX_ROWS 126         // of a block, whole calls of the product
-#define ROW_BYTES (1 << 17)  // of the shifted coordinates of a block
-#define MAX_FOUND 12         // possible nearest centers that are kept for one point; of more, all centers are compared
+#define MAX_ROWS 126         // rows of a block; a multiple of the rows of a call of the product
+#define ROW_BYTES (1 << 17)  // bytes of the shifted coordinates of a block
+#define MAX_FOUND 12         // possible nearest centers listed for one point; if there are more, all are compared
 #define ALL_CENTERS (MAX_FOUND + 1)
 #define KNOWN_LABELS 1
 #define KNOWN_BOUNDS 2
 #define POWER_STEPS 3
-#define GROUP 256            // rows of a seeding whose w·d² have one total
-#define NORM_SUMS 16 // partial sums of the norm of a center, so that it is more precise than a product
+#define GROUP 256            // rows of a group in seeding, which has one total of w·d²
+#define NORM_SUMS 16 // partial sums of the norm of a center, which make it more precise than a product
 
 INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 INLINE int64_t n_panels(int64_t n_clusters) { return (n_clusters + PANEL - 1) / PANEL; }
 
-// Rows of a block: as many as fit ROW_BYTES, at least one call of the product.
+// The number of rows of a block: as many as fit ROW_BYTES, at least one call of the product.
 INLINE int64_t block_rows(int64_t width, int64_t size) {
   const int64_t fit = ROW_BYTES / (width * size) / PROPOSE_ROWS * PROPOSE_ROWS;
   return fit < PROPOSE_ROWS ? PROPOSE_ROWS : at_most(fit, MAX_ROWS);
@@ -45,14 +46,14 @@ INLINE int bit_length(int64_t value) {
   return bits;
 }
 
-// Memory for one use of a kernel, taken from the caller's scratch memory piece by piece.
+// Takes `size` bytes from the scratch memory of the caller.
 INLINE void *take(char **scratch, int64_t size) {
   void *memory = *scratch;
   *scratch += round_up(size, 64);
   return memory;
 }
 
-// Whether a mask of the comparison of two vectors holds in all lanes.
+// Whether the mask of a comparison is true in all lanes.
 INLINE int all_set(const void *mask) {
 #ifdef __AVX__
   return _mm256_movemask_ps(_mm256_loadu_ps(mask)) == 255;
@@ -83,7 +84,7 @@ INLINE unsigned f64_bits(i64_vector mask) {
 #endif
 }
 
-// The largest and the sum of all lanes. Not by memory, whose loads would wait for the stores of several lanes.
+// The largest and the sum of all lanes. Not through memory, where loads would wait for the stores of several lanes.
 #ifdef __AVX__
 INLINE __m128 f32_halves_of(f32_vector vector, int half) {
   return half ? _mm256_extractf128_ps((__m256)vector, 1) : _mm256_castps256_ps128((__m256)vector);
@@ -126,7 +127,7 @@ INLINE void fetch(const void *from, int64_t size) {
   for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char *)from + at);
 }
 
-// A lower bound after the centers of a panel moved by at most `drift`.
+// Lower bounds after the centers of the panels have moved by at most `drifts`.
 INLINE f32_vector moved_bounds(f32_vector bounds, f32_vector drifts) {
   const f32_vector moved = bounds - drifts;
   return f32_select(moved > 0, moved * (1 - 2 * FLT_EPSILON), f32_fill(0));

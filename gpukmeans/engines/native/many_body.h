@@ -1,36 +1,37 @@
-// The kernels of many.c for numbers REAL, included once for each type. The layout of `struct many` is that of the
-// ctypes.Structure in many.py, equal for both types.
+// The kernels of many.c for numbers REAL, included once for each type. The ctypes.Structure in many.py has the layout
+// of `struct many`, which is equal for both types.
 
 struct NAME(many) {
-  // Points (n_rows, width), and their weights, or null for weights of 1.
+  // Points (n_rows, width), and their weights, or NULL for weights of 1.
   const REAL *points;
   const double *weights;
-  // Centers (n_clusters, width), those before, or null, and the order in which they fill the panels: the center in each
-  // of 16 places of each panel, or -1, and the place of each center.
+  // Centers (n_clusters, width), the previous centers or NULL, and the order of centers in the panels: the center in
+  // each of 16 places of each panel, or -1, and the place of each center.
   const REAL *centers, *centers_before;
   const int32_t *members, *places;
-  // Written by `pack`: panels as in propose.h, the origin (width), the largest norm of each panel and, last, of all, how
-  // far a center of each panel moved at most, and which centers moved.
+  // Written by `pack`: panels as in propose.h, the origin (width), the largest norm of each panel and, last, of all
+  // panels, the largest move of a center of each panel, and which centers moved.
   REAL *panels, *origin, *norms;
   float *drifts;
   uint8_t *moved;
-  // Nearest centers and squared distances (n_rows), read and written if they are known at the centers before, else
-  // written. The same for lower bounds (n_rows, panels), of points of which labels are known, or null.
+  // Nearest centers and squared distances (n_rows), and lower bounds (n_rows, panels) or NULL. They are read if they
+  // are known at the previous centers, and always written.
   int32_t *labels;
   REAL *sqdist;
   float *bounds;
-  // The labels once more, or null.
+  // A copy of the labels as int64, or NULL.
   int64_t *long_labels;
-  // Sums (n_clusters, width) and totals (n_clusters) follow from labels_before, or null for labels of none, to labels.
+  // Sums (n_clusters, width) and totals (n_clusters) are updated from labels_before, or from no labels if NULL, to
+  // labels.
   const int32_t *labels_before;
   const double *lowest, *sum_scales;
   int64_t *sums, *totals;
   char *scratch;
   double weight_scale, sqdist_scale;
   int64_t n_rows, width, n_clusters;
-  int64_t known; // KNOWN_LABELS, KNOWN_BOUNDS, the first included, or 0
-  // Results: the sum of w·d² in fixed point, the largest d² of a point with weight, -1 if there is none, and the number
-  // of points with weight whose label changed.
+  int64_t known; // KNOWN_LABELS, KNOWN_BOUNDS, which includes labels, or 0
+  // Results: the sum of w·d² in fixed point, the largest d² of a point with weight (-1 without one), and the number of
+  // points with weight whose label changed.
   int64_t inertia;
   double largest;
   int64_t n_changed;
@@ -55,7 +56,8 @@ INLINE struct NAME(panel_values) NAME(values_at)(const REAL *from) {
   return values;
 }
 
-// -infinity in one place, if it is not negative. Not by a store, for which the load of a vector would wait.
+// The values with -infinity in one place; a negative place changes nothing. Not by a store, because the load of a
+// vector would wait for it.
 INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values, int place) {
   for (int i = 0; i < PANEL / LANES; i++) {
     MASK_VECTOR lanes = {0};
@@ -73,7 +75,7 @@ INLINE REAL NAME(largest_value)(struct NAME(panel_values) values) {
   return LARGEST_LANE(largest);
 }
 
-// The places of values that are not below the edge, as bits. What is not a number is not below.
+// The places of values that are not below the edge, as bits. NaN is not below.
 INLINE unsigned NAME(reaching)(struct NAME(panel_values) values, REAL edge) {
   unsigned bits = 0;
   for (int i = 0; i < PANEL / LANES; i++) bits |= BITS(~(values.vectors[i] < edge)) << (i * LANES);
@@ -86,19 +88,20 @@ INLINE int NAME(any_reaches)(struct NAME(panel_values) values, REAL edge) {
   return !all_set(&below);
 }
 
-// What rounding may do. Units of u = epsilon / 2, r = |x - origin|, s the largest norm of a panel.
+// Bounds of rounding errors, with u = epsilon / 2, r = |x - origin|, and s the largest norm of a panel.
 struct NAME(rounding) {
   REAL product, absolute, grow, shrink, underflow;
 };
 
 INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
   const REAL unit = REAL_EPSILON / 2;
-  // The written distance: relative to the exact one, of each square 3, of its at most 7 + log2(width) additions 1.
+  // The relative error of the reference distance in units of u: 3 for each square, 1 for each of its at most
+  // 7 + log2(width) additions.
   const REAL written = (REAL)(12 + bit_length(width)) * unit;
   return (struct NAME(rounding)){
-      // |x|² - 2v: of the sums of the product width + 2 units of 2rs + s² (Higham 2002, section 3.1), of those of norms,
-      // which have NORM_SUMS parts, less; 8 of the shift and the last operations. Two written distances are compared.
-      // 1 % for terms of higher order.
+      // The error of |x|² - 2v: the sums of the product have width + 2 units of 2rs + s² (Higham 2002, section 3.1),
+      // the sums of norms fewer because of their NORM_SUMS parts, and the shift and the last operations 8. The two
+      // compared distances add their own errors. 1 % covers terms of higher order.
       .product = (REAL)1.01 * ((REAL)(width + width / NORM_SUMS + 12) * unit + 2 * written),
       .absolute = (REAL)(width + 12) * 2 * REAL_MIN,
       .grow = 1 + written + 4 * unit,
@@ -107,35 +110,35 @@ INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
   };
 }
 
-// Half the error of |x|² - 2v as a squared distance, and of the comparison of two written distances.
+// Half of the error of |x|² - 2v as a squared distance, including the comparison of two reference distances.
 INLINE REAL NAME(margin)(const struct NAME(rounding) *rounding, REAL norm, REAL norm_of_panel) {
   const REAL sum = norm + norm_of_panel;
   return (rounding->product * (sum * sum) + rounding->absolute) / 2;
 }
 
-// At most a distance, as a float. Below the smallest normal number, and for what is not a number, 0.
+// A float that is at most the distance; 0 below the smallest normal number and for NaN.
 INLINE float NAME(round_down)(REAL distance) {
   const REAL limited = distance < FLT_MAX ? distance : FLT_MAX;
   return distance > FLT_MIN ? (float)limited * (1 - 2 * FLT_EPSILON) : 0;
 }
 
-// At least the distance of all centers whose written squared distance is at most `sqdist`.
+// An upper bound of the distance to a center whose reference squared distance is at most `sqdist`.
 INLINE float NAME(upper_bound)(const struct NAME(rounding) *rounding, REAL sqdist) {
   const REAL distance = SQRT(sqdist + rounding->underflow) * rounding->grow;
   return distance < (REAL)0x1p120 ? (float)distance * (1 + 2 * FLT_EPSILON) + FLT_MIN : INFINITY;
 }
 
-// At most the distance of a center of this written squared distance.
+// A lower bound of the distance to a center of this reference squared distance.
 INLINE float NAME(lower_bound_of)(const struct NAME(rounding) *rounding, REAL sqdist) {
   return NAME(round_down)(SQRT(NAME(larger)(sqdist - rounding->underflow, 0)) * rounding->shrink);
 }
 
-// At most the distance of the centers of a panel, none of whose values is above `value`.
+// A lower bound of the distance to the centers of a panel, whose values are at most `value`.
 INLINE float NAME(lower_bound)(REAL sqnorm, REAL value, REAL margin) {
   return NAME(round_down)(SQRT(NAME(larger)(sqnorm - 2 * (value + margin), 0)) * (1 - 4 * REAL_EPSILON));
 }
 
-// A block of points: the shifted coordinates of those whose products are needed, and what is known of them.
+// A block of points: the shifted coordinates and norms of the points whose products are needed.
 struct NAME(block) {
   struct NAME(rounding) rounding;
   REAL *shifted, *sqnorms, *norms, *distance_scratch;
@@ -187,13 +190,13 @@ INLINE void NAME(propose_panel)(const struct NAME(many) *many, struct NAME(block
   NAME(propose)(block->shifted, rows, many->width, centers, block->values);
 }
 
-// Begins to load the rows of a later block, while a product keeps the CPU busy.
+// Begins to load the rows of a later block while the CPU computes a product.
 INLINE void NAME(fetch_rows)(const struct NAME(many) *many, int64_t row) {
   const int64_t size = at_most(PROPOSE_ROWS, many->n_rows - row) * many->width * (int64_t)sizeof(REAL);
   if (size > 0) fetch(many->points + row * many->width, size);
 }
 
-// The nearest of all centers by the written distance.
+// The nearest of all centers by the reference distance.
 static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row) {
   REAL best = INFINITY;
   int32_t label = 0;
@@ -205,8 +208,8 @@ static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(b
   many->labels[row] = label;
 }
 
-// Centers that may be nearest to a point: those whose value plus its margin is at least `low`, the largest value less
-// its margin.
+// Centers that may be nearest to a point: their value plus its margin is at least `low`, the largest value minus its
+// margin.
 struct NAME(found) {
   int32_t count;
   int32_t centers[MAX_FOUND];
@@ -220,7 +223,7 @@ INLINE void NAME(drop_excluded)(struct NAME(found) *found, REAL low) {
   found->count = kept;
 }
 
-// Adds the centers of a panel. The new `low`, at least the one before.
+// Adds the centers of a panel. Returns the new `low`, which never decreases.
 static __attribute__((noinline)) REAL NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
                                                  REAL margin, REAL low) {
   const struct NAME(panel_values) all = NAME(values_at)(values);
@@ -256,14 +259,14 @@ INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME
   many->labels[row] = label;
 }
 
-// Rows of a block that are compared with a panel, and what that needs, in loops over vectors.
+// Rows of a block that are compared with a panel, with values of each row in arrays, for loops over vectors.
 struct NAME(compared) {
-  int32_t *rows;            // numbers in the block
-  REAL *norms, *sqnorms;    // of them
-  REAL *reaches;            // a value that is below this less the margin excludes a center
-  REAL *margins, *edges;    // margins, and `reaches` less the margins
+  int32_t *rows;            // numbers of the rows in the block
+  REAL *norms, *sqnorms;    // norms of the rows, and their squares
+  REAL *reaches;            // a center is excluded if its value is below this minus the margin
+  REAL *margins, *edges;    // margins, and `reaches` minus the margins
   REAL *largest;            // the largest value of another center
-  float *limits;            // of the lower bound by a center that was the nearest one
+  float *limits;            // limit of the lower bound by a center that was the nearest one
 };
 
 INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
@@ -279,13 +282,13 @@ INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
   };
 }
 
-// All rows of a block.
+// Compares all rows of a block.
 INLINE void NAME(compare_all_rows)(struct NAME(compared) *compared, const struct NAME(block) *block, int64_t n_rows) {
   compared->norms = block->norms, compared->sqnorms = block->sqnorms;
   for (int64_t i = 0; i < n_rows; i++) compared->rows[i] = (int32_t)i;
 }
 
-// Margins and edges, and the last row repeated for whole calls of the product.
+// Computes margins and edges, and repeats the last row to fill a call of the product.
 static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared) *compared, const struct NAME(rounding) *rounding,
                             REAL norm_of_panel, int64_t count) {
   const struct NAME(rounding) copy = *rounding;
@@ -298,7 +301,7 @@ static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared
   for (int i = 0; i < PROPOSE_ROWS && count; i++) compared->rows[count + i] = compared->rows[count - 1];
 }
 
-// The nearest centers of rows [start, stop) of which nothing is known.
+// The nearest centers of rows [start, stop) without labels at previous centers.
 static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
   const int64_t n = stop - start, panels = n_panels(many->n_clusters);
@@ -335,7 +338,8 @@ struct NAME(needed) {
   int16_t *rows;   // (panels, rows of a block): numbers in the block
 };
 
-// Moves the bounds of a row, and adds the row to the panels whose bound is not above `upper`. Whether there are any.
+// Moves the bounds of a row, and adds the row to the panels whose bound is not above `upper`. Returns whether there are
+// such panels.
 INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels, float upper,
                              const struct NAME(needed) *needed, int64_t row, int64_t n_rows) {
   int any = 0;
@@ -362,8 +366,9 @@ INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels,
   return any;
 }
 
-// Compares the centers of a panel whose values reach the edge with the own one. The values of the centers that are not
-// the nearest one then; `limit` is a lower bound of the distance of one that was.
+// Compares the own center with the centers of a panel whose values reach the edge. Returns the values of the centers
+// that are not the nearest one afterwards. `limit` is a lower bound of the distance of a center that was the nearest
+// one.
 INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row,
                                               int64_t panel, struct NAME(panel_values) values, REAL edge, float *limit) {
   const int32_t *members = many->members + panel * PANEL;
@@ -385,7 +390,7 @@ INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, con
   many->labels[row] = nearest;
   many->sqdist[row] = best;
   if (!many->bounds) return values;
-  *limit = NAME(lower_bound_of)(&block->rounding, sqdist); // the center that was nearest is one of the others now
+  *limit = NAME(lower_bound_of)(&block->rounding, sqdist); // the previous nearest center is another center now
   if (!is_own) {
     float *bound = many->bounds + row * n_panels(many->n_clusters) + place / PANEL;
     if (*limit < *bound) *bound = *limit;
@@ -415,7 +420,8 @@ INLINE REAL NAME(reach_of)(const struct NAME(rounding) *rounding, REAL sqnorm, R
   return (sqnorm - sqdist * rounding->grow - rounding->underflow) / 2;
 }
 
-// Rows that have to be compared with a panel, of those that were before any distance became less. Their number.
+// Writes the rows that must still be compared with a panel, after some of their distances have decreased. Returns their
+// number.
 INLINE int64_t NAME(compare_needed)(const struct NAME(many) *many, const struct NAME(compared) *compared,
                                     const struct NAME(block) *block, const int16_t *rows, int64_t n_rows,
                                     const float *bounds, const REAL *sqdist, const float *uppers) {
@@ -432,7 +438,7 @@ INLINE int64_t NAME(compare_needed)(const struct NAME(many) *many, const struct 
   return count;
 }
 
-// Compares rows with a panel, in the order of `compared`. The order is that of the block if bounds are not known.
+// Compares rows with a panel, in the order of `compared`, which is the order of the block if bounds are not known.
 INLINE void NAME(follow_panel)(const struct NAME(many) *many, struct NAME(block) *block,
                                const struct NAME(compared) *compared, int64_t start, int64_t panel, int64_t count,
                                int64_t next_block, float *uppers) {
@@ -459,7 +465,7 @@ INLINE void NAME(follow_panel)(const struct NAME(many) *many, struct NAME(block)
   if (has_bounds) NAME(set_bounds)(many, compared, &block->rounding, start, panel, count);
 }
 
-// The nearest centers of rows [start, stop) after the centers moved.
+// The nearest centers of rows [start, stop) with labels at the previous centers, after the centers have moved.
 static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
   const struct NAME(rounding) rounding = block.rounding;
@@ -493,7 +499,7 @@ static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, i
   }
 }
 
-// Inertia and largest squared distance of rows [start, stop), added to those of `many`.
+// Adds the inertia of rows [start, stop) to `many`, and updates its largest squared distance.
 static void NAME(add_distances)(struct NAME(many) *many, int64_t start, int64_t stop) {
   const double scale = many->sqdist_scale;
   uint64_t inertia = (uint64_t)many->inertia;
@@ -535,7 +541,7 @@ INLINE void NAME(sum_terms)(const struct NAME(many) *many, const REAL *restrict 
     for (int64_t d = 0; d < width; d++) terms[d] = to_fixed(((double)point[d] - lowest[d]) * weight, scales[d]);
 }
 
-// Adds a point to the sums of its label, and subtracts it from those of the label before.
+// Adds a point to the sums of its label, and subtracts it from the sums of its previous label.
 static void NAME(add_row)(const struct NAME(many) *many, int64_t row, int64_t *restrict terms) {
   const int64_t width = many->width;
   const int32_t label = many->labels[row], before = many->labels_before ? many->labels_before[row] : -1;
@@ -569,7 +575,7 @@ static void NAME(add_rows)(struct NAME(many) *many) {
   for (int i = 0; i < n_next; i++) NAME(add_row)(many, next[i], terms);
 }
 
-// The median of up to 15 centers in each coordinate: near most centers, also if some are far away.
+// The origin: the median of up to 15 centers in each coordinate. It is near most centers even if some are far away.
 static void NAME(set_origin)(const struct NAME(many) *many) {
   enum { SAMPLE = 15 };
   const int64_t n = at_most(many->n_clusters, SAMPLE);
@@ -585,7 +591,7 @@ static void NAME(set_origin)(const struct NAME(many) *many) {
   }
 }
 
-// Origin, panels, norms, drifts and moved of the centers.
+// Computes origin, panels, norms, drifts and moved from the centers.
 static void NAME(pack)(const struct NAME(many) *many) {
   const int64_t width = many->width, panels = n_panels(many->n_clusters), part = 2 * LANES;
   const REAL slack = 1 + (REAL)(width + 16) * REAL_EPSILON;
@@ -670,7 +676,7 @@ static void NAME(sort_along_extent)(const struct NAME(many) *many, int32_t *orde
   for (int64_t i = start; i < stop; i++) order[i] = projections[i - start].center;
 }
 
-// Orders centers so that those of a panel are near each other, by halving. Results do not depend on the order.
+// Orders centers by halving, so that the centers of a panel are near each other. Results do not depend on the order.
 static void NAME(group)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop) {
   if (stop - start <= PANEL) return;
   NAME(sort_along_extent)(many, order, start, stop, many->scratch);
@@ -696,14 +702,14 @@ static void NAME(assign)(struct NAME(many) *many) {
 
 EXPORT void NAME(gpukmeans_many_pack)(const struct NAME(many) *many) { NAME(pack)(many); }
 
-// Labels, squared distances, bounds and results.
+// Computes labels, squared distances, bounds and results.
 EXPORT void NAME(gpukmeans_many_assign)(struct NAME(many) *many) { NAME(assign)(many); }
 
-// Sums and totals, and the number of changed labels.
+// Updates sums and totals, and counts the changed labels.
 EXPORT void NAME(gpukmeans_many_add)(struct NAME(many) *many) { NAME(add_rows)(many); }
 
-// Runs over small problems. The pointers of `shared` are those of problem 0 and run 0, where there are some for each. Of
-// the results those with a pointer are computed; sums and totals are added to.
+// Runs over small problems. Arrays of `shared` with an entry for each problem or run point to problem 0 and run 0.
+// Results whose pointer is NULL are not computed. Sums and totals are added to the previous values.
 struct NAME(many_runs) {
   struct NAME(many) shared;
   const int64_t *problems;                     // (B,)
@@ -712,7 +718,7 @@ struct NAME(many_runs) {
   REAL *largest;                               // (B,)
 };
 
-// Runs [start, stop), each as by pack, assign and add, of which nothing is known.
+// Computes runs [start, stop) without labels at previous centers, each by pack, assign and add.
 EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_t start, int64_t stop) {
   for (int64_t run = start; run < stop; run++) {
     struct NAME(many) many = runs->shared;
@@ -739,7 +745,7 @@ EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_
   }
 }
 
-// Bytes of scratch memory that a kernel needs.
+// The number of bytes of scratch memory of a kernel.
 EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   const int64_t rows = block_rows(width, sizeof(REAL)), panels = n_panels(n_clusters);
   const int64_t shared = rows * (width + 2) * sizeof(REAL) + width * 8;
@@ -750,7 +756,7 @@ EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   return (assign > group ? assign : group) + 24 * 64;
 }
 
-// Orders the numbers of the centers, `order` (n_clusters), so that those of a panel are near each other.
+// Orders the numbers of the centers, `order` (n_clusters), so that the centers of a panel are near each other.
 EXPORT void NAME(gpukmeans_many_group)(const struct NAME(many) *many, int32_t *order) {
   NAME(group)(many, order, 0, many->n_clusters);
 }

@@ -1,13 +1,13 @@
-// Merges of pairs of clusters by the least increase of the inertia (Ward 1963), a part of the merges needed at a time.
+// Merges of pairs of clusters by the least increase of the inertia (Ward 1963), some of the necessary merges at a time.
 //
-// Each operation is that of `merge` in gpukmeans/refinement.py, in float64 and rounded once, so results have its bits.
-// Clusters that are merged into another one are removed, which renumbers the others but keeps their order, and thus the
-// first of several equal costs.
+// Each operation is the same as in `merge` of gpukmeans/refinement.py, in float64 and rounded once, so results have the
+// same bits. A cluster that is merged into another one is removed. This renumbers the other clusters but keeps their
+// order, so the first of several equal costs stays the same.
 #include <stdlib.h>
 
 #include "distance.h"
 
-// The clusters of B runs, M at first. The number of those left, n, becomes K.
+// The clusters of B runs. Their number is M at first and K at the end.
 struct merging {
   double *centers;   // (B, M, D); up to SEQUENTIAL_WIDTH coordinates (B, D, M)
   double *totals;    // (B, M): weights
@@ -32,8 +32,8 @@ INLINE double *coordinate(const struct merging *merging, int64_t run, int64_t cl
                                 : centers + cluster * merging->width + channel;
 }
 
-// Makes all clusters of runs [start, stop) stale. Returns in how many of these runs a cost could be infinite or NaN,
-// which these kernels cannot merge.
+// Makes all clusters of runs [start, stop) stale. Returns the number of runs in which a cost could be infinite or NaN;
+// these kernels cannot merge such runs.
 EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t start, int64_t stop) {
   const double most = 1e300;
   int64_t n_refused = 0;
@@ -52,7 +52,7 @@ EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t st
       for (int64_t cluster = 0; cluster < merging->n_all; cluster++) {
         const double value = fabs(*coordinate(merging, run, cluster, channel));
         largest = value > largest ? value : largest;
-        sqdist += 0 * value; // NaN, unless it is finite
+        sqdist += 0 * value; // NaN unless the value is finite
       }
       sqdist += 4 * largest * largest;
     }
@@ -63,7 +63,7 @@ EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t st
   return n_refused;
 }
 
-// Squared distances of a cluster to all that are left.
+// Squared distances of a cluster to all remaining clusters.
 static void sqdist_to_all(const struct merging *merging, int64_t run, int64_t cluster, double *restrict sqdist,
                           double *scratch) {
   const int64_t n_left = merging->n_left[run], width = merging->width;
@@ -83,7 +83,8 @@ static void sqdist_to_all(const struct merging *merging, int64_t run, int64_t cl
   }
 }
 
-// Squared distances become costs of merges. A fixed cluster has an infinite weight, and merges with no other fixed one.
+// Replaces squared distances by costs of merges. A fixed cluster has an infinite weight. The cost of a merge of two
+// fixed clusters is infinite.
 static void to_costs(const struct merging *merging, int64_t run, int64_t cluster, double *restrict costs) {
   const double *restrict totals = merging->totals + run * merging->n_all;
   const int64_t n_left = merging->n_left[run], n_fixed = merging->n_fixed;
@@ -114,8 +115,8 @@ static int64_t first_lowest(double *values, int64_t n) {
   return first;
 }
 
-// The cheapest merges of items [start, stop): stale clusters of each run, one run after the other. Scratch memory has
-// M + distance_scratch(D) doubles and a vector.
+// The cheapest merges of items [start, stop). An item is a stale cluster of a run; runs follow one another. Scratch
+// memory has M + distance_scratch(D) doubles and a vector.
 EXPORT void gpukmeans_merging_cheapest(const struct merging *merging, int64_t start, int64_t stop, double *scratch) {
   double *costs = scratch, *squares = costs + merging->n_all + F64_LANES;
   int64_t run = 0, first = 0; // the first item of the run
@@ -135,7 +136,8 @@ static int by_cost_then_index(const void *one, const void *other) {
   return a->cost != b->cost ? (a->cost > b->cost) - (a->cost < b->cost) : (a->first > b->first) - (a->first < b->first);
 }
 
-// The pairs each of which is the cheapest merge of both, the cheapest first. Ties may leave none: then the cheapest.
+// The pairs of clusters that are each other's cheapest partner, the cheapest pair first. If ties leave no such pair,
+// the cheapest pair of all.
 static int64_t mutual_pairs(const struct merging *merging, int64_t run, struct pair *pairs) {
   const double *costs = merging->costs + run * merging->n_all;
   const int32_t *partners = merging->partners + run * merging->n_all;
@@ -151,7 +153,7 @@ static int64_t mutual_pairs(const struct merging *merging, int64_t run, struct p
   return n_pairs;
 }
 
-// Merges the second cluster of a pair into the first. Returns whether it would move a fixed cluster.
+// Merges the second cluster of a pair into the first. Returns whether the merge would move a fixed cluster.
 static int merge_pair(const struct merging *merging, int64_t run, int64_t first, int64_t second) {
   double *totals = merging->totals + run * merging->n_all;
   const double total = totals[first] + totals[second], fraction = total > 0 ? totals[second] / total : 0;
@@ -164,7 +166,7 @@ static int merge_pair(const struct merging *merging, int64_t run, int64_t first,
   return 0;
 }
 
-// Removes the clusters that are gone. Those that changed are stale, and those whose partner did.
+// Removes the clusters that are GONE. A cluster is stale if it or its partner is not SAME.
 enum { SAME = 0, CHANGED = 1, GONE = 2 };
 static void remove_gone(const struct merging *merging, int64_t run, const uint8_t *states, int32_t *numbers) {
   const int64_t at = run * merging->n_all;
@@ -181,15 +183,15 @@ static void remove_gone(const struct merging *merging, int64_t run, const uint8_
     partners[n_left] = partners[cluster];
     numbers[cluster] = n_left++;
   }
-  for (int32_t cluster = 0; cluster < n_left; cluster++) // of others the partner is computed again
+  for (int32_t cluster = 0; cluster < n_left; cluster++) // the other partners are computed again
     if (states[partners[cluster]] == SAME) partners[cluster] = numbers[partners[cluster]];
   merging->n_left[run] = n_left;
   merging->n_stale[run] = n_left > merging->n_clusters ? n_stale : 0;
 }
 
-// Merges, in runs [start, stop), the cheapest pairs: at most a quarter of the merges that are needed. Returns how many
-// runs would move a fixed cluster, which rounding could bring about, and whose results are undefined. Scratch memory
-// has 24 bytes for each of M clusters.
+// Merges the cheapest pairs of runs [start, stop), at most a quarter of the necessary merges. Returns the number of
+// runs in which a merge would move a fixed cluster, as rounding could cause; their results are undefined. Scratch
+// memory has 24 bytes for each of M clusters.
 EXPORT int64_t gpukmeans_merging_merge(const struct merging *merging, int64_t start, int64_t stop, char *scratch) {
   const int64_t n_all = merging->n_all;
   struct pair *pairs = (struct pair *)scratch;

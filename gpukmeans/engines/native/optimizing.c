@@ -1,6 +1,7 @@
-// Rate-distortion optimization of an indexed image, with the bits of gpukmeans/images/rate_distortion.py: cells of
-// colors and the palette colors nearest to them, the sweep over the pixels, e·R·e, and its normal equations. All numbers
-// are integers. Points are colors, premultiplied: below 2^8, or with alpha below 2^16; R sums to 2^16.
+// Rate-distortion optimization of an indexed image, with the bits of gpukmeans/images/rate_distortion.py, which defines
+// J, e and R: cells of colors and the palette colors nearest to them, the sweep over the pixels, e·R·e, and its normal
+// equations. All numbers are integers. Points are premultiplied colors: below 2^8, or with alpha below 2^16. R sums to
+// 2^16.
 
 #include "common.h"
 #include "png.h"
@@ -11,8 +12,8 @@ typedef int16_t narrow_point_t __attribute__((vector_size(8), aligned(2), may_al
 
 #define DIMS 4
 #define MAX_COLORS 256
-#define WHOLE 256 // sum of the blur's weights
-#define MARGIN 2  // of the blur
+#define WHOLE 256 // sum of the weights of the blur
+#define MARGIN 2  // pixels of the blur on each side
 
 INLINE int has_alpha(int channels) { return channels % 2 == 0; }
 
@@ -55,7 +56,7 @@ INLINE void number_cells(int channels, const uint8_t *pixels, int64_t start, int
     index[i] = numbers[cell_of(channels, pixels + i * channels)];
 }
 
-// Numbers of the cells of the pixels in [start, stop), from a table of the same size.
+// Writes the numbers of the cells of the pixels in [start, stop), from a table of the same size.
 EXPORT void gpukmeans_optimizing_number_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                               const int32_t *numbers, int32_t *index) {
   FOR_CHANNELS(channels, number_cells, pixels, start, stop, numbers, index)
@@ -67,13 +68,13 @@ struct nearest {
   const int32_t *centers;  // (M, 4), twice the centers in levels
   const uint8_t *opaque;   // (M)
   const int32_t *points;   // (4, 256), twice the points of the palette
-  const uint8_t *excluded; // (256): colors that opaque cells do not get, if there are others
+  const uint8_t *excluded; // (256): colors that are excluded from opaque cells
   uint8_t *lists;          // (M, n)
 };
 
 #define FAR (INT64_C(1) << 50)
 
-// Squared distances to a center, times 256, plus the color: below 2^28 without alpha, else below 2^45.
+// Ranks of the colors: the squared distance to a center, times 256, plus the color. Below 2^28, with alpha below 2^45.
 INLINE void opaque_ranks(const struct nearest *p, const int32_t *center, int64_t *ranks) {
   int32_t distances[MAX_COLORS];
   for (int k = 0; k < MAX_COLORS; k++)
@@ -99,7 +100,7 @@ INLINE void alpha_ranks(const struct nearest *p, const int32_t *center, int opaq
     ranks[k] = (opaque && p->excluded[k] ? FAR : ranks[k]) * 256 + k;
 }
 
-// The `n` lowest ranks in ascending order, at first those of any n colors.
+// The `n` lowest ranks in ascending order. `lowest` has the ranks of any n colors at first.
 INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t *lowest) {
   int64_t bound = 0;
   for (int i = 0; i < n; i++) {
@@ -117,7 +118,7 @@ INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t 
   }
 }
 
-// Colors nearest to the cells in [start, stop), the lowest on ties. The list of one cell bounds that of the next.
+// Colors nearest to the cells in [start, stop), the lowest on ties. The list of a cell gives bounds for the next cell.
 EXPORT void gpukmeans_optimizing_nearest(const struct nearest *p, int64_t start, int64_t stop) {
   int64_t ranks[MAX_COLORS], lowest[MAX_COLORS];
   for (int i = 0; i < p->n; i++)
@@ -155,8 +156,8 @@ INLINE void add_differences(int channels, const uint8_t *pixels, int64_t height,
   }
 }
 
-// Adds the differences of the pixels of blocks of 8 x 8 from those to the left and above, for the rows of blocks in
-// [start, stop).
+// Adds, for each 8 x 8 block of the rows of blocks [start, stop), the differences of its pixels from their left and
+// upper neighbors.
 EXPORT void gpukmeans_optimizing_differences(int channels, const uint8_t *pixels, int64_t height, int64_t width,
                                              int64_t start, int64_t stop, int64_t *sums) {
   FOR_CHANNELS(channels, add_differences, pixels, height, width, start, stop, sums)
@@ -167,7 +168,7 @@ EXPORT void gpukmeans_optimizing_differences(int channels, const uint8_t *pixels
 struct picture {
   int64_t height, width;
   int32_t channels, n_colors;
-  int32_t share;          // weight of the blurred error, of WHOLE
+  int32_t share;          // weight of the blurred error, 0 to WHOLE
   int32_t unused;
   const uint8_t *pixels;  // (H, W, C)
   const uint8_t *indices; // (H, W)
@@ -181,7 +182,7 @@ INLINE void fill_points(int channels, const struct picture *p, int64_t y, point_
   }
 }
 
-// Pixels of a row of the picture less their points; zeros for rows outside.
+// The errors of a row: the pixels minus their points; zeros for rows outside of the image.
 static void fill_row(const struct picture *p, int64_t y, point_t *row) {
   if (y < 0 || y >= p->height)
     memset(row, 0, (size_t)p->width * sizeof *row);
@@ -189,7 +190,7 @@ static void fill_row(const struct picture *p, int64_t y, point_t *row) {
     FOR_CHANNELS(p->channels, fill_points, p, y, row)
 }
 
-// Five rows, each with a margin, of which row y is at `y mod 5`; behind them the sum of them by the blur's weights.
+// Five rows, each with a margin; row y is at `y mod 5`. Their sum by the weights of the blur follows them.
 struct window {
   point_t *rows;
   int64_t stride;
@@ -199,7 +200,7 @@ INLINE point_t *window_row(const struct window *w, int64_t y) { return w->rows +
 
 INLINE point_t *window_sum(const struct window *w) { return w->rows + 5 * w->stride + MARGIN; }
 
-// A window in scratch memory of 6 (W + 4) points, with the rows before `start + 2`.
+// A window in scratch memory of 6 (W + 4) points, filled with the rows before `start + 2`.
 static struct window open_window(const struct picture *p, int64_t start, point_t *scratch) {
   const struct window window = {scratch, p->width + 2 * MARGIN};
   memset(scratch, 0, 6 * (size_t)window.stride * sizeof *scratch);
@@ -218,13 +219,13 @@ static void advance(const struct picture *p, const struct window *w, int64_t y) 
     sum[x] = blurred(a[x], b[x], c[x], d[x], e[x]);
 }
 
-// R times the pixels at x: 256 points of a blur times `share`, at most 2^40.
+// R times the errors, at x: 256 points of a blur times `share`, at most 2^40.
 INLINE int64_t correlated(const struct picture *p, const point_t *sums, const point_t *row, int64_t x, int axis) {
   const point_t blur = blurred(sums[x - 2], sums[x - 1], sums[x], sums[x + 1], sums[x + 2]);
   return (int64_t)p->share * blur[axis] + (int64_t)((WHOLE - p->share) * WHOLE) * row[x][axis];
 }
 
-// Adds e·R·e of blocks of 8 x 8 pixels, for the rows in [start, stop), of whole blocks. A pixel adds less than 2^50.
+// Adds e·R·e of each 8 x 8 block, for the rows in [start, stop), which are whole blocks. A pixel adds less than 2^50.
 EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, int64_t stop, void *scratch,
                                         int64_t *energies) {
   const struct window window = open_window(p, start, scratch);
@@ -243,7 +244,7 @@ EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, 
 }
 
 struct normal_equations {
-  int64_t *half;     // (K, K): weights of the pairs of a pixel and one after it
+  int64_t *half;     // (K, K): weights of the pairs of a pixel and a later pixel
   int64_t *diagonal; // (K): weights of a pixel with itself
   uint64_t *values;  // (256, 4): R times the image, by index
 };
@@ -253,7 +254,7 @@ INLINE void add_pairs(int64_t *weights, const uint8_t *others, int64_t first, in
     weights[others[x]] += blur[x];
 }
 
-// Adds the terms of the rows in [start, stop) to the normal equations. The points of the picture are zeros.
+// Adds the terms of the rows in [start, stop) to the normal equations. The points of the picture must be zeros.
 EXPORT void gpukmeans_optimizing_normal_equations(const struct picture *p, int64_t start, int64_t stop, void *scratch,
                                                   const struct normal_equations *n) {
   const struct window window = open_window(p, start, scratch);
@@ -296,7 +297,7 @@ EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, con
       int64_t steps[3];
       int moves = 0;
       for (int axis = 0; axis < 3; axis++) {
-        if (axis >= n_levels) { // grey: equal coordinates
+        if (axis >= n_levels) { // gray: equal coordinates
           steps[axis] = steps[0];
           continue;
         }
@@ -317,7 +318,7 @@ EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, con
 
 // ---- The sweep ----
 
-// Lanes of the colors tried for a pixel: 8 of its cell, its 4 neighbors, and its own one in the others.
+// Lanes of the colors tried for a pixel: 8 of its cell, those of its 4 neighbors, and its own color in the other lanes.
 #define LANES 16
 #define BELOW 8
 #define ABOVE 9
@@ -327,7 +328,7 @@ EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, con
 
 typedef uint64_t words_t __attribute__((vector_size(LANES), may_alias));
 
-// Four doubles, and the mask of a comparison of them.
+// Four doubles, and the mask of their comparison.
 typedef double quad_t __attribute__((vector_size(32), aligned(8), may_alias));
 typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alias));
 #if defined(__clang__) || __GNUC__ >= 12
@@ -339,19 +340,19 @@ typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alia
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
-  int64_t price;              // at most 2^39, with alpha 2^47, so that J is below 2^61, of bytes 2^62
+  int64_t price;              // at most 2^39, with alpha 2^47, so that J is below 2^61, or for bytes below 2^62
   const uint8_t *pixels;      // (H, W, C): of their alpha
   const int32_t *cells;       // (H, W)
   const uint8_t *lists;       // (M, 8): colors tried in each cell
   uint8_t *indices;           // (H + 2, W + 2), or bytes of several of them (H + 2, B + 2)
   void *errors;               // (H + 4, W + 4, 4), int16, or int32 with alpha
   const int32_t *points;      // (256, 4): the palette
-  const uint8_t *translucent; // (256): colors that opaque pixels do not take; NULL: none
+  const uint8_t *translucent; // (256): colors that are excluded from opaque pixels; NULL: none
   const int32_t *filters;     // (H); NULL: the bits are those of pairs of neighbors
   const int32_t *lengths;     // (256), by residual, or (256, 256), by the index to the left and the index
-  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): of lengths, in sixteenths; NULL: 16, as with several pixels
+  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): of lengths, in sixteenths; NULL, as with several pixels: 16
   int64_t bit;                // units of a length
-  int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8 and all values are tried
+  int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8, with which all values are tried
 };
 
 INLINE point_t load_point(int alpha, const void *points, int64_t i) {
@@ -379,7 +380,7 @@ EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, 
   }
 }
 
-// Sums of four rows of n numbers around the one at `errors` by the blur's weights. Without alpha at most 2550.
+// Sums of the four rows around the row at `errors` by the weights of the blur, n numbers. Without alpha at most 2550.
 #define DEFINE_ADD_ROWS(name, number)                                                                                  \
   static void name(const number *errors, int64_t n, number *restrict sums) {                                           \
     for (int64_t i = 0; i < n; i++)                                                                                    \
@@ -388,7 +389,7 @@ EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, 
 DEFINE_ADD_ROWS(add_narrow_rows, int16_t)
 DEFINE_ADD_ROWS(add_rows, int32_t)
 
-// The blur of the errors of the other rows for the pixels of row y. It is at most 2^24.
+// The blur of the errors of the other rows, for the pixels of row y. It is at most 2^24.
 INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums, point_t *blurs) {
   const int64_t stride = s->width + 2 * MARGIN, first = (y + MARGIN) * stride * DIMS;
   if (alpha)
@@ -400,18 +401,19 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-// Residuals by colors tried, and their code lengths: of the pixel, and of those whose prediction depends on it.
+// Residuals and their code lengths for the colors tried: of the pixel, and of the pixels whose prediction depends on
+// it.
 struct residuals {
   int n;
   const int32_t *lengths[4];
   uint16_t terms[4][LANES];
 };
 
-// A row of pixels and the one below it: their filters, and the weights of their blocks, of which there may be one only.
+// A row of pixels and the row below it: their filters, and the weights of their blocks, or a single weight.
 struct rows {
   int own, below;
   const uint8_t *weights, *weights_below;
-  int64_t mask; // of the numbers of blocks
+  int64_t mask; // mask of the numbers of blocks; 0 for a single weight
 };
 
 static struct rows rows_at(const struct sweep *s, int64_t y) {
@@ -431,10 +433,10 @@ INLINE int weight_at(const struct rows *rows, const uint8_t *weights, int64_t x)
 
 #define N_WEIGHTS 33
 
-// What is the same for the pixels of some rows.
+// Values that are equal for all pixels of a call.
 struct constants {
-  int64_t apart, weight; // of a pixel's error with itself: of the part that is not blurred, and of both
-  // Of each color the part of J that depends on it only; without alpha as doubles, behind the coordinates.
+  int64_t apart, weight; // weight of the square of a pixel's error: of the part that is not blurred, and of both parts
+  // The part of J that depends on a color alone, for each color. Without alpha it is a double, after the coordinates.
   int64_t norms[MAX_COLORS];
   double colors[MAX_COLORS][DIMS];
   int32_t lengths[N_WEIGHTS][MAX_COLORS]; // of residuals, by weight
@@ -445,7 +447,7 @@ INLINE void store_residuals(struct residuals *residuals, int term, int part, byt
   *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
 }
 
-// The residuals that depend on the color of a pixel. Others are the same for each color tried, so they change no
+// The residuals that depend on the color of a pixel. Other residuals are equal for each color tried, so they change no
 // difference of J.
 INLINE void fill_residuals(const struct sweep *s, const struct constants *c, const struct rows *rows, int64_t x,
                            const uint8_t *at, const uint8_t *tried_lanes, struct residuals *residuals) {
@@ -504,7 +506,7 @@ INLINE void add_lengths_of_residuals(const struct sweep *s, const struct constan
   }
 }
 
-// The bits of a pixel after the one to its left, and of the one to its right.
+// Adds the bits of a pixel after its left neighbor, and of its right neighbor after the pixel.
 INLINE void add_lengths_of_pairs(const struct sweep *s, const struct rows *rows, int64_t x, const uint8_t *at,
                                  const uint8_t *tried, int32_t *bits) {
   const int32_t *own = s->lengths + at[-1] * MAX_COLORS, *right = s->lengths + at[1];
@@ -531,7 +533,7 @@ static void prepare(const struct sweep *s, struct constants *c) {
       c->lengths[weight][residual] = s->lengths[residual] * weight / 16;
 }
 
-// The lowest of the colors of the least J, of masks of -1 and 0, or the old one if it is among them.
+// The color of the least J: of the colors whose mask is -1, the old color if it is one of them, else the lowest.
 INLINE int choose(const int64_t *is_least, const uint8_t *tried) {
   if (is_least[OLD])
     return tried[OLD];
@@ -561,8 +563,8 @@ INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, poi
   return choose(totals, tried);
 }
 
-// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^39 their sums are below
-// 2^53, so doubles hold them.
+// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^39 their sums are
+// below 2^53, so doubles hold them.
 INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
                        point_t old_point, const uint8_t *tried, const int32_t *bits) {
   const point_t target = s->share * blur + (int32_t)c->apart * error + (int32_t)c->weight * old_point;
@@ -591,8 +593,8 @@ INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t
   return choose(is_least, tried);
 }
 
-// Changes the pixel at x of a row to the color of the least J. Of J, whose terms without the color are left out, the
-// error part is weight * |P|² - 2 (R·e + weight * P_old)·P.
+// Changes the pixel at x of a row to the color P of the least J. Terms of J without P are left out. The error part of J
+// is weight * |P|² - 2 (R·e + weight * P_old)·P.
 INLINE void change_pixel(int alpha, const struct sweep *s, const struct constants *c, int64_t y,
                          const struct rows *rows, int64_t x, const point_t *blurs) {
   const int64_t stride = s->width + 2;
@@ -648,15 +650,15 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
 #define N_VALUES 256
 #define MAX_PER_BYTE 8
 
-// What is the same for the bytes of some rows.
+// Values that are equal for all bytes of a call.
 struct byte_constants {
-  int64_t apart;           // of a pixel's error with itself: of the part that is not blurred
-  int64_t correlations[3]; // of the errors of two pixels in a row, by their distance
-  // Of each byte the part of J that depends on it only, and the same of the last byte of a row if not all its pixels
-  // are in the picture.
+  int64_t apart;           // weight of the square of a pixel's error: of the part that is not blurred
+  int64_t correlations[3]; // weights of the product of the errors of two pixels in a row, by their distance
+  // The part of J that depends on a byte alone, for each value. `last_norms` is for the last byte of a row, of which
+  // some pixels may be outside of the image.
   int64_t norms[N_VALUES], last_norms[N_VALUES];
   int64_t prices[2 * N_VALUES], falling[2 * N_VALUES]; // of residuals r modulo 256, and of -r
-  int64_t points[DIMS][16];                            // times -2 units of a length
+  int64_t points[DIMS][16];                            // points times -2 units of a code length
 };
 
 INLINE int color_in(int per_byte, int byte, int pixel) {
@@ -694,12 +696,12 @@ static void prepare_bytes(const struct sweep *s, struct byte_constants *c) {
       c->points[axis][color] = -2 * s->bit * s->points[color * DIMS + axis];
 }
 
-// Adds the prices of the residuals of a byte whose prediction is that of `tried` in the place of one of its neighbors,
-// for each value tried.
+// Adds the price of the residual of a byte for each value tried for one of its neighbors, on which its prediction
+// depends.
 static void add_price(const struct byte_constants *c, int64_t *restrict totals, int byte, int filter, int place,
                       int left, int above, int above_left) {
   if (filter == 0 || (filter == 1 && place != 0) || (filter == 2 && place != 1) || (filter == 3 && place == 2))
-    return; // does not depend on the value
+    return; // the residual does not depend on the value
   if (filter != 3 && filter != 4) {
     for (int value = 0; value < N_VALUES; value++)
       totals[value] += c->falling[N_VALUES - byte + value];
@@ -719,7 +721,7 @@ static void add_price(const struct byte_constants *c, int64_t *restrict totals, 
     totals[value] += c->prices[residuals[value]];
 }
 
-// The part of J that depends on each value of a byte: of its norm, its halves, and the bits.
+// The part of J that depends on a byte, for each value: norms, halves of the byte, and bits.
 static void fill_totals(const struct byte_constants *c, int64_t n_bytes, int64_t x, int own, int below,
                         const uint8_t *at, const int64_t *norms, int64_t (*sums)[16], int64_t *restrict totals) {
   const uint8_t *above = at - n_bytes - 2, *under = at + n_bytes + 2;
@@ -740,7 +742,7 @@ static void fill_totals(const struct byte_constants *c, int64_t n_bytes, int64_t
     add_price(c, totals, under[1], below, 2, under[0], at[1], 0);
 }
 
-// The factor of each color of a pixel in J, and whether the pixel does not take it. Returns whether any is excluded.
+// The factor of each color of a pixel in J, and whether the color is excluded. Returns whether any color is excluded.
 INLINE int fill_factors(int alpha, int per_byte, const struct sweep *s, const struct byte_constants *c, int64_t y,
                         int64_t x, int n_pixels, int old, const point_t *blurs, int64_t (*factors)[16],
                         int64_t (*excluded)[16]) {
@@ -780,7 +782,7 @@ INLINE int fill_factors(int alpha, int per_byte, const struct sweep *s, const st
   return excludes;
 }
 
-// Sums of numbers (8, 16) of the colors of each pixel, over the pixels of each half of a byte.
+// Sums of numbers (8, 16), for each pixel and color, over the pixels of each half of a byte.
 INLINE void add_halves(int per_byte, int64_t (*numbers)[16], int64_t (*sums)[16]) {
   const int bits = 8 / per_byte, n = per_byte / 2;
   for (int half = 0; half < 2; half++)
@@ -791,7 +793,7 @@ INLINE void add_halves(int per_byte, int64_t (*numbers)[16], int64_t (*sums)[16]
     }
 }
 
-// Makes the totals of values with a half of which a color is excluded the highest.
+// Sets the totals of values that contain an excluded color to the highest number.
 static void exclude_values(int64_t (*excluded)[16], int64_t *totals) {
   const i64_vector zeros = {0};
   for (int high = 0; high < 16; high++)
@@ -802,7 +804,7 @@ static void exclude_values(int64_t (*excluded)[16], int64_t *totals) {
     }
 }
 
-// The lowest total. Four vectors of lowest ones, since each waits for the one before it.
+// The lowest total. Four vectors of lowest values, because each comparison depends on the one before it.
 static int64_t lowest_of(const int64_t *totals) {
   i64_vector lowest[4];
   for (int i = 0; i < 4; i++)
@@ -863,9 +865,9 @@ INLINE void sweep_bytes(int alpha, int per_byte, const struct sweep *s, int64_t 
   }
 }
 
-// Changes the bytes of rows top + 3 i for i in [start, stop): every third one, or if they have several pixels every
-// second one, then those to the right of them, and so on. These rows are independent of each other. `scratch` has
-// 2 (W + 4) points.
+// Changes the bytes of rows top + 3 i for i in [start, stop), which are independent of each other: every third byte, or
+// every second byte if bytes have several pixels, then their right neighbors, and so on. `scratch` has 2 (W + 4)
+// points.
 EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
   switch (s->per_byte * 2 + has_alpha(s->channels)) {
   case 2: sweep_rows(0, s, top, start, stop, scratch); break;

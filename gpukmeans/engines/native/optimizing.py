@@ -1,8 +1,8 @@
 """Rate-distortion optimization of an indexed image by the kernels of optimizing.c.
 
 Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, indices uint8 (H, W), and points of a
-palette int32 (K, D), premultiplied, K up to 256. `gpukmeans.images.rate_distortion` defines the results and the symbols
-J (weighted error plus price times bits), e (the errors of the pixels) and R (the weights of their correlation).
+palette int32 (K, D), premultiplied, K up to 256. `gpukmeans.images.rate_distortion` defines the results, and the
+symbols J (e·R·e plus price times bits), e (the errors of all pixels) and R (a mixture of the identity and a blur).
 """
 
 import ctypes

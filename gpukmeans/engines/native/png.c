@@ -1,6 +1,6 @@
-// Filters of PNG rows by the lengths of codes, and palette orders, with the bits of gpukmeans/images/png_rate.py and
-// palette_order.py. Residuals are bytes that wrap, costs and counts are integers, so all is exact. The residuals of a
-// row are computed by vectors; only counting and adding the costs of bytes are not.
+// Filters of PNG scanlines chosen by code lengths, and palette orders, with the bits of gpukmeans/images/png_rate.py
+// and palette_order.py. Residuals are bytes that wrap, and costs and counts are integers, so results are exact. Vector
+// operations compute the residuals of a row; counts and sums of costs are computed byte by byte.
 
 #include "common.h"
 #include "png.h"
@@ -8,7 +8,7 @@
 #define N_FILTERS 5
 #define N_BYTES 256
 #define MAX_COLORS 256
-#define N_TABLES 4 // of counts, so that equal bytes in a row do not wait for each other
+#define N_TABLES 4 // tables of counts, so that equal bytes in a row do not wait for each other
 
 // The residual of a byte from the bytes around it.
 INLINE uint8_t residual_of(int filter, int byte, int left, int above, int above_left) {
@@ -46,7 +46,7 @@ struct filtering {
   int32_t *filters;       // (H)
 };
 
-// Cost of bytes. Four sums, since each waits for the one before it.
+// Cost of bytes. Four sums, because each addition depends on the one before it.
 static int64_t cost_of(const uint8_t *bytes, int64_t n, const int32_t *lengths) {
   int64_t totals[4] = {0}, i = 0;
   for (; i + 4 <= n; i += 4)
@@ -66,8 +66,8 @@ static void count_bytes(const uint8_t *bytes, int64_t n, int64_t (*counts)[N_BYT
     counts[0][bytes[i]]++;
 }
 
-// Filter types of the rows in [start, stop), the cheapest or, on ties, the lowest; adds the counts (256) of the bytes of
-// the filtered rows, their filter types included. `scratch` has 6 rows.
+// Writes the cheapest filter types of the rows in [start, stop), the lowest on ties, and adds the counts (256) of the
+// bytes of the filtered rows, including their filter types. `scratch` has 6 rows.
 EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64_t stop, uint8_t *scratch,
                                  int64_t *counts) {
   int64_t tables[N_TABLES][N_BYTES] = {{0}};
@@ -97,8 +97,8 @@ EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64
       counts[value] += tables[table][value];
 }
 
-// Adds the counts (33, 256) of the bytes of the rows in [start, stop) with given filters by the weights, up to 32, of
-// blocks of 8 x 8 bytes. Filter types have the weight 16. `scratch` has 2 rows.
+// Adds the counts (33, 256) of the bytes of the rows in [start, stop) with given filters, separate for each weight, up
+// to 32, of their 8 x 8 blocks. Filter types have the weight 16. `scratch` has 2 rows.
 EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weights, int64_t start, int64_t stop,
                                 uint8_t *scratch, int64_t *counts) {
   uint8_t *const zeros = scratch + f->width;
@@ -112,8 +112,8 @@ EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weight
   }
 }
 
-// Adds the counts of pairs of indices in rows [start, stop) of an image (H, W), horizontal and with the row below:
-// uint32 (K, K), by the first and the second.
+// Adds the counts, uint32 (K, K), of horizontal and vertical pairs of neighboring indices, for the pixels in rows
+// [start, stop) of an image (H, W) and the row below them.
 EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int64_t width, int64_t n_colors,
                                     int64_t start, int64_t stop, uint32_t *counts) {
   for (int64_t y = start; y < stop; y++) {
@@ -125,7 +125,7 @@ EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int6
   }
 }
 
-// Values of the bytes in [start, stop) in a table (256).
+// Replaces the bytes in [start, stop) by their entries in a table (256).
 EXPORT void gpukmeans_png_map(const uint8_t *bytes, int64_t start, int64_t stop, const uint8_t *table,
                               uint8_t *values) {
   for (int64_t i = start; i < stop; i++)
@@ -137,8 +137,8 @@ struct pair {
   uint8_t first, second;
 };
 
-// Sorts pairs by falling count, those of equal counts by place, one byte at a time; returns which of the two arrays has
-// them.
+// Sorts pairs by descending count, on ties by place, one byte at a time. Returns the one of the two arrays that has the
+// result.
 static struct pair *sorted_pairs(struct pair *pairs, struct pair *others, int64_t n) {
   int64_t highest = 0;
   for (int64_t i = 0; i < n; i++)
@@ -170,7 +170,7 @@ EXPORT void gpukmeans_png_chain(const int64_t *counts, int64_t n_colors, void *s
     for (int64_t b = a + 1; b < n_colors; b++)
       pairs[n_pairs++] = (struct pair){counts[a * n_colors + b], (uint8_t)a, (uint8_t)b};
   pairs = sorted_pairs(pairs, pairs + n_pairs, n_pairs);
-  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // of ends of a chain only
+  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // other_end: of chain ends only
   for (int color = 0; color < n_colors; color++)
     other_end[color] = color;
   for (int64_t i = 0, n = 0; n < n_colors - 1 && i < n_pairs; i++) {
@@ -202,7 +202,7 @@ INLINE int64_t highest_of(const int64_t *row, int64_t n) {
   return highest;
 }
 
-// The first of the colors of the highest value that are not placed.
+// The color of the highest value among the colors that are not placed, the first on ties.
 INLINE int64_t unplaced_of(const int64_t *values, const uint8_t *placed, int64_t n) {
   int64_t best = -1;
   for (int64_t i = 0; i < n; i++)
@@ -231,7 +231,8 @@ EXPORT void gpukmeans_png_grow(const int64_t *counts, int64_t n_colors, int64_t 
   memcpy(order, both_sides + left, (size_t)n_colors * sizeof *order);
 }
 
-// Counts (256) of the differences of adjacent indices, modulo 256, of pairs counted in (K, K), in an order (K).
+// Counts (256) of the differences, modulo 256, of adjacent indices that are numbered in an order (K). Counts of pairs
+// are (K, K).
 EXPORT void gpukmeans_png_differences(const int64_t *counts, int64_t n_colors, const int64_t *order,
                                       int64_t *frequencies) {
   memset(frequencies, 0, N_BYTES * sizeof *frequencies);
@@ -242,7 +243,7 @@ EXPORT void gpukmeans_png_differences(const int64_t *counts, int64_t n_colors, c
   }
 }
 
-// An order of colors, and the place of each.
+// An order of colors, and the place of each color.
 struct order {
   const int64_t *counts, *lengths;
   int64_t n_colors, *colors;
@@ -268,7 +269,7 @@ static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) 
   return change;
 }
 
-// Moves each color, in the given order, by up to `reach` places to that of the least code lengths.
+// Moves each color, in the given order, by up to `reach` places to the place of the least code length.
 EXPORT void gpukmeans_png_refine(const int64_t *counts, int64_t n_colors, int64_t reach, const int64_t *lengths,
                                  int64_t *colors) {
   struct order o = {.counts = counts, .lengths = lengths, .n_colors = n_colors, .colors = colors};

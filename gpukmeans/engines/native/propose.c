@@ -1,5 +1,5 @@
-// Products that only propose which centers may be nearest. The error bound of many.c holds for every order of the
-// additions, with or without fused multiply-adds, so this is the one file that may be compiled to them.
+// Products that propose which centers may be nearest. The error bound of many.c holds for every order of additions,
+// with or without fused multiply-adds, so only this file may be compiled with fused multiply-adds.
 #include "propose.h"
 
 #define REAL float

@@ -1,17 +1,17 @@
-// Greedy k-means++ of many coordinates for numbers REAL, included by many.c once for each type after many_body.h. The
-// layout of `struct seeding` is that of the ctypes.Structure in seeding.py.
+// Greedy k-means++ for many coordinates and numbers REAL, included by many.c once for each type after many_body.h. The
+// ctypes.Structure in seeding.py has the layout of `struct seeding`.
 //
-// The potential of a candidate is the total of w·d² with it as one more center, in fixed point. It differs from that
-// without it only at points that the candidate is nearer to; the others are excluded by the triangle inequality, or by
-// products with the error bound of many.c. Rows are taken in groups, whose totals make up the prefix sums of draws.
+// The potential of a candidate is the total of w·d² with the candidate as one more center, in fixed point. A candidate
+// changes only the terms of points to which it is nearer than all centers so far. The triangle inequality, or products
+// with the error bound of many.c, exclude other points. Rows are in groups; draws use the prefix sums of their totals.
 
 struct NAME(seeding) {
-  // Points, weights, and as centers the candidates; squared distances to the nearest center so far, and its number.
+  // Points, weights, the candidates as centers, and the index of and squared distance to the nearest center so far.
   struct NAME(many) screen;
   REAL *centers;      // (n_centers, width)
   REAL *least_gaps;   // (n_centers): the squared distance of each center to the nearest candidate
   uint16_t *nearer;   // (n_rows): bit l: candidate l is nearer than the centers so far
-  uint16_t *any_nearer; // (groups): bit l: it is nearer to any of the rows
+  uint16_t *any_nearer; // (groups): bit l: candidate l is nearer to any of the rows
   int64_t *units;     // (groups): totals of w·d²
   REAL *largest;      // (groups): the largest d² of a point with weight, 0 if there is none
   int64_t n_centers;
@@ -46,7 +46,7 @@ EXPORT void NAME(gpukmeans_seeding_measure)(const struct NAME(seeding) *seeding,
   for (int64_t group = start; group < stop; group++) NAME(measure_group)(seeding, group);
 }
 
-// The largest squared distance of all groups, and their total, which is returned.
+// Writes the largest squared distance of all groups, and returns their total.
 EXPORT int64_t NAME(gpukmeans_seeding_total)(const struct NAME(seeding) *seeding, double *largest) {
   const int64_t groups = n_groups(seeding->screen.n_rows);
   uint64_t total = 0;
@@ -95,8 +95,8 @@ EXPORT void NAME(gpukmeans_seeding_draw)(const struct NAME(seeding) *seeding, co
   }
 }
 
-// A center of at least this squared distance from the nearest center of a point is not nearer to the point: twice the
-// distance, by the triangle inequality.
+// The squared gap from which on a center is not nearer to a point than its nearest center: at twice the distance, by
+// the triangle inequality.
 INLINE REAL NAME(excluding_gap)(const struct NAME(rounding) *rounding, REAL sqdist) {
   return 4 * ((sqdist + rounding->underflow) * (rounding->grow + 3 * (rounding->grow - 1)));
 }
@@ -151,7 +151,8 @@ static void NAME(weigh_by_products)(struct NAME(weighing) *weighing, const int32
   }
 }
 
-// What each candidate changes the total of groups [start, stop) by, added to gains (PANEL), and the bits of `nearer`.
+// Adds the change of the total of groups [start, stop) by each candidate to gains (PANEL), and sets the bits of
+// `nearer`.
 EXPORT void NAME(gpukmeans_seeding_weigh)(const struct NAME(seeding) *seeding, int64_t start, int64_t stop,
                                           char *scratch, int64_t *gains) {
   const struct NAME(many) *screen = &seeding->screen;
@@ -175,7 +176,7 @@ EXPORT void NAME(gpukmeans_seeding_weigh)(const struct NAME(seeding) *seeding, i
   for (int64_t i = 0; i < PANEL; i++) gains[i] = (int64_t)((uint64_t)gains[i] + weighing.gains[i]);
 }
 
-// Makes a candidate the center of the next number, in groups [start, stop).
+// Makes a candidate the next center, for the points of groups [start, stop).
 EXPORT void NAME(gpukmeans_seeding_take)(const struct NAME(seeding) *seeding, int64_t candidate, int64_t start,
                                          int64_t stop, char *scratch) {
   const struct NAME(many) *screen = &seeding->screen;
