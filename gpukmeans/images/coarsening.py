@@ -21,10 +21,17 @@ class ColorMeans(NamedTuple):
 
 
 def merge_similar_colors(colors: Tensor, x: Tensor, counts: Tensor, n_colors: int) -> ColorMeans | None:
-    """Means of the points x (N, D), integers, of all colors (N, C), uint8, in the same bin, weighted by counts (N,).
+    """Means of similar colors, for a faster search of a palette, or None if merging colors would save too little.
 
-    Bins divide each channel evenly. They are the widest that leave enough means for a palette of `n_colors`. None if
-    there are more than half as many means as colors.
+    Bins divide each channel evenly, and all colors in a bin are replaced by their mean. The bins are the widest that
+    leave at least 12 means for each palette color. The result is None if those are more than half as many means as
+    colors, or if the narrowest bins leave fewer.
+
+    Args:
+        colors: distinct colors, uint8 (N, C).
+        x: points of the colors, integers (N, D).
+        counts: number of pixels of each color, int64 (N,).
+        n_colors: number of colors of the palette.
     """
     for bins_per_channel in _BINS_PER_CHANNEL:
         bins = bin_indices(colors, bins_per_channel)
@@ -45,12 +52,12 @@ def bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
 
 
 def bin_means(bins: Tensor, x: Tensor, counts: Tensor) -> ColorMeans:
-    """Means of the integer points x (N, D) of each bin (N,), weighted by counts (N,)."""
+    """Mean of the integer points x (N, D) in each bin, weighted by counts (N,). `bins` (N,) has the bin of a point."""
     n_means = int(bins.max()) + 1
     weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, bins, counts)
     means = torch.empty(n_means, x.shape[1], dtype=torch.float32, device=x.device)
     for axis, mean in zip(x.unbind(1), means.unbind(1), strict=True):
-        # Integers: the order of addition does not matter.
+        # Sums of integers, because they do not depend on the order of addition.
         sums = torch.zeros_like(weights).scatter_add_(0, bins, axis.long().mul_(counts))
         mean.copy_(sums / weights)
     return ColorMeans(means, weights)

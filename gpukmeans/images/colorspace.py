@@ -72,11 +72,11 @@ class ColorSpace:
     def encode(self, colors: UInt8[Tensor, "m c"]) -> Float[Tensor, "m d"]:
         """Points of 8-bit colors (M, C), float32 integers: (M, 3), or (M, 4) with alpha.
 
-        Grey (C = 1) becomes three equal channels. With alpha A (C = 2 or 4) the first three coordinates are those of
-        the opaque color times A, and the fourth is `scale` times A: premultiplied colors and alpha, not divided by 255.
-        The less visible a color, the less it contributes to distances.
+        Grey (C = 1) becomes three equal channels. With alpha A (C = 2 or 4) the first three coordinates are the
+        coordinates of the opaque color times A, and the fourth is `scale` times A. So colors are premultiplied, but not
+        divided by 255, and a less visible color contributes less to distances.
         """
-        color, alpha = _split_alpha(colors)
+        color, alpha = split_alpha(colors)
         points = self.forward(color.expand(-1, 3))
         return points if alpha is None else torch.cat([points * alpha, self.scale * alpha.float()], dim=1)
 
@@ -94,11 +94,11 @@ class ColorSpace:
         A color whose alpha rounds to 0 is 0 in all channels.
         """
         points = points.double()
-        n_colors = 1 if channels <= 2 else 3
+        n_colors = n_color_channels(channels)
         if not has_alpha(channels):
             return self.backward(points)[:, :n_colors].to(torch.uint8)
         alpha = (points[:, 3:] / self.scale).round().clamp(0, 255)
-        # Divided by the rounded alpha, because that is what multiplies the color when the image is shown.
+        # Divided by the rounded alpha, because a viewer multiplies the color by the rounded alpha.
         color = self.backward(torch.where(alpha > 0, points[:, :3] / alpha, 0))[:, :n_colors]
         return torch.cat([torch.where(alpha > 0, color, 0), alpha], dim=1).to(torch.uint8)
 
@@ -106,6 +106,11 @@ class ColorSpace:
 def has_alpha(channels: int) -> bool:
     """Whether the last of this number of channels is alpha."""
     return channels in (2, 4)
+
+
+def n_color_channels(channels: int) -> int:
+    """Number of channels besides alpha, 1 or 3, of this number of channels."""
+    return channels - has_alpha(channels)
 
 
 def check_space(space: str | ColorSpace) -> ColorSpace:
@@ -122,12 +127,13 @@ def check_space(space: str | ColorSpace) -> ColorSpace:
 def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, "*batch c"]:
     """The image with fully transparent pixels (alpha 0) set to 0 in all channels; the image itself without alpha.
 
-    Transparent pixels look the same in every color. Cleared, they are one color of the histogram.
-
-    Raises ValueError for more than 4 channels.
+    Transparent pixels look the same in every color. After this function they are one color of the histogram.
 
     Args:
         image: uint8 (..., C), C from 1 to 4. Alpha is the last channel if C is 2 or 4.
+
+    Raises:
+        ValueError: if the image has more than 4 channels.
 
     Example:
         >>> clear_transparent_pixels(torch.tensor([[[5, 6, 7, 0], [5, 6, 7, 1]]], dtype=torch.uint8)).tolist()
@@ -136,12 +142,12 @@ def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, 
     if image.shape[-1] > 4:
         received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
         raise ValueError(f"image must have shape (..., C), C from 1 to 4, got {received}")
-    _, alpha = _split_alpha(image)
+    _, alpha = split_alpha(image)
     return image if alpha is None else image * (alpha > 0)
 
 
-def _split_alpha(colors: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Color channels (..., 1 or 3), and alpha (..., 1) or None."""
+def split_alpha(colors: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Color channels (..., 1 or 3), and alpha (..., 1), or None without alpha."""
     return (colors[..., :-1], colors[..., -1:]) if has_alpha(colors.shape[-1]) else (colors, None)
 
 
@@ -187,7 +193,7 @@ def _matrix_product(matrix: _Matrix, rows: Tensor) -> Tensor:
 
 
 def _nearest_level(channels: Tensor, bounds: Sequence[float]) -> Tensor:
-    """8-bit levels of the entries, float64: the number of bounds below each, of 255 ascending ones."""
+    """8-bit level of each entry, float64: the number of the 255 ascending bounds that are below the entry."""
     table = torch.tensor(bounds, dtype=torch.float64, device=channels.device)
     return torch.bucketize(channels.contiguous(), table).double()
 

@@ -1,7 +1,8 @@
 """Weights of bits by local contrast: errors are visible in smooth areas and hidden in busy ones.
 
-The eye is less sensitive to a pattern on top of a strong one (contrast masking, Legge & Foley 1980). So a bit may cost
-more error where neighboring pixels differ much, and less in a smooth sky, where runs of one color look like streaks.
+The eye is less sensitive to a pattern on top of a strong one (contrast masking, Legge & Foley 1980). So a saved bit may
+cause a larger error where neighboring pixels differ much. It may cause only a smaller one in a smooth sky, where runs
+of one color look like streaks.
 """
 
 import torch
@@ -12,17 +13,18 @@ from gpukmeans.engines.native import optimizing
 from gpukmeans.engines.native.tensors import takes
 
 WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 16, 4, 32
-"""The weight of 1, and the lowest and highest ones: weights are in sixteenths."""
+"""The neutral weight, and the lowest and highest weights, all in sixteenths."""
 
 # Side of the blocks of pixels that have a weight.
 _SIDE = 8
 
 
 def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
-    """Weights of bits by blocks, uint8 (ceil(H / 8), ceil(W / 8)), 4 to 32: roots of relative contrast, rounded down.
+    """Weight of the bits in each block of 8 x 8 pixels, uint8 (ceil(H / 8), ceil(W / 8)), from 4 to 32.
 
-    The contrast of a block of 8 x 8 pixels is the mean of `block_differences` over its pixels. That of the whole image
-    has the weight 16. All weights are 16 where it is 0.
+    The contrast of a block is its sum in `block_differences`, divided by the number of its pixels. The contrast of the
+    image is the same ratio for all pixels. The weight is 16 times the square root of the contrast of the block relative
+    to the image, rounded down and limited to 4 to 32. In an image without contrast all weights are 16.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -44,23 +46,25 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
 
 
 def pixel_weights(weights: UInt8[Tensor, "p q"], height: int, width: int) -> Int[Tensor, "h w"]:
-    """The weight of each pixel, int32 (H, W), of those of blocks (ceil(H / 8), ceil(W / 8))."""
+    """Weight of each pixel, int32 (H, W), from the weights of the blocks (ceil(H / 8), ceil(W / 8))."""
     return weights.int().repeat_interleave(_SIDE, dim=0)[:height].repeat_interleave(_SIDE, dim=1)[:, :width]
 
 
 def weighted(lengths: Tensor, weights: Tensor | None) -> Tensor:
-    """Code lengths times weights, rounded down; the lengths without weights."""
+    """Code lengths times weights in sixteenths, rounded down. Without weights, the lengths themselves."""
     return lengths if weights is None else lengths * weights // WEIGHT
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
-    """Sums, int64, of absolute differences of the pixels of each block of 8 x 8 from those to the left and above.
+    """Sum of absolute differences between neighboring pixels in each block of 8 x 8 pixels.
+
+    Each pixel is compared with the pixel to its left and with the pixel above it, which may be in another block.
 
     Args:
         image: uint8 (H, W, C).
 
     Returns:
-        Sums over pixels and channels, (ceil(H / 8), ceil(W / 8)).
+        Sums over pixels and channels, int64 (ceil(H / 8), ceil(W / 8)).
 
     Example:
         >>> block_differences(torch.tensor([[5], [7], [4]], dtype=torch.uint8)[..., None]).tolist()

@@ -17,9 +17,9 @@ from torch import Tensor
 from gpukmeans.engines.native.dithering import color_range, diffuse, inverse_palette
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images import rate_distortion
-from gpukmeans.images.colorspace import has_alpha
-from gpukmeans.images.histogram import ColorHistogram, check_image, unique_colors
-from gpukmeans.images.nearest import assign_within_opaque, is_opaque, nearest_colors
+from gpukmeans.images.colorspace import has_alpha, n_color_channels
+from gpukmeans.images.histogram import ColorHistogram, check_colors, check_image, unique_colors
+from gpukmeans.images.nearest import assign_within_opaque, is_opaque, is_transparent, nearest_indices
 from gpukmeans.images.rate_distortion import Objective, blurred_share, none_free
 from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks, tiles
@@ -36,9 +36,11 @@ _LEVEL = 16
 # so that filling the table does not take longer than using it.
 _MAX_CELLS, _MAX_CELLS_PER_PIXEL = 1 << 19, 64
 
-# Number of pixels that are prepared for error diffusion at a time, and of those assigned by ordered dithering. With
-# narrow images, at most as many waves as the width or this number.
+# Number of pixels that are prepared for error diffusion at a time. In narrow images a chunk has at most as many waves
+# as the larger of the width and `_MIN_WAVES`.
 _CHUNK, _MIN_WAVES = 1 << 16, 64
+
+# Number of pixels that ordered dithering assigns at a time.
 _BLOCK = 1 << 18
 
 
@@ -50,23 +52,34 @@ def dither(
     strength: SupportsFloat = 1.0,
     histogram: ColorHistogram | None = None,
 ) -> UInt8[Tensor, "h w"]:
-    """Palette indices (H, W), uint8, of the pixels of a uint8 image (H, W, C) dithered with a palette (K, C).
+    """Palette indices (H, W), uint8, of an image that is dithered with a palette. Equal on all devices.
 
-    "none" takes the nearest color in premultiplied sRGB (`images.colorspace.SRGB`), the lowest index on ties. For the
-    other methods see `optimized`, `floyd_steinberg`, `bayer` and `blue_noise`. By all but "optimized", a pixel takes
-    the nearest color without dithering if its color is within one level of it in each channel, so areas of palette
-    colors stay free of noise. So does, by all, a fully transparent pixel, which should be 0 in all channels
-    (`clear_transparent_pixels`). An opaque pixel takes an opaque color if the palette has one. The `strength` goes from
-    0, no dithering, to 1. A known `histogram` that has all colors of the image saves counting them. Every device
-    returns the same indices.
+    "none" takes the nearest color in premultiplied sRGB, the lowest index on ties. The other methods are described at
+    `optimized`, `floyd_steinberg`, `bayer` and `blue_noise`. All but "optimized" map a pixel to the nearest color if
+    the two differ by at most one level in each channel, so areas of palette colors stay free of noise. All methods map
+    a fully transparent pixel to the nearest color. An opaque pixel takes an opaque color if the palette has one.
 
-    Raises TypeError or ValueError for other input.
+    Args:
+        image: uint8 (H, W, C). Fully transparent pixels should be 0 in all channels (`clear_transparent_pixels`).
+        palette: uint8 (K, C), K from 1 to 256.
+        dithering: a name of `DITHERINGS` or a `Dithering` function.
+        strength: strength of the dithering, from 0, none, to 1.
+        histogram: a histogram that has all colors of the image, if known. This saves counting them.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has the wrong shape or range, or a `Dithering` function returns wrong indices.
+
+    Example:
+        >>> image = torch.full((2, 4, 1), 128, dtype=torch.uint8)
+        >>> dither(image, torch.tensor([[0], [255]], dtype=torch.uint8)).tolist()
+        [[1, 0, 1, 0], [0, 1, 0, 1]]
     """
     check_image(image)
-    _check_palette(palette, image)
+    check_colors(palette, "palette", image, 256, min_colors=1)
     function = check_dithering(dithering)
     strength_256 = round(256 * check_strength(strength))
-    nearest = _nearest(image, palette, histogram or unique_colors(image))
+    nearest = nearest_indices(image, histogram or unique_colors(image), palette)
     if not strength_256 or len(palette) == 1:
         return nearest
     indices = function(image, palette, nearest, strength_256)
@@ -167,9 +180,9 @@ def _diffuse(image: Tensor, colors: Tensor, nearest: Tensor, strength: int, inve
 
 
 def _rows_of_waves(first: int, end: int, height: int, width: int) -> tuple[int, int]:
-    """First row, and the end of the rows, that have a pixel x = t - 2y in a wave t from `first` to before `end`.
+    """First row, and the row after the last one, that have a pixel (y, t - 2y) in a wave t in range(first, end).
 
-    There is none in odd waves of images one pixel wide.
+    Odd waves of an image one pixel wide have no such row.
     """
     return max(0, (first - width + 2) // 2), min(height, (end + 1) // 2)
 
@@ -186,11 +199,11 @@ def _chunk_of_waves(
     """Planes (C + 2, T, R), int32, of pixels (y, t - 2y) for T waves t and R rows y of the image (H, W, C).
 
     The planes are the channels, relative to the corner of the inverse palette; the strength in 256ths, 0 for pixels
-    that are not dithered; and the least entry of the inverse palette, which gives those pixels their nearest color.
-    With alpha two more: the minima of the target alpha and of its cell.
+    that are not dithered; and the minimum of the entry in the inverse palette, which gives pixels that are not dithered
+    their nearest color. With alpha there are two more: the minima of the target alpha and of its cell.
 
-    In a contiguous image, pixel (y, t - 2y) is number t + y(W - 2). Where that is outside the row, the planes have
-    values of other pixels.
+    In a contiguous image, pixel (y, t - 2y) has the number t + y(W - 2). Where t - 2y is outside the row, the planes
+    have values of other pixels.
     """
     width, channels = image.shape[1:]
     shape, start = (waves.stop - waves.start, rows.stop - rows.start), waves.start + rows.start * (width - 2)
@@ -287,8 +300,8 @@ def _cell_shift(spans: Sequence[int], n_pixels: int) -> int:
 def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Ordered dithering with the 8 x 8 threshold matrix of Bayer (1973), a regular pattern; see `_ordered`.
 
-    For pixel art and animations: an index depends on the color and the place of its pixel alone. On photos error
-    diffusion looks better.
+    An index depends only on the color and the position of its pixel, which suits pixel art and animations. On photos
+    error diffusion looks better.
     """
     return _ordered(image, palette, nearest, strength, bayer_ranks())
 
@@ -296,7 +309,7 @@ def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Ten
 def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Ordered dithering with a 64 x 64 blue-noise mask (Ulichney 1993), without a visible pattern; see `_ordered`.
 
-    For even textures, gradients and animations, as `bayer`. On photos error diffusion looks better.
+    Its even texture suits gradients and, as with `bayer`, animations. On photos error diffusion looks better.
     """
     return _ordered(image, palette, nearest, strength, blue_noise_ranks())
 
@@ -304,10 +317,10 @@ def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -
 def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ranks: Tensor) -> Tensor:
     """Indices (H, W) of the colors nearest to those of the image plus an offset that depends on the position.
 
-    The offset is equal in all channels; with alpha, that of color is multiplied by alpha. Over the threshold matrix
-    offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the strength. Only some
-    pixels are dithered (`_dithered_pixels`). Opaque pixels keep an opaque target and take an opaque color; no target
-    has a color above its alpha.
+    The offset is equal in all channels; with alpha, the offset of the color channels is multiplied by alpha. Over the
+    threshold matrix, offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the
+    strength. Only some pixels are dithered (`_dithered_pixels`). Opaque pixels keep an opaque target and take an opaque
+    color. No target has a color above its alpha.
     """
     colors, side = _levels(palette), len(ranks)
     amplitude = _channel_spacing(colors) * strength // 256
@@ -396,7 +409,7 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
     chosen.copy_(even)
     density.copy_(even_density)
     # For the upper half of the ranks Ulichney takes the tightest cluster of the positions not chosen. All shifts of the
-    # kernel have the same total, so that is the largest void of the chosen ones.
+    # kernel have the same total, so this position is the largest void of the chosen positions.
     for rank in range(len(initial), side * side):
         position = largest_void()
         set_chosen(position, True)
@@ -405,9 +418,9 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
 
 
 def optimized(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """Colors chosen in rounds over all pixels for a small error after a blur (`images.rate_distortion`).
+    """Indices with a small error after a blur, optimized in rounds over all pixels (`images.rate_distortion`).
 
-    The strength times `BLURRED_SHARE` is the weight of the blurred error. `quantize` also changes the palette.
+    The weight of the blurred error is the strength times `BLURRED_SHARE`. `quantize` also changes the palette.
     """
     objective = Objective(share=blurred_share(strength / 256), price=0)
     return rate_distortion.optimized(image, palette, nearest, objective, free=none_free(palette)).indices
@@ -424,12 +437,6 @@ DITHERINGS: dict[str, Dithering] = {
     "blue-noise": blue_noise,
 }
 """Dithering methods by name."""
-
-
-def _nearest(image: Tensor, palette: Tensor, histogram: ColorHistogram) -> Tensor:
-    """Indices (H, W), uint8, of the palette colors nearest to the pixels, all of which are in the histogram."""
-    labels = nearest_colors(histogram.colors, palette).labels
-    return histogram.map_values(labels.to(torch.uint8), image)
 
 
 def _levels(colors: Tensor) -> Tensor:
@@ -451,38 +458,24 @@ def _points(levels: Tensor) -> Tensor:
 def _dithered_pixels(image: Tensor, levels: Tensor, best: Tensor) -> Tensor:
     """Mask (...) of the pixels (..., C) to dither: not fully transparent, and more than a level off the nearest color.
 
-    `levels` and `best` are the pixels and their nearest colors in sixteenths, of one origin. Overwrites `best`.
+    `levels` and `best` are the pixels and their nearest colors in sixteenths, from the same origin. Overwrites `best`.
     """
     mask = (best.sub_(levels).abs_() > _LEVEL).any(dim=-1)
-    return mask & (image[..., -1] > 0) if has_alpha(image.shape[-1]) else mask
+    return mask & ~is_transparent(image)
 
 
 def _channel_spacing(colors: Tensor) -> int:
     """Typical difference per channel of neighboring colors of a palette (K, C), in sixteenths; 0 if all are equal.
 
-    The lower median of the distances of each color to the nearest different one, rounded down. It is converted to the
-    difference of greys at that distance: divided by the square root of the number of color channels.
+    This is the lower median of the distances of each color to the nearest different color, divided by the square root
+    of the number of color channels: the difference per channel of two greys at this distance.
     """
     sqdist = (colors[:, None].long() - colors.long()).square_().sum(dim=2)
     sqdist[sqdist == 0] = torch.iinfo(torch.int64).max
     nearest = sqdist.amin(dim=1)
     nearest = nearest[nearest < torch.iinfo(torch.int64).max]
     spacing = math.isqrt(int(nearest.median())) if len(nearest) else 0
-    return math.isqrt(spacing**2 // (colors.shape[1] - has_alpha(colors.shape[1])))
-
-
-def _check_palette(palette: object, image: Tensor) -> None:
-    if not isinstance(palette, Tensor):
-        raise TypeError(f"palette must be a tensor, got {type(palette).__name__}")
-    if palette.dtype != torch.uint8:
-        raise TypeError(f"palette must be uint8, got {palette.dtype}")
-    channels = image.shape[2]
-    fits = palette.ndim == 2 and 1 <= len(palette) <= 256 and palette.shape[1] == channels
-    if not fits or palette.device != image.device:
-        raise ValueError(
-            f"palette must have shape (K, {channels}), K from 1 to 256, on {image.device}, like image,"
-            f" got shape {tuple(palette.shape)} on {palette.device}"
-        )
+    return math.isqrt(spacing**2 // n_color_channels(colors.shape[1]))
 
 
 def check_dithering(dithering: str | Dithering) -> Dithering:
@@ -511,9 +504,14 @@ def _check_indices(indices: object, nearest: Tensor, n_colors: int) -> None:
 
 def check_strength(strength: object) -> float:
     """The strength, if it is a number from 0 to 1. TypeError or ValueError otherwise."""
-    if isinstance(strength, bool) or not isinstance(strength, numbers.Real):
-        raise TypeError(f"strength must be a number, got {type(strength).__name__}")
-    value = float(strength)
-    if not 0 <= value <= 1:
-        raise ValueError(f"strength must be from 0 to 1, got {strength}")
-    return value
+    return check_number("strength", strength, most=1.0)
+
+
+def check_number(name: str, value: object, most: float) -> float:
+    """The value, if it is a number from 0 to `most`. TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} must be from 0 to {most:g}, got {value}")
+    return number

@@ -1,7 +1,8 @@
-"""Bits that indices take in a GIF file: the lengths of codes of an index after the one to its left.
+"""Estimated bits of indices in a GIF file: code lengths of an index given the index to its left.
 
-LZW stores a row as runs of indices that occurred before, and so learns which index follows which. Its bits are near the
-entropy of an index given the one to its left. All arithmetic is on integers, so every device returns the same bits.
+LZW stores a row as runs of indices that occurred before, so its bits depend on which index follows which. They are near
+the conditional entropy of an index given the index to its left. All arithmetic is on integers, so every device returns
+the same bits.
 """
 
 import functools
@@ -20,7 +21,8 @@ from gpukmeans.tiling import blocks
 # LZW's codes have at most 12 bits.
 _LONGEST = 12 * BIT
 
-# Number of occurrences, as frequent as indices are in the whole image, that are added to those after each index.
+# Number of occurrences added after each index, distributed like the indices of the whole image. This smooths the
+# frequencies of rare pairs.
 _PRIOR = 2048
 
 # Number of pixels counted at a time.
@@ -31,11 +33,11 @@ _N = 256
 
 @dataclass(frozen=True, eq=False)
 class GifRate:
-    """The code length of each index after each one to its left, int32 (256, 256). Left of an image all indices are 0.
+    """Code length of each index given the index to its left. To the left of the first column all indices are 0.
 
     Args:
-        lengths: code lengths in 1/64 bit, by the index to the left and the index.
-        weights: factors of the lengths by blocks, as `contrast_weights`, if any.
+        lengths: code lengths in 1/64 bit, int32 (256, 256): a row for each index to the left.
+        weights: weight of the lengths in each block, from `contrast_weights`, if any.
     """
 
     lengths: Int[Tensor, "256 256"]
@@ -59,10 +61,10 @@ class GifRate:
 
 
 def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
-    """Code lengths by the frequencies of pairs of neighbors in the rows of indices (H, W), of up to 3e9 pixels.
+    """The `GifRate` of indices: code lengths by the frequencies of horizontal neighbors.
 
     Args:
-        indices: uint8 (H, W).
+        indices: uint8 (H, W), up to 3e9 pixels.
 
     Example:
         >>> indices = torch.tensor([[0, 1] * 10000], dtype=torch.uint8)
@@ -77,10 +79,10 @@ def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
 
 
 def binary_logarithms(numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Exact binary logarithms of numbers (...), int64 and not negative, in units of 1/64, rounded down; 0 of 0.
+    """Binary logarithms of integers, int64 (...), in units of 1/64, rounded down exactly. The logarithm of 0 is 0.
 
     Args:
-        numbers: int64 (...).
+        numbers: int64 (...), not negative.
 
     Example:
         >>> binary_logarithms(torch.tensor([0, 1, 2, 3, 2**62])).tolist()
@@ -105,7 +107,7 @@ def _powers_of_parts() -> tuple[int, ...]:
 
 
 def _pair_counts(indices: Tensor) -> Tensor:
-    """Counts (256, 256), int64, of indices (H, W) by the index to the left, 0 in the first column, and the index."""
+    """Counts (256, 256), int64, of the pairs (index to the left, index) in rows of indices (H, W)."""
     counts = torch.zeros(_N * _N, dtype=torch.int64, device=indices.device)
     for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         rows = torch.nn.functional.pad(indices[block].int(), (1, 0))

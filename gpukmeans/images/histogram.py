@@ -17,24 +17,24 @@ from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # Counting by a table of all 2**24 colors takes 30 ms on a CPU and then 3 ns a pixel; sorting takes 15 to 25 ns a pixel.
-# Measured on one core, the table is faster above 3 megapixels (40 ms to 70 at 3.8). Up to 5 its memory is too much for
-# the image: of its 64 MB, pages with a color of the image are held, which is 35 to 50 MB for photos.
+# On one core the table is faster above 3 megapixels (40 ms instead of 70 at 3.8). It is used from 5 megapixels, because
+# for smaller images its memory is too large: 35 to 50 MB of the 64 MB, the pages that contain a color of the photo.
 _COUNT_BY_TABLE_FROM = 5 << 20
-# Lookup by table is faster above half a megapixel (23 ms to 53 at 1).
+# Lookup by table is faster above half a megapixel (23 ms instead of 53 at 1).
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
-# The table of bytes in `map_values` is a quarter of that size: 0.7 ms to 1.2 for a search, at 16,000 pixels.
+# The table of bytes in `map_values` is a quarter as large: 0.7 ms instead of 1.2 for a search, at 16,000 pixels.
 _MAP_BY_TABLE_FROM = 1 << 14
 
-# Number of pixels or colors processed at a time, and of those sorted at a time. Sorting takes 12 ns per pixel up to
-# 2**19 pixels, 15 for 2**20 and 27 for 2**22, because caches end, and holds 28 bytes per pixel.
+# Number of pixels or colors processed at a time, and number of pixels sorted at a time. Sorting holds 28 bytes a pixel.
+# It takes 12 ns a pixel up to 2**19 pixels, 15 for 2**20 and 27 for 2**22, which no longer fit into the caches.
 _BLOCK = 1 << 17
 _SORTED_BLOCK = 1 << 19
 
 # Number of pixels counted by one call of native kernels.
 _NATIVE_BLOCK = 1 << 30
 
-# Number of colors of sorted blocks that are added to the histogram at a time.
+# Smallest number of colors of sorted blocks that is added to the histogram at a time.
 _MIN_ADDED = 1 << 21
 
 # Number of entries of the count table in a group. Groups of zeros are skipped, which is faster than reading them.
@@ -43,7 +43,7 @@ _GROUP = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ColorHistogram:
-    """Distinct colors (M, C), uint8, in lexicographic order, and the number of pixels of each (M,).
+    """Color histogram: the distinct colors of one or more images and the number of pixels of each.
 
     The sum of two histograms is the histogram of both images. K-means over the colors, weighted by the counts, is
     K-means over the pixels.
@@ -79,9 +79,18 @@ class ColorHistogram:
         return summary_of_fields("ColorHistogram", vars(self))
 
     def lookup(self, image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "h w"]:
-        """Rows of the colors of the pixels of an image (H, W, C), int32 (H, W).
+        """Row of the histogram that has the color of each pixel, int32 (H, W).
 
-        ValueError if the number of channels differs or a color is not in the histogram.
+        Args:
+            image: uint8 (H, W, C).
+
+        Raises:
+            ValueError: if the number of channels differs, or the histogram lacks a color of the image.
+
+        Example:
+            >>> image = torch.tensor([[[7], [9], [9]]], dtype=torch.uint8)
+            >>> unique_colors(image).lookup(image).tolist()
+            [[0, 1, 1]]
         """
         check_image(image)
         self._check_channels(image)
@@ -94,10 +103,21 @@ class ColorHistogram:
         return rows.view(image.shape[:2])
 
     def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
-        """Values (H, W) of the colors of the pixels of an image (H, W, C): a faster `values[self.lookup(image)]`.
+        """Value of the color of each pixel, uint8 (H, W): a faster `values[self.lookup(image)]`.
 
-        The value of a pixel whose color is not in the histogram is undefined. ValueError if the number of channels
-        differs.
+        The value of a pixel whose color is not in the histogram is undefined.
+
+        Args:
+            values: value of each color of the histogram, uint8 (M,).
+            image: uint8 (H, W, C).
+
+        Raises:
+            ValueError: if the number of channels differs.
+
+        Example:
+            >>> image = torch.tensor([[[7], [9], [9]]], dtype=torch.uint8)
+            >>> unique_colors(image).map_values(torch.tensor([3, 5], dtype=torch.uint8), image).tolist()
+            [[3, 5, 5]]
         """
         check_image(image)
         self._check_channels(image)
@@ -118,7 +138,7 @@ class ColorHistogram:
         return mapped.view(image.shape[:2])
 
     def _rows(self, pixels: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of the pixels (N, C), and the rows of their colors, int32. ValueError for a color not in here."""
+        """Blocks of the pixels (N, C), and the rows of their colors, int32. ValueError for a color that is missing."""
         keys = _codes(self.colors)
         table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
         for block in blocks(len(pixels), _BLOCK):
@@ -138,12 +158,14 @@ class ColorHistogram:
 
 @eager
 def unique_colors(image: UInt8[Tensor, "h w c"]) -> ColorHistogram:
-    """The exact color histogram of a uint8 image (H, W, C).
-
-    TypeError or ValueError for other input.
+    """The exact color histogram of an image.
 
     Args:
         image: uint8 (H, W, C), H and W at least 1, C from 1 to 4.
+
+    Raises:
+        TypeError: if the image is not a uint8 tensor.
+        ValueError: if the image has another shape.
 
     Example:
         >>> histogram = unique_colors(torch.tensor([[[1, 2, 3], [0, 9, 9], [1, 2, 3]]], dtype=torch.uint8))
@@ -185,16 +207,17 @@ def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
     parts: list[tuple[Tensor, Tensor]] = []
     for block in blocks(len(pixels), _SORTED_BLOCK):
         parts.append(torch.unique(_codes(pixels[block]), return_counts=True))
-        # Rarely added and only to as many, so that each entry is sorted few times.
+        # Added only once there are as many colors as in the sum so far, so that each entry is sorted few times.
         if sum(len(codes) for codes, _ in parts[1:]) >= max(len(parts[0][0]), _MIN_ADDED):
             parts = [_sum(parts)]
     return _sum(parts)
 
 
 def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Codes in ascending order and their counts: the sum of several such pairs.
+    """Sum of several pairs of codes in ascending order and their counts, as such a pair.
 
-    The range of codes is cut where the longest part has equally many, and each piece is sorted alone.
+    The range of codes is cut into pieces so that the longest part has equally many codes in each. Each piece is sorted
+    on its own.
     """
     if len(parts) == 1:
         return parts[0]
@@ -237,7 +260,7 @@ def _row_table(keys: Tensor, channels: int) -> Tensor:
 def _codes(colors: Tensor) -> Tensor:
     """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is highest.
 
-    Four channels have codes from -2**31, as their first channel is less 128.
+    Of four channels the first is reduced by 128, so that the codes fit into int32. They begin at -2**31.
     """
     codes = colors[:, 0].to(torch.int32)
     if colors.shape[1] == 4:
@@ -278,6 +301,25 @@ def check_image(image: object, *, batch: bool = False) -> None:
         expected = "(H, W, C) or (B, H, W, C), B, H" if batch else "(H, W, C), H"
         received = f"{tuple(image.shape)}{hint_for_channels_first(image)}"
         raise ValueError(f"image must have shape {expected} and W at least 1, C from 1 to 4, got {received}")
+
+
+def check_colors(colors: object, name: str, image: Tensor, max_colors: int, *, min_colors: int = 0) -> None:
+    """TypeError or ValueError unless `colors` are uint8 (K, C), like the colors of an image (..., C) on its device.
+
+    K must be from `min_colors` to `max_colors`.
+    """
+    if not isinstance(colors, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(colors).__name__}")
+    if colors.dtype != torch.uint8:
+        raise TypeError(f"{name} must be uint8, got {colors.dtype}")
+    channels = image.shape[-1]
+    if colors.ndim != 2 or colors.shape[1] != channels or colors.device != image.device:
+        expected = f"(K, {channels}) on {image.device}, as the image has {channels} channels"
+        raise ValueError(f"{name} must have shape {expected}, got shape {tuple(colors.shape)} on {colors.device}")
+    if len(colors) > max_colors:
+        raise ValueError(f"{name} must have at most {max_colors} colors, got {len(colors)}")
+    if len(colors) < min_colors:
+        raise ValueError(f"{name} must have at least {min_colors} color, got {len(colors)}")
 
 
 def hint_for_channels_first(image: Tensor) -> str:

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.compilation import eager
@@ -60,11 +60,13 @@ def mean_squared_error(
 
     Grey counts as three equal channels. With alpha, colors are premultiplied and dA² is added.
 
-    Raises TypeError or ValueError for other input.
-
     Args:
         image: uint8 (H, W, C) or (B, H, W, C).
-        other: image of the same shape, or `IndexedImage` whose pixels have that shape.
+        other: image of the same shape, or `IndexedImage` whose pixels have the same shape.
+
+    Raises:
+        TypeError: if the image is not a uint8 tensor.
+        ValueError: if the image has another shape, or the shapes differ.
 
     Example:
         >>> black, white = torch.zeros(2, 2, 3, dtype=torch.uint8), torch.full((2, 2, 3), 255, dtype=torch.uint8)
@@ -72,13 +74,30 @@ def mean_squared_error(
         195075.0
     """
     check_image(image, batch=True)
-    total = squared_error(image, other)
-    # Rounded once, so equal with an opaque alpha channel.
-    return total / (math.prod(image.shape[:-1]) * SRGB.unit(image.shape[-1]) ** 2)
+    return mean_error(squared_error(image, other), math.prod(image.shape[:-1]), image.shape[-1])
 
 
-def squared_error(image: UInt8[Tensor, "*batch h w c"], other: UInt8[Tensor, "*batch h w c"] | IndexedImage) -> int:
-    """Sum over the pixels of the squared error of `mean_squared_error`, times 255 squared with alpha: an integer."""
+def mean_error(squared_error: int, n_pixels: int, channels: int) -> float:
+    """`mean_squared_error` from the `squared_error` of images with this number of pixels and channels."""
+    # Rounded once, so that an opaque alpha channel changes no bit.
+    return squared_error / (n_pixels * SRGB.unit(channels) ** 2)
+
+
+def squared_error(
+    image: UInt8[Tensor, "*batch c"],
+    other: UInt8[Tensor, "*batch c"] | IndexedImage,
+    counts: Int[Tensor, " m"] | None = None,
+) -> int:
+    """Sum over the pixels of the squared error of `mean_squared_error`, times 255 squared with alpha: an integer.
+
+    Args:
+        image: uint8 (..., C): an image, a batch, or the colors (M, C) of a histogram.
+        other: colors of the same shape, or `IndexedImage` whose indices have the shape (...).
+        counts: number of pixels of each color (M,); by default 1.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
     if isinstance(other, IndexedImage) and other.palette.ndim > 2:
         other = other.pixels()
     indexed = isinstance(other, IndexedImage)
@@ -92,5 +111,6 @@ def squared_error(image: UInt8[Tensor, "*batch h w c"], other: UInt8[Tensor, "*b
     for block in blocks(len(pixels), _BLOCK):
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
-        total += int((SRGB.encode(pixels[block]) - points).long().square().sum())
+        squares = (SRGB.encode(pixels[block]) - points).long().square_()
+        total += int((squares if counts is None else squares.mul_(counts[block, None])).sum())
     return total

@@ -1,27 +1,25 @@
-"""How pixels are mapped to a palette: by dithering, by the price of bits, or to the nearest colors."""
+"""`Mapping`: options for mapping pixels to a palette by nearest colors, dithering, or optimization for file size."""
 
-import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from gpukmeans.images.contrast import contrast_weights
-from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_strength
+from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_number, check_strength
 from gpukmeans.images.dithering import dither as dithered
 from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.rate_distortion import RATES, Objective, RateName, blurred_share, optimized, price_of_bit
 from gpukmeans.validation import check_count
 
-# Above this price of a bit all pixels have one color.
+# Largest `lossy`. At higher prices of a bit all pixels have one color.
 _MAX_LOSSY = 100_000.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """The options of `quantize` for the indices of a palette, made by `check_mapping`.
+    """Options of `quantize` that determine the indices for a palette. `check_mapping` makes one.
 
     Args:
         dither: a name of `DITHERINGS` or a `Dithering` function.
@@ -44,19 +42,24 @@ class Mapping:
 
     @property
     def optimizes(self) -> bool:
-        """Whether indices are optimized, and the palette with them."""
+        """Whether the indices, and the free colors of the palette, are optimized."""
         return not self.takes_nearest and self.dither in ("none", "optimized")
 
     def dithered(self, image: Tensor, palette: Tensor, histogram: ColorHistogram | None) -> Tensor:
-        """Indices (H, W) by the dithering alone."""
+        """Indices (H, W) by dithering alone, without a price of bits."""
         return dithered(image, palette, self.dither, strength=self.strength, histogram=histogram)
 
     def optimized(
         self, image: Tensor, indexed: IndexedImage, free: Tensor, squared_error: Callable[[], int]
     ) -> IndexedImage:
-        """The image (H, W, C) in an optimized palette and indices. The given ones have the nearest colors.
+        """Optimized palette and indices of an image.
 
-        `squared_error` returns the sum of that of the K-means palette, whose mean is the unit of prices.
+        Args:
+            image: uint8 (H, W, C).
+            indexed: palette and indices to begin with, where each pixel has the nearest color.
+            free: mask (K,) of the palette colors that may change.
+            squared_error: returns the squared error of the K-means palette, summed over the pixels. Its mean is the
+                unit of `lossy`.
         """
         share = blurred_share(self.strength) if self.dither == "optimized" else 0
         price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0
@@ -75,23 +78,13 @@ def check_mapping(
         dither=dither,
         strength=check_strength(strength),
         rounds=check_count("rounds", rounds, least=1),
-        lossy=_check_lossy(lossy),
+        lossy=check_number("lossy", lossy, most=_MAX_LOSSY),
         rate=_check_rate(rate),
     )
     if mapping.lossy > 0 and dither not in ("none", "optimized"):
         name = dither if isinstance(dither, str) else "a function"
         raise ValueError(f"lossy must be 0 unless dither is none or optimized, got {lossy} with {name}")
     return mapping
-
-
-def _check_lossy(value: object) -> float:
-    """The price, if it is a number from 0 to `_MAX_LOSSY`. TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"lossy must be a number, got {type(value).__name__}")
-    lossy = float(value)
-    if not (0 <= lossy <= _MAX_LOSSY) or math.isnan(lossy):
-        raise ValueError(f"lossy must be from 0 to {_MAX_LOSSY:g}, got {value}")
-    return lossy
 
 
 def _check_rate(value: object) -> RateName:

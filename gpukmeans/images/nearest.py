@@ -1,4 +1,4 @@
-"""`nearest_colors`: the palette color nearest to each color, where opaque colors take opaque palette colors."""
+"""Nearest palette colors, where opaque colors take opaque palette colors."""
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -7,6 +7,7 @@ from torch import Tensor
 from gpukmeans.assignment import assign
 from gpukmeans.engines import Assignment, Engine, EngineName
 from gpukmeans.images.colorspace import SRGB, ColorSpace, has_alpha
+from gpukmeans.images.histogram import ColorHistogram
 
 
 def nearest_colors(
@@ -35,6 +36,19 @@ def nearest_colors(
     return assign_within_opaque(
         space.encode(colors), is_opaque(colors), space.encode(palette), is_opaque(palette), engine=engine
     )
+
+
+def nearest_indices(
+    image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: UInt8[Tensor, "k c"]
+) -> UInt8[Tensor, "h w"]:
+    """Index (H, W) of the palette color nearest to each pixel in premultiplied sRGB, see `nearest_colors`.
+
+    Args:
+        image: uint8 (H, W, C).
+        histogram: a histogram that has all colors of the image.
+        palette: uint8 (K, C), K from 1 to 256.
+    """
+    return histogram.map_values(nearest_colors(histogram.colors, palette).labels.to(torch.uint8), image)
 
 
 def assign_within_opaque(
@@ -67,24 +81,27 @@ def assign_within_opaque(
 
 
 def is_opaque(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
-    """Mask (...) of the colors (..., C) of alpha 255; all colors, if they have no alpha.
+    """Mask (...) of the colors (..., C) of alpha 255. Colors without an alpha channel are all opaque.
 
     Example:
         >>> is_opaque(torch.tensor([[9, 254], [9, 255]], dtype=torch.uint8)).tolist()
         [False, True]
     """
-    if not has_alpha(colors.shape[-1]):
-        return torch.ones((), dtype=torch.bool, device=colors.device).expand(colors.shape[:-1])
-    return colors[..., -1] == 255
+    return _has_alpha_value(colors, 255)
 
 
 def is_transparent(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
-    """Mask (...) of the colors (..., C) of alpha 0; none, if they have no alpha.
+    """Mask (...) of the colors (..., C) of alpha 0. Colors without an alpha channel are never transparent.
 
     Example:
         >>> is_transparent(torch.tensor([[9, 1], [0, 0]], dtype=torch.uint8)).tolist()
         [False, True]
     """
-    if not has_alpha(colors.shape[-1]):
-        return torch.zeros((), dtype=torch.bool, device=colors.device).expand(colors.shape[:-1])
-    return colors[..., -1] == 0
+    return _has_alpha_value(colors, 0)
+
+
+def _has_alpha_value(colors: Tensor, value: int) -> Tensor:
+    """Mask (...) of the colors (..., C) whose alpha has this value; it is 255 without an alpha channel."""
+    if has_alpha(colors.shape[-1]):
+        return colors[..., -1] == value
+    return torch.tensor(value == 255, device=colors.device).expand(colors.shape[:-1])

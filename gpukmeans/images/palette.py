@@ -14,8 +14,9 @@ from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space, has_alpha
-from gpukmeans.images.histogram import ColorHistogram, check_histogram
-from gpukmeans.images.nearest import assign_within_opaque, is_opaque
+from gpukmeans.images.histogram import ColorHistogram, check_colors, check_histogram
+from gpukmeans.images.indexed import IndexedImage, mean_error, squared_error
+from gpukmeans.images.nearest import assign_within_opaque, is_opaque, is_transparent
 from gpukmeans.images.vivid_areas import Clustered, keep_vivid_areas
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
@@ -35,7 +36,7 @@ _OPAQUE_STEPS = 4
 
 
 BEST_QUALITY: dict[str, Any] = {"n_init": 8, "refine": 2, "polish": 4}
-"""Options of `quantize` and `fit_palette` for a smaller error, in several times the time."""
+"""Options of `quantize` and `fit_palette` for a smaller error. The search takes several times as long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Palette:
         labels: index of the palette color nearest to each color of the histogram in the color space used, uint8 (M,),
             the lowest on ties. Opaque colors take opaque ones, if the palette has any.
         engine: name of the engine used; None if no clustering was needed.
-        free: mask (K,) of the colors that are means of colors in sRGB, which `dither="optimized"` and `lossy` may
-            change. Fixed colors are not, and none of another color space.
+        free: mask (K,) of the colors that `dither="optimized"` and `lossy` may change: all but the fixed ones if the
+            colors were clustered in sRGB, and none otherwise.
         mse: `mean_squared_error` of the image in the colors of the palette.
         n_iter: iterations of Lloyd's loop over all colors.
         converged: whether that loop ended before `max_iter` and was not ended by the callback.
@@ -91,25 +92,26 @@ def fit_palette(
 ) -> Palette:
     """A palette of `n_colors` colors with a small mean squared error over the pixels of a histogram.
 
-    If the histogram has no more colors than that, they are the palette. Otherwise the colors are clustered by `kmeans`,
-    the centers are rounded to 8 bits, and the colors are assigned again. Centers that round to the same color are
-    merged and unused ones dropped; freed entries go to the colors of the largest count times squared distance. So the
-    palette has exactly `n_colors` colors, unless fewer differ because they are fully transparent.
+    If the histogram has at most `n_colors` colors, these are the palette. Otherwise the colors are clustered by
+    `kmeans`, the centers are rounded to 8 bits, and the colors are assigned again. Centers that round to the same color
+    are merged, and unused ones are dropped. Freed entries go to the colors with the largest count x squared distance.
+    So the palette has exactly `n_colors` colors, unless fewer can be distinguished because they are fully transparent.
 
-    `fixed` colors come first, whether used or not. Colors of the histogram equal to one of them have no influence on
-    the others, and no clustering is needed if no more than `n_colors` - F colors remain. Fully transparent pixels have
-    an entry of their own, 0 in all channels, unless it would be the only one. A palette color is opaque if most pixels
-    of its cluster are, or if that costs less than other opaque colors for the opaque pixels. Of two colors or more one
-    is opaque if any pixel is, unless all are fixed, and opaque pixels take opaque colors only.
+    `fixed` colors come first, whether used or not. A color of the histogram that is equal to a fixed color does not
+    influence the other palette colors. If at most `n_colors` - F other colors remain, they are the rest of the palette,
+    without clustering.
+
+    Fully transparent pixels have an entry of their own, 0 in all channels, unless it would be the only one. A palette
+    color is opaque if most pixels of its cluster are opaque, or if this costs less than moving the opaque pixels to
+    other opaque colors. If any pixel is opaque, a palette of at least two colors has an opaque color, unless all colors
+    are fixed. Opaque pixels take opaque colors only.
 
     If there are many colors, seeding, restarts and `refine` run on the means of similar colors, which takes a fraction
     of the time (see `images.coarsening`). Random centers and one refinement cycle lead to better optima than k-means++,
     and for many colors in less time (docs/performance.md). `BEST_QUALITY` holds options for a smaller error.
 
-    With the number of `flat` pixels of each color, vivid areas of few pixels, such as badges, keep a color of their own
-    if the squared error rises by at most 4 % (see `images.vivid_areas`).
-
-    Raises TypeError or ValueError for other input.
+    If `flat` is given, small vivid areas, such as badges, keep a color of their own if this raises the squared error by
+    at most 4 % (see `images.vivid_areas`).
 
     Args:
         histogram: the colors and their counts, from `unique_colors` or a sum of several.
@@ -117,7 +119,7 @@ def fit_palette(
         space: where colors are clustered and assigned, a name of `COLOR_SPACES` or a `ColorSpace`. "srgb" gives the
             smallest `Palette.mse`, which is measured in sRGB for every space.
         fixed: first colors of the palette, uint8 (F, C), F <= `n_colors`.
-        flat: `flat_counts` of the image, int64 (M,); None for the least squared error.
+        flat: number of flat pixels of each color, int64 (M,), from `flat_counts`; None for the least squared error.
         init: seeding, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
@@ -126,6 +128,10 @@ def fit_palette(
             before rounding to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`; all but `group`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has the wrong shape or range, or `group` is given.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
@@ -175,7 +181,11 @@ def fit_palette(
         labels=labels.to(torch.uint8),
         free=(torch.arange(len(colors), device=colors.device) >= len(fixed)) & (space == SRGB),
         engine=chosen.name,
-        mse=_mse(histogram, colors, labels),
+        mse=mean_error(
+            squared_error(histogram.colors, IndexedImage(colors, labels), histogram.counts),
+            int(histogram.counts.sum()),
+            colors.shape[1],
+        ),
         n_iter=n_iter,
         converged=converged,
     )
@@ -184,7 +194,7 @@ def fit_palette(
 def with_transparent_color(
     colors: UInt8[Tensor, "k c"], histogram: ColorHistogram, max_colors: int
 ) -> UInt8[Tensor, "n c"]:
-    """The colors, with a fully transparent one appended if the histogram has such pixels and the colors do not.
+    """The colors (K, C), with a fully transparent color appended if the histogram has one and the colors have none.
 
     Without it, transparent pixels would take a color that is not fully transparent and become visible.
 
@@ -198,9 +208,7 @@ def with_transparent_color(
         >>> with_transparent_color(torch.tensor([[9, 255]], dtype=torch.uint8), histogram, 256).tolist()
         [[9, 255], [0, 0]]
     """
-    if not has_alpha(colors.shape[1]) or len(colors) >= max_colors:
-        return colors
-    if (colors[:, -1] == 0).any() or not (histogram.colors[:, -1] == 0).any():
+    if len(colors) >= max_colors or is_transparent(colors).any() or not is_transparent(histogram.colors).any():
         return colors
     return torch.cat([colors, colors.new_zeros(1, colors.shape[1])])
 
@@ -216,20 +224,6 @@ def check_n_colors(n_colors: SupportsIndex) -> int:
     if not 1 <= number <= 256:
         raise ValueError(f"n_colors must be from 1 to 256, got {number}")
     return number
-
-
-def check_colors(colors: object, name: str, image: Tensor, max_colors: int) -> None:
-    """TypeError or ValueError unless `colors` are uint8 (K, C), K <= `max_colors`, on the device of image (..., C)."""
-    if not isinstance(colors, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(colors).__name__}")
-    if colors.dtype != torch.uint8:
-        raise TypeError(f"{name} must be uint8, got {colors.dtype}")
-    channels = image.shape[-1]
-    if colors.ndim != 2 or colors.shape[1] != channels or colors.device != image.device:
-        expected = f"(K, {channels}) on {image.device}, as the image has {channels} channels"
-        raise ValueError(f"{name} must have shape {expected}, got shape {tuple(colors.shape)} on {colors.device}")
-    if len(colors) > max_colors:
-        raise ValueError(f"{name} must have at most {max_colors} colors, got {len(colors)}")
 
 
 def _check_flat(flat: object, histogram: ColorHistogram) -> None:
@@ -269,8 +263,8 @@ def _with_opaque_colors(
 ) -> Tensor:
     """The free colors (K - F, C), some of them made opaque, for clusters with labels (M,).
 
-    Opaque colors of the histogram take opaque palette colors only. Those in clusters that stay translucent move to
-    others, and the means move with them.
+    Opaque colors of the histogram take opaque palette colors only. So opaque colors leave clusters that stay
+    translucent, and the means of the clusters are computed again.
     """
     n_fixed, palette, opaque = len(fixed), torch.cat([fixed, free]), is_opaque(histogram.colors)
     made_opaque = _opaque_clusters(palette, n_fixed, labels, histogram, space)[n_fixed:]
@@ -288,12 +282,15 @@ def _with_opaque_colors(
 def _opaque_clusters(
     palette: Tensor, n_fixed: int, labels: Tensor, histogram: ColorHistogram, space: ColorSpace
 ) -> Tensor:
-    """Mask (K,) of the palette colors (K, C) to make opaque, or that are opaque and fixed (the first `n_fixed`).
+    """Mask (K,) of the opaque palette colors: opaque fixed ones (of the first `n_fixed`), and free ones to make opaque.
 
-    Those of clusters of which most pixels are opaque; otherwise a few translucent edge pixels in a mean would make all
-    opaque pixels of the cluster translucent. Of two colors or more, at least that of the most opaque pixels. Then, one
-    by one, those where opaque translucent pixels cost a smaller squared error than opaque pixels that would move to the
-    nearest opaque color.
+    A free color is made opaque in three cases:
+
+    * Most pixels of its cluster are opaque. Otherwise a few translucent edge pixels in a mean would make all opaque
+      pixels of the cluster translucent.
+    * It has the most opaque pixels, and no color would be opaque otherwise. This needs two colors or more.
+    * Making the translucent pixels of its cluster opaque costs a smaller squared error than moving the opaque pixels of
+      the cluster to the nearest opaque color. These colors are chosen one by one.
     """
     device, n_colors = labels.device, len(palette)
 
@@ -323,7 +320,7 @@ def _opaque_clusters(
 
 
 def _first_maximum(values: Tensor) -> Tensor:
-    """Index of the first maximum of values (K,); `argmax` may return that of any."""
+    """Index of the first maximum of values (K,). `argmax` may return the index of any maximum."""
     return (values == values.max()).nonzero()[0, 0]
 
 
@@ -334,7 +331,7 @@ def _with_opaque_alpha(colors: Tensor, opaque: Tensor) -> Tensor:
 
 
 def _means(x: Tensor, labels: Tensor, counts: Tensor, centers: Tensor) -> Tensor:
-    """Weighted means (K, D), float64, of the integer points (M, D) of each label; the center where there are none."""
+    """Weighted mean (K, D), float64, of the integer points (M, D) of each label. Empty clusters keep their center."""
     sums = torch.zeros(centers.shape, dtype=torch.int64, device=x.device)
     for block in blocks(len(x), _BLOCK):
         sums.index_add_(0, labels[block], x[block].long().mul_(counts[block, None]))
@@ -347,8 +344,8 @@ def _assigned(
 ) -> tuple[Tensor, Tensor]:
     """A palette of the fixed colors (F, C) and distinct, used free colors (K - F, C), and the labels (M,).
 
-    Free colors that are equal to another, or nearest to no color of the histogram (points x (M, D)), are replaced by
-    worst-served colors of the histogram.
+    Free colors that are equal to another one, or nearest to no color of the histogram, are replaced by worst-served
+    colors of the histogram. `x` (M, D) are the points of the histogram.
     """
     n_colors, free, opaque = len(fixed) + len(free), _unique_rows(free), is_opaque(histogram.colors)
     while True:
@@ -370,10 +367,10 @@ def _unique_rows(colors: Tensor) -> Tensor:
 
 
 def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:
-    """Rows of up to n points x (M, D), chosen one by one by the largest count times squared distance.
+    """Rows of up to n points x (M, D), chosen one by one by the largest count x squared distance.
 
-    Squared distances (M,) are to the nearest palette color, and then also to the rows chosen before. The lowest of
-    equal rows is chosen. Fewer rows if all others have distance 0.
+    Squared distances (M,) are measured to the nearest palette color or row chosen before. The lowest row wins a tie.
+    There are fewer rows if all others have distance 0.
     """
     columns, rows = x.T, []
     for _ in range(n):
@@ -384,12 +381,3 @@ def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Ten
         rows.append(row)
         sqdist = torch.minimum(sqdist, squared_distance(columns, columns[:, row, None].expand_as(columns)))
     return torch.stack(rows) if rows else torch.empty(0, dtype=torch.int64, device=x.device)
-
-
-def _mse(histogram: ColorHistogram, colors: Tensor, labels: Tensor) -> float:
-    """Mean squared error of the pixels in these colors (K, C), from an exact sum of integers."""
-    points, total = SRGB.encode(colors), 0
-    for block in blocks(len(labels), _BLOCK):
-        difference = SRGB.encode(histogram.colors[block]).sub_(points.index_select(0, labels[block]))
-        total += int((difference.long().square_().sum(dim=1) * histogram.counts[block]).sum())
-    return total / (int(histogram.counts.sum()) * SRGB.unit(histogram.colors.shape[1]) ** 2)

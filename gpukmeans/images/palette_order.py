@@ -1,4 +1,4 @@
-"""Palette re-indexing: orders in which adjacent pixels have close indices, which the filters of PNG make small."""
+"""Palette re-indexing: palette orders in which adjacent pixels have close indices, so that PNG residuals are small."""
 
 import torch
 from jaxtyping import Int, UInt8
@@ -9,7 +9,8 @@ from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithm
 from gpukmeans.tiling import blocks
 
-# Places by which a color is moved when an order is refined. More take time in proportion, for 0.2 % fewer bytes.
+# Largest number of places by which refinement moves a color. The time is proportional to it, and a larger number saves
+# 0.2 % of the bytes.
 _REACH = 16
 
 # Number of pixels whose pairs are counted at a time.
@@ -17,10 +18,10 @@ _BLOCK = 1 << 18
 
 
 def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Tensor, " k"]]:
-    """Permutations (K,), int64 on the CPU, of a palette of K colors, by the entropy of the differences, lowest first.
+    """Permutations (K,), int64 on the CPU, of a palette of K colors, lowest entropy first.
 
-    The differences are those of the indices of adjacent pixels. Each permutation lists the old indices in their new
-    order. The first wins a tie. The best one is refined, if that lowers its entropy.
+    The entropy is that of the differences between indices of adjacent pixels. A permutation lists the old indices in
+    their new order. The best permutation is refined by moves of single colors that shorten its codes.
 
     Args:
         indices: uint8 (H, W), below K.
@@ -46,7 +47,7 @@ def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Ten
 
 
 def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
-    """Count of adjacent pixels, horizontal or vertical, of each color pair: int64 (K, K), symmetric, 0 diagonal."""
+    """Number of adjacent pixels, horizontal or vertical, of each color pair: int64 (K, K), symmetric, diagonal 0."""
     if takes(indices, dtype=torch.uint8):
         pairs = png.adjacency_counts(indices.contiguous(), n_colors)
         return (pairs + pairs.T).fill_diagonal_(0)
@@ -110,10 +111,10 @@ def _grown_order(counts: Tensor) -> Tensor:
 
 
 def _refined_order(counts: Tensor, order: Tensor, lengths: Tensor, reach: int) -> Tensor:
-    """An order in which each color has moved by up to `reach` places to that of the least code lengths.
+    """The order after each color has moved by up to `reach` places to the place of the least total code length.
 
-    `lengths` (256,), int64, are those of differences of indices. Colors move in turn, in the given order, others being
-    shifted. Ties: the place that the color has, then the nearest to the left of it.
+    `lengths` (256,), int64, are the code lengths of index differences. Colors move in turn, in the given order, and
+    shift the colors in between. Ties: the present place, then the places to the left, nearest first, then to the right.
     """
     colors, places = order.tolist(), order.argsort()
     for color in order.tolist():
@@ -137,7 +138,7 @@ def _refined_order(counts: Tensor, order: Tensor, lengths: Tensor, reach: int) -
 
 
 def _swap(counts: Tensor, colors: list[int], places: Tensor, lengths: Tensor, place: int, other_place: int) -> int:
-    """Swap the colors at two adjacent places; the change of the code lengths."""
+    """Swap the colors at two adjacent places, in `colors` and `places`, and return the change of the code lengths."""
     color, other = colors[place], colors[other_place]
     change = lengths[(places - other_place).abs()] - lengths[(places - place).abs()]
     change[[color, other]] = 0
@@ -147,7 +148,7 @@ def _swap(counts: Tensor, colors: list[int], places: Tensor, lengths: Tensor, pl
 
 
 def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:
-    """Counts (256,), int64, of the differences modulo 256 of adjacent indices, which are numbered in an order (K,)."""
+    """Counts (256,), int64, of the differences modulo 256 of adjacent indices, after renumbering by an order (K,)."""
     n_colors = len(order)
     places = torch.arange(n_colors, device="cpu")
     differences = (places[:, None] - places) & 255
@@ -156,7 +157,7 @@ def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:
 
 
 def _entropy(frequencies: Tensor) -> int:
-    """Entropy in 1/64 bit, summed over all values, of values with these frequencies, 0 included."""
+    """Entropy of values with these frequencies, summed over all values, in 1/64 bit. Frequencies may be 0."""
     present = [n for n in frequencies.tolist() if n]
     total = binary_logarithm(sum(present)) if present else 0
     return sum(n * (total - binary_logarithm(n)) for n in present)

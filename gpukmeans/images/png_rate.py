@@ -1,4 +1,4 @@
-"""Bits that the rows of a PNG file take: filter residuals of bytes, and the lengths of their Huffman codes.
+"""Estimated bits of the rows of a PNG file: filter residuals of bytes, and the lengths of their Huffman codes.
 
 A row of a PNG is stored as a filter type and the differences of its bytes from predictions by bytes to the left and
 above (ISO/IEC 15948, 9.2). Deflate then stores a byte in a code whose length is about the binary logarithm of its
@@ -29,23 +29,22 @@ _SHORTEST, _LONGEST = BIT, 15 * BIT
 # Number of bytes filtered at a time.
 _BLOCK = 1 << 18
 
-# Bits of packed rows, in percent of those of rows of one pixel a byte, below which files of packed rows are smaller.
+# Percentage of the bits of rows of one pixel per byte. Below it, packed rows make smaller files; see `pixels_per_byte`.
 _PACKED_PERCENT = 95
 
-# Times that filters are chosen by code lengths, and code lengths by filters.
+# Number of turns in which filters are chosen by code lengths and then code lengths by filters.
 _TURNS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class PngRate:
-    """The filter types of rows (H,), and the code length of each residual (256,), both int32.
+    """Filter type of each row and code length of each residual.
 
     Args:
-        filters: filter type of each row, 0 to 4.
-        lengths: code lengths in 1/64 bit.
+        filters: filter type of each row, 0 to 4, int32 (H,).
+        lengths: code lengths in 1/64 bit, int32 (256,).
         per_byte: number of pixels in a byte, 1, 2, 4 or 8.
-        weights: factors of the lengths by blocks, as `contrast_weights`, if any. Only rows of one pixel a byte can have
-            them.
+        weights: weight of the lengths in each block, from `contrast_weights`, if any. Only for one pixel per byte.
     """
 
     filters: Int[Tensor, " h"]
@@ -93,17 +92,17 @@ def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]
 
 
 def unpacked(rows: Tensor, per_byte: int) -> Tensor:
-    """The indices (..., `per_byte`) of the pixels of bytes (...), of the same type."""
+    """Indices (..., `per_byte`) of the pixels in bytes (...), of the same dtype."""
     bits = 8 // per_byte
     shifts = torch.arange(8 - bits, -1, -bits, dtype=rows.dtype, device=rows.device)
     return (rows[..., None] >> shifts) & (1 << bits) - 1
 
 
 def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
-    """The most pixels that a byte can have, 2, 4 or 8, if rows of such bytes take 5 % fewer bits, else 1.
+    """Number of pixels to store in a byte: as many as fit, 2, 4 or 8, if this takes 5 % fewer bits, else 1.
 
-    The bits are those of the rate fitted to the rows of each form. It does not count repeats, of which whole bytes have
-    more.
+    The bits are estimated by the rate fitted to the rows in each form. The rate does not count repeats, and rows of one
+    pixel per byte have more of them, so packed rows must be smaller by a margin.
 
     Args:
         indices: uint8 (H, W), below `n_colors`.
@@ -117,9 +116,9 @@ def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
 
 
 def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
-    """Filter types and code lengths for rows of indices (H, W), each chosen for the other in turn.
+    """The `PngRate` of indices: filter types and code lengths, fitted to each other in turn.
 
-    The first filters are those of the least sum of absolute residuals. Of equal filters the lowest is taken.
+    The first filters have the least sum of absolute residuals. The lowest filter type wins a tie.
 
     Args:
         indices: uint8 (H, W).
@@ -142,10 +141,10 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
 
 
 def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
-    """The uncompressed image data of a PNG: each row of bytes filtered, after its filter type.
+    """Uncompressed image data of a PNG: the filter type of each row, then the filtered bytes of the row.
 
-    The filters are those of the fewest bits in Huffman codes, which they and the codes are fitted to in turn. A byte is
-    predicted from the bytes beside it, so a pixel is a byte, or a part of one.
+    The filter types are those of `fitted_rate`, with the fewest bits in Huffman codes. The bytes are predicted from the
+    bytes directly to the left and above, as PNG does for pixels of one byte or less.
 
     Args:
         rows: uint8 (H, W), such as palette indices.
@@ -165,7 +164,7 @@ def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
 
 
 def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
-    """The rate of no bits for any residual.
+    """A rate in which every residual has 0 bits.
 
     Args:
         rows: uint8 (H, W).
@@ -175,7 +174,7 @@ def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
 
 
 def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:
-    """Predictions of bytes by filter types and the bytes around them, all int32 of shapes that broadcast."""
+    """Predictions of bytes by filter types and the bytes to the left and above. All int32, of shapes that broadcast."""
     by_left, by_above = (above - above_left).abs(), (left - above_left).abs()
     by_both = (left + above - 2 * above_left).abs()
     paeth = torch.where(
@@ -188,7 +187,7 @@ def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) 
 
 
 def _all_residuals(rows: Tensor) -> Tensor:
-    """Residuals (5, H, W), int32 from 0 to 255, by all filter types."""
+    """Residuals (5, H, W), int32 from 0 to 255, of each filter type."""
     return torch.stack([_residuals(rows, filter_type) for filter_type in range(N_FILTERS)])
 
 
@@ -201,9 +200,9 @@ def _residuals(rows: Tensor, filter_type: int) -> Tensor:
 
 
 def _cheapest(residuals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The filter type (H,), int32, of the least cost of each row of residuals (5, H, W), its own byte included.
+    """Filter type (H,), int32, of the least cost for each row, and counts (256,), int64, of the filtered bytes.
 
-    With the counts (256,), int64, of the bytes of the rows filtered so.
+    Both include the byte of the filter type. `residuals` are (5, H, W). The lowest filter type wins a tie.
     """
     costs = lengths.long()[residuals].sum(dim=2) + lengths[:N_FILTERS, None]
     ranked = costs * N_FILTERS + torch.arange(N_FILTERS, device=costs.device)[:, None]
@@ -212,20 +211,20 @@ def _cheapest(residuals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _counts(residuals: Tensor, filters: Tensor) -> Tensor:
-    """Counts (256,), int64, of the bytes of filtered rows: residuals (5, H, W) of the filters (H,), and these."""
+    """Counts (256,), int64, of the residuals (5, H, W) of the chosen filters (H,), and of the filter types."""
     chosen = residuals[filters.long(), torch.arange(len(filters), device=filters.device)]
     return torch.bincount(chosen.flatten(), minlength=256) + torch.bincount(filters, minlength=256)
 
 
 def _weighted_counts(rows: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
-    """Counts (33, 256), int64, of the bytes of rows (H, W) with these filters (H,), by their weights."""
+    """Counts (33, 256), int64, of the filtered bytes of rows (H, W), by weight. Filter types have the weight 16."""
     chosen = _all_residuals(rows)[filters.long(), torch.arange(len(filters), device=filters.device)]
     bins = torch.cat([(256 * pixel_weights(weights, *rows.shape) + chosen).flatten(), 256 * WEIGHT + filters])
     return torch.bincount(bins, minlength=256 * (MOST_WEIGHT + 1)).view(-1, 256)
 
 
 def _code_lengths(counts: Tensor) -> Tensor:
-    """Code lengths (256,), int32, of bytes with these counts (256,). One that does not occur counts as a tenth."""
+    """Code lengths (256,), int32, of bytes with these counts (256,), after adding a tenth to each count."""
     tenths = [10 * count + 1 for count in counts.tolist()]
     all_bits = binary_logarithm(sum(tenths))
     lengths = [min(max(all_bits - binary_logarithm(n), _SHORTEST), _LONGEST) for n in tenths]

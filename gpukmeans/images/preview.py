@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans.images.colorspace import has_alpha, split_alpha
 
 # Number of images or palettes of a batch that are shown.
 _MAX_SHOWN = 8
@@ -21,7 +21,7 @@ _MAX_SIDE = 256
 def html_preview(palette: UInt8[Tensor, "*palettes k c"], indices: UInt8[Tensor, "*batch h w"]) -> str:
     """HTML of an indexed image: its size, the image, and a swatch of each color of its palette.
 
-    Of a batch, the first images are shown, each beside its palette, or all beside the one that they share. An image
+    Of a batch, the first 8 images are shown, each with its palette, or all with the palette that they share. An image
     with a side above 256 pixels is reduced: each s-th row and column is shown, for the smallest s that fits.
     """
     height, width = indices.shape[-2:]
@@ -43,8 +43,7 @@ _ROW = '<div style="display:flex;gap:8px;margin:4px 0;line-height:0"><div>{}</di
 
 def indexed_png(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> bytes:
     """A PNG file with the colors (K, C), K at most 256, and the index of each pixel (H, W)."""
-    channels = palette.shape[1]
-    color, alpha = (palette[:, :-1], palette[:, -1]) if has_alpha(channels) else (palette, None)
+    color, alpha = split_alpha(palette)
     height, width = indices.shape
     rows = torch.nn.functional.pad(indices, (1, 0))  # each row begins with its filter, 0 for none
     return b"".join(

@@ -10,11 +10,11 @@ from gpukmeans.compilation import eager
 from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.colorspace import ColorSpace, ColorSpaceName, check_space, clear_transparent_pixels
 from gpukmeans.images.dithering import Dithering, DitheringName
-from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image, unique_colors
+from gpukmeans.images.histogram import ColorHistogram, check_colors, check_histogram, check_image, unique_colors
 from gpukmeans.images.indexed import IndexedImage, squared_error
 from gpukmeans.images.mapping import Mapping, check_mapping
-from gpukmeans.images.nearest import nearest_colors
-from gpukmeans.images.palette import Palette, check_colors, check_n_colors, default_refine, fit_palette
+from gpukmeans.images.nearest import nearest_indices
+from gpukmeans.images.palette import Palette, check_n_colors, default_refine, fit_palette
 from gpukmeans.images.rate_distortion import RateName, none_free
 from gpukmeans.images.vivid_areas import flat_counts
 from gpukmeans.options import KMeansOptions
@@ -50,11 +50,9 @@ def quantize(
     `n_colors` colors is returned without loss, except that fully transparent pixels become 0 in all channels. For any
     other image K is `n_colors`.
 
-    Each image of a batch has the palette and indices it would have alone, given the same state of the generator. The
-    palettes are (B, K, C), K being `n_colors`; a shorter one is padded with its last color, which the indices do not
-    use. The indices are (B, H, W).
-
-    Raises TypeError or ValueError for other input.
+    Each image of a batch has the palette and indices that it would have alone, with the same state of the generator.
+    The palettes are (B, K, C), where K is `n_colors`. A shorter palette is padded with its last color, and no index
+    points to the padding. The indices are (B, H, W).
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C). C is 1 for grey, 3 for RGB, one more with alpha.
@@ -77,6 +75,10 @@ def quantize(
         tol: relative decrease of the inertia at which the loop ends.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         generator: CPU generator; by default a new one of seed 0.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has the wrong shape or range, or `lossy` is used with another dithering.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
@@ -134,8 +136,6 @@ def apply_palette(
     Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index on ties. With every
     dithering, opaque pixels take opaque colors if the palette has any.
 
-    Raises TypeError or ValueError for other input.
-
     Args:
         image: uint8 (H, W, C) or (B, H, W, C).
         palette: uint8 (K, C), K from 1 to 256.
@@ -146,15 +146,17 @@ def apply_palette(
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
         rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
 
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has the wrong shape or range, or `lossy` is used with another dithering.
+
     Example:
         >>> palette = torch.tensor([[0], [255]], dtype=torch.uint8)
         >>> apply_palette(torch.tensor([[[10], [200]]], dtype=torch.uint8), palette).indices.tolist()
         [[0, 1]]
     """
     check_image(image, batch=True)
-    check_colors(palette, "palette", image, 256)
-    if len(palette) == 0:
-        raise ValueError("palette must have at least 1 color, got 0")
+    check_colors(palette, "palette", image, 256, min_colors=1)
     mapping = check_mapping(dither, strength, lossy, rounds, rate)
     cleared = clear_transparent_pixels(image)
     images = cleared[None] if image.ndim == 3 else cleared
@@ -168,16 +170,15 @@ def apply_palette(
 
 
 def _optimized_indices(image: Tensor, palette: Tensor, mapping: Mapping) -> Tensor:
-    """Indices (H, W) of an image (H, W, C) optimized for a palette that stays."""
+    """Indices (H, W) of an image (H, W, C), optimized for a palette that does not change."""
     histogram = unique_colors(image)
+    nearest = IndexedImage(palette, nearest_indices(image, histogram, palette))
 
     def squared_error_of_kmeans() -> int:
         fit = fit_palette(histogram, len(palette))
         return squared_error(image, IndexedImage(fit.colors, histogram.map_values(fit.labels, image)))
 
-    return mapping.optimized(
-        image, _nearest(image, histogram, palette), none_free(palette), squared_error_of_kmeans
-    ).indices
+    return mapping.optimized(image, nearest, none_free(palette), squared_error_of_kmeans).indices
 
 
 @eager
@@ -194,11 +195,9 @@ def map_to_palette(
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 
-    `quantize` is `unique_colors`, `fit_palette` and this. Without dithering each pixel takes the label of its color,
-    the nearest one in the color space of the palette. With `lossy` and dither "optimized" the palette changes with the
-    indices; with other ditherings the result is that of `apply_palette`.
-
-    Raises TypeError or ValueError for other input, such as a palette of another histogram.
+    `quantize` calls `unique_colors`, `fit_palette` and this function. Without dithering each pixel takes the palette
+    color that is nearest to its color in the color space of the palette. With `lossy` or dither "optimized" the palette
+    changes with the indices. With other ditherings the result is that of `apply_palette`.
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C), all of whose colors are in the histogram. Fully transparent pixels are
@@ -211,6 +210,10 @@ def map_to_palette(
             `fit_palette`: 0 for the least error, about 15 for photos. Only with dither "none" or "optimized".
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
         rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument has the wrong shape or range, or the palette was fitted to another histogram.
 
     Example:
         >>> image = torch.tensor([[[0, 0, 0], [0, 0, 2], [200, 0, 0]]], dtype=torch.uint8)
@@ -242,15 +245,11 @@ def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping:
     labeled = IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
     if mapping.takes_nearest:
         return labeled
-    # The optimizer begins with colors nearest in sRGB. Those are the labels, if the palette was clustered there.
-    nearest = labeled if palette.free.any() else _nearest(image, histogram, palette.colors)
+    # The optimizer begins with the colors nearest in sRGB. The labels are these colors if the space was sRGB.
+    nearest = labeled
+    if not palette.free.any():
+        nearest = IndexedImage(palette.colors, nearest_indices(image, histogram, palette.colors))
     return mapping.optimized(image, nearest, palette.free, lambda: squared_error(image, nearest))
-
-
-def _nearest(image: Tensor, histogram: ColorHistogram, palette: Tensor) -> IndexedImage:
-    """The image (H, W, C) in the colors of the palette (K, C) that are nearest in sRGB."""
-    labels = nearest_colors(histogram.colors, palette).labels.to(torch.uint8)
-    return IndexedImage(palette, histogram.map_values(labels, image))
 
 
 def _stacked(images: list[IndexedImage], n_colors: int) -> IndexedImage:

@@ -1,16 +1,16 @@
 """Rate-distortion optimization of an indexed image: indices and palette of small visible error and few bits.
 
-The nearest color of each pixel is not the best choice of indices. The eye averages over neighboring pixels, so errors
-that cancel after a small blur are less visible: that is what dithering is about (direct binary search, Analoui &
-Allebach 1992). And a file is smaller if filtered indices are frequent ones (entropy-constrained vector quantization,
-Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
+The nearest color of each pixel is not the best choice of indices, for two reasons. The eye averages over neighboring
+pixels, so errors that cancel after a small blur are less visible; dithering makes use of this (direct binary search,
+Analoui & Allebach 1992). And a file is smaller if its filtered indices are frequent ones (entropy-constrained vector
+quantization, Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
 
-    J = e·R·e + price · bits,
+    J = e·R·e + price · bits.
 
-e being the errors of all pixels, R a mixture of the identity and of a small blur correlated with itself, and bits the
-code lengths of `png_rate` or `gif_rate`, which may have weights by place. Pixels are changed one by one to the color of
-the least J (iterated conditional modes, Besag 1986), or, where few colors take fewer bits so, together with those that
-share their byte. All arithmetic is on integers, so every device returns the same bits.
+Here e are the errors of all pixels, and R is a mixture of the identity and of a small blur correlated with itself. The
+bits are the code lengths of `png_rate` or `gif_rate`, which may be weighted by position. Pixels are changed one by one
+to the color of the least J (iterated conditional modes, Besag 1986). Where a byte of the file has several pixels, these
+are changed together. All arithmetic is on integers, so every device returns the same bits.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gpukmeans.engines.native import optimizing, png
 from gpukmeans.engines.native.tensors import takes
-from gpukmeans.images.colorspace import SRGB, has_alpha
+from gpukmeans.images.colorspace import SRGB, n_color_channels
 from gpukmeans.images.contrast import block_sums, pixel_weights, weighted
 from gpukmeans.images.gif_rate import GifRate, fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage
@@ -45,35 +45,35 @@ RateName = Literal["png", "gif"]
 
 RATES: tuple[RateName, ...] = ("png", "gif")
 
-# [1 2 1] correlated with itself; its outer product is R of the blur, whose sum is `WHOLE`.
+# [1 2 1] correlated with itself. The outer product with itself is the part of R for the blur; its sum is `WHOLE`.
 _BLUR = (1, 4, 6, 4, 1)
 WHOLE = 256
 
 BLURRED_SHARE = 208
-"""Weight of the blurred error, of 256, that looks best: by SSIMULACRA2 and FLIP of photos."""
+"""Weight of the blurred error, in 256ths, with the best SSIMULACRA2 and FLIP on photos."""
 
-# Pixels that are this many rows and columns apart have no common neighbor in J, and bytes of several pixels that are
-# this many columns apart.
+# Pixels that are this many rows or columns apart are in no common term of J. For bytes of several pixels the second
+# number of columns is enough.
 _APART, _BYTES_APART = 3, 2
 
-# Number of colors tried for a pixel, in addition to those of its neighbors: those nearest to its cell of the color
-# space. Cells have a side of 4 levels, 8 with alpha.
+# Number of colors tried for a pixel in addition to the colors of its neighbors, with and without a blurred error. These
+# are the colors nearest to the cell of the pixel in color space. Cells have a side of 4 levels, 8 with alpha.
 N_NEAREST, N_NEAREST_BY_PIXEL = 8, 4
 _CELL_BITS, _CELL_BITS_OF_ALPHA = 2, 3
 
-# Rounds of coordinate descent over the palette.
+# Largest number of rounds of coordinate descent over the palette.
 _DESCENTS = 4
 
-# Number of distances computed at a time; squared distance of colors that are excluded.
+# Number of distances computed at a time, and the squared distance that stands for an excluded color.
 _BLOCK, _FAR = 1 << 18, 1 << 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimized: the weights of visible error, of the error of single pixels, and of bits.
+    """Weights in the objective J: of the blurred error, of the error of single pixels, and of bits.
 
     Args:
-        share: weight of the blurred error, from 0 to `WHOLE`; the rest is that of the error of single pixels.
+        share: weight of the blurred error, from 0 to `WHOLE`. The rest is the weight of the error of single pixels.
         price: squared error that a bit costs, as an integer with 16 fractional bits.
     """
 
@@ -81,9 +81,9 @@ class Objective:
     price: int
 
     def weights(self) -> dict[tuple[int, int], int]:
-        """R: the weights of products of errors by rows and columns between two pixels, where not 0.
+        """Nonzero weights of R, by the offset (rows, columns) between the two pixels whose errors are multiplied.
 
-        Their sum is `WHOLE` squared.
+        The sum of the weights is `WHOLE` squared.
         """
         blurred = {(y, x): self.share * _BLUR[y + 2] * _BLUR[x + 2] for y in range(-2, 3) for x in range(-2, 3)}
         blurred[0, 0] += (WHOLE - self.share) * WHOLE
@@ -91,21 +91,21 @@ class Objective:
 
 
 def none_free(palette: UInt8[Tensor, "k c"]) -> Bool[Tensor, " k"]:
-    """The mask (K,) of no color, for a palette that stays."""
+    """Mask (K,) of the free colors of a palette that does not change: all False."""
     return torch.zeros_like(palette[:, 0], dtype=torch.bool)
 
 
 def blurred_share(strength: float) -> int:
-    """The weight of the blurred error, 0 to `BLURRED_SHARE`, for a strength of the dithering from 0 to 1."""
+    """Weight of the blurred error, 0 to `BLURRED_SHARE`, for a dithering strength from 0 to 1."""
     return round(BLURRED_SHARE * strength)
 
 
 def price_of_bit(lossy: float, squared_error: int, n_pixels: int) -> int:
-    """The price of a bit: `lossy` hundredths of the mean squared error, with 16 fractional bits, rounded down.
+    """Price of a bit: `lossy` hundredths of the mean squared error, with 16 fractional bits, rounded down.
 
     Args:
-        lossy: hundredths, of which thousandths count.
-        squared_error: sum over all pixels, an integer.
+        lossy: price in hundredths, rounded to three decimals.
+        squared_error: squared error of the K-means palette, summed over the pixels: an integer.
         n_pixels: number of pixels.
 
     Example:
@@ -126,22 +126,22 @@ def optimized(
     rate_name: RateName = "png",
     bit_weights: UInt8[Tensor, "p q"] | None = None,
 ) -> IndexedImage:
-    """The indexed image of the lowest J of all rounds, the given one included. The palette keeps its order.
+    """The indexed image of the lowest J, out of the given one and the result of each round. Colors keep their order.
 
-    A round orders the palette and fits the rate to the indices (`png_rate`), changes indices in one sweep over all
-    pixels, and refits the palette to the image; the last round does not refit it. Where bits have no price, there is no
-    order and no rate. All rates are of whole bytes or all of packed ones, by `pixels_per_byte` of the given indices.
-    The bits of a GIF do not depend on the order.
+    A round has three steps. It orders the palette and fits the rate to the indices. It changes indices in one sweep
+    over all pixels. It refits the palette to the image, except in the last round. Without a price of bits there is no
+    order and no rate. The bits of a GIF do not depend on the order. The number of pixels per byte is chosen once, by
+    `pixels_per_byte` of the given indices.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
         palette: uint8 (K, C).
-        indices: uint8 (H, W): opaque pixels have an opaque color, if the palette has any.
-        objective: what is minimized.
+        indices: uint8 (H, W). Opaque pixels have an opaque color, if the palette has any.
+        objective: the weights in J.
         n_rounds: number of rounds.
-        free: mask (K,) of the colors that may change; opaque ones do. By default all.
+        free: mask (K,) of the colors that may change if they are opaque. By default all.
         rate_name: file format of the bits.
-        bit_weights: weights of bits by blocks, `contrast_weights`. Not used where bytes have several pixels.
+        bit_weights: weights of bits by blocks, from `contrast_weights`. Not used where bytes have several pixels.
     """
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
     cells, per_byte = color_cells(image), None
@@ -172,7 +172,7 @@ def optimized(
 
 
 def _renumbered(indices: Tensor, numbers: Tensor) -> Tensor:
-    """Indices (H, W), uint8, replaced by their numbers (K,), int64."""
+    """Indices (H, W), uint8, after replacing each index by its entry in `numbers` (K,), int64."""
     if takes(indices, dtype=torch.uint8):
         return png.mapped(indices.contiguous(), numbers.to(torch.uint8))
     return numbers.to(torch.uint8)[indices.int()]
@@ -186,12 +186,12 @@ def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
     """e·R·e, in squared premultiplied levels (255 times as large with alpha) with 16 fractional bits."""
-    # Blocks are added as Python's integers, because a picture with alpha may exceed 64 bits.
+    # Blocks are added as Python's integers, because the sum for an image with alpha may exceed 64 bits.
     return sum(block_energies(image, indexed, objective).flatten().tolist())
 
 
 def block_energies(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> Int[Tensor, "p q"]:
-    """The parts of `energy` of blocks of 8 x 8 pixels, int64 (ceil(H / 8), ceil(W / 8))."""
+    """Terms of `energy` by blocks of 8 x 8 pixels, int64 (ceil(H / 8), ceil(W / 8))."""
     if takes(image, *indexed, dtype=torch.uint8):
         points, indices = _points(indexed.palette), indexed.indices.contiguous()
         return optimizing.energy(image.contiguous(), points, indices, objective.share)
@@ -200,7 +200,7 @@ def block_energies(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objecti
 
 
 def _errors(image: Tensor, indexed: IndexedImage) -> Tensor:
-    """Errors (H, W, D), int64, of the colors of the pixels."""
+    """Errors e (H, W, D), int64: the points of the image minus the points of the palette colors."""
     return _image_points(image) - _points(indexed.palette)[indexed.indices.int()]
 
 
@@ -215,13 +215,13 @@ def _correlated(errors: Tensor, objective: Objective) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ColorCells:
-    """Cells of the color space, and that of each pixel. Cells of opaque pixels contain no others.
+    """Cells of the color space, and the cell of each pixel. A cell has either opaque or other pixels.
 
     Args:
         centers: twice the center of each cell in levels, int32 (M, D).
-        opaque: whether the pixels of each cell are opaque (M,).
+        opaque: mask (M,) of the cells of opaque pixels.
         index: cell of each pixel, int32 (H, W).
-        unit: factor that alpha adds to the points of colors, 255 or 1.
+        unit: factor that alpha adds to the points of colors, 255 or 1; see `ColorSpace.unit`.
     """
 
     centers: Int[Tensor, "m d"]
@@ -230,9 +230,9 @@ class ColorCells:
     unit: int
 
     def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> "Candidates":
-        """The `n` colors nearest to the center of each cell, or all; the lowest index on ties.
+        """The `n` palette colors nearest to the center of each cell, or all of fewer. The lowest index wins a tie.
 
-        Cells of opaque pixels get opaque colors, if there are any: the nearest one again where these are too few.
+        Cells of opaque pixels get opaque colors if there are any. If these are too few, the nearest one is repeated.
         """
         n, points, opaque = min(n, len(palette)), _points(palette), is_opaque(palette)
         excluded = ~opaque & opaque.any()
@@ -250,14 +250,14 @@ class ColorCells:
 
 
 class Candidates(NamedTuple):
-    """The colors tried for the pixels of each cell, uint8 (M, n), and the cell of each pixel, int32 (H, W)."""
+    """Cell of each pixel, int32 (H, W), and the colors that are tried for the pixels of each cell, uint8 (M, n)."""
 
     cells: Int[Tensor, "h w"]
     lists: UInt8[Tensor, "m n"]
 
 
 def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
-    """The cells of the colors of an image (H, W, C): cubes with a side of 4 levels, with alpha 8 premultiplied ones."""
+    """Cells of the colors of an image (H, W, C): cubes of 4 levels, or with alpha of 8 premultiplied levels."""
     unit = SRGB.unit(image.shape[2])
     bits, n_channels = (_CELL_BITS, 3) if unit == 1 else (_CELL_BITS_OF_ALPHA, 4)
     digits = 8 - bits
@@ -280,12 +280,13 @@ def sweep(
     rate: PngRate | GifRate,
     objective: Objective,
 ) -> None:
-    """Change each byte of the rows, in place, to the candidate of the lowest J while all others are fixed.
+    """Change each byte of the rows, in place, to the candidate of the lowest J while all other bytes are fixed.
 
-    Candidates for a byte of one pixel are the present color, which wins ties, those of the cell, and those of the four
-    neighbors; for one of several pixels all combinations of colors. Of these, opaque pixels take opaque colors only,
-    and fully transparent pixels stay. The lowest byte wins other ties. Bytes are changed in phases, each for those that
-    are 3 rows and 3 columns apart, or 2 columns of several pixels: no term of J has two of them.
+    For a byte of one pixel the candidates are the present color, the colors of the cell, and the colors of the four
+    neighbors. For a byte of several pixels they are all combinations of colors. Opaque pixels take opaque colors only,
+    and fully transparent pixels do not change. The present byte wins a tie, then the lowest byte. In one phase all
+    bytes are changed that are 3 rows and 3 columns apart, or 2 columns if they have several pixels: no two of them are
+    in one term of J.
     """
     by_pixel = rate.per_byte == 1
     if (
@@ -328,9 +329,9 @@ def _sweep_by_kernels(
 
 
 class _Grid:
-    """The rows of bytes and the errors of an image with a border, of which some bytes are changed at a time.
+    """Bytes and errors of an image, with a border on each side, for changing many bytes at a time.
 
-    Rows of pixels end with those that are in the last byte but not in the image. They have no error, and stay.
+    The last byte of a row may have pixels outside the image. These have no error and do not change.
     """
 
     def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate | GifRate, objective: Objective) -> None:
@@ -341,7 +342,7 @@ class _Grid:
         self._bytes = torch.nn.functional.pad(rows.int(), (1, 1, 1, 1))
         n_outside = self.width * rate.per_byte - self._shape[1]
         self._errors = torch.nn.functional.pad(_errors(image, indexed), (0, 0, 2, 2 + n_outside, 2, 2))
-        # Numbers of a byte that are no color of the palette are those of no pixel.
+        # Values of a byte without a palette color are excluded, because no pixel may have them.
         n_missing = 256 - len(indexed.palette)
         self._points = torch.nn.functional.pad(_points(indexed.palette).long(), (0, 0, 0, n_missing))
         opaque = is_opaque(indexed.palette)
@@ -349,7 +350,7 @@ class _Grid:
         self._translucent = torch.nn.functional.pad(~opaque, (0, n_missing))
         self._only_opaque = self._by_byte(is_opaque(image) & opaque.any(), outside=False)
         self._stays = self._by_byte(is_transparent(image), outside=True)
-        # A row more, for the one below the last.
+        # One more row, because `_bits` reads the filter of the row below the last one.
         self._filters = None if rate.filters is None else torch.cat([rate.filters, rate.filters[:1]])
         self._lengths, self._objective = rate.lengths.long(), objective
         self._weights = None
@@ -361,7 +362,7 @@ class _Grid:
         return unpacked(self._bytes[1:-1, 1:-1], self._per_byte).flatten(1)[:, : self._shape[1]]
 
     def change(self, top: int, left: int, n_rows: int, candidates: Candidates | None) -> None:
-        """Change the bytes of every third row and every second or third column, from a first one.
+        """Change the bytes in every third row from `top`, and in every second or third column from `left`.
 
         Without candidates all values of a byte are tried.
         """
@@ -370,7 +371,7 @@ class _Grid:
         inner = slice(top, top + _APART * n_rows, _APART), slice(left, None, self.columns_apart)
 
         def shifted(grid: Tensor, y: int, x: int, size: int = 1) -> Tensor:
-            """Of a grid with a border the entries y rows and x columns from the border of each byte or pixel."""
+            """Entries of an array with a border, at the bytes or pixels to change, shifted by y rows and x columns."""
             y, x = y + top, x + left * size
             step = self.columns_apart * size
             return grid[y : y + _APART * n_rows - 2 : _APART, x : x + step * (len(columns) - 1) + 1 : step]
@@ -427,7 +428,7 @@ class _Grid:
         has_right: Tensor,
         has_below: Tensor,
     ) -> Tensor:
-        """The bits that depend on a byte, int64, for all values tried."""
+        """Bits, int64, of all codes that depend on the byte, for each value tried."""
         if self._filters is None:
             own, right = self._lengths[around[0, -1], tried], self._lengths[tried, around[0, 1]]
             return weighted(own, weights[0, 0]) + has_right * weighted(right, weights[0, 1])
@@ -443,7 +444,7 @@ class _Grid:
         return here + has_right * right + has_below * under + has_right * has_below * diagonal
 
     def _by_byte(self, mask: Tensor, *, outside: bool) -> Tensor:
-        """A mask (H, W) of pixels by bytes, (H, B, `per_byte`)."""
+        """A mask (H, W) of pixels, arranged by bytes (H, B, `per_byte`), with the value `outside` outside the image."""
         n_outside = self.width * self._per_byte - mask.shape[1]
         return torch.nn.functional.pad(mask, (0, n_outside), value=outside).unflatten(1, (self.width, self._per_byte))
 
@@ -453,8 +454,8 @@ def refitted(
 ) -> UInt8[Tensor, "k c"]:
     """The palette (K, C) after coordinate descent on the normal equations A·P = V of e·R·e, which never rises.
 
-    In up to 4 rounds, each color in turn becomes the rounded one of the least e·R·e while the others are fixed. Colors
-    that are not `free`, not opaque or not used stay.
+    In up to 4 rounds, each color in turn is set to the 8-bit color of the least e·R·e while the others are fixed. Only
+    colors that are `free`, opaque and used change.
 
     Args:
         image: uint8 (H, W, C).
@@ -465,7 +466,7 @@ def refitted(
     palette = indexed.palette
     a, v = _normal_equations(image, indexed, objective)
     residuals = v - a @ _points(palette).long()
-    unit, n_levels = SRGB.unit(palette.shape[1]), palette.shape[1] - has_alpha(palette.shape[1])
+    unit, n_levels = SRGB.unit(palette.shape[1]), n_color_channels(palette.shape[1])
     changing = (free & is_opaque(palette) & (a.diagonal() > 0)).nonzero().squeeze(1)
     levels = palette[:, :n_levels].long()
     descend = optimizing.descend if takes(image, palette, dtype=torch.uint8) else _descend
@@ -474,7 +475,7 @@ def refitted(
 
 
 def _descend(a: Tensor, residuals: Tensor, levels: Tensor, changing: Tensor, *, unit: int, n_rounds: int) -> Tensor:
-    """The levels (K, 1 or 3) after coordinate descent from residuals V - A·P (K, D)."""
+    """Levels (K, 1 or 3) of the palette after coordinate descent. `residuals` (K, D) are V - A·P; overwritten."""
     levels = levels.clone()
     for _ in range(n_rounds):
         before = levels.clone()
@@ -491,7 +492,7 @@ def _descend(a: Tensor, residuals: Tensor, levels: Tensor, changing: Tensor, *, 
 
 
 def _normal_equations(image: Tensor, indexed: IndexedImage, objective: Objective) -> tuple[Tensor, Tensor]:
-    """A (K, K) and V (K, D), int64: the points P (K, D) of the least e·R·e solve A·P = V."""
+    """A (K, K) and V (K, D), int64. The palette points P (K, D) of the least e·R·e solve A·P = V."""
     n_colors, share = len(indexed.palette), objective.share
     if takes(image, *indexed, dtype=torch.uint8):
         n_dims = _points(indexed.palette).shape[1]

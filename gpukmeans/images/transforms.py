@@ -19,17 +19,17 @@ from gpukmeans.seeding import seeded
 class QuantizeColors(nn.Module):
     """Quantizes images to at most `n_colors` colors, in an `nn.Sequential` or torchvision's `v2.Compose`.
 
-    `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1, which are rounded to 8 bits and
-    divided by 255 again. The result has the same shape, dtype, device and tensor subclass, such as `tv_tensors.Image`,
-    and no gradient. `forward(image, target)` returns the pair, its target unchanged, as transforms of torchvision do
-    with classes, boxes and masks. Each image is quantized on its own with a generator of the given seed, so equal
-    images have equal results in every batch and process.
+    `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1. Floats are rounded to 8 bits, and the
+    result is divided by 255 again. The result has the same shape, dtype, device and tensor subclass, such as
+    `tv_tensors.Image`, and no gradient. `forward(image, target)` returns the pair with an unchanged target, as
+    transforms of torchvision do with classes, boxes and masks. Each image is quantized on its own with a generator of
+    the given seed, so equal images have equal results in every batch and process.
 
     Options are checked when an image is passed. `fixed` is a buffer that is not saved.
 
     Args:
         n_colors: maximum number of colors of each image, 1 to 256.
-        space: see `quantize`, as for the other options.
+        space: a name of `COLOR_SPACES` or a `ColorSpace`; `quantize` describes this and the other options.
         dither: a name of `DITHERINGS` or a `Dithering` function, called once for each image.
         strength: strength of the dithering, 0 to 1.
         lossy: price of a bit in hundredths of the mean squared error, 0 or more.
@@ -40,6 +40,10 @@ class QuantizeColors(nn.Module):
         n_init: number of runs; the best is kept.
         refine: refinement cycles; by default 2 up to 64 colors, else 1.
         seed: seed of the generator.
+
+    Raises:
+        TypeError: by `forward`, if an option or the image has the wrong type.
+        ValueError: by `forward`, if an option or the image has the wrong shape or range.
 
     Example:
         >>> QuantizeColors(2)(torch.tensor([[[0, 2, 200]]], dtype=torch.uint8)).tolist()
@@ -81,9 +85,15 @@ class QuantizeColors(nn.Module):
         self.register_buffer("fixed", fixed, persistent=False)
 
     def forward(self, image: Num[Tensor, "*batch c h w"], *target: Any) -> Any:
-        """The quantized images (..., C, H, W), in a tuple with `target` if there is one.
+        """The quantized images (..., C, H, W), in a tuple with `target` if it is given.
 
-        TypeError or ValueError for anything but uint8 or floats from 0 to 1.
+        Args:
+            image: uint8 or floats from 0 to 1, (..., C, H, W).
+            *target: anything, returned unchanged.
+
+        Raises:
+            TypeError: if the image is not a tensor of uint8 or floats.
+            ValueError: if the image has another shape, or floats outside 0 to 1.
         """
         result = self._quantized(image)
         return (result, *target) if target else result

@@ -1,7 +1,7 @@
-"""Small flat areas of vivid colors: counts of flat pixels, and a color of the palette for areas that lost theirs.
+"""Small flat areas of vivid colors: counts of flat pixels, and palette colors for areas without a similar color.
 
-A badge of a few hundred pixels adds little to a squared error, so that K-means gives its color to another area. Up to
-some 32 colors such areas then look wrong. Sums are of integers, so all devices give the same bits.
+A badge of a few hundred pixels adds little to the squared error, so K-means often leaves it without a center of its
+own. With up to about 32 colors such areas look wrong. Sums are of integers, so all devices return the same bits.
 """
 
 import math
@@ -22,22 +22,23 @@ from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace
 from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image
 from gpukmeans.tiling import blocks
 
-# Levels by which a channel differs at most around a flat pixel.
+# Largest difference of a channel, in levels, within the 3 x 3 pixels around a flat pixel.
 _FLAT = 23
 
-# In OKLab, where white is 1: the least chroma of a vivid color, the mean error from which an area has lost its color,
-# and the error of a pixel that does not count.
+# Distances in OKLab, where white is 1: the least chroma of a vivid color, the mean error from which an area counts as
+# without a similar color, and the error of a pixel that is tolerated.
 _CHROMA, _LOST, _TOLERATED = 0.1, 0.08, 0.04
 
-# Areas are the flat pixels whose colors are equal in the high bits of each channel; smaller ones do not count. Colors
-# that are equal in more bits are replaced by their mean, since errors of all colors take ten times as long.
+# An area consists of the flat pixels whose colors are equal in the `_AREA_BITS` high bits of each channel. Areas of
+# fewer than `_MIN_PIXELS` are ignored. Colors that are equal in `_MEAN_BITS` high bits are replaced by their mean,
+# because the errors of all single colors would take ten times as long.
 _AREA_BITS, _MEAN_BITS, _MIN_PIXELS = 4, 6, 12
 
-# The largest rise of the squared error of K-means, the number of areas tried, and steps of Lloyd's loop for each and at
-# the end. With 2 % fewer badges get a color, and moves without steps cost too much.
+# The largest relative rise of the squared error of K-means, the number of areas tried, and the steps of Lloyd's loop
+# after each move and at the end. With a rise of 2 % fewer badges get a color. Without steps the error rises too much.
 _MAX_RISE, _TRIES, _STEPS = 0.04, 6, 6
 
-# Number of pixels, and of entries of a table of distances, at a time.
+# Number of pixels processed at a time, and number of distances in a table.
 _BLOCK, _TABLE = 1 << 17, 1 << 18
 
 _LAB = COLOR_SPACES["oklab"]
@@ -48,14 +49,16 @@ _ERROR_UNITS = 1 << 20
 def flat_counts(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram) -> Int[Tensor, " m"]:
     """Number of flat pixels of each color of the histogram, int64 (M,).
 
-    A pixel is flat if each channel differs by less than 24 levels within the 3 x 3 pixels around it. Counts of several
-    images in one histogram add.
-
-    Raises TypeError or ValueError for other input.
+    A pixel is flat if each channel differs by less than 24 levels within the 3 x 3 pixels around it. For a histogram of
+    several images, add the counts of the images.
 
     Args:
-        image: uint8 (H, W, C), all of whose colors are in the histogram.
-        histogram: the colors.
+        image: uint8 (H, W, C).
+        histogram: a histogram that has all colors of the image.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the image has the wrong shape, or the histogram lacks a color of the image.
 
     Example:
         >>> image = torch.tensor([[[0], [0], [0], [99]]], dtype=torch.uint8)
@@ -77,7 +80,7 @@ def flat_counts(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram) -> Int
 
 
 def _extreme(image: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The extreme (H, W, C) of the 3 x 3 pixels around each."""
+    """Maximum or minimum (H, W, C), by the function `extreme`, of the 3 x 3 pixels around each pixel."""
     for axis in (0, 1):
         pairs = extreme(image.narrow(axis, 1, image.shape[axis] - 1), image.narrow(axis, 0, image.shape[axis] - 1))
         first, last = image.narrow(axis, 0, 1), image.narrow(axis, -1, 1)
@@ -103,20 +106,21 @@ def keep_vivid_areas(
     space: ColorSpace,
     clustered: Callable[[Tensor, Tensor, Tensor, int], KMeansResult[Tensor]],
 ) -> KMeansResult[Tensor]:
-    """The clusters of `found`, some of whose centers moved to vivid areas that have no similar color.
+    """The clusters of `found`, after moving some centers to vivid areas that have no similar center.
 
-    One area after the other, that of the largest error first, gets the center that is missed least, unless another
-    vivid area would lose by that. A few steps of Lloyd's loop follow. That is kept if the error of vivid areas falls,
-    and the squared error of all pixels is at most 4 % above that of `found`.
+    The areas are processed one by one, in descending order of their error. An area gets the center whose removal raises
+    the squared error least, among the centers that other vivid areas do not need. A few steps of Lloyd's loop follow.
+    The move is kept if the error of vivid areas falls, and the squared error of all pixels is at most 4 % above the
+    squared error of `found`.
 
     Args:
         histogram: the colors (M, C).
         flat: `flat_counts` (M,).
         found: the clusters of all colors.
         means: means of similar colors, which replace the colors in the search.
-        n_fixed: number of centers that stay, the first ones.
+        n_fixed: number of fixed centers, which come first.
         space: color space of the points.
-        clustered: the result of Lloyd's loop from free centers: (points, weights, centers, number of steps).
+        clustered: function of (points, weights, free centers, number of steps) that runs Lloyd's loop.
     """
     areas = _Areas.of(histogram, flat, space)
     centers, limit = found.result.centers, float(found.result.inertia) * (1 + _MAX_RISE)
@@ -149,7 +153,10 @@ def keep_vivid_areas(
 
 @dataclass(frozen=True, kw_only=True)
 class _Areas:
-    """Vivid flat colors: points x (V, D), in OKLab (V, D), pixels (V,), area (V,); and the pixels of each area (A,)."""
+    """Vivid flat colors: points `x` (V, D), OKLab points `lab` (V, D), pixels `counts` (V,) and area `labels` (V,).
+
+    `n_pixels` (A,) is the number of pixels of each area.
+    """
 
     x: Tensor
     lab: Tensor
@@ -184,17 +191,20 @@ class _Areas:
         return _Areas(x=x, lab=lab, counts=counts, labels=labels, n_pixels=n_pixels, space=space, channels=channels)
 
     def errors(self, centers: Tensor) -> Tensor:
-        """Error of the pixels of each color (V,), int64: what is visible beyond what is tolerated."""
+        """Error of the pixels of each color (V,), int64: distance in OKLab beyond the tolerated one, times count."""
         return self.errors_at(assign(self.x, centers).labels, centers)
 
     def errors_at(self, labels: Tensor, centers: Tensor) -> Tensor:
-        """The same, for given labels (V,)."""
+        """`errors` for given labels (V,)."""
         shown = _LAB.encode(self.space.decode(centers, self.channels)).index_select(0, labels)
         distance = (self.lab - shown).double().square().sum(dim=1).sqrt() / (_LAB.scale * _LAB.unit(self.channels))
         return ((distance - _TOLERATED).clamp(min=0) * _ERROR_UNITS).long() * self.counts
 
     def worst(self, errors: Tensor, tried: Tensor) -> int | None:
-        """The area of the largest error (V,) that has lost its color and was not tried (A,)."""
+        """The area of the largest error, among untried ones without a similar center; None without one.
+
+        `errors` (V,) are those of the colors, and `tried` (A,) is a mask of areas.
+        """
         total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
         is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels
         total = torch.where(is_lost & (self.n_pixels >= _MIN_PIXELS) & ~tried, total, 0)
@@ -209,7 +219,7 @@ class _Areas:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """Exact sums of squared distances times weights of points x (M, D), in a unit in which they fit into 62 bits."""
+    """Exact sums of weight x squared distance over points (M, D), in a fixed-point unit that fits them into 62 bits."""
 
     x: Tensor
     weights: Tensor
@@ -227,12 +237,12 @@ class _Sums:
         return (sqdist.double() * self.weights[rows] * self.units).round().long()
 
     def squared_error(self, centers: Tensor) -> int:
-        """The sum over the points of the weight times the squared distance to the nearest of the centers (K, D)."""
+        """Sum over the points of weight x squared distance to the nearest of the centers (K, D)."""
         sqdist = assign(self.x, centers).sqdist
         return int(self.terms(sqdist, slice(None)).sum())
 
     def missed(self, centers: Tensor) -> Tensor:
-        """The rise of the squared error without each of the centers (K,), int64."""
+        """Rise of the squared error, int64 (K,), if the center were removed, for each center."""
         totals = torch.zeros(len(centers), dtype=torch.int64, device=self.x.device)
         for rows, (nearest, _, sqdist) in zip(self._rows(centers), _two_nearest(self.x, centers), strict=True):
             totals.index_add_(0, nearest, self.terms(sqdist[:, 1] - sqdist[:, 0], rows))
@@ -243,9 +253,9 @@ class _Sums:
 
 
 def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: _Sums, n_fixed: int) -> int | None:
-    """The free center (of K, D) that is missed least beside a point added (D,); None without one.
+    """The free center to move to the point `added` (D,): its removal raises the squared error least. None without one.
 
-    It takes no more than half of what the added point saves from the error of vivid areas.
+    The error of vivid areas may rise by its removal by less than half of what the added point saves.
     """
     extended = torch.cat([centers, added[None]])
     nearest, second = (torch.cat(labels) for labels in list(zip(*_two_nearest(areas.x, extended), strict=True))[:2])
@@ -261,7 +271,7 @@ def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: 
 
 
 def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """In blocks of points: labels of the nearest and the second nearest center (N,), squared distances (N, 2)."""
+    """Labels (N,) of the nearest and the second nearest center, and squared distances (N, 2), by blocks of points."""
     n_centers = len(centers)
     numbers = torch.arange(n_centers, device=x.device)
     for rows in blocks(len(x), _TABLE // n_centers):
@@ -269,7 +279,7 @@ def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Ten
         labels, minima = [], []
         for _ in range(2):
             minimum = table.amin(dim=1)
-            # The lowest index wins a tie, while `argmin` may give any.
+            # The lowest index wins a tie. `argmin` may return any of them.
             label = torch.where(table == minimum[:, None], numbers, n_centers).amin(dim=1).clamp(max=n_centers - 1)
             table.scatter_(1, label[:, None], math.inf)
             labels.append(label)
