@@ -83,7 +83,7 @@ class ColorSpace:
     def unit(self, channels: int) -> int:
         """Factor that alpha adds to the points: 255 for colors of 2 or 4 channels, else 1.
 
-        `encode` multiplies by alpha, 0 to 255, so points of opaque colors are 255 times those of colors without alpha.
+        `encode` multiplies by alpha, 0 to 255, so points of opaque colors are 255 times as large as without alpha.
         Squared distances divided by `unit` squared are comparable; in sRGB they are in squared 8-bit levels.
         """
         return 255 if has_alpha(channels) else 1

@@ -101,12 +101,12 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     * An error that exceeds the spacing of the palette (`_channel_spacing`) in a channel loses half of the excess.
       Mixtures of two neighboring colors keep their mean, because their errors are at most half the spacing. Colors
       outside the range of the palette leave no trail. On photos this gave the least visible error (FLIP).
-    * The target color, that of the image plus errors, is clamped to the range of the colors of image and palette.
+    * The target color, image plus errors, is clamped to the range of the colors of image and palette.
     * Pixels that are not dithered (`_dithered_pixels`) neither receive nor pass on errors.
     * Opaque pixels keep an opaque target and take an opaque color; no target has a color above its alpha.
 
     The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
-    nearest, farther by less than a cell. The error is that of the color chosen, so later pixels compensate for it too.
+    nearest, farther by less than a cell. The error is measured to the chosen color, so later pixels compensate for it.
     """
     colors, opaque = _levels(palette), is_opaque(palette)
     if takes(image, palette, nearest, dtype=torch.uint8):
@@ -255,7 +255,7 @@ class _InversePalette:
         rows = torch.arange(len(centers), device=palette.device) % self._sizes[-1]
         labels = assign_within_opaque(_points(centers), rows == self.opaque_layer, _points(palette), opaque).labels
         self.n_cells = len(centers)
-        """The first entry after the cells: that of palette color 0."""
+        """Number of cells, and so the entry of palette color 0, which follows the cells."""
         self._nearest = torch.cat([labels.int(), torch.arange(len(palette), dtype=torch.int32, device=palette.device)])
 
     def __call__(self, target: Tensor, workspace: Tensor, least_cell: Tensor | None, least_entry: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ class _InversePalette:
 
 
 def _box(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
-    """Corner and extent (C,), int32, of a box around the colors of an image and those of a palette, in sixteenths."""
+    """Corner and extent (C,), int32, of a box around the colors of an image and of a palette, in sixteenths."""
     if takes(image, dtype=torch.uint8):
         lowest, highest = torch.cat([color_range(image.contiguous()), colors]).aminmax(dim=0)
     else:
@@ -315,7 +315,7 @@ def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -
 
 
 def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ranks: Tensor) -> Tensor:
-    """Indices (H, W) of the colors nearest to those of the image plus an offset that depends on the position.
+    """Indices (H, W) of the palette colors nearest to the pixels plus an offset that depends on the position.
 
     The offset is equal in all channels; with alpha, the offset of the color channels is multiplied by alpha. Over the
     threshold matrix, offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the

@@ -124,7 +124,7 @@ def fit_palette(
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
         polish: refinement cycles over all colors, after those over means of similar colors.
-        callback: called after each iteration of the `kmeans` over all colors. The last inertia is that of the centers
+        callback: called after each iteration of the `kmeans` over all colors. The last inertia belongs to the centers
             before rounding to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`; all but `group`.

@@ -20,8 +20,8 @@ _BLOCK = 1 << 18
 def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Tensor, " k"]]:
     """Permutations (K,), int64 on the CPU, of a palette of K colors, lowest entropy first.
 
-    The entropy is that of the differences between indices of adjacent pixels. A permutation lists the old indices in
-    their new order. The best permutation is refined by moves of single colors that shorten its codes.
+    The entropy is computed for the differences between indices of adjacent pixels. A permutation lists the old indices
+    in their new order. The best permutation is refined by moves of single colors that shorten its codes.
 
     Args:
         indices: uint8 (H, W), below K.

@@ -143,7 +143,7 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
 def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
     """Uncompressed image data of a PNG: the filter type of each row, then the filtered bytes of the row.
 
-    The filter types are those of `fitted_rate`, with the fewest bits in Huffman codes. The bytes are predicted from the
+    `fitted_rate` chooses the filter types with the fewest bits in Huffman codes. The bytes are predicted from the
     bytes directly to the left and above, as PNG does for pixels of one byte or less.
 
     Args:

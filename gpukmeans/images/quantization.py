@@ -197,7 +197,7 @@ def map_to_palette(
 
     `quantize` calls `unique_colors`, `fit_palette` and this function. Without dithering each pixel takes the palette
     color that is nearest to its color in the color space of the palette. With `lossy` or dither "optimized" the palette
-    changes with the indices. With other ditherings the result is that of `apply_palette`.
+    changes with the indices. With other ditherings `apply_palette` gives the same result.
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C), all of whose colors are in the histogram. Fully transparent pixels are
@@ -228,7 +228,7 @@ def map_to_palette(
         raise TypeError(f"palette must be a Palette, from fit_palette, got {type(palette).__name__}")
     if len(palette.labels) != len(histogram.colors):
         numbers = f"{len(palette.labels)} labels for {len(histogram.colors)} colors"
-        raise ValueError(f"palette must be that of the histogram, with a label for each of its colors, got {numbers}")
+        raise ValueError(f"palette must be fitted to the histogram, with a label for each color, got {numbers}")
     images = image if image.ndim == 4 else image[None]
     results = [_mapped(one, histogram, palette, mapping) for one in images]
     if image.ndim == 3:

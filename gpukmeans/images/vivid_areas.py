@@ -203,7 +203,7 @@ class _Areas:
     def worst(self, errors: Tensor, tried: Tensor) -> int | None:
         """The area of the largest error, among untried ones without a similar center; None without one.
 
-        `errors` (V,) are those of the colors, and `tried` (A,) is a mask of areas.
+        `errors` (V,) has the error of each color, and `tried` (A,) is a mask of areas.
         """
         total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
         is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels

@@ -413,7 +413,7 @@ def test_the_error_for_other_shapes_names_no_permutation(unchecked):
 def test_a_palette_of_another_histogram_is_an_error():
     image, other = random_image(20, 20, 3, 255, 0), random_image(20, 20, 3, 9, 1)
     histogram, both = unique_colors(image), unique_colors(torch.cat([image, other]))
-    with pytest.raises(ValueError, match="palette must be that of the histogram, with a label for each of its colors"):
+    with pytest.raises(ValueError, match="palette must be fitted to the histogram, with a label for each color, got "):
         map_to_palette(image, histogram, fit_palette(both, 8))
 
 
