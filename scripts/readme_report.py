@@ -13,7 +13,7 @@ from PIL import Image
 from selenium import webdriver  # pyright: ignore[reportMissingImports]  # of the extra dev
 
 from gpukmeans import quantize
-from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.formats.still import encode_still, write_png
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.report.page import render_page

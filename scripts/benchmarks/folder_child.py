@@ -28,10 +28,10 @@ import torch
 
 from gpukmeans import unique_colors
 from gpukmeans_cli.compression.batch import compress_all
-from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.compression.plan import plan
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.formats.source import read_source
 from gpukmeans_cli.formats.still import encode_still

@@ -120,7 +120,7 @@ def check_palette_space(palette: Path | None, space: str) -> None:
 
 
 def load_colors(fixed: str | None, palette: Path | None, *, max_fixed: int) -> dict[str, Any]:
-    """The colors of --fixed, at most `max_fixed`, or of --palette, as fields of `compression.pipeline.Settings`."""
+    """The colors of --fixed, at most `max_fixed`, or of --palette, as fields of `compression.settings.Settings`."""
     if fixed is None and palette is None:
         return {}
     from gpukmeans_cli.formats.palette_files import parse_colors, read_palette

@@ -18,7 +18,8 @@ from PIL import Image, PngImagePlugin
 import gpukmeans_cli.formats.png_chunks as png
 from gpukmeans.images.colorspace import COLOR_SPACES
 from gpukmeans.images.dithering import DITHERINGS
-from gpukmeans_cli.compression.pipeline import Settings, compress_image
+from gpukmeans_cli.compression.pipeline import compress_image
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.formats.palette_files import read_palette
 from gpukmeans_cli.formats.reading import as_rgba, read_image

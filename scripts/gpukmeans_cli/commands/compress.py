@@ -93,7 +93,7 @@ def compress(
 
         from gpukmeans import BEST_QUALITY
         from gpukmeans_cli.compression.batch import compress_all
-        from gpukmeans_cli.compression.pipeline import Settings
+        from gpukmeans_cli.compression.settings import Settings
         from gpukmeans_cli.compression.shared_palette import find_shared_palette
 
         overrides = {"n_init": n_init, "refine": refine, "tol": tol}

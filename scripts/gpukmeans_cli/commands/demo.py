@@ -39,7 +39,8 @@ def _compress_and_compare(source: Path, output: Path, sheet: Path, colors: int) 
     import torch
 
     from gpukmeans import unique_colors
-    from gpukmeans_cli.compression.pipeline import Settings, compress_image
+    from gpukmeans_cli.compression.pipeline import compress_image
+    from gpukmeans_cli.compression.settings import Settings
     from gpukmeans_cli.formats.reading import read_image
     from gpukmeans_cli.formats.still import write_png
     from gpukmeans_cli.images.comparison_sheet import draw_comparison

@@ -30,7 +30,7 @@ def report(
     validation.check_device_name(device)
 
     import_torch()  # only now: it takes longer than most images
-    from gpukmeans_cli.compression.pipeline import Settings
+    from gpukmeans_cli.compression.settings import Settings
     from gpukmeans_cli.report.report_file import write_report
 
     settings = Settings(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_image
+from gpukmeans_cli.compression.pipeline import compress_image
 from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.compression.result import CompressionResult
+from gpukmeans_cli.compression.settings import Settings, StoppedError
 from gpukmeans_cli.compression.summary import Summary
 from gpukmeans_cli.compression.workers import WORKER_KILLED, default_workers, pool_for
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError, check_exists, stream_name, unexpected_error

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.compression.pipeline import Settings, StageTimer, StoppedError, fit_colors, frames_and_histogram
+from gpukmeans_cli.compression.input_frames import frames_and_histogram
+from gpukmeans_cli.compression.palette_fit import fit_colors
 from gpukmeans_cli.compression.plan import Job
+from gpukmeans_cli.compression.settings import Settings, StageTimer, StoppedError
 from gpukmeans_cli.compression.workers import WORKER_KILLED
 from gpukmeans_cli.formats.source import read_source
 from gpukmeans_cli.images.channels import add_all

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpukmeans_cli.compression.pipeline import Settings, default_lossy
+from gpukmeans_cli.compression.mapping import default_lossy
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data
 from gpukmeans_cli.system.atomic_files import check_folder, check_free, stream_name, write_atomically

@@ -13,18 +13,13 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.compression.pipeline import (
-    QuantizedImage,
-    Settings,
-    StageTimer,
-    fit_colors,
-    frames_and_histogram,
-    in_output_encoding,
-    keeps_input,
-    mapping_options,
-    quantize_source,
-)
+from gpukmeans_cli.compression.input_frames import frames_and_histogram, in_output_encoding
+from gpukmeans_cli.compression.mapping import mapping_options
+from gpukmeans_cli.compression.output_choice import keeps_input
+from gpukmeans_cli.compression.palette_fit import fit_colors
 from gpukmeans_cli.compression.quality_scale import quality_of_error
+from gpukmeans_cli.compression.quantized_image import QuantizedImage, quantize_source
+from gpukmeans_cli.compression.settings import Settings, StageTimer
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.source import Source, read_still
 from gpukmeans_cli.formats.still import encode_pixels

@@ -20,12 +20,13 @@ import pytest
 import sklearn
 import torch
 from helpers.image_files import assert_one_line, chunks, files, noise, rgba, save
+from helpers.stages import STAGES
 from PIL import Image
 
 import gpukmeans
 from gpukmeans.engines import choose
 from gpukmeans.images.palette import BEST_QUALITY
-from gpukmeans_cli.compression import pipeline
+from gpukmeans_cli.compression import palette_fit, pipeline
 from gpukmeans_cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -422,8 +423,8 @@ def clustering(monkeypatch):
         del used_options["callback"]  # which stops the run on request
         return original(histogram, n_colors, **options)
 
-    original = pipeline.fit_palette
-    monkeypatch.setattr(pipeline, "fit_palette", fit_palette)
+    original = palette_fit.fit_palette
+    monkeypatch.setattr(palette_fit, "fit_palette", fit_palette)
     return used_options
 
 
@@ -683,11 +684,11 @@ def test_an_output_name_that_is_too_long_gives_one_line(run, tmp_path):
 )
 def test_running_out_of_memory_fails_one_file_and_not_the_others(run, photo, tmp_path, monkeypatch, error):
     def fail_once(*args, **options):
-        monkeypatch.setattr(pipeline, "fit_palette", original)
+        monkeypatch.setattr(palette_fit, "fit_palette", original)
         raise error
 
-    original = pipeline.fit_palette
-    monkeypatch.setattr(pipeline, "fit_palette", fail_once)
+    original = palette_fit.fit_palette
+    monkeypatch.setattr(palette_fit, "fit_palette", fail_once)
     other = save(noise(4, 4, 3), tmp_path / "other.png")
     code, out, err = run(photo, other, "-k", 2, "-j", 1)
     assert code == 1
@@ -731,8 +732,8 @@ def test_an_input_that_vanishes_during_the_run_gives_no_traceback(run, photo, mo
         photo.unlink()
         return original(*args, **options)
 
-    original = pipeline.fit_palette
-    monkeypatch.setattr(pipeline, "fit_palette", fit_palette)
+    original = palette_fit.fit_palette
+    monkeypatch.setattr(palette_fit, "fit_palette", fit_palette)
     code, out, err = run(photo, "-k", 2)
     assert (code, out.count("\n"), err.count("\n")) in [(0, 1, 0), (1, 0, 1)]
 
@@ -740,12 +741,12 @@ def test_an_input_that_vanishes_during_the_run_gives_no_traceback(run, photo, mo
 # Interruptions
 
 
-@pytest.mark.parametrize("stage", ["read_source", "unique_colors", "fit_palette", "encode_still", "write_atomically"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_an_interruption_in_any_stage_leaves_no_file(run, photo, tmp_path, monkeypatch, stage):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, stage, interrupt)
+    monkeypatch.setattr(STAGES[stage], stage, interrupt)
     assert run(photo, "-k", 2, "--json") == (130, "", "")
     assert files(tmp_path).keys() == {photo}
 

@@ -139,7 +139,7 @@ def test_an_interruption_gives_no_traceback(run, small_sample, tmp_path, monkeyp
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpukmeans_cli.compression.pipeline.fit_palette", interrupt)
+    monkeypatch.setattr("gpukmeans_cli.compression.palette_fit.fit_palette", interrupt)
     assert run("-d", tmp_path) == (130, "", "")
     assert names(tmp_path) == {"sample.png"}
 

@@ -14,9 +14,9 @@ from helpers.image_files import files
 
 from gpukmeans_cli.compression import batch
 from gpukmeans_cli.compression.batch import compress_all
-from gpukmeans_cli.compression.pipeline import Settings, StoppedError
 from gpukmeans_cli.compression.plan import Job, plan
 from gpukmeans_cli.compression.reporter import Reporter
+from gpukmeans_cli.compression.settings import Settings, StoppedError
 from gpukmeans_cli.system.atomic_files import STDIO
 from gpukmeans_cli.system.rank_env import RankEnv, RankError
 from gpukmeans_cli.system.rank_store import RankStore

@@ -6,14 +6,16 @@ from dataclasses import MISSING, asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers.stages import STAGES
 from PIL import Image
 
 from gpukmeans.engines import choose
 from gpukmeans.engines.matmul import MatmulEngine
 from gpukmeans.engines.native.engine import NativeEngine
 from gpukmeans_cli.commands.compress import compress
-from gpukmeans_cli.compression import pipeline
-from gpukmeans_cli.compression.pipeline import Settings, StoppedError, compress_image
+from gpukmeans_cli.compression import input_frames, palette_fit, quantized_image
+from gpukmeans_cli.compression.pipeline import compress_image
+from gpukmeans_cli.compression.settings import Settings, StageTimer, StoppedError
 from gpukmeans_cli.compression.targets import MinPsnr
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -79,8 +81,8 @@ def test_the_seconds_of_the_report_are_the_sum_of_the_stages(photo, tmp_path):
 @pytest.mark.parametrize(("n_colors", "default"), [(7, False), (8, True), (32, True), (33, False)])
 def test_flat_pixels_are_counted_by_default_with_8_to_32_colors(photo, tmp_path, monkeypatch, n_colors, default):
     counted = []
-    count = pipeline.flat_counts
-    monkeypatch.setattr(pipeline, "flat_counts", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs))
+    count = palette_fit.flat_counts
+    monkeypatch.setattr(palette_fit, "flat_counts", lambda *args, **kwargs: counted.append(1) or count(*args, **kwargs))
     for keep_vivid, expected in ((None, default), (True, True), (False, False)):
         settings = Settings(n_colors=n_colors, device=CPU, keep_vivid=keep_vivid, force=True)
         compress_image(photo, tmp_path / "few.png", settings)
@@ -156,7 +158,7 @@ def test_optimizing_many_pixels_without_native_kernels_is_noted(photo, tmp_path,
     settings = replace(Settings(n_colors=4, device=CPU, force=True), **changes)
     monkeypatch.setattr(NativeEngine, "unsupported_reason", lambda self, x: "there are none")
     assert not compress_image(photo, tmp_path / "few.png", settings).lacks_kernels
-    monkeypatch.setattr(pipeline, "_MANY_PIXELS", 100)
+    monkeypatch.setattr(quantized_image, "MANY_PIXELS", 100)
     assert compress_image(photo, tmp_path / "few.png", settings).lacks_kernels == lacks
 
 
@@ -166,7 +168,7 @@ def test_a_small_image_is_clustered_on_the_cpu_with_any_device_only(photo, tmp_p
     assert compress_image(photo, tmp_path / "few.png", meta).report.device == "cpu"
     with pytest.raises(NotImplementedError):
         compress_image(photo, tmp_path / "few.png", replace(meta, any_device=False))
-    monkeypatch.setattr(pipeline, "_MIN_GPU_PIXELS", 17 * 11)
+    monkeypatch.setattr(input_frames, "MIN_GPU_PIXELS", 17 * 11)
     with pytest.raises(NotImplementedError):
         compress_image(photo, tmp_path / "few.png", meta)
 
@@ -176,8 +178,8 @@ def test_an_output_created_during_compression_is_not_overwritten(photo, tmp_path
         (tmp_path / "few.png").write_bytes(b"other")
         return original(*args, **options)
 
-    original = pipeline.encode_still
-    monkeypatch.setattr(pipeline, "encode_still", encode_still)
+    original = quantized_image.encode_still
+    monkeypatch.setattr(quantized_image, "encode_still", encode_still)
     with pytest.raises(ImageError, match=r"few\.png already exists; use --force"):
         compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert (tmp_path / "few.png").read_bytes() == b"other"
@@ -198,7 +200,7 @@ def test_running_out_of_memory_is_an_image_error(photo, tmp_path, monkeypatch, s
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(pipeline, stage, fail)
+    monkeypatch.setattr(STAGES[stage], stage, fail)
     with pytest.raises(ImageError, match=sentence):
         compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
     assert list(tmp_path.iterdir()) == [photo]
@@ -208,7 +210,7 @@ def test_other_errors_of_torch_are_raised_unchanged(photo, tmp_path, monkeypatch
     def fail(*args, **options):
         raise RuntimeError("expected scalar type Long")
 
-    monkeypatch.setattr(pipeline, "fit_palette", fail)
+    monkeypatch.setattr(palette_fit, "fit_palette", fail)
     with pytest.raises(RuntimeError, match="scalar type"):
         compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU))
 
@@ -216,7 +218,7 @@ def test_other_errors_of_torch_are_raised_unchanged(photo, tmp_path, monkeypatch
 def test_the_timer_synchronizes_a_cuda_device(monkeypatch):
     synchronized = []
     monkeypatch.setattr(torch.cuda, "synchronize", synchronized.append)
-    timer = pipeline.StageTimer(torch.device("cuda:1"))
+    timer = StageTimer(torch.device("cuda:1"))
     timer.lap("read")
     assert synchronized == [torch.device("cuda:1")]
     assert timer.stages["read"] > 0
@@ -227,8 +229,8 @@ def test_stopped_work_writes_nothing(photo, tmp_path, monkeypatch):
         settings.stop.set()
         return original(*args, **options)
 
-    original, settings = pipeline.encode_still, Settings(n_colors=4, device=CPU)
-    monkeypatch.setattr(pipeline, "encode_still", encode_still)
+    original, settings = quantized_image.encode_still, Settings(n_colors=4, device=CPU)
+    monkeypatch.setattr(quantized_image, "encode_still", encode_still)
     with pytest.raises(StoppedError):
         compress_image(photo, tmp_path / "few.png", settings)
     assert list(tmp_path.iterdir()) == [photo]
@@ -246,15 +248,15 @@ def test_the_gpu_lock_is_held_while_clustering_but_not_while_reading_or_encoding
     held = {}
 
     def record(stage):
-        original = getattr(pipeline, stage)
+        original = getattr(STAGES[stage], stage)
 
         def recorded(*args, **options):
             held[stage] = gpu_lock.locked()
             return original(*args, **options)
 
-        monkeypatch.setattr(pipeline, stage, recorded)
+        monkeypatch.setattr(STAGES[stage], stage, recorded)
 
-    for stage in ("read_source", "unique_colors", "fit_palette", "encode_still", "write_atomically"):
+    for stage in STAGES:
         record(stage)
     gpu_lock = threading.Lock()
     result = compress_image(photo, tmp_path / "few.png", Settings(n_colors=4, device=CPU, gpu_lock=gpu_lock))
@@ -268,8 +270,8 @@ def test_a_search_for_a_psnr_encodes_only_its_result(photo, tmp_path, monkeypatc
         encoded.append(len(args[0]))
         return original(*args, **options)
 
-    original, encoded = pipeline.encode_still, []
-    monkeypatch.setattr(pipeline, "encode_still", encode_still)
+    original, encoded = quantized_image.encode_still, []
+    monkeypatch.setattr(quantized_image, "encode_still", encode_still)
     settings = Settings(n_colors=4, device=CPU, target=MinPsnr(20))
     report = compress_image(photo, tmp_path / "few.png", settings).report
     assert encoded == [report.colors_out]

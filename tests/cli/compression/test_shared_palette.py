@@ -8,8 +8,8 @@ import torch
 from helpers.image_files import noise, save
 
 from gpukmeans_cli.compression import shared_palette
-from gpukmeans_cli.compression.pipeline import Settings
 from gpukmeans_cli.compression.plan import plan
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.compression.shared_palette import find_shared_palette, fit_shared_palette
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.system.device import within_memory

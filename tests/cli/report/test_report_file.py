@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers.image_files import noise, save
 
-from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.report import report_file
 from gpukmeans_cli.report.report_file import compress_options, write_report
 from gpukmeans_cli.system.atomic_files import ImageError

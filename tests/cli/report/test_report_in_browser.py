@@ -14,7 +14,7 @@ from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from gpukmeans_cli.compression.pipeline import Settings
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.report.page import render_page
 from gpukmeans_cli.report.variants import build_report_data

@@ -10,8 +10,9 @@ from PIL import Image
 
 from gpukmeans import mean_visible_error, quantize
 from gpukmeans.images.histogram import unique_colors
-from gpukmeans_cli.compression.pipeline import Settings, compress_image
+from gpukmeans_cli.compression.pipeline import compress_image
 from gpukmeans_cli.compression.quality_scale import quality_of_error
+from gpukmeans_cli.compression.settings import Settings
 from gpukmeans_cli.report.variants import MAX_POINTS, build_report_data
 from gpukmeans_cli.system.atomic_files import ImageError
 

@@ -1,0 +1,50 @@
+"""Options of `map_to_palette` for a file: the dithering and the price of bits, with their defaults."""
+
+from typing import Any
+
+from gpukmeans_cli.compression.settings import Settings
+from gpukmeans_cli.system.atomic_files import ImageError
+
+DEFAULT_LOSSY = 15.0
+"""Price of a bit that looks best for its bytes, with optimized dithering."""
+
+NEAREST: dict[str, Any] = {"dither": "none", "lossy": 0.0}
+"""Options for the nearest color of each pixel."""
+
+# Rounds of the optimizer for each effort.
+_ROUNDS = (1, 2, 4, 8)
+
+
+def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[str, Any]:
+    """The options of `map_to_palette` for a file.
+
+    By default, stills have optimized dithering at a price of bits; animations, and stills with effort 0, have the
+    nearest colors. `QuantizedImage` replaces this default for drawings. The bits are those of a PNG or, for any other
+    suffix, those of a GIF, which make WebP files smaller, too.
+
+    Raises:
+        ImageError: if the frames of an animation would be optimized one by one.
+    """
+    is_optimized = settings.effort > 0 and not animated
+    dither = settings.dither or ("optimized" if is_optimized else "none")
+    lossy = default_lossy(dither) if settings.lossy is None else settings.lossy
+    if animated and (dither == "optimized" or lossy > 0):
+        raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
+    strength = settings.dither_strength
+    return {
+        "dither": "none" if strength == 0 else dither,
+        "strength": strength,
+        "lossy": lossy,
+        "rounds": _ROUNDS[settings.effort],
+        "rate": "png" if suffix == ".png" else "gif",
+    }
+
+
+def default_lossy(dither: str) -> float:
+    """The price of a bit with this dithering, where none is given."""
+    return DEFAULT_LOSSY if dither == "optimized" else 0.0
+
+
+def takes_optimizer(mapping: dict[str, Any]) -> bool:
+    """Whether these options of `map_to_palette` optimize the indices, instead of dithering or nearest colors."""
+    return mapping["lossy"] > 0 or mapping["dither"] == "optimized"
