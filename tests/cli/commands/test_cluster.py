@@ -25,8 +25,6 @@ from gpukmeans_cli.system.rank_store import RankStore
 
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def run(command, tmp_path, monkeypatch):

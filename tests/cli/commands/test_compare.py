@@ -19,8 +19,6 @@ from gpukmeans_cli.main import main
 ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG"
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def run(command):

@@ -9,8 +9,6 @@ from PIL import Image
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.atomic_files import ImageError
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def small_sample(monkeypatch):

@@ -14,8 +14,6 @@ from gpukmeans_cli.formats.palette_files import read_palette
 from gpukmeans_cli.images import palette_report, palette_usage
 from gpukmeans_cli.main import main
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def run(command):

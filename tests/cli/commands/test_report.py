@@ -10,8 +10,6 @@ from PIL import Image
 
 from gpukmeans_cli.main import main
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def run(command):

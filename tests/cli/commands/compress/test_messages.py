@@ -5,8 +5,6 @@ import pytest
 from helpers.image_files import assert_one_line, files, noise, rgba, save
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 def test_a_palette_without_an_opaque_color_is_used_with_a_warning(run, photo, tmp_path):
     palette, output = tmp_path / "palette.hex", tmp_path / "out.png"

@@ -1,17 +1,12 @@
 """Small vivid areas at few colors, on real files."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import sklearn
 from helpers.image_files import assert_one_line, rgba
+from helpers.photos import FLOWER
 from PIL import Image, ImageDraw
 
-FLOWER = Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg"
 BADGES = {(34, 197, 94): (30, 40), (59, 130, 246): (80, 60)}
-
-pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,14 @@
 """Animations whose still areas stay still: pixels that do not change in the source do not change in the output."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import sklearn
 from helpers.animations import read, save_frames
+from helpers.photos import CHINA
 from PIL import Image
 
 from gpukmeans.images.dithering import DITHERINGS
 
-CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 N_FRAMES, HEIGHT, WIDTH = 4, 48, 64
-
-pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture(scope="module", params=["opaque", "transparent"])

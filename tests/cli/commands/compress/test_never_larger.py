@@ -14,8 +14,6 @@ from PIL import Image, PngImagePlugin
 from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.main import main
 
-pytestmark = pytest.mark.usefixtures("no_gpu")
-
 
 @pytest.fixture
 def small(tmp_path):

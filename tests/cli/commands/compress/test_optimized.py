@@ -7,18 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn
 import torch
 from helpers.image_files import assert_one_line, noise, rgba, save
+from helpers.photos import CHINA
 from helpers.png_decoding import decode_png
 from PIL import Image, ImageDraw
 
 from gpukmeans import quantize
 
-CHINA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
 NEAREST, OPTIMIZED = ("--dither", "none"), ("--dither", "optimized")
-
-pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
