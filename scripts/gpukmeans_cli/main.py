@@ -38,7 +38,7 @@ def _print_version(requested: bool) -> None:
         import deflate
         import zopfli
 
-        # The bytes of files depend on them, too.
+        # The bytes of files depend on these versions, too.
         versions = f"deflate {deflate.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION}, zopfli {zopfli.__version__}"
         typer.echo(f"gpukmeans {_version()} ({versions})")
         raise typer.Exit
@@ -48,7 +48,7 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("gpukmeans")  # which does not import torch
+        return version("gpukmeans")  # does not import torch
     except PackageNotFoundError:  # a bare checkout
         from gpukmeans import __version__
 
@@ -79,7 +79,7 @@ def _gpukmeans(
 def _command(args: Sequence[str]) -> Any:
     """The parser of the app, without typer's options for shell completion unless one is given.
 
-    They are not shown in the help, and would make typer 0.29 import pydantic for that of a subcommand.
+    The help does not show these options, and they would make typer 0.29 import pydantic for the help of a subcommand.
     """
     command = typer.main.get_command(app)
     given = {arg.lstrip("-").partition("=")[0].replace("-", "_") for arg in args}
@@ -94,7 +94,7 @@ def _command(args: Sequence[str]) -> Any:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with 0 (success), 1 (a file failed), 2 (wrong arguments) or 130 (interrupted)."""
     try:
-        # Not the module's name, which `python -m` would give and shells cannot complete.
+        # By default `python -m` would give the name of the module, which shells cannot complete.
         code = _command(sys.argv[1:] if args is None else args)(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
         # One line instead of usage and a box, so that scripts can log it.
@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _with_advice(message: str) -> str:
-    """An error of the parser, with what is written instead where that is known."""
+    """An error of the parser, with the command to use instead where that is known."""
     message = message.replace("Value error, ", "")  # of pydantic, in typer 0.29
     command = re.fullmatch(r"No such command '(.*)'\.", message)
     if command and (os.path.splitext(command[1])[1] or os.path.lexists(command[1])):

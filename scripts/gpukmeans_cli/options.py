@@ -54,7 +54,8 @@ def _bounds(least: float | None, most: float | None) -> str:
     return f"of at least {least}" if most is None else f"from {least} to {most}"
 
 
-# Copies of the keys of the library's dicts: importing those imports torch, which takes longer than printing the help.
+# Copies of the keys of the library's dicts. Importing the dicts would import torch, which takes longer than printing
+# the help.
 Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
 Dither = Literal["none", "optimized", "floyd-steinberg", "bayer", "blue-noise"]

@@ -42,7 +42,7 @@ def check_exclusive(options: dict[str, object]) -> None:
 
 
 def check_suffix(path: Path | None, *suffixes: str) -> None:
-    """The output, if given, must have one of these suffixes, in lower or upper case."""
+    """The path of an output, if given, must have one of these suffixes, in lower or upper case."""
     if path is not None and path.suffix.lower() not in suffixes:
         raise typer.TyperException(f"--output must end in {' or '.join(suffixes)}, got {path}")
 
@@ -54,7 +54,7 @@ def check_tol(tol: float | None) -> None:
 
 
 def parse_timeout(seconds: float | None) -> timedelta | None:
-    """The timeout of the process group; None for torch's default."""
+    """The timeout of the process group. None stands for torch's default."""
     if seconds is None:
         return None
     if not 0 < seconds < 1e9:
@@ -172,7 +172,7 @@ def check_no_stdin(inputs: Sequence[Path]) -> None:
 
 
 def check_output_known(inputs: Sequence[Path], output: Path | None, remedy: str = "--output") -> None:
-    """An output must be given if it cannot be named after the inputs. The error suggests the remedy."""
+    """An output must be given if standard input is an input, which has no name. The error suggests the remedy."""
     if STDIO in inputs and output is None:
         raise typer.TyperException(f"the output cannot be named after standard input; add {remedy}")
 
@@ -229,7 +229,7 @@ def check_resume(resume: bool, checkpoint: Path | None) -> None:
 
 
 def check_device_name(name: str) -> None:
-    """The name must be that of a device, which need not exist."""
+    """The name must be a valid name of a device. The device need not exist."""
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
         raise typer.TyperException(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
 

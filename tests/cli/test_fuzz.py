@@ -54,6 +54,10 @@ def folder(tmp_path_factory):
 
 @contextlib.contextmanager
 def ten_seconds(what):
+    """Raises `Hang` after ten seconds. pytest-timeout limits only whole tests, which take up to 40 seconds for hundreds
+    of files, and Hypothesis catches its timeout and then repeats the example, without a limit.
+    """
+
     def time_out(*_):
         raise Hang(what)
 

@@ -1,7 +1,8 @@
 """`gpukmeans compress`: write each input image with a palette, and print a report of each."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gpukmeans_cli.options as options
 import gpukmeans_cli.validation as validation
@@ -9,12 +10,14 @@ from gpukmeans_cli.compression.plan import Job
 from gpukmeans_cli.compression.reporter import Reporter
 from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 from gpukmeans_cli.system.rank_env import device_name
-from gpukmeans_cli.system.rank_store import raise_on_all_ranks, rank_store
+from gpukmeans_cli.system.rank_store import RankStore, raise_on_all_ranks, rank_store
 from gpukmeans_cli.system.startup import import_torch
 from gpukmeans_cli.terminal.messages import warn
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from gpukmeans_cli.compression.settings import Settings
 
 
 def compress(
@@ -91,14 +94,9 @@ def compress(
             torch_device = validation.find_device(device_name(device, env))
         todo = ranks.broadcast(todo)[env.rank :: env.size]
 
-        from gpukmeans import BEST_QUALITY
         from gpukmeans_cli.compression.batch import compress_all
         from gpukmeans_cli.compression.settings import Settings
-        from gpukmeans_cli.compression.shared_palette import find_shared_palette
 
-        overrides = {"n_init": n_init, "refine": refine, "tol": tol}
-        clustering = {"init": init, "max_iter": max_iter, **(BEST_QUALITY if best else {})}
-        clustering |= {option: value for option, value in overrides.items() if value is not None}
         settings = Settings(
             n_colors=n_colors,
             device=torch_device,
@@ -115,16 +113,15 @@ def compress(
             allow_larger=allow_larger,
             optional_output=output is None and not in_place,
             max_pixels=max_pixels,
-            clustering=clustering,
+            clustering=_clustering_options(best, init=init, max_iter=max_iter, n_init=n_init, refine=refine, tol=tol),
             seed=seed,
             root=output_folder,
             dry_run=dry_run,
             **given_colors,
         )
         if shared_palette:
-            images = [job for job in todo if not job.is_earlier_output]
             try:
-                settings = replace(settings, palette=find_shared_palette(images, settings, ranks))
+                settings = _with_shared_palette(settings, todo, ranks)
             except ImageError as error:
                 if env.is_main:
                     warn(str(error))
@@ -137,6 +134,21 @@ def compress(
             todo, settings, reporter, n_workers=jobs, skip_existing=skip_existing, fail_fast=fail_fast, ranks=ranks
         )
         return 0 if done else 1
+
+
+def _clustering_options(best: bool, **given: Any) -> dict[str, Any]:
+    """The given options of `fit_palette`, which are not None, and the other options of --best."""
+    from gpukmeans import BEST_QUALITY
+
+    defaults = BEST_QUALITY if best else {}
+    return defaults | {option: value for option, value in given.items() if value is not None}
+
+
+def _with_shared_palette(settings: "Settings", jobs: Sequence[Job], ranks: RankStore) -> "Settings":
+    from gpukmeans_cli.compression.shared_palette import find_shared_palette
+
+    images = [job for job in jobs if not job.is_earlier_output]
+    return replace(settings, palette=find_shared_palette(images, settings, ranks))
 
 
 def _has_only_translucent_colors(colors: "np.ndarray | None") -> bool:

@@ -27,7 +27,7 @@ class _Skipped:
     """A file that was not compressed, without an error."""
 
     output_exists: bool
-    """Whether its output exists, or it is an output itself. If not, it was not started, since another one failed."""
+    """Whether the output exists, or the file is an output itself. False after a failure of another file."""
 
 
 _JobResult = CompressionResult | ImageError | _Skipped
@@ -43,7 +43,9 @@ def compress_all(
     fail_fast: bool = False,
     ranks: RankStore | None = None,
 ) -> bool:
-    """Whether no file failed. Each result is reported in input order, and several are summarized on stderr.
+    """Compress all files, and return whether none failed.
+
+    Results are reported in the order of the inputs. With several files a summary is printed on stderr.
 
     By default one worker runs for each core, but at most 16 with CUDA, which clusters one file at a time. With
     `fail_fast` no file is started after a failure. A KeyboardInterrupt stops the workers before they write, and is
@@ -58,7 +60,7 @@ def compress_all(
     stop, failure = pool.event(), pool.event()
     gpu_lock = threading.Lock() if settings.device.type == "cuda" else None
     settings = replace(settings, stop=stop, gpu_lock=gpu_lock)
-    # Of several files, which may be in other processes, the bar is the progress.
+    # With several files, which other processes may compress, only the progress bar is shown.
     shows_tries = settings.target is not None and len(jobs) == 1 and not env.prefix and not reporter.quiet
     summary = Summary(planned=len(jobs))
     start = time.perf_counter()

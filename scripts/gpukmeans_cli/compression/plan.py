@@ -47,19 +47,21 @@ def plan(
     """A job for each image, in the order of the inputs, sorted by path within a folder.
 
     An input is a file, `STDIO`, a folder if `recursive`, or, if no file has that name, a `glob` pattern, with ** for
-    any folders. A search of a folder skips names that begin with a dot, links to folders, other suffixes than those of
-    images, and the output folder, which a search by pattern skips, too. An unreadable input is a job with a problem.
+    any folders. Searches skip the output folder. A search of a folder also skips names that begin with a dot, links to
+    folders, and files without the suffix of an image. An unreadable input becomes a job with a problem.
 
     The output is `output`, else `<stem>-<name>.png`, or .gif for an animated GIF, beside the input or, with a
     `folder`, below it at the relative path of the input: relative to the folder that was searched, or to the part of a
     pattern before its first wildcard. `STDIO` is written to `STDIO`. With `in_place` the output is the input, a PNG or
     GIF: a search finds no others.
 
-    An image that a search finds at the output path of another job, or at X-N.png or X-N.gif beside another image X.*
-    that it finds, N from 1 to 256 or "palette", is the output of an earlier run: the last jobs, which are skipped.
+    An image that a search finds is the output of an earlier run if it is at the output path of another job, or is named
+    X-N.png or X-N.gif beside another found image X.*, with N from 1 to 256 or "palette". The jobs of such images come
+    last, and are skipped.
 
-    PlanError if two jobs have one output, if an output is also an input, and for an `output` with several inputs or
-    with a suffix that is not in `SUFFIXES`.
+    Raises:
+        PlanError: if two jobs have one output, if an output is also an input, or if an `output` is given for several
+            inputs or with a suffix that is not in `SUFFIXES`.
     """
     if output not in (None, STDIO) and output.suffix.lower() not in SUFFIXES:
         raise PlanError(f"--output must end in one of {', '.join(SUFFIXES)}, got {output}")

@@ -11,7 +11,7 @@ from gpukmeans_cli.system.atomic_files import ImageError, stream_name
 from gpukmeans_cli.terminal.formatting import format_count
 from gpukmeans_cli.terminal.messages import print_line, warn, warn_ignored_frames
 
-# PSNR in dB below which an image is hardly recognized: four greys of a photo have about 20.
+# PSNR in dB below which an image can hardly be recognized. A photo in four greys has about 20.
 _POOR_PSNR = 20
 
 
@@ -45,7 +45,7 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "error": str(error)}))
 
     def skipped(self, job: Job) -> None:
-        """Report a file that was skipped, since its output exists, or it is the output of an earlier run."""
+        """Report a skipped file: its output exists, or it is the output of an earlier run."""
         if self.verbose and not self.quiet:
             reason = "the output of an earlier run" if job.is_earlier_output else f"{job.output} exists"
             warn(f"{job.source}: skipped, {reason}")

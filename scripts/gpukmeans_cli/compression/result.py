@@ -15,7 +15,7 @@ class CompressionReport:
 
     input: str
     output: str | None
-    """None where no file is written, since the input is kept at its path."""
+    """Path of the output; None where the input is kept at its path and no file is written."""
     width: int
     height: int
     frames: int
@@ -25,15 +25,15 @@ class CompressionReport:
     colors_out: int
     bytes_in: int
     bytes_out: int
-    """Those of the input where it is kept."""
+    """Size of the output, or of the input where that is kept."""
     bytes_with_palette: int
-    """Those of the image with a palette, also where the input is kept."""
+    """Size of the image with a palette, also where the input is kept."""
     dither: str
     lossy: float
     """Price of a bit in hundredths of the mean squared error."""
     mse: float
     psnr: float | None
-    """None without error, since JSON has no infinity."""
+    """None for an image without error, since JSON has no infinity."""
     iterations: int
     converged: bool
     kept: bool

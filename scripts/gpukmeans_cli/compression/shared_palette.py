@@ -60,7 +60,7 @@ def sum_histograms(sources: Iterable[Path], settings: Settings) -> ColorHistogra
 
     StoppedError if `settings.stop` is set.
     """
-    # All histograms on one device, where they can be added.
+    # Histograms can be added only on one device.
     settings = replace(settings, any_device=False)
     with within_memory(settings.device):
         return add_all(_histograms(sources, settings))
@@ -109,8 +109,8 @@ def _result_or_error(work: Callable[[Settings], R], settings: Settings) -> R | I
 def _run_isolated(work: Callable[[Settings], R], settings: Settings) -> R:
     """The result of `work`, computed in a separate process on the CPU. ImageError if that process is killed.
 
-    If torch computed in this process, later forks of it such as the workers of `compress_all` would wait forever for
-    threads of torch that they do not have.
+    If torch computed in this process, later forks such as the workers of `compress_all` would wait forever for threads
+    of torch, which forks do not have.
     """
     forks = settings.device.type == "cpu" and ProcessPool.unsupported_reason() is None
     pool = ProcessPool(1) if forks else InlinePool()

@@ -15,13 +15,13 @@ class Summary:
     """Number of files in the batch."""
     done: int = 0
     kept: int = 0
-    """Number of those done that are kept as they are, since a palette would not make them smaller."""
+    """Number of done files that are kept as they are, since a palette would not make them smaller."""
     skipped: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Name and error of each file that failed."""
     bytes_in: int = 0
     bytes_out: int = 0
-    """Total over the compressed files, like `bytes_in`."""
+    """Total over the done files, as `bytes_in`."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, added over all workers."""
 

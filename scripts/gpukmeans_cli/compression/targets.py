@@ -17,17 +17,17 @@ from gpukmeans_cli.terminal.formatting import format_count, format_size
 
 _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 
-# Numbers of colors that are tried with different prices, and the most tries.
+# Numbers of colors that are tried with different prices, and the largest number of tries.
 N_COLORS, MAX_TRIES = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256), 12
 
 # Price of the first try, and the highest one. A try that reaches the target within this fraction ends the search for
 # the price at one number of colors.
 _FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 600.0, 0.01
 
-# How fast size and error change with the price where nothing is known yet: by their logarithm for one of the price.
+# First estimate of the slope: change of the logarithm of size or error for a change of the logarithm of the price.
 _SLOPE = 0.25
 
-# Largest logarithm by which the first number of colors is below the highest.
+# The first number of colors is at least the highest one times exp(-_FEWEST).
 _FEWEST = 3.0
 
 
@@ -45,14 +45,14 @@ class Candidate(Protocol):
 
 
 class Target(Protocol):
-    """What an image should reach, and what should be low among the images that reach it."""
+    """A limit for an image, and a cost to minimize among the images within the limit."""
 
     def excess(self, candidate: Candidate) -> float:
         """Logarithm of the measure relative to its limit: at most 0 if the target is reached."""
         ...
 
     def cost(self, candidate: Candidate) -> float:
-        """What should be low."""
+        """The value to minimize."""
         ...
 
     @property
@@ -142,10 +142,11 @@ class Choice:
 
 
 def search(target: Target, max_colors: int, quantize: Callable[[int, float], Candidate]) -> Choice:
-    """The colors and price of the lowest cost among at most `MAX_TRIES` that are tried and reach the target.
+    """The number of colors and the price of the try that reaches the target at the lowest cost.
 
-    For some numbers of colors the price is searched at which the target is just reached. The first number is a guess
-    from one try with the most colors; then its neighbors are tried, as long as the cost falls.
+    At most `MAX_TRIES` images are tried. For a number of colors, the search looks for the price that just reaches the
+    target. The first number of colors is a guess from one try with the most colors. Then its neighbors are tried, as
+    long as the cost falls.
 
     Args:
         target: what should be reached.
@@ -176,9 +177,12 @@ def search(target: Target, max_colors: int, quantize: Callable[[int, float], Can
 
 
 def search_colors(target: Target, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
-    """The number of colors, from 1 to `max_colors`: the fewest or the most that reach the target.
+    """The number of colors, from 1 to `max_colors`, that reaches the target.
 
-    ImageError if the target is out of reach.
+    It is the fewest for a limit of the error, and the most for a limit of the size.
+
+    Raises:
+        ImageError: if the target is out of reach.
     """
 
     def reaches(n_colors: int) -> bool:
@@ -214,10 +218,10 @@ class _Tries:
         return min(range(len(numbers)), key=lambda place: abs(math.log(numbers[place] / guess)))
 
     def best_price(self, n_colors: int) -> tuple[float, Choice] | None:
-        """The lowest cost at the prices tried for a number of colors, and the choice; None if no try is a success.
+        """The lowest cost of the prices tried for a number of colors, and the choice; None if none reaches the target.
 
-        Excess is nearly linear in the logarithm of the price, so the next price is that at which the line through the
-        last two tries reaches the target.
+        Excess is nearly linear in the logarithm of the price, so the next price is where the line through the last two
+        tries reaches the target.
         """
         best: tuple[float, Choice] | None = None
         points: list[tuple[float, float]] = []
@@ -246,9 +250,9 @@ class _Tries:
             (before, excess_before) = points[-2]
             slope = self._target.sign * (excess - excess_before) / (log_price - before)
             self._slope = min(max(slope, _SLOPE / 5), _SLOPE * 5)
-        # A little inside the limit, since a try outside is lost.
+        # Slightly inside the limit, since a try outside is wasted.
         aimed = log_price - self._target.sign * (excess + _CLOSE / 2) / self._slope
-        # Between a success and a failure, if there are both.
+        # If the limit is bracketed by two tries, the next price is between them.
         inside = [x for x, y in points if y <= 0]
         outside = [x for x, y in points if y > 0]
         if inside and outside:

@@ -71,7 +71,7 @@ def chart_sizes(sizes: Sequence[int], qualities: Sequence[float], limit: int | N
 
 
 def chart_inertia(inertia: Sequence[float]) -> Chart:
-    """The chart of inertia over iterations, counted from 1, of which there is at least one. Its axis begins at 0."""
+    """The chart of inertia over one or more iterations, counted from 1. The axis of inertia begins at 0."""
     y_ticks = ticks_between(0, max(inertia) or 1, 4)
     low, high = y_ticks[0], y_ticks[-1]
     last = len(inertia)
@@ -105,7 +105,7 @@ def short_number(value: float) -> str:
 
 
 def _round_sizes(low: float, high: float) -> list[float]:
-    """At most six sizes between the two, 1, 2 or 5 times a power of ten; more labels would overlap."""
+    """At most six sizes from `low` to `high`, 1, 2 or 5 times a power of ten. More labels would overlap."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in (_STEPS, (1, 5), (1,)):
         sizes = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]

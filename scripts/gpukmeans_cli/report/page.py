@@ -19,12 +19,12 @@ from gpukmeans_cli.terminal.messages import one_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Colors of a palette that are listed until all are requested, in a wide window and on a phone.
+# Numbers of palette colors that are listed until all are requested, in a wide window and on a phone.
 _MAX_LISTED, _MAX_LISTED_ON_PHONE = 32, 12
 
 _ZOOMS = (1, 2, 4, 8)
 
-# With more labels than that, labels would overlap.
+# More labels would overlap.
 _MAX_LABELS = 12
 
 
@@ -32,8 +32,8 @@ def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str
     """The HTML report on a photo of this name, the same text for the same data.
 
     `options` are the arguments of `compress`, besides the photo and -k, that give these variants. The middle variant
-    is selected at first. The page makes no network requests, and its content security policy allows none and no script
-    but its own, for every name of a file.
+    is selected at first. The page makes no network requests. Its content security policy allows no requests, and no
+    script other than its own, even if the name of the file contains markup.
     """
     name = one_line(name)
     environment = Environment(

@@ -1,6 +1,6 @@
 """One photo in several numbers of colors: the encoded file, the palette and the K-means run of each.
 
-Each is beside the same palette with the nearest color of each pixel, unless that is what was requested.
+For comparison, each has the same palette with the nearest color for each pixel, unless the options request that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ class Encoding:
     data: bytes
     """The PNG file that `compress --allow-larger` writes."""
     kept: bool
-    """Whether `compress` would keep the file of the photo, which is no larger."""
+    """Whether `compress` would keep the file of the photo, since it is no larger."""
     psnr: float | None
     """In dB; None without error."""
     quality: float
@@ -61,13 +61,13 @@ class Variant(Encoding, PaletteUsage):
     mode: str
     """Name of the way in which colors are chosen for pixels, such as Optimized."""
     plain: Encoding | None
-    """With the nearest color of the K-means palette for each pixel; None if that is what the options request."""
+    """The photo with the nearest color of the K-means palette for each pixel; None if the options request that."""
     inertia: tuple[float, ...]
     """The inertia after each iteration; empty if nothing was clustered."""
     centers: np.ndarray
     """The plane coordinates (K', 2) of the palette entries, from `ColorPCA.project`."""
     center_colors: np.ndarray
-    """Their colors (K', 3 or 4)."""
+    """Colors (K', 3 or 4) of the palette entries."""
     labels: np.ndarray
     """The palette entry of each point of the cloud (N,)."""
 
@@ -143,7 +143,7 @@ def build_report_data(path: Path, numbers: Sequence[int], settings: Settings) ->
 
 
 def _original(source: Source) -> tuple[bytes, str]:
-    """The file of the photo if all browsers show it with the pixels of `source`, else a lossless copy; its suffix."""
+    """The file of the photo if all browsers show the pixels of `source`, else a lossless copy; and its suffix."""
     is_unchanged = source.upright and source.frames_in_file == 1 and source.mode in _BROWSER_MODES
     if is_unchanged and source.format in _BROWSER_FORMATS:
         return source.original(), f".{source.format.lower()}"

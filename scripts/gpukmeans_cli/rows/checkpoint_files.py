@@ -19,7 +19,7 @@ _METADATA_KEY = "gpukmeans cluster"
 
 
 class CheckpointError(Exception):
-    """A file from which a run cannot resume, in one sentence with its path."""
+    """A run cannot resume from a file. The text is one sentence with its path."""
 
 
 def centers_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object], suffix: str) -> bytes:
@@ -33,7 +33,7 @@ def centers_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object],
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """Write the state and metadata of a run, replacing the file. OSError, beginning with the path, if that fails."""
+    """Write the state and metadata of a run, replacing the file. OSError with the path if that fails."""
     try:
         write_atomically(path, _safetensors_bytes(state, {_METADATA_KEY: json.dumps(metadata)}), overwrite=True)
     except ImageError as error:
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path, metadata: Mapping[str, object]) -> dict[str, Ten
 
 
 def _safetensors_bytes(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
-    """The bytes of a .safetensors file, equal for equal input. The library itself writes the texts in any order."""
+    """The bytes of a .safetensors file, equal for equal input. safetensors itself writes the texts in any order."""
     # Copies, because the library refuses tensors that share memory.
     copies = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     data = safetensors.torch.save(copies)

@@ -34,7 +34,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class RowFileError(Exception):
-    """A file without rows that can be read, in one sentence that begins with its path."""
+    """A file has no rows that can be read. The text is one sentence that begins with its path."""
 
 
 class RowFile(Protocol):
@@ -52,7 +52,7 @@ class RowFile(Protocol):
     def read(self, start: int, target: Tensor) -> None:
         """Fill `target` (n, D), contiguous and of the dtype of the file, with the rows from `start`.
 
-        OSError, beginning with the path, if the file is missing or has changed since it was opened.
+        OSError, whose text begins with the path, if the file is missing or has changed since it was opened.
         """
         ...
 

@@ -37,7 +37,7 @@ class LabelFiles:
 def label_files(
     table: RowTable, targets: Sequence[Path], dtype: np.dtype, ranks: RankStore, *, overwrite: bool
 ) -> Iterator[LabelFiles]:
-    """Inside, each rank writes the labels of its rows. At the end all .npy files (N_i,) are moved to `targets`.
+    """In the context, each rank writes the labels of its rows. At its end all .npy files (N_i,) move to `targets`.
 
     An ImageError, OSError or ValueError of one rank becomes a CollectiveError on all, and no file is written. All ranks
     must share the file system of `targets`.
@@ -87,7 +87,7 @@ def _create(path: Path, target: Path, n_rows: int, dtype: np.dtype) -> int:
 
 @contextlib.contextmanager
 def _write_errors(target: Path) -> Iterator[None]:
-    """Inside, an OSError becomes an ImageError with the path of the final file."""
+    """In the context, an OSError becomes an ImageError with the path of the final file."""
     try:
         yield
     except OSError as error:

@@ -56,7 +56,7 @@ class ClusterProgress:
         return self._rows_read
 
     def text(self) -> str:
-        """The stage, and the rows per second of all ranks in it. In its first second the rate of the previous stage."""
+        """The stage, and the rows per second of all ranks, in the first second those of the previous stage."""
         self._measure_rate()
         return f"{self._stage}, {self._rate:,.0f} rows/s" if self._rate else self._stage
 
@@ -76,7 +76,7 @@ def cluster_progress(
     interval: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ClusterProgress]:
-    """Show the progress of a clustering of which this process reads `fraction` of all rows, from 0 to 1.
+    """Show the progress of a clustering. This process reads `fraction` of all rows, from 0 to 1.
 
     On a terminal, one line changes and is erased at the end. Elsewhere a line is written every `interval` seconds, and
     with `every_iteration` after each iteration. With `quiet` nothing is written.

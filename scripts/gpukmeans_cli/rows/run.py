@@ -62,7 +62,7 @@ class ClusterTask:
 
     @property
     def overwrite(self) -> bool:
-        """Whether files of centers and labels may be replaced. The run that is resumed may have written them."""
+        """Whether files of centers and labels may be replaced. A resumed run may already have written them."""
         return self.force or self.resume
 
 
@@ -154,8 +154,8 @@ def cluster_rows(
 ) -> ClusterResult:
     """Cluster the rows and write the centers, then the labels if the task has a folder for them.
 
-    `group` is the process group of several ranks. Errors of rows, files and memory are a CollectiveError on all ranks.
-    RankError if another rank is lost.
+    `group` is the process group of several ranks. Errors of rows, files and memory become a CollectiveError on all
+    ranks. RankError if another rank is lost.
     """
     task, table = prepared.task, prepared.table
     start_time = time.perf_counter()
@@ -231,7 +231,7 @@ def _run_kmeans(
 
 @contextlib.contextmanager
 def _kmeans_errors(prepared: PreparedTask, env: RankEnv) -> Iterator[None]:
-    """Inside, errors of `kmeans`, which raises the same on all ranks, become CollectiveErrors or RankErrors."""
+    """In the context, an error of `kmeans`, equal on all ranks, becomes a CollectiveError or a RankError."""
     try:
         yield
     except (ValueError, OSError, ImageError) as error:

@@ -113,7 +113,7 @@ def expand_patterns(inputs: Sequence[Path]) -> list[Path]:
 
 
 def open_row_table(paths: Sequence[Path], key: str | None = None) -> RowTable:
-    """The rows of these files. `key` names the tensor in files with several. RowFileError if a file has no rows."""
+    """The rows of these files. `key` names one of several tensors. RowFileError if a file has no rows."""
     if key is not None and not any(path.suffix.lower() in KEYED_SUFFIXES for path in paths):
         raise RowFileError(f"{paths[0]}: holds no tensors by name; leave --key {key} out")
     return RowTable([open_row_file(path, key) for path in paths])

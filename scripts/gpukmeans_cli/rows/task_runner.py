@@ -16,11 +16,11 @@ from gpukmeans_cli.system.startup import Terminated, sigterm_as_interrupt
 
 
 class PreparationError(Exception):
-    """A task that cannot be started; nothing was computed or written. The text is one sentence, equal on all ranks."""
+    """A task cannot be started. Nothing was computed or written. The text is one sentence, equal on all ranks."""
 
 
 def run_task(task: ClusterTask, ranks: RankStore, timeout: timedelta | None, reporter: ClusterReporter) -> bool:
-    """Whether the task succeeded, equal on all ranks. The result or the error is reported.
+    """Run the task, report its result or error, and return whether it succeeded, equal on all ranks.
 
     PreparationError if the task cannot be started, RankError if another rank is lost. KeyboardInterrupt, after a
     report, for an interruption or SIGTERM.
