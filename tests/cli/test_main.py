@@ -285,7 +285,7 @@ def test_another_error_of_stdout_is_not_that_of_a_full_disk(run, monkeypatch):
     def fail(*args):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("gpukmeans_cli.main._version", fail)
+    monkeypatch.setattr("importlib.metadata.version", fail)
     assert run("--version") == (1, "", "gpukmeans: cannot continue (Input/output error)\n")
 
 

@@ -111,16 +111,14 @@ def test_an_error_of_standard_output_ends_the_run(photos, monkeypatch):
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_an_interruption_stops_the_workers_and_leaves_no_partial_files(photos, capsys, monkeypatch):
-    def report(*args):
-        original(*args)
-        signal.raise_signal(signal.SIGINT)
+def test_an_interruption_stops_the_workers_and_leaves_no_partial_files(photos, capsys):
+    class InterruptingReporter(Reporter):
+        def done(self, result):
+            super().done(result)
+            signal.raise_signal(signal.SIGINT)
 
-    original = batch._report
-    monkeypatch.setattr(batch, "_report", report)
     with pytest.raises(KeyboardInterrupt):
-        run(photos, n_workers=2)
-    monkeypatch.setattr(batch, "_report", original)
+        run(photos, n_workers=2, reporter=InterruptingReporter())
     assert "interrupted; run again with --skip-existing to continue" in capsys.readouterr().err
     written = files(photos / "out")
     assert written
@@ -140,15 +138,18 @@ def test_files_written_before_an_interruption_are_reported_after_an_unfinished_o
             raise StoppedError
         return original(source, output, settings)
 
-    def step(result):
-        steps.append(result)
-        if len(steps) == 4:
-            signal.raise_signal(signal.SIGINT)
-        return original_step(result)
+    @contextmanager
+    def show_progress(*args, **options):
+        def advance(step):
+            steps.append(step)
+            if len(steps) == 4:
+                signal.raise_signal(signal.SIGINT)
 
-    steps, original, original_step = [], batch.compress_image, batch._progress_step
+        yield advance
+
+    steps, original = [], batch.compress_image
     monkeypatch.setattr(batch, "compress_image", compress_image)
-    monkeypatch.setattr(batch, "_progress_step", step)
+    monkeypatch.setattr(batch, "show_progress", show_progress)
     with pytest.raises(KeyboardInterrupt):
         run(photos, n_workers=2)
     out, err = capsys.readouterr()
