@@ -79,7 +79,7 @@ def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.
         }
         seconds = {name: cost.seconds for name, cost in medians(commands, runs).items()}
         large = Path(folder) / "large.jpg"
-        # In a separate process: a child starts with the peak memory of its parent.
+        # In a separate process, since a child starts with the peak memory of its parent.
         subprocess.run([sys.executable, __file__, "draw", str(large), "5184", "3456"], check=True)
         large_cost = run([*compress, str(large), "-k", "20", "-f", "-q"])
     for name, value in seconds.items():

@@ -1,4 +1,4 @@
-"""Writes docs/picture.png, a photo and a drawing beside pngquant's, both by default: python scripts/readme_peers.py"""
+"""Writes docs/picture.png, which compares the files of gpukmeans and pngquant: python scripts/readme_peers.py"""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ KINDS = ("original", "gpukmeans", "pngquant")
 
 
 def draw(folder: Path) -> Image.Image:
-    """For each picture the original, the file of gpukmeans and that of pngquant, with their sizes in bytes."""
+    """For each picture the original and the files of gpukmeans and of pngquant, with their sizes."""
     photo = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
     pictures = {"photo": Image.open(photo).convert("RGB"), "dashboard": Image.fromarray(drawings()["dashboard"])}
     width, height = (length * SCALE for length in SIZE)

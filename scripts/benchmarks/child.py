@@ -2,7 +2,7 @@
 
 PEER is a name for `benchmarks.peers.find`. FOLDER contains points.npy, first.npy (the initial centers) and optionally
 weights.npy. Each line of stdin, "check N" or "time N", is answered by one line of JSON. `check` writes the centers
-after N iterations to PEER.npy and returns `peak_bytes`, the peak resident memory above that before the call. `time`
+after N iterations to PEER.npy and returns `peak_bytes`, the growth of the peak resident memory during the call. `time`
 returns the `seconds` of N iterations. A failure returns `error`; so does a call that needs LIMIT bytes more than the
 process has after the start. Linux only.
 """

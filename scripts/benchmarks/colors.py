@@ -26,7 +26,8 @@ K = 256
 SKLEARN, FAISS = "scikit-learn", "faiss-cpu"
 # Relative difference of the inertia from that of float64 that is accepted, after CHECKED iterations.
 TOLERANCE, CHECKED = 1e-6, 3
-# The same on colors, from scikit-learn after all iterations: the target, and the limit of a wrong result. A plain Lloyd
+# Relative difference of the inertia on colors from that of scikit-learn after all iterations: the target, and the limit
+# of a wrong result. A plain Lloyd
 # loop in float64 agreed with the engines within 3e-8 over three iterations, scikit-learn in float64 within 0.7 %.
 COLORS_TARGET, COLORS_TOLERANCE = 1e-3, 1e-2
 # Upper limits: time relative to flash-kmeans, bytes, milliseconds. Those beside peers on the CPU are in native.py.

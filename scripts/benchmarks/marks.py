@@ -1,4 +1,4 @@
-"""A figure of this package beside a limit: a mark that is met or missed."""
+"""Marks: figures of this package compared with those of a peer, and met or missed limits."""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 class Mark:
     """The figure of this package and that of a peer in one case, and the limit of their ratio; or the `error`.
 
-    Without a limit the ratio is only reported. With `at_least` the limit is a lower one, with `by_difference` it is
-    one of the difference of both figures.
+    Without a limit the ratio is only reported. With `at_least` the limit is a lower limit. With `by_difference` the
+    difference of both figures is compared with the limit, instead of the ratio.
     """
 
     case: str

@@ -45,7 +45,7 @@ class Curve:
 
 
 def rates(n_init: int) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """For each kind of data the number of sets, and of those whose number of clusters each criterion finds."""
+    """For each kind of data the number of sets, and for each criterion the number of sets that it judges correctly."""
     sets = [*_blobs(), *_labeled()]
     for kind in dict.fromkeys(one.kind for one in sets):
         chosen = [one for one in sets if one.kind == kind]

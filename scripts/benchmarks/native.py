@@ -1,8 +1,8 @@
 """The marks of the native kernels: times of gpukmeans on the CPU relative to those of peers, each with its limit.
 
-Calls within this process are measured in CPU seconds on one thread, which depend little on other work on the machine:
-the least of some alternate runs. Whole processes are measured by the medians of their wall-clock seconds, on all cores,
-and the start of a process by the medians of its CPU seconds.
+Calls within this process are measured in CPU seconds on one thread, which depend little on other work on the machine.
+The minimum of some alternate runs counts. Whole processes are measured by the medians of their wall-clock seconds, on
+all cores, and the start of a process by the medians of its CPU seconds.
 """
 
 import math
@@ -269,7 +269,7 @@ def _start(before: str) -> Iterator[Mark]:
 
 
 def _least(calls: Sequence[Callable[[], object]], repeats: int = RUNS) -> tuple[list[float], list[Any]]:
-    """For each call the least CPU seconds of its alternate runs on one thread, and its last result."""
+    """For each call the minimum of the CPU seconds of its alternate runs on one thread, and its last result."""
     seconds = [math.inf] * len(calls)
     results: list[Any] = [None] * len(calls)
     n_threads = torch.get_num_threads()

@@ -32,10 +32,10 @@ class Peak:
 
     name: str
     n_pixels: int
-    """Of one frame."""
+    """Number of pixels of one frame."""
     n_bytes: float
     target: float
-    """The bytes for the pixels of a frame; for an animation also its output, which is in memory as a whole, twice."""
+    """Limit of the bytes for the pixels of a frame; for an animation also twice the bytes of its output."""
     seconds: float
 
 

@@ -50,7 +50,7 @@ PLAIN_LIMITS = {16: 0.74, 64: 0.74, 256: 0.75}
 BUDGET_LIMITS = {16: 20.0, 64: 10.0}
 # Peak memory: bytes of a pixel, and in addition.
 BYTES_PER_PIXEL, CONSTANT = 40, 64e6
-# Levels by which a channel differs at most within the 3 x 3 pixels around a flat one; chroma of a vivid color.
+# Largest difference of a channel within the 3 x 3 pixels around a flat pixel, in levels; chroma of a vivid color.
 _FLAT, _VIVID = 24, 50
 _NEAREST = ("--dither", "none", "--lossy", "0")
 _TORCH = [sys.executable, "-c", "import torch"]
@@ -161,7 +161,7 @@ def _drawings() -> Iterator[Mark]:
 
 
 def _vivid(rows: Sequence[Row], photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """CIEDE2000 of flat vivid pixels at 16 colors, the mean over drawings, and the error that it costs on photos."""
+    """Mean CIEDE2000 of flat vivid pixels of drawings at 16 colors, and the increase of the error on photos."""
     crop = list(photos.values())[-1][:320, :480]
     pictures = {name: over(pixels, 245) for name, pixels in (drawings() | with_small_colors(crop)).items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -290,7 +290,7 @@ def _reduced_gif(frames: Sequence[Image.Image], folder: Path) -> tuple[float, ..
 
 
 def _same_bits(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """Files of small crops, all in one process, beside those of other ways."""
+    """Files of small crops, compressed in one process, compared with files that are compressed in other ways."""
     crops = {name: np.ascontiguousarray(pixels[:160, :160]) for name, pixels in photos.items()}
     with tempfile.TemporaryDirectory() as scratch:
         sources = list(write_pictures(crops, Path(scratch, "sources")).values())
@@ -339,7 +339,7 @@ def _kilobytes(case: str, ours: float, theirs: float, peer: str, limit: float | 
 
 
 def _better(case: str, ours: Row, theirs: Row, figure: str, limit: float) -> Mark:
-    """The number of photos on which ours is better, of all."""
+    """The number of photos on which ours is better, compared with the number of all photos."""
     count = ours.count_better(theirs, figure, higher=figure == "ssimulacra2")
     return Mark(case=case, peer="photos", ours=count, theirs=len(ours.photos), unit="", limit=limit, at_least=True)
 

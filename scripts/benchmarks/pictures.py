@@ -141,7 +141,7 @@ class Row:
     n_colors: int
     photos: list[Photo]
     seconds: float = 0.0
-    """Of all photos, less the import of torch."""
+    """Seconds of all photos, less the import of torch."""
     error: str | None = None
 
     @property

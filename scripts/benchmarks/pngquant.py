@@ -46,12 +46,12 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Time of gpukmeans relative to that of pngquant."""
+        """Time of gpukmeans relative to the time of pngquant."""
         return self.seconds / self.seconds_of_pngquant
 
     @property
     def cpu_ratio(self) -> float:
-        """The same in CPU seconds, which depend less on other work on the machine."""
+        """CPU seconds of gpukmeans relative to those of pngquant. They depend less on other work on the machine."""
         return self.cpu_seconds / self.cpu_seconds_of_pngquant
 
     @property

@@ -2,7 +2,8 @@
 
 WHAT is a list of names with commas: `reading` the file, one iteration over a `tensor` or the `stream`, and seeding by
 `k-means||` or `random` with one iteration over the stream. They alternate, RUNS times. Rank 0 prints a line of JSON:
-the number of rows and, for each name, the seconds of each run. THREADS is that of torch, 0 for all cores.
+the number of rows and, for each name, the seconds of each run. THREADS is the number of threads of torch, 0 for all
+cores.
 """
 
 import itertools

@@ -38,7 +38,7 @@ def animated(kind):
     return saved(kind, save_all=True, append_images=frames, duration=50)
 
 
-# BUFR, GRIB, HDF5 and WMF are written by plugins that nobody has.
+# BUFR, GRIB, HDF5 and WMF need plugins that are not part of Pillow.
 WRITTEN = {kind: data for kind in sorted(Image.SAVE) if (data := saved_in_some_mode(kind)) is not None}
 CASES = WRITTEN | {f"{kind} animated": animated(kind) for kind in ("GIF", "PNG", "WEBP")}
 

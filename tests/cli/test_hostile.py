@@ -72,7 +72,7 @@ HALF_A_GIGABYTE = 1 << 29
 
 
 def packed_zeros(n_bytes):
-    """Deflated zeros, a thousandth of their size."""
+    """Deflated zeros, whose size is a thousandth of the zeros."""
     packer = zlib.compressobj(9)
     parts = [packer.compress(bytes(1 << 20)) for _ in range(n_bytes >> 20)]
     return b"".join([*parts, packer.flush()])
@@ -141,7 +141,7 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked(tmp_path):
         "canvas.webp": (webp_of(10_000, 10_000, 4, tmp_path), "400000000 pixels in 4 frames"),
         "tile.tiff": (tiff_of(64, 40_000, packed_zeros(100 << 20)), "1600000000 pixels in a tile"),
     }
-    # Images of one pixel: the decoder stops after it, and leaves out chunks that unpack to too much.
+    # Images of one pixel. The decoder stops after the pixel, and leaves out chunks that would unpack to too many bytes.
     harmless = {
         "text.png": png_of(1, 1, png.chunk(b"zTXt", b"k\0\0" + bomb), png.chunk(b"IDAT", pixel)),
         "texts.png": png_of(1, 1, *text, png.chunk(b"IDAT", pixel)),

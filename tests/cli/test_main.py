@@ -47,7 +47,7 @@ def test_the_versions_are_those_of_the_packages_that_bytes_depend_on(run):
 
 
 @pytest.mark.parametrize("command", [[], ["compress"], ["cluster"]], ids=" ".join)
-def test_h_is_help(run, command):
+def test_the_option_h_prints_the_help(run, command):
     assert run(*command, "-h") == run(*command, "--help")
     assert "Usage" in run(*command, "-h")[1]
 
@@ -88,7 +88,7 @@ for args in (["--version"], ["--help"], ["compress", "--help"], ["demo", "--help
 
 
 def test_help_loads_neither_torch_nor_pydantic(tmp_path):
-    # Nor does that of a command. Only a new interpreter has not imported them yet.
+    # The help of a command does not import them either. Only a new interpreter has not imported them yet.
     code = """
 import sys
 from gpukmeans_cli.main import main

@@ -1,10 +1,10 @@
-"""Arrays of libraries that the tests do not need: they have the interfaces alone."""
+"""Stand-ins for arrays of libraries that need not be installed. They have only the interfaces of such arrays."""
 
 import numpy as np
 
 
 class DLPackArray:
-    """An array that only DLPack shares."""
+    """An array whose only interface is DLPack."""
 
     def __init__(self, values):
         self.values = values

@@ -12,7 +12,7 @@ SWAPPED = SRGB.replace(b"rXYZ", b"tmp ").replace(b"gXYZ", b"rXYZ").replace(b"tmp
 
 
 def cmyk_profile():
-    """A profile of inks that Pillow's formula, of ideal ones, does not describe: a table of 16 Lab colors."""
+    """A profile of real inks, a table of 16 Lab colors. Pillow's formula for ideal inks gives other colors."""
     inks = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
     cyan, magenta, yellow, black = inks.T
     lightness = 100 * (1 - 0.45 * cyan) * (1 - 0.5 * magenta) * (1 - 0.1 * yellow) * (1 - 0.9 * black)

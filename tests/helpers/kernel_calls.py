@@ -8,7 +8,7 @@ import torch
 
 from gpukmeans.engines.native import library
 
-# Memory whose content is no result: scratch memory, and what depends on the order of sums in products.
+# Names of memory whose content is no result: scratch memory, and values that depend on the order of sums in products.
 _NO_RESULTS = {"scratch", "panels", "norms", "bounds", "drifts"}
 _NO_KERNELS = ("flush_bits", "source_hash", "supports")
 
@@ -78,13 +78,13 @@ class RecordingLibrary(library.Library):
         return recorded
 
     def write(self, path):
-        """Write the calls, and let the garbage collector see all objects again."""
+        """Write the calls, and unfreeze the objects for the garbage collector."""
         gc.unfreeze()
         path.write_bytes(pickle.dumps(self.calls))
 
 
 class _Memory:
-    """The memory that the arguments of a call refer to, as regions: structures, and what their pointers refer to."""
+    """The memory that the arguments of a call refer to, as regions: structures, and the targets of their pointers."""
 
     def __init__(self, arguments):
         self._known, self._structures = {}, {}
@@ -97,7 +97,7 @@ class _Memory:
                 self._known[ctypes.addressof(found)] = ctypes.sizeof(found)
                 if issubclass(kind, ctypes.Structure):
                     self._structures[ctypes.addressof(found)] = kind
-        arguments = [getattr(value, "_obj", value) for value in arguments]  # what byref refers to
+        arguments = [getattr(value, "_obj", value) for value in arguments]  # the object of `byref`
         for i, value in enumerate(arguments):
             if isinstance(value, ctypes.Array | ctypes._SimpleCData):
                 self._known[ctypes.addressof(value)] = ctypes.sizeof(value)

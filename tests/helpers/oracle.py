@@ -1,4 +1,4 @@
-"""K-means as plain loops in float64, which share no code with the package."""
+"""K-means as plain loops in float64, without code of the package."""
 
 import itertools
 import math

@@ -32,7 +32,7 @@ def batches_of(x, weights, size):
 
 
 def with_far_centers(width, kind):
-    """Points, some of them equal, with weights of a kind, and 12 initial centers most of which are far off."""
+    """Points, some of them equal, with weights of a kind, and 12 initial centers, most of them far off."""
     x, weights = points(120, width, kind)
     x[60:90] = x[:30]
     return x, weights, torch.cat([x[:3], torch.arange(9.0)[:, None].expand(9, width) + 500])
@@ -51,7 +51,7 @@ def as_arrays(result):
 
 
 def fit(group, bounds, points_args, options):
-    """The clustering of the points of all ranks; this one has the rows between its bounds."""
+    """The clustering of the points of all ranks. This rank has the rows between its bounds."""
     x, weights = points(*points_args)
     rows = slice(*bounds[group.rank() : group.rank() + 2])
     return as_arrays(kmeans(x[rows], weights=None if weights is None else weights[rows], group=group, **options))
@@ -179,7 +179,7 @@ class Failing:
 
 
 def fit_with_callback(group, with_callback, stops):
-    """The calls of a callback, which may end the loop after the second round."""
+    """The calls of a callback, which may end the loop after the second iteration."""
     x, _ = points(300, 3, "none")
     calls = []
 
@@ -193,7 +193,7 @@ def fit_with_callback(group, with_callback, stops):
 
 
 def start_by_function(group, n_clusters=4, refine=0):
-    """First centers by a function that returns others on each rank."""
+    """Initial centers by a function that returns different centers on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
@@ -205,7 +205,7 @@ def start_by_function(group, n_clusters=4, refine=0):
 
 
 def sample_with_own_seed(group):
-    """Samples by a generator with another seed on each rank."""
+    """Samples by a generator with a different seed on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
@@ -213,7 +213,7 @@ def sample_with_own_seed(group):
 
 
 def count_collectives(group, options):
-    """The collectives between two rounds."""
+    """The collectives between two iterations."""
     x, _ = points(300, 3, "none")
     calls, rounds = [], []
     for name in ("all_reduce", "all_gather_object"):
@@ -243,7 +243,7 @@ def save_and_resume(group, folder):
 
 
 def signal_in_a_round(group, number):
-    """A signal for rank 1 after the second round."""
+    """A signal to rank 1 after the second iteration."""
     x, _ = points(300, 3, "none")
     rows = slice(100 * group.rank(), 100 * (group.rank() + 1))
 

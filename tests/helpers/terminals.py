@@ -65,7 +65,7 @@ class Terminal:
 
 
 def run_python(code, out="terminal", err="terminal", columns=100, **environ):
-    """Run Python code, and give exit code, stdout and stderr: each as bytes, or as a Terminal, one for equal names."""
+    """Exit code, stdout and stderr of Python code. A stream is bytes for "pipe", else the Terminal of that name."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
     environ = {**inherited, "PYTHONPATH": path, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environ}

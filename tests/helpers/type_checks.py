@@ -16,7 +16,7 @@ def install(package, checker):
     Functions without named axes are checked by `checker` alone, which takes a tenth of the time. `jaxtyping_disable`
     turns all checks off.
     """
-    jaxtyping.jaxtyped = _checked  # the import hook decorates all functions and classes with it
+    jaxtyping.jaxtyped = _checked  # the import hook decorates all functions and classes with `jaxtyped`
     jaxtyping.install_import_hook(package, checker)
 
 

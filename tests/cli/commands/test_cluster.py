@@ -70,7 +70,7 @@ def test_the_result_is_printed_in_one_line_and_written_to_a_file(run, x, tmp_pat
     assert names(tmp_path) == ["centers.safetensors", "x.npy"]
 
 
-def test_json_has_exactly_these_keys(run, x, tmp_path):
+def test_the_json_of_a_clustering_has_exactly_the_documented_keys(run, x, tmp_path):
     paths = save_parts(x, tmp_path, (100, 500))
     code, out, err = run(*paths, "-k", 5, "--json", "-o", "c.npy", "--batch-rows", 150, "--labels", "out")
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -117,7 +117,7 @@ def test_quiet_prints_only_requested_json(run, x):
     assert json.loads(out)["clusters"] == 5
 
 
-def test_force_overwrites_outputs(run, x, tmp_path):
+def test_force_overwrites_centers_and_labels(run, x, tmp_path):
     (tmp_path / "c.npy").write_bytes(b"old")
     (tmp_path / "x-labels.npy").write_bytes(b"old")
     assert run("x.npy", "-k", 5, "-o", "c.npy", "--labels", ".", "-f", "-q") == (0, "", "")

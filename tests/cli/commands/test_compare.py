@@ -62,7 +62,7 @@ def test_images_with_equal_pixels_are_identical(run, pair, tmp_path):
     assert out.startswith(f"{a}, {tmp_path / 'a.bmp'}: identical, SSIM 1.0000, {size / 1000:.1f} kB -> 3.7 kB (")
 
 
-def test_json_has_exactly_these_keys(run, pair, tmp_path):
+def test_the_json_of_a_comparison_has_exactly_the_documented_keys(run, pair, tmp_path):
     a, b = pair
     code, out, err = run(a, b, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -164,7 +164,7 @@ def test_the_captions_have_names_sizes_and_quality(run, pair, monkeypatch):
     _, out, _ = run(*pair)
     sizes = [f"{name.stat().st_size / 1000:.1f} kB" for name in pair]
     quality = re.search(r"PSNR \S+ dB, SSIM \S+(?=,)", out).group().split(", ")
-    # Channels differ by up to 7, which 32 times hardly clips and 64 times would.
+    # Channels differ by up to 7. A factor of 32 hardly clips such differences, a factor of 64 does.
     assert drawn == [f"a.png: {sizes[0]}", f"b.png: {sizes[1]}", "Absolute difference x 32", *quality]
 
 
@@ -307,7 +307,7 @@ def test_a_file_that_cannot_be_read_gives_one_line(run, pair, tmp_path, make, co
     assert not list(tmp_path.glob("*-comparison.png"))
 
 
-def test_max_pixels_rejects_larger_images(run, pair):
+def test_max_pixels_rejects_images_with_more_pixels(run, pair):
     assert run(*pair, "--max-pixels", 1200)[0] == 0
     code, out, err = run(*pair, "--max-pixels", 1199, "-f")
     assert (code, out) == (1, "")

@@ -74,7 +74,7 @@ def test_a_tiny_percentage_is_not_printed_as_zero(run, tmp_path):
     assert run(save(pixels, tmp_path / "a.png"))[1] == "#000000  100.0 %\n#ffffff  < 0.1 %\n"
 
 
-def test_json_has_exactly_these_keys(run, photo):
+def test_the_json_of_a_palette_has_exactly_the_documented_keys(run, photo):
     code, out, err = run(photo, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     assert json.loads(out) == {
@@ -314,7 +314,7 @@ def test_a_shared_palette_is_that_of_the_readable_images(run, photo, tmp_path):
     assert_one_line(err, "missing.png")
 
 
-def test_max_pixels_rejects_larger_images(run, photo):
+def test_max_pixels_rejects_images_with_more_pixels(run, photo):
     assert run(photo, "--max-pixels", 16)[0] == 0
     code, out, err = run(photo, "--max-pixels", 15)
     assert (code, out) == (1, "")

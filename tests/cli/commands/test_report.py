@@ -46,12 +46,12 @@ def test_seven_numbers_are_the_default(run, photo):
     assert numbers(photo.with_name("photo-report.html")) == [4, 8, 16, 32, 64, 128, 256]
 
 
-def test_one_number_is_one_palette(run, photo, tmp_path):
+def test_one_number_of_colors_gives_a_report_with_one_palette(run, photo, tmp_path):
     assert "report.html: 1 palette of 5 colors, " in run(photo, "-k", "5")[1]
     assert ": 1 palette of 1 color, " in run(photo, "-k", 1, "-o", tmp_path / "one.html")[1]
 
 
-def test_numbers_are_sorted_and_distinct(run, photo):
+def test_numbers_of_colors_are_sorted_and_distinct(run, photo):
     run(photo, "-k", "8, 3,8,003")
     assert numbers(photo.with_name("photo-report.html")) == [3, 8]
 

@@ -8,7 +8,7 @@ from gpukmeans_cli.compression.drawings import FEWEST, HIDDEN_ERROR, drawing_wei
 
 
 def fitted(n_needed, tried):
-    """A `fit` whose error is hidden from `n_needed` colors on."""
+    """A function `fit` whose error is hidden with `n_needed` colors or more."""
 
     def fit(n_colors):
         tried.append(n_colors)

@@ -156,7 +156,7 @@ def test_the_output_folder_is_not_searched(tree):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_a_pattern_skips_the_output_folder_unless_it_begins_there(tree):
+def test_a_pattern_skips_the_output_folder_unless_the_pattern_begins_there(tree):
     out = tree / "out"
     (out / "sub").mkdir(parents=True)
     (out / "a-8.png").touch()

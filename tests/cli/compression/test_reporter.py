@@ -27,13 +27,13 @@ def test_the_line_goes_to_stderr_if_an_image_goes_to_stdout(capsys):
     assert capsys.readouterr() == ("", f"gpukmeans: {REPORT.line()}\n")
 
 
-def test_json_replaces_the_line(capsys):
+def test_with_json_an_object_is_printed_instead_of_a_line(capsys):
     Reporter(as_json=True).done(result())
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (REPORT.as_json(), "")
 
 
-def test_dropped_frames_are_a_warning(capsys):
+def test_dropped_frames_give_a_warning(capsys):
     Reporter().done(result(3))
     assert capsys.readouterr().err == "gpukmeans: photos/sea.jpg: took the first of 4 frames\n"
 

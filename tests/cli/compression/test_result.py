@@ -10,7 +10,7 @@ def test_the_line_has_sizes_quality_iterations_and_time():
     )
 
 
-def test_the_line_of_an_image_without_error_says_lossless():
+def test_the_line_of_an_image_without_error_contains_lossless():
     line = replace(REPORT, psnr=None, mse=0.0, colors_in=3, colors_out=3, iterations=0).line()
     assert "3 -> 3 colors" in line
     assert "(33%), lossless, 0 iterations," in line
@@ -21,7 +21,7 @@ def test_the_line_marks_a_larger_file():
     assert "100 bytes -> 250 bytes (250%, larger)" in replace(REPORT, bytes_in=100, bytes_out=250).line()
 
 
-def test_the_json_has_these_keys_in_this_order():
+def test_the_json_of_a_report_has_the_documented_keys_in_their_order():
     assert list(REPORT.as_json()) == [
         *("input", "output", "width", "height", "frames", "mode", "colors_in", "colors_out", "bytes_in", "bytes_out"),
         *("bytes_with_palette", "dither", "lossy", "mse", "psnr", "iterations", "converged"),
@@ -44,7 +44,7 @@ def test_the_line_of_a_kept_file_names_no_output():
     )
 
 
-def test_the_line_of_a_copy_says_that_the_input_is_kept():
+def test_the_line_of_a_copy_reports_that_the_input_is_kept():
     assert KEPT.line().startswith("photos/sea.jpg -> photos/sea-20.png: 640 x 427, 96,615 colors, 196.7 kB, kept as")
     assert ", 196.7 kB -> 1.0 kB (1%), kept without its metadata, since" in replace(KEPT, bytes_out=1000).line()
 

@@ -108,5 +108,5 @@ def test_one_iteration_is_in_the_middle_and_equal_values_are_level():
     ("value", "text"),
     [(0, "0"), (950, "950"), (1500, "1.5k"), (52.4e6, "52.4M"), (2e9, "2G"), (1e13, "10T"), (0.25, "0.25")],
 )
-def test_numbers_have_metric_prefixes(value, text):
+def test_large_numbers_have_metric_prefixes(value, text):
     assert short_number(value) == text

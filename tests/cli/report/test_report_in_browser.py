@@ -312,7 +312,7 @@ def test_the_table_and_the_chart_select_a_variant(browser, selector):
     assert visible(browser, ".command")[0].text.endswith("-k 40")
 
 
-def test_a_tap_selects_a_number(browser):
+def test_a_tap_selects_a_number_of_colors(browser):
     touch = ActionBuilder(browser, mouse=PointerInput("touch", "finger"))
     touch.pointer_action.move_to(find(browser, "label[for=k-3]")).pointer_down().pointer_up()
     touch.perform()
@@ -342,7 +342,7 @@ def n_pixels_near(shown, color):
     return int((abs(shown - color).max(axis=2) < 25).sum())
 
 
-def test_points_are_drawn_and_centers_on_them(browser):
+def test_the_cloud_has_points_and_centers_drawn_over_the_points(browser):
     points, centers = clouds(browser)
     background = points[points.shape[0] // 2, 5]
     assert 0.005 < (points != background).any(axis=2).mean() < 0.6

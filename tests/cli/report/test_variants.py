@@ -67,7 +67,7 @@ def test_each_variant_is_beside_the_output_of_compress_without_dithering(tmp_pat
 
 
 @pytest.mark.parametrize("options", [{}, {"dither": "bayer", "dither_strength": 0.0}])
-def test_nearest_colors_are_beside_nothing(tmp_path, options):
+def test_a_variant_in_nearest_colors_has_no_second_encoding(tmp_path, options):
     data = build_report_data(save(noise(31, 40, 3), tmp_path / "a.png"), [9], replace(SETTINGS, **options))
     assert data.variants[0].mode == "Nearest"
     assert data.variants[0].plain is None
@@ -79,7 +79,7 @@ def test_a_lossless_variant_has_the_nearest_colors(tmp_path):
     assert [variant.mode for variant in data.variants] == ["Optimized", "Nearest"]
 
 
-def test_the_quality_is_that_of_the_goal_of_compress(tmp_path, china):
+def test_the_quality_has_the_scale_of_the_quality_target_of_compress(tmp_path, china):
     photo = save(china.numpy()[::3, ::3].copy(), tmp_path / "photo.png")
     (variant,) = build_report_data(photo, [32], replace(SETTINGS, **OPTIMIZED)).variants
     settings = replace(SETTINGS, **OPTIMIZED, n_colors=32, allow_larger=True, force=True)

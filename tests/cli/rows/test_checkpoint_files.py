@@ -76,5 +76,5 @@ def test_equal_tensors_and_metadata_give_equal_bytes():
     texts = {f"text {index}": "é" for index in range(9)}
     data = centers_bytes(STATE, texts, ".safetensors")
     assert data == centers_bytes(STATE, texts, ".safetensors")
-    # With a single text, whose order is fixed, the library writes the same bytes.
+    # With a single text, whose order is fixed, safetensors writes the same bytes.
     assert centers_bytes(STATE, {"a": "b"}, ".safetensors") == serialized(STATE, {"a": "b"})

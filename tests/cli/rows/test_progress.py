@@ -24,7 +24,7 @@ def clock():
 
 
 class Terminal(io.StringIO):
-    """A stream that claims to be a terminal."""
+    """A stream whose `isatty` returns True."""
 
     encoding = "utf-8"
 
@@ -69,7 +69,7 @@ def test_a_line_with_the_stage_and_the_rate_is_written_every_ten_seconds(clock, 
     ]
 
 
-def test_every_round_writes_a_line_on_request(clock, capsys):
+def test_every_iteration_writes_a_line_on_request(clock, capsys):
     with cluster_progress(clock=clock, every_iteration=True) as progress:
         for n in (1, 2):
             clock.now += n

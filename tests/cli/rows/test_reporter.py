@@ -35,7 +35,7 @@ def test_a_result_is_one_line_on_stdout(capsys):
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_json_replaces_the_line_and_is_also_printed_with_quiet(capsys, quiet):
+def test_json_is_printed_instead_of_the_line_and_also_with_quiet(capsys, quiet):
     reporter(as_json=True, quiet=quiet).done(OUTCOME)
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (OUTCOME.as_json(), "")

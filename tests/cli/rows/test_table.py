@@ -33,7 +33,7 @@ def test_the_rows_of_many_files_are_one_table(row_files):
     assert torch.equal(table[-3:], x[-3:])
 
 
-def test_a_slice_is_a_copy(row_files):
+def test_a_slice_of_a_row_table_is_a_copy(row_files):
     x, paths = row_files
     table = open_row_table(paths)
     table[:].zero_()

@@ -2,20 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import color_profiles
-from helpers.image_files import noise, rgba, save
+from helpers.image_files import rgba, save
 
 from gpukmeans.images.dithering import DITHERINGS
-from gpukmeans_cli.formats.color import to_srgb
-from gpukmeans_cli.formats.metadata import Metadata
-
-
-@pytest.fixture
-def linear(tmp_path):
-    """A PNG of 256 distinct colors in linear light, and these in sRGB."""
-    in_srgb = to_srgb(noise(16, 16, 3), Metadata(color_chunks=(color_profiles.LINEAR,)))
-    assert abs(in_srgb.astype(int) - noise(16, 16, 3)).mean() > 40
-    return color_profiles.save_linear(noise(16, 16, 3), tmp_path / "linear.png"), in_srgb
 
 
 def degenerate(name):
@@ -54,7 +43,7 @@ def test_degenerate_images_work_in_every_color_space(report, tmp_path, name, spa
 
 
 def test_dark_colors_of_nearly_transparent_pixels_do_not_enter_the_palette(report, tmp_path):
-    """Colors are premultiplied, so the weight of a color below a soft edge is its visibility."""
+    """Colors are premultiplied, so colors below a soft edge count less the less visible they are."""
     row, column = np.mgrid[:64, :64]
     distance = np.hypot(row - 31.5, column - 31.5)
     alpha = np.clip((28 - distance) * 32, 0, 255)

@@ -49,7 +49,7 @@ def test_profile_resolution_exif_and_text_are_kept_and_stripped(report, crop, tm
 
 @pytest.fixture
 def linear(tmp_path):
-    """A PNG of 256 distinct colors in linear light, and these in sRGB."""
+    """A PNG of 256 distinct colors in linear light, and the same colors in sRGB."""
     in_srgb = to_srgb(noise(16, 16, 3), Metadata(color_chunks=(color_profiles.LINEAR,)))
     assert abs(in_srgb.astype(int) - noise(16, 16, 3)).mean() > 40
     return color_profiles.save_linear(noise(16, 16, 3), tmp_path / "linear.png"), in_srgb
@@ -81,7 +81,7 @@ def test_colors_become_srgb_where_their_encoding_cannot_be_kept(report, linear, 
     ("options", "expected"),
     [(["-k", 2, "--fixed", "#ff0000"], [[255, 0, 0]]), (["--palette", "colors.png"], [[188, 188, 188]])],
 )
-def test_colors_meet_given_colors_in_srgb(report, tmp_path, monkeypatch, options, expected):
+def test_images_are_converted_to_srgb_for_given_colors(report, tmp_path, monkeypatch, options, expected):
     monkeypatch.chdir(tmp_path)
     for name in ("colors.png", "in.png"):
         color_profiles.save_linear(np.full((4, 4, 3), 128, np.uint8), name)

@@ -39,7 +39,7 @@ def written(command, tmp_path):
 
 
 def largest_distance(path):
-    """The distance in levels from the badges to the nearest color of the first frame, that of the worst badge."""
+    """The largest distance, in levels, from a badge to the nearest color of the first frame."""
     colors = rgba(path)[..., :3].reshape(-1, 3).astype(int)
     return max(np.sqrt(((colors - color) ** 2).sum(axis=1).min()) for color in BADGES)
 

@@ -1,4 +1,4 @@
-"""Outputs that would not be smaller than their inputs: what is written instead, and what is printed."""
+"""Inputs whose output would not be smaller: the files that are written, and the lines that are printed."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def jpeg(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["small", "jpeg"])
-def test_beside_the_input_nothing_is_written(run, report, tmp_path, request, name):
+def test_no_file_is_written_beside_an_input_that_would_become_larger(run, report, tmp_path, request, name):
     photo = request.getfixturevalue(name)
     before = files(tmp_path)
     code, out, err = run(photo)
@@ -75,7 +75,7 @@ def test_a_larger_file_in_another_format_is_written_if_that_is_asked_for(run, jp
         assert (image.format, image.size) == ("PNG", (40, 40))
 
 
-def test_the_line_of_a_larger_file_says_so(run, jpeg):
+def test_the_line_of_a_larger_file_has_the_growth_in_percent(run, jpeg):
     _, out, _ = run(jpeg, "--allow-larger")
     assert out.startswith(f"{jpeg} -> {jpeg.with_name('photo-256.png')}: ")
     assert "%, larger), PSNR" in out
@@ -121,7 +121,7 @@ def test_skip_existing_tries_a_kept_input_again(run, jpeg):
         assert ", kept as it is, " in out
 
 
-def test_a_dry_run_says_what_would_be_kept_and_what_would_be_written(run, small, tmp_path):
+def test_a_dry_run_reports_which_files_would_be_kept_and_which_written(run, small, tmp_path):
     before = files(tmp_path)
     assert " s\n" in run(small, "--dry-run")[1]
     assert ", kept as it is, " in run(small, "--dry-run")[1]

@@ -94,7 +94,7 @@ def test_the_number_of_threads_does_not_change_a_byte(tmp_path):
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
-def test_max_pixels_rejects_larger_images(run, photo, tmp_path):
+def test_max_pixels_rejects_images_with_more_pixels(run, photo, tmp_path):
     assert run(photo, "-k", 2, "--max-pixels", 187)[0] == 0
     code, out, err = run(photo, "-k", 2, "-f", "--max-pixels", 186)
     assert (code, out) == (1, "")

@@ -66,7 +66,7 @@ def test_an_existing_output_is_kept(run, photo, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["-f", "--force"])
-def test_force_overwrites(run, photo, tmp_path, flag):
+def test_force_overwrites_an_existing_output(run, photo, tmp_path, flag):
     output = tmp_path / "photo-2.png"
     output.write_bytes(b"mine")
     assert run(photo, "-k", 2, flag)[0] == 0

@@ -79,7 +79,7 @@ def test_quiet_and_dry_run_work_with_a_pipe(piped, photo):
     assert err.endswith(", not written\n")
 
 
-def test_an_animation_comes_through_a_pipe(piped, animation):
+def test_an_animation_can_be_read_from_and_written_to_a_pipe(piped, animation):
     code, out, err = piped("-", "-o", "x.png", data=animation.read_bytes())
     assert (code, err) == (0, "")
     assert out.startswith(b"standard input -> x.png: 3 frames of 8 x 9, ")

@@ -59,7 +59,7 @@ def test_each_file_has_its_own_line(run, photo, tmp_path):
     assert second.startswith(str(photo))
 
 
-def test_json_has_exactly_these_keys(run, photo, tmp_path):
+def test_the_json_of_a_file_has_exactly_the_documented_keys(run, photo, tmp_path):
     code, out, err = run(photo, "-k", 3, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     report = json.loads(out, parse_constant=refuse)

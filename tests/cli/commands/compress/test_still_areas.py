@@ -13,7 +13,7 @@ N_FRAMES, HEIGHT, WIDTH = 4, 48, 64
 
 @pytest.fixture(scope="module", params=["opaque", "transparent"])
 def animation(request, tmp_path_factory):
-    """A file in which a square moves over a photo, a third of which may be transparent."""
+    """A file in which a square moves over a photo. A third of the photo may be transparent."""
     with Image.open(CHINA) as image:
         photo = np.array(image.crop((200, 100, 200 + WIDTH, 100 + HEIGHT)).convert("RGBA"))
     if request.param == "transparent":
@@ -27,7 +27,7 @@ def animation(request, tmp_path_factory):
 
 
 def still_pixels(frames):
-    """Mask (F - 1, H, W) of the pixels that are those of the frame before."""
+    """Mask (F - 1, H, W) of the pixels that are equal to those of the previous frame."""
     return (frames[1:] == frames[:-1]).all(axis=-1)
 
 

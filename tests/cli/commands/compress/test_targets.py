@@ -11,7 +11,7 @@ from helpers.terminals import needs_pseudo_terminals, run_python
 # Targets
 
 
-def test_min_psnr_takes_the_fewest_colors_that_reach_it(report, crop, tmp_path):
+def test_min_psnr_takes_the_fewest_colors_that_reach_the_psnr(report, crop, tmp_path):
     found = report(crop, "--min-psnr", 30, "-o", tmp_path / "found.png")
     assert found["psnr"] >= 30
     fewer = report(crop, "-k", found["colors_out"] - 1, "-o", tmp_path / "fewer.png")
@@ -27,7 +27,7 @@ def test_max_bytes_takes_the_most_colors_that_fit(report, crop, tmp_path, limit)
     assert more["bytes_out"] > n_bytes
 
 
-def test_a_target_names_the_output_palette(report, crop, tmp_path):
+def test_with_a_target_the_name_of_the_output_ends_in_palette(report, crop, tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(crop.read_bytes())
     assert report(photo, "--min-psnr", 25)["output"] == str(tmp_path / "photo-palette.png")
