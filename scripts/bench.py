@@ -36,12 +36,12 @@ from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as benchmark_pngquant
 from benchmarks import scale as benchmark_scale
 from benchmarks.native import PNGQUANT_LIMITS
+from benchmarks.photos import sample_photos
 from benchmarks.picture_marks import MSE_TARGETS
 from benchmarks.pngquant import COMPRESS, NEAREST
 from benchmarks.processes import medians, run
 from benchmarks.table import table
 from gpukmeans import BEST_QUALITY, SEEDINGS, mean_squared_error, quantize, unique_colors
-from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.device import DeviceError, pick_device
 
@@ -63,12 +63,10 @@ STREAM_TARGET, STREAM_MEMORY_TARGET = 1.3, 1000
 @app.command()
 def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7) -> None:
     """Whole processes: `compress` on small photos beside `import torch`, memory at 18 megapixels, time of --help."""
-    import sklearn.datasets
-
     _print_machine()
     compress = [sys.executable, COMPRESS, *NEAREST]
     with tempfile.TemporaryDirectory() as folder:
-        photos = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
+        photos = [sample_photos() / name for name in ("china.jpg", "flower.jpg")]
         commands = {
             "import torch": [sys.executable, "-c", "import torch"],
             **{
@@ -382,9 +380,7 @@ def native(
     Takes about seven minutes on two cores. A peer that is not installed is named. The exit code is 1 if a case fails.
     Not on Windows.
     """
-    import sklearn.datasets
-
-    photos = benchmark_pictures.rgb_pictures(folder or Path(sklearn.datasets.__file__).parent / "images")
+    photos = benchmark_pictures.rgb_pictures(folder or sample_photos())
     if not photos:
         _fail(f"{folder} holds no RGB picture")
     load, start = os.getloadavg()[0], time.perf_counter()
@@ -483,8 +479,7 @@ def _joined(versions: Mapping[str, str]) -> str:
 
 
 def _rgb_pictures(folder: Path) -> list[torch.Tensor]:
-    images = [torch.from_numpy(read_image(path).pixels) for path in sorted(folder.iterdir())]
-    return [image for image in images if image.shape[2] == 3]
+    return [torch.from_numpy(pixels) for pixels in benchmark_pictures.rgb_pictures(folder).values()]
 
 
 def _quantize(image: torch.Tensor, n_colors: int, seed: int, options: Mapping[str, Any]) -> torch.Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import sklearn.datasets
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.drawings import drawings
+from benchmarks.photos import sample_photos
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import run
 
@@ -22,8 +22,10 @@ KINDS = ("original", "gpukmeans", "pngquant")
 
 def draw(folder: Path) -> Image.Image:
     """For each picture the original and the files of gpukmeans and of pngquant, with their sizes."""
-    photo = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
-    pictures = {"photo": Image.open(photo).convert("RGB"), "dashboard": Image.fromarray(drawings()["dashboard"])}
+    pictures = {
+        "photo": Image.open(sample_photos() / "china.jpg").convert("RGB"),
+        "dashboard": Image.fromarray(drawings()["dashboard"]),
+    }
     width, height = (length * SCALE for length in SIZE)
     sheet = Image.new("RGB", (3 * width, len(ROWS) * (height + CAPTION)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)

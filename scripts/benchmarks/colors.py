@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from benchmarks import clustering, peers
 from benchmarks.clustering import REPEATS, FailedError, inertia, slope
+from benchmarks.photos import sample_photos
 from gpukmeans import KMeansResult, kmeans, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.engines.fused.engine import TritonEngine
@@ -165,7 +165,7 @@ def _bounds(case: str, n: int, k: int, seconds: float, roofline: Roofline) -> li
 
 
 def _colors(device: str, sizes: Sizes) -> list[Figure]:
-    histogram = unique_colors(torch.from_numpy(read_image(_china()).pixels))
+    histogram = unique_colors(torch.from_numpy(read_image(sample_photos() / "china.jpg").pixels))
     x, counts = histogram.colors.float().numpy(), histogram.counts.numpy()
     first = x[np.random.default_rng(0).choice(len(x), K, replace=False)]
     n_iter = sizes.colors_n_iter
@@ -297,7 +297,7 @@ def _large(sizes: Sizes) -> list[Figure]:
 
 
 def _quantize(sizes: Sizes) -> list[Figure]:
-    photo = torch.from_numpy(read_image(_china()).pixels).permute(2, 0, 1).float()[None]
+    photo = torch.from_numpy(read_image(sample_photos() / "china.jpg").pixels).permute(2, 0, 1).float()[None]
     larger = torch.nn.functional.interpolate(photo, sizes.size[::-1], mode="bicubic")[0]
     image = larger.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cuda()
     auto, plain = quantize(image, K), quantize(image, K, engine="plain")
@@ -358,9 +358,3 @@ def _save(folder: str, x: np.ndarray, first: np.ndarray, weights: np.ndarray | N
     for name, array in {"points": x, "first": first, "weights": weights}.items():
         if array is not None:
             np.save(f"{folder}/{name}.npy", array)
-
-
-def _china() -> Path:
-    import sklearn.datasets
-
-    return Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"

@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks import pngquant
 from benchmarks.drawings import drawings, over, with_small_colors
 from benchmarks.marks import Mark, not_measured
+from benchmarks.photos import mean_squared_error as squared_error
 from benchmarks.pictures import (
     BUDGETED,
     LOSSY,
@@ -285,7 +286,7 @@ def _reduced_gif(frames: Sequence[Image.Image], folder: Path) -> tuple[float, ..
     run([sys.executable, COMPRESS, str(source), "-k", "64", "-o", str(ours), "-f", "-q", "--allow-larger"])
     run(["gifsicle", "--colors", "64", "-O3", "-o", str(theirs), str(source)])
     before = _frames(source)
-    errors = [float(((before - _frames(path)) ** 2).sum(axis=3).mean()) for path in (ours, theirs)]
+    errors = [squared_error(before, _frames(path)) for path in (ours, theirs)]
     return ours.stat().st_size, theirs.stat().st_size, *errors
 
 

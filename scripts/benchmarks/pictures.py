@@ -26,6 +26,7 @@ from PIL import Image, features
 
 from benchmarks import pngquant
 from benchmarks.drawings import over
+from benchmarks.photos import mean_squared_error
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import ProcessError, run
 from benchmarks.table import aligned
@@ -318,11 +319,10 @@ def errors_of(source: Path, target: Path) -> Errors:
     import flip_evaluator  # pyright: ignore[reportMissingImports]
 
     before, after = _rgb(source), _rgb(target)
-    difference = before.astype(np.int64) - after
     scaled, other = (pixels.astype(np.float32) / 255 for pixels in (before, after))
     _, flip, _ = flip_evaluator.evaluate(scaled, other, "LDR", applyMagma=False)
     return Errors(
-        mse=float((difference * difference).sum(axis=2).mean()),
+        mse=mean_squared_error(before, after),
         ciede2000=float(ciede2000(before, after).mean()),
         ssimulacra2=ssimulacra2_over(before, after, 255),
         flip=float(flip),

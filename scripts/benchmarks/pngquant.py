@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.photos import mean_squared_error
 from benchmarks.processes import Cost, medians
 from gpukmeans_cli.formats.reading import read_image
 
@@ -103,19 +102,15 @@ def _comparison(n_colors: int, torch: Cost, ours: Cost, theirs: Cost, photos: li
 def _photo(source: Path, n_colors: int) -> Photo:
     ours = source.with_name(f"{source.stem}-{n_colors}.png")
     theirs = source.with_name(f"{source.stem}{_extension(n_colors)}")
+    pixels = read_image(source).pixels
     return Photo(
         name=source.name,
-        mse=_mse(source, ours),
+        mse=mean_squared_error(pixels, read_image(ours).pixels),
         bytes=ours.stat().st_size,
-        mse_of_pngquant=_mse(source, theirs),
+        mse_of_pngquant=mean_squared_error(pixels, read_image(theirs).pixels),
         bytes_of_pngquant=theirs.stat().st_size,
     )
 
 
 def _extension(n_colors: int) -> str:
     return f"-pngquant-{n_colors}.png"
-
-
-def _mse(before: Path, after: Path) -> float:
-    difference = read_image(before).pixels.astype(np.int64) - read_image(after).pixels
-    return float((difference * difference).sum(axis=2).mean())
