@@ -238,7 +238,7 @@ NAN = torch.full((1, 2), torch.nan)
             [X],
             {"weights": X[:, 0]},
             TypeError,
-            r"weights .* in its batches, as Batches\(source, weighted=True\) of pairs",
+            r"weights .* in its batches: use Batches\(source, weighted=True\) of pairs",
         ),
         ([], {}, ValueError, "x must have at least one row, got none"),
         ([X[:0]], {}, ValueError, "x must have at least one row, got none"),
