@@ -39,7 +39,7 @@ def test_arrays_in_memory_are_opened_as_one_tensor_and_batches_and_arrays_on_dis
 @pytest.mark.parametrize("stream", [[X], Batches(X), ArrayOnDisk(X.numpy())], ids=lambda x: type(x).__name__)
 def test_weights_of_a_stream_are_not_an_argument(stream):
     with pytest.raises(
-        TypeError, match=r"as Batches\(source, weighted=True\) of pairs \(x, weights\), got the argument"
+        TypeError, match=r"use Batches\(source, weighted=True\) of pairs \(x, weights\), got the argument"
     ):
         read_input(stream, X[:, 0], "auto")
 
