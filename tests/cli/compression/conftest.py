@@ -1,13 +1,23 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from helpers.image_files import noise, save
+from PIL import Image
 
 from gpukmeans_cli.system.atomic_files import ImageError
 from gpukmeans_cli.system.rank_env import RankEnv
 from gpukmeans_cli.system.rank_store import RankStore
 from gpukmeans_cli.system.worker_pool import ProcessPool
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """An image of 17 x 11 pixels, all of different colors."""
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 17, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
 
 
 @pytest.fixture
