@@ -70,7 +70,7 @@ class TestCodebook:
 
     def test_a_saved_codebook_gives_the_same_embeddings(self, tmp_path):
         example = load("codebook")
-        embedding = example.quantize_table(example.make_table(500, 8), 256)
+        embedding = example.quantize_table(example.make_table(500, 8), 64)
         example.save(embedding, tmp_path / "codebook.safetensors")
         tokens = torch.arange(500).view(5, 100)
         assert torch.equal(example.load(tmp_path / "codebook.safetensors")(tokens), embedding(tokens))
@@ -105,6 +105,18 @@ class TestProductQuantization:
         assert found[0] + 0.1 < found[1]
         assert found[1] > 0.8
         assert example.recall(exact, exact, 1) == 1.0
+
+
+def test_warm_starts_need_fewer_iterations_and_deep_clusters_stay_those_of_digits():
+    example = load("deep_clustering")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images, digits = (part[:900] for part in example.load_images())
+        first, *later = example.train(images, digits, n_clusters=10, n_epochs=4)
+    assert first.n_iter == first.n_iter_cold
+    assert sum(epoch.n_iter for epoch in later) < sum(epoch.n_iter_cold for epoch in later)
+    assert later[-1].changed < later[0].changed < 0.5
+    assert later[-1].agreement > 0.5
 
 
 class TestPalettesOfAFolder:
