@@ -59,12 +59,12 @@ def recall(distances: Tensor, exact: Tensor, n_found: int) -> float:
 
 
 def main() -> None:
-    """Search 20,000 vectors for the nearest neighbors of 200 queries, with codes of different length."""
-    base, queries = make_vectors(20_000, 64, seed=1).to(DEVICE), make_vectors(200, 64, seed=2).to(DEVICE)
+    """Search 10,000 vectors for the nearest neighbors of 100 queries, with codes of different length."""
+    base, queries = make_vectors(10_000, 64, seed=1).to(DEVICE), make_vectors(100, 64, seed=2).to(DEVICE)
     exact = torch.cdist(queries, base).square()
     print("bytes per vector   mean squared error   recall@1   recall@10")
     for n_parts in (4, 8, 16):
-        codebooks = fit_codebooks(base[:5_000], n_parts)  # a sample of the vectors is enough for the codebooks
+        codebooks = fit_codebooks(base[:4_000], n_parts)  # a sample of the vectors is enough for the codebooks
         codes = encode(base, codebooks)
         error = (base - decode(codes, codebooks)).square().sum(dim=1).mean()
         distances = asymmetric_distances(queries, codes, codebooks)
