@@ -2,7 +2,8 @@
 
 In each epoch K-means clusters the embeddings of the images. Then the encoder is trained to assign shifted images to the
 clusters of the images, with the centers as the classifier. K-means starts from the centers of the epoch before, so
-clusters keep their number from epoch to epoch, few labels change, and few iterations are needed.
+clusters keep their number from epoch to epoch. Once the encoder settles, few labels change and few iterations are
+needed.
 
     python examples/deep_clustering.py
 """

