@@ -52,7 +52,7 @@ class _StillAreas:
     def __init__(self) -> None:
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def keep(self, frame: Tensor, indexed: IndexedImage) -> IndexedImage:
+    def stabilized(self, frame: Tensor, indexed: IndexedImage) -> IndexedImage:
         """The indexed frame, with the last index of each pixel whose color in `frame` (H, W, C) is the last color."""
         indices = indexed.indices
         if self._last is not None:
@@ -96,7 +96,7 @@ class QuantizedImage:
         def mapped(frame: Tensor) -> np.ndarray:
             indexed = self._map(frame)
             if still_areas is not None:
-                indexed = still_areas.keep(frame, indexed)
+                indexed = still_areas.stabilized(frame, indexed)
             self.palette = indexed.palette
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
