@@ -129,6 +129,9 @@ def test_a_missing_compiler_is_an_error_where_kernels_are_required(checkout, pro
 
 def test_a_source_distribution_has_the_sources_of_the_kernels(checkout):
     (checkout / "gpukmeans" / "engines" / "native" / "_kernels.baseline.so").write_text("of an earlier build")
+    for folder in (".ci", ".github"):
+        (checkout / folder).mkdir()
+        (checkout / folder / "file").touch()
     sdist, _ = build(checkout, "sdist")
     with tarfile.open(sdist) as archive:
         names = archive.getnames()
