@@ -18,7 +18,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def read_pixels(path: Path) -> Tensor:
-    """The visible pixels of a picture, uint8 (1, N, 3): without pixels that are more transparent than opaque."""
+    """The pixels of a picture with an alpha of 128 or more, uint8 (1, N, 3)."""
     with Image.open(path) as picture:
         rgba = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGBA"))).to(DEVICE)
     return rgba[rgba[..., 3] >= 128][None, :, :3].contiguous()

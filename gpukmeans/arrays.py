@@ -96,7 +96,7 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
 
 def check_dense(values: Any, name: str) -> None:
     """TypeError for a sparse matrix or array of another library."""
-    # The type and not the object, because a DataFrame has its columns as attributes.
+    # Looked up on the type: on the object, a DataFrame with a column of this name would be one.
     if not isinstance(values, Tensor) and hasattr(type(values), "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
 
@@ -120,7 +120,7 @@ def _is_numpy(values: Any) -> bool:
 
 
 def _is_memory_map(values: Any) -> bool:
-    # A copy of a memory map in memory has the same type, but no file.
+    # An array computed from a memory map is of this type, too, but has no map.
     return getattr(values, "_mmap", None) is not None
 
 
@@ -145,9 +145,11 @@ def _numbers(frame: Any, name: str) -> Any:
 
 def _from_numpy(values: Any, name: str) -> Tensor:
     if hasattr(values, "mask"):
-        raise TypeError(f"{name} must be an array without a mask, got {type(values).__name__}: give weights of 0")
+        raise TypeError(
+            f"{name} must be an array without a mask, got {type(values).__name__}: give masked points weights of 0"
+        )
     native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
-    # torch warns or raises for other arrays. A memory map is copied, so that this thread reads it.
+    # Of other arrays torch warns or raises. A memory map is copied, so that its file is read here, at once.
     shared = (
         values.flags.writeable
         and not _is_memory_map(values)

@@ -92,7 +92,10 @@ def test_a_frame_of_numbers_is_the_tensor_of_its_values():
         (np.zeros((2, 2), np.longdouble), "x must be of a dtype that torch has, got an array of .*float"),
         (np.zeros(2, "M8[s]"), "x must be of a dtype that torch has, got an array of datetime64"),
         (np.zeros(2, [("a", "f4")]), "x must be of a dtype that torch has, got an array of"),
-        (np.ma.masked_array(X, X > 3), "x must be an array without a mask, got MaskedArray: give weights of 0"),
+        (
+            np.ma.masked_array(X, X > 3),
+            "x must be an array without a mask, got MaskedArray: give masked points weights of 0",
+        ),
         (scipy.sparse.csr_array(X), r"x must be dense, got a sparse csr_array: call its toarray\(\)"),
         (scipy.sparse.coo_matrix(X), r"x must be dense, got a sparse coo_matrix: call its toarray\(\)"),
         (

@@ -172,7 +172,10 @@ def test_a_wrong_source_is_an_error_with_the_expected_value(args, error, message
         ("rows", "batch 1 of x must be a tensor or an array, got str"),
         ((), "batch 1 of x must be points, or a tuple whose first entry is the points, got 0 entries"),
         ([[1.0, 2.0]], "batch 1 of x must be a tensor or an array, got list"),
-        (np.ma.masked_array([[1.0]], [[True]]), "must be an array without a mask, got MaskedArray: give weights of 0"),
+        (
+            np.ma.masked_array([[1.0]], [[True]]),
+            "must be an array without a mask, got MaskedArray: give masked points weights of 0",
+        ),
         (Image.new("L", (2, 2)), "batch 1 of x must be a tensor or an array, got Image"),
         (np.array(["a"]), "batch 1 of x must be of a dtype that torch has, got an array of <U1"),
     ],

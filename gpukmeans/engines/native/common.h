@@ -1,7 +1,7 @@
 // Common definitions of all kernels: exported names, vectors as wide as the registers, and rounding to fixed point.
 //
 // Kernels are GNU C for gcc and clang. Each operation is rounded once: the build compiles them without contraction to
-// fused multiply-adds (except propose.c), and the checks below are errors for options that would change results.
+// fused multiply-adds (except propose.c). The checks below stop the build where an option would change results.
 #ifndef GPUKMEANS_COMMON_H
 #define GPUKMEANS_COMMON_H
 
@@ -40,7 +40,7 @@
 typedef VECTOR_OF(float) f32_vector;
 typedef VECTOR_OF(int32_t) i32_vector; // also the type of a comparison of f32_vector: -1 where it holds, else 0
 typedef VECTOR_OF(double) f64_vector;
-typedef VECTOR_OF(int64_t) i64_vector; // ... and of f64_vector
+typedef VECTOR_OF(int64_t) i64_vector; // also of comparisons of f64_vector
 
 INLINE f32_vector f32_load(const float *from) { return *(const f32_vector *)from; }
 INLINE f64_vector f64_load(const double *from) { return *(const f64_vector *)from; }
@@ -53,7 +53,8 @@ INLINE f32_vector f32_fill(float value) { return (f32_vector){0} + value; }
 INLINE i32_vector i32_fill(int32_t value) { return (i32_vector){0} + value; }
 INLINE f64_vector f64_fill(double value) { return (f64_vector){0} + value; }
 
-// Per lane, `yes` where the mask holds, else `no`, by bits: compilers make branches of the conditional operator.
+// In each lane `yes` where the mask is -1, `no` where it is 0: by bit operations, since compilers turn ?: into
+// branches.
 INLINE i32_vector i32_select(i32_vector mask, i32_vector yes, i32_vector no) { return (mask & yes) | (~mask & no); }
 INLINE i64_vector i64_select(i64_vector mask, i64_vector yes, i64_vector no) { return (mask & yes) | (~mask & no); }
 INLINE f32_vector f32_select(i32_vector mask, f32_vector yes, f32_vector no) {
@@ -74,12 +75,13 @@ INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? va
   case 4: function(4, __VA_ARGS__); break;                                                                             \
   }
 
-// A term in fixed-point units, rounded once, ties to even, as in gpukmeans/fixed_point.py. Totals are added in
-// uint64_t, which wraps, because partial sums of a total that fits may exceed int64_t.
+// term * scale rounded to an integer, ties to even, as in gpukmeans/fixed_point.py. The scale is a power of two, so the
+// product is exact. Totals are added in uint64_t: a partial sum may exceed int64_t even where the total fits, and
+// unsigned addition wraps around.
 INLINE int64_t to_fixed(double term, double scale) { return (int64_t)rint(term * scale); }
 
-// The same for magnitudes below FIXED_SMALL, by an addition of vectors that leaves the result in the lowest bits of a
-// double. `rint` would be a call for each element.
+// The same where |term * scale| < FIXED_SMALL. The addition rounds the product to an integer and leaves it in the
+// lowest bits of a double. Unlike `rint`, which would be a call for each element, compilers vectorize it.
 #define FIXED_SMALL 0x1p51
 #define FIXED_ORIGIN 0x1.8p52
 #define FIXED_ORIGIN_BITS INT64_C(0x4338000000000000)

@@ -1,4 +1,5 @@
-// Floyd-Steinberg error diffusion and its inverse palette, with the bits of gpukmeans/images/dithering.py. Colors are
+// Floyd-Steinberg error diffusion, and its inverse palette: the nearest palette color of each cell of a grid of colors.
+// Results have the bits of gpukmeans/images/dithering.py. Colors are
 // integers in sixteenths of a level, multiplied by alpha. Distances for the inverse palette are float, each operation
 // rounded once. A pixel depends on three pixels above it and on its left neighbor. Some rows are computed together,
 // each two pixels behind the row above, so that a CPU computes several chains of dependent operations at a time.
@@ -19,7 +20,8 @@ INLINE color_t select(color_t mask, color_t yes, color_t no) { return (mask & ye
 INLINE color_t lower(color_t a, color_t b) { return select(a < b, a, b); }
 INLINE color_t higher(color_t a, color_t b) { return select(a > b, a, b); }
 
-// A color times alpha, from 0 to 255 * 255, in sixteenths of a level, rounded to nearest.
+// A product of a channel and alpha, 0 to 255 * 255, as a premultiplied channel in sixteenths of a level, 0 to 255 * 16,
+// rounded to nearest.
 INLINE int32_t premultiplied(int32_t product) { return (2 * LEVEL * product + 255) / 510; }
 
 INLINE color_t load(const int32_t *channels) { return *(const color_t *)channels; }
@@ -45,8 +47,8 @@ INLINE color_t level_of(int channels, const uint8_t *pixel) {
   return color;
 }
 
-// Extends the range [lowest, highest] of the channels by the pixels in [start, stop), multiplied by alpha, or by 255
-// without alpha.
+// Widens the range [lowest, highest] of each channel to include the pixels in [start, stop). Values are products of
+// color and alpha, and of alpha and 255; without alpha, of color and 255.
 INLINE void extend_range(int channels, const uint8_t *pixels, int64_t start, int64_t stop, int32_t *lowest,
                          int32_t *highest) {
   for (int64_t i = start; i < stop; i++) {
@@ -61,7 +63,7 @@ INLINE void extend_range(int channels, const uint8_t *pixels, int64_t start, int
   }
 }
 
-// Extends the range of the colors, in sixteenths, by the pixels in [start, stop).
+// Widens the range of the premultiplied colors, in sixteenths of a level, to include the pixels in [start, stop).
 EXPORT void gpukmeans_dithering_range(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                       int32_t *lowest, int32_t *highest) {
   int32_t low[4] = {255 * 255, 255 * 255, 255 * 255, 255 * 255}, high[4] = {0};
@@ -72,10 +74,10 @@ EXPORT void gpukmeans_dithering_range(int channels, const uint8_t *pixels, int64
   }
 }
 
-// An inverse palette to fill: cells (sizes), the last channel contiguous. With alpha, the last cell of each row is for
-// opaque colors, and has the same center as the cell before it.
+// An inverse palette to fill: cells (sizes), those along the last channel contiguous. With alpha, each row has one more
+// cell at its end, for opaque pixels, whose center is the center of the cell before it.
 struct inverse_palette {
-  int32_t lowest[4]; // corner of the cells
+  int32_t lowest[4]; // lowest value of each channel, where its first cell begins
   int32_t sizes[4];  // numbers of cells
   int32_t shift;     // binary logarithm of the side of a cell
   int32_t channels;
@@ -104,9 +106,10 @@ INLINE void distances_to_row(int channels, const struct inverse_palette *p, int6
         distances[k] += square(centers[channel] - p->palette[channel][k]);
 }
 
-// Colors that may be nearest to a center from `first` to `last` of a row, in ascending order; returns their number. The
-// distance of a color to each center is at least its distance to the range of centers, and at most its distance to the
-// farther end of the range. This holds for the rounded distances too, because each operation is monotonic.
+// Writes the palette colors that may be nearest to a cell center of a row, in ascending order, and returns their
+// number. The last channel of the centers is from `first` to `last`. A color is left out if its distance to the nearest
+// point of this range exceeds the distance of another color to the farther end: the other color is nearer to every
+// center. This holds for the rounded distances too, because each operation is monotonic.
 INLINE int candidates_of_row(const struct inverse_palette *p, const float *values, float first, float last,
                              const float *distances, int32_t *candidates) {
   float bound = INFINITY;
@@ -165,27 +168,28 @@ INLINE void fill_rows(int channels, const struct inverse_palette *p, int64_t sta
     fill_row(channels, p, row);
 }
 
-// Fills the cells of the rows in [start, stop). There is a row for each combination of cells of the other channels.
+// Fills the cells of the rows in [start, stop). There is a row for each combination of cells of all
+// channels but the last.
 EXPORT void gpukmeans_dithering_inverse_palette(const struct inverse_palette *p, int64_t start, int64_t stop) {
   FOR_CHANNELS(p->channels, fill_rows, p, start, stop)
 }
 
 // Arguments of error diffusion.
 struct diffusion {
-  int32_t lowest[4];      // corner of the inverse palette; the palette and the target colors are relative to it
-  int32_t span[4];        // highest target color
+  int32_t lowest[4];      // lowest values of the inverse palette, to which the palette and target colors are relative
+  int32_t span[4];        // highest target color, to which targets are clamped
   int32_t sizes[4];       // numbers of cells of the inverse palette
   int32_t shift;          // binary logarithm of the side of a cell
-  int32_t limit;          // spacing of the palette; beyond it half of an error is dropped
+  int32_t limit;          // spacing of the palette; of an error that exceeds it, half of the excess is dropped
   int32_t strength;       // of the errors, in 256ths
   int32_t channels;
   int64_t width;
   const color_t *palette; // (256)
   const uint8_t *cells;   // the nearest palette color of each cell
   const uint8_t *pixels;  // (H, W, C)
-  const uint8_t *nearest; // (H, W): the indices of pixels that are not dithered
+  const uint8_t *nearest; // (H, W): the nearest colors; pixels near or equal to them take them without dithering
   uint8_t *indices;       // (H, W): the result
-  color_t *errors;        // (W + 1), of the row above; at first zero. The last one is always zero
+  color_t *errors;        // (W + 1), of the row above, replaced from the left; at first zero. The last one stays zero
 };
 
 // The errors that the next pixel of a row receives from the left and from above left.
@@ -209,7 +213,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   const color_t difference = color - d->palette[d->nearest[i]];
   const int visible = !has_alpha(channels) || pixel[channels - 1] > 0;
   const int dithered = visible && any((difference > LEVEL) | (difference < -LEVEL));
-  // Errors have twice the diffused value, times the strength in 256ths. Their weights are sixteenths.
+  // A stored error is 2 * 256 * strength times the part to diffuse, and 7, 3, 5, 1 are sixteenths: 2^13 in all.
   const color_t received = 7 * row->left + (3 * above[1] + 5 * above[0] + row->above_left);
   color_t target = color + (received >> 13);
   target = lower(higher(target, (color_t){0}), load(d->span));
@@ -227,7 +231,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   d->indices[i] = (uint8_t)(dithered ? chosen : d->nearest[i]);
 }
 
-// Step t of the rows top + first to top + last - 1: one pixel of each.
+// Computes step t of the rows top + first to top + last - 1: in row top + r the pixel at t - 2 r.
 INLINE void diffuse_step(int channels, const struct diffusion *d, int64_t top, int64_t t, int64_t first, int64_t last,
                          struct row_errors *rows) {
   for (int64_t row = first; row < last; row++) {
@@ -250,7 +254,8 @@ INLINE void diffuse(int channels, const struct diffusion *d, int64_t start, int6
   }
 }
 
-// Indices of the rows in [start, stop) of an image, after the rows above have been computed.
+// Computes the indices of the rows in [start, stop). The rows above must have been computed, because `errors` has the
+// errors that they diffuse.
 EXPORT void gpukmeans_dithering_diffuse(const struct diffusion *d, int64_t start, int64_t stop) {
   FOR_CHANNELS(d->channels, diffuse, d, start, stop)
 }

@@ -21,19 +21,20 @@ MAX_WIDTH = 8
 BOX, FANOUT = 64, 16
 """The number of points in a small box, and of small boxes in a large box, as in few.c."""
 
-# The length of the longest list of candidates that is kept between calls.
+# The longest list that is kept between calls of the candidates of a box: the centers that may be nearest to its points.
 _CAPACITY = 64
 MAX_SORTED = (1 << 31) - 1
-"""The largest number of points of a problem that are sorted, because row numbers are int32."""
+"""Problems of more points are not sorted, because row numbers are int32."""
 
-# A problem of this many rows or more is sorted in parts of this size. few_order.h defines the sizes of the radix sort.
+# A problem of this many rows or more is sorted in parts of this size.
 _LONG_SORT = 1 << 18
+# Buckets of a pass of the radix sort, and lines of the grid for each coordinate, as in few_order.h.
 _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
 # `assign` uses the spatial order for at least this many centers.
 _MIN_CENTERS = 16
-# The longest duration of a chunk, and the duration of work that is too short for a second thread, in nanoseconds.
+# In nanoseconds: the longest estimated duration of a chunk, and the duration below which one thread does all work.
 _LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
-# Estimated nanoseconds for each coordinate of a point: of a comparison with a center, and of all other work.
+# Estimated nanoseconds for each coordinate of a point: for each center it is compared with, and for all other work.
 _COMPARISON, _OTHER = 0.15, 5.0
 
 # The dtypes in the order of their codes in few.c.
@@ -124,7 +125,8 @@ def point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sums:
-    """Sums of B runs in fixed-point units, and the largest squared distances. Sums of disjoint points add.
+    """Sums of B runs in fixed-point units, and the largest squared distances. Sums over disjoint sets of points are
+    added; their largest distances are combined by the maximum.
 
     `totals` (B, K, D + 1) are the sums of w·(x - lowest) in each coordinate and, last, of w. `inertia` is (B,), and
     `worst` (B,) is the largest squared distance.
@@ -136,7 +138,7 @@ class _Sums:
 
     @staticmethod
     def zeros(centers: Tensor) -> "_Sums":
-        """Sums of no points at centers (B, K, D)."""
+        """Sums over no points: zeros, and -1 as the largest squared distance, for centers (B, K, D)."""
         n_runs, n_clusters, width = centers.shape
         return _Sums(
             totals=torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu"),
@@ -161,10 +163,11 @@ class _Sums:
 
 
 class FewCoordinates:
-    """Points (P, N, D), D at most 8, and the state of the runs over them. No result depends on the state.
+    """Points (P, N, D) of P problems, D at most 8, and what is kept between calls for each run over a problem.
 
-    From the second `measure` on, at least `sorts_from` points are kept in spatial order, and lists of candidates and
-    totals are updated from call to call.
+    The state saves time only; results are equal without it. At the second `measure`, problems of `sorts_from` points or
+    more are sorted in spatial order. From then on, each call updates the lists of candidates and the totals of the call
+    before it.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None, sorts_from: int) -> None:
@@ -197,7 +200,7 @@ class FewCoordinates:
         return sums.moments(fixed_point)
 
     def _sorted_runs(self, centers: Tensor, problems: Tensor) -> "_SortedRuns":
-        """State for these runs: the state of the last call if it has a slot for each run, else a new state."""
+        """The state of the last call if it has a slot, the data of one run, for each of these runs; else a new one."""
         runs, self._runs = self._runs, None  # frees memory before more is allocated
         if runs is None or runs.dtype != centers.dtype:
             runs = _SortedRuns(SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
@@ -209,7 +212,7 @@ class FewCoordinates:
     def _compare(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], sums: _Sums | None = None
     ) -> None:
-        """Compute results without spatial order: each block is compared with the centers that it does not exclude."""
+        """Compute results without spatial order: each block is compared with the centers that may be nearest."""
         n_runs, n_clusters, width = centers.shape
         n_rows = self._x.shape[1]
         arguments = _DirectPass.from_buffer_copy(self._direct)
@@ -339,7 +342,7 @@ class _SortedRuns:
         self._run("assign", arguments, centers, adds=False)
 
     def _run(self, name: str, arguments: _SortedPass, centers: Tensor, *, adds: bool) -> list[Tensor]:
-        """Call a kernel for all large boxes. With `adds` on several threads, return changes of totals to add."""
+        """Call a kernel for all large boxes. With `adds`, return sums for the caller to add, if threads share a run."""
         n_runs, n_clusters, width = centers.shape
         n_large = self.points.arguments.n_large
         chunk, splits = _chunk(n_runs, n_large, BOX * FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
@@ -365,7 +368,7 @@ class _SortedRuns:
         return arguments
 
     def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
-        """The slot for each run: of its problem, with the nearest last centers, used once. -1 if none is left."""
+        """For each run the free slot of its problem whose last centers are nearest, or -1 if none is left."""
         slots = _empty(len(problems), dtype=torch.int64)
         arguments = self._arguments(centers, problems, slots)
         scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
@@ -402,7 +405,8 @@ def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torc
 class _Memory(NamedTuple):
     """Memory of one thread of a call: the address of the arguments, and scratch memory.
 
-    `kept` are references to the arguments of the thread, and `result` are the sums to which it adds.
+    `kept` keeps the copy of the arguments of this thread alive, and `result` has its own sums. Both are None without a
+    copy.
     """
 
     arguments: int
@@ -412,7 +416,7 @@ class _Memory(NamedTuple):
 
 
 def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
-    """The memory of each thread after calls of a kernel for all items."""
+    """Call a kernel for all items, in chunks on several threads, and return the memory of each thread."""
     if n_items <= chunk:
         own = memory()
         _call(kernel, own, 0, n_items)

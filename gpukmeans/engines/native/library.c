@@ -8,7 +8,7 @@
 #endif
 
 #ifndef GPUKMEANS_SOURCE_HASH
-#error "the build defines the hash of the sources"
+#error "GPUKMEANS_SOURCE_HASH is not defined; hatch_build.py defines it"
 #endif
 
 EXPORT uint64_t gpukmeans_source_hash(void) { return GPUKMEANS_SOURCE_HASH; }
@@ -24,14 +24,14 @@ EXPORT int gpukmeans_supports_v3(void) {
   if (!__get_cpuid(1, &a, &b, &c, &d) ||
       !has_bits(c, bit_FMA | bit_MOVBE | bit_OSXSAVE | bit_AVX | bit_F16C | bit_SSE4_2 | bit_POPCNT))
     return 0;
-  unsigned saved_low, saved_high; // registers that the system saves: 2 for SSE, 4 for AVX
+  unsigned saved_low, saved_high; // bits of the registers that the system saves: 2 for SSE, 4 for AVX
   __asm__("xgetbv" : "=a"(saved_low), "=d"(saved_high) : "c"(0));
   if (!has_bits(saved_low, 2 | 4)) return 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has_bits(b, bit_BMI | bit_AVX2 | bit_BMI2)) return 0;
   return __get_cpuid(0x80000001, &a, &b, &c, &d) && has_bits(c, 1 << 5); // LZCNT
 }
 
-// Flush results to zero, and treat operands as zeros, if they are denormal.
+// Bits of MXCSR: denormal results become zero, and denormal operands are read as zeros.
 #define FLUSH_BITS 0x8040
 INLINE uint64_t control_register(void) { return _mm_getcsr(); }
 INLINE void set_control_register(uint64_t value) { _mm_setcsr((unsigned)value); }

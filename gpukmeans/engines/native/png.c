@@ -1,6 +1,7 @@
-// Filters of PNG scanlines chosen by code lengths, and palette orders, with the bits of gpukmeans/images/png_rate.py
-// and palette_order.py. Residuals are bytes that wrap, and costs and counts are integers, so results are exact. Vector
-// operations compute the residuals of a row; counts and sums of costs are computed byte by byte.
+// Filter types of PNG rows, chosen by code lengths, and orders of palettes. Results have the bits of
+// gpukmeans/images/png_rate.py and palette_order.py. Residuals are bytes that wrap, and costs and counts are integers,
+// so results are exact. Vector operations compute the residuals of a row; counts and sums of costs are computed byte by
+// byte.
 
 #include "common.h"
 #include "png.h"
@@ -8,7 +9,7 @@
 #define N_FILTERS 5
 #define N_BYTES 256
 #define MAX_COLORS 256
-#define N_TABLES 4 // tables of counts, so that equal bytes in a row do not wait for each other
+#define N_TABLES 4 // tables of counts, one for every fourth byte, since an increment waits for the one before it
 
 // The residual of a byte from the bytes around it.
 INLINE uint8_t residual_of(int filter, int byte, int left, int above, int above_left) {
@@ -42,11 +43,11 @@ static void filter_row_by(int filter, const uint8_t *row, const uint8_t *above, 
 struct filtering {
   int64_t width;
   const uint8_t *rows;    // (H, W)
-  const int32_t *lengths; // (256): the cost of each byte, or NULL: the filters are given
+  const int32_t *lengths; // (256): the cost of each byte; if NULL, `filters` are given
   int32_t *filters;       // (H)
 };
 
-// Cost of bytes. Four sums, because each addition depends on the one before it.
+// Cost of all bytes, in four sums, so that an addition does not wait for the one before it.
 static int64_t cost_of(const uint8_t *bytes, int64_t n, const int32_t *lengths) {
   int64_t totals[4] = {0}, i = 0;
   for (; i + 4 <= n; i += 4)
@@ -66,8 +67,8 @@ static void count_bytes(const uint8_t *bytes, int64_t n, int64_t (*counts)[N_BYT
     counts[0][bytes[i]]++;
 }
 
-// Writes the cheapest filter types of the rows in [start, stop), the lowest on ties, and adds the counts (256) of the
-// bytes of the filtered rows, including their filter types. `scratch` has 6 rows.
+// Writes the cheapest filter types of the rows in [start, stop), the lowest on ties, unless filter types are given.
+// Adds the counts (256) of the bytes of the filtered rows, including their filter types. `scratch` has 6 rows.
 EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64_t stop, uint8_t *scratch,
                                  int64_t *counts) {
   int64_t tables[N_TABLES][N_BYTES] = {{0}};
@@ -97,8 +98,8 @@ EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64
       counts[value] += tables[table][value];
 }
 
-// Adds the counts (33, 256) of the bytes of the rows in [start, stop) with given filters, separate for each weight, up
-// to 32, of their 8 x 8 blocks. Filter types have the weight 16. `scratch` has 2 rows.
+// Filters the rows in [start, stop) by given filter types, and adds to counts (33, 256) the number of bytes of each
+// value in blocks of 8 x 8 of each weight, 0 to 32. Filter types have the weight 16. `scratch` has 2 rows.
 EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weights, int64_t start, int64_t stop,
                                 uint8_t *scratch, int64_t *counts) {
   uint8_t *const zeros = scratch + f->width;
@@ -112,8 +113,8 @@ EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weight
   }
 }
 
-// Adds the counts, uint32 (K, K), of horizontal and vertical pairs of neighboring indices, for the pixels in rows
-// [start, stop) of an image (H, W) and the row below them.
+// For each pixel of the rows [start, stop) of an image (H, W), counts its pairs with the pixel to its right and with
+// the pixel below it: uint32 (K, K), by the index of the pixel and of the neighbor.
 EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int64_t width, int64_t n_colors,
                                     int64_t start, int64_t stop, uint32_t *counts) {
   for (int64_t y = start; y < stop; y++) {
@@ -125,7 +126,7 @@ EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int6
   }
 }
 
-// Replaces the bytes in [start, stop) by their entries in a table (256).
+// Writes the entries in a table (256) of the bytes in [start, stop) to `values`.
 EXPORT void gpukmeans_png_map(const uint8_t *bytes, int64_t start, int64_t stop, const uint8_t *table,
                               uint8_t *values) {
   for (int64_t i = start; i < stop; i++)
@@ -137,8 +138,8 @@ struct pair {
   uint8_t first, second;
 };
 
-// Sorts pairs by descending count, on ties by place, one byte at a time. Returns the one of the two arrays that has the
-// result.
+// Radix sort of pairs by descending count, one byte in each pass. It is stable. Returns the one of the two arrays that
+// has the result.
 static struct pair *sorted_pairs(struct pair *pairs, struct pair *others, int64_t n) {
   int64_t highest = 0;
   for (int64_t i = 0; i < n; i++)
@@ -162,7 +163,8 @@ EXPORT int64_t gpukmeans_png_chain_bytes(int64_t n_colors) {
   return n_colors * (n_colors - 1) * (int64_t)sizeof(struct pair);
 }
 
-// A greedy Hamiltonian path over counts (K, K), K from 2 to 256. `scratch` has gpukmeans_png_chain_bytes.
+// A greedy Hamiltonian path over symmetric counts (K, K), K from 2 to 256: pairs of colors by descending count become
+// neighbors, unless a color has two neighbors or both are ends of one chain. `scratch` has gpukmeans_png_chain_bytes.
 EXPORT void gpukmeans_png_chain(const int64_t *counts, int64_t n_colors, void *scratch, int64_t *order) {
   struct pair *pairs = scratch;
   int64_t n_pairs = 0;
@@ -170,7 +172,7 @@ EXPORT void gpukmeans_png_chain(const int64_t *counts, int64_t n_colors, void *s
     for (int64_t b = a + 1; b < n_colors; b++)
       pairs[n_pairs++] = (struct pair){counts[a * n_colors + b], (uint8_t)a, (uint8_t)b};
   pairs = sorted_pairs(pairs, pairs + n_pairs, n_pairs);
-  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // other_end: of chain ends only
+  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // of its chain, of an end
   for (int color = 0; color < n_colors; color++)
     other_end[color] = color;
   for (int64_t i = 0, n = 0; n < n_colors - 1 && i < n_pairs; i++) {
@@ -211,9 +213,10 @@ INLINE int64_t unplaced_of(const int64_t *values, const uint8_t *placed, int64_t
   return best;
 }
 
-// Modified Zeng order over counts (K, K), K from 2 to 256.
+// Modified Zeng order over counts (K, K), K from 2 to 256 (see palette_order.py): the color most often adjacent to the
+// placed ones is next, at the end that is nearer to them.
 EXPORT void gpukmeans_png_grow(const int64_t *counts, int64_t n_colors, int64_t *order) {
-  int64_t totals[MAX_COLORS], both_sides[2 * MAX_COLORS], left = MAX_COLORS, right = MAX_COLORS; // [left, right)
+  int64_t totals[MAX_COLORS], both_sides[2 * MAX_COLORS], left = MAX_COLORS, right = MAX_COLORS; // of those placed
   uint8_t placed[MAX_COLORS] = {0};
   for (int64_t color = 0; color < n_colors; color++)
     totals[color] = highest_of(counts + color * n_colors, n_colors);
@@ -252,7 +255,7 @@ struct order {
 
 INLINE int64_t distance_of(int64_t a, int64_t b) { return a < b ? b - a : a - b; }
 
-// Swaps the colors at two adjacent places. Returns the change of the code lengths.
+// Swaps the colors at two adjacent places. Returns the change of the total of counts times code lengths.
 static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) {
   const int64_t color = o->colors[place], other = o->colors[other_place];
   const int64_t *of_color = o->counts + color * o->n_colors, *of_other = o->counts + other * o->n_colors;
@@ -269,7 +272,8 @@ static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) 
   return change;
 }
 
-// Moves each color, in the given order, by up to `reach` places to the place of the least code length.
+// Moves the colors one after another, in their order at the start, by up to `reach` places to the place of the least
+// total of counts times code lengths.
 EXPORT void gpukmeans_png_refine(const int64_t *counts, int64_t n_colors, int64_t reach, const int64_t *lengths,
                                  int64_t *colors) {
   struct order o = {.counts = counts, .lengths = lengths, .n_colors = n_colors, .colors = colors};

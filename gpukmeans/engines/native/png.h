@@ -1,4 +1,5 @@
-// Predictions of bytes by the filter types of PNG (ISO/IEC 15948, 9.2), one in each 16-bit lane.
+// Predictions of bytes by the filter types of PNG (ISO/IEC 15948, 9.2): 0 none, 1 left, 2 above, 3 average, 4 Paeth.
+// Each byte is in a 16-bit lane.
 #ifndef GPUKMEANS_PNG_H
 #define GPUKMEANS_PNG_H
 

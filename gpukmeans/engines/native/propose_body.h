@@ -1,5 +1,6 @@
-// The function PROPOSE of propose.h for numbers REAL, included by propose.c once for each type. Every sum is a separate
-// variable, so that it stays in a register.
+// The body of propose_f32 and propose_f64, which propose.h declares. propose.c includes this file once for each type,
+// with the macros PROPOSE (name of the function), REAL, REAL_VECTOR and LANES. Every sum is a separate variable, so
+// that it stays in a register.
 #define ROW(r) const REAL *point##r = points + rows[r] * width
 #define START(r) REAL_VECTOR low##r = c_low, high##r = c_high
 #define ADD(r) low##r += point##r[d] * c_low, high##r += point##r[d] * c_high
