@@ -51,7 +51,9 @@ def test_a_floating_point_y_is_ignored_with_a_warning_and_other_y_without():
     floats = classes.double()
     for y in (floats, floats.numpy(), floats.tolist(), pd.DataFrame(floats.numpy())):
         for method in ("fit", "fit_predict", "score"):
-            with pytest.warns(UserWarning, match="y is ignored, .* given as sample_weight"):
+            with pytest.warns(
+                UserWarning, match="y has floats and is ignored: pass weights of points as sample_weight"
+            ):
                 getattr(model, method)(x, y)
         assert torch.equal(model.cluster_centers_, expected.cluster_centers_)
 

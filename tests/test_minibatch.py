@@ -305,7 +305,7 @@ def test_classes_are_ignored_and_floats_in_their_place_are_a_warning():
     x, weights = batches()[0]
     expected = KMeans(5).partial_fit(x)
     assert torch.equal(KMeans(5).partial_fit(x, torch.arange(len(x))).centers, expected.centers)
-    with pytest.warns(UserWarning, match="given as sample_weight"):
+    with pytest.warns(UserWarning, match="pass weights of points as sample_weight"):
         assert torch.equal(KMeans(5).partial_fit(x, weights).centers, expected.centers)
 
 

@@ -165,7 +165,7 @@ def test_another_suffix_is_an_error_that_lists_the_supported_ones():
         (np.zeros((257, 3), dtype=np.uint8), square_indices(), [40] * 5, "palette must be uint8"),
         (PALETTE[:1], square_indices(), [40] * 5, "indices must be below 1"),
         (PALETTE, square_indices()[0], [40] * 5, "indices must be uint8"),
-        (PALETTE, square_indices()[:0], [], "at least 1 frame, got none"),
+        (PALETTE, square_indices()[:0], [], "durations must have at least 1 value, got none"),
         (PALETTE, square_indices(), [40] * 6, "indices must have 6 frames"),
         (PALETTE, [square_indices()[0], square_indices()[0, :3]], [40] * 2, "indices must have 2 frames of one size"),
         (PALETTE, square_indices(), [40] * 4, "indices must have 4 frames"),
