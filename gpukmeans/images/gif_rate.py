@@ -7,6 +7,7 @@ the same bits.
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,12 +52,10 @@ class GifRate:
         Args:
             indices: uint8 (H, W).
         """
-        if self.weights is None:
-            return int((_pair_counts(indices) * self.lengths).sum())
-        weights, total = pixel_weights(self.weights, *indices.shape), 0
-        for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
-            rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
-            total += int(weighted(self.lengths[rows[:, :-1], rows[:, 1:]], weights[block]).sum())
+        weights, total = None if self.weights is None else pixel_weights(self.weights, *indices.shape), 0
+        for block, before, after in _pairs(indices):
+            lengths = self.lengths[before, after]
+            total += int(weighted(lengths, None if weights is None else weights[block]).sum())
         return total
 
 
@@ -109,7 +108,13 @@ def _powers_of_parts() -> tuple[int, ...]:
 def _pair_counts(indices: Tensor) -> Tensor:
     """Counts (256, 256), int64, of the pairs (index to the left, index) in rows of indices (H, W)."""
     counts = torch.zeros(_N * _N, dtype=torch.int64, device=indices.device)
+    for _, before, after in _pairs(indices):
+        counts += torch.bincount((before * _N + after).flatten(), minlength=_N * _N)
+    return counts.view(_N, _N)
+
+
+def _pairs(indices: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of rows of indices (H, W), each with the index to the left of each pixel, and with its own, int32."""
     for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
-        counts += torch.bincount((rows[:, :-1] * _N + rows[:, 1:]).flatten(), minlength=_N * _N)
-    return counts.view(_N, _N)
+        yield block, rows[:, :-1], rows[:, 1:]

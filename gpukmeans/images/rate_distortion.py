@@ -407,7 +407,8 @@ class _Grid:
         change = (steps * (2 * gradient[:, :, None] + reflected)).sum(dim=(3, 4))
 
         weights = self._weights
-        of_bits = {at: None if weights is None else shifted(weights, at[0] + 1, at[1] + 1)[..., None] for at in around}
+        dependent = [(y, x) for y in (0, 1) for x in (0, 1)]  # places of bytes whose codes depend on this one
+        of_bits = {(y, x): None if weights is None else shifted(weights, y + 1, x + 1)[..., None] for y, x in dependent}
         bits = self._bits(tried, around, of_bits, rows, has_right, has_below)
         total = BIT * change + self._objective.price * bits
         least = total.amin(dim=2, keepdim=True)

@@ -5,6 +5,7 @@ results.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,16 +60,14 @@ def weighted_counts(
     (height, width), n_weights = rows.shape, 33
     if filters.shape != (height,) or weights.shape != (-(-height // 8), -(-width // 8)) or int(weights.max()) > 32:
         raise ValueError("rows, filters and weights must have shapes (H, W), (H,) and (H / 8, W / 8), weights up to 32")
-    state, parts = _Filtering(width, rows.data_ptr(), None, filters.data_ptr()), []
+    state = _Filtering(width, rows.data_ptr(), None, filters.data_ptr())
     run = _function("count", ctypes.POINTER(_Filtering), ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
 
-    def kernel(start: int, stop: int) -> None:
-        counts, scratch = _zeros(n_weights * 256), torch.empty(2 * width, dtype=torch.uint8, device="cpu")
+    def count(start: int, stop: int, counts: Tensor) -> None:
+        scratch = torch.empty(2 * width, dtype=torch.uint8, device="cpu")
         run(state, weights.data_ptr(), start, stop, scratch.data_ptr(), counts.data_ptr())
-        parts.append(counts)
 
-    run_chunks(kernel, height, max(1, _BLOCK // width))
-    return torch.stack(parts).sum(dim=0).view(n_weights, 256)
+    return _summed(count, rows.shape, (n_weights, 256), torch.int64)
 
 
 def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
@@ -76,16 +75,14 @@ def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
     if filters.shape != (height,) or (lengths is not None and lengths.shape != (256,)):
         raise ValueError("rows, filters and lengths must have shapes (H, W), (H,) and (256,)")
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (rows, lengths, filters))
-    state, parts = _Filtering(width, *addresses), []
+    state = _Filtering(width, *addresses)
     run = _function("filter", ctypes.POINTER(_Filtering), *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
 
-    def kernel(start: int, stop: int) -> None:
-        counts, scratch = _zeros(256), torch.empty(6 * width, dtype=torch.uint8, device="cpu")
+    def count(start: int, stop: int, counts: Tensor) -> None:
+        scratch = torch.empty(6 * width, dtype=torch.uint8, device="cpu")
         run(state, start, stop, scratch.data_ptr(), counts.data_ptr())
-        parts.append(counts)
 
-    run_chunks(kernel, height, max(1, _BLOCK // width))
-    return torch.stack(parts).sum(dim=0)
+    return _summed(count, rows.shape, (256,), torch.int64)
 
 
 def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor, "k k"]:
@@ -100,14 +97,26 @@ def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor
     height, width = indices.shape
     if int(indices.max()) >= n_colors:
         raise ValueError(f"indices must be below {n_colors}")
-    parts = []
-    count = _function("adjacency", ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p)
+    run = _function("adjacency", ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p)
+
+    def count(start: int, stop: int, counts: Tensor) -> None:
+        run(indices.data_ptr(), height, width, n_colors, start, stop, counts.data_ptr())
+
+    return _summed(count, indices.shape, (n_colors, n_colors), torch.int32)
+
+
+def _summed(
+    count: Callable[[int, int, Tensor], None], image: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Sums, int64 of a shape, over chunks of rows of an image (H, W). `count` adds the counts of rows to zeros."""
+    parts: list[Tensor] = []
 
     def kernel(start: int, stop: int) -> None:
-        counts = torch.zeros(n_colors, n_colors, dtype=torch.int32, device="cpu")
-        count(indices.data_ptr(), height, width, n_colors, start, stop, counts.data_ptr())
+        counts = torch.zeros(shape, dtype=dtype, device="cpu")
+        count(start, stop, counts)
         parts.append(counts)
 
+    height, width = image
     run_chunks(kernel, height, max(1, _BLOCK // width))
     return torch.stack(parts).sum(dim=0)
 

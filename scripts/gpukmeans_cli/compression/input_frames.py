@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gpukmeans import ColorHistogram, unique_colors
 from gpukmeans_cli.compression.settings import Settings, StageTimer
+from gpukmeans_cli.formats.color import has_alpha
 from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.source import Source
 from gpukmeans_cli.images.channels import add_all, common_channels, with_channels
@@ -46,7 +47,7 @@ def frames_and_histogram(
     def prepared(frame: np.ndarray) -> Tensor:
         timer.lap("read")
         image = _with_palette_channels(torch.from_numpy(frame).to(device), settings)
-        if image.shape[2] in (2, 4):
+        if has_alpha(image.shape[2]):
             image.mul_(image[..., -1:] > 0)  # as `clear_transparent_pixels`, without a copy
         return image
 

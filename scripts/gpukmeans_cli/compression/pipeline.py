@@ -74,7 +74,6 @@ def _quantize(source: Source, suffix: str, settings: Settings, timer: StageTimer
     def fit(n_colors: int) -> Palette:
         return fit_colors(histogram, n_colors, settings, frames)
 
-    @cache
     def quantize(n_colors: int, lossy: float | None) -> QuantizedImage:
         chosen = replace(settings, lossy=lossy)
         return quantize_source(source, frames, histogram, partial(fit, n_colors), suffix, chosen, timer)
@@ -84,8 +83,7 @@ def _quantize(source: Source, suffix: str, settings: Settings, timer: StageTimer
     mapping = mapping_options(settings, suffix, animated=source.animation is not None)
     searches_price = settings.lossy is None and mapping["lossy"] > 0  # only where indices are optimized
     max_colors = min(256, len(histogram.colors))
-    choice, tries = _search(settings.target, max_colors, searches_price, settings, quantize)
-    return quantize(choice.n_colors, choice.lossy), tries
+    return _search(settings.target, max_colors, searches_price, settings, quantize)
 
 
 def _search(
@@ -94,8 +92,8 @@ def _search(
     searches_price: bool,
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
-) -> tuple[Choice, list[str]]:
-    """The number of colors and the price of bits that reach the target, and a text about each try."""
+) -> tuple[QuantizedImage, list[str]]:
+    """The image in the number of colors and at the price of bits that reach the target, and a text about each try."""
     tries: list[str] = []
     found = ""
 
@@ -111,9 +109,10 @@ def _search(
         return picture
 
     if searches_price:
-        return search(target, max_colors, tried), tries
-    n_colors = search_colors(target, max_colors, lambda n: tried(n, settings.lossy))
-    return Choice(n_colors, settings.lossy), tries
+        choice = search(target, max_colors, tried)
+    else:
+        choice = Choice(search_colors(target, max_colors, lambda n: tried(n, settings.lossy)), settings.lossy)
+    return tried(choice.n_colors, choice.lossy), tries
 
 
 def _report(path: Path, output: Path, picture: QuantizedImage, found: Output) -> CompressionReport:

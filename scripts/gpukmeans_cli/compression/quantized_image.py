@@ -88,19 +88,20 @@ class QuantizedImage:
 
     def indices(self) -> Iterator[np.ndarray]:
         """The palette indices of each frame, uint8 (H, W)."""
-        counts, errors = [], []
+        counts, errors = np.zeros((), dtype=np.int64), []
         # With the other ditherings of animations, the index of a pixel depends on its color and position alone.
         is_diffused = self.source.animation is not None and self.mapping["dither"] == "floyd-steinberg"
         still_areas = _StillAreas() if is_diffused else None
 
         def mapped(frame: Tensor) -> np.ndarray:
+            nonlocal counts
             indexed = self._map(frame)
             if still_areas is not None:
                 indexed = still_areas.stabilized(frame, indexed)
             self.palette = indexed.palette
             indices = indexed.indices.cpu().numpy()
             if self._statistics is None:
-                counts.append(index_counts(indices, len(self.palette)))
+                counts = counts + index_counts(indices, len(self.palette))
                 errors.append(mean_squared_error(frame, indexed))
             self.timer.lap("map pixels")
             return indices
@@ -109,7 +110,7 @@ class QuantizedImage:
         for indices in map(mapped, self.frames):
             yield indices
             self.timer.lap("encode")
-        self._statistics = self._statistics or Statistics(np.sum(counts, axis=0), math.fsum(errors) / len(errors))
+        self._statistics = self._statistics or Statistics(counts, math.fsum(errors) / len(errors))
 
     def _map(self, frame: Tensor) -> IndexedImage:
         """The indices of a frame.
@@ -124,14 +125,14 @@ class QuantizedImage:
             if (
                 is_repetitive(nearest.indices.cpu().numpy())
                 and mean_visible_error(frame, nearest) <= error_of_quality(DRAWING_QUALITY)
-                and self._n_bytes(nearest) <= self._n_bytes(indexed)
+                and (n_bytes := self._n_bytes(nearest)) <= self._n_bytes(indexed)
             ):
                 self.mapping = self.mapping | NEAREST
-                return self._with_fewer_colors(frame, nearest)
+                return self._with_fewer_colors(frame, nearest, n_bytes)
         return indexed
 
-    def _with_fewer_colors(self, frame: Tensor, nearest: IndexedImage) -> IndexedImage:
-        """The nearest colors of a drawing, in fewer colors if the error hardly shows and the file becomes smaller."""
+    def _with_fewer_colors(self, frame: Tensor, nearest: IndexedImage, n_bytes: int) -> IndexedImage:
+        """A drawing of `n_bytes` in its nearest colors, or fewer if the error hardly shows and the file is smaller."""
         if self.fit is None:
             return nearest
         weighted = replace(self.histogram, counts=drawing_weights(frame, self.histogram))
@@ -139,7 +140,7 @@ class QuantizedImage:
         settings = replace(self.settings, space=space)
         fit = fewest_colors(lambda n: fit_colors(weighted, n, settings, [frame]), len(self.fit.colors))
         fewer = None if fit is None else map_to_palette(frame, self.histogram, fit, **NEAREST)
-        if fewer is None or self._n_bytes(fewer) >= self._n_bytes(nearest):
+        if fewer is None or self._n_bytes(fewer) >= n_bytes:
             return nearest
         self.fit = fit
         return fewer

@@ -4,8 +4,7 @@ import json
 import pytest
 from helpers.image_files import noise, save
 from helpers.image_trees import save_tree
-from helpers.photos import CHINA
-from PIL import Image
+from helpers.photos import save_crop
 
 
 @pytest.fixture
@@ -34,10 +33,7 @@ def photo(tmp_path):
 @pytest.fixture(scope="module")
 def crop(tmp_path_factory):
     """A crop of a photo, as a PNG."""
-    path = tmp_path_factory.mktemp("crop") / "crop.png"
-    with Image.open(CHINA) as image:
-        image.crop((200, 100, 328, 196)).save(path)
-    return path
+    return save_crop(tmp_path_factory.mktemp("crop") / "crop.png", (200, 100, 328, 196))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.image_files import assert_one_line, noise, rgba, save
-from helpers.photos import CHINA
+from helpers.photos import save_crop
 from helpers.png_decoding import decode_png
 from PIL import Image, ImageDraw
 
@@ -27,10 +27,7 @@ def run(command):
 @pytest.fixture(scope="module")
 def crop(tmp_path_factory):
     """A small crop of a photo, as a PNG."""
-    path = tmp_path_factory.mktemp("crop") / "crop.png"
-    with Image.open(CHINA) as image:
-        image.crop((200, 100, 264, 148)).save(path)
-    return path
+    return save_crop(tmp_path_factory.mktemp("crop") / "crop.png", (200, 100, 264, 148))
 
 
 @pytest.fixture(scope="module")
