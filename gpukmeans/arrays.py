@@ -149,7 +149,8 @@ def _from_numpy(values: Any, name: str) -> Tensor:
             f"{name} must be an array without a mask, got {type(values).__name__}: give masked points weights of 0"
         )
     native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
-    # Of other arrays torch warns or raises. A memory map is copied, so that its file is read here, at once.
+    # torch warns or raises for arrays that fail these conditions, so they are copied. So are memory maps, whose file
+    # is then read at once.
     shared = (
         values.flags.writeable
         and not _is_memory_map(values)

@@ -112,7 +112,7 @@ def kmeans(
         x: points (N, D), or (..., N, D) for a batch of problems, of any real dtype and on any device: a tensor, an
             array of NumPy or of a library with DLPack, or a DataFrame. Or a stream: an iterable of batches (N, D) that
             can be iterated again, or an array on disk (see `Batches`).
-        n_clusters: K, from 1 to the number of points with weight.
+        n_clusters: K, at least 1. Without fixed centers, at most the number of points with weight.
         weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
             their own weights: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or

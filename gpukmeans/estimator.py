@@ -392,7 +392,7 @@ class KMeans(SklearnEstimator, nn.Module):
         return MiniBatchState.of_centers(self.centers, None if result is None else result.cluster_weights)
 
     def _make_buffers(self, saved: Mapping[str, Tensor]) -> None:
-        """Make buffers in the shapes of the saved tensors, None where there is no tensor, and keep those that fit."""
+        """Give the buffers the shapes of the saved tensors. A buffer without a saved tensor becomes None."""
         device = None if self.centers is None else self.centers.device
         with torch.inference_mode(False):
             for name in ("centers", *RUNNING_FIELDS):

@@ -352,7 +352,7 @@ def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
 def _measure_and_decide(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
 ) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `n` iterations, of which the first move is done, and a list of which runs continue.
+    """The runs after `n` iterations, and a list of booleans: whether each run continues. `moved` is the first move.
 
     This synchronizes with a GPU.
     """
@@ -367,7 +367,7 @@ def _measure_and_decide(
 def _iterate(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
 ) -> _ActiveRuns:
-    """The runs after `n` iterations, of which the first move is done. With `all_going` no run has ended before it.
+    """The runs after `n` iterations. `moved` is the first move. With `all_going` no run has ended before.
 
     With `careful` empty clusters are relocated, and measurements at a scale that was too coarse are repeated. This
     synchronizes with a GPU.

@@ -28,10 +28,10 @@ PAGE, NOTEBOOK, PICTURES = ROOT / "docs/tutorial.md", ROOT / "examples/tutorial.
 ROUNDS = (0, 1, 3, 10)
 WHITE, GREY, PALE, INK, BLUE = (255, 255, 255), (150, 150, 150), (225, 225, 225), (40, 40, 40), (20, 90, 200)
 
-# Of a panel of points: margin around the 256 levels, and radius of a center, in pixels.
+# Pictures of points: margin around the 256 levels, and radius of a center, in pixels.
 _MARGIN, _RADIUS = 10, 6
 
-# Of a chart: its size, and the margins left, above, right and below of the plotted area.
+# Charts: size, and margins to the left of, above, to the right of and below the plotted area.
 _CHART, _AROUND = (480, 240), (56, 16, 20, 40)
 
 

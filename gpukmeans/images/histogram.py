@@ -260,7 +260,7 @@ def _row_table(keys: Tensor, channels: int) -> Tensor:
 def _codes(colors: Tensor) -> Tensor:
     """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is highest.
 
-    Of four channels the first is reduced by 128, so that the codes fit into int32. They begin at -2**31.
+    For four channels, 128 is subtracted from the first one, so that the codes fit into int32 and begin at -2**31.
     """
     codes = colors[:, 0].to(torch.int32)
     if colors.shape[1] == 4:

@@ -101,10 +101,11 @@ def fit_palette(
     influence the other palette colors. If at most `n_colors` - F other colors remain, they are the rest of the palette,
     without clustering.
 
-    Fully transparent pixels have an entry of their own, 0 in all channels, unless it would be the only one. A palette
-    color is opaque if most pixels of its cluster are opaque, or if this costs less than moving the opaque pixels to
-    other opaque colors. If any pixel is opaque, a palette of at least two colors has an opaque color, unless all colors
-    are fixed. Opaque pixels take opaque colors only.
+    Fully transparent pixels have a palette color of their own, 0 in all channels, unless a fixed color is fully
+    transparent or at most one color is not fixed. A palette color that is not fixed is opaque if most pixels of its
+    cluster are opaque, or if this costs less than moving the opaque pixels to other opaque colors. If any pixel is
+    opaque, a palette of at least two colors has an opaque color, unless all colors are fixed. Opaque pixels take opaque
+    colors only.
 
     If there are many colors, seeding, restarts and `refine` run on the means of similar colors, which takes a fraction
     of the time (see `images.coarsening`). Random centers and one refinement cycle lead to better optima than k-means++,
@@ -123,7 +124,7 @@ def fit_palette(
         init: seeding, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
-        polish: refinement cycles over all colors, after those over means of similar colors.
+        polish: refinement cycles over all colors, after the search on means of similar colors; unused without it.
         callback: called after each iteration of the `kmeans` over all colors. The last inertia belongs to the centers
             before rounding to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.

@@ -215,7 +215,7 @@ class Points:
         return self._sample(n, generator, self.source.assign(None, self.problems), [])
 
     def sample_uncovered(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
-        """n points (B, n, D) by weight, of those that are not equal to a center; if there are none, of all points."""
+        """n points (B, n, D), sampled by weight from points that equal no center, or from all if each equals one."""
         return self._sample(n, generator, nearest, [(SampleBy.UNCOVERED, self.fixed_point.weight)])
 
     def sample_d2(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:

@@ -238,7 +238,7 @@ class TensorSampler:
         return self.bounds[:, -1:].clone()
 
     def block_totals(self, size: int) -> Tensor:
-        """The total of each block of `size` rows, of which the last may be shorter: (B or 1, blocks) int64."""
+        """The total of each block of `size` rows, int64 (B or 1, blocks). The last block may be shorter."""
         n_rows = self.x.shape[1]
         ends = torch.tensor([*range(size, n_rows, size), n_rows], device=self.x.device)
         ends = ends[None] if self.bounds is None else self.bounds[:, ends - 1]

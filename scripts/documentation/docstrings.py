@@ -6,10 +6,10 @@ import griffe
 
 
 class Sections(griffe.Extension):
-    """Renames sections to those that Griffe knows."""
+    """Renames sections of docstrings to the names of Griffe."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rename "Example:", and "Args:" of a named tuple, whose constructor Griffe does not find."""
+        """Rename "Example:", and "Args:" of a named tuple, because Griffe does not read its constructor."""
         if obj.docstring is None:
             return
         text = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")

@@ -50,7 +50,7 @@ struct sorted_points {
   void *small; // (P, n_small, 2, D): midpoint and half width in each coordinate
   void *large; // (P, n_large, 2, D)
   double *half_diagonal; // (P,): mean half diagonal of the small boxes
-  double *heaviest; // (P,): the largest weight
+  double *heaviest; // (P,): the largest weight, at least 1
   uint8_t *has_absent; // (P,): whether a weight is 0
 };
 

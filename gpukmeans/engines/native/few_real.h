@@ -234,7 +234,8 @@ EXPORT int NAME(gpukmeans_few_boxes)(const struct sorted_points *points, int64_t
   return 0;
 }
 
-// The mean half diagonal of boxes, the largest weight, and whether a weight is 0, for problems [start, stop).
+// The mean half diagonal of small boxes, the largest weight or 1 if that is larger, and whether a weight is 0, for
+// problems [start, stop).
 EXPORT int NAME(gpukmeans_few_summary)(const struct sorted_points *points, int64_t start, int64_t stop,
                                        void *scratch) {
   (void)scratch;

@@ -244,7 +244,7 @@ class _RunState:
 
 
 class _SharedSums:
-    """Copies of sums (K, D) and totals (K,), to each of which one chunk at a time adds its rows."""
+    """Copies of sums (K, D) and totals (K,). One chunk at a time adds its rows to a copy."""
 
     def __init__(self, sums: Tensor, totals: Tensor, n_chunks: int) -> None:
         n_others = min(torch.get_num_threads(), n_chunks, _SUMS_BYTES // (8 * sums.numel())) - 1

@@ -11,7 +11,7 @@ DEFAULT_LOSSY = 15.0
 NEAREST: dict[str, Any] = {"dither": "none", "lossy": 0.0}
 """Options for the nearest color of each pixel."""
 
-# Rounds of the optimizer for each effort.
+# Number of optimization rounds for each effort.
 _ROUNDS = (1, 2, 4, 8)
 
 

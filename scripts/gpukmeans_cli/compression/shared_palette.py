@@ -107,7 +107,7 @@ def _result_or_error(work: Callable[[Settings], R], settings: Settings) -> R | I
 
 
 def _run_isolated(work: Callable[[Settings], R], settings: Settings) -> R:
-    """The result of `work`, computed in a separate process on the CPU. ImageError if that process is killed.
+    """The result of `work`, for the CPU computed in a separate process where forks work. ImageError if it is killed.
 
     If torch computed in this process, later forks such as the workers of `compress_all` would wait forever for threads
     of torch, which forks do not have.

@@ -56,7 +56,7 @@ class ClusterProgress:
         return self._rows_read
 
     def text(self) -> str:
-        """The stage, and the rows per second of all ranks, in the first second those of the previous stage."""
+        """The stage, and the estimated rows per second of all ranks: the last rate until there is a new one."""
         self._measure_rate()
         return f"{self._stage}, {self._rate:,.0f} rows/s" if self._rate else self._stage
 
