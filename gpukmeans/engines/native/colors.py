@@ -1,14 +1,13 @@
 """Distinct colors of 8-bit pixels with their counts, and look-up of colors in a list, by the kernels of colors.c."""
 
-import ctypes
-from collections.abc import Callable
-from typing import Any
+from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import addresses, empty, kernel, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
@@ -19,24 +18,23 @@ _BLOCK = 1 << 20
 _PAIRS = 1 << 16
 
 
-class _ColorScan(ctypes.Structure):
+class _ColorScan(Structure):
     """`struct color_scan` of colors.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("rests", "ends", "part", "colors", "counts")),
-        *((name, ctypes.c_int64) for name in ("part_number", "n_colors")),
+        *fields(c_void_p, "rests", "ends", "part", "colors", "counts"),
+        *fields(c_int64, "part_number", "n_colors"),
     ]
 
 
-class _ColorRows(ctypes.Structure):
+class _ColorRows(Structure):
     """`struct color_rows` of colors.c."""
 
-    _fields_ = [
-        ("colors", ctypes.c_void_p),
-        ("n_colors", ctypes.c_int64),
-        ("groups", ctypes.c_void_p),
-        ("firsts", ctypes.c_void_p),
-    ]
+    _fields_ = [("colors", c_void_p), ("n_colors", c_int64), *fields(c_void_p, "groups", "firsts")]
+
+
+# The first arguments of the kernels that look up pixels: the channels, the list, and a range of pixels.
+_LOOK_UP = c_int, POINTER(_ColorRows), c_void_p, c_int64, c_int64
 
 
 def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], Int[Tensor, " m"]]:
@@ -52,18 +50,17 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
         ends, rests = torch.tensor([n_pixels], dtype=torch.int32, device="cpu"), pixels
     else:
         ends, rests = _partition(pixels)
-    part = _zeros(_function("part_counts_bytes", restype=ctypes.c_int64)(), torch.uint8)
-    count = _function("count", ctypes.c_int, ctypes.POINTER(_ColorScan), ctypes.c_int64, ctypes.c_int64)
+    part = zeros(kernel("colors_part_counts_bytes", restype=c_int64)(), dtype=torch.uint8)
+    count = kernel("colors_count", c_int, POINTER(_ColorScan), c_int64, c_int64)
 
     def scan(colors: Tensor | None, counts: Tensor | None) -> int:
-        state = _ColorScan(*(_address(tensor) for tensor in (rests, ends, part, colors, counts)))
+        state = _ColorScan(*addresses(rests, ends, part, colors, counts))
         for block in blocks(n_pixels, _BLOCK):
             count(channels, state, block.start, block.stop)
         return state.n_colors
 
     max_colors = 256**channels if channels < 3 else scan(None, None)
-    colors = torch.empty(max_colors, channels, dtype=torch.uint8, device="cpu")
-    counts = torch.empty(max_colors, dtype=torch.int64, device="cpu")
+    colors, counts = empty(max_colors, channels, dtype=torch.uint8), empty(max_colors, dtype=torch.int64)
     n_colors = scan(colors, counts)
     return (colors, counts) if n_colors == max_colors else (colors[:n_colors].clone(), counts[:n_colors].clone())
 
@@ -71,17 +68,17 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
 def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The pixels grouped by their first two channels: the ends (65536,) of the groups, and the other channels (N,)."""
     n_pixels, channels = pixels.shape
-    arguments = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
-    add_sizes = _function("part_sizes", *arguments)
-    append = _function("partition", *arguments, ctypes.c_void_p, ctypes.c_int64)
-    sizes = _zeros(_PAIRS, torch.int32)
+    arguments = c_int, c_void_p, c_int64, c_int64, c_void_p
+    add_sizes = kernel("colors_part_sizes", *arguments)
+    append = kernel("colors_partition", *arguments, c_void_p, c_int64)
+    sizes = zeros(_PAIRS, dtype=torch.int32)
     for block in blocks(n_pixels, _BLOCK):
-        add_sizes(channels, _address(pixels), block.start, block.stop, _address(sizes))
+        add_sizes(channels, pixels.data_ptr(), block.start, block.stop, sizes.data_ptr())
     ends = sizes.cumsum(0, dtype=torch.int32)
     places = ends - sizes
-    rests = torch.empty(n_pixels, dtype=torch.uint8 if channels % 2 else torch.int16, device="cpu")
+    rests = empty(n_pixels, dtype=torch.uint8 if channels % 2 else torch.int16)
     for block in blocks(n_pixels, _BLOCK):
-        append(channels, _address(pixels), block.start, block.stop, _address(places), _address(rests), n_pixels)
+        append(channels, pixels.data_ptr(), block.start, block.stop, *addresses(places, rests), n_pixels)
     return ends, rests
 
 
@@ -99,22 +96,22 @@ class ColorRows:
 
     def __init__(self, colors: UInt8[Tensor, "m c"]) -> None:
         n_colors, self._channels = colors.shape
-        groups = _zeros(2 << max(0, 8 * min(self._channels, 3) - 6), torch.int64)
-        firsts = torch.empty(n_colors + 1 if self._channels == 4 else 0, dtype=torch.int32, device="cpu")
+        groups = zeros(2 << max(0, 8 * min(self._channels, 3) - 6), dtype=torch.int64)
+        firsts = empty(n_colors + 1 if self._channels == 4 else 0, dtype=torch.int32)
         self._tensors = colors, groups, firsts
-        self._rows = _ColorRows(_address(colors), n_colors, _address(groups), _address(firsts))
-        index = _function("index", ctypes.c_int, ctypes.POINTER(_ColorRows), restype=ctypes.c_int)
+        self._rows = _ColorRows(colors.data_ptr(), n_colors, *addresses(groups, firsts))
+        index = kernel("colors_index", c_int, POINTER(_ColorRows), restype=c_int)
         if not index(self._channels, self._rows):
             raise ValueError("colors of a histogram must be distinct and in lexicographic order")
 
     def look_up(self, pixels: UInt8[Tensor, "n c"]) -> Int[Tensor, " n"]:
         """Row of the color of each pixel (N, C), contiguous: int32 (N,). ValueError for a color that is not listed."""
-        rows = torch.empty(len(pixels), dtype=torch.int32, device="cpu")
-        look_up = self._function("look_up", 1, restype=ctypes.c_int64)
+        rows = empty(len(pixels), dtype=torch.int32)
+        look_up = kernel("colors_look_up", *_LOOK_UP, c_void_p, restype=c_int64)
         n_missing: list[int] = []
 
         def run(start: int, stop: int) -> None:
-            n_missing.append(look_up(self._channels, self._rows, _address(pixels), start, stop, _address(rows)))
+            n_missing.append(look_up(self._channels, self._rows, pixels.data_ptr(), start, stop, rows.data_ptr()))
 
         run_chunks(run, len(pixels), _BLOCK)
         if any(n_missing):
@@ -133,29 +130,12 @@ class ColorRows:
         """
         if len(values) != self._rows.n_colors:
             raise ValueError(f"values must be one for each of {self._rows.n_colors} colors, got {len(values)}")
-        mapped = torch.empty(len(pixels), dtype=torch.uint8, device="cpu")
-        map_values = self._function("map_values", 2)
+        mapped = empty(len(pixels), dtype=torch.uint8)
+        map_values = kernel("colors_map_values", *_LOOK_UP, c_void_p, c_void_p)
 
         def run(start: int, stop: int) -> None:
-            addresses = _address(values), _address(mapped)
-            map_values(self._channels, self._rows, _address(pixels), start, stop, *addresses)
+            results = addresses(values, mapped)
+            map_values(self._channels, self._rows, pixels.data_ptr(), start, stop, *results)
 
         run_chunks(run, len(pixels), _BLOCK)
         return mapped
-
-    def _function(self, name: str, n_more: int, **options: Any) -> Callable[..., Any]:
-        more = [ctypes.c_void_p] * n_more
-        pixels = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-        return _function(name, ctypes.c_int, ctypes.POINTER(_ColorRows), *pixels, *more, **options)
-
-
-def _function(name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
-    return load().function(f"gpukmeans_colors_{name}", *argtypes, restype=restype)
-
-
-def _zeros(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(size, dtype=dtype, device="cpu")
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

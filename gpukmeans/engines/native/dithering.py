@@ -4,16 +4,16 @@ Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, an
 to 256, premultiplied, in sixteenths of an 8-bit level. `gpukmeans.images.dithering` defines the results.
 """
 
-import ctypes
 import math
 from collections.abc import Sequence
-from typing import Any
+from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
 
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import addresses, empty, kernel, padded, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
@@ -21,30 +21,28 @@ from gpukmeans.tiling import blocks
 _BLOCK = 1 << 20
 _CELLS = 1 << 16
 
-_PerChannel = ctypes.c_int32 * 4
+_PerChannel = c_int32 * 4
 
 
-class _InversePalette(ctypes.Structure):
+class _InversePalette(Structure):
     """`struct inverse_palette` of dithering.c."""
 
     _fields_ = [
-        ("lowest", _PerChannel),
-        ("sizes", _PerChannel),
-        *((name, ctypes.c_int32) for name in ("shift", "channels", "n_colors")),
-        ("palette", ctypes.c_void_p * 4),
-        ("opaque", ctypes.c_void_p),
-        ("cells", ctypes.c_void_p),
+        *fields(_PerChannel, "lowest", "sizes"),
+        *fields(c_int32, "shift", "channels", "n_colors"),
+        ("palette", c_void_p * 4),
+        *fields(c_void_p, "opaque", "cells"),
     ]
 
 
-class _Diffusion(ctypes.Structure):
+class _Diffusion(Structure):
     """`struct diffusion` of dithering.c."""
 
     _fields_ = [
-        *((name, _PerChannel) for name in ("lowest", "span", "sizes")),
-        *((name, ctypes.c_int32) for name in ("shift", "limit", "strength", "channels")),
-        ("width", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("palette", "cells", "pixels", "nearest", "indices", "errors")),
+        *fields(_PerChannel, "lowest", "span", "sizes"),
+        *fields(c_int32, "shift", "limit", "strength", "channels"),
+        ("width", c_int64),
+        *fields(c_void_p, "palette", "cells", "pixels", "nearest", "indices", "errors"),
     ]
 
 
@@ -52,9 +50,9 @@ def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
     """Lowest and highest value of each channel of an image, premultiplied, in sixteenths of a level, int32 (2, C)."""
     pixels, channels = image.flatten(0, 1), image.shape[2]
     extremes = torch.tensor([1 << 16, 0], dtype=torch.int32, device="cpu").repeat_interleave(channels).view(2, channels)
-    extend = _function("range", ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 2)
+    extend = kernel("dithering_range", c_int, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
     for block in blocks(len(pixels), _BLOCK):
-        extend(channels, pixels.data_ptr(), block.start, block.stop, *(row.data_ptr() for row in extremes))
+        extend(channels, pixels.data_ptr(), block.start, block.stop, *addresses(*extremes))
     return extremes
 
 
@@ -74,20 +72,12 @@ def inverse_palette(
     """
     n_colors, channels = colors.shape
     _check(n_colors <= 256 and opaque.shape == (n_colors,) and len(lowest) == len(sizes) == channels)
-    cells = torch.empty(math.prod(sizes), dtype=torch.uint8, device="cpu")
+    cells = empty(math.prod(sizes), dtype=torch.uint8)
     palette = colors.T.float().contiguous()
-    addresses = (ctypes.c_void_p * 4)(*(channel.data_ptr() for channel in palette))
-    state = _InversePalette(
-        _PerChannel(*lowest),
-        _PerChannel(*sizes),
-        shift,
-        channels,
-        n_colors,
-        addresses,
-        opaque.data_ptr(),
-        cells.data_ptr(),
-    )
-    fill = _function("inverse_palette", ctypes.POINTER(_InversePalette), ctypes.c_int64, ctypes.c_int64)
+    box = _PerChannel(*lowest), _PerChannel(*sizes), shift
+    colors_of_channels = (c_void_p * 4)(*addresses(*palette))
+    state = _InversePalette(*box, channels, n_colors, colors_of_channels, *addresses(opaque, cells))
+    fill = kernel("dithering_inverse_palette", POINTER(_InversePalette), c_int64, c_int64)
     run_chunks(lambda start, stop: fill(state, start, stop), math.prod(sizes[:-1]), -(-_CELLS // sizes[-1]))
     return cells
 
@@ -125,23 +115,18 @@ def diffuse(
     _check(nearest.shape == (height, width) and len(colors) <= 256 and len(cells) == math.prod(sizes))
     _check(colors.shape[1] == len(lowest) == len(span) == len(sizes) == channels)
     # Padded to 256 colors, so that every uint8 index is valid.
-    palette = _padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256)
-    errors = torch.zeros(width + 1, 4, dtype=torch.int32, device="cpu")
-    indices = torch.empty(height, width, dtype=torch.uint8, device="cpu")
+    palette = padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256, 4)
+    errors = zeros(width + 1, 4, dtype=torch.int32)
+    indices = empty(height, width, dtype=torch.uint8)
     state = _Diffusion(
         *(_PerChannel(*values) for values in (lowest, span, sizes)),
         *(shift, limit, strength, channels, width),
-        *(tensor.data_ptr() for tensor in (palette, cells, image, nearest, indices, errors)),
+        *addresses(palette, cells, image, nearest, indices, errors),
     )
-    run = _function("diffuse", ctypes.POINTER(_Diffusion), ctypes.c_int64, ctypes.c_int64)
+    run = kernel("dithering_diffuse", POINTER(_Diffusion), c_int64, c_int64)
     for rows in blocks(height, _BLOCK // width):
         run(state, rows.start, rows.stop)
     return indices
-
-
-def _padded(colors: Tensor, length: int) -> Tensor:
-    """Colors (N, C), padded by zeros to (`length`, 4)."""
-    return torch.nn.functional.pad(colors, (0, 4 - colors.shape[1], 0, length - len(colors))).contiguous()
 
 
 def _check(fits: bool) -> None:
@@ -150,7 +135,3 @@ def _check(fits: bool) -> None:
         raise ValueError(
             "image, palette and nearest colors must have shapes (H, W, C), (K, C), K up to 256, and (H, W)"
         )
-
-
-def _function(name: str, *argtypes: Any) -> Any:
-    return load().function(f"gpukmeans_dithering_{name}", *argtypes, restype=None)

@@ -1,7 +1,7 @@
 """Points of few coordinates in native kernels: arguments, memory and calls of few.c."""
 
 from collections.abc import Callable
-from ctypes import Structure, addressof, c_int64, c_void_p
+from ctypes import Structure, addressof, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import empty, kernel, point_to, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
@@ -65,19 +66,14 @@ class _Array(Structure):
         return _Array(tensor.data_ptr(), _CODES[tensor.dtype], (c_int64 * 3)(*tensor.stride()))
 
 
-def _numbers(*names: str) -> list[tuple[str, type]]:
-    return [(name, c_int64) for name in names]
-
-
 class _DirectPass(Structure):
     """`struct direct_pass` of few.c."""
 
     _fields_ = [
-        ("x", _Array),
-        ("weights", _Array),
-        *_numbers("n_rows", "n_clusters", "width"),
-        *pointers("problems", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"),
-        *pointers("totals", "inertia", "worst", "labels", "sqdist"),
+        *fields(_Array, "x", "weights"),
+        *fields(c_int64, "n_rows", "n_clusters", "width"),
+        *fields(c_void_p, "problems", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"),
+        *fields(c_void_p, "totals", "inertia", "worst", "labels", "sqdist"),
     ]
 
 
@@ -85,10 +81,11 @@ class SortedPoints(Structure):
     """`struct sorted_points` of few.c."""
 
     _fields_ = [
-        ("x", _Array),
-        ("weights", _Array),
-        *_numbers("n_problems", "n_rows", "n_small", "n_large", "width"),
-        *pointers("sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"),
+        *fields(_Array, "x", "weights"),
+        *fields(c_int64, "n_problems", "n_rows", "n_small", "n_large", "width"),
+        *fields(
+            c_void_p, "sorted", "sorted_weights", "rows", "small", "large", "half_diagonal", "heaviest", "has_absent"
+        ),
     ]
 
 
@@ -97,8 +94,8 @@ class _SortPass(Structure):
 
     _fields_ = [
         ("points", SortedPoints),
-        *_numbers("problem", "sort_pass"),
-        *pointers("lines", "keys", "to_keys", "rows", "to_rows", "positions"),
+        *fields(c_int64, "problem", "sort_pass"),
+        *fields(c_void_p, "lines", "keys", "to_keys", "rows", "to_rows", "positions"),
     ]
 
 
@@ -107,20 +104,22 @@ class _SortedPass(Structure):
 
     _fields_ = [
         ("points", SortedPoints),
-        *_numbers("n_clusters", "capacity", "n_slots"),
-        *pointers(
-            "slot_problems", "problems", "slots", "centers", "sum_scale", "lowest", "weight_scale", "sqdist_scale"
+        *fields(c_int64, "n_clusters", "capacity", "n_slots"),
+        *fields(
+            c_void_p,
+            "slot_problems",
+            "problems",
+            "slots",
+            "centers",
+            "sum_scale",
+            "lowest",
+            "weight_scale",
+            "sqdist_scale",
         ),
-        *pointers("totals", "labels", "lists", "counts", "box_inertia", "box_worst"),
-        *pointers("last", "origins", "slack", "scales", "moved", "flags"),
-        *pointers("total_changes", "total_results", "inertia", "worst", "label_results", "sqdist_results"),
+        *fields(c_void_p, "totals", "labels", "lists", "counts", "box_inertia", "box_worst"),
+        *fields(c_void_p, "last", "origins", "slack", "scales", "moved", "flags"),
+        *fields(c_void_p, "total_changes", "total_results", "inertia", "worst", "label_results", "sqdist_results"),
     ]
-
-
-def point_to(arguments: Structure, tensors: dict[str, Tensor]) -> None:
-    """Set pointers to contiguous tensors. The caller must keep references to the tensors while a kernel runs."""
-    for name, tensor in tensors.items():
-        setattr(arguments, name, tensor.data_ptr())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,8 +140,8 @@ class _Sums:
         """Sums over no points: zeros, and -1 as the largest squared distance, for centers (B, K, D)."""
         n_runs, n_clusters, width = centers.shape
         return _Sums(
-            totals=torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu"),
-            inertia=torch.zeros(n_runs, dtype=torch.int64, device="cpu"),
+            totals=zeros(n_runs, n_clusters, width + 1, dtype=torch.int64),
+            inertia=zeros(n_runs, dtype=torch.int64),
             worst=torch.full((n_runs,), -1.0, dtype=centers.dtype, device="cpu"),
         )
 
@@ -181,8 +180,8 @@ class FewCoordinates:
     def assign(self, centers: Tensor, problems: Tensor) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D)."""
         n_runs, n_rows = len(centers), self._x.shape[1]
-        labels = _empty(n_runs, n_rows, dtype=torch.int64)
-        sqdist = _empty(n_runs, n_rows, dtype=centers.dtype)
+        labels = empty(n_runs, n_rows, dtype=torch.int64)
+        sqdist = empty(n_runs, n_rows, dtype=centers.dtype)
         if self._runs is not None and self._runs.dtype == centers.dtype and centers.shape[1] >= _MIN_CENTERS:
             self._runs.assign(centers, problems, labels, sqdist)
         else:
@@ -229,7 +228,7 @@ class FewCoordinates:
             point_to(copy, vars(own))
             return _Memory(addressof(copy), _workspace(centers), copy, own)
 
-        for used in _run(_function("direct", centers.dtype), memory, n_runs * n_blocks, chunk):
+        for used in _run(_kernel("direct", centers.dtype), memory, n_runs * n_blocks, chunk):
             if sums is not None and used.result is not None:
                 sums.add(used.result)
 
@@ -248,7 +247,7 @@ class SpatialOrder:
         n_small = -(-n_rows // BOX)
         n_large = -(-n_small // FANOUT)
         arguments = SortedPoints(_Array.of(x), _Array.of(weights), n_problems, n_rows, n_small, n_large, width)
-        tensors = {"rows": _empty(n_problems, n_rows, dtype=torch.int32)}
+        tensors = {"rows": empty(n_problems, n_rows, dtype=torch.int32)}
         point_to(arguments, tensors)
 
         if not sorts:
@@ -256,26 +255,26 @@ class SpatialOrder:
         elif n_rows < _LONG_SORT:
 
             def memory() -> _Memory:
-                return _Memory(addressof(arguments), _empty(12 * n_rows, dtype=torch.uint8))
+                return _Memory(addressof(arguments), empty(12 * n_rows, dtype=torch.uint8))
 
-            _run(_function("order", dtype), memory, n_problems, max(1, _LONG_SORT // n_rows))
+            _run(_kernel("order", dtype), memory, n_problems, max(1, _LONG_SORT // n_rows))
         else:
             for problem, rows in enumerate(tensors["rows"]):
                 _sort_in_parts(arguments, problem, rows, dtype)
         tensors |= {
-            "sorted": _empty(n_problems, width, n_small * BOX, dtype=dtype),
-            "small": _empty(n_problems, n_small, 2, width, dtype=dtype),
-            "large": _empty(n_problems, n_large, 2, width, dtype=dtype),
-            "half_diagonal": _empty(n_problems, dtype=torch.float64),
-            "heaviest": _empty(n_problems, dtype=torch.float64),
-            "has_absent": _empty(n_problems, dtype=torch.uint8),
+            "sorted": empty(n_problems, width, n_small * BOX, dtype=dtype),
+            "small": empty(n_problems, n_small, 2, width, dtype=dtype),
+            "large": empty(n_problems, n_large, 2, width, dtype=dtype),
+            "half_diagonal": empty(n_problems, dtype=torch.float64),
+            "heaviest": empty(n_problems, dtype=torch.float64),
+            "has_absent": empty(n_problems, dtype=torch.uint8),
         }
         if weights is not None:
-            tensors["sorted_weights"] = _empty(n_problems, n_small * BOX, dtype=torch.float64)
+            tensors["sorted_weights"] = empty(n_problems, n_small * BOX, dtype=torch.float64)
         point_to(arguments, tensors)
         chunk, _ = _chunk(n_problems, n_large, BOX * FANOUT * width * _OTHER)
-        _run(_function("boxes", dtype), lambda: _Memory(addressof(arguments)), n_problems * n_large, chunk)
-        _function("summary", dtype)(addressof(arguments), 0, n_problems, None)
+        _run(_kernel("boxes", dtype), lambda: _Memory(addressof(arguments)), n_problems * n_large, chunk)
+        _kernel("summary", dtype)(addressof(arguments), 0, n_problems, None)
         return SpatialOrder(arguments=arguments, tensors=tensors, dtype=dtype)
 
 
@@ -292,18 +291,18 @@ class _SortedRuns:
         self._slots = torch.arange(n_runs, device="cpu")
         self._prepared = _SortedPass(points.arguments, n_clusters, min(_CAPACITY, n_clusters), n_runs)
         self._state = {
-            "totals": _empty(n_runs, n_clusters, width + 1, dtype=torch.int64),
-            "labels": _empty(n_runs, n_small * BOX, dtype=torch.int32),
-            "lists": _empty(n_runs, n_small, min(_CAPACITY, n_clusters), dtype=torch.int32),
-            "counts": torch.zeros(n_runs, n_small, dtype=torch.int32, device="cpu"),
-            "box_inertia": _empty(n_runs, n_small, dtype=torch.int64),
-            "box_worst": _empty(n_runs, n_small, dtype=self.dtype),
-            "last": _empty(n_runs, n_clusters, width, dtype=self.dtype),
-            "origins": _empty(n_runs, n_clusters, width, dtype=self.dtype),
-            "slack": _empty(n_runs, dtype=self.dtype),
-            "scales": _empty(n_runs, 2 * width + 2, dtype=torch.float64),
-            "moved": _empty(n_runs, n_clusters, dtype=torch.uint8),
-            "flags": torch.zeros(n_runs, dtype=torch.int32, device="cpu"),
+            "totals": empty(n_runs, n_clusters, width + 1, dtype=torch.int64),
+            "labels": empty(n_runs, n_small * BOX, dtype=torch.int32),
+            "lists": empty(n_runs, n_small, min(_CAPACITY, n_clusters), dtype=torch.int32),
+            "counts": zeros(n_runs, n_small, dtype=torch.int32),
+            "box_inertia": empty(n_runs, n_small, dtype=torch.int64),
+            "box_worst": empty(n_runs, n_small, dtype=self.dtype),
+            "last": empty(n_runs, n_clusters, width, dtype=self.dtype),
+            "origins": empty(n_runs, n_clusters, width, dtype=self.dtype),
+            "slack": empty(n_runs, dtype=self.dtype),
+            "scales": empty(n_runs, 2 * width + 2, dtype=torch.float64),
+            "moved": empty(n_runs, n_clusters, dtype=torch.uint8),
+            "flags": zeros(n_runs, dtype=torch.int32),
         }
         point_to(self._prepared, self._state | {"slot_problems": problems})
 
@@ -325,11 +324,11 @@ class _SortedRuns:
         point_to(arguments, scales)
         point_to(arguments, {"total_results": sums.totals, "inertia": sums.inertia, "worst": sums.worst})
         n_runs = len(centers)
-        _function("prepare", self.dtype)(addressof(arguments), 0, n_runs, None)
+        _kernel("prepare", self.dtype)(addressof(arguments), 0, n_runs, None)
         changes = self._run("measure", arguments, centers, adds=True)
         for change in changes:
             self._state["totals"].index_add_(0, self._slots, change)
-        _function("finish", self.dtype)(addressof(arguments), 0, n_runs, None)
+        _kernel("finish", self.dtype)(addressof(arguments), 0, n_runs, None)
 
     def assign(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
         """Write labels and squared distances (B, N) at centers (B, K, D), for any K.
@@ -350,12 +349,12 @@ class _SortedRuns:
         def memory() -> _Memory:
             if not (adds and splits):
                 return _Memory(addressof(arguments), _workspace(centers))
-            changes = torch.zeros(n_runs, n_clusters, width + 1, dtype=torch.int64, device="cpu")
+            changes = zeros(n_runs, n_clusters, width + 1, dtype=torch.int64)
             copy = _SortedPass.from_buffer_copy(arguments)
             point_to(copy, {"total_changes": changes})
             return _Memory(addressof(copy), _workspace(centers), copy, changes)
 
-        used = _run(_function(name, self.dtype), memory, n_runs * n_large, chunk)
+        used = _run(_kernel(name, self.dtype), memory, n_runs * n_large, chunk)
         return [memory.result for memory in used if memory.result is not None]
 
     def _arguments(self, centers: Tensor, problems: Tensor, slots: Tensor | None) -> _SortedPass:
@@ -369,34 +368,34 @@ class _SortedRuns:
 
     def _nearest_slots(self, centers: Tensor, problems: Tensor) -> Tensor:
         """For each run the free slot of its problem whose last centers are nearest, or -1 if none is left."""
-        slots = _empty(len(problems), dtype=torch.int64)
+        slots = empty(len(problems), dtype=torch.int64)
         arguments = self._arguments(centers, problems, slots)
-        scratch = _empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
-        _function("slots", self.dtype)(addressof(arguments), 0, len(problems), scratch.data_ptr())
+        scratch = empty(self.points.arguments.n_problems + arguments.n_slots, dtype=torch.int64)
+        _kernel("slots", self.dtype)(addressof(arguments), 0, len(problems), scratch.data_ptr())
         return slots
 
 
 def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
     """Sort the rows (N,) of a problem of many points in short calls, between which it can be interrupted."""
     n = len(rows)
-    keys, next_keys, next_rows = (_empty(n, dtype=torch.int32) for _ in range(3))
-    tensors = {"lines": _empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
+    keys, next_keys, next_rows = (empty(n, dtype=torch.int32) for _ in range(3))
+    tensors = {"lines": empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
     arguments = _SortPass(points, problem)
     point_to(arguments, tensors)
-    _function("grid", dtype)(addressof(arguments), 0, 1, None)
+    _kernel("grid", dtype)(addressof(arguments), 0, 1, None)
     chunk, _ = _chunk(1, -(-n // BOX), BOX * points.width * _OTHER)
-    _run(_function("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // BOX), chunk)
-    library, order = load(), rows
-    n_passes = library.function("gpukmeans_few_sort_passes", c_int64, c_int64, restype=c_int64)(n, points.width)
+    _run(_kernel("keys", dtype), lambda: _Memory(addressof(arguments)), -(-n // BOX), chunk)
+    order = rows
+    n_passes = kernel("few_sort_passes", c_int64, c_int64, restype=c_int64)(n, points.width)
     for number in range(n_passes):
         arguments.sort_pass = number
-        positions = torch.zeros(_N_DIGITS, dtype=torch.int64, device="cpu")
+        positions = zeros(_N_DIGITS, dtype=torch.int64)
         point_to(arguments, {"keys": keys, "rows": order, "to_keys": next_keys, "to_rows": next_rows})
         point_to(arguments, {"positions": positions})
         for name in ("count_digits", "scatter_digits"):  # each part continues where the previous part ended
-            function = library.function(f"gpukmeans_few_{name}", c_void_p, c_int64, c_int64)
+            run = kernel(f"few_{name}", c_void_p, c_int64, c_int64)
             for part in blocks(n, _LONG_SORT):
-                function(addressof(arguments), part.start, part.stop)
+                run(addressof(arguments), part.start, part.stop)
         keys, next_keys, order, next_rows = next_keys, keys, next_rows, order
     if order is not rows:
         rows.copy_(order)
@@ -415,11 +414,11 @@ class _Memory(NamedTuple):
     result: Any = None
 
 
-def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
+def _run(function: Callable[..., int], memory: Callable[[], _Memory], n_items: int, chunk: int) -> list[_Memory]:
     """Call a kernel for all items, in chunks on several threads, and return the memory of each thread."""
     if n_items <= chunk:
         own = memory()
-        _call(kernel, own, 0, n_items)
+        _call(function, own, 0, n_items)
         return [own]
     made: list[_Memory] = []
     free: list[_Memory] = []
@@ -430,16 +429,16 @@ def _run(kernel: Callable[..., int], memory: Callable[[], _Memory], n_items: int
         except IndexError:
             own = memory()
             made.append(own)
-        _call(kernel, own, start, stop)
+        _call(function, own, start, stop)
         free.append(own)
 
     run_chunks(compute, n_items, chunk)
     return made
 
 
-def _call(kernel: Callable[..., int], own: _Memory, start: int, stop: int) -> None:
+def _call(function: Callable[..., int], own: _Memory, start: int, stop: int) -> None:
     workspace = None if own.workspace is None else own.workspace.data_ptr()
-    if kernel(own.arguments, start, stop, workspace):
+    if function(own.arguments, start, stop, workspace):
         raise AssertionError("a kernel was called for points of a width that it does not support")
 
 
@@ -458,17 +457,15 @@ def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
     return chunk // n_items * n_items, False
 
 
-def _function(name: str, dtype: torch.dtype) -> Callable[..., int]:
+def _kernel(name: str, dtype: torch.dtype) -> Callable[..., int]:
     """A kernel of few.c for float32 or float64, called with arguments, start, stop and scratch memory."""
-    suffix = "f32" if dtype == torch.float32 else "f64"
-    return load().function(f"gpukmeans_few_{name}_{suffix}", c_void_p, c_int64, c_int64, c_void_p)
+    return kernel(f"few_{name}", c_void_p, c_int64, c_int64, c_void_p, restype=c_int, dtype=dtype)
 
 
 def _workspace(centers: Tensor) -> Tensor:
     """Scratch memory of a kernel for centers (B, K, D)."""
-    suffix = "f32" if centers.dtype == torch.float32 else "f64"
-    size = load().function(f"gpukmeans_few_workspace_bytes_{suffix}", c_int64, c_int64, restype=c_int64)
-    return _empty(size(*centers.shape[1:]), dtype=torch.uint8)
+    size = kernel("few_workspace_bytes", c_int64, c_int64, restype=c_int64, dtype=centers.dtype)
+    return empty(size(*centers.shape[1:]), dtype=torch.uint8)
 
 
 def _scales(fixed_point: FixedPoint) -> dict[str, Tensor]:
@@ -479,7 +476,3 @@ def _scales(fixed_point: FixedPoint) -> dict[str, Tensor]:
         "weight_scale": fixed_point.weight.contiguous(),
         "sqdist_scale": fixed_point.sqdist.contiguous(),
     }
-
-
-def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="cpu")

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load, pointers, unavailable_reason
+from gpukmeans.engines.native.library import fields, unavailable_reason
+from gpukmeans.engines.native.tensors import addresses, kernel
 from gpukmeans.moments import Moments
 
 
@@ -45,10 +46,10 @@ class _Moments(Structure):
     """`struct moments` of iteration.c."""
 
     _fields_ = [
-        *pointers("sums", "totals", "inertia"),
-        *pointers("sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
-        *((name, c_int64) for name in ("run", "cluster", "channel", "run_of_totals", "cluster_of_totals")),
-        *((name, c_int64) for name in ("is_double", "n_clusters", "width", "n_fixed")),
+        *fields(c_void_p, "sums", "totals", "inertia"),
+        *fields(c_void_p, "sum_scale", "weight_scale", "sqdist_scale", "lowest", "highest", "worst"),
+        *fields(c_int64, "run", "cluster", "channel", "run_of_totals", "cluster_of_totals"),
+        *fields(c_int64, "is_double", "n_clusters", "width", "n_fixed"),
     ]
 
 
@@ -57,7 +58,7 @@ class _Move(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *pointers("centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
+        *fields(c_void_p, "centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
     ]
 
 
@@ -66,8 +67,10 @@ class _Decision(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *pointers("going_before", "bound", "inertia_before", "lowest_before", "stalled_before", "unresolved_before"),
-        *pointers(*Decision._fields),
+        *fields(
+            c_void_p, "going_before", "bound", "inertia_before", "lowest_before", "stalled_before", "unresolved_before"
+        ),
+        *fields(c_void_p, *Decision._fields),
     ]
 
 
@@ -82,19 +85,12 @@ def move(
         return None
     centers, going = centers.contiguous(), going.contiguous()
     n_runs, _, width = centers.shape
-    moved = Move(
-        target=torch.empty_like(centers),
-        sqshift=torch.empty_like(total_weight),
-        bound=torch.empty_like(total_weight),
-        scale=torch.empty_like(total_weight),
-        n_iter=torch.empty_like(n_iter),
-        going=torch.empty_like(going),
-    )
+    moved = Move(*map(torch.empty_like, (centers, total_weight, total_weight, total_weight, n_iter, going)))
     described, kept = _described(moments, n_fixed)
-    arguments = _Move(described, *_addresses(centers, total_weight, going, n_iter, *moved))
+    arguments = _Move(described, *addresses(centers, total_weight, going, n_iter, *moved))
     scratch = total_weight.new_empty(3 * width)
-    function = load().function("gpukmeans_move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
-    n_missing = function(addressof(arguments), 0, n_runs, scratch.data_ptr())
+    run = kernel("move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
+    n_missing = run(addressof(arguments), 0, n_runs, scratch.data_ptr())
     del kept
     return None if n_missing else moved
 
@@ -119,19 +115,11 @@ def decide(
     """
     if not inertia.is_cpu or unavailable_reason() is not None:
         return None
-    decision = Decision(
-        inertia=torch.empty_like(inertia),
-        lowest=torch.empty_like(lowest),
-        stalled=torch.empty_like(stalled),
-        going=torch.empty_like(going),
-        unresolved=torch.empty_like(unresolved),
-    )
+    decision = Decision(*map(torch.empty_like, (inertia, lowest, stalled, going, unresolved)))
     described, kept = _described(moments, n_fixed)
-    arguments = _Decision(described, *_addresses(going, bound, inertia, lowest, stalled, unresolved, *decision))
-    function = load().function(
-        "gpukmeans_decide", c_void_p, c_int64, c_int64, c_double, c_int64, c_double, restype=None
-    )
-    function(addressof(arguments), 0, inertia.shape[0], tol, patience, too_coarse)
+    arguments = _Decision(described, *addresses(going, bound, inertia, lowest, stalled, unresolved, *decision))
+    run = kernel("decide", c_void_p, c_int64, c_int64, c_double, c_int64, c_double)
+    run(addressof(arguments), 0, inertia.shape[0], tol, patience, too_coarse)
     del kept
     return decision
 
@@ -142,7 +130,7 @@ def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
     scales_and_range = scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest
     kept = [tensor.contiguous() for tensor in (moments.inertia, *scales_and_range, moments.worst_sqdist)]
     described = _Moments(
-        *_addresses(moments.sums, moments.totals, *kept),
+        *addresses(moments.sums, moments.totals, *kept),
         *moments.sums.stride(),
         *moments.totals.stride(),
         moments.worst_sqdist.dtype == torch.float64,
@@ -151,7 +139,3 @@ def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
         n_fixed,
     )
     return described, kept
-
-
-def _addresses(*tensors: Tensor) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]

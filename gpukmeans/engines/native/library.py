@@ -20,9 +20,9 @@ _SUFFIX = ".dll" if os.name == "nt" else ".so"
 BASELINE_FILE, V3_FILE = f"_kernels.baseline{_SUFFIX}", f"_kernels.v3{_SUFFIX}"
 
 
-def pointers(*names: str) -> list[tuple[str, type]]:
-    """Fields of a ctypes structure with these names, all of them pointers."""
-    return [(name, ctypes.c_void_p) for name in names]
+def fields(kind: type, *names: str) -> list[tuple[str, type]]:
+    """Fields of a ctypes structure with these names, all of the same ctype."""
+    return [(name, kind) for name in names]
 
 
 class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be intended)

@@ -1,17 +1,17 @@
 """Points of many coordinates in native kernels: the state of runs, and the calls of many.c."""
 
-import ctypes
 import functools
-from collections.abc import Callable
+from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from queue import LifoQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.native.library import load
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import empty, kernel, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
@@ -36,49 +36,37 @@ _CONVERTED = 1 << 15
 _SUMS_BYTES = 1 << 24
 
 
-class Many(ctypes.Structure):
+class Many(Structure):
     """`struct many` of many_body.h."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("points", "weights", "centers", "centers_before", "members", "places"),
-                *("panels", "origin", "norms", "drifts", "moved"),
-                *("labels", "sqdist", "bounds", "long_labels"),
-                *("labels_before", "lowest", "sum_scales", "sums", "totals", "scratch"),
-            )
-        ),
-        ("weight_scale", ctypes.c_double),
-        ("sqdist_scale", ctypes.c_double),
-        *((name, ctypes.c_int64) for name in ("n_rows", "width", "n_clusters", "known", "inertia")),
-        ("largest", ctypes.c_double),
-        ("n_changed", ctypes.c_int64),
+        *fields(c_void_p, "points", "weights", "centers", "centers_before", "members", "places"),
+        *fields(c_void_p, "panels", "origin", "norms", "drifts", "moved"),
+        *fields(c_void_p, "labels", "sqdist", "bounds", "long_labels"),
+        *fields(c_void_p, "labels_before", "lowest", "sum_scales", "sums", "totals", "scratch"),
+        *fields(c_double, "weight_scale", "sqdist_scale"),
+        *fields(c_int64, "n_rows", "width", "n_clusters", "known", "inertia"),
+        ("largest", c_double),
+        ("n_changed", c_int64),
     ]
 
 
-class _ManyRuns(ctypes.Structure):
+class _ManyRuns(Structure):
     """`struct many_runs` of many_body.h."""
 
     _fields_ = [
         ("shared", Many),
-        *((name, ctypes.c_void_p) for name in ("problems", "weight_scales", "sqdist_scales", "inertia", "largest")),
+        *fields(c_void_p, "problems", "weight_scales", "sqdist_scales", "inertia", "largest"),
     ]
 
 
-def kernel(name: str, dtype: torch.dtype, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
-    """A function of the library for float32 or float64."""
-    suffix = "f32" if dtype == torch.float32 else "f64"
-    return load().function(f"gpukmeans_{name}_{suffix}", *argtypes, restype=restype)
-
-
 def _scratch_bytes(dtype: torch.dtype, width: int, n_clusters: int) -> int:
-    return kernel("many_scratch", dtype, ctypes.c_int64, ctypes.c_int64, restype=ctypes.c_int64)(width, n_clusters)
+    return kernel("many_scratch", c_int64, c_int64, restype=c_int64, dtype=dtype)(width, n_clusters)
 
 
 def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
     """Scratch memory for one kernel at a time."""
-    return torch.empty(_scratch_bytes(dtype, width, n_clusters), dtype=torch.uint8, device="cpu")
+    return empty(_scratch_bytes(dtype, width, n_clusters), dtype=torch.uint8)
 
 
 def _n_panels(n_clusters: int) -> int:
@@ -107,7 +95,7 @@ class _Arguments:
 
     def call(self, name: str, dtype: torch.dtype) -> Many:
         """The arguments after a call of the kernel, which writes its results to them."""
-        kernel(name, dtype, ctypes.c_void_p)(ctypes.addressof(self.block))
+        kernel(name, c_void_p, dtype=dtype)(addressof(self.block))
         return self.block
 
 
@@ -144,9 +132,7 @@ def _grouped_order(centers: Tensor) -> Order:
     order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
     arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
     arguments.block.width, arguments.block.n_clusters = width, n_clusters
-    kernel("many_group", centers.dtype, ctypes.c_void_p, ctypes.c_void_p)(
-        ctypes.addressof(arguments.block), order.data_ptr()
-    )
+    kernel("many_group", c_void_p, c_void_p, dtype=centers.dtype)(addressof(arguments.block), order.data_ptr())
     return Order.of(order)
 
 
@@ -176,7 +162,7 @@ def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width
         "sqdist": size * n_rows,
         "scratch": _scratch_bytes(dtype, width, n_clusters),
     }
-    room = torch.empty(sum(sizes.values()) + 64 * len(sizes), dtype=torch.uint8, device="cpu")
+    room = empty(sum(sizes.values()) + 64 * len(sizes), dtype=torch.uint8)
     addresses, address = {}, room.data_ptr()
     for name, part in sizes.items():
         addresses[name] = address
@@ -216,24 +202,28 @@ class _RunState:
         self.known = 0
         self.scales = scales
         self.order = given_order(n_clusters)
-        self.labels = torch.empty(n_rows, dtype=torch.int32, device="cpu")
+        self.labels = empty(n_rows, dtype=torch.int32)
         self.sqdist = centers.new_empty(n_rows)
         self.bounds: Tensor | None = None
         self.n_changed = n_rows
-        self.sums = torch.zeros(centers.shape, dtype=torch.int64, device="cpu")
-        self.totals = torch.zeros(n_clusters, dtype=torch.int64, device="cpu")
+        self.sums = zeros(*centers.shape, dtype=torch.int64)
+        self.totals = zeros(n_clusters, dtype=torch.int64)
 
     def fits(self, centers: Tensor, scales: _Scales) -> bool:
         """Whether the state can be updated to these centers and scales."""
         same = self.centers is not None and self.centers.shape == centers.shape and self.centers.dtype == centers.dtype
         return same and self.scales.equals(scales)
 
+    def is_at(self, centers: Tensor) -> bool:
+        """Whether labels and squared distances are the results at these centers (K, D)."""
+        return self.centers is not None and self.centers.dtype == centers.dtype and torch.equal(self.centers, centers)
+
     def add_bounds(self, centers: Tensor, room: int) -> None:
         """Add lower bounds, with near centers in the same panel, if they fit into `room` bytes."""
         n_rows, panels = len(self.labels), _n_panels(len(centers))
         if self.n_bytes + 4 * n_rows * panels <= room:
             self.order = _grouped_order(centers)
-            self.bounds = torch.empty(n_rows, panels, dtype=torch.float32, device="cpu")
+            self.bounds = empty(n_rows, panels, dtype=torch.float32)
             self.known = _KNOWN_LABELS
 
     @property
@@ -306,9 +296,9 @@ class ManyCoordinates:
         centers = centers.detach().contiguous()
         moments = Moments(
             fixed_point=fixed_point,
-            sums=torch.zeros(centers.shape, dtype=torch.int64, device="cpu"),
-            totals=torch.zeros(centers.shape[:2], dtype=torch.int64, device="cpu"),
-            inertia=torch.empty(len(problems), dtype=torch.int64, device="cpu"),
+            sums=zeros(*centers.shape, dtype=torch.int64),
+            totals=zeros(*centers.shape[:2], dtype=torch.int64),
+            inertia=empty(len(problems), dtype=torch.int64),
             worst_sqdist=centers.new_empty(len(problems)),
         )
         if self._products(centers) < self._keeps_from:
@@ -322,15 +312,14 @@ class ManyCoordinates:
     def assign(self, centers: Tensor, problems: Tensor) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D)."""
         centers = centers.detach().contiguous()
-        shape = (len(problems), self.x.shape[1])
-        labels = torch.empty(shape, dtype=torch.int64, device="cpu")
-        sqdist = centers.new_empty(shape)
+        shape = len(problems), self.x.shape[1]
+        labels, sqdist = empty(*shape, dtype=torch.int64), empty(*shape, dtype=centers.dtype)
         if self._products(centers) < self._keeps_from:
             self._assign_small(centers, problems, labels, sqdist)
             return Assignment(labels, sqdist)
         for run, problem in enumerate(problems.tolist()):
             state = self._states.get(run)
-            if state is not None and state.centers is not None and _same(state.centers, centers[run]):
+            if state is not None and state.is_at(centers[run]):
                 labels[run], sqdist[run] = state.labels, state.sqdist
             else:
                 self._assign_run(problem, centers[run], labels[run], sqdist[run])
@@ -372,11 +361,8 @@ class ManyCoordinates:
             tensors = self._chunk(problem, start, stop, dtype)
             before_chunk = None
             if state is None:
-                labels, sqdist, bounds = (
-                    torch.empty(stop - start, dtype=torch.int32, device="cpu"),
-                    centers.new_empty(stop - start),
-                    None,
-                )
+                labels, sqdist = empty(stop - start, dtype=torch.int32), empty(stop - start, dtype=dtype)
+                bounds = None
             else:
                 labels, sqdist = state.labels[start:stop], state.sqdist[start:stop]
                 bounds = None if state.bounds is None else state.bounds[start:stop]
@@ -426,7 +412,7 @@ class ManyCoordinates:
         def assign_chunk(start: int, stop: int) -> None:
             chunk = shared.with_tensors(
                 **self._chunk(problem, start, stop, dtype),
-                labels=torch.empty(stop - start, dtype=torch.int32, device="cpu"),
+                labels=empty(stop - start, dtype=torch.int32),
                 long_labels=labels[start:stop],
                 sqdist=sqdist[start:stop],
                 scratch=scratch_for(dtype, *centers.shape[::-1]),
@@ -465,7 +451,7 @@ class ManyCoordinates:
         order = given_order(n_clusters)
         shared = {"members": order.members.data_ptr(), "places": order.places.data_ptr()}
         sizes = {"n_rows": n_rows, "width": width, "n_clusters": n_clusters}
-        function = kernel("many_runs", dtype, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        function = kernel("many_runs", c_void_p, c_int64, c_int64, dtype=dtype)
 
         def measure_runs(start: int, stop: int) -> None:
             x, weights, index, first = self.x, self.weights, problems, start
@@ -485,7 +471,7 @@ class ManyCoordinates:
                 problems=_address_of_row(index, first),
                 **{name: _address_of_row(tensor, start) for name, tensor in run_tensors.items()},
             )
-            function(ctypes.addressof(runs), 0, stop - start)
+            function(addressof(runs), 0, stop - start)
             del room  # the kernel uses its memory until here
 
         chunk = max(1, self._chunk_products // 4 // n_products)
@@ -498,7 +484,3 @@ def _address_of_row(tensor: Tensor, row: int) -> int:
     """The address of a row of a contiguous tensor."""
     assert tensor.is_contiguous()
     return tensor.data_ptr() + row * tensor.stride(0) * tensor.element_size()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)

@@ -1,12 +1,12 @@
 """Merges of pairs of clusters (Ward 1963) by the kernels of merging.c."""
 
-from collections.abc import Callable
 from ctypes import Structure, addressof, c_int64, c_void_p
 
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import addresses, empty, kernel
 from gpukmeans.engines.native.threads import run_chunks
 
 # For up to this many coordinates, centers are stored by channel, as in merging.c.
@@ -16,13 +16,16 @@ _CHUNK_SQUARES, _CHUNK_CLUSTERS = 1 << 24, 1 << 16
 # Additional doubles of scratch memory, for distance.h and a vector, besides clusters and coordinates.
 _MORE_SCRATCH = 24
 
+# The arguments of each kernel begin with a structure and a range.
+_RANGE = c_void_p, c_int64, c_int64
+
 
 class _Merging(Structure):
     """`struct merging` of merging.c."""
 
     _fields_ = [
-        *pointers("centers", "totals", "costs", "partners", "stale", "n_stale", "n_left"),
-        *((name, c_int64) for name in ("n_all", "width", "n_clusters", "n_fixed")),
+        *fields(c_void_p, "centers", "totals", "costs", "partners", "stale", "n_stale", "n_left"),
+        *fields(c_int64, "n_all", "width", "n_clusters", "n_fixed"),
     ]
 
 
@@ -45,42 +48,30 @@ def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Te
     by_channel = width <= _BY_CHANNEL
     # Copies, because the kernels change them.
     stored = (centers.mT if by_channel else centers).clone(memory_format=torch.contiguous_format)
-    tensors = {
-        "centers": stored,
-        "totals": totals.clone(memory_format=torch.contiguous_format),
-        "costs": _empty(n_runs * n_all, torch.float64),
-        "partners": _empty(n_runs * n_all, torch.int32),
-        "stale": _empty(n_runs * n_all, torch.int32),
-        "n_stale": _empty(n_runs, torch.int64),
-        "n_left": _empty(n_runs, torch.int64),
-    }
-    tensors["totals"][:, :n_fixed] = torch.inf
-    arguments = _Merging(*(tensor.data_ptr() for tensor in tensors.values()), n_all, width, n_clusters, n_fixed)
+    totals = totals.clone(memory_format=torch.contiguous_format)
+    totals[:, :n_fixed] = torch.inf
+    costs = empty(n_runs, n_all, dtype=torch.float64)
+    partners, stale = (empty(n_runs, n_all, dtype=torch.int32) for _ in range(2))
+    n_stale, n_left = (empty(n_runs, dtype=torch.int64) for _ in range(2))
+    tensors = stored, totals, costs, partners, stale, n_stale, n_left
+    arguments = _Merging(*addresses(*tensors), n_all, width, n_clusters, n_fixed)
     address = addressof(arguments)
-    cheapest = _function("cheapest", c_void_p, restype=None)
-    merge = _function("merge", c_void_p)
-    n_refused = [_function("start")(address, 0, n_runs)]
+    cheapest = kernel("merging_cheapest", *_RANGE, c_void_p)
+    merge = kernel("merging_merge", *_RANGE, c_void_p, restype=c_int64)
+    n_refused = [kernel("merging_start", *_RANGE, restype=c_int64)(address, 0, n_runs)]
 
     def find_cheapest(start: int, stop: int) -> None:
-        scratch = _empty(n_all + width + _MORE_SCRATCH, torch.float64)
+        scratch = empty(n_all + width + _MORE_SCRATCH, dtype=torch.float64)
         cheapest(address, start, stop, scratch.data_ptr())
 
     def merge_pairs(start: int, stop: int) -> None:
-        scratch = _empty(3 * n_all, torch.float64)
+        scratch = empty(3 * n_all, dtype=torch.float64)
         n_refused.append(merge(address, start, stop, scratch.data_ptr()))
 
-    while not any(n_refused) and (n_stale := int(tensors["n_stale"].sum())):
-        run_chunks(find_cheapest, n_stale, max(1, _CHUNK_SQUARES // (n_all * (width + _BY_CHANNEL))))
+    while not any(n_refused) and (n_items := int(n_stale.sum())):
+        run_chunks(find_cheapest, n_items, max(1, _CHUNK_SQUARES // (n_all * (width + _BY_CHANNEL))))
         run_chunks(merge_pairs, n_runs, max(1, _CHUNK_CLUSTERS // n_all))
     if any(n_refused):
         return None
     left = stored[:, :, :n_clusters].mT if by_channel else stored[:, :n_clusters]
     return left.contiguous()
-
-
-def _function(name: str, *argtypes: type, restype: type | None = c_int64) -> Callable[..., int]:
-    return load().function(f"gpukmeans_merging_{name}", c_void_p, c_int64, c_int64, *argtypes, restype=restype)
-
-
-def _empty(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(size, dtype=dtype, device="cpu")

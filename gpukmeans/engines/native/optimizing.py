@@ -5,15 +5,16 @@ palette int32 (K, D), premultiplied, K up to 256. `gpukmeans.images.rate_distort
 symbols J (e·R·e plus price times bits), e (the errors of all pixels) and R (a mixture of the identity and a blur).
 """
 
-import ctypes
 from collections.abc import Callable
+from ctypes import POINTER, Structure, c_int, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import addresses, empty, kernel, padded, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
@@ -27,43 +28,43 @@ MAX_TRIED = 8
 _APART = 3
 
 
-class _Nearest(ctypes.Structure):
+class _Nearest(Structure):
     """`struct nearest` of optimizing.c."""
 
     _fields_ = [
-        ("n_colors", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("n", "unit")),
-        *pointers("centers", "opaque", "points", "excluded", "lists"),
+        ("n_colors", c_int64),
+        *fields(c_int32, "n", "unit"),
+        *fields(c_void_p, "centers", "opaque", "points", "excluded", "lists"),
     ]
 
 
-class _Picture(ctypes.Structure):
+class _Picture(Structure):
     """`struct picture` of optimizing.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("height", "width")),
-        *((name, ctypes.c_int32) for name in ("channels", "n_colors", "share", "unused")),
-        *pointers("pixels", "indices", "points"),
+        *fields(c_int64, "height", "width"),
+        *fields(c_int32, "channels", "n_colors", "share", "unused"),
+        *fields(c_void_p, "pixels", "indices", "points"),
     ]
 
 
-class _NormalEquations(ctypes.Structure):
+class _NormalEquations(Structure):
     """`struct normal_equations` of optimizing.c."""
 
-    _fields_ = pointers("half", "diagonal", "values")
+    _fields_ = fields(c_void_p, "half", "diagonal", "values")
 
 
-class _Sweep(ctypes.Structure):
+class _Sweep(Structure):
     """`struct sweep` of optimizing.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("height", "width")),
-        *((name, ctypes.c_int32) for name in ("channels", "share")),
-        ("price", ctypes.c_int64),
-        *pointers("pixels", "cells", "lists", "indices", "errors", "points", "translucent", "filters"),
-        *pointers("lengths", "weights"),
-        ("bit", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("per_byte", "n_colors")),
+        *fields(c_int64, "height", "width"),
+        *fields(c_int32, "channels", "share"),
+        ("price", c_int64),
+        *fields(c_void_p, "pixels", "cells", "lists", "indices", "errors", "points", "translucent", "filters"),
+        *fields(c_void_p, "lengths", "weights"),
+        ("bit", c_int64),
+        *fields(c_int32, "per_byte", "n_colors"),
     ]
 
 
@@ -77,17 +78,18 @@ def color_cells(image: UInt8[Tensor, "h w c"], n_cells: int) -> tuple[Int[Tensor
         n_cells: number of all cells: 2**19, with alpha 2**21.
     """
     height, width, channels = image.shape
-    arguments = ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
-    mark, look_up = _function("mark_cells", *arguments), _function("number_cells", *arguments, ctypes.c_void_p)
-    used = _zeros(n_cells, dtype=torch.bool)
+    arguments = c_int, c_void_p, c_int64, c_int64, c_void_p
+    mark = kernel("optimizing_mark_cells", *arguments)
+    look_up = kernel("optimizing_number_cells", *arguments, c_void_p)
+    used = zeros(n_cells, dtype=torch.bool)
     for block in blocks(height * width, _BLOCK):
         mark(channels, image.data_ptr(), block.start, block.stop, used.data_ptr())
-    numbers, index = used.cumsum(0, dtype=torch.int32) - 1, _empty(height, width, dtype=torch.int32)
+    numbers, index = used.cumsum(0, dtype=torch.int32) - 1, empty(height, width, dtype=torch.int32)
 
-    def kernel(start: int, stop: int) -> None:
-        look_up(channels, image.data_ptr(), start, stop, numbers.data_ptr(), index.data_ptr())
+    def compute(start: int, stop: int) -> None:
+        look_up(channels, image.data_ptr(), start, stop, *addresses(numbers, index))
 
-    run_chunks(kernel, height * width, _BLOCK)
+    run_chunks(compute, height * width, _BLOCK)
     return used.nonzero().squeeze(1), index
 
 
@@ -112,12 +114,11 @@ def nearest_to_cells(
     """
     n_colors = len(points)
     _check(n_colors <= 256 and centers.shape[1] == points.shape[1] and n <= n_colors == len(excluded))
-    lists = _empty(len(centers), n, dtype=torch.uint8)
-    planes = (2 * _padded(points)).T.contiguous()
-    inputs = _padded(centers, len(centers)), opaque, planes, torch.nn.functional.pad(excluded, (0, 256 - n_colors))
-    inputs = [tensor.contiguous() for tensor in inputs]
-    state = _Nearest(n_colors, n, unit, *(tensor.data_ptr() for tensor in (*inputs, lists)))
-    run = _function("nearest", ctypes.POINTER(_Nearest), ctypes.c_int64, ctypes.c_int64)
+    lists = empty(len(centers), n, dtype=torch.uint8)
+    planes = (2 * padded(points, 256, 4)).T.contiguous()
+    inputs = padded(centers, len(centers), 4), opaque.contiguous(), planes, padded(excluded, 256)
+    state = _Nearest(n_colors, n, unit, *addresses(*inputs, lists))
+    run = kernel("optimizing_nearest", POINTER(_Nearest), c_int64, c_int64)
     run_chunks(lambda start, stop: run(state, start, stop), len(centers), _CELLS)
     return lists
 
@@ -129,13 +130,13 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
         image: uint8 (H, W, C).
     """
     height, width, channels = image.shape
-    sums = _zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
-    run = _function("differences", ctypes.c_int, ctypes.c_void_p, *[ctypes.c_int64] * 4, ctypes.c_void_p)
+    sums = zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
+    run = kernel("optimizing_differences", c_int, c_void_p, *[c_int64] * 4, c_void_p)
 
-    def kernel(start: int, stop: int) -> None:
+    def compute(start: int, stop: int) -> None:
         run(channels, image.data_ptr(), height, width, start, stop, sums.data_ptr())
 
-    run_chunks(kernel, len(sums), max(1, _BLOCK // (8 * width)))
+    run_chunks(compute, len(sums), max(1, _BLOCK // (8 * width)))
     return sums
 
 
@@ -153,8 +154,8 @@ def energy(
         share: weight of the blurred error, 0 to 256.
     """
     picture = _Rows(image, points, indices, share)
-    energies = _zeros(*(-(-length // 8) for length in indices.shape), dtype=torch.int64)
-    run = _function("energy", *_ROWS, ctypes.c_void_p)
+    energies = zeros(*(-(-length // 8) for length in indices.shape), dtype=torch.int64)
+    run = kernel("optimizing_energy", *_ROWS, c_void_p)
     picture.run(lambda *rows: run(*rows, energies.data_ptr()), step=8)
     return energies
 
@@ -174,15 +175,15 @@ def normal_equations(
         share: weight of the blurred error, 0 to 256.
     """
     _check(int(indices.max()) < n_colors)
-    picture = _Rows(image, torch.zeros(n_colors, 4, dtype=torch.int32, device="cpu"), indices, share)
-    run, parts = _function("normal_equations", *_ROWS, ctypes.POINTER(_NormalEquations)), []
+    picture = _Rows(image, zeros(n_colors, 4, dtype=torch.int32), indices, share)
+    run, parts = kernel("optimizing_normal_equations", *_ROWS, POINTER(_NormalEquations)), []
 
-    def kernel(*rows: Any) -> None:
-        part = [_zeros(*shape, dtype=torch.int64) for shape in ((n_colors, n_colors), (n_colors,), (256, 4))]
-        run(*rows, _NormalEquations(*(tensor.data_ptr() for tensor in part)))
+    def compute(*rows: Any) -> None:
+        part = [zeros(*shape, dtype=torch.int64) for shape in ((n_colors, n_colors), (n_colors,), (256, 4))]
+        run(*rows, _NormalEquations(*addresses(*part)))
         parts.append(part)
 
-    picture.run(kernel)
+    picture.run(compute)
     half, diagonal, values = (torch.stack(tensors).sum(dim=0) for tensors in zip(*parts, strict=True))
     return half + half.T + diagonal.diag(), values[:n_colors, :n_dims].contiguous()
 
@@ -208,12 +209,11 @@ def descend(
     """
     levels, residuals, changing, a = levels.clone(), residuals[:, :3].clone(), changing.contiguous(), a.contiguous()
     _check(len(a) == len(residuals) == len(levels) and levels.shape[1] in (1, 3) and a.shape[0] == a.shape[1])
-    run = _function(
-        "descend", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_int] * 3,
-        *[ctypes.c_void_p] * 2,
-    )  # fmt: skip
+    arguments = c_void_p, c_int64, c_void_p, c_int64, *[c_int] * 3, c_void_p, c_void_p
     numbers = levels.shape[1], unit, n_rounds
-    run(a.data_ptr(), len(a), changing.data_ptr(), len(changing), *numbers, residuals.data_ptr(), levels.data_ptr())
+    kernel("optimizing_descend", *arguments)(
+        a.data_ptr(), len(a), changing.data_ptr(), len(changing), *numbers, *addresses(residuals, levels)
+    )
     return levels
 
 
@@ -268,25 +268,23 @@ def sweep(
     _check(1 <= n_tried <= MAX_TRIED and int(cells.max()) < len(lists))
     picture = _Rows(image, points, indices, share)
     errors = picture.errors()
-    padded = torch.nn.functional.pad(rows, (1, 1, 1, 1))
+    bordered = torch.nn.functional.pad(rows, (1, 1, 1, 1))
     lists = torch.cat([lists[:, :n_tried], lists[:, :1].expand(-1, MAX_TRIED - n_tried)], dim=1).contiguous()
-    if translucent is not None:
-        translucent = torch.nn.functional.pad(translucent, (0, 256 - len(translucent)))
+    translucent = None if translucent is None else padded(translucent, 256)
     state = _Sweep(
         *(height, width, image.shape[2], share, price),
-        *(_address(tensor) for tensor in (image, cells, lists, padded, errors, picture.points, translucent)),
-        *(_address(tensor) for tensor in (filters, lengths, weights)),
+        *addresses(image, cells, lists, bordered, errors, picture.points, translucent, filters, lengths, weights),
         *(bit, per_byte, len(points)),
     )
-    run = _function("sweep", ctypes.POINTER(_Sweep), *[ctypes.c_int64] * 3, ctypes.c_void_p)
+    run = kernel("optimizing_sweep", POINTER(_Sweep), *[c_int64] * 3, c_void_p)
     for top in range(min(_APART, height)):
 
-        def kernel(start: int, stop: int, top: int = top) -> None:
-            scratch = _empty(2, width + 4, 4, dtype=torch.int32)
+        def compute(start: int, stop: int, top: int = top) -> None:
+            scratch = empty(2, width + 4, 4, dtype=torch.int32)
             run(state, top, start, stop, scratch.data_ptr())
 
-        run_chunks(kernel, -(-(height - top) // _APART), max(1, _SWEEP_BLOCK // width))
-    return padded[1:-1, 1:-1]
+        run_chunks(compute, -(-(height - top) // _APART), max(1, _SWEEP_BLOCK // width))
+    return bordered[1:-1, 1:-1]
 
 
 def max_price(channels: int) -> int:
@@ -294,7 +292,7 @@ def max_price(channels: int) -> int:
     return 1 << (47 if channels % 2 == 0 else 39)
 
 
-_ROWS = ctypes.POINTER(_Picture), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+_ROWS = POINTER(_Picture), c_int64, c_int64, c_void_p
 
 
 class _Rows:
@@ -303,52 +301,31 @@ class _Rows:
     def __init__(self, image: Tensor, points: Tensor, indices: Tensor, share: int) -> None:
         height, width, channels = image.shape
         _check(indices.shape == (height, width) and len(points) <= 256 and points.shape[1] <= 4)
-        self.points = _padded(points)
+        self.points = padded(points, 256, 4)
         self._tensors = image, indices
-        addresses = image.data_ptr(), indices.data_ptr(), self.points.data_ptr()
-        self._state = _Picture(height, width, channels, len(points), share, 0, *addresses)
+        tensors = addresses(image, indices, self.points)
+        self._state = _Picture(height, width, channels, len(points), share, 0, *tensors)
 
     def run(self, function: Callable[..., Any], step: int = 1) -> None:
         """Call a kernel for all rows, a multiple of `step` rows at a time."""
         height, width = self._state.height, self._state.width
 
-        def kernel(start: int, stop: int) -> None:
-            scratch = _empty(6, width + 4, 4, dtype=torch.int32)
+        def compute(start: int, stop: int) -> None:
+            scratch = empty(6, width + 4, 4, dtype=torch.int32)
             function(self._state, start * step, min(stop * step, height), scratch.data_ptr())
 
-        run_chunks(kernel, -(-height // step), max(1, _BLOCK // (step * width)))
+        run_chunks(compute, -(-height // step), max(1, _BLOCK // (step * width)))
 
     def errors(self) -> Tensor:
         """Errors (H + 4, W + 4, 4) with a margin of zeros: int32 with alpha, else int16."""
         dtype = torch.int32 if self._state.channels % 2 == 0 else torch.int16
-        errors = _zeros(self._state.height + 4, self._state.width + 4, 4, dtype=dtype)
-        run = _function("errors", *_ROWS, ctypes.c_void_p)
+        errors = zeros(self._state.height + 4, self._state.width + 4, 4, dtype=dtype)
+        run = kernel("optimizing_errors", *_ROWS, c_void_p)
         self.run(lambda *rows: run(*rows, errors.data_ptr()))
         return errors
-
-
-def _padded(points: Tensor, length: int = 256) -> Tensor:
-    """Points (M, D), padded by zeros to (`length`, 4)."""
-    return torch.nn.functional.pad(points, (0, 4 - points.shape[1], 0, length - len(points))).contiguous()
 
 
 def _check(fits: bool) -> None:
     """ValueError unless the shapes fit. The kernels do not check them."""
     if not fits:
         raise ValueError("image, palette, indices, candidates and rate must fit each other, with up to 256 colors")
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _zeros(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(shape, dtype=dtype, device="cpu")
-
-
-def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="cpu")
-
-
-def _function(name: str, *argtypes: Any, restype: Any = None) -> Any:
-    return load().function(f"gpukmeans_optimizing_{name}", *argtypes, restype=restype)

@@ -4,25 +4,25 @@ Tensors are contiguous and on the CPU. `gpukmeans.images.png_rate` and `gpukmean
 results.
 """
 
-import ctypes
 from collections.abc import Callable
-from typing import Any
+from ctypes import POINTER, Structure, c_int64, c_void_p
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.library import load, pointers
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.tensors import addresses, empty, kernel, padded, zeros
 from gpukmeans.engines.native.threads import run_chunks
 
 # The number of pixels of one call, which takes at most 50 ms.
 _BLOCK = 1 << 20
 
 
-class _Filtering(ctypes.Structure):
+class _Filtering(Structure):
     """`struct filtering` of png.c."""
 
-    _fields_ = [("width", ctypes.c_int64), *pointers("rows", "lengths", "filters")]
+    _fields_ = [("width", c_int64), *fields(c_void_p, "rows", "lengths", "filters")]
 
 
 def cheapest_filters(
@@ -36,7 +36,7 @@ def cheapest_filters(
         rows: uint8 (H, W).
         lengths: cost of each byte, int32 (256,).
     """
-    filters = torch.empty(len(rows), dtype=torch.int32, device="cpu")
+    filters = empty(len(rows), dtype=torch.int32)
     return filters, _filtered(rows, filters, lengths)
 
 
@@ -60,12 +60,12 @@ def weighted_counts(
     (height, width), n_weights = rows.shape, 33
     if filters.shape != (height,) or weights.shape != (-(-height // 8), -(-width // 8)) or int(weights.max()) > 32:
         raise ValueError("rows, filters and weights must have shapes (H, W), (H,) and (H / 8, W / 8), weights up to 32")
-    state = _Filtering(width, rows.data_ptr(), None, filters.data_ptr())
-    run = _function("count", ctypes.POINTER(_Filtering), ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+    state = _Filtering(width, *addresses(rows, None, filters))
+    run = kernel("png_count", POINTER(_Filtering), c_void_p, c_int64, c_int64, c_void_p, c_void_p)
 
     def count(start: int, stop: int, counts: Tensor) -> None:
-        scratch = torch.empty(2 * width, dtype=torch.uint8, device="cpu")
-        run(state, weights.data_ptr(), start, stop, scratch.data_ptr(), counts.data_ptr())
+        scratch = empty(2 * width, dtype=torch.uint8)
+        run(state, weights.data_ptr(), start, stop, *addresses(scratch, counts))
 
     return _summed(count, rows.shape, (n_weights, 256), torch.int64)
 
@@ -74,13 +74,12 @@ def _filtered(rows: Tensor, filters: Tensor, lengths: Tensor | None) -> Tensor:
     height, width = rows.shape
     if filters.shape != (height,) or (lengths is not None and lengths.shape != (256,)):
         raise ValueError("rows, filters and lengths must have shapes (H, W), (H,) and (256,)")
-    addresses = (None if tensor is None else tensor.data_ptr() for tensor in (rows, lengths, filters))
-    state = _Filtering(width, *addresses)
-    run = _function("filter", ctypes.POINTER(_Filtering), *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+    state = _Filtering(width, *addresses(rows, lengths, filters))
+    run = kernel("png_filter", POINTER(_Filtering), c_int64, c_int64, c_void_p, c_void_p)
 
     def count(start: int, stop: int, counts: Tensor) -> None:
-        scratch = torch.empty(6 * width, dtype=torch.uint8, device="cpu")
-        run(state, start, stop, scratch.data_ptr(), counts.data_ptr())
+        scratch = empty(6 * width, dtype=torch.uint8)
+        run(state, start, stop, *addresses(scratch, counts))
 
     return _summed(count, rows.shape, (256,), torch.int64)
 
@@ -97,7 +96,7 @@ def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor
     height, width = indices.shape
     if int(indices.max()) >= n_colors:
         raise ValueError(f"indices must be below {n_colors}")
-    run = _function("adjacency", ctypes.c_void_p, *[ctypes.c_int64] * 5, ctypes.c_void_p)
+    run = kernel("png_adjacency", c_void_p, *[c_int64] * 5, c_void_p)
 
     def count(start: int, stop: int, counts: Tensor) -> None:
         run(indices.data_ptr(), height, width, n_colors, start, stop, counts.data_ptr())
@@ -111,42 +110,42 @@ def _summed(
     """Sums, int64 of a shape, over chunks of rows of an image (H, W). `count` adds the counts of rows to zeros."""
     parts: list[Tensor] = []
 
-    def kernel(start: int, stop: int) -> None:
-        counts = torch.zeros(shape, dtype=dtype, device="cpu")
+    def compute(start: int, stop: int) -> None:
+        counts = zeros(*shape, dtype=dtype)
         count(start, stop, counts)
         parts.append(counts)
 
     height, width = image
-    run_chunks(kernel, height, max(1, _BLOCK // width))
+    run_chunks(compute, height, max(1, _BLOCK // width))
     return torch.stack(parts).sum(dim=0)
 
 
 def mapped(bytes_: UInt8[Tensor, "h w"], table: UInt8[Tensor, " n"]) -> UInt8[Tensor, "h w"]:
     """Table entries (H, W) of bytes, 0 for bytes from N on. The table is (N,)."""
-    values, table = torch.empty_like(bytes_), torch.nn.functional.pad(table, (0, 256 - len(table)))
-    run = _function("map", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+    values, table = torch.empty_like(bytes_), padded(table, 256)
+    run = kernel("png_map", c_void_p, c_int64, c_int64, c_void_p, c_void_p)
 
-    def kernel(start: int, stop: int) -> None:
-        run(bytes_.data_ptr(), start, stop, table.data_ptr(), values.data_ptr())
+    def compute(start: int, stop: int) -> None:
+        run(bytes_.data_ptr(), start, stop, *addresses(table, values))
 
-    run_chunks(kernel, bytes_.numel(), _BLOCK)
+    run_chunks(compute, bytes_.numel(), _BLOCK)
     return values
 
 
 def chained_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
     """Greedy Hamiltonian path, int64 (K,), for counts of adjacent colors, int64 (K, K), K from 2 to 256."""
-    order, n_colors = _zeros(_checked_size(counts)), len(counts)
-    n_bytes = _function("chain_bytes", ctypes.c_int64, restype=ctypes.c_int64)(n_colors)
-    scratch = torch.empty(n_bytes, dtype=torch.uint8, device="cpu")
-    run = _function("chain", ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2)
-    run(counts.data_ptr(), n_colors, scratch.data_ptr(), order.data_ptr())
+    order, n_colors = zeros(_checked_size(counts), dtype=torch.int64), len(counts)
+    n_bytes = kernel("png_chain_bytes", c_int64, restype=c_int64)(n_colors)
+    scratch = empty(n_bytes, dtype=torch.uint8)
+    run = kernel("png_chain", c_void_p, c_int64, c_void_p, c_void_p)
+    run(counts.data_ptr(), n_colors, *addresses(scratch, order))
     return order
 
 
 def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
     """Modified Zeng order, int64 (K,), for counts of adjacent colors, int64 (K, K), K from 2 to 256."""
-    order = _zeros(_checked_size(counts))
-    run = _function("grow", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    order = zeros(_checked_size(counts), dtype=torch.int64)
+    run = kernel("png_grow", c_void_p, c_int64, c_void_p)
     run(counts.data_ptr(), len(counts), order.data_ptr())
     return order
 
@@ -163,8 +162,8 @@ def refined_order(
         reach: the largest number of places that a color moves.
     """
     colors = order.clone()
-    run = _function("refine", ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
-    run(counts.data_ptr(), _checked_size(counts), reach, lengths.data_ptr(), colors.data_ptr())
+    run = kernel("png_refine", c_void_p, c_int64, c_int64, c_void_p, c_void_p)
+    run(counts.data_ptr(), _checked_size(counts), reach, *addresses(lengths, colors))
     return colors
 
 
@@ -175,9 +174,9 @@ def difference_counts(counts: Int[Tensor, "k k"], order: Int[Tensor, " k"]) -> I
         counts: counts of adjacent colors, int64 (K, K), K from 2 to 256.
         order: a permutation, int64 (K,).
     """
-    frequencies = _zeros(256)
-    run = _function("differences", ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2)
-    run(counts.data_ptr(), _checked_size(counts), order.data_ptr(), frequencies.data_ptr())
+    frequencies = zeros(256, dtype=torch.int64)
+    run = kernel("png_differences", c_void_p, c_int64, c_void_p, c_void_p)
+    run(counts.data_ptr(), _checked_size(counts), *addresses(order, frequencies))
     return frequencies
 
 
@@ -186,11 +185,3 @@ def _checked_size(counts: Tensor) -> int:
     if not 2 <= len(counts) <= 256 or counts.shape[1] != len(counts):
         raise ValueError(f"counts must have shape (K, K), K from 2 to 256, got {tuple(counts.shape)}")
     return len(counts)
-
-
-def _zeros(size: int) -> Tensor:
-    return torch.zeros(size, dtype=torch.int64, device="cpu")
-
-
-def _function(name: str, *argtypes: Any, restype: Any = None) -> Any:
-    return load().function(f"gpukmeans_png_{name}", *argtypes, restype=restype)

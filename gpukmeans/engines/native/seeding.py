@@ -1,18 +1,19 @@
 """Greedy k-means++ by the kernels of seeding_body.h and few_seeding.h, which draw and compare candidates."""
 
-import ctypes
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from ctypes import Array, Structure, addressof, c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.native.few import BOX, FANOUT, MAX_WIDTH, SortedPoints, SpatialOrder, point_to
-from gpukmeans.engines.native.library import pointers
-from gpukmeans.engines.native.many import Many, given_order, kernel, room_for_centers, scratch_for
+from gpukmeans.engines.native.few import BOX, FANOUT, MAX_WIDTH, SortedPoints, SpatialOrder
+from gpukmeans.engines.native.library import fields
+from gpukmeans.engines.native.many import Many, given_order, room_for_centers, scratch_for
+from gpukmeans.engines.native.tensors import empty, kernel, point_to
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import finest_scale
 
@@ -28,26 +29,29 @@ _CHUNK_PRODUCTS = 1 << 24
 # Points of few coordinates are sorted if there are at least this many steps.
 _SORTED_STEPS = 16
 
+# A range of groups or panels as arguments of a kernel.
+_RANGE = c_int64, c_int64
 
-class _Screened(ctypes.Structure):
+
+class _Screened(Structure):
     """`struct seeding` of seeding_body.h."""
 
     _fields_ = [
         ("screen", Many),
-        *((name, ctypes.c_void_p) for name in ("centers", "least_gaps", "nearer", "any_nearer", "units", "largest")),
-        ("n_centers", ctypes.c_int64),
+        *fields(c_void_p, "centers", "least_gaps", "nearer", "any_nearer", "units", "largest"),
+        ("n_centers", c_int64),
     ]
 
 
-class _Boxed(ctypes.Structure):
+class _Boxed(Structure):
     """`struct seeding_boxes` of few.c."""
 
     _fields_ = [
         ("points", SortedPoints),
-        *pointers("candidates", "sqdist", "places", "small_ranges", "large_ranges", "small_most", "large_most"),
-        *pointers("heaviest", "units"),
-        ("scale", ctypes.c_double),
-        ("n_candidates", ctypes.c_int64),
+        *fields(c_void_p, "candidates", "sqdist", "places", "small_ranges", "large_ranges", "small_most", "large_most"),
+        *fields(c_void_p, "heaviest", "units"),
+        ("scale", c_double),
+        ("n_candidates", c_int64),
     ]
 
 
@@ -101,6 +105,9 @@ def extended(
 class _State(ABC):
     """The squared distance of each point to the nearest center so far, and the candidates for the next one."""
 
+    _PREFIX: str
+    _address: int
+
     def __init__(self, rows: WeightedRows, centers: Tensor, n_clusters: int, n_candidates: int) -> None:
         x = rows.x
         self.centers = x.new_empty(n_clusters, x.shape[1])
@@ -113,7 +120,7 @@ class _State(ABC):
 
     def total(self) -> int:
         """The total of w·d², at the finest scale for the largest distance."""
-        largest = ctypes.c_double()
+        largest = c_double()
         total = self._sum(largest)
         bound = self._total_weight * largest.value
         _, exponent = math.frexp(bound)
@@ -125,14 +132,14 @@ class _State(ABC):
 
     def draw(self, positions: Sequence[int]) -> None:
         """Make the points at these positions the candidates."""
-        self._draw((ctypes.c_int64 * self._n_candidates)(*positions))
+        self._draw((c_int64 * self._n_candidates)(*positions))
 
     def weigh(self) -> list[int]:
         """The change of the total by each candidate."""
-        parts: list[ctypes.Array[ctypes.c_int64]] = []
+        parts: list[Array[c_int64]] = []
 
         def weigh_chunk(start: int, stop: int) -> None:
-            part = (ctypes.c_int64 * MAX_CANDIDATES)()
+            part = (c_int64 * MAX_CANDIDATES)()
             self._weigh(start, stop, part)
             parts.append(part)
 
@@ -145,16 +152,20 @@ class _State(ABC):
         self.centers[self._n_centers] = self._candidates[candidate]
         self._n_centers += 1
 
-    @abstractmethod
-    def _sum(self, largest: ctypes.c_double) -> int:
-        """The total of w·d² in fixed point, and the largest d² of a point with weight."""
+    def _sum(self, largest: c_double) -> int:
+        """The total of w·d² in fixed point. The kernel sets `largest` to the largest d² of a point with weight."""
+        return self._kernel("total", c_void_p, restype=c_int64)(self._address, addressof(largest))
+
+    def _kernel(self, name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
+        """A kernel for the dtype of the points. The address of the state in C is its first argument."""
+        return kernel(f"{self._PREFIX}_{name}", c_void_p, *argtypes, restype=restype, dtype=self._dtype)
 
     @abstractmethod
     def _rescale(self, scale: float) -> None:
         """Compute all totals at a scale."""
 
     @abstractmethod
-    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
+    def _draw(self, positions: "Array[c_int64]") -> None:
         """Write the points at these positions to the candidates."""
 
     @abstractmethod
@@ -162,7 +173,7 @@ class _State(ABC):
         """Call `_weigh` or `_take` for all points."""
 
     @abstractmethod
-    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
+    def _weigh(self, start: int, stop: int, gains: "Array[c_int64]") -> None:
         """Add the change of the total by each candidate, for a part of the points, to `gains`."""
 
     @abstractmethod
@@ -172,6 +183,8 @@ class _State(ABC):
 
 class _BoxedState(_State):
     """State for few coordinates. Points are in boxes, and a candidate is too far from most boxes to change them."""
+
+    _PREFIX = "few_seeding"
 
     def __init__(self, rows: WeightedRows, centers: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int) -> None:
         super().__init__(rows, centers, n_clusters, n_candidates)
@@ -184,56 +197,48 @@ class _BoxedState(_State):
         self._tensors = {
             "candidates": self._candidates,
             "sqdist": x.new_empty(order.tensors["sorted"].shape[2]),
-            "places": torch.empty(x.shape[1], dtype=torch.int32, device="cpu"),
+            "places": empty(x.shape[1], dtype=torch.int32),
             "small_ranges": x.new_zeros(n_large, 2, width, FANOUT),
             "large_ranges": x.new_zeros(n_panels, 2, width, FANOUT),
             # -1, as for boxes without a point with weight, for the boxes that pad the last large box.
             "small_most": x.new_full((n_large * FANOUT,), -1.0),
             "large_most": x.new_full((n_panels * FANOUT,), -1.0),
-            "heaviest": torch.empty(n_small, dtype=torch.float64, device="cpu"),
-            "units": torch.empty(self._n_groups, dtype=torch.int64, device="cpu"),
+            "heaviest": empty(n_small, dtype=torch.float64),
+            "units": empty(self._n_groups, dtype=torch.int64),
         }
         self._block = _Boxed(order.arguments, n_candidates=n_candidates)
         point_to(self._block, self._tensors)
-        self._address = ctypes.addressof(self._block)
+        self._address = addressof(self._block)
         self._panel_rows = BOX * FANOUT * FANOUT
         self._chunk = max(1, _CHUNK_PRODUCTS // (self._panel_rows * MAX_CANDIDATES * width))
-        self._sum_kernel = self._kernel("total", ctypes.c_void_p, restype=ctypes.c_int64)
-        self._draw_kernel = self._kernel("draw", ctypes.c_void_p, restype=None)
-        self._measure_kernel = self._kernel("measure", *_RANGE)
-        self._weigh_kernel = self._kernel("weigh", *_RANGE, ctypes.c_void_p)
-        self._take_kernel = self._kernel("take", *_RANGE, ctypes.c_int64)
-        started, given = self._kernel("start", *_RANGE, ctypes.c_void_p), sqdist.contiguous()
+        started, given = self._kernel("start", *_RANGE, c_void_p), sqdist.contiguous()
         run_chunks(
             lambda start, stop: started(self._address, start, stop, given.data_ptr()), n_large, FANOUT * self._chunk
         )
 
-    def _sum(self, largest: ctypes.c_double) -> int:
-        return self._sum_kernel(self._address, ctypes.addressof(largest))
-
     def _rescale(self, scale: float) -> None:
         self._block.scale = scale
         chunk = self._chunk * self._panel_rows // _GROUP
-        run_chunks(lambda start, stop: self._measure_kernel(self._address, start, stop), self._n_groups, chunk)
+        measure = self._kernel("measure", *_RANGE)
+        run_chunks(lambda start, stop: measure(self._address, start, stop), self._n_groups, chunk)
 
-    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
-        self._draw_kernel(self._address, positions)
+    def _draw(self, positions: "Array[c_int64]") -> None:
+        self._kernel("draw", c_void_p)(self._address, positions)
 
     def _run(self, kernel: Callable[[int, int], object]) -> None:
         run_chunks(kernel, self._n_panels, self._chunk)
 
-    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
-        self._weigh_kernel(self._address, start, stop, gains)
+    def _weigh(self, start: int, stop: int, gains: "Array[c_int64]") -> None:
+        self._kernel("weigh", *_RANGE, c_void_p)(self._address, start, stop, gains)
 
     def _take(self, start: int, stop: int, candidate: int) -> None:
-        self._take_kernel(self._address, start, stop, candidate)
-
-    def _kernel(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
-        return kernel(f"few_seeding_{name}", self._dtype, ctypes.c_void_p, *argtypes, restype=restype)
+        self._kernel("take", *_RANGE, c_int64)(self._address, start, stop, candidate)
 
 
 class _ScreenedState(_State):
     """State for many coordinates. Matrix products exclude most points for a candidate."""
+
+    _PREFIX = "seeding"
 
     def __init__(
         self, rows: WeightedRows, centers: Tensor, labels: Tensor, sqdist: Tensor, n_clusters: int, n_candidates: int
@@ -244,9 +249,9 @@ class _ScreenedState(_State):
         self._tensors = {
             "centers": self.centers,
             "least_gaps": x.new_empty(n_clusters),
-            "nearer": torch.empty(n_rows, dtype=torch.int16, device="cpu"),
-            "any_nearer": torch.empty(n_groups, dtype=torch.int16, device="cpu"),
-            "units": torch.empty(n_groups, dtype=torch.int64, device="cpu"),
+            "nearer": empty(n_rows, dtype=torch.int16),
+            "any_nearer": empty(n_groups, dtype=torch.int16),
+            "units": empty(n_groups, dtype=torch.int64),
             "largest": x.new_empty(n_groups),
         }
         order = given_order(n_candidates)
@@ -266,45 +271,31 @@ class _ScreenedState(_State):
         point_to(screen, self._screened)
         self._block = _Screened(screen=screen)
         point_to(self._block, self._tensors)
-        self._address = ctypes.addressof(self._block)
+        self._address = addressof(self._block)
         self._chunk = max(1, _CHUNK_PRODUCTS // (_GROUP * MAX_CANDIDATES * width))
-        self._sum_kernel = self._kernel("total", ctypes.c_void_p, restype=ctypes.c_int64)
-        self._draw_kernel = self._kernel("draw", ctypes.c_void_p, ctypes.c_void_p)
-        self._measure_kernel = self._kernel("measure", *_RANGE)
-        self._weigh_kernel = self._kernel("weigh", *_RANGE, ctypes.c_void_p, ctypes.c_void_p)
-        self._take_kernel = self._kernel("take", ctypes.c_int64, *_RANGE, ctypes.c_void_p)
         self._run(self._measure)
-
-    def _sum(self, largest: ctypes.c_double) -> int:
-        return self._sum_kernel(self._address, ctypes.addressof(largest))
 
     def _rescale(self, scale: float) -> None:
         self._block.screen.sqdist_scale = scale
         self._run(self._measure)
 
-    def _draw(self, positions: "ctypes.Array[ctypes.c_int64]") -> None:
+    def _draw(self, positions: "Array[c_int64]") -> None:
         self._block.n_centers = self._n_centers
-        self._draw_kernel(self._address, positions, (ctypes.c_int64 * self._n_candidates)())
+        self._kernel("draw", c_void_p, c_void_p)(self._address, positions, (c_int64 * self._n_candidates)())
 
     def _run(self, kernel: Callable[[int, int], object]) -> None:
         run_chunks(kernel, self._n_groups, self._chunk)
 
-    def _weigh(self, start: int, stop: int, gains: "ctypes.Array[ctypes.c_int64]") -> None:
-        scratch = self._scratch()
-        self._weigh_kernel(self._address, start, stop, scratch.data_ptr(), gains)
+    def _weigh(self, start: int, stop: int, gains: "Array[c_int64]") -> None:
+        weigh, scratch = self._kernel("weigh", *_RANGE, c_void_p, c_void_p), self._scratch()
+        weigh(self._address, start, stop, scratch.data_ptr(), gains)
 
     def _take(self, start: int, stop: int, candidate: int) -> None:
-        scratch = self._scratch()
-        self._take_kernel(self._address, candidate, start, stop, scratch.data_ptr())
+        take, scratch = self._kernel("take", c_int64, *_RANGE, c_void_p), self._scratch()
+        take(self._address, candidate, start, stop, scratch.data_ptr())
 
     def _measure(self, start: int, stop: int) -> None:
-        self._measure_kernel(self._address, start, stop)
+        self._kernel("measure", *_RANGE)(self._address, start, stop)
 
     def _scratch(self) -> Tensor:
         return scratch_for(self._dtype, self._candidates.shape[1], self._n_candidates)
-
-    def _kernel(self, name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
-        return kernel(f"seeding_{name}", self._dtype, ctypes.c_void_p, *argtypes, restype=restype)
-
-
-_RANGE = (ctypes.c_int64, ctypes.c_int64)

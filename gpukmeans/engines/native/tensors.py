@@ -1,11 +1,13 @@
-"""Conditions on the tensors of native kernels: they are on the CPU, and their values are at their address."""
+"""What native kernels need of tensors: conditions, memory and addresses, and kernels by their dtype."""
 
+import ctypes
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.native.library import unavailable_reason
+from gpukmeans.engines.native.library import load, unavailable_reason
 
 
 def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
@@ -31,3 +33,43 @@ def is_plain(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not internals._functorch.is_functorch_wrapped_tensor(tensor)
     )
+
+
+def kernel(name: str, *argtypes: Any, restype: Any = None, dtype: torch.dtype | None = None) -> Callable[..., Any]:
+    """The C function `gpukmeans_` + `name` of the library for this CPU.
+
+    Args:
+        name: the name in C without the prefix, and without the suffix of a dtype.
+        *argtypes: the ctypes of the arguments.
+        restype: the ctype of the result, None for a function without a result.
+        dtype: float32 or float64 if there is a function for each of them. The name in C then ends in `_f32` or `_f64`.
+    """
+    suffix = "" if dtype is None else "_f32" if dtype == torch.float32 else "_f64"
+    return load().function(f"gpukmeans_{name}{suffix}", *argtypes, restype=restype)
+
+
+def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU without defined values, whatever the default device is."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros on the CPU, whatever the default device is."""
+    return torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+def padded(tensor: Tensor, *shape: int) -> Tensor:
+    """A contiguous tensor of this shape: the given tensor, then zeros at the end of each dimension."""
+    sizes = [n for length, given in zip(shape[::-1], tensor.shape[::-1], strict=True) for n in (0, length - given)]
+    return torch.nn.functional.pad(tensor, sizes).contiguous()
+
+
+def addresses(*tensors: Tensor | None) -> list[int | None]:
+    """The addresses of the first elements of tensors, None (a null pointer) for None."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def point_to(arguments: ctypes.Structure, tensors: Mapping[str, Tensor]) -> None:
+    """Set pointers to contiguous tensors. The caller must keep references to the tensors while a kernel runs."""
+    for name, tensor in tensors.items():
+        setattr(arguments, name, tensor.data_ptr())

@@ -35,7 +35,7 @@ def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
     while True:
         try:
             if error is None:
-                work.flush_bits = _function("flush_bits")()
+                work.flush_bits = load().function("gpukmeans_flush_bits", restype=ctypes.c_uint64)()
                 _pool.offer(work, n_helpers)
                 work.run_chunks()
             work.wait_for_helpers()
@@ -80,7 +80,7 @@ class _Work:
                 return
             self._n_helpers += 1
         try:
-            _function("set_flush_bits")(self.flush_bits)
+            load().function("gpukmeans_set_flush_bits", ctypes.c_uint64, restype=None)(self.flush_bits)
             self.run_chunks()
         except BaseException as error:
             self.error = self.error or error
@@ -140,12 +140,6 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _function(name: str) -> Callable[..., int]:
-    if name == "flush_bits":
-        return load().function("gpukmeans_flush_bits", restype=ctypes.c_uint64)
-    return load().function("gpukmeans_set_flush_bits", ctypes.c_uint64, restype=None)
 
 
 def _no_kernel(start: int, stop: int) -> None:

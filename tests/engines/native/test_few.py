@@ -298,8 +298,8 @@ def interrupted_run_chunks(kernel, n_items, chunk):
 
 def test_many_small_problems_are_one_call(monkeypatch):
     calls = []
-    function = few._function
-    monkeypatch.setattr(few, "_function", lambda name, dtype: calls.append(name) or function(name, dtype))
+    kernel = few._kernel
+    monkeypatch.setattr(few, "_kernel", lambda name, dtype: calls.append(name) or kernel(name, dtype))
     x = torch.rand(10_000, 5, 3, generator=seeded())
     centers, problems = x[:, :2].clone(), range(10_000)
     native, plain, fixed_point = NativeEngine().bind(x, None), PlainEngine().bind(x, None), fixed_point_of(x)
