@@ -1,4 +1,4 @@
-"""Engines assign points to centers and measure moments. The plain engine defines the result."""
+"""Engines assign points to centers and compute sums over the clusters. The plain engine defines the results."""
 
 from gpukmeans.engines.base import Assignment, BoundEngine, Engine
 from gpukmeans.engines.selection import ENGINES, EngineName, choose

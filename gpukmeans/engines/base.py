@@ -1,4 +1,4 @@
-"""Interface of an engine: points and centers in, assignments and moments out."""
+"""Interface of engines, which assign points to centers and compute moments (see `gpukmeans.moments`)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -10,9 +10,9 @@ from gpukmeans.moments import Moments
 
 
 class Assignment(NamedTuple):
-    """The index of the nearest center of each point, int64, and the squared distance to it.
+    """The index of the nearest center of each point, int64, and the squared distance to this center.
 
-    The lowest index wins a tie.
+    If several centers are nearest, the label is the lowest of their indices.
     """
 
     labels: Tensor
@@ -21,10 +21,10 @@ class Assignment(NamedTuple):
 
 @runtime_checkable
 class BoundEngine(Protocol):
-    """An engine bound to the points of P problems. It may cache state between calls; no result depends on it.
+    """An engine bound to the points of P problems. It may cache state between calls; no result depends on the state.
 
-    A call computes B runs side by side, each with K centers of its own. Run b uses the points of problem `problems[b]`,
-    below P. Several runs may use the same problem.
+    A problem is a set of N points. A run is a set of K centers for the points of one problem. One call computes B runs:
+    run b uses the points of problem `problems[b]`, from 0 to P - 1. Several runs may use the same problem.
     """
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
@@ -35,7 +35,7 @@ class BoundEngine(Protocol):
         ...
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
-        """Moments at centers (B, K, D), with sums in the fixed-point units of the B runs.
+        """Moments of the clusters of centers (B, K, D), with sums in the units of `fixed_point` for each run.
 
         Points of weight 0 are ignored.
         """
@@ -66,16 +66,17 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name in error messages. For an engine in `ENGINES` it is the key."""
+        """The name of the engine in error messages, which is also its key if the engine is in `ENGINES`."""
         ...
 
     def unsupported_reason(self, x: Tensor) -> str | None:
         """The reason why the engine does not support points (..., N, D) of this shape, dtype and device, else None.
 
-        The reason completes the sentence "engine ... cannot take these points: ". Values of the points are not read.
+        The reason completes the sentence "engine ... cannot take these points: ". It does not depend on the values of
+        the points.
         """
         ...
 
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine:
-        """The engine, bound to points (P, N, D) of any real dtype. Weights (P, N) are at least 0, and 1 if None."""
+        """The engine, bound to points (P, N, D) of any real dtype. Weights (P, N) are at least 0. None is 1 for all."""
         ...

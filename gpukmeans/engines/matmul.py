@@ -9,13 +9,14 @@ from gpukmeans.engines.base import Assignment
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine, Proposal, nearest_by_cdist
 from gpukmeans.validation import compute_dtype
 
-# Settings that keep all bits of float32 factors: settings of a backend, and "highest" of torch before 2.9.
+# Values of torch's setting for float32 products that keep all bits of the factors. Torch before 2.9 has "highest",
+# later versions have the others.
 _FULL_PRECISION = ("none", "ieee", "highest")
 
 
 @dataclass(frozen=True)
 class MatmulEngine(PlainEngine):
-    """The plain engine with |c|²/2 - x·c in place of distances: the same bits, up to 15 times faster on a CPU."""
+    """The plain engine with |c|²/2 - x·c in place of distances: the same bits, and up to 15 times faster on a CPU."""
 
     name = "matmul"
 
@@ -40,12 +41,13 @@ class MatmulEngine(PlainEngine):
 def _float32_precision(device: torch.device) -> str:
     """The setting of torch for products of float32 matrices on this device."""
     matmul = getattr(torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn, "matmul", None)
-    # Before 2.9 torch has one setting for all devices. From 2.9 on, reading it fails if the devices differ.
+    # Torch before 2.9 has one setting for all devices. Later versions raise an error when this setting is read while
+    # devices have different settings, so the setting of the device is read first.
     return getattr(matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
 
 
 def _multiplies(device: torch.device) -> bool:
-    """Whether torch multiplies matrices on this device. If it cannot repeat the bits as set, torch raises an error."""
+    """Whether torch multiplies matrices on this device. It raises an error if the product cannot be deterministic."""
     one = torch.ones(1, 1, device=device)
     try:
         torch.mm(one, one)
@@ -55,21 +57,22 @@ def _multiplies(device: torch.device) -> bool:
 
 
 def nearest_by_product(x: Tensor, centers: Tensor) -> Assignment:
-    """Labels and squared distances (B, N) of points (B, N, D) at centers (B, K, D), see `Nearest`."""
-    origin = centers.mean(dim=1, keepdim=True)  # far from the origin the product would cancel
+    """Labels and squared distances (B, N) of points (B, N, D) at centers (B, K, D): a `Nearest` of the plain engine."""
+    origin = centers.mean(dim=1, keepdim=True)  # for points far from the origin, digits of the product would cancel
     shifted_x, shifted_centers = x - origin, centers - origin
     norms = shifted_centers.square().sum(dim=2)
     with torch.autocast(x.device.type, enabled=False):  # autocast would round the factors
         table = torch.baddbmm(norms[:, None] / 2, shifted_x, shifted_centers.mT, alpha=-1)
     proposed, labels = table.min(dim=2)
-    # For |x| = r and |c| <= s the error of an entry is below (D/2 + 4) units of rounding of (r + s)² (Higham 2002,
-    # section 3.1, for sums of products in any order, and the rounding of x - origin). The error of half a reference
-    # distance is below D/4 + 1 units. A unit is eps/2, and two entries are compared.
+    # With u = eps/2, |x| = r and |c| <= s, the error of an entry is below (D/2 + 4)·u·(r + s)². This includes sums of
+    # products in any order (Higham 2002, section 3.1) and the rounding of x - origin. The error of half a reference
+    # distance is below (D/4 + 1)·u·(r + s)². The limit covers both errors of each of the two centers compared.
     info = torch.finfo(x.dtype)
     magnitude = (shifted_x.square().sum(dim=2).sqrt() + norms.amax(dim=1, keepdim=True).sqrt()).square()
     limit = proposed + (x.shape[2] + 8) * (info.eps * magnitude + info.tiny)
     proposal = Proposal(table, proposed, labels, limit)
-    # Far outliers make the bound loose, and then most rows would be decided one by one.
+    # Far outliers make the bound loose. Most rows then have several candidates, and `cdist` is faster than comparing
+    # the candidates of each row.
     if 4 * len(proposal.contested) > proposed.numel():
         return nearest_by_cdist(x, centers)
     return proposal.resolved(x, centers)

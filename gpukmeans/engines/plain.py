@@ -2,10 +2,10 @@
 
 It is `gpukmeans.textbook` with four additions:
 
-* Blocks: one tile of distances is in memory at a time instead of the table of N x K.
+* Blocks: one tile of the N x K table of distances is in memory at a time.
 * Batches: B runs over the points of P problems are computed side by side, with weights.
-* Ties: where rounding of `cdist` could decide, the reference distance (see `gpukmeans.distance`) decides, and the
-  lowest index wins.
+* Ties: where the rounding of `cdist` could change which center is nearest, the reference distance (see
+  `gpukmeans.distance`) decides. If several centers have the same reference distance, the lowest index is the label.
 * Fixed-point sums: terms are added as integers, so no bit depends on blocks, threads or devices.
 """
 
@@ -27,13 +27,14 @@ from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
 # two cores. A pass, with temporary tensors, takes less than 64 MiB, in float64 too and for up to a million coordinates.
 _TILE = 1 << 20
 
-# In the matrix-product mode of cdist, digits cancel far from the origin, and bits depend on the shape of the block.
+# The other mode of cdist is a matrix product: digits cancel for points far from the origin, and bits depend on the
+# shape of the block.
 _DIRECT = "donot_use_mm_for_euclid_dist"
 
 
 Nearest = Callable[[Tensor, Tensor], Assignment]
-"""A function of points (B, N, D) that fit a tile and centers (B, K, D) that returns the nearest centers by the
-reference distance, the lowest index on ties."""
+"""A function that returns the nearest of the centers (B, K, D) for each point (B, N, D), by the reference distance, the
+lowest index on ties. The B·N·K distances fit a tile."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PlainEngine:
 
 
 class _Block(NamedTuple):
-    """Some runs and some rows of their points, whose distances fit one tile."""
+    """Points `x` (runs, rows, D) of some runs and some rows, in the dtype of the centers, with their weights."""
 
     runs: slice
     rows: slice
@@ -93,7 +94,7 @@ class BoundPlainEngine:
             scales = fixed_point.select(runs)
             labels, sqdist = self._nearest(x, centers[runs])
             w = torch.ones(1, 1, dtype=torch.float64, device=device) if weights is None else weights
-            # Channel-major: scatter_add_ along the rows of (D, N) is 7 times faster on a CPU than into (K, D).
+            # Channel-major, because scatter_add_ of (D, N) into (D, K) is 7 times faster on a CPU than into (K, D).
             for channels in blocks(width, self.tile // labels.numel()):
                 offsets = x[..., channels].mT.double() - scales.lowest[:, channels, None]
                 terms = to_fixed(offsets * w[:, None], scales.sum[:, channels, None])
@@ -118,7 +119,7 @@ class BoundPlainEngine:
 
     def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
         """Blocks of rows of one run, or of all rows of several runs if their problems are small."""
-        # The distances of a block fit a tile, and so do the few copies of its points.
+        # The distances of a block fit a tile. So do four copies of its points, which operations make.
         n_rows = self.tile // max(centers.shape[1], 4 * self.x.shape[2])
         index = self._problem_index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
@@ -127,7 +128,7 @@ class BoundPlainEngine:
             yield _Block(runs, rows, self.x[selected, rows].to(centers.dtype), weights)
 
     def _nearest(self, x: Tensor, centers: Tensor) -> Assignment:
-        """The centers (B, K, D) nearest to the points (B, N, D) of a block, tile by tile."""
+        """The centers (B, K, D) nearest to the points (B, N, D) of a block. A tile has some of the centers."""
         best: Assignment | None = None
         for columns in blocks(centers.shape[1], self.tile // (x.shape[0] * x.shape[1])):
             labels, sqdist = self.nearest(x, centers[:, columns])
@@ -146,9 +147,9 @@ def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
     """Labels and squared distances (B, N) by `cdist`, and by the reference distance where rounding could decide."""
     width = x.shape[2]
     table = torch.cdist(x, centers, compute_mode=_DIRECT)
-    # The error of the root of a sum of D squares is below (D/2 + 2) units of rounding, on either side of a comparison.
-    # The error of the root of the reference distance is below D/2 + 1 units. These relative bounds hold down to the
-    # smallest normal number.
+    # With u = eps/2, the relative error of an entry, the root of a sum of D squares, is below (D/2 + 2)·u. That of the
+    # root of the reference distance is below (D/2 + 1)·u. The factor covers both errors of each of the two centers
+    # compared. The last term covers squares below the smallest normal number, for which these bounds do not hold.
     info = torch.finfo(x.dtype)
     proposed, labels = table.min(dim=2)
     limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
@@ -157,7 +158,7 @@ def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Nearest centers by a rounded table (B, N, K) of distances, or of values that increase with the distance.
+    """Nearest centers by a table (B, N, K) of rounded distances, or of rounded values that increase with the distance.
 
     `proposed` and `labels` (B, N) are the minima of the table over the centers and their indices. A center whose entry
     is above `limit` (B, N) cannot be the nearest by the reference distance.
@@ -180,7 +181,7 @@ class Proposal:
         n, (n_clusters, width) = x.shape[1], centers.shape[1:]
         labels, limit, table = self.labels.flatten().clone(), self.limit.flatten(), self.table.flatten(0, 1)
         flat_x, flat_centers = x.flatten(0, 1), centers.flatten(0, 1)
-        # By quarters of the block, because every entry of the table may be a candidate.
+        # A quarter of the rows at a time, which bounds the memory if every center of a row is a candidate.
         for block in blocks(len(self.contested), len(flat_x) // 4):
             rows = self.contested[block]
             first = rows // n * n_clusters  # index of the first center of the run of each row
@@ -197,7 +198,8 @@ def _nearest_candidate(x: Tensor, centers: Tensor, first: Tensor, candidates: Te
     """
     sqdist = torch.full(candidates.shape, torch.inf, dtype=x.dtype, device=x.device)
     rows, columns = candidates.nonzero(as_tuple=True)
-    # A quarter of the table at a time, because every entry may be a candidate, and each has D coordinates.
+    # In blocks, because all entries may be candidates, and each needs D coordinates. The coordinates of the points of a
+    # block have a quarter as many entries as the table.
     for pairs in blocks(len(rows), candidates.numel() // (4 * x.shape[1])):
         row, column = rows[pairs], columns[pairs]
         sqdist[row, column] = squared_distance(x[row].T, centers[first[row] + column].T)

@@ -23,13 +23,19 @@ ENGINES: dict[str, Engine] = {
 
 
 def choose(engine: str | Engine, x: Tensor) -> Engine:
-    """The engine of that name, the engine itself, or for "auto" the fastest for points (..., N, D).
+    """The engine for points (..., N, D).
 
     "auto" selects the first engine that supports the points, in this order: "triton" (up to 8 coordinates on CUDA),
     "native" (on the CPU, if there are native kernels), "matmul" and "plain".
 
-    ValueError, with the reason, if the engine does not support these points, or for "auto" if no engine does.
-    ValueError for an unknown name, TypeError for an object that is not an engine.
+    Args:
+        engine: a name or "auto", or an engine, which is returned unchanged.
+        x: the points.
+
+    Raises:
+        ValueError: if the name is unknown, if the engine does not support the points, or for "auto" if no engine
+            supports them. The message has the reasons.
+        TypeError: if `engine` is neither a name nor an engine.
     """
     if isinstance(engine, str):
         if engine == "auto":

@@ -7,14 +7,16 @@ from torch import Tensor
 
 # Bits of an index on the curve. The table of 2**15 indices is computed once, in a few milliseconds.
 _CURVE_BITS = 15
-# The number of points of each problem in a sample. Its quantiles are the grid lines of each coordinate.
+# At least this many points of a problem, or all if there are fewer, are a sample. The quantiles of its coordinates are
+# the grid lines.
 _SAMPLE = 4096
 
 
 def order(x: Tensor) -> Tensor:
-    """The rows (P, N), int64, of points (P, N, D) in the order of a Hilbert curve.
+    """Row numbers (P, N), int64, of points (P, N, D) in the order of a Hilbert curve.
 
-    Each coordinate is quantized at quantiles of a sample, so an outlier does not move all others into one grid cell.
+    Each coordinate is quantized at quantiles of a sample. With equal steps, one outlier would leave all other points in
+    one grid cell.
     """
     n_problems, n, width = x.shape
     bits = max(1, _CURVE_BITS // width)
@@ -25,7 +27,8 @@ def order(x: Tensor) -> Tensor:
         bounds = sample[:, channel, quantiles].contiguous()
         codes = codes << bits | torch.searchsorted(bounds, x[..., channel].contiguous(), right=True, out_int32=True)
     keys = _curve(width, bits).to(x.device).index_select(0, codes.flatten()).view(n_problems, n)
-    # One sort of all keys is ten times faster on a CPU than a sort of each row of a batch.
+    # The problem number is the highest part of a key. One sort of all keys is ten times faster on a CPU than a sort for
+    # each problem.
     problem = torch.arange(n_problems, device=x.device)[:, None]
     if n_problems > 1:
         keys = keys + (problem << bits * width)
@@ -34,10 +37,10 @@ def order(x: Tensor) -> Tensor:
 
 @cache
 def _curve(width: int, bits: int) -> Tensor:
-    """The index on a Hilbert curve of each grid cell, for a grid of 2**bits cells along each coordinate: int32.
+    """The index of each grid cell on a Hilbert curve, int32, for a grid of 2**bits cells along each of D coordinates.
 
-    Grid cells are numbered by codes, whose digits are their coordinates, the first one highest. Algorithm of Skilling
-    (2004), "Programming the Hilbert curve".
+    The entry of a cell is at the number whose D digits in base 2**bits are the coordinates of the cell, the first
+    coordinate in the highest digit. The algorithm is by Skilling (2004), "Programming the Hilbert curve".
     """
     codes = torch.arange(1 << bits * width, device="cpu")
     mask = (1 << bits) - 1

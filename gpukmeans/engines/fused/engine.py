@@ -12,17 +12,18 @@ from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
 
-# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
+# For up to this many coordinates `gpukmeans.distance` adds squares from left to right, as the kernels do.
 _MAX_WIDTH = 8
 
 
 @dataclass(frozen=True)
 class TritonEngine:
-    """Engine for CUDA and points of up to 8 coordinates. No bit depends on a field.
+    """Engine for CUDA and points of up to 8 coordinates. No bit of a result depends on a field.
 
-    `device` is the supported type of device; "cpu" is for tests, where Triton interprets its kernels. `programs` is the
-    number of programs of a launch; the default depends on the GPU. For at least `sorts_from` centers, the first
-    `measure` copies the points into spatial order.
+    Args:
+        device: the supported type of device; "cpu" is for tests, in which Triton interprets its kernels.
+        programs: the number of programs of a launch; the default depends on the GPU.
+        sorts_from: the first `measure` with at least this many centers copies the points into spatial order.
     """
 
     device: str = "cuda"
@@ -48,7 +49,7 @@ class TritonEngine:
 
 
 class BoundTritonEngine:
-    """The fused engine, bound to points (P, N, D). It keeps the sorted copy that `measure` makes."""
+    """The fused engine, bound to points (P, N, D). Its state is the sorted copy of the points that `measure` makes."""
 
     def __init__(self, x: Tensor, weights: Tensor | None, engine: TritonEngine) -> None:
         self._x = x
@@ -64,7 +65,7 @@ class BoundTritonEngine:
         return Assignment(*launch.assign(self._kernel_input, index, centers, self._engine.programs))
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
-        """Moments at centers (B, K, D), without labels. After the copy the host does not wait for the device."""
+        """Moments at centers (B, K, D), without labels. Only the call that sorts the points may wait for the device."""
         import gpukmeans.engines.fused.launch as launch
 
         n_clusters, width = centers.shape[1:]

@@ -1,13 +1,14 @@
 """Triton kernels of the fused engine: the nearest center of each point, and the totals, without a table of N x K.
 
-A program processes blocks of the points of one run. It keeps a block on chip, computes its bounding box, and reads all
-centers twice to list the candidates: centers that may be nearest to a point in the box. Each point is then compared
-with the candidates only, in ascending order. After sorting by `gpukmeans.engines.spatial_order.order`, boxes are small
-and lists are short.
+A program processes blocks of the points of one run. It loads a block into registers, computes its bounding box, and
+reads all centers twice to list the candidates: centers that may be nearest to a point in the box. Each point is then
+compared with the candidates only, in ascending order of index. After sorting by
+`gpukmeans.engines.spatial_order.order`, boxes are small and lists are short.
 
-No bit depends on the list. The lower bound of a center is its reference distance to the nearest point of the box, and
-the upper bound is its reference distance to the farthest corner. Each operation of the reference distance is rounded
-once, and rounding is monotone, so the bounds hold for the rounded distances of all points in the box without a margin.
+The lists change no bit of a result. The lower bound of a center is its reference distance to the nearest point of the
+box, and its upper bound is its reference distance to the farthest corner. Each operation of the reference distance is
+rounded once, and rounding is monotone, so the bounds hold for the rounded distances of all points in the box without a
+margin.
 """
 
 from typing import no_type_check
@@ -15,7 +16,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-# Arguments for whose values (1, multiples of 16) Triton does not compile a special version.
+# Arguments whose values change between calls. Without this list, Triton would compile another version of a kernel if
+# such a value is 1 or a multiple of 16.
 _NOT_SPECIALIZED = ["n", "k", "n_blocks", "per_run", "n_runs", "n_copies", "max_reduced"]
 
 
@@ -25,7 +27,7 @@ def _load(x, stride, offsets, mask, dtype: tl.constexpr, width: tl.constexpr):
     """The channels of the points at these offsets, as a tuple."""
     channels = ()
     for d in tl.static_range(width):
-        # In int64, because a channel may be longer than 2**31 entries.
+        # int64, because the offset of a channel may be 2**31 or more.
         start = tl.full((), d, tl.int64) * stride
         channels = channels + (tl.load(x + start + offsets, mask=mask, other=0).to(dtype),)  # noqa: RUF005
     return channels
@@ -91,13 +93,13 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
         index = start + lanes
         y = _load(centers, 1, index * width, index < k, dtype, width)
         limit = tl.minimum(limit, tl.where(index < k, _farthest_corner(lowest, highest, y, width), float("inf")))
-    limit = tl.min(limit, 0)  # no point of the box is farther from its nearest center
+    limit = tl.min(limit, 0)  # no point of the box is farther than this from its nearest center
     count = tl.full((), 0, tl.int32)
     tl.debug_barrier()  # all threads have read the list of the previous block
     for start in range(0, k, tile):
         index = start + lanes
         y = _load(centers, 1, index * width, index < k, dtype, width)
-        # `<=`, because a center at the limit may be the center that determines the limit.
+        # `<=`, because the lower bound of the center that determines the limit may be equal to the limit.
         kept = (index < k) & (_distance(_clamped(y, lowest, highest, width), y, width) <= limit)
         rank = tl.cumsum(kept.to(tl.int32), 0) - 1
         tl.store(candidates + count + rank, index, mask=kept)
@@ -109,13 +111,13 @@ def _list_candidates(candidates, centers, k, lowest, highest, width: tl.constexp
 @triton.jit
 @no_type_check
 def _nearest(x, candidates, count, centers, block: tl.constexpr, width: tl.constexpr):
-    """The squared distance of each point to its nearest candidate, and the candidate's index, the lowest on ties."""
+    """The squared distance of each point to its nearest candidate, and the index of this center, the lowest on ties."""
     dtype: tl.constexpr = centers.dtype.element_ty
     best = tl.full((block,), float("inf"), dtype)
     label = tl.zeros((block,), tl.int32)
     for i in range(0, count, 2):
         for j in tl.static_range(2):
-            # The last candidate may be compared twice, without effect.
+            # For an odd count the last candidate is compared twice, which changes nothing.
             index = tl.load(candidates + tl.minimum(i + j, count - 1))
             sqdist = _distance(x, _load(centers, 1, index * width, True, dtype, width), width)
             closer = sqdist < best  # strictly, so that the lowest index wins a tie
@@ -127,8 +129,8 @@ def _nearest(x, candidates, count, centers, block: tl.constexpr, width: tl.const
 @triton.jit
 @no_type_check
 def _to_fixed(terms):
-    """float64 terms, already scaled, as int64, ties to even, as `gpukmeans.fixed_point.to_fixed` rounds them."""
-    # For magnitudes below 2**52, adding 2**52 rounds to an integer. From there on every float64 is an integer.
+    """Scaled float64 terms rounded to int64, ties to even, as in `gpukmeans.fixed_point.to_fixed`."""
+    # Adding 2**52 rounds a smaller number to an integer. Numbers from 2**52 on are integers.
     shift = tl.where(terms < 0, -4503599627370496.0, 4503599627370496.0)
     rounded = (terms + shift) - shift
     return tl.where(tl.abs(terms) < 4503599627370496.0, rounded, terms).to(tl.int64)
@@ -139,10 +141,10 @@ def _to_fixed(terms):
 def _add_totals(
     totals, terms, w_terms, label, present, k, max_reduced, unit_weight, width: tl.constexpr, weighted: tl.constexpr
 ):
-    """Add the terms of the block, of w·(x - lowest) and last of w, to the totals (K, D + 1) of the run.
+    """Add the terms of a block to the totals (K, D + 1) of the run: D terms of w·(x - lowest) and one of w per point.
 
-    The terms of up to `max_reduced` centers are reduced on chip, one center after the other. The terms of further
-    centers are added point by point. Without weights each point adds `unit_weight`.
+    For up to `max_reduced` centers, one after the other, the terms are summed on chip first. The terms of further
+    centers are added point by point. Without weights each point adds `unit_weight` as the term of w.
     """
     remaining = tl.where(present, label, k)
     index = tl.min(remaining, 0)
@@ -169,7 +171,7 @@ def _add_totals(
 @triton.jit
 @no_type_check
 def _rows_at(rows, problem, positions, n_padded):
-    """The rows of the points at these positions. Without `rows`, row and position are equal."""
+    """The rows of the points at these positions. If `rows` is None, row and position are equal."""
     row = positions
     if rows is not None:
         row = tl.load(rows + problem * n_padded + positions, mask=positions < n_padded, other=0).to(tl.int64)
@@ -277,7 +279,7 @@ def measure_kernel(
         lowest, highest = _box(points, inside, width)
         count = _list_candidates(candidates, centers, k, lowest, highest, width, tile)
         best, label = _nearest(points, candidates, count, centers, block, width)
-        # w·(x - lowest), w and w·d² in float64, each product rounded as in the plain engine.
+        # The terms of w·(x - lowest), w and w·d² are float64, and each product is rounded as in the plain engine.
         present = inside
         inertia_terms = best.to(tl.float64)
         if weighted:

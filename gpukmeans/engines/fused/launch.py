@@ -11,16 +11,17 @@ import gpukmeans.engines.fused.kernels as kernels
 from gpukmeans.engines.fused.storage import KernelInput
 from gpukmeans.fixed_point import FixedPoint
 
-# Limits in bytes of the candidate lists of all programs, and of all copies of the totals.
+# The largest number of bytes of the candidate lists of all programs.
 _MAX_LISTS_BYTES = 128 << 20
-_MAX_COPIES_BYTES = 32 << 20
-# More copies save no time, because programs that use the same copy seldom add to the same total at once.
-_MAX_COPIES = 32
-# The totals of up to this many centers of a block are reduced on chip. A sorted block of 128 points has 2 to 10.
+# There are several copies of the totals, so that fewer programs add to the same number at once. With 32 copies this is
+# already rare, so more copies save no time.
+_MAX_COPIES, _MAX_COPIES_BYTES = 32, 32 << 20
+# For up to this many centers, the terms of a block are summed on chip and added to memory once for each center. The
+# points of a sorted block of 128 points belong to 2 to 10 centers.
 _MAX_REDUCED = 16
 # Programs for each processor of the GPU: more than run at once, so that no processor is idle while another one works.
 _PER_PROCESSOR = 128
-# For at least this many centers, one warp takes too long to compute the bounds.
+# From this many centers on, programs have four warps, because one warp takes too long to compute the bounds.
 _MANY_CENTERS = 1024
 
 
@@ -35,7 +36,8 @@ class Shape(NamedTuple):
 def shape_of(width: int, n_clusters: int, dtype: torch.dtype, *, labels: bool) -> Shape:
     """The tiling for points of `width` coordinates: as many points per thread as its registers hold without spilling.
 
-    One warp needs no barrier; for many centers four warps are faster. Labels need fewer registers than totals.
+    A program of one warp needs no barriers; for many centers four warps are faster. With `labels`, for a kernel that
+    writes labels and not totals, blocks are larger, because labels need fewer registers.
     """
     size = width * dtype.itemsize
     points = (4 if size <= 16 else 2) * (2 if labels and size <= 32 else 1)
@@ -57,7 +59,7 @@ def assign(
 
 
 class Measured(NamedTuple):
-    """Moments of one pass. `totals` (B, K, D + 1) int64 are the sums of w·(x - lowest) and, last, of w."""
+    """Moments of one pass. `totals` (B, K, D + 1) int64 are the D sums of w·(x - lowest), then the sum of w."""
 
     totals: Tensor
     inertia: Tensor
@@ -67,7 +69,7 @@ class Measured(NamedTuple):
 def measure(
     kernel_input: KernelInput, problems: Tensor, centers: Tensor, fixed_point: FixedPoint, programs: int | None = None
 ) -> Measured:
-    """Moments at centers (B, K, D) of the points of problems (B,). Integer sums do not depend on the order."""
+    """Moments at centers (B, K, D) of the points of problems (B,). The order of additions changes no integer sum."""
     scales = fixed_point.lowest, fixed_point.sum, fixed_point.weight, fixed_point.sqdist
     return Measured(*torch.ops.gpukmeans.fused_measure(*kernel_input, problems, centers, *scales, programs))
 
@@ -155,7 +157,7 @@ def _measure(
         plan.per_run,
         n_runs,
         n_copies,
-        # Not on chip for unsorted points, because a block has points of nearly all clusters.
+        # 0 for unsorted points and more centers, because a block has points of nearly all clusters.
         _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0,
         width=width,
     )
@@ -191,12 +193,14 @@ for _name, _pass, _shapes in (("fused_assign", _assign, _assign_shapes), ("fused
 
 
 class _Plan(NamedTuple):
+    """Sizes of a launch: blocks of the points of a run, programs for each run (`per_run`), and all programs."""
+
     shape: Shape
     n_blocks: int
     per_run: int
     programs: int
     lists: Tensor
-    """Memory for the candidate list of each program (programs, K) int32."""
+    """Memory for the candidate lists, one of K indices for each program: (programs, K) int32."""
 
 
 def _plan(x: Tensor, n: int, centers: Tensor, programs: int | None, *, labels: bool) -> _Plan:
@@ -217,7 +221,7 @@ def _default_programs(device: torch.device) -> int:
 
 def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: int) -> None:
     shape, device = plan.shape, plan.lists.device
-    # Triton launches on the current device, which may not be that of the points.
+    # Triton launches on the current device, and the points may be on another one.
     with torch.get_device_module(device).device_of(plan.lists) if device.type == "cuda" else nullcontext():
         kernel[(plan.programs,)](
             *args,
