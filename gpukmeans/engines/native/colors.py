@@ -1,4 +1,7 @@
-"""Distinct colors of 8-bit pixels with their counts, and look-up of colors in a list, by the kernels of colors.c."""
+"""Distinct colors of 8-bit pixels with their counts, and look-up of colors in a list, by the kernels of colors.c.
+
+All tensors are contiguous and on the CPU. Kernels group pixels of three or four channels by the first two channels.
+"""
 
 from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
 
@@ -11,10 +14,10 @@ from gpukmeans.engines.native.tensors import addresses, empty, kernel, zeros
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# The number of pixels of one call, which takes at most 50 ms.
+# The number of pixels of one call of a kernel. A call takes at most 50 ms.
 _BLOCK = 1 << 20
 
-# The number of values of the first two channels together.
+# The number of pairs of values of two channels, and so of groups of pixels.
 _PAIRS = 1 << 16
 
 
@@ -40,10 +43,10 @@ _LOOK_UP = c_int, POINTER(_ColorRows), c_void_p, c_int64, c_int64
 def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], Int[Tensor, " m"]]:
     """Distinct colors (M, C) in lexicographic order, and the number of pixels of each color, int64 (M,).
 
-    In addition to the result this takes 1 MB, and for each pixel 1 byte for C = 3 and 2 bytes for C = 4.
+    The function needs 1 MB in addition to the results. For each pixel it also needs 1 byte if C = 3, 2 bytes if C = 4.
 
     Args:
-        pixels: contiguous (N, C), C from 1 to 4, N below 2**31, on the CPU.
+        pixels: uint8 (N, C), C from 1 to 4, N below 2**31.
     """
     n_pixels, channels = pixels.shape
     if channels < 3:
@@ -66,7 +69,10 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
 
 
 def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels grouped by their first two channels: the ends (65536,) of the groups, and the other channels (N,)."""
+    """Pixels grouped by their first two channels: the end of each group (65536,) int32, and the other channels (N,).
+
+    The other channels are uint8 for three channels and int16, as bits of an uint16, for four.
+    """
     n_pixels, channels = pixels.shape
     arguments = c_int, c_void_p, c_int64, c_int64, c_void_p
     add_sizes = kernel("colors_part_sizes", *arguments)
@@ -83,15 +89,15 @@ def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ColorRows:
-    """Index of a list of colors, which finds the row of the color of a pixel.
+    """Index of a list of colors. It finds the row of the color of a pixel.
 
-    It takes 4 MiB, and with four channels 4 bytes for each color.
+    The index takes 4 MiB for three or four channels, and with four channels 4 bytes more for each color.
 
     Args:
-        colors: contiguous (M, C), C from 1 to 4, M below 2**31, distinct and in lexicographic order, on the CPU.
+        colors: uint8 (M, C), C from 1 to 4, M below 2**31, distinct and in lexicographic order.
 
     Raises:
-        ValueError: for colors in another order.
+        ValueError: if colors are not distinct or not in lexicographic order.
     """
 
     def __init__(self, colors: UInt8[Tensor, "m c"]) -> None:
@@ -105,7 +111,7 @@ class ColorRows:
             raise ValueError("colors of a histogram must be distinct and in lexicographic order")
 
     def look_up(self, pixels: UInt8[Tensor, "n c"]) -> Int[Tensor, " n"]:
-        """Row of the color of each pixel (N, C), contiguous: int32 (N,). ValueError for a color that is not listed."""
+        """Row in the list of the color of each pixel (N, C), int32 (N,). ValueError for a color that is not listed."""
         rows = empty(len(pixels), dtype=torch.int32)
         look_up = kernel("colors_look_up", *_LOOK_UP, c_void_p, restype=c_int64)
         n_missing: list[int] = []
@@ -119,11 +125,11 @@ class ColorRows:
         return rows
 
     def map_values(self, values: UInt8[Tensor, " m"], pixels: UInt8[Tensor, "n c"]) -> UInt8[Tensor, " n"]:
-        """Value (N,) of the color of each pixel, 0 for a color that is not in the list.
+        """Value (N,), uint8, of the color of each pixel; 0 for a color that is not in the list.
 
         Args:
-            values: contiguous (M,), one for each color of the list.
-            pixels: contiguous (N, C).
+            values: uint8 (M,), one for each color of the list.
+            pixels: uint8 (N, C).
 
         Raises:
             ValueError: unless there is one value for each color.

@@ -1,7 +1,9 @@
-"""Floyd-Steinberg error diffusion by the kernels of dithering.c: range of colors, inverse palette, diffusion.
+"""Floyd-Steinberg error diffusion by the kernels of dithering.c. `gpukmeans.images.dithering` defines the results.
 
-Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, and colors of a palette int32 (K, C), K up
-to 256, premultiplied, in sixteenths of an 8-bit level. `gpukmeans.images.dithering` defines the results.
+Tensors are contiguous and on the CPU. An image is uint8 (H, W, C), C from 1 to 4. The colors of a palette are int32
+(K, C), K up to 256, premultiplied by alpha, in units of 1/16 of an 8-bit level.
+
+The inverse palette has the palette color nearest to each cell of a grid. The grid divides a box of colors into cubes.
 """
 
 import math
@@ -17,7 +19,7 @@ from gpukmeans.engines.native.tensors import addresses, empty, kernel, padded, z
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# The number of pixels or cells of one call, which takes at most 50 ms.
+# The number of pixels, and of cells, of one call of a kernel. A call takes at most 50 ms.
 _BLOCK = 1 << 20
 _CELLS = 1 << 16
 
@@ -47,7 +49,7 @@ class _Diffusion(Structure):
 
 
 def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
-    """Lowest and highest value of each channel of an image, premultiplied, in sixteenths of a level, int32 (2, C)."""
+    """Lowest and highest value of each channel of an image, int32 (2, C), in the units of a palette."""
     pixels, channels = image.flatten(0, 1), image.shape[2]
     extremes = torch.tensor([1 << 16, 0], dtype=torch.int32, device="cpu").repeat_interleave(channels).view(2, channels)
     extend = kernel("dithering_range", c_int, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
@@ -59,15 +61,15 @@ def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
 def inverse_palette(
     colors: Int[Tensor, "k c"], opaque: Bool[Tensor, " k"], *, lowest: Sequence[int], sizes: Sequence[int], shift: int
 ) -> UInt8[Tensor, " n"]:
-    """Index of the color nearest to each cell of a box, the lowest on ties. Cells of the last channel are contiguous.
+    """Index of the color nearest to the center of each cell of a box, the lowest on ties.
 
-    With alpha, the last cell of each row is for opaque colors. It has the same center as the cell before it.
+    The cells of the last channel are contiguous: they are a row. With alpha, the last cell of each row is for opaque
+    pixels. It has the same center as the cell before it, and its color is one of the mask `opaque`.
 
     Args:
-        colors: int32 (K, C).
-        opaque: mask (K,) of the colors that cells of opaque colors may have, at least one.
-        lowest: (C,), the corner of the box.
-        sizes: (C,), the number of cells along each channel.
+        opaque: mask (K,) of the colors for opaque pixels, at least one.
+        lowest: the lowest value of each channel in the box.
+        sizes: the number of cells along each channel.
         shift: binary logarithm of the side of a cell.
     """
     n_colors, channels = colors.shape
@@ -95,26 +97,24 @@ def diffuse(
     limit: int,
     strength: int,
 ) -> UInt8[Tensor, "h w"]:
-    """Indices (H, W), uint8, of the pixels of an image by error diffusion, on one thread.
+    """Palette indices (H, W), uint8, of the pixels of an image by error diffusion, on one thread.
 
-    In addition to the result this takes 16 bytes for each column.
+    The function needs 16 bytes for each column besides the result.
 
     Args:
-        image: uint8 (H, W, C).
-        colors: int32 (K, C).
-        nearest: uint8 (H, W), the indices of pixels that are not dithered.
+        nearest: uint8 (H, W), the indices for the pixels that are not dithered.
         cells: the inverse palette, from `inverse_palette`.
-        lowest: (C,), the corner of its box.
-        span: (C,), the highest target color minus the lowest.
-        sizes: (C,), the number of its cells along each channel.
+        lowest: the lowest value of each channel in the box of the inverse palette.
+        span: the side of this box in each channel. A pixel plus its errors is clamped to the box.
+        sizes: the number of cells of the inverse palette along each channel.
         shift: binary logarithm of the side of a cell.
-        limit: spacing of the palette.
-        strength: strength in 256ths.
+        limit: the spacing of the palette colors, in their units. Half of the part of an error above it is dropped.
+        strength: the part of the remaining error that is diffused, in 1/256.
     """
     height, width, channels = image.shape
     _check(nearest.shape == (height, width) and len(colors) <= 256 and len(cells) == math.prod(sizes))
     _check(colors.shape[1] == len(lowest) == len(span) == len(sizes) == channels)
-    # Padded to 256 colors, so that every uint8 index is valid.
+    # 256 colors, so that every uint8 index is valid in the kernel.
     palette = padded(colors - torch.tensor(lowest, dtype=torch.int32, device="cpu"), 256, 4)
     errors = zeros(width + 1, 4, dtype=torch.int32)
     indices = empty(height, width, dtype=torch.uint8)
@@ -130,7 +130,7 @@ def diffuse(
 
 
 def _check(fits: bool) -> None:
-    """ValueError unless the shapes fit. The kernels do not check them."""
+    """ValueError unless the shapes fit each other. Kernels do not check shapes."""
     if not fits:
         raise ValueError(
             "image, palette and nearest colors must have shapes (H, W, C), (K, C), K up to 256, and (H, W)"

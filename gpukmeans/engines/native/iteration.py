@@ -1,4 +1,7 @@
-"""The two steps of an iteration of Lloyd's loop apart from the pass over the points, by the kernels of iteration.c."""
+"""The steps of a Lloyd iteration after the pass over the points, by the kernels of iteration.c.
+
+`move` moves centers to means. `decide` decides which runs continue.
+"""
 
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from typing import NamedTuple
@@ -12,11 +15,12 @@ from gpukmeans.moments import Moments
 
 
 class Move(NamedTuple):
-    """Centers (B, K, D) that have moved to the means of their clusters.
+    """The result of a move of centers to the means of their clusters.
 
-    `sqshift` (B,) is the largest squared distance that a center moves. `bound` (B,) is an upper bound of the squared
-    distances of points after the move, and `scale` (B,) the fixed-point scale for this bound. `n_iter` (B,) includes
-    this iteration. `going` (B,) is true if any center moves.
+    `target` (B, K, D) are the centers after the move. `sqshift` (B,) is the largest squared distance between a center
+    before and after the move. `bound` (B,) is an upper bound of the squared distances of points to their nearest
+    centers after the move, and `scale` (B,) the fixed-point scale of squared distances for this bound. `n_iter` (B,) is
+    the number of iterations so far. `going` (B,) is true if any center of the run moves.
     """
 
     target: Tensor
@@ -30,9 +34,9 @@ class Move(NamedTuple):
 class Decision(NamedTuple):
     """The state of runs (B,) after an iteration.
 
-    `lowest` is the lowest `inertia` so far, and `stalled` the number of iterations since then. `going` is true for runs
-    that continue. `unresolved` is true for runs whose iteration must be repeated, as after a measurement at a scale
-    that is too coarse.
+    `lowest` is the lowest `inertia` so far, and `stalled` is the number of iterations since it was reached.
+    `going` is true for runs that continue. `unresolved` is true for runs whose iteration must be repeated. One cause is
+    a fixed-point scale of squared distances that is too coarse.
     """
 
     inertia: Tensor
@@ -77,7 +81,7 @@ class _Decision(Structure):
 def move(
     centers: Tensor, moments: Moments, going: Tensor, n_iter: Tensor, *, n_fixed: int, total_weight: Tensor
 ) -> Move | None:
-    """The next centers of the runs of the mask `going` (B,), with the bits of the torch operations in `lloyd`.
+    """The next centers, with the bits of the torch operations in `lloyd`. Only runs of the mask `going` (B,) move.
 
     None if an empty cluster must be relocated, if the tensors are not on the CPU, or if there are no native kernels.
     """
@@ -109,7 +113,7 @@ def decide(
     patience: int,
     too_coarse: float,
 ) -> Decision | None:
-    """The state of runs after a move, decided by the moments, with the bits of the torch operations in `lloyd`.
+    """The state of runs from the moments after a move, with the bits of the torch operations in `lloyd`.
 
     None if the tensors are not on the CPU, or if there are no native kernels.
     """
@@ -125,7 +129,10 @@ def decide(
 
 
 def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
-    """Moments as an argument of a kernel, and the tensors that must live while the kernel runs."""
+    """Moments as an argument of a kernel, and the tensors to which its pointers refer.
+
+    The caller must keep references to these tensors while the kernel runs.
+    """
     scales, (_, n_clusters, width) = moments.fixed_point, moments.sums.shape
     scales_and_range = scales.sum, scales.weight, scales.sqdist, scales.lowest, scales.highest
     kept = [tensor.contiguous() for tensor in (moments.inertia, *scales_and_range, moments.worst_sqdist)]

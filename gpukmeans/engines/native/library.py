@@ -1,6 +1,7 @@
 """The library of compiled kernels: its files, the hash of its sources, and how it is loaded.
 
-hatch_build.py compiles the library and runs this file alone, so this file imports only the standard library.
+hatch_build.py, which compiles the library, runs this file before the package can be imported. So this file imports only
+the standard library.
 """
 
 import ctypes
@@ -15,8 +16,8 @@ from typing import Any
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".dll" if os.name == "nt" else ".so"
 
-# One library for every CPU of the architecture, and on x86-64 a second one for CPUs of the level x86-64-v3 (AVX2). Two
-# dots in the names keep pkgutil from listing them as modules.
+# One library is for every CPU of the architecture. On x86-64 a second one is for CPUs of the level x86-64-v3 (AVX2).
+# Because of the two dots in the names, pkgutil does not list the files as modules.
 BASELINE_FILE, V3_FILE = f"_kernels.baseline{_SUFFIX}", f"_kernels.v3{_SUFFIX}"
 
 
@@ -26,11 +27,11 @@ def fields(kind: type, *names: str) -> list[tuple[str, type]]:
 
 
 class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be intended)
-    """Error if there are no native kernels. The message is the reason, a clause."""
+    """Error if there are no native kernels. The message is the reason, as a clause without a period."""
 
 
 class Library:
-    """A loaded library of kernels. NativeUnavailable if the file is not a library for this process."""
+    """A loaded library of kernels. The constructor raises NativeUnavailable if the file cannot be loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +44,7 @@ class Library:
             raise NativeUnavailable(f"{path.name} cannot be loaded: {error}") from None
 
     def function(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
-        """An exported function, declared at its first use. A call releases Python's global lock.
+        """An exported function. The types of its first use are kept. A call of it releases Python's global lock.
 
         Args:
             name: the name in C, which begins with `gpukmeans_`.
@@ -70,12 +71,12 @@ def load() -> Library:
 
 
 def unavailable_reason() -> str | None:
-    """The reason why there are no native kernels, a clause, or None if there are."""
+    """The reason why there are no native kernels, as a clause without a period, or None if there are kernels."""
     outcome = _load_once()
     return outcome if isinstance(outcome, str) else None
 
 
-# Without a lock, which a fork could leave locked. Two threads may both load the library, because it has no state.
+# No lock: after a fork it could stay locked in the child. Two threads may both load the library, which has no state.
 @functools.cache
 def _load_once() -> Library | str:
     if os.environ.get("GPUKMEANS_NATIVE") == "0":
@@ -87,7 +88,7 @@ def _load_once() -> Library | str:
 
 
 def load_from(folder: Path) -> Library:
-    """The library for this CPU from a folder. It must match the sources if the folder has them."""
+    """The library for this CPU from a folder. If the folder has sources, the library must be built from them."""
     sources = source_hash(folder)
     if not (folder / BASELINE_FILE).exists():
         raise NativeUnavailable(
@@ -104,7 +105,7 @@ def load_from(folder: Path) -> Library:
 
 
 def source_hash(folder: Path) -> int | None:
-    """A 64-bit hash of the C files and headers of a folder; None without such files, as in an installed package."""
+    """A 64-bit hash of the C files and headers in a folder; None if there are none, as in an installed package."""
     files = sorted([*folder.glob("*.c"), *folder.glob("*.h")], key=lambda path: path.name)
     digest = hashlib.sha256()
     for path in files:
@@ -114,13 +115,13 @@ def source_hash(folder: Path) -> int | None:
 
 
 def _check_complete(path: Path) -> None:
-    """OSError for a truncated ELF file, which the dynamic linker would load, so that the process would crash."""
+    """OSError for a truncated ELF file. The dynamic linker would load the file, and the process would crash."""
     content = path.read_bytes()
     if content[:4] != b"\x7fELF":
         return
     if len(content) < 64:
         raise OSError("the file is truncated")
-    # The table of sections is at the end of the file. The header has its offset, the size and the number of entries.
+    # The table of sections is at the end of the file. The header has its offset, entry size and entry count.
     (offset,), (size, count) = struct.unpack_from("<Q", content, 40), struct.unpack_from("<HH", content, 58)
     if len(content) < offset + size * count:
         raise OSError("the file is truncated")

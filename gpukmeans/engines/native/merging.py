@@ -9,14 +9,15 @@ from gpukmeans.engines.native.library import fields
 from gpukmeans.engines.native.tensors import addresses, empty, kernel
 from gpukmeans.engines.native.threads import run_chunks
 
-# For up to this many coordinates, centers are stored by channel, as in merging.c.
+# For up to this many coordinates, centers are stored as (B, D, M), as in merging.c.
 _BY_CHANNEL = 8
-# Sizes of a chunk, of at most about 10 ms: squared differences of coordinates, and clusters whose pairs are sorted.
+# The sizes of a chunk of `find_cheapest` (squared differences of coordinates) and of `merge_pairs` (clusters). A chunk
+# takes at most about 10 ms.
 _CHUNK_SQUARES, _CHUNK_CLUSTERS = 1 << 24, 1 << 16
-# Additional doubles of scratch memory, for distance.h and a vector, besides clusters and coordinates.
+# The scratch memory has a float64 for each cluster and each coordinate, and this many more for distance.h and a vector.
 _MORE_SCRATCH = 24
 
-# The arguments of each kernel begin with a structure and a range.
+# The first arguments of each kernel: the structure, and the start and the stop of a range.
 _RANGE = c_void_p, c_int64, c_int64
 
 
@@ -30,11 +31,11 @@ class _Merging(Structure):
 
 
 def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Tensor | None:
-    """The result (B, K, D) of `gpukmeans.refinement.merge`, with the same bits. None where costs could overflow.
+    """Centers (B, K, D), with the bits of `gpukmeans.refinement.merge`. None if costs in any run could overflow.
 
     Args:
         centers: plain float64 tensor (B, M, D) on the CPU.
-        totals: weights of the clusters, plain float64 (B, M).
+        totals: total weights of the clusters, plain float64 tensor (B, M) on the CPU.
         n_clusters: K, at most M.
         n_fixed: the number of fixed centers, below K.
     """
@@ -46,7 +47,7 @@ def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Te
             f" n_fixed = {n_fixed}"
         )
     by_channel = width <= _BY_CHANNEL
-    # Copies, because the kernels change them.
+    # Copies of centers and totals, because the kernels change them.
     stored = (centers.mT if by_channel else centers).clone(memory_format=torch.contiguous_format)
     totals = totals.clone(memory_format=torch.contiguous_format)
     totals[:, :n_fixed] = torch.inf

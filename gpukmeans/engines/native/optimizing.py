@@ -1,8 +1,12 @@
 """Rate-distortion optimization of an indexed image by the kernels of optimizing.c.
 
-Tensors are contiguous and on the CPU: images uint8 (H, W, C), C from 1 to 4, indices uint8 (H, W), and points of a
-palette int32 (K, D), premultiplied, K up to 256. `gpukmeans.images.rate_distortion` defines the results, and the
-symbols J (e·R·e plus price times bits), e (the errors of all pixels) and R (a mixture of the identity and a blur).
+Tensors are contiguous and on the CPU. An image is uint8 (H, W, C), C from 1 to 4, and its indices are uint8 (H, W).
+Points are the colors of a palette, int32 (K, D), K up to 256, D 3, or 4 with alpha, in levels, or with alpha in 1/255
+of a level, multiplied by alpha. A cell is a cube of colors.
+
+`gpukmeans.images.rate_distortion` defines the results and these symbols: e, the errors of all pixels; R, a mixture of
+the identity and a blur; and J, which is e·R·e plus the price of all bits. `share` is the weight of the blur in R, from
+0 to 256.
 """
 
 from collections.abc import Callable
@@ -18,13 +22,13 @@ from gpukmeans.engines.native.tensors import addresses, empty, kernel, padded, z
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.tiling import blocks
 
-# The number of pixels, or of cells, of one call, which takes at most 50 ms.
+# The number of pixels, of pixels in a sweep, and of cells of one call of a kernel. A call takes at most 50 ms.
 _BLOCK, _SWEEP_BLOCK, _CELLS = 1 << 20, 1 << 18, 1 << 13
 
 MAX_TRIED = 8
-"""The largest number of colors that are tried for a cell."""
+"""The largest number of colors that are tried for a pixel of a cell."""
 
-# Pixels that are this many rows apart are independent.
+# Rows that are this far apart have no common term of J, so threads can change them at the same time.
 _APART = 3
 
 
@@ -69,13 +73,13 @@ class _Sweep(Structure):
 
 
 def color_cells(image: UInt8[Tensor, "h w c"], n_cells: int) -> tuple[Int[Tensor, " m"], Int[Tensor, "h w"]]:
-    """The M cells that contain colors of an image, int64 (M,) ascending, and the cell of each pixel as an index, int32.
+    """The M cells that contain colors of an image, and for each pixel the index into these cells.
 
-    In addition to the results this takes 5 bytes for each of all cells.
+    The cells are int64 (M,) in ascending order, the indices int32 (H, W). The function needs `5 * n_cells` bytes in
+    addition to the results.
 
     Args:
-        image: uint8 (H, W, C).
-        n_cells: number of all cells: 2**19, with alpha 2**21.
+        n_cells: the number of cells of all colors: 2**19, with alpha 2**21.
     """
     height, width, channels = image.shape
     arguments = c_int, c_void_p, c_int64, c_int64, c_void_p
@@ -102,14 +106,15 @@ def nearest_to_cells(
     unit: int,
     n: int,
 ) -> UInt8[Tensor, "m n"]:
-    """The n colors nearest to each cell, the lowest on ties. The nearest color replaces a color that is excluded.
+    """The n colors nearest to the center of each cell, nearest first, the lowest index on ties.
+
+    If fewer than n colors are allowed in an opaque cell, its nearest color fills the remaining places.
 
     Args:
-        centers: twice the centers of cells, int32 (M, D).
-        opaque: mask (M,) of the cells with exclusions.
-        points: points of the palette, int32 (K, D).
-        excluded: mask (K,) of the colors that are excluded from opaque cells.
-        unit: factor of the centers.
+        centers: twice the centers of cells in levels, int32 (M, D).
+        opaque: mask (M,) of the opaque cells.
+        excluded: mask (K,) of the colors that are not allowed in opaque cells.
+        unit: units of `points` in one level: 1, with alpha 255.
         n: at most K.
     """
     n_colors = len(points)
@@ -124,11 +129,7 @@ def nearest_to_cells(
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
-    """Sums, int64, of absolute differences of the pixels of each 8 x 8 block from their left and upper neighbors.
-
-    Args:
-        image: uint8 (H, W, C).
-    """
+    """For each block of 8 x 8 pixels the sum, int64, of absolute differences from left and upper neighbors."""
     height, width, channels = image.shape
     sums = zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
     run = kernel("optimizing_differences", c_int, c_void_p, *[c_int64] * 4, c_void_p)
@@ -145,13 +146,10 @@ def energy(
 ) -> Int[Tensor, "p q"]:
     """e·R·e of each block of 8 x 8 pixels, int64 (ceil(H / 8), ceil(W / 8)).
 
-    In addition to the result this takes 96 bytes for each column and thread.
+    The function needs 96 bytes for each column and thread besides the result.
 
     Args:
-        image: uint8 (H, W, C).
-        points: int32 (K, D).
-        indices: uint8 (H, W).
-        share: weight of the blurred error, 0 to 256.
+        share: weight of the blur, 0 to 256.
     """
     picture = _Rows(image, points, indices, share)
     energies = zeros(*(-(-length // 8) for length in indices.shape), dtype=torch.int64)
@@ -163,16 +161,16 @@ def energy(
 def normal_equations(
     image: UInt8[Tensor, "h w c"], indices: UInt8[Tensor, "h w"], n_colors: int, n_dims: int, share: int
 ) -> tuple[Int[Tensor, "k k"], Int[Tensor, "k d"]]:
-    """A (K, K) and V (K, D), int64, of the normal equations A·P = V of e·R·e.
+    """A (K, K) and V (K, D), int64, of the normal equations A·P = V. Their solution P are the points of least e·R·e.
 
-    In addition to the results this takes 8 K² bytes for each million pixels, and 96 bytes for each column and thread.
+    The function needs 8 K² bytes for each million pixels, and 96 bytes for each column and thread, in addition to the
+    results.
 
     Args:
-        image: uint8 (H, W, C).
         indices: uint8 (H, W), below K.
         n_colors: K, up to 256.
         n_dims: D.
-        share: weight of the blurred error, 0 to 256.
+        share: weight of the blur, 0 to 256.
     """
     _check(int(indices.max()) < n_colors)
     picture = _Rows(image, zeros(n_colors, 4, dtype=torch.int32), indices, share)
@@ -197,15 +195,15 @@ def descend(
     unit: int,
     n_rounds: int,
 ) -> Int[Tensor, "k c"]:
-    """The levels (K, C), int64, after rounds of coordinate descent, or when nothing changes.
+    """The levels (K, C), int64, after rounds of coordinate descent. The rounds end early if a round changes nothing.
 
     Args:
         a: A of the normal equations, int64 (K, K).
         residuals: V - A·P, int64 (K, D).
-        levels: colors, 1 or 3 levels without alpha, int64 (K, C).
-        changing: the colors that may change, int64 (N,), of a positive diagonal.
-        unit: coordinate of a level.
-        n_rounds: number of rounds.
+        levels: palette colors without alpha, int64 (K, C), C 1 (gray) or 3.
+        changing: indices of the colors that may change, int64 (N,). Their diagonal entries of A must be positive.
+        unit: units of a coordinate of P in one level: 1, with alpha 255.
+        n_rounds: the largest number of rounds.
     """
     levels, residuals, changing, a = levels.clone(), residuals[:, :3].clone(), changing.contiguous(), a.contiguous()
     _check(len(a) == len(residuals) == len(levels) and levels.shape[1] in (1, 3) and a.shape[0] == a.shape[1])
@@ -234,26 +232,26 @@ def sweep(
     price: int,
     bit: int,
 ) -> UInt8[Tensor, "h b"]:
-    """The rows (H, B) after each byte has been changed to the byte of the least J.
+    """The rows (H, B) after one pass over all bytes, each of which is changed to the byte of the least J.
 
-    In addition to the result this takes 9 bytes for each pixel, 17 with alpha, and 32 for each column and thread.
+    The function needs 9 bytes for each pixel, 17 with alpha, and 32 for each column and thread besides the result.
 
     Args:
-        image: uint8 (H, W, C).
-        points: int32 (K, D).
-        indices: uint8 (H, W).
         rows: the indices packed to bytes, uint8 (H, B).
-        cells: row of `lists` of each pixel, int32 (H, W).
-        lists: colors tried, uint8 (M, n), n from 1 to `MAX_TRIED`.
-        filters: filter types of the rows, int32 (H,). With None the bits are code lengths of pairs of neighbors, which
-            are whole bytes.
-        lengths: code lengths of residuals, int32 (256,), or of an index after its left neighbor, int32 (256, 256).
-        weights: weights of the lengths in 8 x 8 blocks, in sixteenths, uint8 (ceil(H / 8), ceil(W / 8)), up to 32.
-        per_byte: number of pixels in a byte. With 2, 4 or 8 all values of a byte are tried.
-        translucent: mask (K,) of the colors that are excluded from opaque pixels.
-        share: weight of the blurred error, 0 to 256.
+        cells: index into `lists` for each pixel, int32 (H, W).
+        lists: the colors that are tried for the pixels of each cell, uint8 (M, n), n from 1 to `MAX_TRIED`. The colors
+            of the four neighbors of a pixel are tried too.
+        filters: PNG filter types of the rows, int32 (H,). None for bits that depend on a pixel and its left neighbor;
+            `per_byte` is then 1.
+        lengths: code lengths of filtered bytes, int32 (256,). Without `filters`, code lengths of each pair of the index
+            of the left neighbor and of the pixel, int32 (256, 256).
+        weights: factors of the code lengths in each block of 8 x 8 pixels, in 1/16, uint8 (ceil(H / 8), ceil(W / 8)),
+            up to 32. None for factors of 1.
+        per_byte: number of pixels in a byte. If it is 2, 4 or 8, all values of a byte are tried instead of `lists`.
+        translucent: mask (K,) of the colors that are not allowed for opaque pixels. None if all are allowed.
+        share: weight of the blur, 0 to 256.
         price: squared error that a bit costs, with 16 fractional bits, at most `max_price`.
-        bit: units of a code length.
+        bit: units of `lengths` in one bit.
     """
     (height, width), n_tried = indices.shape, min(lists.shape[1], MAX_TRIED)
     _check(
@@ -288,7 +286,7 @@ def sweep(
 
 
 def max_price(channels: int) -> int:
-    """The highest price of a bit at which J does not overflow, for images of this number of channels."""
+    """The highest price of a bit at which J does not overflow, for images with this number of channels."""
     return 1 << (47 if channels % 2 == 0 else 39)
 
 
@@ -296,7 +294,7 @@ _ROWS = POINTER(_Picture), c_int64, c_int64, c_void_p
 
 
 class _Rows:
-    """An indexed image whose rows are computed in chunks, with scratch memory of 6 rows of points."""
+    """An indexed image and its palette as an argument of kernels that compute chunks of rows."""
 
     def __init__(self, image: Tensor, points: Tensor, indices: Tensor, share: int) -> None:
         height, width, channels = image.shape
@@ -307,7 +305,7 @@ class _Rows:
         self._state = _Picture(height, width, channels, len(points), share, 0, *tensors)
 
     def run(self, function: Callable[..., Any], step: int = 1) -> None:
-        """Call a kernel for all rows, a multiple of `step` rows at a time."""
+        """Call a kernel for all rows, in chunks of a multiple of `step` rows. A call gets scratch memory of 6 rows."""
         height, width = self._state.height, self._state.width
 
         def compute(start: int, stop: int) -> None:
@@ -317,7 +315,7 @@ class _Rows:
         run_chunks(compute, -(-height // step), max(1, _BLOCK // (step * width)))
 
     def errors(self) -> Tensor:
-        """Errors (H + 4, W + 4, 4) with a margin of zeros: int32 with alpha, else int16."""
+        """Pixels minus their points, with a margin of zeros: (H + 4, W + 4, 4), int32 with alpha, else int16."""
         dtype = torch.int32 if self._state.channels % 2 == 0 else torch.int16
         errors = zeros(self._state.height + 4, self._state.width + 4, 4, dtype=dtype)
         run = kernel("optimizing_errors", *_ROWS, c_void_p)
@@ -326,6 +324,6 @@ class _Rows:
 
 
 def _check(fits: bool) -> None:
-    """ValueError unless the shapes fit. The kernels do not check them."""
+    """ValueError unless shapes and ranges fit each other. Kernels do not check them."""
     if not fits:
         raise ValueError("image, palette, indices, candidates and rate must fit each other, with up to 256 colors")

@@ -1,4 +1,4 @@
-"""What native kernels need of tensors: conditions, memory and addresses, and kernels by their dtype."""
+"""Tensors as arguments of native kernels: supported tensors, allocation, addresses, and the kernel for a dtype."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -11,11 +11,10 @@ from gpukmeans.engines.native.library import load, unavailable_reason
 
 
 def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
-    """Whether there are native kernels for these tensors: plain, strided, of this dtype, on the CPU.
+    """Whether native kernels can be called for these tensors: plain (see `is_plain`), of this dtype, on the CPU.
 
-    Subclasses, such as `FakeTensor`, and the tensors of `torch.vmap` and other transformations are not plain. The
-    result is False in compiled code, and under a mode that replaces torch operations, because kernels are not torch
-    operations.
+    The result is False without native kernels. It is also False in code that `torch.compile` compiles, and under a mode
+    that replaces torch operations, because kernels are not torch operations.
     """
     return (
         not torch.compiler.is_compiling()
@@ -26,7 +25,11 @@ def takes(*tensors: Tensor, dtype: torch.dtype) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the values of a tensor are at its address. This excludes subclasses, and tensors inside `torch.vmap`."""
+    """Whether the values of a tensor are in memory at its address, so that a kernel can read them.
+
+    The result is False for sparse tensors, for subclasses such as `FakeTensor`, and for the tensors inside `torch.vmap`
+    and other transformations.
+    """
     internals: Any = torch._C  # Any, because torch._C has no types
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
@@ -49,7 +52,7 @@ def kernel(name: str, *argtypes: Any, restype: Any = None, dtype: torch.dtype | 
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    """A tensor on the CPU without defined values, whatever the default device is."""
+    """An uninitialized tensor on the CPU, whatever the default device is."""
     return torch.empty(shape, dtype=dtype, device="cpu")
 
 
@@ -59,7 +62,7 @@ def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def padded(tensor: Tensor, *shape: int) -> Tensor:
-    """A contiguous tensor of this shape: the given tensor, then zeros at the end of each dimension."""
+    """A contiguous tensor of this shape: the given tensor, with zeros appended along each dimension."""
     sizes = [n for length, given in zip(shape[::-1], tensor.shape[::-1], strict=True) for n in (0, length - given)]
     return torch.nn.functional.pad(tensor, sizes).contiguous()
 
@@ -70,6 +73,9 @@ def addresses(*tensors: Tensor | None) -> list[int | None]:
 
 
 def point_to(arguments: ctypes.Structure, tensors: Mapping[str, Tensor]) -> None:
-    """Set pointers to contiguous tensors. The caller must keep references to the tensors while a kernel runs."""
+    """Set pointers of a structure to the first elements of tensors, by name.
+
+    The tensors must be contiguous. The caller must keep references to them as long as kernels use the structure.
+    """
     for name, tensor in tensors.items():
         setattr(arguments, name, tensor.data_ptr())

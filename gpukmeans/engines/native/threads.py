@@ -1,6 +1,7 @@
-"""Chunks of kernels on several threads: a pool of Python threads, as many as torch uses, that lives with the process.
+"""Calls of kernels for chunks of items on several threads, as many as torch uses.
 
-Kernels release Python's global lock. Waiting threads sleep; OpenMP's threads spin, which delays other processes.
+The threads are Python threads in a pool that ends with the process. They run at the same time, because kernels release
+Python's global lock. Idle threads sleep. OpenMP is not used: its idle threads spin, which delays other processes.
 """
 
 import ctypes
@@ -20,11 +21,11 @@ Kernel = Callable[[int, int], object]
 def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
     """Call `kernel(start, stop)` for ranges of at most `chunk` items that cover 0 to `n_items`.
 
-    The calls run on `torch.get_num_threads()` threads, including the calling thread. For a single chunk no other thread
-    is started. Denormal numbers are treated on all threads as on the calling thread.
+    The calls run on up to `torch.get_num_threads()` threads, including the calling thread. A single chunk runs on the
+    calling thread. If the calling thread flushes denormal numbers to zero, all threads do.
 
-    After an exception of a chunk, or KeyboardInterrupt, no chunk begins any more. The exception is raised when the
-    chunks that have begun are complete, so a chunk should take at most 50 ms.
+    After an exception in a chunk, or KeyboardInterrupt, no other chunk begins. The exception is raised when the chunks
+    that have begun are complete, so a chunk should take at most 50 ms.
     """
     work = _Work(kernel, n_items, chunk)
     n_helpers = min(torch.get_num_threads(), -(-n_items // chunk)) - 1
@@ -43,13 +44,13 @@ def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
         except BaseException as caught:  # including KeyboardInterrupt while this thread waits
             work.stopped = True
             error = error or caught
-    work.kernel = _no_kernel  # the pool may keep this work for longer, but must not keep its tensors
+    work.kernel = _no_kernel  # the queue of the pool may still contain the work, and must not keep its tensors alive
     error, work.error = error or work.error, None
     if error is not None:
         try:
             raise error
         finally:
-            del error  # its traceback refers to this frame, which would keep tensors alive
+            del error  # the exception refers to this frame; a reference back would keep tensors alive
 
 
 class _Work:
@@ -63,7 +64,8 @@ class _Work:
         self._n_items, self._chunk = n_items, chunk
         self._next = 0
         self._lock = threading.Lock()
-        # A count under a lock, and not messages: an interrupt could lose a message between its receipt and its count.
+        # The number of threads in `help`, under the lock. With a queue of messages, an interrupt of the waiting thread
+        # could lose a message that is received but not yet counted.
         self._n_helpers = 0
         self._helpers_left = threading.Lock()
         self._helpers_left.acquire()
@@ -91,7 +93,7 @@ class _Work:
                 self._helpers_left.release()
 
     def wait_for_helpers(self) -> None:
-        """Wait until no thread of the pool computes a chunk. Threads that have not begun a chunk do not count."""
+        """Wait until no thread of the pool is in `help`. No thread begins a chunk after that."""
         while self._n_helpers > 0:
             self._helpers_left.acquire()
 
@@ -116,7 +118,7 @@ class _Pool:
         self._lock = threading.Lock()
 
     def offer(self, work: _Work, n_helpers: int) -> None:
-        """Have up to `n_helpers` threads compute chunks of the work as soon as they are free."""
+        """Queue the work for `n_helpers` threads, and start threads until there are that many."""
         with self._lock:
             while self._n_threads < n_helpers:
                 threading.Thread(target=self._serve, name="gpukmeans kernels", daemon=True).start()
@@ -133,7 +135,7 @@ _pool = _Pool()
 
 
 def _forget_pool() -> None:
-    """Replace the pool in a forked process, which has no copy of its threads, but maybe a lock that a thread held."""
+    """Replace the pool in a forked process, which has no threads, and in which a lock of the pool may be locked."""
     global _pool
     _pool = _Pool()
 
