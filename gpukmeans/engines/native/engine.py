@@ -23,10 +23,11 @@ _COMPUTE_DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class NativeEngine:
-    """Engine for the CPU and plain tensors of up to 32,768 coordinates. No bit depends on a field.
+    """Engine for points of up to 32,768 coordinates in plain tensors (see `is_plain`) on the CPU.
 
-    For up to 8 coordinates, the second `measure` of at least `sorts_from` points copies them into spatial order. For
-    more coordinates, labels and lower bounds of distances are kept from the second `measure` on.
+    For up to 8 coordinates, the second `measure` of at least `sorts_from` points copies the points into spatial order.
+    For more coordinates, labels and lower bounds of distances are kept from the second `measure` on. No bit of a result
+    depends on `sorts_from`.
     """
 
     sorts_from: int = 1024
@@ -64,7 +65,10 @@ class BoundNativeEngine:
         return self._state.measure(centers, fixed_point, index)
 
     def _checked_runs(self, centers: Tensor, problems: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Contiguous centers, and the problems as a tensor. ValueError for shapes that would exceed the memory."""
+        """Contiguous centers, and the problems as a tensor.
+
+        ValueError for a shape, dtype or problem with which a kernel would access memory out of bounds.
+        """
         n_problems, _, width = self._x.shape
         if centers.shape != (len(problems), centers.shape[1], width) or centers.dtype not in _COMPUTE_DTYPES:
             raise ValueError(
@@ -80,7 +84,7 @@ class BoundNativeEngine:
 
 
 def _state_for(x: Tensor, weights: Tensor | None, engine: NativeEngine) -> FewCoordinates | ManyCoordinates:
-    """The kernels for points (P, N, D) of this width, with their state."""
+    """The points (P, N, D) for the kernels of their number of coordinates, with weights (P, N)."""
     if x.shape[2] > few.MAX_WIDTH:
         return ManyCoordinates(x, weights)
     return FewCoordinates(x, weights, engine.sorts_from)

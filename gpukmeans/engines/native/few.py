@@ -1,4 +1,8 @@
-"""Points of few coordinates in native kernels: arguments, memory and calls of few.c."""
+"""Assignments and moments of points of few coordinates by the kernels of few.c.
+
+A small box is 64 points, and a large box is 16 small boxes. The candidates of a box are the centers that may be nearest
+to one of its points. A slot is the state of one run between calls.
+"""
 
 from collections.abc import Callable
 from ctypes import Structure, addressof, c_int, c_int64, c_void_p
@@ -22,20 +26,20 @@ MAX_WIDTH = 8
 BOX, FANOUT = 64, 16
 """The number of points in a small box, and of small boxes in a large box, as in few.c."""
 
-# The longest list that is kept between calls of the candidates of a box: the centers that may be nearest to its points.
+# The longest list of candidates that is kept between calls.
 _CAPACITY = 64
 MAX_SORTED = (1 << 31) - 1
 """Problems of more points are not sorted, because row numbers are int32."""
 
-# A problem of this many rows or more is sorted in parts of this size.
+# A problem of at least this many rows is sorted by several calls, each for a part of this size.
 _LONG_SORT = 1 << 18
-# Buckets of a pass of the radix sort, and lines of the grid for each coordinate, as in few_order.h.
+# The number of digits of the radix sort, and the largest number of grid lines of a coordinate, as in few_order.h.
 _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
 # `assign` uses the spatial order for at least this many centers.
 _MIN_CENTERS = 16
-# In nanoseconds: the longest estimated duration of a chunk, and the duration below which one thread does all work.
+# Estimated nanoseconds: the longest duration of a chunk, and the duration of all work below which one thread does it.
 _LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
-# Estimated nanoseconds for each coordinate of a point: for each center it is compared with, and for all other work.
+# Estimated nanoseconds for each coordinate of a point: for the comparison with one center, and for all other work.
 _COMPARISON, _OTHER = 0.15, 5.0
 
 # The dtypes in the order of their codes in few.c.
@@ -60,7 +64,7 @@ class _Array(Structure):
 
     @staticmethod
     def of(tensor: Tensor | None) -> "_Array":
-        """A tensor (problems, rows) or (problems, rows, channels)."""
+        """The array of a tensor (problems, rows) or (problems, rows, channels); without data for None."""
         if tensor is None:
             return _Array()
         return _Array(tensor.data_ptr(), _CODES[tensor.dtype], (c_int64 * 3)(*tensor.stride()))
@@ -124,11 +128,10 @@ class _SortedPass(Structure):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Sums:
-    """Sums of B runs in fixed-point units, and the largest squared distances. Sums over disjoint sets of points are
-    added; their largest distances are combined by the maximum.
+    """Sums of B runs over points, in fixed-point units, and the largest squared distances.
 
-    `totals` (B, K, D + 1) are the sums of w·(x - lowest) in each coordinate and, last, of w. `inertia` is (B,), and
-    `worst` (B,) is the largest squared distance.
+    `totals` (B, K, D + 1) are the D sums of w·(x - lowest), then the sum of w, for each cluster. `inertia` (B,) is the
+    sum of w·d². `worst` (B,) is the largest squared distance.
     """
 
     totals: Tensor
@@ -162,11 +165,10 @@ class _Sums:
 
 
 class FewCoordinates:
-    """Points (P, N, D) of P problems, D at most 8, and what is kept between calls for each run over a problem.
+    """Points (P, N, D) of P problems, D at most 8, with weights (P, N), and the state of runs between calls.
 
-    The state saves time only; results are equal without it. At the second `measure`, problems of `sorts_from` points or
-    more are sorted in spatial order. From then on, each call updates the lists of candidates and the totals of the call
-    before it.
+    The state saves time, but changes no result. The second `measure` sorts the points in spatial order if a problem has
+    at least `sorts_from` points. From then on, a call updates candidates and totals of the previous call.
     """
 
     def __init__(self, x: Tensor, weights: Tensor | None, sorts_from: int) -> None:
@@ -199,7 +201,7 @@ class FewCoordinates:
         return sums.moments(fixed_point)
 
     def _sorted_runs(self, centers: Tensor, problems: Tensor) -> "_SortedRuns":
-        """The state of the last call if it has a slot, the data of one run, for each of these runs; else a new one."""
+        """The state of the last call if it has a slot for each of these runs; else a new state."""
         runs, self._runs = self._runs, None  # frees memory before more is allocated
         if runs is None or runs.dtype != centers.dtype:
             runs = _SortedRuns(SpatialOrder.of(self._x, self._weights, centers.dtype), centers, problems)
@@ -211,7 +213,7 @@ class FewCoordinates:
     def _compare(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], sums: _Sums | None = None
     ) -> None:
-        """Compute results without spatial order: each block is compared with the centers that may be nearest."""
+        """Compute results with the points in their given order. Every 64 points are a box."""
         n_runs, n_clusters, width = centers.shape
         n_rows = self._x.shape[1]
         arguments = _DirectPass.from_buffer_copy(self._direct)
@@ -235,7 +237,7 @@ class FewCoordinates:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpatialOrder:
-    """Points of P problems in boxes, along a Hilbert curve or as given: the tensors of `struct sorted_points`."""
+    """Points of P problems in boxes, along a Hilbert curve or in their given order: `struct sorted_points`."""
 
     arguments: SortedPoints
     tensors: dict[str, Tensor]
@@ -243,6 +245,7 @@ class SpatialOrder:
 
     @staticmethod
     def of(x: Tensor, weights: Tensor | None, dtype: torch.dtype, *, sorts: bool = True) -> "SpatialOrder":
+        """The boxes of points (P, N, D) with weights (P, N), for kernels of this dtype, along the curve if `sorts`."""
         n_problems, n_rows, width = x.shape
         n_small = -(-n_rows // BOX)
         n_large = -(-n_small // FANOUT)
@@ -279,7 +282,7 @@ class SpatialOrder:
 
 
 class _SortedRuns:
-    """State of runs over sorted points: each slot has the labels, candidate lists and totals of one run."""
+    """The state of runs over sorted points: a slot for each run, with its labels, candidate lists and totals."""
 
     def __init__(self, points: SpatialOrder, centers: Tensor, problems: Tensor) -> None:
         n_runs, n_clusters, width = centers.shape
@@ -341,7 +344,11 @@ class _SortedRuns:
         self._run("assign", arguments, centers, adds=False)
 
     def _run(self, name: str, arguments: _SortedPass, centers: Tensor, *, adds: bool) -> list[Tensor]:
-        """Call a kernel for all large boxes. With `adds`, return sums for the caller to add, if threads share a run."""
+        """Call a kernel for all large boxes.
+
+        With `adds`, if several threads compute one run, the result is the changes (B, K, D + 1) of totals by each
+        thread. The caller adds them to the totals.
+        """
         n_runs, n_clusters, width = centers.shape
         n_large = self.points.arguments.n_large
         chunk, splits = _chunk(n_runs, n_large, BOX * FANOUT * width * (_COMPARISON * n_clusters + _OTHER))
@@ -376,7 +383,7 @@ class _SortedRuns:
 
 
 def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torch.dtype) -> None:
-    """Sort the rows (N,) of a problem of many points in short calls, between which it can be interrupted."""
+    """Sort the rows (N,) of a problem of many points in short calls, so that KeyboardInterrupt can be raised soon."""
     n = len(rows)
     keys, next_keys, next_rows = (empty(n, dtype=torch.int32) for _ in range(3))
     tensors = {"lines": empty(MAX_WIDTH, _MAX_LINES, dtype=dtype), "keys": keys, "rows": rows}
@@ -402,10 +409,10 @@ def _sort_in_parts(points: SortedPoints, problem: int, rows: Tensor, dtype: torc
 
 
 class _Memory(NamedTuple):
-    """Memory of one thread of a call: the address of the arguments, and scratch memory.
+    """The memory of one thread: the address of the arguments of a kernel, and scratch memory.
 
-    `kept` keeps the copy of the arguments of this thread alive, and `result` has its own sums. Both are None without a
-    copy.
+    If several threads compute one run, each thread has a copy of the arguments in `kept`, with pointers to its own sums
+    in `result`. Otherwise both are None.
     """
 
     arguments: int
@@ -458,7 +465,7 @@ def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
 
 
 def _kernel(name: str, dtype: torch.dtype) -> Callable[..., int]:
-    """A kernel of few.c for float32 or float64, called with arguments, start, stop and scratch memory."""
+    """A kernel of few.c. It is called with the addresses of a structure and of scratch memory, and a range between."""
     return kernel(f"few_{name}", c_void_p, c_int64, c_int64, c_void_p, restype=c_int, dtype=dtype)
 
 

@@ -1,4 +1,8 @@
-"""Points of many coordinates in native kernels: the state of runs, and the calls of many.c."""
+"""Assignments and moments of points of many coordinates by the kernels of many.c.
+
+A panel is 16 centers, with which a kernel compares a point together. For each point and panel, a lower bound of the
+distances may be kept. A kernel skips a panel if the lower bound shows that none of its centers is nearest.
+"""
 
 import functools
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
@@ -22,17 +26,18 @@ MAX_WIDTH = 1 << 15
 # The number of centers in a panel, as in propose.h. For a single panel, lower bounds cost more than they save.
 _PANEL = 16
 
-# Results at the previous centers that a run has, as in many.c.
+# Which results at the previous centers are known, as in many.c: labels, or labels and lower bounds.
 _KNOWN_LABELS, _KNOWN_BOUNDS = 1, 2
 
-# Multiplications of coordinates in one chunk. They take 20 ms with AVX2 and fused multiply-adds, 50 ms without.
+# The largest number of multiplications and of rows in one chunk. The multiplications take 20 ms with AVX2 and fused
+# multiply-adds, 50 ms without.
 _CHUNK_PRODUCTS = 1 << 30
 _CHUNK_ROWS = 1 << 16
 
-# The number of elements that torch converts on the calling thread alone.
+# The largest number of elements whose dtype torch converts on the calling thread alone.
 _CONVERTED = 1 << 15
 
-# The largest number of bytes of the copies of sums to which several threads add.
+# The largest number of bytes of all copies of sums. Several threads add at the same time, each to another copy.
 _SUMS_BYTES = 1 << 24
 
 
@@ -65,7 +70,7 @@ def _scratch_bytes(dtype: torch.dtype, width: int, n_clusters: int) -> int:
 
 
 def scratch_for(dtype: torch.dtype, width: int, n_clusters: int) -> Tensor:
-    """Scratch memory for one kernel at a time."""
+    """Scratch memory for one call of a kernel for K centers of D coordinates."""
     return empty(_scratch_bytes(dtype, width, n_clusters), dtype=torch.uint8)
 
 
@@ -81,7 +86,7 @@ class _Arguments:
         self.tensors = tensors
 
     def with_tensors(self, **tensors: Tensor | None) -> "_Arguments":
-        """A copy of the arguments with other tensors."""
+        """A copy of the arguments with pointers to these tensors instead. None is a null pointer."""
         copy = _Arguments(Many.from_buffer_copy(self.block), dict(self.tensors))
         for name, tensor in tensors.items():
             if tensor is None:
@@ -105,14 +110,17 @@ def _no_arguments() -> _Arguments:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order of centers in the panels: the center in each place, or -1, and the place of each center."""
+    """The order of K centers in panels of 16 places, int32.
+
+    `members` (16 per panel) is the center at each place, or -1, and `places` (K,) is the place of each center.
+    """
 
     members: Tensor
     places: Tensor
 
     @staticmethod
     def of(order: Tensor) -> "Order":
-        """The order of these numbers of centers (K,), int32."""
+        """The order with center `order[i]` at place i, for a permutation (K,), int32."""
         members = torch.full((_n_panels(len(order)) * _PANEL,), -1, dtype=torch.int32, device="cpu")
         members[: len(order)] = order
         places = torch.empty_like(order)
@@ -120,14 +128,14 @@ class Order:
         return Order(members, places)
 
 
-@functools.lru_cache(maxsize=16)  # because it takes as long as a small call; the result is never changed
+@functools.lru_cache(maxsize=16)  # an order takes as long as a small call; it is never changed
 def given_order(n_clusters: int) -> Order:
     """The order of centers by number."""
     return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
 
 
 def _grouped_order(centers: Tensor) -> Order:
-    """An order with near centers in the same panel, so that lower bounds of panels exclude more."""
+    """An order of centers (K, D) with near centers in the same panel, so that lower bounds exclude more panels."""
     n_clusters, width = centers.shape
     order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
     arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
@@ -136,8 +144,8 @@ def _grouped_order(centers: Tensor) -> Order:
     return Order.of(order)
 
 
-def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
-    """Tensors that the kernel `pack` fills from centers (..., K, D)."""
+def memory_for_panels(centers: Tensor) -> dict[str, Tensor]:
+    """Uninitialized tensors for panels of centers (..., K, D), which kernels fill."""
     *_, n_clusters, width = centers.shape
     panels = _n_panels(n_clusters)
     return {
@@ -149,8 +157,10 @@ def room_for_centers(centers: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width: int) -> tuple[Tensor, dict[str, int]]:
-    """Memory of one thread for runs without state, in one tensor, and the addresses of its parts."""
+def _memory_for_small_runs(
+    dtype: torch.dtype, n_rows: int, n_clusters: int, width: int
+) -> tuple[Tensor, dict[str, int]]:
+    """One tensor as memory of a thread for runs without state, and the addresses of its parts."""
     size, panels = dtype.itemsize, _n_panels(n_clusters)
     sizes = {
         "panels": size * panels * _PANEL * (width + 1),
@@ -162,18 +172,18 @@ def _room_for_small_runs(dtype: torch.dtype, n_rows: int, n_clusters: int, width
         "sqdist": size * n_rows,
         "scratch": _scratch_bytes(dtype, width, n_clusters),
     }
-    room = empty(sum(sizes.values()) + 64 * len(sizes), dtype=torch.uint8)
-    addresses, address = {}, room.data_ptr()
+    memory = empty(sum(sizes.values()) + 64 * len(sizes), dtype=torch.uint8)
+    addresses, address = {}, memory.data_ptr()
     for name, part in sizes.items():
         addresses[name] = address
         address += -(-part // 64) * 64
-    return room, addresses
+    return memory, addresses
 
 
 def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
-    """Arguments with the centers (K, D), and with their moves from the centers `before`."""
+    """Arguments with panels of the centers (K, D), and with the distances of the centers from their places `before`."""
     arguments = _no_arguments().with_tensors(
-        centers=centers, centers_before=before, members=order.members, places=order.places, **room_for_centers(centers)
+        centers=centers, centers_before=before, members=order.members, places=order.places, **memory_for_panels(centers)
     )
     arguments.block.n_clusters, arguments.block.width = centers.shape
     arguments.call("many_pack", centers.dtype)
@@ -181,7 +191,7 @@ def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
 
 
 class _Scales(NamedTuple):
-    """The fixed-point scales of one run. Sums in other units cannot be updated."""
+    """The fixed-point scales and the origin of the sums of one run. Sums at other scales cannot be updated."""
 
     weight: float
     sum: Tensor
@@ -218,23 +228,23 @@ class _RunState:
         """Whether labels and squared distances are the results at these centers (K, D)."""
         return self.centers is not None and self.centers.dtype == centers.dtype and torch.equal(self.centers, centers)
 
-    def add_bounds(self, centers: Tensor, room: int) -> None:
-        """Add lower bounds, with near centers in the same panel, if they fit into `room` bytes."""
+    def add_bounds(self, centers: Tensor, max_bytes: int) -> None:
+        """Add lower bounds, with near centers in the same panel, if the state then has at most `max_bytes` bytes."""
         n_rows, panels = len(self.labels), _n_panels(len(centers))
-        if self.n_bytes + 4 * n_rows * panels <= room:
+        if self.n_bytes + 4 * n_rows * panels <= max_bytes:
             self.order = _grouped_order(centers)
             self.bounds = empty(n_rows, panels, dtype=torch.float32)
             self.known = _KNOWN_LABELS
 
     @property
     def n_bytes(self) -> int:
-        """The number of bytes of the tensors that have an entry for each point."""
+        """The number of bytes of labels, squared distances and lower bounds."""
         tensors = [self.labels, self.sqdist, *([] if self.bounds is None else [self.bounds])]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class _SharedSums:
-    """Copies of sums (K, D) and totals (K,). One chunk at a time adds its rows to a copy."""
+    """Sums (K, D) and totals (K,) with copies, so that several threads can add at the same time."""
 
     def __init__(self, sums: Tensor, totals: Tensor, n_chunks: int) -> None:
         n_others = min(torch.get_num_threads(), n_chunks, _SUMS_BYTES // (8 * sums.numel())) - 1
@@ -260,20 +270,19 @@ class _SharedSums:
 
 
 class ManyCoordinates:
-    """Points (P, N, D) with weights (P, N), at least 0, or None for weights of 1, of any real dtype, on the CPU.
+    """Points (P, N, D) of P problems, with weights (P, N), and the state of runs between calls.
 
     The class has the methods of `BoundEngine`, with the problems of the runs as a tensor (B,) int64. From the second
-    `measure` on, the state of a run has labels and squared distances. Lower bounds are added when few labels change. No
-    bit depends on the state.
+    `measure` on, the state of a run has labels and squared distances. Lower bounds are added when few labels change.
+    The state changes no bit of a result.
 
     Args:
-        x: points.
-        weights: weights.
-        keeps_from: the number of multiplications N·K·D from which on a run has a state. One call computes many smaller
-            runs.
+        x: points of any real dtype on the CPU.
+        weights: weights of any real dtype, at least 0. None is 1 for all.
+        keeps_from: runs of at least this many multiplications N·K·D have a state. Smaller runs are computed together.
         bounds_from: the fraction of changed labels in a `measure` below which lower bounds are added. As long as
-            centers move far, lower bounds exclude few of them.
-        chunk: the number of multiplications of one chunk.
+            centers move far, lower bounds exclude few panels.
+        chunk: the largest number of multiplications in one chunk.
     """
 
     def __init__(
@@ -329,7 +338,7 @@ class ManyCoordinates:
         return self.x.shape[1] * centers.shape[1] * centers.shape[2]
 
     def _chunk(self, problem: int, start: int, stop: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
-        """Rows of a problem, converted to the dtype if necessary."""
+        """Points of some rows of a problem, converted to the dtype and contiguous, with their weights."""
         weights = None if self.weights is None else self.weights[problem, start:stop]
         return {"points": self.x[problem, start:stop].to(dtype).contiguous(), "weights": weights}
 
@@ -383,7 +392,7 @@ class ManyCoordinates:
             raise
         added.collect()
         inertia = sum(part for part, _ in results)
-        moments.inertia[run] = (inertia + (1 << 63)) % (1 << 64) - (1 << 63)
+        moments.inertia[run] = (inertia + (1 << 63)) % (1 << 64) - (1 << 63)  # wraps as a sum of int64 does
         moments.worst_sqdist[run] = max((largest for _, largest in results), default=-1.0)
         if state is not None:
             state.centers, state.n_changed = centers.clone(), sum(n_changed)
@@ -391,18 +400,23 @@ class ManyCoordinates:
             moments.sums[run], moments.totals[run] = sums, totals
 
     def _state(self, run: int, centers: Tensor, scales: _Scales) -> _RunState | None:
-        """The state of a run, a new state if none fits; None at the first `measure` or if memory is limited."""
+        """The state of a run, or a new state if its state does not fit the centers and scales.
+
+        None at the first `measure`, or if all states would take too much memory.
+        """
         if self._n_measured == 1:
             return None
         state = self._states.pop(run, None)
         n_rows, (n_clusters, width), size = self.x.shape[1], centers.shape, centers.element_size()
-        room = n_rows * (width * size + n_clusters // 4 + 24) - sum(other.n_bytes for other in self._states.values())
+        max_bytes = n_rows * (width * size + n_clusters // 4 + 24) - sum(
+            other.n_bytes for other in self._states.values()
+        )
         if state is None or not state.fits(centers, scales):
-            if n_rows * (4 + size) > room:
+            if n_rows * (4 + size) > max_bytes:
                 return None
             state = _RunState(n_rows, centers, scales)
         elif state.bounds is None and n_clusters > _PANEL and state.n_changed < self._bounds_from * n_rows:
-            state.add_bounds(centers, room)
+            state.add_bounds(centers, max_bytes)
         self._states[run] = state
         return state
 
@@ -443,7 +457,7 @@ class ManyCoordinates:
     def _run_small(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], run_tensors: dict[str, Tensor]
     ) -> None:
-        """Call the kernel that computes many runs. Tensors of results and scales have one row for each run."""
+        """Call the kernel that computes several runs. Tensors of results and scales have one row for each run."""
         n_rows, dtype = self.x.shape[1], centers.dtype
         _, n_clusters, width = centers.shape
         n_products = max(1, self._products(centers))
@@ -459,7 +473,7 @@ class ManyCoordinates:
                 index = problems[start:stop]
                 x, weights = x[index].to(dtype).contiguous(), None if weights is None else weights[index]
                 index, first = torch.arange(stop - start, device="cpu"), 0
-            room, addresses = _room_for_small_runs(dtype, n_rows, n_clusters, width)
+            memory, addresses = _memory_for_small_runs(dtype, n_rows, n_clusters, width)
             addresses |= shared
             addresses["points"] = x.data_ptr()
             if weights is not None:
@@ -472,7 +486,7 @@ class ManyCoordinates:
                 **{name: _address_of_row(tensor, start) for name, tensor in run_tensors.items()},
             )
             function(addressof(runs), 0, stop - start)
-            del room  # the kernel uses its memory until here
+            del memory  # the kernel uses it until here
 
         chunk = max(1, self._chunk_products // 4 // n_products)
         if converted:

@@ -129,7 +129,7 @@ def nearest_to_cells(
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
-    """For each block of 8 x 8 pixels the sum, int64, of absolute differences from left and upper neighbors."""
+    """For each block of 8 x 8 pixels the sum, int64, of absolute differences of pixels and left and upper neighbors."""
     height, width, channels = image.shape
     sums = zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
     run = kernel("optimizing_differences", c_int, c_void_p, *[c_int64] * 4, c_void_p)

@@ -1,4 +1,8 @@
-"""Greedy k-means++ by the kernels of seeding_body.h and few_seeding.h, which draw and compare candidates."""
+"""Greedy k-means++ by the kernels of seeding_body.h and few_seeding.h.
+
+Each step draws some points as candidates and makes one of them the next center. w is the weight of a point, and d² its
+squared distance to the nearest center so far. Totals of w·d² are integers in fixed-point units.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,7 +16,7 @@ from torch import Tensor
 
 from gpukmeans.engines.native.few import BOX, FANOUT, MAX_WIDTH, SortedPoints, SpatialOrder
 from gpukmeans.engines.native.library import fields
-from gpukmeans.engines.native.many import Many, given_order, room_for_centers, scratch_for
+from gpukmeans.engines.native.many import Many, given_order, memory_for_panels, scratch_for
 from gpukmeans.engines.native.tensors import empty, kernel, point_to
 from gpukmeans.engines.native.threads import run_chunks
 from gpukmeans.fixed_point import finest_scale
@@ -20,13 +24,13 @@ from gpukmeans.fixed_point import finest_scale
 MAX_CANDIDATES = 16
 """The largest number of candidates, which is the size of a panel in propose.h."""
 
-# The number of rows of a group, which has one total of w·d², as in many.c and few.c.
+# Each group of this many rows has one total of w·d², as in many.c and few.c.
 _GROUP = 256
 
-# Multiplications of coordinates in one chunk, which take about half a millisecond.
+# The number of multiplications of coordinates in one chunk. They take about half a millisecond.
 _CHUNK_PRODUCTS = 1 << 24
 
-# Points of few coordinates are sorted if there are at least this many steps.
+# Points of few coordinates are sorted if at least this many centers are added.
 _SORTED_STEPS = 16
 
 # A range of groups or panels as arguments of a kernel.
@@ -73,19 +77,20 @@ def extended(
     n_candidates: int,
     draw: Callable[[int, int], Sequence[int]],
 ) -> Tensor | None:
-    """Centers (K, D): the given centers (M, D), then points by greedy k-means++.
+    """Centers (K, D): the given centers (M, D), then points that greedy k-means++ chooses.
 
-    None if all points are at centers before there are K.
+    None if w·d² becomes 0 for all points before there are K centers.
 
     Args:
         rows: points and weights.
         centers: the given centers.
         labels: index of the nearest given center for each point (N,).
-        sqdist: squared distance to this center (N,), in the dtype of the points.
+        sqdist: squared distance of each point to its nearest given center (N,), in the dtype of the points.
         n_clusters: K.
-        n_candidates: the number of points that are drawn in each step, at most `MAX_CANDIDATES`.
-        draw: a function of the number of the step and the total of w·d² in fixed point that returns the positions of
-            the candidates, below the total.
+        n_candidates: the number of candidates of each step, at most `MAX_CANDIDATES`.
+        draw: a function of the number of a step, from 0, and of the total of w·d². It returns a position from 0 to the
+            total - 1 for each candidate. The candidate is the point at which the cumulative sum of w·d² exceeds the
+            position.
     """
     state: _State
     if rows.x.shape[1] <= MAX_WIDTH:
@@ -103,7 +108,7 @@ def extended(
 
 
 class _State(ABC):
-    """The squared distance of each point to the nearest center so far, and the candidates for the next one."""
+    """The centers so far, the squared distances of points to the nearest of them, and the candidates of a step."""
 
     _PREFIX: str
     _address: int
@@ -119,7 +124,7 @@ class _State(ABC):
         self._exponent: int | None = None
 
     def total(self) -> int:
-        """The total of w·d², at the finest scale for the largest distance."""
+        """The total of w·d², at the finest fixed-point scale for the largest d²."""
         largest = c_double()
         total = self._sum(largest)
         bound = self._total_weight * largest.value
@@ -131,11 +136,11 @@ class _State(ABC):
         return total
 
     def draw(self, positions: Sequence[int]) -> None:
-        """Make the points at these positions the candidates."""
+        """Make the points at these positions of the cumulative sum the candidates."""
         self._draw((c_int64 * self._n_candidates)(*positions))
 
     def weigh(self) -> list[int]:
-        """The change of the total by each candidate."""
+        """The change of the total of w·d² that each candidate would make as a center: 0 or less."""
         parts: list[Array[c_int64]] = []
 
         def weigh_chunk(start: int, stop: int) -> None:
@@ -153,36 +158,36 @@ class _State(ABC):
         self._n_centers += 1
 
     def _sum(self, largest: c_double) -> int:
-        """The total of w·d² in fixed point. The kernel sets `largest` to the largest d² of a point with weight."""
+        """The total of w·d². The kernel sets `largest` to the largest d² of a point with weight."""
         return self._kernel("total", c_void_p, restype=c_int64)(self._address, addressof(largest))
 
     def _kernel(self, name: str, *argtypes: Any, restype: Any = None) -> Callable[..., Any]:
-        """A kernel for the dtype of the points. The address of the state in C is its first argument."""
+        """A kernel for the dtype of the points. Its first argument is the address of the structure of the state."""
         return kernel(f"{self._PREFIX}_{name}", c_void_p, *argtypes, restype=restype, dtype=self._dtype)
 
     @abstractmethod
     def _rescale(self, scale: float) -> None:
-        """Compute all totals at a scale."""
+        """Compute the totals of all groups at a fixed-point scale."""
 
     @abstractmethod
     def _draw(self, positions: "Array[c_int64]") -> None:
-        """Write the points at these positions to the candidates."""
+        """Copy the points at these positions to the candidates."""
 
     @abstractmethod
     def _run(self, kernel: Callable[[int, int], object]) -> None:
-        """Call `_weigh` or `_take` for all points."""
+        """Call a kernel, such as `_weigh` or `_take`, for chunks of all points."""
 
     @abstractmethod
     def _weigh(self, start: int, stop: int, gains: "Array[c_int64]") -> None:
-        """Add the change of the total by each candidate, for a part of the points, to `gains`."""
+        """Add to `gains` the change of the total that each candidate would make, for a part of the points."""
 
     @abstractmethod
     def _take(self, start: int, stop: int, candidate: int) -> None:
-        """Make a candidate a center, for a part of the points."""
+        """Update the squared distances of a part of the points for a candidate that becomes a center."""
 
 
 class _BoxedState(_State):
-    """State for few coordinates. Points are in boxes, and a candidate is too far from most boxes to change them."""
+    """State for few coordinates. Points are in boxes, and most boxes are too far from a candidate to change."""
 
     _PREFIX = "few_seeding"
 
@@ -200,7 +205,7 @@ class _BoxedState(_State):
             "places": empty(x.shape[1], dtype=torch.int32),
             "small_ranges": x.new_zeros(n_large, 2, width, FANOUT),
             "large_ranges": x.new_zeros(n_panels, 2, width, FANOUT),
-            # -1, as for boxes without a point with weight, for the boxes that pad the last large box.
+            # -1 for the boxes that pad the last large box, as for boxes in which all weights are 0.
             "small_most": x.new_full((n_large * FANOUT,), -1.0),
             "large_most": x.new_full((n_panels * FANOUT,), -1.0),
             "heaviest": empty(n_small, dtype=torch.float64),
@@ -236,7 +241,7 @@ class _BoxedState(_State):
 
 
 class _ScreenedState(_State):
-    """State for many coordinates. Matrix products exclude most points for a candidate."""
+    """State for many coordinates. Matrix products exclude most points, which are not nearer to a candidate."""
 
     _PREFIX = "seeding"
 
@@ -263,7 +268,7 @@ class _ScreenedState(_State):
             "members": order.members,
             "places": order.places,
             "scratch": self._scratch(),
-            **room_for_centers(self._candidates),
+            **memory_for_panels(self._candidates),
         }
         if rows.weights is not None:
             self._screened["weights"] = rows.weights
