@@ -13,8 +13,8 @@ from gpukmeans.fixed_point import FixedPoint
 
 # The largest number of bytes of the candidate lists of all programs.
 _MAX_LISTS_BYTES = 128 << 20
-# There are several copies of the totals, so that fewer programs add to the same number at once. With 32 copies this is
-# already rare, so more copies save no time.
+# The largest number of copies of the totals, and of bytes of all copies. Several copies are faster, because programs
+# that add to different copies do not wait. More than 32 copies save no time.
 _MAX_COPIES, _MAX_COPIES_BYTES = 32, 32 << 20
 # For up to this many centers, the terms of a block are summed on chip and added to memory once for each center. The
 # points of a sorted block of 128 points belong to 2 to 10 centers.
@@ -26,7 +26,7 @@ _MANY_CENTERS = 1024
 
 
 class Shape(NamedTuple):
-    """Tiling of a kernel: points in a block, centers in a tile, warps in a program. No bit depends on it."""
+    """Tiling of a kernel: points in a block, centers in a tile, warps in a program. No bit depends on the tiling."""
 
     block: int
     tile: int
@@ -51,7 +51,7 @@ def assign(
 ) -> tuple[Tensor, Tensor]:
     """Labels (B, N) int64 and squared distances (B, N) at centers (B, K, D) of the points of problems (B,).
 
-    `programs` is the number of programs; the default depends on the GPU.
+    `programs` is the number of programs of the launch; the default depends on the GPU.
     """
     return torch.ops.gpukmeans.fused_assign(
         kernel_input.x, kernel_input.rows, kernel_input.n, problems, centers, programs
@@ -92,24 +92,10 @@ def _assign(
 ) -> tuple[Tensor, Tensor]:
     plan = _plan(x, n, centers, programs, labels=True)
     labels, sqdist = _assign_shapes(x, rows, n, problems, centers, programs)
-    _launch(
-        kernels.assign_kernel,
-        plan,
-        labels,
-        sqdist,
-        x,
-        rows,
-        problems,
-        centers.contiguous(),
-        plan.lists,
-        n,
-        x.shape[2],
-        centers.shape[1],
-        *x.stride(),
-        plan.n_blocks,
-        plan.per_run,
-        width=centers.shape[2],
-    )
+    _, n_clusters, width = centers.shape
+    tensors = labels, sqdist, x, rows, problems, centers.contiguous(), plan.lists
+    sizes = n, x.shape[2], n_clusters, *x.stride(), plan.n_blocks, plan.per_run
+    _launch(kernels.assign_kernel, plan, *tensors, *sizes, width=width)
     return labels, sqdist
 
 
@@ -133,34 +119,13 @@ def _measure(
     totals = torch.zeros(n_copies, n_runs, n_clusters, width + 1, dtype=torch.int64, device=x.device)
     inertia = torch.empty(n_runs, plan.per_run, dtype=torch.int64, device=x.device)
     worst_sqdist = torch.empty(inertia.shape, dtype=centers.dtype, device=x.device)
-    _launch(
-        kernels.measure_kernel,
-        plan,
-        totals,
-        inertia,
-        worst_sqdist,
-        x,
-        weights,
-        problems,
-        centers.contiguous(),
-        lowest.contiguous(),
-        sum_scale.contiguous(),
-        weight_scale.contiguous(),
-        sqdist_scale.contiguous(),
-        plan.lists,
-        n,
-        x.shape[2],
-        n_clusters,
-        *x.stride(),
-        *((0, 0) if weights is None else weights.stride()),
-        plan.n_blocks,
-        plan.per_run,
-        n_runs,
-        n_copies,
-        # 0 for unsorted points and more centers, because a block has points of nearly all clusters.
-        _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0,
-        width=width,
-    )
+    scales = (scale.contiguous() for scale in (lowest, sum_scale, weight_scale, sqdist_scale))
+    tensors = totals, inertia, worst_sqdist, x, weights, problems, centers.contiguous(), *scales, plan.lists
+    strides = *x.stride(), *((0, 0) if weights is None else weights.stride())
+    # 0 for unsorted points and more centers, because a block has points of nearly all clusters.
+    max_reduced = _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0
+    sizes = n, x.shape[2], n_clusters, *strides, plan.n_blocks, plan.per_run, n_runs, n_copies, max_reduced
+    _launch(kernels.measure_kernel, plan, *tensors, *sizes, width=width)
     return totals.sum(dim=0), inertia.sum(dim=1), worst_sqdist.amax(dim=1)
 
 

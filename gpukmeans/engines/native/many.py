@@ -1,12 +1,13 @@
 """Assignments and moments of points of many coordinates by the kernels of many.c.
 
-A panel is 16 centers, with which a kernel compares a point together. For each point and panel, a lower bound of the
-distances may be kept. A kernel skips a panel if the lower bound shows that none of its centers is nearest.
+A panel is 16 centers. A kernel compares a point with all centers of a panel at a time. The state of a run may have a
+lower bound of the distances for each point and panel. A kernel skips a panel if the bound shows that no center of the
+panel is nearest.
 """
 
 import functools
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import LifoQueue
 from typing import NamedTuple
 
@@ -78,12 +79,12 @@ def _n_panels(n_clusters: int) -> int:
     return -(-n_clusters // _PANEL)
 
 
+@dataclass(frozen=True, eq=False)
 class _Arguments:
     """The arguments of a kernel, and references to the tensors to which they point."""
 
-    def __init__(self, block: Many, tensors: dict[str, Tensor]) -> None:
-        self.block = block
-        self.tensors = tensors
+    block: Many = field(default_factory=Many)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def with_tensors(self, **tensors: Tensor | None) -> "_Arguments":
         """A copy of the arguments with pointers to these tensors instead. None is a null pointer."""
@@ -102,10 +103,6 @@ class _Arguments:
         """The arguments after a call of the kernel, which writes its results to them."""
         kernel(name, c_void_p, dtype=dtype)(addressof(self.block))
         return self.block
-
-
-def _no_arguments() -> _Arguments:
-    return _Arguments(Many(), {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +125,9 @@ class Order:
         return Order(members, places)
 
 
-@functools.lru_cache(maxsize=16)  # an order takes as long as a small call; it is never changed
+@functools.lru_cache(maxsize=16)  # computing it takes as long as a small call; it is never changed
 def given_order(n_clusters: int) -> Order:
-    """The order of centers by number."""
+    """The order of centers by index."""
     return Order.of(torch.arange(n_clusters, dtype=torch.int32, device="cpu"))
 
 
@@ -138,7 +135,7 @@ def _grouped_order(centers: Tensor) -> Order:
     """An order of centers (K, D) with near centers in the same panel, so that lower bounds exclude more panels."""
     n_clusters, width = centers.shape
     order = torch.arange(n_clusters, dtype=torch.int32, device="cpu")
-    arguments = _no_arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
+    arguments = _Arguments().with_tensors(centers=centers, scratch=scratch_for(centers.dtype, width, n_clusters))
     arguments.block.width, arguments.block.n_clusters = width, n_clusters
     kernel("many_group", c_void_p, c_void_p, dtype=centers.dtype)(addressof(arguments.block), order.data_ptr())
     return Order.of(order)
@@ -181,8 +178,8 @@ def _memory_for_small_runs(
 
 
 def _packed(centers: Tensor, order: Order, before: Tensor | None) -> _Arguments:
-    """Arguments with panels of the centers (K, D), and with the distances of the centers from their places `before`."""
-    arguments = _no_arguments().with_tensors(
+    """Arguments with panels of the centers (K, D), and with the distances by which they moved from `before`."""
+    arguments = _Arguments().with_tensors(
         centers=centers, centers_before=before, members=order.members, places=order.places, **memory_for_panels(centers)
     )
     arguments.block.n_clusters, arguments.block.width = centers.shape
@@ -263,7 +260,7 @@ class _SharedSums:
             self._free.put(pair)
 
     def collect(self) -> None:
-        """Add all copies to the first one. They are integers, so the order does not matter."""
+        """Add the copies to the sums and totals. The order changes no integer sum."""
         for pair in self._others:
             for total, part in zip(self._first, pair, strict=True):
                 total += part
@@ -278,7 +275,7 @@ class ManyCoordinates:
 
     Args:
         x: points of any real dtype on the CPU.
-        weights: weights of any real dtype, at least 0. None is 1 for all.
+        weights: weights of any real dtype, at least 0. None for weights of 1.
         keeps_from: runs of at least this many multiplications N·K·D have a state. Smaller runs are computed together.
         bounds_from: the fraction of changed labels in a `measure` below which lower bounds are added. As long as
             centers move far, lower bounds exclude few panels.
@@ -324,7 +321,7 @@ class ManyCoordinates:
         shape = len(problems), self.x.shape[1]
         labels, sqdist = empty(*shape, dtype=torch.int64), empty(*shape, dtype=centers.dtype)
         if self._products(centers) < self._keeps_from:
-            self._assign_small(centers, problems, labels, sqdist)
+            self._run_small(centers, problems, {"long_labels": labels, "sqdist": sqdist}, {})
             return Assignment(labels, sqdist)
         for run, problem in enumerate(problems.tolist()):
             state = self._states.get(run)
@@ -450,9 +447,6 @@ class ManyCoordinates:
             "largest": moments.worst_sqdist,
         }
         self._run_small(centers, problems, tensors, run_tensors)
-
-    def _assign_small(self, centers: Tensor, problems: Tensor, labels: Tensor, sqdist: Tensor) -> None:
-        self._run_small(centers, problems, {"long_labels": labels, "sqdist": sqdist}, {})
 
     def _run_small(
         self, centers: Tensor, problems: Tensor, tensors: dict[str, Tensor], run_tensors: dict[str, Tensor]
