@@ -78,5 +78,5 @@ class Engine(Protocol):
         ...
 
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundEngine:
-        """The engine, bound to points (P, N, D) of any real dtype. Weights (P, N) are at least 0. None is 1 for all."""
+        """The engine, bound to points (P, N, D) of any real dtype. Weights (P, N) are at least 0, or None for 1."""
         ...

@@ -47,7 +47,10 @@ def _float32_precision(device: torch.device) -> str:
 
 
 def _multiplies(device: torch.device) -> bool:
-    """Whether torch multiplies matrices on this device. It raises an error if the product cannot be deterministic."""
+    """Whether torch multiplies matrices on this device.
+
+    Torch raises an error if results must be deterministic and a product cannot be.
+    """
     one = torch.ones(1, 1, device=device)
     try:
         torch.mm(one, one)
@@ -57,7 +60,7 @@ def _multiplies(device: torch.device) -> bool:
 
 
 def nearest_by_product(x: Tensor, centers: Tensor) -> Assignment:
-    """Labels and squared distances (B, N) of points (B, N, D) at centers (B, K, D): a `Nearest` of the plain engine."""
+    """Labels and squared distances (B, N) of points (B, N, D) at centers (B, K, D). The type is `Nearest`."""
     origin = centers.mean(dim=1, keepdim=True)  # for points far from the origin, digits of the product would cancel
     shifted_x, shifted_centers = x - origin, centers - origin
     norms = shifted_centers.square().sum(dim=2)

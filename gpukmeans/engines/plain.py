@@ -1,4 +1,4 @@
-"""The plain engine: blocks of `torch.cdist` + argmin, totals by `scatter_add_`. It defines the result of every engine.
+"""The plain engine: assignments by `torch.cdist` and argmin, totals by `scatter_add_`. It defines all results.
 
 It is `gpukmeans.textbook` with four additions:
 
@@ -41,7 +41,7 @@ lowest index on ties. The B·N·K distances fit a tile."""
 class PlainEngine:
     """Engine for every device of torch with float64 and int64.
 
-    At most `tile` distances are in memory at a time. No bit depends on it.
+    At most `tile` distances are in memory at a time. No bit of a result depends on `tile`.
     """
 
     tile: int = _TILE

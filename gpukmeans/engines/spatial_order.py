@@ -7,8 +7,8 @@ from torch import Tensor
 
 # Bits of an index on the curve. The table of 2**15 indices is computed once, in a few milliseconds.
 _CURVE_BITS = 15
-# At least this many points of a problem, or all if there are fewer, are a sample. The quantiles of its coordinates are
-# the grid lines.
+# The sample of a problem has at least this many points, or all points of a smaller problem. The quantiles of its
+# coordinates are the grid lines.
 _SAMPLE = 4096
 
 

@@ -71,7 +71,7 @@ def count_colors(pixels: UInt8[Tensor, "n c"]) -> tuple[UInt8[Tensor, "m c"], In
 def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels grouped by their first two channels: the end of each group (65536,) int32, and the other channels (N,).
 
-    The other channels are uint8 for three channels and int16, as bits of an uint16, for four.
+    The other channels are uint8 for pixels of three channels, and the bits of uint16 in int16 for pixels of four.
     """
     n_pixels, channels = pixels.shape
     arguments = c_int, c_void_p, c_int64, c_int64, c_void_p

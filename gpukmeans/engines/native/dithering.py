@@ -63,8 +63,8 @@ def inverse_palette(
 ) -> UInt8[Tensor, " n"]:
     """Index of the color nearest to the center of each cell of a box, the lowest on ties.
 
-    The cells of the last channel are contiguous: they are a row. With alpha, the last cell of each row is for opaque
-    pixels. It has the same center as the cell before it, and its color is one of the mask `opaque`.
+    Cells that differ only in the last channel are contiguous; they are a row. With alpha, the last cell of each row is
+    for opaque pixels. It has the same center as the cell before it, and its color is one of the mask `opaque`.
 
     Args:
         opaque: mask (K,) of the colors for opaque pixels, at least one.
@@ -105,7 +105,7 @@ def diffuse(
         nearest: uint8 (H, W), the indices for the pixels that are not dithered.
         cells: the inverse palette, from `inverse_palette`.
         lowest: the lowest value of each channel in the box of the inverse palette.
-        span: the side of this box in each channel. A pixel plus its errors is clamped to the box.
+        span: the side of this box in each channel. A pixel plus the errors it receives is clamped to the box.
         sizes: the number of cells of the inverse palette along each channel.
         shift: binary logarithm of the side of a cell.
         limit: the spacing of the palette colors, in their units. Half of the part of an error above it is dropped.

@@ -37,7 +37,7 @@ _LONG_SORT = 1 << 18
 _N_DIGITS, _MAX_LINES = 1 << 11, 1 << 10
 # `assign` uses the spatial order for at least this many centers.
 _MIN_CENTERS = 16
-# Estimated nanoseconds: the longest duration of a chunk, and the duration of all work below which one thread does it.
+# Estimated nanoseconds: the longest duration of a chunk, and the shortest duration of a call that uses several threads.
 _LONGEST_CHUNK, _SHORT_WORK = 2e7, 2e5
 # Estimated nanoseconds for each coordinate of a point: for the comparison with one center, and for all other work.
 _COMPARISON, _OTHER = 0.15, 5.0
@@ -465,7 +465,7 @@ def _chunk(n_runs: int, n_items: int, duration: float) -> tuple[int, bool]:
 
 
 def _kernel(name: str, dtype: torch.dtype) -> Callable[..., int]:
-    """A kernel of few.c. It is called with the addresses of a structure and of scratch memory, and a range between."""
+    """A kernel of few.c. Its arguments are the address of a structure, a start, a stop, and scratch memory."""
     return kernel(f"few_{name}", c_void_p, c_int64, c_int64, c_void_p, restype=c_int, dtype=dtype)
 
 

@@ -34,7 +34,7 @@ class Move(NamedTuple):
 class Decision(NamedTuple):
     """The state of runs (B,) after an iteration.
 
-    `lowest` is the lowest `inertia` so far, and `stalled` is the number of iterations since it was reached.
+    `lowest` is the lowest `inertia` so far, and `stalled` is the number of iterations since the inertia was `lowest`.
     `going` is true for runs that continue. `unresolved` is true for runs whose iteration must be repeated. One cause is
     a fixed-point scale of squared distances that is too coarse.
     """

@@ -44,7 +44,7 @@ class Library:
             raise NativeUnavailable(f"{path.name} cannot be loaded: {error}") from None
 
     def function(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
-        """An exported function. The types of its first use are kept. A call of it releases Python's global lock.
+        """An exported function, with the types of its first use. A call of it releases Python's global lock.
 
         Args:
             name: the name in C, which begins with `gpukmeans_`.

@@ -37,7 +37,7 @@ def merged(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int) -> Te
         centers: plain float64 tensor (B, M, D) on the CPU.
         totals: total weights of the clusters, plain float64 tensor (B, M) on the CPU.
         n_clusters: K, at most M.
-        n_fixed: the number of fixed centers, below K.
+        n_fixed: the first `n_fixed` centers, fewer than K, keep their indices and positions.
     """
     n_runs, n_all, width = centers.shape
     if totals.shape != (n_runs, n_all) or not 0 <= n_fixed < n_clusters <= n_all < 1 << 31:

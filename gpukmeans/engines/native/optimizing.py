@@ -1,8 +1,8 @@
 """Rate-distortion optimization of an indexed image by the kernels of optimizing.c.
 
 Tensors are contiguous and on the CPU. An image is uint8 (H, W, C), C from 1 to 4, and its indices are uint8 (H, W).
-Points are the colors of a palette, int32 (K, D), K up to 256, D 3, or 4 with alpha, in levels, or with alpha in 1/255
-of a level, multiplied by alpha. A cell is a cube of colors.
+Points are the colors of a palette, int32 (K, D), K up to 256. Without alpha, D is 3 and their unit is a level. With
+alpha, D is 4, colors are multiplied by alpha, and their unit is 1/255 of a level. A cell is a cube of colors.
 
 `gpukmeans.images.rate_distortion` defines the results and these symbols: e, the errors of all pixels; R, a mixture of
 the identity and a blur; and J, which is e·R·e plus the price of all bits. `share` is the weight of the blur in R, from
@@ -129,7 +129,7 @@ def nearest_to_cells(
 
 
 def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
-    """For each block of 8 x 8 pixels the sum, int64, of absolute differences of pixels and left and upper neighbors."""
+    """For each block of 8 x 8 pixels the sum of absolute differences between pixels and left and upper neighbors."""
     height, width, channels = image.shape
     sums = zeros(-(-height // 8), -(-width // 8), dtype=torch.int64)
     run = kernel("optimizing_differences", c_int, c_void_p, *[c_int64] * 4, c_void_p)

@@ -157,7 +157,7 @@ def grown_order(counts: Int[Tensor, "k k"]) -> Int[Tensor, " k"]:
 def refined_order(
     counts: Int[Tensor, "k k"], order: Int[Tensor, " k"], lengths: Int[Tensor, "256"], reach: int
 ) -> Int[Tensor, " k"]:
-    """The order, int64 (K,), after each color has moved to the place, at most `reach` away, of least code length.
+    """The order, int64 (K,), after each color has moved by at most `reach` places to the place of least code length.
 
     Args:
         counts: counts of adjacent colors (K, K), symmetric.

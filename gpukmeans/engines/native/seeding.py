@@ -89,8 +89,8 @@ def extended(
         n_clusters: K.
         n_candidates: the number of candidates of each step, at most `MAX_CANDIDATES`.
         draw: a function of the number of a step, from 0, and of the total of w·d². It returns a position from 0 to the
-            total - 1 for each candidate. The candidate is the point at which the cumulative sum of w·d² exceeds the
-            position.
+            total - 1 for each candidate. The candidate is the first point at which the cumulative sum of w·d² exceeds
+            the position.
     """
     state: _State
     if rows.x.shape[1] <= MAX_WIDTH:

@@ -22,7 +22,7 @@ def run_chunks(kernel: Kernel, n_items: int, chunk: int) -> None:
     """Call `kernel(start, stop)` for ranges of at most `chunk` items that cover 0 to `n_items`.
 
     The calls run on up to `torch.get_num_threads()` threads, including the calling thread. A single chunk runs on the
-    calling thread. If the calling thread flushes denormal numbers to zero, all threads do.
+    calling thread. The threads flush denormal numbers to zero if the calling thread does, and only then.
 
     After an exception in a chunk, or KeyboardInterrupt, no other chunk begins. The exception is raised when the chunks
     that have begun are complete, so a chunk should take at most 50 ms.
@@ -87,7 +87,7 @@ class _Work:
         except BaseException as error:
             self.error = self.error or error
             self.stopped = True
-        with self._lock:  # no chunks are left, so no other thread begins one
+        with self._lock:  # no chunk is left to begin, so the number does not grow again
             self._n_helpers -= 1
             if self._n_helpers == 0:
                 self._helpers_left.release()
