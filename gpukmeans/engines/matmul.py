@@ -74,7 +74,7 @@ def nearest_by_product(x: Tensor, centers: Tensor) -> Assignment:
     magnitude = (shifted_x.square().sum(dim=2).sqrt() + norms.amax(dim=1, keepdim=True).sqrt()).square()
     limit = proposed + (x.shape[2] + 8) * (info.eps * magnitude + info.tiny)
     proposal = Proposal(table, proposed, labels, limit)
-    # Far outliers make the bound loose. Most rows then have several candidates, and `cdist` is faster than comparing
+    # Far outliers make the bound loose. Many rows then have several candidates, and `cdist` is faster than comparing
     # the candidates of each row.
     if 4 * len(proposal.contested) > proposed.numel():
         return nearest_by_cdist(x, centers)

@@ -14,7 +14,7 @@ from gpukmeans.fixed_point import FixedPoint
 # The largest number of bytes of the candidate lists of all programs.
 _MAX_LISTS_BYTES = 128 << 20
 # The largest number of copies of the totals, and of bytes of all copies. Several copies are faster, because programs
-# that add to different copies do not wait. More than 32 copies save no time.
+# that add to different copies do not wait for each other. More than 32 copies save no time.
 _MAX_COPIES, _MAX_COPIES_BYTES = 32, 32 << 20
 # For up to this many centers, the terms of a block are summed on chip and added to memory once for each center. The
 # points of a sorted block of 128 points belong to 2 to 10 centers.
