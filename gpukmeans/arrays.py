@@ -1,6 +1,6 @@
-"""Arrays of other libraries as tensors, and results as arrays of the library of the input.
+"""Conversion of input arrays to tensors, and of results to arrays of the library of the input.
 
-NumPy, pandas and SciPy are recognized by their types and interfaces, and never imported.
+The module recognizes arrays of NumPy, pandas and SciPy by type and interface. It never imports these libraries.
 """
 
 import functools
@@ -35,16 +35,17 @@ Array = SupportsDLPack | SupportsArray
 def as_tensor(values: Any, name: str, *, mapped: bool = False) -> Any:
     """The tensor of an array. Any other object is returned unchanged.
 
-    An array is an array of NumPy or of a library with DLPack, or a DataFrame or Series of numbers. Tensors, streams and
-    arrays on disk (HDF5, zarr, memory maps) are unchanged. Memory is shared where torch supports it.
+    The arrays that are converted are arrays of NumPy or of a library with DLPack, and a DataFrame or Series of numbers.
+    Tensors, streams and arrays on disk (HDF5, zarr, memory maps) are returned unchanged. Array and tensor share memory
+    where torch supports it.
 
     Args:
         values: the array, or any other object.
         name: the name of the values in errors.
-        mapped: whether memory maps are read into a tensor.
+        mapped: whether a memory map is read into a tensor instead of returned unchanged.
 
     Raises:
-        TypeError: for sparse and masked arrays, and for a dtype that torch does not have.
+        TypeError: for sparse and masked arrays, columns that are not numbers, and a dtype that torch does not have.
 
     Example:
         >>> import numpy
@@ -62,7 +63,7 @@ def as_tensor(values: Any, name: str, *, mapped: bool = False) -> Any:
 
 
 def to_tensor(values: Any, name: str) -> Tensor:
-    """The tensor of an array, which may be a memory map. TypeError for anything else."""
+    """The tensor itself, or the tensor of an array or a memory map. TypeError for any other object."""
     tensor = as_tensor(values, name, mapped=True)
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor or an array, got {type(values).__name__}")
@@ -70,7 +71,7 @@ def to_tensor(values: Any, name: str) -> Tensor:
 
 
 def weights_tensor(values: Any, name: str) -> Tensor:
-    """The tensor of weights. A mask becomes weights of 0 and 1. TypeError unless it is a tensor or an array."""
+    """The tensor of weights. A boolean mask becomes uint8 weights of 0 and 1. TypeError for any other object."""
     tensor = to_tensor(values, name)
     return tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
 
@@ -96,7 +97,7 @@ def converter_for(x: Any) -> Callable[[Tensor], Any]:
 
 def check_dense(values: Any, name: str) -> None:
     """TypeError for a sparse matrix or array of another library."""
-    # Looked up on the type: on the object, a DataFrame with a column of this name would be one.
+    # The attribute is looked up on the type, because a DataFrame with a column "nnz" has an attribute "nnz".
     if not isinstance(values, Tensor) and hasattr(type(values), "nnz"):
         raise TypeError(f"{name} must be dense, got a sparse {type(values).__name__}: call its toarray()")
 
@@ -120,7 +121,7 @@ def _is_numpy(values: Any) -> bool:
 
 
 def _is_memory_map(values: Any) -> bool:
-    # An array computed from a memory map is of this type, too, but has no map.
+    # The type does not suffice: an array computed from a memory map is a `numpy.memmap` whose `_mmap` is None.
     return getattr(values, "_mmap", None) is not None
 
 
@@ -149,8 +150,8 @@ def _from_numpy(values: Any, name: str) -> Tensor:
             f"{name} must be an array without a mask, got {type(values).__name__}: give masked points weights of 0"
         )
     native, size = values.dtype.newbyteorder("="), values.dtype.itemsize
-    # torch warns or raises for arrays that fail these conditions, so they are copied. So are memory maps, whose file
-    # is then read at once.
+    # torch warns or raises for an array that fails one of these conditions, so the array is copied. The copy of a
+    # memory map reads the whole file.
     shared = (
         values.flags.writeable
         and not _is_memory_map(values)

@@ -80,11 +80,11 @@ def _save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _gradients(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
-    """Gradients: 2g(x - c) for each point, and for each center the sum of -2g(x - c) over its cluster.
+    """Gradients with respect to points x, 2g(x - c), and to centers c, the sum of -2g(x - c) over the cluster.
 
-    g (..., N) is the gradient with respect to the squared distances, the second of `grads`.
+    g (..., N), the second entry of `grads`, is the gradient with respect to the squared distances.
     """
-    # Not left to autograd: torch compiles the gradient of an indexed difference wrongly for some widths.
+    # Autograd is not used, because torch compiles its gradient of an indexed difference wrongly for some D.
     x, centers, labels = ctx.saved_tensors
     grad: Tensor = grads[1]
     flat_centers, rows = centers.reshape(-1, x.shape[-1]), labels.flatten()
@@ -100,9 +100,10 @@ def _gradients(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, Non
 
 
 def _as_batch(info: Any, in_dims: tuple[int | None, ...], x: Tensor, centers: Tensor, *options: Any) -> tuple[Any, ...]:
-    """The arguments of one call that computes the V calls of `torch.vmap`.
+    """The arguments of the single call that replaces the V calls of `torch.vmap`.
 
-    Points are (V, ..., N, D), centers (K, D), or (V, ..., K, D) for each problem.
+    The returned points are (V, ..., N, D). The returned centers are (K, D), or (V, ..., K, D) if problems have centers
+    of their own.
     """
     x = x.expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
     if in_dims[1] is not None:

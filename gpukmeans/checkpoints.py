@@ -18,8 +18,8 @@ state to resume from may be on any device."""
 class Checkpoint:
     """Checkpoint option of `kmeans`: the function that saves the state of a run, and the state to resume from.
 
-    A resumed run ends with the same bits as an uninterrupted one. Its points and options must be those of the saved
-    run. docs/guarantees.md has the rules for ranks.
+    A resumed run ends with the same bits as an uninterrupted run. It needs the points and options of the saved run.
+    docs/guarantees.md has the rules for ranks.
 
     Args:
         save: a function of a `CheckpointState`. It is called before the first iteration and after every `every`
@@ -64,7 +64,10 @@ def from_tensors(kind: type[T], state: Mapping[str, Tensor], name: str) -> T:
 
 
 def check_same_problem(state: Mapping[str, Tensor], identity: CheckpointState) -> CheckpointState:
-    """The state, if it contains this identity of points and options. ValueError names the first difference."""
+    """The state, if it contains the tensors of `identity`, which describe points and options.
+
+    ValueError names the first tensor that differs.
+    """
     for name, value in identity.items():
         saved = state.get(name)
         if saved is None or saved.dtype != value.dtype or not torch.equal(saved.to(value.device), value):

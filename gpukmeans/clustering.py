@@ -52,7 +52,7 @@ Labels = TypeVar("Labels", bound=Int[Tensor, "*batch n"] | None, covariant=True)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansResult(Generic[Labels]):
-    """K centers, and the labels, weights and inertia measured at these centers; for a batch, of each problem."""
+    """K centers, and the labels, cluster weights and inertia at these centers, with the batch dimensions of the input."""
 
     centers: Float[Tensor, "*batch k d"]
     """The centers, in the dtype of the computation; unit vectors for the cosine metric."""
@@ -60,7 +60,7 @@ class KMeansResult(Generic[Labels]):
     """The index of the nearest center for each point, int64, the lowest on ties. On ranks, the labels of the rank's own
     points. None for a stream: `assign(batch, result.centers)` gives the labels of a batch."""
     cluster_weights: Float[Tensor, "*batch k"]
-    """The weight of each cluster, float64. It can be 0 if fewer than K points differ or the run ended early."""
+    """The weight of each cluster, float64. It can be 0 if fewer than K points are distinct or the run ended early."""
     inertia: Float[Tensor, "*batch"]
     """The sum over the points of weight times squared distance (or 1 - cos) to the nearest center, float64."""
     n_iter: Int[Tensor, "*batch"]
@@ -72,7 +72,7 @@ class KMeansResult(Generic[Labels]):
         return summary_of_fields("KMeansResult", vars(self))
 
 
-# The type of other objects, such as memory maps, does not determine whether they are a stream.
+# An object of another type, such as a NumPy memory map, is an array or a stream: the last overload allows both.
 @overload
 def kmeans(x: Tensor, n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]) -> KMeansResult[Tensor]: ...
 @overload
@@ -110,9 +110,9 @@ def kmeans(
 
     Args:
         x: points (N, D), or (..., N, D) for a batch of problems, of any real dtype and on any device: a tensor, an
-            array of NumPy or of a library with DLPack, or a DataFrame. Or a stream: an iterable of batches (N, D) that
-            can be iterated again, or an array on disk (see `Batches`).
-        n_clusters: K, at least 1. Without fixed centers, at most the number of points with weight.
+            array of NumPy or of a library with DLPack, or a DataFrame; or a stream, which is an iterable of batches (N,
+            D) that can be iterated again, or an array on disk (see `Batches`).
+        n_clusters: the number of centers K, at least 1. K - F is at most the number of points of weight above 0.
         weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
             their own weights: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
@@ -124,11 +124,12 @@ def kmeans(
         max_iter: the maximum number of iterations of a run.
         tol: a run ends when the inertia decreases by at most this fraction, or when no center moves.
         metric: "euclidean", "cosine" for spherical K-means (Dhillon & Modha 2001), or a `Metric`.
-        refine: cycles of refinement before the loop; see docs/benchmarks.md for gains and costs.
-        callback: a function that is called after each iteration (see `Callback`). True ends the clustering.
+        refine: the number of cycles that refine the initial centers; docs/benchmarks.md has gains and costs.
+        callback: a function that is called after each iteration (see `Callback`). A return value of True ends the
+            clustering.
         engine: "auto" for the fastest, a name of `ENGINES`, or an engine. All give the same result.
         generator: a generator on the CPU; by default a new one with seed 0.
-        group: a `torch.distributed` group, each of whose ranks gives its own rows. All ranks get the same centers.
+        group: a `torch.distributed` process group. Each rank passes its own rows; all ranks get the same centers.
         checkpoint: how to save the state of the loop, and the state to resume from.
 
     Returns:
@@ -195,9 +196,9 @@ def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine:
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """One call of `kmeans` or `partial_fit`: its options, its points and its communicator.
+    """One call of `kmeans` or `partial_fit` for P problems: its options, points and communicator.
 
-    `fixed` (P, F, D) are prepared for the metric.
+    `fixed` (P, F, D) are the fixed centers after `Metric.prepare`.
     """
 
     options: KMeansOptions
@@ -226,15 +227,15 @@ class Clustering:
 
         state = self.communicator.all_gather("the checkpoint", checked)[0]
         assert state is not None  # `call.resumes` is true only if rank 0 has a state
-        self.seeds(self.options.n_init)  # advances the generator as a new run does
+        self.seeds(self.options.n_init)  # advances the generator as far as a new run does
         return on_device(state, self.points.device)
 
     def first_centers(self) -> Tensor:
-        """Initial centers of all runs (n_init · P, K, D), the fixed ones first."""
+        """Initial centers (n_init · P, K, D) of all runs. In each run the fixed centers come first."""
         return torch.cat([self._start(seeded(seed)) for seed in self.seeds(self.options.n_init)])
 
     def lloyd(self, start: Tensor | CheckpointState) -> Fit:
-        """The fits of all runs."""
+        """The fits of all runs after Lloyd's loop, from initial centers or from a saved state."""
         options, checkpoint = self.options, self.options.checkpoint
         return lloyd(
             self.points.select(torch.arange(len(self.points.problems), device="cpu").repeat(options.n_init)),
@@ -253,7 +254,7 @@ class Clustering:
         return fits.select(best_runs(fits.inertia, self.options.n_init)[0])
 
     def result(self, fit: Fit) -> KMeansResult[Tensor | None]:
-        """The fit, with labels, in the shape of the input."""
+        """The result for a fit of P runs, with labels, in the batch dimensions of the input."""
         batch, labels = self.call.batch, self.points.labels(fit.centers)
         return KMeansResult(
             centers=fit.centers.view(*batch, *fit.centers.shape[1:]),
@@ -265,7 +266,7 @@ class Clustering:
         )
 
     def warning_of_empty_clusters(self, fit: Fit) -> str | None:
-        """The text for the problem with the most empty clusters, except fixed ones; None if there are none."""
+        """The warning about the problem with the most empty clusters, or None. Fixed centers do not count."""
         n_clusters, weights = self.options.n_free, fit.cluster_weights[:, self.options.n_fixed :]
         n_empty = (weights == 0).sum(dim=1)
         if not n_empty.any():
@@ -295,7 +296,8 @@ class Clustering:
         options, points = self.options, self.points
         if self.fixed is not None and options.n_free == 0:
             return self.fixed
-        # Two generators, because the number of draws of a seeding may depend on the other problems.
+        # Refinement has its own generator, because the number of random numbers that a seeding uses may depend on the
+        # other problems of the batch.
         first, later = spawn(generator, 2)
         if isinstance(options.init, Tensor):
             centers = prepared(points, options.init.detach(), self.metric, "init")
@@ -312,7 +314,7 @@ class Clustering:
         if isinstance(init, str):
             name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
             return self._run_seeding(SEEDINGS[name], generator)
-        # A user's function may return different centers on each rank.
+        # A user's function may return different centers on each rank; all ranks use those of rank 0.
         return self.communicator.all_gather("the initial centers", lambda: self._run_seeding(init, generator))[0]
 
     def _run_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
@@ -358,10 +360,11 @@ def open_clustering(
     *,
     mapped: bool = False,
 ) -> Clustering:
-    """The call with its points. TypeError or ValueError, the same on all ranks, if the points cannot be clustered.
+    """The `Clustering` of one call. TypeError or ValueError, the same on all ranks, for wrong options or points.
 
-    The options and the values of the state are created inside the first collective, so that an error on one rank
-    reaches all. The values of the state, by name, must be equal on all ranks. A memory map is a stream unless `mapped`.
+    `read_options` and `read_state` are called inside the first collective, so that an error on one rank is raised on
+    all ranks. `read_state` returns further values, by name, that must be equal on all ranks. A memory map is a stream
+    unless `mapped` is true.
     """
     communicator = communicator_for(group)
     arguments: list[tuple[KMeansOptions, KMeansInput]] = []  # set inside the collective
@@ -399,7 +402,7 @@ def _call_options(options: KMeansOptions, given: KMeansInput, state: Mapping[str
 def prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tensor:
     """Centers (P, K, D) prepared for the metric, from centers (K, D) or (..., K, D).
 
-    ValueError for values that are not finite, or too far from the points.
+    ValueError for values that are not finite or too far from the points, and for zero rows if the metric normalizes.
     """
     centers = metric.prepare(centers.to(points.device, points.dtype), points.dtype)
     centers = centers.reshape(-1, *centers.shape[-2:])

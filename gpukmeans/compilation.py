@@ -11,16 +11,17 @@ R = TypeVar("R")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which breaks the graph of compiled code and runs eagerly there.
+    """A wrapper that breaks the graph of compiled code and runs the function eagerly.
 
-    Functions whose steps depend on values, such as the loop of K-means, need this: a compiler cannot capture them in
-    one graph. It may compute the parts that it captures with other bits, or fail to compile them.
+    Functions whose steps depend on values, such as Lloyd's loop, need this decorator, because a compiler cannot capture
+    them in one graph. Parts that a compiler captures may give other bits or fail to compile.
     """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
-            # Only here, because the first `disable` imports the compiler, which takes longer than most clusterings.
+            # Not called earlier, because the first `disable` imports the compiler, which takes longer than most
+            # clusterings.
             disabled: Any = torch.compiler.disable(function)
             return disabled(*args, **kwargs)
         return function(*args, **kwargs)

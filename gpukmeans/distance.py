@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-# The squares of up to this many channels are added one by one, as the kernels do.
+# The squares of up to this many channels are added from left to right, as in the compiled kernels.
 _SEQUENTIAL = 8
 
 
 def squared_distance(x: Tensor, y: Tensor, *, out: Tensor | None = None, workspace: Tensor | None = None) -> Tensor:
-    """Squared Euclidean distances of channel-major points: (D, ...) and (D, ...) broadcast to (...).
+    """Squared Euclidean distances of points stored channel by channel: (D, ...) and (D, ...) broadcast to (...).
 
     For D <= 8 this is ((x0-y0)² + (x1-y1)²) + (x2-y2)² + ..., from left to right. For larger D the second half of the
     squares is added to the first half until 8 or fewer remain, which also reduces the rounding error. Each operation is

@@ -48,16 +48,17 @@ _RESULTS = {
 
 
 class KMeans(SklearnEstimator, nn.Module):
-    """K-means estimator of scikit-learn and torch module: `fit` finds centers, `predict` the nearest center of a point.
+    """K-means estimator and torch module: `fit` finds centers, and `predict` finds the nearest center of each point.
 
-    Points are tensors, arrays, data frames or nested lists of numbers. The result of a method is an array of the same
-    library as its points. Attributes are arrays of the library of the points of the last `fit`. Data frames and lists
-    give arrays of NumPy. The centers are a buffer of the module: `.to()` moves them and `state_dict()` saves them.
+    Points are tensors, arrays, data frames or nested lists of numbers. A method returns arrays of the library of its
+    points. Attributes are arrays of the library of the points given to the last `fit`. For data frames and lists, both
+    are arrays of NumPy. The centers are a buffer of the module: `.to()` moves them and `state_dict()` saves them.
 
-    After `fit` the estimator has the attributes of scikit-learn, `cluster_centers_` (K, D), `labels_` (N,), `inertia_`,
-    `n_iter_`, `n_features_in_` and, for a data frame, `feature_names_in_`, and the `KMeansResult` as `result_`. After a
-    fit of a batch they have the batch dimensions in front; after a fit of a stream there is no `labels_`. A change of
-    the centers, by `load_state_dict` or in place, removes `labels_`, `inertia_`, `n_iter_` and `result_`.
+    After `fit` the estimator has the attributes of scikit-learn: `cluster_centers_` (K, D), `labels_` (N,), `inertia_`,
+    `n_iter_`, `n_features_in_` and, for a data frame, `feature_names_in_`. `result_` is the `KMeansResult`. After a fit
+    of a batch of problems the attributes have the batch dimensions in front. After a fit of a stream there is no
+    `labels_`. A change of the centers, by `load_state_dict` or in place, removes `labels_`, `inertia_`, `n_iter_` and
+    `result_`.
 
     Args:
         n_clusters: the number of clusters K.
@@ -72,7 +73,7 @@ class KMeans(SklearnEstimator, nn.Module):
         callback: a function that is called after each iteration.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         random_state: a seed, or a CPU generator, which each fit advances and a clone copies. None is seed 0.
-        group: a process group whose ranks fit their own rows together.
+        group: a process group. Each rank passes its own rows; all ranks get the same centers.
         checkpoint: how to save the state of the run, and the state to resume from.
 
     Raises:
@@ -162,7 +163,8 @@ class KMeans(SklearnEstimator, nn.Module):
         saved states and ranks. `max_iter`, `tol`, `callback` and `checkpoint` have no effect.
 
         Args:
-            X: points (N, D) or (..., N, D), at least K of them in the first batch.
+            X: points (N, D) or (..., N, D). The first batch needs a point of weight above 0 for each center that is not
+                fixed.
             y: ignored, as in `fit`.
             sample_weight: weights (..., N) of the points, finite and at least 0.
 
@@ -321,21 +323,22 @@ class KMeans(SklearnEstimator, nn.Module):
         return self.centers is not None
 
     def __getattr__(self, name: str) -> Any:
-        # Python also calls this after a property raised an AttributeError, whose message nn.Module would replace.
+        # Python also calls this after a property raised an AttributeError. nn.Module would replace its message.
         if name in _RESULTS:
             raise self._missing(name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would register an option that is a parameter or a module. Attributes of a subclass are registered.
+        # nn.Module would register an option whose value is an `nn.Parameter` or a module. It registers such attributes
+        # of a subclass.
         if name in parameters_of(KMeans):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process group cannot be copied or pickled. The dict of buffers is copied, because a fit of the copy
-        # replaces its buffers.
+        # A process group cannot be copied or pickled. The dict of buffers is copied, because a fit of the copied
+        # estimator replaces the entries.
         return {**self.__dict__, "group": None, "_buffers": self._buffers.copy()}
 
     def _load_from_state_dict(
@@ -372,8 +375,8 @@ class KMeans(SklearnEstimator, nn.Module):
         return {**options, "generator": _generator(self.random_state)}
 
     def _unfitted_points(self, array: Any, *, mapped: bool = False) -> Any:
-        """Points of a first fit, as a tensor unless they are a stream. Memory maps are streams unless `mapped`."""
-        if self.group is not None:  # checked later, inside a collective that raises an error on all ranks
+        """Points for a new fit, as a tensor unless they are a stream. A memory map is a stream unless `mapped`."""
+        if self.group is not None:  # checked later, in a collective that raises an error on all ranks
             return array
         x = as_tensor(array, "X", mapped=mapped)
         if isinstance(x, Tensor):
@@ -401,7 +404,7 @@ class KMeans(SklearnEstimator, nn.Module):
                     setattr(self, name, None if other is None else torch.empty_like(other, device=device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "KMeans":
-        # `.to()` and `.half()` move the running state and keep its dtype, because half has no count above 65504.
+        # `.to()` and `.half()` move the running state and keep its dtype, because float16 has no count above 65504.
         before = {name: getattr(self, name) for name in RUNNING_FIELDS}
         super()._apply(fn, recurse)
         for name, value in before.items():
@@ -413,7 +416,7 @@ class KMeans(SklearnEstimator, nn.Module):
         self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any, running: Mapping[str, Tensor]
     ) -> None:
         """Store the result of a fit, and copies of its centers and running state as buffers."""
-        with torch.inference_mode(False):  # tensors of inference mode could not be used outside of it
+        with torch.inference_mode(False):  # outside, autograd rejects tensors of inference mode
             tensors = {field.name: getattr(result, field.name) for field in fields(result)}
             inferred = {name: t.clone() for name, t in tensors.items() if t is not None and t.is_inference()}
             self._result = replace(result, **inferred)
@@ -428,7 +431,7 @@ class KMeans(SklearnEstimator, nn.Module):
     def _read(self, X: Any, *, mapped: bool = True) -> tuple[Any, Callable[[Tensor], Any]]:
         """Points for a fitted estimator as a tensor, and the converter of results to the library of the points.
 
-        Streams are unchanged. Memory maps are streams unless `mapped`.
+        Streams are unchanged. A memory map is a stream unless `mapped` is true.
         """
         centers = self._fitted_centers()
         check_feature_names(self, X)
@@ -473,13 +476,13 @@ class KMeans(SklearnEstimator, nn.Module):
 
 
 def _moved_to(device: torch.device, values: Any, name: str, *, mapped: bool = True) -> Any:
-    """The tensor of an array, on the device of the centers. A tensor or any other object is unchanged."""
+    """The tensor of an array, moved to the device. A tensor or any other object is returned unchanged."""
     tensor = as_tensor(values, name, mapped=mapped)
     return tensor.to(device) if isinstance(tensor, Tensor) and not isinstance(values, Tensor) else tensor
 
 
 def _generator(random_state: Any) -> torch.Generator:
-    """The generator of this seed, or the generator itself."""
+    """The given generator, or a new generator with this seed, 0 for None."""
     if isinstance(random_state, torch.Generator):
         return random_state
     try:
@@ -491,7 +494,7 @@ def _generator(random_state: Any) -> torch.Generator:
 
 
 def _equal(centers: Tensor | None, fitted: Tensor) -> bool:
-    """Whether these are the fitted centers, in value and dtype, on any device."""
+    """Whether the centers equal the fitted centers in values and dtype, on any device."""
     if centers is None or centers.is_meta or centers.dtype != fitted.dtype:
         return False
     return torch.equal(centers.detach().to(fitted.device), fitted)

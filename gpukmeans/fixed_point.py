@@ -10,29 +10,29 @@ from torch import Tensor
 # Totals are below 2**61 before rounding. Rounding adds at most half a unit per term, and the sum of two such totals
 # still fits an int64.
 _TOTAL_BITS = 61
-# 2**1000 is still a finite float64, and so is the product of a term and the scale.
+# Scales are at most 2**1000, so that a scale, and its product with a term, are finite float64 numbers.
 _MAX_EXPONENT = 1000
 
 
 def finest_scale(largest_total: Tensor) -> Tensor:
-    """The finest scale, in fixed-point units per 1, for terms whose magnitudes add up to at most `largest_total`.
+    """The finest scale (fixed-point units per 1) at which a sum of magnitudes up to `largest_total` fits int64.
 
     The scale is a power of two. Argument and result are float64, of any shape.
     """
     _, bits = torch.frexp(largest_total)
     exponent = (_TOTAL_BITS - bits.long()).clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
-    # The bits of the float64 2**exponent, because `exp2` and `ldexp` need not be exact on every device.
+    # The float64 2**exponent is built from its bits, because `exp2` and `ldexp` need not be exact on every device.
     scale = ((exponent + 1023) << 52).view(torch.float64)
     return torch.where(largest_total == 0, 1.0, scale)
 
 
 def to_fixed(terms: Tensor, scale: Tensor) -> Tensor:
-    """int64 fixed-point units of float64 terms, each rounded once, ties to even."""
+    """float64 terms in fixed-point units, int64. Each term is rounded once, ties to even."""
     return (terms * scale).round_().long()
 
 
 def from_fixed(totals: Tensor, scale: Tensor) -> Tensor:
-    """float64 values of int64 totals in fixed-point units, rounded once."""
+    """float64 values of totals in fixed-point units (int64). Each value is rounded once."""
     return totals.double() / scale
 
 
@@ -40,10 +40,11 @@ def from_fixed(totals: Tensor, scale: Tensor) -> Tensor:
 class FixedPoint:
     """Fixed-point scales of the moments of B runs: powers of two by which terms are multiplied before they are rounded.
 
-    `weight` (B,) is the scale of w, `sum` (B, D) the scale of w·(x - lowest) in each coordinate, and `sqdist` (B,) the
-    scale of w·d². `lowest` and `highest` (B, D) are the range of the points, float64. Coordinates are summed relative
-    to `lowest`, so the extent of the points limits the precision, and not their distance from the origin. For integers,
-    such as 8-bit colors with counts, sums are exact as long as the total weight times the extent is below 2**53.
+    For a point x of weight w at distance d from its nearest center, `weight` (B,) is the scale of w, `sum` (B, D) the
+    scale of w·(x - lowest) in each coordinate, and `sqdist` (B,) the scale of w·d². `lowest` and `highest` (B, D) are
+    the range of the points, float64. Coordinates are summed relative to `lowest`, so the extent of the points limits
+    the precision, and not their distance from the origin. For integers, such as 8-bit colors with counts, sums are
+    exact as long as the total weight times the extent is below 2**53.
     """
 
     weight: Tensor
@@ -53,13 +54,13 @@ class FixedPoint:
     highest: Tensor
 
     def equals(self, other: "FixedPoint") -> bool:
-        """Whether totals at both scales have the same fixed-point units and the same origin."""
-        return self is other or all(  # usually it is the same object, and a comparison synchronizes with a GPU
+        """Whether totals at both scales have equal fixed-point units and the same origin `lowest`."""
+        return self is other or all(  # usually true; comparing values synchronizes with a GPU
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("weight", "sum", "sqdist", "lowest")
         )
 
     def with_sqdist(self, sqdist: Tensor) -> "FixedPoint":
-        """These scales with another scale of w·d². `dataclasses.replace` takes three times as long."""
+        """These scales with another scale of w·d². (`dataclasses.replace` would take three times as long.)"""
         return FixedPoint(weight=self.weight, sum=self.sum, sqdist=sqdist, lowest=self.lowest, highest=self.highest)
 
     def select(self, runs: Tensor | slice) -> "FixedPoint":

@@ -1,6 +1,7 @@
 """Lloyd's loop (Lloyd 1982): move the centers to the means, measure moments there, decide whether a run has ended.
 
-The loop does not depend on where the points are stored. It computes B runs side by side.
+The loop does not depend on where the points are stored. A run is one clustering from its own initial centers; the loop
+computes B runs side by side.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from gpukmeans.moments import Moments
 from gpukmeans.points import Points
 from gpukmeans.relocation import relocated
 
-# If the bound is this many times the largest squared distance found, its fixed-point scale is too coarse.
+# The fixed-point scale for a bound on squared distances is too coarse if the bound is more than this many times the
+# largest squared distance that was found.
 _TOO_COARSE = 2.0**20
 
 # After this many iterations without a new minimum of the inertia, the remaining changes are rounding errors.
@@ -49,7 +51,7 @@ class Fit:
 
     @property
     def inertia(self) -> Tensor:
-        """The sum of w·d² (B,), float64."""
+        """The sum of weight times squared distance (B,), float64."""
         return self.moments.weighted_sqdist()
 
     def select(self, runs: Tensor) -> "Fit":
@@ -85,17 +87,17 @@ def lloyd(
     save: Callable[[CheckpointState], object] | None = None,
     every: int = 1,
 ) -> Fit:
-    """The fit of B runs from initial centers (B, K, D), or from a state that `save` received.
+    """The fits of B runs from initial centers (B, K, D), or from a state that `save` received.
 
     A run ends when its centers do not move, or when its inertia decreases by at most the fraction `tol`. While a
     cluster is empty and some point is not at its center, the run continues until `_PATIENCE` iterations bring no new
     minimum of the inertia. `n_iter` includes the iteration in which no center moved.
 
-    The first `n_fixed` centers do not move, and their clusters may be empty. `save` is called before the first
-    iteration and after every `every` iterations, until all runs have ended.
+    The first `n_fixed` centers do not move, and their clusters may be empty. `project` makes next centers of means.
+    `save` is called before the first iteration and after every `every` iterations, until all runs have ended.
 
-    The host checks for ended runs after at most `window` iterations, and with a callback after each iteration. The
-    default of `window` depends on the device. No bit depends on it.
+    The loop checks which runs have ended after at most `window` iterations, and with a callback after each iteration.
+    The default depends on the device. The result does not depend on `window`.
     """
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
@@ -107,7 +109,7 @@ def lloyd(
         inertia, shifts, n_iter = snapshot.inertia, snapshot.shifts, int(snapshot.n_iter)
     still, stopped = torch.zeros_like(shifts), False
     while active.n_runs and n_iter < max_iter and not stopped:
-        # At most as many iterations as so far plus one, so that a run that ends early is not measured long after.
+        # At most as many iterations as so far plus one: a run that ends early is measured in vain until the next check.
         n = min(window, n_iter + 1, max_iter - n_iter)
         if save is not None:
             if n_iter % every == 0:
@@ -116,7 +118,7 @@ def lloyd(
         n_iter += n
         active = _move(active, project, relocate=True)
         shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, still)
-        if window == 1:  # here a check costs less than measuring runs that have ended
+        if window == 1:  # a check costs less than a pass for runs that have ended
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
         if active.n_runs:
@@ -141,7 +143,7 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
 
 
 def measure_at(points: Points, centers: Tensor) -> Moments:
-    """Moments at any centers (B, K, D), at a fixed-point scale that is fine enough for the squared distances."""
+    """Moments at centers (B, K, D) anywhere. A pass at a fixed-point scale that was too coarse is repeated."""
     bound = points.sqdist_bound(centers)
     moments = points.measure(centers, bound)
     refined = _tightened_bound(moments, bound)
@@ -150,12 +152,13 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _ActiveRuns:
-    """B runs side by side: their centers and moments, and the centers of the next iteration, `target`.
+    """B runs side by side: centers, the moments at these centers, and the next centers, `target`.
 
-    `run_ids` (B,) are the numbers of the runs among all runs. Runs that are not `going` (B,) have ended and do not
-    change. `inertia` (B,) is the inertia of the moments. `n_iter` (B,) counts all iterations, and `stalled` (B,) the
-    iterations since the inertia was `lowest` (B,). `unresolved` (B,) marks runs whose iterations must be repeated with
-    checks: a fixed-point scale was too coarse, or a cluster became empty.
+    `run_ids` (B,) are the numbers of these runs among all runs. `going` (B,) is True for runs that have not ended; the
+    others do not change. `inertia` (B,) is the inertia of the moments, and `lowest` (B,) the lowest inertia so far.
+    `n_iter` (B,) counts all iterations, and `stalled` (B,) the iterations since the lowest inertia. `unresolved` (B,)
+    is True for runs whose iterations must be repeated with checks, because a fixed-point scale was too coarse or a
+    cluster became empty.
 
     For the move to the target, `sqshift` (B,) is the largest squared distance that a center moves, `bound` (B,) is an
     upper bound of the squared distances of points after it, and `scale` (B,) is the fixed-point scale for this bound.
@@ -182,7 +185,7 @@ class _ActiveRuns:
         return self.run_ids.shape[0]  # `len` of a tensor takes three times as long
 
     def updated(self, **changes: Any) -> "_ActiveRuns":
-        """The runs with some fields changed. `dataclasses.replace` takes as long as a pass over few points."""
+        """The runs with some fields changed. (`dataclasses.replace` takes as long as a pass over few points.)"""
         runs = object.__new__(_ActiveRuns)
         runs.__dict__.update(self.__dict__, **changes)
         return runs
@@ -200,7 +203,7 @@ class _ActiveRuns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _RunSnapshot:
-    """The tensors of active runs between two iterations. All other fields follow from them."""
+    """The fields of active runs that a checkpoint stores. `resume` sets the other fields."""
 
     run_ids: Tensor
     centers: Tensor
@@ -210,7 +213,7 @@ class _RunSnapshot:
     n_iter: Tensor
 
     def resume(self, points: Points, n_fixed: int) -> _ActiveRuns:
-        """The active runs over the `points` of all runs. ValueError if the moments belong to other points."""
+        """The active runs, from the points of all runs. ValueError if the moments belong to other points."""
         own = points.select(self.run_ids)
         if len(self.run_ids):
             again = own.source.measure(self.centers, self.moments.fixed_point, own.problems)
@@ -233,7 +236,10 @@ class _RunSnapshot:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LoopSnapshot:
-    """The state of the loop after `n_iter` () iterations: the active runs, and the fits of the ended runs."""
+    """The state of the loop after `n_iter` () iterations: the active runs, and the fits of the runs `ended` (E,).
+
+    `inertia` and `shifts` (R,) are the last values of all R runs, as for the callback.
+    """
 
     n_iter: Tensor
     inertia: Tensor
@@ -247,7 +253,7 @@ class _LoopSnapshot:
         active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
     ) -> "_LoopSnapshot":
         none = active.run_ids[:0]
-        ended = [*ended, (none, active.fit().select(none))]  # an empty fit, so that there is one to concatenate
+        ended = [*ended, (none, active.fit().select(none))]  # `concatenated` needs at least one fit
         return _LoopSnapshot(
             n_iter=torch.tensor(n_iter, device="cpu"),
             inertia=inertia,
@@ -259,7 +265,7 @@ class _LoopSnapshot:
 
 
 def _default_window(device: torch.device) -> int:
-    """Iterations between two checks for ended runs. A check synchronizes with a GPU; on a CPU it costs nothing."""
+    """Iterations between two checks of which runs have ended. A check synchronizes with a GPU and is free on a CPU."""
     return 8 if device.type == "cuda" else 1
 
 
@@ -289,7 +295,7 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
 
 
 def _of_all_runs(values: Tensor, run_ids: Tensor, others: Tensor) -> Tensor:
-    """Values of all runs: the values (B,) of the active runs, and `others` for the ended runs."""
+    """Values (R,) of all R runs: `values` (B,) for the active runs, and `others` (R,) for the ended runs."""
     return values if values.shape == others.shape else others.index_copy(0, run_ids, values)
 
 
@@ -304,7 +310,8 @@ def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[
 def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) -> _ActiveRuns:
     """First step of an iteration: the next centers. Runs whose centers do not move end.
 
-    With `relocate` empty clusters move to the worst-served points. This synchronizes with a GPU.
+    With `relocate` empty clusters move to the points farthest from their centers, which synchronizes with a GPU.
+    Without it, runs with empty clusters become unresolved.
     """
     if relocate and project is None:
         total_weight = active.points.total_weight
@@ -334,7 +341,7 @@ def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) ->
 
 
 def _relocated_runs(active: _ActiveRuns, missing: Tensor) -> tuple[Tensor, Moments]:
-    """The centers and moments of all runs, after relocation in the runs of the mask (B,)."""
+    """The centers and moments of all runs, after relocation in the runs of the mask `missing` (B,)."""
     runs = missing.nonzero().squeeze(1)
     own = active.points.select(runs), active.centers[runs], active.moments.select(runs)
     centers, moments = relocated(*own, active.n_fixed)
@@ -345,14 +352,14 @@ def _relocated_runs(active: _ActiveRuns, missing: Tensor) -> tuple[Tensor, Momen
 
 
 def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
-    """Whether a cluster that is not fixed is empty, and some point with weight is not at its center (B,)."""
+    """True (B,) for runs with an empty cluster that is not fixed and a point with weight that is not at its center."""
     return (moments.worst_sqdist > 0) & (moments.totals[:, n_fixed:] == 0).any(dim=1)
 
 
 def _measure_and_decide(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
 ) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `n` iterations, and a list of booleans: whether each run continues. `moved` is the first move.
+    """The runs after `n` iterations, and whether each run continues. `moved` are the runs after the first move.
 
     This synchronizes with a GPU.
     """
@@ -367,9 +374,9 @@ def _measure_and_decide(
 def _iterate(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
 ) -> _ActiveRuns:
-    """The runs after `n` iterations. `moved` is the first move. With `all_going` no run has ended before.
+    """The runs after `n` iterations. `moved` are the runs after the first move, none ended if `all_going`.
 
-    With `careful` empty clusters are relocated, and measurements at a scale that was too coarse are repeated. This
+    With `careful` empty clusters are relocated, and each pass is repeated with scales that are fine enough. This
     synchronizes with a GPU.
     """
     active = _measure(moved, tol, twice=careful, all_going=all_going)
@@ -381,8 +388,8 @@ def _iterate(
 def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) -> _ActiveRuns:
     """Second step of an iteration: the runs at their next centers, with the moments there. Converged runs end.
 
-    A run is unresolved if the scale of its measurement was too coarse. With `twice` it is measured again at a scale
-    that is fine enough.
+    A run becomes unresolved if its fixed-point scale was too coarse. With `twice`, all runs are measured a second time,
+    at scales that are fine enough.
     """
     bound = moved.bound
     moments = moved.points.measure(moved.target, bound, moved.scale)
@@ -402,7 +409,7 @@ def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) ->
 
 
 def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> iteration.Decision:
-    """Which runs continue, decided by the moments at their next centers."""
+    """Which runs continue, decided by the `moments` at their next centers."""
     arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled, moved.unresolved
     rule = {"n_fixed": moved.n_fixed, "tol": tol, "patience": _PATIENCE, "too_coarse": _TOO_COARSE}
     if (decision := iteration.decide(*arguments, **rule)) is not None:
@@ -421,16 +428,17 @@ def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> 
 
 
 def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
-    """The bound (B,), or the largest squared distance found where the bound is far above it."""
+    """The bound (B,), or the largest squared distance found if the bound is over `_TOO_COARSE` times as large."""
     worst = moments.worst_sqdist.double()
     return torch.where((worst > 0) & (worst * _TOO_COARSE < bound), worst, bound)
 
 
 def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:
-    """A bound (B,) on the squared distances after the move: (a + b)² <= 2(a² + b²), by the triangle inequality.
+    """An upper bound (B,) on squared distances after centers moved: (a + b)² <= 2(a² + b²).
 
-    The bound determines a scale, so it must have equal bits on all devices. It uses no roots, whose rounding differs
-    between devices.
+    Here a is the largest distance before the move, and b is the largest move of a center that has points. The bound
+    determines a scale, so it must have equal bits on all devices. It uses no roots, whose rounding differs between
+    devices.
     """
     of_used = sqshifts.where(moments.totals > 0, 0)
     return 2 * (moments.worst_sqdist.double() + of_used.amax(dim=1))
