@@ -52,7 +52,7 @@ Labels = TypeVar("Labels", bound=Int[Tensor, "*batch n"] | None, covariant=True)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KMeansResult(Generic[Labels]):
-    """K centers, and the labels, cluster weights and inertia at these centers, with the batch dimensions of the input."""
+    """K centers, and the labels, cluster weights and inertia at these centers, with the input's batch dimensions."""
 
     centers: Float[Tensor, "*batch k d"]
     """The centers, in the dtype of the computation; unit vectors for the cosine metric."""

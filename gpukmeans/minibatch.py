@@ -19,7 +19,7 @@ from gpukmeans.validation import dtype_and_shape
 # A center whose count is below this fraction of the largest count is reassigned, as in scikit-learn.
 REASSIGNMENT_RATIO = 0.01
 
-# Rows for each center between two reassignments, as in scikit-learn.
+# Points per center between two reassignments, as in scikit-learn.
 _ROWS_PER_CENTER = 10
 
 
@@ -29,8 +29,8 @@ class MiniBatchState:
 
     `centers` (..., K, D) are `running_means` (..., K, D), float64, rounded to the dtype of the computation.
     `running_counts` (..., K) float64 are the weights of these means. `n_steps` () int64 is the number of batches so
-    far. `rows_since_reassignment` (...) int64 counts rows since the last reassignment. `seed` () int64 is the seed of
-    all reassignments, which is drawn with the first batch.
+    far. `rows_since_reassignment` (...) int64 counts points with weight since the last reassignment. `seed` () int64 is
+    a random number of the first batch; the seeds of all reassignments follow from it.
     """
 
     centers: Tensor
@@ -96,8 +96,9 @@ def partial_fit(
         options: all other options of `kmeans`. Options of Lloyd's loop have no effect.
 
     Raises:
-        TypeError, ValueError: for input that `kmeans` does not accept, for a stream, for a first batch of fewer than K
-            points, and for points whose shape or device differs from that of the centers.
+        TypeError, ValueError: for input that `kmeans` does not accept, for a stream, for a first batch with fewer
+            points of weight above 0 than centers that are not fixed, and for points whose shape or device does not fit
+            the centers.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [8.0], [9.0]])
@@ -123,11 +124,11 @@ def partial_fit(
 
 
 def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int = 0) -> MiniBatchState:
-    """The state with centers of low count moved to distinct points sampled by weight, in the runs `due`, a mask (B,).
+    """The state after centers of low count moved to distinct points sampled by weight, in the runs of mask `due` (B,).
 
-    A count is low if it is below `REASSIGNMENT_RATIO` times the largest count. The number of moved centers is at most
-    half the number of points; the lowest counts come first. A moved center gets the lowest count of the centers that
-    stay, so that it does not move again at once. The first `n_fixed` centers are left out.
+    A count is low if it is below `REASSIGNMENT_RATIO` times the largest count. At most half as many centers move as
+    there are points with weight; the centers of the lowest counts move first. A moved center gets the lowest count of
+    the centers that stay, so that it does not move again at once. The first `n_fixed` centers never move.
     """
     means, centers, counts = state.running_means[:, n_fixed:], state.centers[:, n_fixed:], state.running_counts
     fixed_counts, counts = counts[:, :n_fixed], counts[:, n_fixed:]
@@ -136,8 +137,8 @@ def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int 
     low &= order < (points.stats.n_present // 2)[:, None]
     if not low.any():
         return state
-    # A new generator for each step, so that a resumed run needs no state of a generator. One point for every center,
-    # so that the points of a run do not depend on the other runs.
+    # Each step has a new generator, so that a saved state needs no generator state. A point is sampled for every
+    # center, also for centers that stay, so that the points of a run do not depend on the other runs.
     generator = seeded(int(state.seed) + int(state.n_steps))
     sampled = random(points, counts.shape[1], generator, fixed=state.centers)
     nth = (low.cumsum(dim=1) - 1).clamp(min=0)
@@ -166,7 +167,7 @@ def _check_input(given: KMeansInput, state: MiniBatchState | None) -> None:
 
 
 def _before_first_batch(clustering: Clustering) -> MiniBatchState:
-    """The state of P problems at the initial centers: of `n_init` seedings, the centers of the lowest inertia."""
+    """The state of P problems at their initial centers, the centers of the lowest inertia of `n_init` seedings."""
     clustering.check_n_clusters()
     starts, n_init = clustering.first_centers(), clustering.options.n_init
     if n_init > 1:
@@ -176,7 +177,7 @@ def _before_first_batch(clustering: Clustering) -> MiniBatchState:
 
 
 def _of_problems(state: MiniBatchState, clustering: Clustering) -> MiniBatchState:
-    """The state of P problems, with centers in the dtype of the batch and matching running means."""
+    """The state with the batch dimensions as one dimension P, and with centers in the dtype of the new points."""
     *_, n_clusters, width = state.centers.shape
     if clustering.options.n_clusters != n_clusters:
         raise ValueError(f"n_clusters must stay {n_clusters} until the next fit, got {clustering.options.n_clusters}")
@@ -206,7 +207,7 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
     moments = measure_at(points, before.centers)
     counts = before.running_counts + moments.cluster_weights()
     means = moments.means()
-    # This form of the weighted mean is exact for centers of count 0, which may be far from the points.
+    # This form of the weighted mean has no rounding error for centers of count 0, which may be far from the points.
     means += (before.running_means - means) * (before.running_counts / counts)[..., None]
     moves = (moments.totals > 0)[..., None]
     moves[:, : options.n_fixed] = False

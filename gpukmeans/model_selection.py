@@ -20,13 +20,13 @@ from gpukmeans.points import KMeansInput, read_input
 from gpukmeans.tiling import blocks
 from gpukmeans.validation import check_count, compute_dtype
 
-# Numbers in a block of rows. With the copies of rows and the tiles of an engine, a pass holds less than 64 MiB.
+# Coordinates in a block of rows. With the copies of rows and the tiles of an engine, a pass needs less than 64 MiB.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NClustersComparison:
-    """Result of `compare_n_clusters`: inertia and simplified silhouette for each number of clusters, and the best.
+    """Result of `compare_n_clusters`: inertia and simplified silhouette for each number of clusters, and the best K.
 
     Args:
         n_clusters: the numbers of clusters K, in the given order.
@@ -66,16 +66,17 @@ def compare_n_clusters(
 
     The best K has the largest simplified silhouette (Hruschka, de Castro & Campello 2004; compared with other criteria
     by Vendramin, Campello & Hruschka 2010). The simplified silhouette of a point is (b - a) / b: a is its Euclidean
-    distance to the center of its cluster, and b its distance to the nearest other center with points. It is 0 in a
-    cluster of one point, and if K = 1. For `metric="cosine"` the distances are between unit vectors. The silhouette of
-    a clustering is the mean over the points, by weight; it is near 1 for clusters that are far apart. It takes N·K
-    distances. The silhouette of Rousseeuw (1987) takes N² distances; the simplified one is larger.
+    distance to the center of its cluster, and b its distance to the nearest other center with points. The silhouette of
+    a point is 0 in a cluster of one point, and if K = 1. For `metric="cosine"` the distances are between unit vectors.
+    The silhouette of a clustering is the mean over the points, by weight. It is near 1 for clusters that are far apart.
+    The simplified silhouette takes N·K distances and is larger than the silhouette of Rousseeuw (1987), which takes N²
+    distances.
 
     A silhouette cannot show that points have no clusters: K = 1 is the best only if no larger K is given. For points of
     a uniform distribution the largest silhouette is about 0.5 in 2 dimensions and 0.2 in 8. docs/benchmarks.md has the
     rate at which this and other criteria find a known K.
 
-    Each K is clustered by `kmeans` with these options and the same state of the generator. The figures have the same
+    For each K, `kmeans` is called with these options and the same generator state. Inertia and silhouette have the same
     bits for every engine, block size and number of threads, and for a tensor and a stream with equal centers.
 
     Args:
@@ -127,7 +128,7 @@ def compare_n_clusters(
 
 
 def _checked_numbers(n_clusters: Iterable[SupportsIndex], options: dict[str, Any]) -> list[int]:
-    """The numbers of clusters. TypeError or ValueError for other values, and for options that cannot be compared."""
+    """The numbers of clusters. TypeError or ValueError for other values, and for a group or a checkpoint."""
     if not isinstance(n_clusters, Iterable):
         expected = "several ints, such as range(2, 11)"
         raise TypeError(f"n_clusters must be {expected}, got {type(n_clusters).__name__}")
@@ -150,7 +151,7 @@ def _simplified_silhouette(
     scale = finest_scale(result.cluster_weights.sum())
     parts = [_silhouettes(x, weights, centers, scale, engine) for x, weights in _blocks(given, metric)]
     by_cluster = functools.reduce(operator.add, parts)
-    # Integers, which Python divides with a single rounding.
+    # Python divides integers with a single rounding.
     return int(by_cluster.sums.where(by_cluster.n_points > 1, 0).sum()) / int(by_cluster.weight)
 
 
@@ -158,8 +159,8 @@ def _simplified_silhouette(
 class _Silhouettes:
     """Sums over points, in fixed-point units. Sums of disjoint points add.
 
-    `sums` (K,) of w·(b - a) / b and `n_points` (K,) are per cluster; `weight` () is the sum of w. Points of weight 0 do
-    not count.
+    `sums` (K,) is the sum of w·(b - a) / b in each cluster, and `n_points` (K,) the number of points of weight above 0.
+    `weight` () is the sum of w over all points.
     """
 
     sums: Tensor
@@ -184,7 +185,7 @@ def _silhouettes(
 ) -> _Silhouettes:
     """The sums over points (N, D) at centers (K, D)."""
     labels, nearest = _assign(x, centers, engine)
-    # By cluster: b of its points is the distance to the nearest of all centers but the center of the cluster.
+    # For the points of each cluster, b is the distance to the nearest center without the center of the cluster.
     order = labels.argsort(stable=True)
     n_rows = labels.bincount(minlength=len(centers)).tolist()
     clusters = enumerate(x[order].split(n_rows))

@@ -1,4 +1,4 @@
-"""Moments: sums over weighted points at given centers. Moments of disjoint points add.
+"""Moments: sums over weighted points at given centers. Moments of disjoint sets of points can be added.
 
 Every tensor has a leading dimension of B runs: each run has K centers of its own, over the same or different points.
 """
@@ -18,9 +18,10 @@ _TENSORS = ("sums", "totals", "inertia", "worst_sqdist")
 class Moments:
     """Sums of one pass over weighted points at K centers. Lloyd's loop needs no other result of the pass.
 
-    All sums are int64, in the units of `fixed_point`. `sums` (B, K, D) and `totals` (B, K) are per cluster the sum of
-    w·(x - lowest) and of w; `inertia` (B,) is the sum of w·d² over all points. `worst_sqdist` (B,) is the largest
-    squared distance of a point with weight, in the dtype of the centers.
+    All sums are int64, in the units of `fixed_point`. For points x of weight w at distance d from the nearest center,
+    `sums` (B, K, D) is the sum of w·(x - lowest) in each cluster, `totals` (B, K) is the sum of w in each cluster, and
+    `inertia` (B,) is the sum of w·d² over all points. `lowest` is a field of `fixed_point`. `worst_sqdist` (B,) is the
+    largest squared distance of a point with weight, in the dtype of the centers.
     """
 
     fixed_point: FixedPoint
@@ -87,5 +88,5 @@ class Moments:
         """Weighted means (B, K, D), float64, within the range of the points. NaN for a cluster without weight."""
         lowest, highest = self.fixed_point.lowest[:, None], self.fixed_point.highest[:, None]
         means = from_fixed(self.sums, self.fixed_point.sum[:, None]) / self.cluster_weights()[:, :, None] + lowest
-        # A weight of few fixed-point units has a large relative error, so the quotient may be out of the range.
+        # A cluster weight of few fixed-point units has a large relative error, so the quotient may be out of the range.
         return means.clamp(lowest, highest)

@@ -20,8 +20,8 @@ from gpukmeans.validation import check_count, check_fixed, check_init
 Callback = Callable[[int, Tensor, Tensor], object]
 """A function of the number of iterations, the inertia and the largest distance that a center moved.
 
-Inertia and distance are those of the best run so far, in the shape of the result. A return value of True ends the
-clustering."""
+Inertia and distance are of the best run so far of each problem, in the batch dimensions of the input. A return value of
+True ends the clustering."""
 
 
 class KMeansKeywords(TypedDict, total=False):
@@ -48,7 +48,7 @@ class KMeansOptions:
 
     Args:
         n_clusters: the number of clusters K.
-        init: the initial centers, or the seeding that chooses them.
+        init: the initial centers, or a seeding: a name or a function.
         fixed: centers that do not move.
         n_init: the number of runs.
         max_iter: the maximum number of iterations of a run.
@@ -62,7 +62,7 @@ class KMeansOptions:
         checkpoint: how to save the state, and the state to resume from.
 
     Raises:
-        TypeError, ValueError: for values that are wrong whatever the points are.
+        TypeError, ValueError: for values that are wrong for any points. `kmeans` checks the rest.
 
     Example:
         >>> options = KMeansOptions(n_clusters=2, n_init=3)
@@ -130,9 +130,9 @@ class KMeansOptions:
         }
 
     def identity(self, points: Points, fixed: Tensor | None) -> CheckpointState:
-        """The properties that must be equal in a run and its checkpoint, by name.
+        """Tensors, by name, that must be equal in the run that saved a checkpoint and the run that resumes from it.
 
-        `fixed` (P, F, D) are prepared for the metric.
+        `fixed` (P, F, D) are the fixed centers after `Metric.prepare`.
         """
         metric = check_metric(self.metric)
         name = next((name for name, other in METRICS.items() if other is metric), "a metric")

@@ -14,10 +14,9 @@ from gpukmeans.tiling import blocks
 # Iterations of Lloyd's loop before the first cycle, with the added centers, and after the merges. More iterations cost
 # time and do not lower the inertia.
 _INITIAL_ITERATIONS, _EXPANDED_ITERATIONS, _MERGED_ITERATIONS = 2, 2, 3
-# The number of added centers decreases by this factor from cycle to cycle, but not below the minimum, which K = 4
-# needs.
+# The number of added centers decreases by this factor from cycle to cycle, down to a minimum, which K = 4 needs.
 _DECAY, _MIN_ADDED = 2**-0.5, 4
-# Squared differences of coordinates that are held at a time.
+# Squared differences of coordinates that are in memory at a time.
 _BLOCK = 1 << 18
 
 
@@ -32,10 +31,10 @@ def refined(
     """Initial centers (B, K, D) for Lloyd's loop that lead to a lower inertia than the given centers.
 
     A cycle adds centers, sampled by weight times squared distance, runs a few iterations of Lloyd's loop, and merges
-    pairs of centers until K are left. It merges the pairs that increase the inertia least (Ward 1963). The moments give
-    these costs without a pass over the points. After a few more iterations the centers of the lowest inertia so far are
-    kept. The first cycle adds K centers, later cycles add fewer. Breathing k-means (Fritzke 2020) adds and removes few
-    centers at a time, so it needs many more cycles.
+    pairs of centers until K are left. The pairs are those that increase the inertia least (Ward 1963). The increase is
+    computed from the moments, without a pass over the points. After a few more iterations the cycle keeps the centers
+    of the lowest inertia so far. The first cycle adds K centers, later cycles add fewer. Breathing k-means (Fritzke
+    2020) adds and removes few centers at a time, so it needs many more cycles.
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into them.
     """
@@ -72,10 +71,10 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
     """Centers (B, M, D) of clusters of weight `totals` (B, M), both float64, merged to (B, K, D).
 
     A merge replaces two clusters, of weights a and b at x and y, by their weighted mean. Its cost is the increase of
-    the inertia, a·b/(a+b)·|x - y|². The cheapest pairs are merged (Ward 1963). The cost of a pair does not depend on
-    the order of merges if each cluster is the cheapest partner of the other (Murtagh 1983), so a quarter of the
-    necessary merges are done at a time. The result is almost always the same as with one merge of the cheapest pair at
-    a time.
+    the inertia, a·b/(a+b)·|x - y|². The cheapest pairs are merged (Ward 1963). Two clusters that are each other's
+    cheapest partner stay so until they are merged (Murtagh 1983), so several pairs are merged at a time, up to a
+    quarter of the remaining merges. The result is almost always the same as with one merge of the cheapest pair at a
+    time.
 
     The first `n_fixed` centers, fewer than K, keep their indices and positions. A merge of a cluster of weight b into a
     fixed cluster costs b·|x - y|², the limit for infinite a. Two fixed centers are never merged.
@@ -124,7 +123,7 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
 def _cheapest(
     centers: Tensor, totals: Tensor, alive: Tensor, runs: Tensor, rows: Tensor, n_fixed: int
 ) -> tuple[Tensor, Tensor]:
-    """The lowest cost (R,) of a merge of each cluster `rows` (R,) of `runs` (R,), and its partner (R,)."""
+    """The lowest cost (R,) of a merge of the clusters `rows` (R,) in `runs` (R,), and the partners (R,)."""
     cost = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     partner = torch.empty_like(rows)
     for block in blocks(len(rows), _BLOCK // (centers.shape[1] * centers.shape[2])):

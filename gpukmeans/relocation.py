@@ -1,4 +1,4 @@
-"""Relocation of empty clusters to the worst-served points, as in scikit-learn."""
+"""Relocation of empty clusters to the worst-served points (farthest from their centers), as in scikit-learn."""
 
 from dataclasses import replace
 
@@ -10,18 +10,19 @@ from gpukmeans.points import Points
 
 
 def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -> tuple[Tensor, Moments]:
-    """Centers (B, K, D), those of empty clusters at the worst-served points, and moments without these points.
+    """Centers (B, K, D) after empty clusters moved to the worst-served points, and moments without these points.
 
-    Points are taken in descending order of their squared distance, on ties in the order of rows. Equal points move
-    together: their terms are subtracted from the sum and the weight of their cluster. A point does not move if its
-    cluster would be empty without it, unless this is one of the first `n_fixed` clusters, whose centers never move.
+    Points are taken in descending order of their squared distance to the nearest center, on ties in the order of rows.
+    Equal points move together: their terms are subtracted from the sum and the weight of their cluster. A point does
+    not move if its cluster would be empty without it. The first `n_fixed` clusters may become empty, and their centers
+    never move.
 
     The totals of a relocated cluster remain 0. Each run must have a point with weight that is not at its center.
     """
     n_free = centers.shape[1] - n_fixed
-    # Enough candidates: at most one candidate of each cluster that is not empty may not move.
+    # These candidates are enough, because each cluster that is not empty keeps at most one of them, its last point.
     worst = points.worst_served(centers, n_free)
-    # Entries without a point repeat the first point, because their zeros could be equal to another point.
+    # Entries without a point, which are zeros, could equal another point, so they repeat the first point.
     values = worst.x.where(worst.sqdist[..., None] > 0, worst.x[:, :1])
     removed = points.totals_of_equal(values)
     centers, sums, totals = centers.clone(), moments.sums.clone(), moments.totals.clone()
@@ -36,9 +37,9 @@ def relocated(points: Points, centers: Tensor, moments: Moments, n_fixed: int) -
 
 
 def _moving(labels: Tensor, weights: Tensor, totals: Tensor, n: int, n_fixed: int) -> Tensor:
-    """Indices of the first n candidates whose clusters keep some weight without them.
+    """Indices of the first n candidates that may move: their clusters keep some weight, or are fixed.
 
-    Candidates have labels (M,) and weights (M,), clusters have totals (K,), all weights in fixed-point units.
+    Candidates have labels (M,) and weights (M,), and clusters have weights `totals` (K,), in fixed-point units.
     """
     left, moving = totals.tolist(), []
     for candidate, (label, weight) in enumerate(zip(labels.tolist(), weights.tolist(), strict=True)):

@@ -1,8 +1,8 @@
 """Seedings: initial centers by random sampling, k-means++ or k-means||.
 
 A seeding is a function of points, K and a CPU generator that returns centers (B, K, D) for B runs. All runs use the
-same random numbers, so the centers of a run do not depend on the other runs. With `fixed` centers (B, F, D) it returns
-K more centers; it chooses points at a fixed center only if there are no others.
+same random numbers, so the centers of a run do not depend on the other runs. With `fixed` centers (B, F, D) a seeding
+returns K more centers. It chooses points that equal a fixed center only if there are no other points.
 """
 
 import math
@@ -32,7 +32,8 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
     complete = [len(rows) == n_clusters for rows in distinct]
     while not all(complete):
         centers = torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
-        # Sampling many points and dropping repeats has the same probabilities as sampling one by one from the rest.
+        # Sampling many points and dropping repeats has the probabilities of sampling one point at a time from the
+        # points that are not equal to a chosen point.
         placed = centers if fixed is None else torch.cat([fixed, centers], dim=1)
         more = points.sample_uncovered(n_clusters, generator, points.assign(placed))
         for run in [run for run, done in enumerate(complete) if not done]:
@@ -46,12 +47,12 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
 def kmeans_plus_plus(
     points: Points, n_clusters: int, generator: torch.Generator, *, fixed: Tensor | None = None
 ) -> Tensor:
-    """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007): each sampled by weight times *squared* distance.
+    """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007), sampled by weight times *squared* distance.
 
-    The seeding is greedy, as the authors suggest and as in scikit-learn: each step samples 2 + ln K candidates and
-    takes the candidate of the lowest inertia, the first on ties. The first center is sampled by weight, or like the
-    others if there are `fixed` centers. If there are fewer than K distinct points, the last rows repeat points sampled
-    by weight.
+    The distance is to the nearest center so far. The seeding is greedy, as the authors suggest and as in scikit-learn:
+    each step samples 2 + ln K candidates and takes the candidate of the lowest inertia, the first on ties. The first
+    center is sampled by weight; with `fixed` centers it is sampled like the others. If there are fewer than K distinct
+    points, the last rows repeat points sampled by weight.
     """
     if fixed is not None:
         n_fixed = fixed.shape[1]
@@ -95,16 +96,16 @@ def kmeans_parallel(
     new point. If there are fewer than K distinct points, the last rows repeat points. `fixed` centers replace the first
     point; points that are nearest to a fixed center add no weight.
 
-    For 1,000,000 x 32 points and K = 1000 it takes 11.5 s; k-means++ took 449 s (on a busier machine). The inertia
-    after four iterations of Lloyd's loop is 0.4 % higher. Measured 2026-11-24 on two CPU cores.
+    For 1,000,000 x 32 points and K = 1000 it takes 11.5 s; k-means++ took 449 s (on a busier machine). After four
+    iterations of Lloyd's loop the inertia is 0.4 % higher than with k-means++. Measured 2026-11-24 on two CPU cores.
 
-    Other options: `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`. ValueError unless
+    The options can be set by `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`. ValueError unless
     `oversampling` is finite and above 0 and `rounds` an int of at least 1.
     """
     if not (0 < oversampling < math.inf and isinstance(rounds, int) and not isinstance(rounds, bool) and rounds >= 1):
         expected = "oversampling must be a number above 0 and rounds an int of at least 1"
         raise ValueError(f"{expected}, got {oversampling} and {rounds}")
-    # A separate generator, since the number of rounds may depend on the other runs.
+    # The last step has its own generator, because the number of rounds may depend on the other runs.
     (last,) = spawn(generator, 1)
     n_samples = math.ceil(oversampling * n_clusters)
     centers = points.sample(1, generator) if fixed is None else fixed

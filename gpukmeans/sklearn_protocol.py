@@ -91,7 +91,7 @@ class SklearnEstimator:
 
 @functools.cache
 def parameters_of(estimator: type) -> dict[str, Any]:
-    """Parameters of the constructor by name, with their defaults. With `**` this includes the base class."""
+    """Defaults of the constructor's parameters, by name. With `**` the parameters of the base class are included."""
     parameters = inspect.signature(estimator).parameters.values()
     kinds = {parameter.kind for parameter in parameters}
     inherited = parameters_of(estimator.__mro__[1]) if inspect.Parameter.VAR_KEYWORD in kinds else {}
@@ -106,7 +106,7 @@ def not_fitted_error(message: str) -> AttributeError:
 
 
 def warn_of_float_y(y: Any) -> None:
-    """UserWarning if `y`, which is ignored, has floats, which may be meant as weights."""
+    """UserWarning that `y` is ignored, if it has floats, because they may be meant as weights."""
     if isinstance(y, Tensor):
         has_floats = y.is_floating_point()
     else:
@@ -119,7 +119,7 @@ def warn_of_float_y(y: Any) -> None:
 
 
 def lists_to_arrays(values: Any) -> Any:
-    """A NumPy array for nested lists of numbers, for an array of objects, and for an object with only `__array__`.
+    """A NumPy array for nested lists of numbers, an array of objects, or an object with `__array__` but no `shape`.
 
     Any other object is unchanged, such as a tensor, a data frame or a stream. A memory map that joblib made of a large
     array becomes an array. ValueError or TypeError for entries that are not numbers.
@@ -143,7 +143,7 @@ def _array_of_numbers(values: Any) -> Any:
 
 
 def feature_names(x: Any) -> Any:
-    """The names of the columns of a data frame, if they are strings; else None. TypeError for a mixture.
+    """The names of the columns of a data frame if all are strings, else None. TypeError if only some are strings.
 
     Without scikit-learn the result is None.
     """
@@ -157,7 +157,7 @@ def feature_names(x: Any) -> Any:
 
 
 def check_feature_names(estimator: Any, x: Any) -> None:
-    """ValueError if the names of the columns differ from the fitted names. A warning if only one of both has names."""
+    """ValueError if the names of the columns differ from the fitted names. A warning if one of them has no names."""
     if hasattr(estimator, "feature_names_in_") or feature_names(x) is not None:
         from sklearn.utils.validation import _check_feature_names
 

@@ -1,4 +1,4 @@
-"""Blocks and tiles of long axes, which bound the memory of intermediate results."""
+"""Division of long axes into blocks and tiles, which bounds the memory of intermediate results."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ def tiles(n_runs: int, n_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 
 class ProblemIndex:
-    """Problem numbers as an index tensor. The last tensor is cached, because a copy to a GPU synchronizes with it."""
+    """Problem numbers as an index tensor. The last tensor is cached, because a copy to a GPU synchronizes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -36,5 +36,5 @@ class ProblemIndex:
 
 
 def problem_index(problems: Sequence[int], index: Tensor) -> slice | Tensor:
-    """An index of these problems: for a single problem a slice, which makes a view; else `index`, the tensor."""
+    """An index that selects these problems: for a single problem a slice, which makes a view, else `index`."""
     return slice(problems[0], problems[0] + 1) if len(problems) == 1 else index

@@ -141,7 +141,7 @@ class Range(NamedTuple):
 
 
 def finite_range(x: Tensor, name: str) -> Range:
-    """The range of each coordinate of each problem: (..., D) of points (..., N, D), float64.
+    """The range (..., D), float64, of each coordinate over the N points of each problem, for points (..., N, D).
 
     ValueError unless all values are finite.
     """
@@ -152,7 +152,7 @@ def finite_range(x: Tensor, name: str) -> Range:
 
 
 def union_range(one: Range, other: Range) -> Range:
-    """The smallest range that contains both."""
+    """The smallest range that contains both ranges."""
     return Range(torch.minimum(one.lowest, other.lowest), torch.maximum(one.highest, other.highest))
 
 
@@ -196,7 +196,7 @@ def check_magnitude(total_weight: Tensor, sqdist: Tensor) -> None:
 
 
 def check_nonzero_rows(x: Tensor, name: str, present: Tensor | None = None) -> None:
-    """ValueError if a row of (..., N, D) is zero. With a mask `present` (..., N), only its rows are checked."""
+    """ValueError if a row of (..., N, D) is zero. With a mask `present` (..., N), only rows in the mask are checked."""
     zero = (x == 0).all(dim=-1)
     if present is not None:
         zero = zero & present
