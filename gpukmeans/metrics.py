@@ -22,7 +22,7 @@ class Metric:
             points.
         project: a function of means (B, K, D), float64, and the previous centers that returns the next centers; None if
             the means are the next centers.
-        factor: the factor from the squared Euclidean distance to the distance of the metric.
+        factor: the distance divided by the squared Euclidean distance.
         normalizes: whether `prepare` divides points by their norms. A point of zeros is then an error.
 
     Example:

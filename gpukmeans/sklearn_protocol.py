@@ -157,7 +157,7 @@ def feature_names(x: Any) -> Any:
 
 
 def check_feature_names(estimator: Any, x: Any) -> None:
-    """ValueError if the names of the columns differ from the fitted names. A warning if one of them has no names."""
+    """ValueError if the names of the columns differ from the fitted names. A warning if only one has names."""
     if hasattr(estimator, "feature_names_in_") or feature_names(x) is not None:
         from sklearn.utils.validation import _check_feature_names
 

@@ -16,7 +16,7 @@ from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.validation import squared_diagonal
 
 SAMPLE_BITS = 62
-"""Random bits of a sample: the largest even number below 63, the bits of a positive int64."""
+"""Random bits of a sample: the largest even number up to 63, because `scale_random` halves it and int64 has a sign."""
 
 
 class SampleBy(Enum):
@@ -45,7 +45,8 @@ class WeightedSampler(Protocol):
 class NearestState(Protocol):
     """The nearest center of each point, for B runs with M centers each. Immutable: `update` returns a new state.
 
-    `scale` (B,) float64 is the number of fixed-point units in 1.
+    `scale` (B,) float64 is the number of fixed-point units per 1. "D2" and "D²" are the squared distance to the nearest
+    center.
     """
 
     def update(self, centers: Tensor) -> "NearestState":
@@ -55,7 +56,7 @@ class NearestState(Protocol):
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
         """The largest squared distance (B,) of a point with weight, float64, 0 without points.
 
-        `total_weight` (B,) is the weight of all points. The fixed-point scale of D² samples follows from both.
+        This distance and `total_weight` (B,), the weight of all points, determine the fixed-point scale of D² samples.
         """
         ...
 
@@ -64,11 +65,11 @@ class NearestState(Protocol):
         ...
 
     def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
-        """The inertia with one more center, for each of the candidates (B, L, D): (B, L) int64 units."""
+        """The inertia (B, L) if one of the candidates (B, L, D) is added as a center, in fixed-point units, int64."""
         ...
 
     def cluster_weights(self, scale: Tensor) -> Tensor:
-        """The weight of the points nearest to each center: (B, M) int64 units."""
+        """The weight (B, M) of the points nearest to each center, in fixed-point units, int64."""
         ...
 
 
@@ -76,8 +77,9 @@ class NearestState(Protocol):
 class PointSource(Protocol):
     """Points of P problems: all points, or one of several disjoint parts whose results add up.
 
-    B runs are processed side by side; `problems`, B numbers below P, are the problems of the runs. `dtype` is the dtype
-    of the computation, of centers and of squared distances. `weights_dtype` is None where all weights are 1.
+    B runs are computed side by side. `problems` are B numbers below P, the problem of each run. `dtype` is the dtype of
+    the computation, of centers and of squared distances. `weights_dtype` is None if the points have no weights, so that
+    all weights are 1.
     """
 
     @property
@@ -87,9 +89,9 @@ class PointSource(Protocol):
     def weights_dtype(self) -> torch.dtype | None: ...
 
     def input_stats(self) -> InputStats:
-        """Statistics of rows and weights as given.
+        """Statistics of rows and weights before weights are rounded.
 
-        ValueError for values that are not finite and, where all weights are 1, for points that the metric excludes.
+        ValueError for values that are not finite and, if all weights are 1, for points that the metric excludes.
         """
         ...
 
@@ -116,7 +118,7 @@ class PointSource(Protocol):
         ...
 
     def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
-        """For each of the values (B, n, D), sums over the points that are equal to it; equal values use the first one.
+        """For each of the values (B, n, D), sums over the points that equal it; 0 if an earlier value is equal.
 
         The sums (B, n, D + 1) of w·(x - lowest) and, last, of w are int64, in fixed-point units.
         """
@@ -127,7 +129,7 @@ class PointSource(Protocol):
         ...
 
     def labels(self, centers: Tensor, problems: Sequence[int]) -> Tensor | None:
-        """The index of the nearest center for each point (B, N) int64; None for streams, which hold no labels."""
+        """The index of the nearest center for each point (B, N) int64; None for streams."""
         ...
 
     def centers_as_points(self, centers: Tensor, weights: Tensor) -> "PointSource":
@@ -139,8 +141,8 @@ class PointSource(Protocol):
 class Points:
     """Weighted points for B runs side by side. Each run uses the points of one of P problems.
 
-    A sample is one integer below an integer total, so the samples and bits of a run depend neither on the other runs
-    nor on where the points are stored.
+    A sample is found by one random integer below the integer total of all sampling weights, so the samples and bits of
+    a run depend neither on the other runs nor on where the points are stored.
     """
 
     source: PointSource
@@ -207,7 +209,7 @@ class Points:
         return self.source.labels(centers, self.problems)
 
     def assign(self, centers: Tensor) -> NearestState:
-        """The nearest of centers (B, M, D) for each point, which the methods below take as an argument."""
+        """The nearest of centers (B, M, D) for each point: the argument `nearest` of the methods below."""
         return self.source.assign(centers, self.problems)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -215,24 +217,24 @@ class Points:
         return self._sample(n, generator, self.source.assign(None, self.problems), [])
 
     def sample_uncovered(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
-        """n points (B, n, D), sampled by weight from points that equal no center, or from all if each equals one."""
+        """n points (B, n, D), sampled by weight from the points that equal no center, or from all if there are none."""
         return self._sample(n, generator, nearest, [(SampleBy.UNCOVERED, self.fixed_point.weight)])
 
     def sample_d2(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
-        """n points (B, n, D) by weight times squared distance; as `sample_uncovered` if the product is 0 for all."""
-        # Products below half a unit round to 0. If all do, points that are not equal to a center are sampled by weight.
+        """n points (B, n, D), sampled by weight times squared distance; by `sample_uncovered` if all products are 0."""
+        # Products below half a fixed-point unit round to 0, so all can be 0 although some point equals no center.
         choices = [(SampleBy.D2, self._d2_scale(nearest)), (SampleBy.UNCOVERED, self.fixed_point.weight)]
         return self._sample(n, generator, nearest, choices)
 
     def potentials(self, nearest: NearestState, candidates: Tensor) -> Tensor:
-        """The inertia with one more center, for each of the candidates (B, L, D): (B, L) int64.
+        """The inertia (B, L), int64, if one of the candidates (B, L, D) is added as a center.
 
-        The units are equal for all candidates of a run.
+        The fixed-point units are equal for all candidates of a run.
         """
         return nearest.potentials(candidates, self._d2_scale(nearest))
 
     def cluster_weights(self, nearest: NearestState) -> Tensor:
-        """The weight of the points nearest to each center (B, M): int64 where all weights are 1, else float64."""
+        """The weight (B, M) of the points nearest to each center: int64 if all weights are 1, else float64."""
         weights = nearest.cluster_weights(self.fixed_point.weight)
         return weights if self.source.weights_dtype is None else from_fixed(weights, self.fixed_point.weight[:, None])
 
@@ -250,7 +252,7 @@ class Points:
     def _sample(
         self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
     ) -> Tensor:
-        """n points (B, n, D), each by one random integer.
+        """n points (B, n, D), each found by one random integer.
 
         A run samples by the first of the `choices` whose total is not 0, else by weight.
         """

@@ -1,4 +1,4 @@
-"""`Batches`: points in batches that each pass reads again. The next batch is read while one is in use."""
+"""`Batches`: points in batches, which each pass over the points reads again, one batch ahead of the computation."""
 
 import contextlib
 import itertools
@@ -13,8 +13,8 @@ from torch.autograd.grad_mode import set_grad_enabled
 from gpukmeans.arrays import check_dense, to_tensor, weights_tensor
 from gpukmeans.validation import check_count
 
-# Default bytes of a batch. Measured on two cores with 16 coordinates and K = 64: 8 to 128 MiB were equally fast, 1 and
-# 2 MiB took 14 % longer.
+# Default bytes of a batch. Measured on two cores with 16 coordinates and K = 64: batches of 8 to 128 MiB were equally
+# fast, and batches of 1 and 2 MiB took 14 % longer.
 _BYTES = 1 << 25
 
 T = TypeVar("T")
@@ -31,9 +31,9 @@ class Batch(NamedTuple):
 class Batches:
     """Batches of points (N, D) from a source: an iterable of tensors, or of pairs whose first entry is the points.
 
-    Each iteration reads the source once. A thread reads the next batch, and copies it to the device, while one is in
-    use; no more than two batches are in memory. The thread has the grad mode, current device and stream of the caller,
-    but not its autocast.
+    Each iteration reads the source once. A thread reads the next batch, and copies it to the device, while the current
+    batch is in use. No more than two batches are in memory. The thread has the grad mode, current device and stream of
+    the caller, but not its autocast.
 
     Args:
         source: an iterable of batches that can be iterated again, such as a list or a `DataLoader`, or a table of rows
@@ -41,7 +41,7 @@ class Batches:
             iteration must give the same rows in the same order, and no batch may change after it was given. If a batch
             is a tuple or a list, such as points and their classes, its first entry is the points and the rest is
             ignored.
-        batch_rows: the number of rows in a batch of a table, by default about 32 MiB.
+        batch_rows: the number of rows in a batch of a table, by default as many as have about 32 MiB.
         device: the device to which batches are copied, asynchronously for a GPU. By default they are not copied.
         dtype: the dtype of the points, by default the dtype of the source.
         weighted: whether each batch is a pair of points and their weights (N,), which may be a mask.
@@ -153,7 +153,7 @@ def _n_rows(table: Any) -> int:
 def _slice_of(table: Any, start: int, stop: int) -> Any:
     try:
         return table[start:stop]
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # a table that takes the index of a single row
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:  # some tables only allow the index of one row
         name = type(table).__name__
         raise TypeError(f"{name} has no slices ({error}): pass a DataLoader of it") from error
 
@@ -176,7 +176,7 @@ def _check_repeatable(source: Any) -> None:
 
 
 def _as_batch(number: int, item: Any, weighted: bool) -> Batch:
-    """An item of the source as tensors, on their device. TypeError if it is not a batch."""
+    """The batch of an item of the source, not moved to another device. TypeError if the item is not a batch."""
     name = batch_name(number)
     is_tuple = isinstance(item, (tuple, list))
     entries = list(item) if is_tuple else [item]
@@ -196,7 +196,7 @@ def _start_copy(batch: Batch, stream: torch.Stream) -> tuple[Batch, Any]:
     """A copy of the batch on the device of the stream, not yet complete, and the event of its completion."""
     tensors = [tensor for tensor in batch if tensor is not None]
     for device in {tensor.device for tensor in tensors if tensor.device.type != "cpu"}:
-        # A batch on a GPU may still be in computation.
+        # The GPU may still be computing the values of the batch.
         stream.wait_event(torch.accelerator.current_stream(device).record_event())
     with _current_stream(stream):
         copies = [
@@ -222,12 +222,12 @@ def _read_ahead(items: Iterable[T], prepare: Callable[[T], U]) -> Iterator[U]:
         while (item := future.result()) is not _END:
             future = reader.submit(read_next)
             held = [item]
-            del item  # so that no reference is left here while the caller uses the item
+            del item  # so that this generator has no reference while the caller uses the item
             yield held.pop()
 
 
 def _context_of_caller() -> Callable[[], contextlib.ExitStack]:
-    """A function that opens, in another thread, a context with the grad mode, device and stream of this thread."""
+    """A function that opens a context in another thread, with the grad mode, device and stream of this thread."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     stream = torch.accelerator.current_stream() if torch.accelerator.is_available() else None
 

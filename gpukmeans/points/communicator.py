@@ -30,7 +30,7 @@ class Communicator(Protocol):
         ...
 
     def all_gather(self, what: str, work: Callable[[], T]) -> list[T]:
-        """The results of `work` by rank, pickled, with their tensors on the CPU."""
+        """The results of `work` on all ranks, by rank. They are sent by pickle, with their tensors on the CPU."""
         ...
 
     def all_reduce_sum(self, what: str, like: Tensor, work: Callable[[], Tensor]) -> Tensor:
@@ -38,7 +38,7 @@ class Communicator(Protocol):
         ...
 
     def all_reduce_max(self, what: str, values: Tensor) -> Tensor:
-        """The elementwise maximum over the ranks."""
+        """The elementwise maximum of `values` over the ranks."""
         ...
 
 
@@ -87,7 +87,7 @@ class ProcessGroupCommunicator:
         value, error = _result_or_error(work)
         flat = torch.zeros(like.numel() + 1, dtype=torch.int64, device=like.device)
         if value is None:
-            flat[-1] = 1  # the number of failures, in the same sum
+            flat[-1] = 1  # so that the same sum counts the failures
         else:
             flat[:-1] = value.flatten()
         with self._collective(what):
@@ -178,12 +178,12 @@ def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]
 
 
 def _as_text(error: Exception | None) -> tuple[str, str] | None:
-    """The name of the type of an error and its message, which can be pickled."""
+    """The type name and the message of an error. Unlike some errors, both can be pickled."""
     return None if error is None else (type(error).__name__, str(error))
 
 
 def _raise_first(failures: Sequence[tuple[str, str] | None], own: Exception | None) -> None:
-    """Raise the error of the lowest rank that has one, the same on every rank."""
+    """Raise the error of the lowest rank that has an error, if any. All ranks raise the same error."""
     for rank, failure in enumerate(failures):
         if failure is not None:
             name, message = failure

@@ -1,4 +1,4 @@
-"""Points on the ranks of a process group. Each rank holds a part of the points; a result is a sum over the ranks."""
+"""Points on the ranks of a process group. Each rank holds a part of the points; results of the parts are combined."""
 
 import functools
 import operator
@@ -76,8 +76,9 @@ class DistributedSource:
 
         by_rank = on_device(self.communicator.all_gather("the worst-served points", own_keys), self.device)
         sqdist, labels = (torch.cat(parts, dim=1) for parts in zip(*by_rank, strict=True))
-        # A point may be equal to a point of another rank, and here only squared distances are available. Points of
-        # different squared distances are not equal, so n different squared distances contain the first n points.
+        # A point may equal a point of another rank, and only squared distances are known before the points are sent.
+        # Equal points have equal squared distances, so the points of the n largest distinct squared distances are
+        # enough.
         order = sqdist.argsort(dim=1, descending=True, stable=True)
         sqdist = sqdist.gather(1, order)
         n_different = (sqdist.diff(dim=1) != 0).cumsum(dim=1)
@@ -105,7 +106,7 @@ class DistributedSource:
         return run_on_all_ranks(self.communicator, "the labels", lambda: self.own.labels(centers, problems))
 
     def centers_as_points(self, centers: Tensor, weights: Tensor) -> PointSource:
-        return self.own.centers_as_points(centers, weights)  # the same on all ranks
+        return self.own.centers_as_points(centers, weights)  # the centers are equal on all ranks
 
 
 class DistributedNearest:
@@ -128,7 +129,7 @@ class DistributedNearest:
     @property
     def _own(self) -> NearestState:
         if self._compute is not None:
-            self._state, self._compute = self._compute(), None  # frees the previous state, to which it refers
+            self._state, self._compute = self._compute(), None  # frees the previous state
         assert self._state is not None
         return self._state
 
@@ -137,7 +138,7 @@ class DistributedNearest:
         return DistributedNearest(self._source, self._n_runs, n_centers, lambda: self._own.update(centers))
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
-        if self._max_sqdist is None:  # used again for each sample and potential
+        if self._max_sqdist is None:  # kept for later samples and potentials
             by_rank = self._communicator.all_gather("the maximum distance", lambda: self._own.max_sqdist(total_weight))
             self._max_sqdist = torch.stack(by_rank).amax(dim=0).to(self._source.device)
         return self._max_sqdist
@@ -170,7 +171,7 @@ class DistributedNearest:
 
 @dataclass(frozen=True, eq=False)
 class DistributedSampler:
-    """A sampler of the points of all ranks for B runs. The positions of this rank begin at `before` (B or 1, 1).
+    """A sampler of the points of all ranks for B runs. This rank's positions begin at `before` (B or 1, 1).
 
     `empty` (B, 0, D) has the dtype and device of the points.
     """
@@ -195,7 +196,7 @@ class DistributedSampler:
 def _rows_of_all_ranks(
     communicator: Communicator, what: str, here: Tensor, like: Tensor, own_rows: Callable[[], Tensor]
 ) -> Tensor:
-    """Rows (B, n, D) like `like`, each from the only rank whose mask `here` (B, n) is true for the row."""
+    """Rows (B, n, D), of the dtype of `like`, each from the only rank whose mask `here` (B, n) is true for it."""
     bits = torch.int32 if like.dtype == torch.float32 else torch.int64
     # The sum of the bits over the ranks is the row, because the other ranks add 0.
     summed = communicator.all_reduce_sum(

@@ -25,7 +25,7 @@ from gpukmeans.validation import check_points, check_range, check_weights, compu
 class KMeansInput:
     """The input of one rank: a tensor (..., N, D) with its weights, or batches.
 
-    `spec` is None if there are no batches. `batch` are the dimensions before (N, D).
+    `spec` and `engine` are None if there are no batches. `batch` are the dimensions before (N, D).
     """
 
     rows: Tensor | Batches
@@ -95,12 +95,12 @@ class CallOptions:
     def spec_on(self, own: PointSpec | None) -> PointSpec:
         """The spec of the points of all ranks, on the device of this rank's points. ValueError without points."""
         spec = required_spec(self.spec)
-        # Without rows, this rank uses the type of device of another rank, but not the number of its GPU.
+        # A rank without batches uses the device type of the other ranks, but not the GPU number of another rank.
         return spec._replace(device=torch.device(spec.device.type) if own is None else own.device)
 
 
 def check_equal_on_ranks(calls: Sequence[CallOptions]) -> CallOptions:
-    """The properties of the call on all ranks. ValueError, the same on each rank, for a property that differs."""
+    """The properties of the call on all ranks. ValueError, equal on all ranks, for a property that differs."""
     specs = [(rank, call.spec) for rank, call in enumerate(calls) if call.spec is not None]
     _check_same("the number of coordinates of x", [(rank, spec.width) for rank, spec in specs])
     _check_same("the dtype of x", [(rank, spec.dtype) for rank, spec in specs])
@@ -122,7 +122,7 @@ def points_from_input(
 ) -> Points:
     """The points of all problems and all ranks, prepared for the metric.
 
-    ValueError for values that cannot be points, and if there are no points.
+    ValueError for values that are not finite or too large, and if there are no points.
     """
     source = run_on_all_ranks(communicator, "the points", lambda: _own_source(given, spec, metric, engine))
     if not isinstance(communicator, SingleProcess):
@@ -157,7 +157,7 @@ def _check_same(name: str, values: Sequence[tuple[int, Any]]) -> None:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         alike = one.dtype == other.dtype and one.shape == other.shape
-        # NaN equals NaN here, because it raises its own error.
+        # NaN equals NaN here, because a later check raises an error for NaN.
         return alike and bool(((one == other) | ((one != one) & (other != other))).all())
     return type(one) is type(other) and one == other
 

@@ -1,4 +1,4 @@
-"""Statistics of all points, from two passes before the first measurement. Statistics of disjoint points add."""
+"""Statistics of all points, from two passes before the first iteration. Statistics of disjoint sets can be added."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class InputStats:
 
     `values` are the lowest and highest coordinates (P, D) of all rows, float64, including rows of weight 0. `lightest`
     and `heaviest` (P,) float64 are the extremes of the weights as given, `n_weighted` (P,) int64 is the number of
-    weights above 0, and `total` (P,) float64 is the rounded sum of the weights. Missing weights are 1.
+    weights above 0, and `total` (P,) float64 is the rounded sum of the weights. Points without weights have weight 1.
     """
 
     values: Range
@@ -49,15 +49,16 @@ class InputStats:
         )
 
     def of_unit_weights(self) -> "WeightedStats":
-        """The statistics of the second pass, which is not needed where all weights are 1."""
+        """The statistics of the second pass, computed without this pass because all weights are 1."""
         lowest, highest = self.values
         return WeightedStats(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
 
     def weight_scale(self, weights_dtype: torch.dtype | None) -> Tensor:
         """The number of fixed-point units (P,) in a weight of 1.
 
-        It is 1 for integer weights and without weights (None), else the finest scale that cannot overflow. ValueError
-        unless there are points, and weights are finite, at least 0 and not all zero, and have a total that fits.
+        The scale is 1 for integer weights and without weights (None), else the finest scale at which the total cannot
+        overflow. ValueError without points, and unless weights are finite, at least 0 and not all zero, and their total
+        is within the range of fixed point.
         """
         if (self.values.lowest > self.values.highest).any():
             raise ValueError("x must have at least one row, got none")
@@ -78,7 +79,7 @@ class InputStats:
         if not (self.heaviest >= 2.0**-MAX_EXPONENT).all():
             received = float(self.heaviest.min())
             raise ValueError(f"weights must not vanish below {2.0**-MAX_EXPONENT:.0e}, got {received:.3g}")
-        # Points of weight 0 are not counted, because they must not change any bit.
+        # `n_weighted` leaves out points of weight 0, because they must not change any bit.
         largest = self.heaviest * self.n_weighted
         if not largest.isfinite().all():
             n = int(self.n_weighted.max())
@@ -88,7 +89,7 @@ class InputStats:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WeightedStats:
-    """Statistics of the points with weight, from the second pass, with weights in fixed point.
+    """Statistics of the points with weight (above 0), from the second pass, with weights in fixed point.
 
     `lowest` and `highest` (P, D) float64 are the range of the points, inf and -inf without points. `total` (P,) int64
     is the weight in fixed-point units, and `n_present` (P,) int64 the number of points.
@@ -134,7 +135,7 @@ class PointStats:
     @staticmethod
     def of(input_stats: InputStats, weighted_stats: WeightedStats, weight_scale: Tensor) -> "PointStats":
         """The statistics of both passes. ValueError if fixed point cannot represent the moments of these points."""
-        # The total of integers, because the rounded sum of the first pass depends on the order of the points.
+        # The integer total is used, because the rounded sum of the first pass depends on the order of the points.
         total = from_fixed(weighted_stats.total, weight_scale)
         check_magnitude(total, squared_diagonal(weighted_stats.lowest, weighted_stats.highest))
         return PointStats(

@@ -24,17 +24,19 @@ from gpukmeans.validation import check_points, check_weights, short_name
 
 T = TypeVar("T")
 
-# Rows of a block. The totals of blocks locate a sample, and only blocks that contain a sample are computed again.
+# Rows of a block. The total sampling weights of the blocks show which blocks contain samples. Only these blocks are
+# computed again.
 _BLOCK = 1 << 12
-# Fixed-point scales around the previous maximum distance, as binary exponents. Totals at all five come from the pass
-# that finds the new maximum, which saves a second pass. The maximum can fall, and be higher on another rank.
+# Binary exponents of fixed-point scales around the scale for the previous maximum distance. The pass that finds the new
+# maximum also computes totals at all five scales, which saves a second pass. The scale that is needed may be finer,
+# because the maximum can decrease, or coarser, because the maximum of another rank can be larger.
 _SCALES = range(-1, 4)
 
 _CHANGED = "x must give the same rows in the same order each time it is read"
 
 
 class PointSpec(NamedTuple):
-    """The properties that all batches have in common. `weights_dtype` is None where all weights are 1."""
+    """The properties that all batches have in common. `weights_dtype` is None for batches without weights."""
 
     width: int
     dtype: torch.dtype
@@ -47,7 +49,7 @@ class PointSpec(NamedTuple):
         return f"(N, {self.width}) of {short_name(self.dtype)} on {self.device} {weights}"
 
     def empty_points(self, batch: tuple[int, ...] = ()) -> Tensor:
-        """An empty tensor (*batch, 0, D) of these properties, to validate other tensors against."""
+        """An empty tensor (*batch, 0, D) with these properties, for checks of other tensors."""
         return torch.empty(*batch, 0, self.width, dtype=self.dtype, device=self.device)
 
     @staticmethod
@@ -58,7 +60,7 @@ class PointSpec(NamedTuple):
 
 @dataclass(eq=False)
 class _StreamRecord:
-    """The number of rows of each batch and the first row, which the first pass records and all later passes check."""
+    """The first row, and the number of rows of each batch. The first pass records them; later passes check them."""
 
     rows: list[int] = field(default_factory=list)
     first: Tensor | None = None
@@ -70,9 +72,10 @@ class _StreamRecord:
 
 @dataclass(frozen=True, eq=False)
 class BatchSource:
-    """Points in batches of equal spec, or no points (`batches` is None). Batches are always one problem.
+    """Points in batches of equal spec, as one problem, or no points of `n_problems` problems (`batches` is None).
 
-    The number of rows of each batch is stored. Each pass must read the same rows in the same order.
+    Each pass must read the same rows in the same order. `scale` (P,) rounds weights to fixed point; None leaves them as
+    they are.
     """
 
     batches: Batches | None
@@ -124,7 +127,7 @@ class BatchSource:
         return TensorSource(centers, weights, self.engine, self.dtype)
 
     def tensors(self) -> Iterator[TensorSource]:
-        """The batches with rows, in one pass.
+        """The batches that have rows, read in one pass.
 
         ValueError if the rows differ from the rows of the first pass, TypeError or ValueError for a batch of another
         spec.
@@ -133,7 +136,7 @@ class BatchSource:
             return
         first_pass = self.record.first is None
         n_read, numbers = 0, itertools.count()
-        for batch in self.batches.read():  # not by `enumerate`, which would keep the last batch in memory
+        for batch in self.batches.read():  # `enumerate` would keep the last batch in memory
             number = next(numbers)
             check_batch(batch, self.spec, number)
             if n_rows := len(batch.x):
@@ -186,9 +189,9 @@ class _BlockTotals:
 
 @dataclass(eq=False)
 class BatchNearest:
-    """The nearest of M centers. Each pass computes them again, because no state is stored per point.
+    """The nearest of M centers for each point. Each pass computes them again, because no state is stored per point.
 
-    `bound` (B,) is the maximum squared distance before the last centers were added.
+    `bound` (B,) is the maximum squared distance before the last centers were added, if it is known.
     """
 
     source: BatchSource
@@ -204,7 +207,7 @@ class BatchNearest:
         return BatchNearest(self.source, self.problems, joined, bound=self._max_sqdist)
 
     def max_sqdist(self, total_weight: Tensor) -> Tensor:
-        if self._max_sqdist is not None:  # used again for each sample and potential
+        if self._max_sqdist is not None:  # kept for later samples and potentials
             return self._max_sqdist
         device = self.source.spec.device
         scales = torch.empty(0, len(self.problems), dtype=torch.float64, device=device)
@@ -273,7 +276,7 @@ class BatchSampler:
         positions = positions.expand(self.n_runs, -1).contiguous()
         ends = self.block_totals.expand(self.n_runs, -1).cumsum(1)
         starts = ends - self.block_totals
-        # Only the blocks that contain a position are computed, a few blocks of a long stream.
+        # Of a long stream only a few blocks contain a position. Only these blocks are computed.
         hit_blocks = torch.searchsorted(ends, positions, right=True).unique().tolist()
         shape = *positions.shape, self.source.spec.width
         sampled = torch.zeros(shape, dtype=self.source.dtype, device=positions.device)
@@ -296,14 +299,14 @@ class BatchSampler:
 
 
 def _consecutive(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """The first and the last number of each run of consecutive, ascending numbers."""
+    """The first and the last number of each sequence of consecutive numbers, for ascending numbers."""
     for _, group in itertools.groupby(enumerate(numbers), lambda item: item[1] - item[0]):
         run = [number for _, number in group]
         yield run[0], run[-1]
 
 
 def first_batch(batches: Batches) -> Batch | None:
-    """The first batch that has rows, else the last batch, or None without batches.
+    """The first batch that has rows, or the last batch if none has rows, or None without batches.
 
     TypeError or ValueError for an item that is not a batch.
     """

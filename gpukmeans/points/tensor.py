@@ -30,8 +30,8 @@ _BLOCK = 1 << 18
 class TensorSource:
     """Points (P, N, D) in one tensor, N at least 1, with weights (P, N) or None for weights of 1.
 
-    The points are prepared for the metric. With `nonzero` a row of zeros is an error. `name` is the name of the points
-    in errors.
+    `x` is the result of `Metric.prepare`. With `nonzero` a row of zeros with weight is an error. `name` is the name of
+    the points in errors.
     """
 
     x: Tensor
@@ -106,7 +106,7 @@ class TensorSource:
         labels, sqdist = self.bound.assign(values, problems)
         scales = torch.cat([fixed_point.sum, fixed_point.weight[:, None]], dim=1)
         totals = torch.zeros(*values.shape[:2], scales.shape[1], dtype=torch.int64, device=values.device)
-        near = (sqdist == 0).nonzero()  # including points whose squared distance underflows
+        near = (sqdist == 0).nonzero()  # also unequal points whose squared distance underflows
         for block in blocks(len(near), _BLOCK // values.shape[2]):
             run, row = near[block].unbind(dim=1)
             label, problem = labels[run, row], self.index(problems)[run]
@@ -147,7 +147,7 @@ class TensorSource:
     def weighted(
         self, factors: Tensor, problems: Sequence[int], runs: slice = slice(None), rows: slice = slice(None)
     ) -> Tensor:
-        """Factors (runs, ..., rows) times the weights of these rows, as a new float64 tensor."""
+        """Factors (runs, ..., rows) times the weights of these rows, float64."""
         factors = factors.double()
         if self.weights is None:
             return factors
@@ -234,7 +234,7 @@ class TensorSampler:
     def totals(self) -> Tensor:
         if self.bounds is None:
             return torch.full((1, 1), self.x.shape[1], dtype=torch.int64, device=self.x.device)
-        # Not a view, which would keep all bounds in memory, and take them along to other ranks.
+        # A copy, because a view would keep all bounds in memory.
         return self.bounds[:, -1:].clone()
 
     def block_totals(self, size: int) -> Tensor:
@@ -264,9 +264,9 @@ def natively_extended(
 ) -> Tensor | None:
     """Centers (B, K, D): the given centers (B, M, D), then points by greedy k-means++ in native kernels.
 
-    Bits and random numbers are equal to `gpukmeans.seeding.extended`. The result is None, and no random number is used,
-    where the kernels do not apply. They need plain float32 or float64 tensors on the CPU that are not converted, and
-    in each step a point that is not at a center.
+    The bits, and the use of random numbers, are those of `gpukmeans.seeding.extended`. If the kernels do not apply, the
+    result is None and the generator is unchanged. The kernels need contiguous points on the CPU whose dtype, float32 or
+    float64, is the dtype of the computation. In each step some point must not be at a center.
     """
     source = points.source
     if not isinstance(source, TensorSource) or n_candidates > MAX_CANDIDATES or not _has_native_rows(source):
@@ -300,7 +300,7 @@ def _has_native_rows(source: TensorSource) -> bool:
 
 
 def _squeezed(values: Tensor) -> Tensor:
-    """The values without the dimension of problems if there is one problem, so that errors do not number it."""
+    """The values of a single problem without the first dimension, so that errors do not number the problem."""
     return values[0] if len(values) == 1 else values
 
 

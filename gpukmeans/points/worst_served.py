@@ -14,9 +14,9 @@ _BLOCK = 1 << 18
 class WorstServed:
     """The n points with weight that are farthest from their nearest centers, without equal points, for B runs.
 
-    They are in descending order of `sqdist` (B, n), the squared distance to the nearest center, on ties in the order of
-    rows. `labels` (B, n) int64 are the nearest centers, `x` (B, n, D) the points. If fewer than n different points are
-    not at their centers, the remaining entries are 0.
+    The points are in descending order of `sqdist` (B, n), the squared distance to the nearest center, on ties in the
+    order of rows. `labels` (B, n) int64 are the nearest centers, `x` (B, n, D) the points. If fewer than n different
+    points are not at their centers, the remaining entries are 0.
     """
 
     sqdist: Tensor
@@ -56,10 +56,11 @@ def _farthest_distinct(sqdist: Tensor, x: Tensor, n: int) -> Tensor:
     """Rows of up to n points x (N, D), no two equal, in descending order of sqdist (N,) above 0, then of rows."""
     order = sqdist.argsort(descending=True, stable=True)[: int((sqdist > 0).sum())]
     found = order[:0]
-    start, size = 0, 2 * n  # enough rows if most points are distinct; doubled while equal points are found
+    start, size = 0, 2 * n  # enough rows if most points are distinct; else the size doubles
     while len(found) < n and start < len(order):
         found = torch.cat([found, order[start : start + size]])
-        # In the dtype of distances, because two integers above 2**53 count as equal if their roundings are equal.
+        # Points are compared in the dtype of distances, so that integers above 2**53 count as equal if they round to
+        # equal values.
         found = found[first_of_equal_rows(x[found].to(sqdist.dtype))][:n]
         start, size = start + size, max(size, min(2 * size, _BLOCK // x.shape[1]))
     return found
