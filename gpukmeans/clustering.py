@@ -210,6 +210,7 @@ class Clustering:
 
     @cached_property
     def identity(self) -> CheckpointState:
+        """Tensors, by name, that identify the points and options of a checkpoint."""
         return self.options.identity(self.points, self.fixed)
 
     def check_n_clusters(self) -> None:

@@ -1,4 +1,7 @@
-"""Fixed-point sums: each term is rounded once to an int64, so the order of summation changes no bit."""
+"""Fixed-point sums: each term is rounded once to an int64, so the order of summation changes no bit.
+
+A scale is the number of fixed-point units per 1: a total of n units is the number n / scale.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -374,10 +374,10 @@ def _measure_and_decide(
 def _iterate(
     moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
 ) -> _ActiveRuns:
-    """The runs after `n` iterations. `moved` are the runs after the first move, none ended if `all_going`.
+    """The runs after `n` iterations. `moved` are the runs after the first move.
 
-    With `careful` empty clusters are relocated, and each pass is repeated with scales that are fine enough. This
-    synchronizes with a GPU.
+    With `all_going` no run has ended before. With `careful` empty clusters are relocated, and each pass is repeated
+    with scales that are fine enough. This synchronizes with a GPU.
     """
     active = _measure(moved, tol, twice=careful, all_going=all_going)
     for _ in range(n - 1):

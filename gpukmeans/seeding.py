@@ -91,8 +91,8 @@ def kmeans_parallel(
     """Points (B, K, D) by k-means|| (Bahmani et al. 2012): few passes over the points, for any K.
 
     After a first point, each of `rounds` rounds samples `oversampling` times K points at once by weight times *squared*
-    distance, with replacement. `kmeans_plus_plus` then chooses K of the sampled points, each weighted by the points
-    that are nearest to it. If fewer than K sampled points are distinct, there are more rounds until a round finds no
+    distance, with replacement. `kmeans_plus_plus` then chooses K of the sampled points, each weighted by the weight of
+    the points nearest to it. If fewer than K sampled points are distinct, there are more rounds until a round finds no
     new point. If there are fewer than K distinct points, the last rows repeat points. `fixed` centers replace the first
     point; points that are nearest to a fixed center add no weight.
 

@@ -1,4 +1,8 @@
-"""Weighted points and the operations of seeding and Lloyd's loop on them, independent of where they are stored."""
+"""Weighted points and the operations of seeding and Lloyd's loop on them, independent of where they are stored.
+
+A problem is one set of points of a batch. A run is one clustering of a problem from its own initial centers. A point
+with weight is a point whose weight is above 0.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,8 +49,8 @@ class WeightedSampler(Protocol):
 class NearestState(Protocol):
     """The nearest center of each point, for B runs with M centers each. Immutable: `update` returns a new state.
 
-    `scale` (B,) float64 is the number of fixed-point units per 1. "D2" and "D²" are the squared distance to the nearest
-    center.
+    `scale` (B,) float64 is the number of fixed-point units per 1. A D² sample is a sample by weight times squared
+    distance to the nearest center.
     """
 
     def update(self, centers: Tensor) -> "NearestState":

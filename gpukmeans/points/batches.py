@@ -86,7 +86,7 @@ class Batches:
         if batch_rows is None and _is_table(source):
             self._batch_rows = self._default_batch_rows()
         if self._batch_rows is not None and not _has_slices(source):
-            raise TypeError(f"a source of batch_rows must have len() and slices, got {type(source).__name__}")
+            raise TypeError(f"x must have len() and slices for batch_rows, got {type(source).__name__}")
         if self._batch_rows is None:
             _check_repeatable(source)
 

@@ -111,9 +111,9 @@ class ProcessGroupCommunicator:
         try:
             yield
         except RuntimeError as error:  # the base of all errors of torch.distributed
-            where = f"rank {self.rank} of {self.size} lost the others at {what}"
+            where = f"rank {self.rank} of {self.size} lost the other ranks at {what}"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RuntimeError(f"{where}: one may have ended or not arrived in time ({reason})") from error
+            raise RuntimeError(f"{where}: a rank may have ended or not arrived in time ({reason})") from error
 
 
 def communicator_for(group: dist.ProcessGroup | None) -> Communicator:

@@ -196,7 +196,7 @@ class DistributedSampler:
 def _rows_of_all_ranks(
     communicator: Communicator, what: str, here: Tensor, like: Tensor, own_rows: Callable[[], Tensor]
 ) -> Tensor:
-    """Rows (B, n, D), of the dtype of `like`, each from the only rank whose mask `here` (B, n) is true for it."""
+    """Rows (B, n, D), of the dtype of `like`, each from the only rank whose mask `here` (B, n) selects it."""
     bits = torch.int32 if like.dtype == torch.float32 else torch.int64
     # The sum of the bits over the ranks is the row, because the other ranks add 0.
     summed = communicator.all_reduce_sum(

@@ -25,7 +25,8 @@ from gpukmeans.validation import check_points, check_range, check_weights, compu
 class KMeansInput:
     """The input of one rank: a tensor (..., N, D) with its weights, or batches.
 
-    `spec` and `engine` are None if there are no batches. `batch` are the dimensions before (N, D).
+    `spec` has the width, dtypes and device of the points. `spec` and `engine` are None if there are no batches. `batch`
+    are the dimensions before (N, D).
     """
 
     rows: Tensor | Batches
@@ -122,7 +123,7 @@ def points_from_input(
 ) -> Points:
     """The points of all problems and all ranks, prepared for the metric.
 
-    ValueError for values that are not finite or too large, and if there are no points.
+    ValueError for wrong values of points or weights, and if there are no points.
     """
     source = run_on_all_ranks(communicator, "the points", lambda: _own_source(given, spec, metric, engine))
     if not isinstance(communicator, SingleProcess):

@@ -137,7 +137,7 @@ class TensorSource:
         return replace(self, x=self.x[:, rows], weights=weights)
 
     def distances(self, centers: Tensor, problems: Sequence[int]) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Squared distances (runs, L, rows) to centers (B, L, D), by blocks of runs and rows."""
+        """Blocks: a slice of runs, a slice of rows, and squared distances (runs, L, rows) to centers (B, L, D)."""
         index = self.index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], _BLOCK // (centers.shape[1] * centers.shape[2])):
             x = self.x[problem_index(problems[runs], index[runs]), rows].to(self.dtype)

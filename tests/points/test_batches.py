@@ -157,7 +157,7 @@ def test_an_iterator_is_an_error_with_the_reason(once):
         ((scipy.sparse.csr_array(X.numpy()),), TypeError, "x must be dense, got a sparse csr_array"),
         (([X], 0), ValueError, "batch_rows must be at least 1, got 0"),
         (([X], 1.5), TypeError, "batch_rows must be an int, got float"),
-        ((BatchIterable(), 3), TypeError, r"a source of batch_rows must have len\(\) and slices, got BatchIterable"),
+        ((BatchIterable(), 3), TypeError, r"x must have len\(\) and slices for batch_rows, got BatchIterable"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

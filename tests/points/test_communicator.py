@@ -53,13 +53,16 @@ def test_a_killed_rank_is_an_error_on_the_others_with_the_name_of_the_collective
     assert found[1] is None
     for rank in (0, 2):
         assert type(found[rank]) is RuntimeError
-        assert str(found[rank]).startswith(f"rank {rank} of 3 lost the others at the sum of tests: one may have ended")
+        assert str(found[rank]).startswith(
+            f"rank {rank} of 3 lost the other ranks at the sum of tests: a rank may have ended"
+        )
 
 
 def test_a_late_rank_is_an_error_on_the_others():
     found = on_ranks(2, rank_cases.arrive_late, timeout=1)
     assert type(found[0]) is RuntimeError
-    assert "rank 0 of 2 lost the others at a late test: one may have ended or not arrived in time" in str(found[0])
+    message = "rank 0 of 2 lost the other ranks at a late test: a rank may have ended or not arrived in time"
+    assert message in str(found[0])
 
 
 def test_all_tensors_in_a_value_move_to_the_device():

@@ -92,7 +92,8 @@ def test_a_killed_or_interrupted_rank_is_an_error_on_the_others_with_the_name_of
     for rank in (0, 2):
         assert type(found[rank]) is RuntimeError
         assert re.match(
-            rf"rank {rank} of 3 lost the others at the (callback|sum of moments): one may have ended", str(found[rank])
+            rf"rank {rank} of 3 lost the other ranks at the (callback|sum of moments): a rank may have ended",
+            str(found[rank]),
         )
 
 

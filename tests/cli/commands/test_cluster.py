@@ -356,7 +356,9 @@ def test_a_lost_rank_is_reported_by_the_waiting_ranks(run, x, monkeypatch):
         raise RuntimeError(message)
 
     monkeypatch.setattr(rows_run, "kmeans", lose)
-    message = "rank 0 of 2 lost the others at the sum of moments: one may have ended or not arrived in time (closed)"
+    message = (
+        "rank 0 of 2 lost the other ranks at the sum of moments: a rank may have ended or not arrived in time (closed)"
+    )
     assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
     message = "rank 1: OutOfMemoryError: CUDA out of memory"
     assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
