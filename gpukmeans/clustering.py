@@ -112,7 +112,8 @@ def kmeans(
         x: points (N, D), or (..., N, D) for a batch of problems, of any real dtype and on any device: a tensor, an
             array of NumPy or of a library with DLPack, or a DataFrame; or a stream, which is an iterable of batches (N,
             D) that can be iterated again, or an array on disk (see `Batches`).
-        n_clusters: the number of centers K, at least 1. K - F is at most the number of points of weight above 0.
+        n_clusters: the number of centers K, at least 1. Without the fixed centers it is at most the number of points of
+            weight above 0.
         weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
             their own weights: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or

@@ -416,7 +416,7 @@ class KMeans(SklearnEstimator, nn.Module):
         self, result: KMeansResult, as_given: Callable[[Tensor], Any], names: Any, running: Mapping[str, Tensor]
     ) -> None:
         """Store the result of a fit, and copies of its centers and running state as buffers."""
-        with torch.inference_mode(False):  # outside, autograd rejects tensors of inference mode
+        with torch.inference_mode(False):  # autograd rejects tensors made in inference mode
             tensors = {field.name: getattr(result, field.name) for field in fields(result)}
             inferred = {name: t.clone() for name, t in tensors.items() if t is not None and t.is_inference()}
             self._result = replace(result, **inferred)
