@@ -50,7 +50,8 @@ def assign(
     dtype = compute_dtype(x, centers)
     x, centers = metric.prepare(x, dtype), metric.prepare(centers, dtype)
     # The custom operation is used only in compiled code, because its first call imports the compiler, which takes
-    # longer than most clusterings. Its arguments cannot be objects, so only an engine given by name can be compiled.
+    # longer than most clusterings. A custom operation takes no objects as arguments, so only an engine given by name
+    # can be compiled.
     nearest = _nearest if torch.compiler.is_compiling() and isinstance(engine, str) else _nearest_eager
     labels, sqdist = nearest(x, centers, metric.normalizes, engine)
     return Assignment(labels, sqdist * metric.factor)

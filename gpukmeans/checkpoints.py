@@ -18,7 +18,7 @@ state to resume from may be on any device."""
 class Checkpoint:
     """Checkpoint option of `kmeans`: the function that saves the state of a run, and the state to resume from.
 
-    A resumed run ends with the same bits as an uninterrupted run. It needs the points and options of the saved run.
+    A resumed run needs the points and options of the saved run, and ends with the bits of an uninterrupted run.
     docs/guarantees.md has the rules for ranks.
 
     Args:

@@ -134,8 +134,8 @@ def kmeans(
         checkpoint: how to save the state of the loop, and the state to resume from.
 
     Returns:
-        The centers, with the labels, cluster weights and inertia at these centers. Each problem of a batch has the
-        result that it has alone.
+        The centers, with the labels, cluster weights and inertia at these centers. The result of a problem does not
+        depend on the other problems of its batch.
 
     Raises:
         TypeError, ValueError: for any other input, with the expected and the received value.
@@ -219,7 +219,7 @@ class Clustering:
         check_n_clusters(self.options.n_clusters, self.points.stats.n_present, self.options.n_fixed)
 
     def resumed_state(self) -> CheckpointState:
-        """The state to resume from, which rank 0 provides. ValueError if it belongs to another problem."""
+        """The state to resume from, which rank 0 provides. ValueError if the state belongs to another problem."""
 
         def checked() -> CheckpointState | None:
             checkpoint = self.options.checkpoint

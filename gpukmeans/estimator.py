@@ -63,7 +63,7 @@ class KMeans(SklearnEstimator, nn.Module):
     Args:
         n_clusters: the number of clusters K.
         init: the initial centers or a seeding, as in `kmeans`, which describes all options. With
-            `init=other.cluster_centers_` the fit continues from another one.
+            `init=other.cluster_centers_` the fit starts from the centers of another estimator.
         fixed: centers that do not move, (F, D) or (..., F, D).
         n_init: the number of runs; the result is the best of them.
         max_iter: the maximum number of iterations of Lloyd's loop.
@@ -250,7 +250,7 @@ class KMeans(SklearnEstimator, nn.Module):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Negative inertia: minus the sum over the points of weight times squared distance. Higher is better.
 
-        The result is a float, or (...) for a batch. In a process group it covers the rank's own points.
+        The result is a float, or (...) for a batch. On ranks the result is for the rank's own points.
 
         Args:
             X: points (..., N, D), or a stream.
@@ -329,8 +329,8 @@ class KMeans(SklearnEstimator, nn.Module):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would register an option whose value is an `nn.Parameter` or a module. It registers such attributes
-        # of a subclass.
+        # Options are set without nn.Module, which would register an option that is an `nn.Parameter` or a module.
+        # nn.Module sets all other attributes, also attributes of a subclass.
         if name in parameters_of(KMeans):
             object.__setattr__(self, name, value)
         else:

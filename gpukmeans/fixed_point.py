@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Totals are below 2**61 before rounding. Rounding adds at most half a unit per term, and the sum of two such totals
-# still fits an int64.
+# Totals are below 2**61 before rounding. Rounding adds at most half a unit per term, and the sum of two totals still
+# fits an int64.
 _TOTAL_BITS = 61
 # Scales are at most 2**1000, so that a scale, and its product with a term, are finite float64 numbers.
 _MAX_EXPONENT = 1000

@@ -161,7 +161,8 @@ class _ActiveRuns:
     cluster became empty.
 
     For the move to the target, `sqshift` (B,) is the largest squared distance that a center moves, `bound` (B,) is an
-    upper bound of the squared distances of points after it, and `scale` (B,) is the fixed-point scale for this bound.
+    upper bound of the squared distances of points after the move, and `scale` (B,) is the fixed-point scale for this
+    bound.
     """
 
     run_ids: Tensor
@@ -311,7 +312,7 @@ def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) ->
     """First step of an iteration: the next centers. Runs whose centers do not move end.
 
     With `relocate` empty clusters move to the points farthest from their centers, which synchronizes with a GPU.
-    Without it, runs with empty clusters become unresolved.
+    Without `relocate`, runs with empty clusters become unresolved.
     """
     if relocate and project is None:
         total_weight = active.points.total_weight
@@ -377,7 +378,7 @@ def _iterate(
     """The runs after `n` iterations. `moved` are the runs after the first move.
 
     With `all_going` no run has ended before. With `careful` empty clusters are relocated, and each pass is repeated
-    with scales that are fine enough. This synchronizes with a GPU.
+    with scales that are fine enough, which synchronizes with a GPU.
     """
     active = _measure(moved, tol, twice=careful, all_going=all_going)
     for _ in range(n - 1):
@@ -437,8 +438,8 @@ def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:
     """An upper bound (B,) on squared distances after centers moved: (a + b)² <= 2(a² + b²).
 
     Here a is the largest distance before the move, and b is the largest move of a center that has points. The bound
-    determines a scale, so it must have equal bits on all devices. It uses no roots, whose rounding differs between
-    devices.
+    determines a scale, so it must have equal bits on all devices. The formula has no roots, because the rounding of
+    roots differs between devices.
     """
     of_used = sqshifts.where(moments.totals > 0, 0)
     return 2 * (moments.worst_sqdist.double() + of_used.amax(dim=1))

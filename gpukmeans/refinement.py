@@ -36,7 +36,7 @@ def refined(
     of the lowest inertia so far. The first cycle adds K centers, later cycles add fewer. Breathing k-means (Fritzke
     2020) adds and removes few centers at a time, so it needs many more cycles.
 
-    The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into them.
+    The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into fixed centers.
     """
     best = lloyd(points, centers, max_iter=_INITIAL_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
     for cycle in range(n_cycles):
@@ -72,9 +72,9 @@ def merge(centers: Tensor, totals: Tensor, n_clusters: int, n_fixed: int = 0) ->
 
     A merge replaces two clusters, of weights a and b at x and y, by their weighted mean. Its cost is the increase of
     the inertia, a·b/(a+b)·|x - y|². The cheapest pairs are merged (Ward 1963). Two clusters that are each other's
-    cheapest partner stay so until they are merged (Murtagh 1983), so several pairs are merged at a time, up to a
-    quarter of the remaining merges. The result is almost always the same as with one merge of the cheapest pair at a
-    time.
+    cheapest partner keep this partner until they are merged (Murtagh 1983), so several pairs are merged at a time, up
+    to a quarter of the remaining merges. The result is almost always the same as with one merge of the cheapest pair at
+    a time.
 
     The first `n_fixed` centers, fewer than K, keep their indices and positions. A merge of a cluster of weight b into a
     fixed cluster costs b·|x - y|², the limit for infinite a. Two fixed centers are never merged.

@@ -96,8 +96,9 @@ def kmeans_parallel(
     new point. If there are fewer than K distinct points, the last rows repeat points. `fixed` centers replace the first
     point; points that are nearest to a fixed center add no weight.
 
-    For 1,000,000 x 32 points and K = 1000 it takes 11.5 s; k-means++ took 449 s (on a busier machine). After four
-    iterations of Lloyd's loop the inertia is 0.4 % higher than with k-means++. Measured 2026-11-24 on two CPU cores.
+    For 1,000,000 x 32 points and K = 1000, k-means|| takes 11.5 s; k-means++ took 449 s (on a busier machine). After
+    four iterations of Lloyd's loop the inertia is 0.4 % higher than with k-means++. Measured 2026-11-24 on two CPU
+    cores.
 
     The options can be set by `init=functools.partial(kmeans_parallel, oversampling=2.0, rounds=8)`. ValueError unless
     `oversampling` is finite and above 0 and `rounds` an int of at least 1.
@@ -137,7 +138,7 @@ SEEDINGS: dict[str, Seeding] = {"k-means++": kmeans_plus_plus, "k-means||": kmea
 
 
 def spawn(generator: torch.Generator, n: int) -> list[torch.Generator]:
-    """Independent generators: the random numbers of one do not depend on the use of another."""
+    """Independent generators: the random numbers of a generator do not depend on the use of another generator."""
     return [seeded(seed) for seed in draw_seeds(generator, n)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 T = TypeVar("T", bound="SklearnEstimator")
 
-# The path of each memory map that joblib makes of an argument contains this.
+# The path of each memory map that joblib makes of an argument contains this folder name.
 _JOBLIB_FOLDER = "joblib_memmapping_folder"
 
 

@@ -24,7 +24,7 @@ SAMPLE_BITS = 62
 
 
 class SampleBy(Enum):
-    """The sampling weight of a point. The probability of the point is proportional to it."""
+    """The sampling weight of a point. A point is sampled with a probability proportional to its sampling weight."""
 
     WEIGHT = "weight"
     UNCOVERED = "weight, of points that are not equal to a center; 0 for all others"
@@ -65,7 +65,7 @@ class NearestState(Protocol):
         ...
 
     def sampler(self, by: SampleBy, scale: Tensor) -> WeightedSampler:
-        """A sampler of the points. Without centers (M = 0) it samples by weight only."""
+        """A sampler of the points. Without centers (M = 0), `by` must be `SampleBy.WEIGHT`."""
         ...
 
     def potentials(self, candidates: Tensor, scale: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class PointSource(Protocol):
         ...
 
     def totals_of_equal(self, values: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Tensor:
-        """For each of the values (B, n, D), sums over the points that equal it; 0 if an earlier value is equal.
+        """For each of the values (B, n, D), sums over the points that equal the value; 0 if an earlier value is equal.
 
         The sums (B, n, D + 1) of w·(x - lowest) and, last, of w are int64, in fixed-point units.
         """

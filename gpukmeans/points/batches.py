@@ -245,7 +245,7 @@ def _context_of_caller() -> Callable[[], contextlib.ExitStack]:
 @contextlib.contextmanager
 def _current_stream(stream: torch.Stream) -> Iterator[None]:
     """A context in which the stream and its device are current in this thread."""
-    # From torch 2.7 on a stream is a context itself, but several threads cannot enter it.
+    # From torch 2.7 on a stream is itself a context, but several threads cannot enter the same stream.
     before = torch.accelerator.current_stream()
     torch.accelerator.set_stream(stream)
     try:

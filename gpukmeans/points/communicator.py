@@ -20,7 +20,7 @@ _KEPT_TYPES = {error.__name__: error for error in (TypeError, ValueError, Runtim
 class Communicator(Protocol):
     """The collectives of one call of `kmeans`. All ranks must call the same collectives in the same order.
 
-    `work` is called on each rank, inside the collective. If it fails, the error of the lowest rank that failed is
+    `work` is called on each rank, inside the collective. If `work` fails, the error of the lowest rank that failed is
     raised on all ranks. `what` is the name of the collective in errors.
     """
 
@@ -131,7 +131,7 @@ def communicator_for(group: dist.ProcessGroup | None) -> Communicator:
 
 
 def run_on_all_ranks(communicator: Communicator, what: str, work: Callable[[], T]) -> T:
-    """The result of `work` on this rank, which need not be picklable. An error on one rank is raised on all."""
+    """The result of `work` on this rank, of any type. An error of `work` on one rank is raised on all ranks."""
     results: list[T] = []
     communicator.all_gather(what, lambda: results.append(work()))
     return results[0]

@@ -43,7 +43,7 @@ class KMeansInput:
 def read_input(x: Any, weights: Any, engine: str | Engine, *, least: int = 1) -> KMeansInput:
     """The input `x` with its weights.
 
-    TypeError or ValueError if it cannot be points, or if it is a tensor of fewer than `least` rows.
+    TypeError or ValueError if `x` cannot be points, or is a tensor of fewer than `least` rows.
     """
     x = as_tensor(x, "x")
     if isinstance(x, Tensor):
