@@ -5,8 +5,6 @@ the conditional entropy of an index given the index to its left. All arithmetic 
 the same bits.
 """
 
-import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +14,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.images.contrast import pixel_weights, weighted
-from gpukmeans.images.png_rate import BIT
+from gpukmeans.images.png_rate import BIT, binary_logarithms
 from gpukmeans.tiling import blocks
 
 # LZW's codes have at most 12 bits.
@@ -75,34 +73,6 @@ def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
     numbers = torch.cat([n * (before + _PRIOR), n * counts + _PRIOR * after], dim=1)
     logarithms = binary_logarithms(numbers)
     return GifRate((logarithms[:, :1] - logarithms[:, 1:]).clamp_(max=_LONGEST).int())
-
-
-def binary_logarithms(numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Binary logarithms of integers, int64 (...), in units of 1/64, rounded down exactly. The logarithm of 0 is 0.
-
-    Args:
-        numbers: int64 (...), not negative.
-
-    Example:
-        >>> binary_logarithms(torch.tensor([0, 1, 2, 3, 2**62])).tolist()
-        [0, 0, 64, 101, 3968]
-    """
-    powers = torch.tensor([1 << exponent for exponent in range(1, 63)], device=numbers.device)
-    exponents = torch.bucketize(numbers, powers, right=True)
-    parts = torch.tensor(_powers_of_parts(), device=numbers.device)
-    return BIT * exponents + torch.bucketize(numbers << (62 - exponents), parts, right=True)
-
-
-@functools.cache
-def _powers_of_parts() -> tuple[int, ...]:
-    """2 to the power of 62 + i / 64 for i from 1 to 63, rounded up."""
-    powers = []
-    for i in range(1, BIT):
-        root = number = 1 << 62 * BIT + i
-        for _ in range(BIT.bit_length() - 1):
-            root = math.isqrt(root)
-        powers.append(root + (root**BIT < number))
-    return tuple(powers)
 
 
 def _pair_counts(indices: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_
 from gpukmeans.images.histogram import ColorHistogram, check_colors, check_histogram
 from gpukmeans.images.indexed import IndexedImage, mean_error, squared_error
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, is_transparent
-from gpukmeans.images.vivid_areas import Clustered, keep_vivid_areas
+from gpukmeans.images.vivid_areas import Clustered, first_maximum, keep_vivid_areas
 from gpukmeans.options import KMeansOptions
 from gpukmeans.seeding import InitName, Seeding
 from gpukmeans.summaries import summary_of_fields
@@ -305,7 +305,7 @@ def _opaque_clusters(
     if n_colors == 1 or n_fixed == n_colors or not opaque.any():
         return chosen
     if not chosen.any():
-        chosen |= torch.arange(n_colors, device=device) == _first_maximum(torch.where(free, opaque, -1))
+        chosen |= torch.arange(n_colors, device=device) == first_maximum(torch.where(free, opaque, -1))
     points = space.encode(_with_opaque_alpha(palette, torch.ones_like(chosen))).double() / space.scale
     # Both errors in squared levels: of alpha and premultiplied color, and of color.
     cost = total(histogram.counts * (255 - alpha).square()) * (points.square().sum(dim=1) / 255**2)
@@ -313,16 +313,11 @@ def _opaque_clusters(
     for _ in range(n_colors):
         gain = sqdist[:, chosen].amin(dim=1) * opaque - cost
         gain[chosen | ~free] = 0
-        best = _first_maximum(gain)
+        best = first_maximum(gain)
         if gain[best] <= 0:
             break
         chosen[best] = True
     return chosen
-
-
-def _first_maximum(values: Tensor) -> Tensor:
-    """Index of the first maximum of values (K,). `argmax` may return the index of any maximum."""
-    return (values == values.max()).nonzero()[0, 0]
 
 
 def _with_opaque_alpha(colors: Tensor, opaque: Tensor) -> Tensor:
@@ -376,7 +371,7 @@ def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Ten
     columns, rows = x.T, []
     for _ in range(n):
         errors = sqdist.double() * counts
-        row = _first_maximum(errors)
+        row = first_maximum(errors)
         if errors[row] == 0:
             break
         rows.append(row)

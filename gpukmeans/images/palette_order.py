@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gpukmeans.engines.native import png
 from gpukmeans.engines.native.tensors import takes
-from gpukmeans.images.png_rate import binary_logarithm
+from gpukmeans.images.png_rate import binary_logarithms
 from gpukmeans.tiling import blocks
 
 # Largest number of places by which refinement moves a color. The time is proportional to it, and a larger number saves
@@ -41,9 +41,9 @@ def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Ten
         orders = [_chained_order(counts), _grown_order(counts)]
     count_differences = png.difference_counts if by_kernels else _difference_counts
     best, *others = sorted(orders, key=lambda order: _entropy(count_differences(counts, order)))
-    lengths = [-binary_logarithm(n + 1) for n in count_differences(counts, best).tolist()]
+    lengths = -binary_logarithms(count_differences(counts, best) + 1)
     refine = png.refined_order if by_kernels else _refined_order
-    return [refine(counts, best, torch.tensor(lengths, device="cpu"), _REACH), *others]
+    return [refine(counts, best, lengths, _REACH), *others]
 
 
 def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
@@ -158,6 +158,4 @@ def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:
 
 def _entropy(frequencies: Tensor) -> int:
     """Entropy of values with these frequencies, summed over all values, in 1/64 bit. Frequencies may be 0."""
-    present = [n for n in frequencies.tolist() if n]
-    total = binary_logarithm(sum(present)) if present else 0
-    return sum(n * (total - binary_logarithm(n)) for n in present)
+    return int((frequencies * (binary_logarithms(frequencies.sum()) - binary_logarithms(frequencies))).sum())

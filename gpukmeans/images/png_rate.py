@@ -6,6 +6,7 @@ frequency. All arithmetic is on integers, so every device returns the same bits.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -158,8 +159,7 @@ def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
     lines[:, 0] = filters
     for block in blocks(len(rows), max(1, _BLOCK // rows.shape[1])):
         padded = torch.nn.functional.pad(rows[max(0, block.start - 1) : block.stop].int(), (1, 0, block.start == 0, 0))
-        own = filters[block, None]
-        lines[block, 1:] = (padded[1:, 1:] - predicted(own, padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1])) & 255
+        lines[block, 1:] = _residuals(padded, filters[block, None])
     return lines
 
 
@@ -188,14 +188,17 @@ def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) 
 
 def _all_residuals(rows: Tensor) -> Tensor:
     """Residuals (5, H, W), int32 from 0 to 255, of each filter type."""
-    return torch.stack([_residuals(rows, filter_type) for filter_type in range(N_FILTERS)])
-
-
-def _residuals(rows: Tensor, filter_type: int) -> Tensor:
-    """Residuals (H, W), int32 from 0 to 255, of rows that all have one filter type."""
     padded = torch.nn.functional.pad(rows.int(), (1, 0, 1, 0))
-    number = torch.tensor(filter_type, dtype=torch.int32, device=rows.device)
-    prediction = predicted(number, padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1])
+    filter_types = torch.arange(N_FILTERS, dtype=torch.int32, device=rows.device)
+    return torch.stack([_residuals(padded, filter_type) for filter_type in filter_types])
+
+
+def _residuals(padded: Tensor, filters: Tensor) -> Tensor:
+    """Residuals (H, W), int32 from 0 to 255, of the bytes `padded[1:, 1:]`, for filter types that broadcast to (H, W).
+
+    `padded` (H + 1, W + 1), int32, begins with the row above the bytes and with a column of zeros.
+    """
+    prediction = predicted(filters, padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1])
     return (padded[1:, 1:] - prediction) & 255
 
 
@@ -225,12 +228,34 @@ def _weighted_counts(rows: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
 
 def _code_lengths(counts: Tensor) -> Tensor:
     """Code lengths (256,), int32, of bytes with these counts (256,), after adding a tenth to each count."""
-    tenths = [10 * count + 1 for count in counts.tolist()]
-    all_bits = binary_logarithm(sum(tenths))
-    lengths = [min(max(all_bits - binary_logarithm(n), _SHORTEST), _LONGEST) for n in tenths]
-    return torch.tensor(lengths, dtype=torch.int32, device=counts.device)
+    tenths = 10 * counts + 1
+    lengths = binary_logarithms(tenths.sum()) - binary_logarithms(tenths)
+    return lengths.clamp(_SHORTEST, _LONGEST).int()
 
 
-def binary_logarithm(number: int) -> int:
-    """The binary logarithm in units of 1/64, rounded down: exact, unlike a floating-point logarithm."""
-    return (number**BIT).bit_length() - 1
+def binary_logarithms(numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Binary logarithms of integers, int64 (...), in units of 1/64, rounded down exactly. The logarithm of 0 is 0.
+
+    Args:
+        numbers: int64 (...), not negative.
+
+    Example:
+        >>> binary_logarithms(torch.tensor([0, 1, 2, 3, 2**62])).tolist()
+        [0, 0, 64, 101, 3968]
+    """
+    powers = torch.tensor([1 << exponent for exponent in range(1, 63)], device=numbers.device)
+    exponents = torch.bucketize(numbers, powers, right=True)
+    parts = torch.tensor(_powers_of_parts(), device=numbers.device)
+    return BIT * exponents + torch.bucketize(numbers << (62 - exponents), parts, right=True)
+
+
+@functools.cache
+def _powers_of_parts() -> tuple[int, ...]:
+    """2 to the power of 62 + i / 64 for i from 1 to 63, rounded up."""
+    powers = []
+    for i in range(1, BIT):
+        root = number = 1 << 62 * BIT + i
+        for _ in range(BIT.bit_length() - 1):
+            root = math.isqrt(root)
+        powers.append(root + (root**BIT < number))
+    return tuple(powers)

@@ -208,7 +208,7 @@ class _Areas:
         total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
         is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels
         total = torch.where(is_lost & (self.n_pixels >= _MIN_PIXELS) & ~tried, total, 0)
-        return int((total == total.max()).nonzero()[0, 0]) if total.any() else None
+        return int(first_maximum(total)) if total.any() else None
 
     def mean(self, area: int) -> Tensor:
         """The mean point (D,) of an area."""
@@ -267,7 +267,12 @@ def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: 
     if not fits.any():
         return None
     missed = torch.where(fits, sums.missed(extended), torch.iinfo(torch.int64).max)
-    return int((missed == missed.min()).nonzero()[0, 0])
+    return int(first_maximum(-missed))
+
+
+def first_maximum(values: Tensor) -> Tensor:
+    """Index of the first maximum of values (N,). `argmax` may return the index of any maximum."""
+    return (values == values.max()).nonzero()[0, 0]
 
 
 def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

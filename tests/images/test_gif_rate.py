@@ -8,29 +8,13 @@ from helpers.problems import random_image, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpukmeans.images.gif_rate import GifRate, binary_logarithms, fitted_gif_rate
-from gpukmeans.images.png_rate import BIT, binary_logarithm
+from gpukmeans.images.gif_rate import GifRate, fitted_gif_rate
+from gpukmeans.images.png_rate import BIT
 
 
 def pairs_of(indices):
     """Each index after the one to its left, 0 in the first column."""
     return [pair for row in indices.tolist() for pair in zip([0, *row[:-1]], row, strict=True)]
-
-
-@given(numbers=st.lists(st.integers(1, 2**63 - 1), max_size=30), exponents=st.lists(st.integers(0, 62), max_size=9))
-def test_logarithms_are_exact(numbers, exponents):
-    numbers += [n for e in exponents for n in (2**e, 2**e + 1, max(1, 2**e - 1), math.isqrt(2 ** (2 * e + 1)))]
-    found = binary_logarithms(torch.tensor(numbers, dtype=torch.int64))
-    assert found.tolist() == [binary_logarithm(number) for number in numbers]
-
-
-def test_logarithms_of_the_first_number_of_each_part_of_an_octave():
-    powers = [
-        math.isqrt(math.isqrt(math.isqrt(math.isqrt(math.isqrt(math.isqrt(1 << 50 * 64 + i)))))) for i in range(64)
-    ]
-    numbers = torch.tensor([power + d for power in powers for d in (-1, 0, 1, 2)])
-    assert binary_logarithms(numbers).tolist() == [binary_logarithm(number) for number in numbers.tolist()]
-    assert binary_logarithms(torch.zeros(1, dtype=torch.int64)).tolist() == [0]
 
 
 @given(size=st.sampled_from([(1, 1), (1, 7), (7, 1), (9, 14)]), levels=st.sampled_from([1, 3, 256]), seed=st.integers())

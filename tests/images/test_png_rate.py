@@ -1,6 +1,7 @@
 """The rate of PNG rows: filters that a PNG decoder inverts, and code lengths near the entropy."""
 
 import io
+import math
 import struct
 import zlib
 
@@ -16,7 +17,7 @@ from gpukmeans.images.png_rate import (
     BIT,
     N_FILTERS,
     PngRate,
-    binary_logarithm,
+    binary_logarithms,
     fitted_rate,
     packed,
     pixels_per_byte,
@@ -144,10 +145,25 @@ def test_each_filter_is_chosen_for_rows_that_it_predicts(filter_type):
     assert (chosen == filter_type).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 255, 256, 257, 10**6, 2**40 - 1, 2**40])
-def test_the_binary_logarithm_is_rounded_down(number):
-    logarithm = binary_logarithm(number)
-    assert 2**logarithm <= number**BIT < 2 ** (logarithm + 1)
+def exact_logarithm(number):
+    """The binary logarithm of a number in units of 1/64, rounded down."""
+    return (number**BIT).bit_length() - 1
+
+
+@given(numbers=st.lists(st.integers(1, 2**63 - 1), max_size=30), exponents=st.lists(st.integers(0, 62), max_size=9))
+def test_logarithms_are_exact(numbers, exponents):
+    numbers += [n for e in exponents for n in (2**e, 2**e + 1, max(1, 2**e - 1), math.isqrt(2 ** (2 * e + 1)))]
+    found = binary_logarithms(torch.tensor(numbers, dtype=torch.int64))
+    assert found.tolist() == [exact_logarithm(number) for number in numbers]
+
+
+def test_logarithms_of_the_first_number_of_each_part_of_an_octave():
+    powers = [
+        math.isqrt(math.isqrt(math.isqrt(math.isqrt(math.isqrt(math.isqrt(1 << 50 * 64 + i)))))) for i in range(64)
+    ]
+    numbers = torch.tensor([power + d for power in powers for d in (-1, 0, 1, 2)])
+    assert binary_logarithms(numbers).tolist() == [exact_logarithm(number) for number in numbers.tolist()]
+    assert binary_logarithms(torch.zeros(1, dtype=torch.int64)).tolist() == [0]
 
 
 def test_a_rate_that_is_given_counts_each_row_by_its_filter():
