@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Bins per channel, from coarse to fine; each step about doubles the number of means.
+# Bins per channel, from coarse to fine. Each value has about twice as many bins in three channels as the one before.
 _BINS_PER_CHANNEL = (32, 40, 50, 64, 80, 101)
 # Means per palette color. With fewer, a palette found among the means has a larger error over the colors themselves.
 _MEANS_PER_PALETTE_COLOR = 12
@@ -23,13 +23,13 @@ class ColorMeans(NamedTuple):
 def merge_similar_colors(colors: Tensor, x: Tensor, counts: Tensor, n_colors: int) -> ColorMeans | None:
     """Means of similar colors, for a faster search of a palette, or None if merging colors would save too little.
 
-    Bins divide each channel evenly, and all colors in a bin are replaced by their mean. The bins are the widest that
-    leave at least 12 means for each palette color. The result is None if those are more than half as many means as
-    colors, or if the narrowest bins leave fewer.
+    Bins divide each channel evenly, and all colors in a bin are replaced by their mean. The widest bins with at least
+    12 means for each palette color are used. The result is None if they have more than half as many means as there are
+    colors, or if even the narrowest bins have fewer than 12 means for each palette color.
 
     Args:
         colors: distinct colors, uint8 (N, C).
-        x: points of the colors, integers (N, D).
+        x: points of the colors in the color space used, float32 integers (N, D).
         counts: number of pixels of each color, int64 (N,).
         n_colors: number of colors of the palette.
     """
@@ -52,7 +52,7 @@ def bin_indices(colors: Tensor, bins_per_channel: int) -> Tensor:
 
 
 def bin_means(bins: Tensor, x: Tensor, counts: Tensor) -> ColorMeans:
-    """Mean of the integer points x (N, D) in each bin, weighted by counts (N,). `bins` (N,) has the bin of a point."""
+    """Means of the integer points x (N, D) in each bin, weighted by counts (N,). `bins` (N,) are from `bin_indices`."""
     n_means = int(bins.max()) + 1
     weights = torch.zeros(n_means, dtype=torch.int64, device=x.device).scatter_add_(0, bins, counts)
     means = torch.empty(n_means, x.shape[1], dtype=torch.float32, device=x.device)

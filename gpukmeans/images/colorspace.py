@@ -1,4 +1,4 @@
-"""Color spaces: 8-bit colors as points to cluster, and back. Coordinates are integers, so sums of them are exact."""
+"""Color spaces: conversion of 8-bit colors to points to cluster, and back. Coordinates are integers with exact sums."""
 
 import functools
 import itertools
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpukmeans.images.histogram import hint_for_channels_first
 
-# Coordinate of white in linear light and OKLab. Times 255 it is below 2**24, up to which float32 holds every integer.
-# With this value no OKLab coordinate of any color is within 1e-8 of a rounding tie.
+# Coordinate of white in linear light and OKLab. 255 times this value is below 2**24, up to which float32 holds every
+# integer. With this value no OKLab coordinate of an 8-bit color is within 1e-8 of a rounding tie.
 _SCALE = 1 << 16
 
 # Number of colors converted to OKLab at a time.
@@ -21,7 +21,7 @@ _BLOCK = 1 << 18
 
 _Matrix = tuple[tuple[float, float, float], ...]
 
-# OKLab (Ottosson 2020): linear RGB to cone responses, their cube roots to L, a, b, and the inverses.
+# OKLab (Ottosson 2020): linear RGB to cone responses, cube roots of cone responses to L, a, b, and the inverses.
 _TO_CONES: _Matrix = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),
@@ -48,11 +48,11 @@ _FROM_CONES: _Matrix = (
 class ColorSpace:
     """A color space: converts 8-bit colors to the points that are clustered, and points to the nearest colors.
 
-    `decode` inverts `encode` exactly, except for colors of alpha 0, which all become 0.
+    `decode` inverts `encode` exactly, except that colors of alpha 0 become 0 in all channels.
 
     Args:
         name: the name of the space, for messages.
-        scale: coordinate of white, black being 0. At most 65793, so that 255 times as much is exact in float32.
+        scale: coordinate of white; black is 0. At most 65793, so that `scale` x 255 is exact in float32.
         forward: converts opaque colors (M, 3), uint8, to points (M, 3), float32 integers from -`scale` to `scale`.
         backward: converts points (K, 3), float64, to the nearest opaque colors (K, 3), float64 integers from 0 to 255.
 
@@ -73,8 +73,8 @@ class ColorSpace:
         """Points of 8-bit colors (M, C), float32 integers: (M, 3), or (M, 4) with alpha.
 
         Grey (C = 1) becomes three equal channels. With alpha A (C = 2 or 4) the first three coordinates are the
-        coordinates of the opaque color times A, and the fourth is `scale` times A. So colors are premultiplied, but not
-        divided by 255, and a less visible color contributes less to distances.
+        coordinates of the opaque color times A, and the fourth is `scale` times A. So colors are premultiplied by A,
+        without a division by 255, and distances between less visible colors are smaller.
         """
         color, alpha = split_alpha(colors)
         points = self.forward(color.expand(-1, 3))
@@ -84,7 +84,8 @@ class ColorSpace:
         """Factor that alpha adds to the points: 255 for colors of 2 or 4 channels, else 1.
 
         `encode` multiplies by alpha, 0 to 255, so points of opaque colors are 255 times as large as without alpha.
-        Squared distances divided by `unit` squared are comparable; in sRGB they are in squared 8-bit levels.
+        Squared distances with and without alpha are comparable after division by `unit` squared. In sRGB they are then
+        in squared 8-bit levels.
         """
         return 255 if has_alpha(channels) else 1
 
@@ -104,12 +105,12 @@ class ColorSpace:
 
 
 def has_alpha(channels: int) -> bool:
-    """Whether the last of this number of channels is alpha."""
+    """Whether the last channel of a color with this number of channels is alpha: for 2 and 4 channels."""
     return channels in (2, 4)
 
 
 def n_color_channels(channels: int) -> int:
-    """Number of channels besides alpha, 1 or 3, of this number of channels."""
+    """Number of color channels, 1 or 3, of a color with this number of channels."""
     return channels - has_alpha(channels)
 
 
@@ -125,9 +126,9 @@ def check_space(space: str | ColorSpace) -> ColorSpace:
 
 
 def clear_transparent_pixels(image: UInt8[Tensor, "*batch c"]) -> UInt8[Tensor, "*batch c"]:
-    """The image with fully transparent pixels (alpha 0) set to 0 in all channels; the image itself without alpha.
+    """The image with fully transparent pixels (alpha 0) set to 0 in all channels. Without alpha, the image itself.
 
-    Transparent pixels look the same in every color. After this function they are one color of the histogram.
+    Transparent pixels of all colors look the same. After this function they are one color of the histogram.
 
     Args:
         image: uint8 (..., C), C from 1 to 4. Alpha is the last channel if C is 2 or 4.
@@ -174,8 +175,8 @@ def _to_oklab(colors: Tensor) -> Tensor:
 
 
 def _oklab(light: Tensor) -> Tensor:
-    # The last bits of a float64 cube root may differ between devices. That error is below 1e-9 of a coordinate, and
-    # none of the 2**24 colors is so near a rounding tie, so the rounded points are equal on all devices.
+    # The last bits of a float64 cube root may differ between devices. This changes coordinates by less than 1e-9. No
+    # coordinate of the 2**24 colors is so close to a rounding tie, so the rounded points are equal on all devices.
     roots = _matrix_product(_TO_CONES, light) ** (1 / 3)
     return (_matrix_product(_TO_LAB, roots) * _SCALE).round().float()
 
@@ -187,7 +188,7 @@ def _from_oklab(points: Tensor) -> Tensor:
 
 
 def _matrix_product(matrix: _Matrix, rows: Tensor) -> Tensor:
-    """The matrix times each row (N, 3). Each operation is rounded once, which makes all devices agree."""
+    """The matrix times each row (N, 3). Each operation is rounded on its own, so all devices return the same bits."""
     x, y, z = rows.unbind(1)
     return torch.stack([a * x + b * y + c * z for a, b, c in matrix], dim=1)
 
@@ -200,7 +201,7 @@ def _nearest_level(channels: Tensor, bounds: Sequence[float]) -> Tensor:
 
 @functools.cache
 def _linear_coordinates() -> list[int]:
-    """Linear-light coordinate of each 8-bit level, rounded."""
+    """Linear-light coordinate, 0 to `_SCALE`, of each 8-bit level, rounded to an integer."""
     return [round(_linear_light(float(level)) * _SCALE) for level in range(256)]
 
 

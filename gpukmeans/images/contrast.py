@@ -1,8 +1,8 @@
-"""Weights of bits by local contrast: errors are visible in smooth areas and hidden in busy ones.
+"""Weights of bits by local contrast: errors are visible in smooth areas and hidden in areas of high contrast.
 
-The eye is less sensitive to a pattern on top of a strong one (contrast masking, Legge & Foley 1980). So a saved bit may
-cause a larger error where neighboring pixels differ much. It may cause only a smaller one in a smooth sky, where runs
-of one color look like streaks.
+A strong pattern hides a weak pattern in the same place (contrast masking, Legge & Foley 1980). So saving a bit may cost
+a larger error where neighboring pixels differ much. It may cost only a small error in a smooth sky, where runs of one
+color look like streaks.
 """
 
 import torch
@@ -15,16 +15,17 @@ from gpukmeans.engines.native.tensors import takes
 WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 16, 4, 32
 """The neutral weight, and the lowest and highest weights, all in sixteenths."""
 
-# Side of the blocks of pixels that have a weight.
+# Side of the square blocks of pixels. All pixels of a block have the same weight.
 _SIDE = 8
 
 
 def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
     """Weight of the bits in each block of 8 x 8 pixels, uint8 (ceil(H / 8), ceil(W / 8)), from 4 to 32.
 
-    The contrast of a block is its sum in `block_differences`, divided by the number of its pixels. The contrast of the
-    image is the same ratio for all pixels. The weight is 16 times the square root of the contrast of the block relative
-    to the image, rounded down and limited to 4 to 32. In an image without contrast all weights are 16.
+    The contrast of a block is its sum in `block_differences`, divided by its number of pixels. The contrast of the
+    image is the sum over all blocks, divided by the number of all pixels. The weight of a block is 16 times the square
+    root of contrast of the block / contrast of the image, rounded down and limited to 4 to 32. In an image without
+    contrast all weights are 16.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -46,7 +47,7 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
 
 
 def pixel_weights(weights: UInt8[Tensor, "p q"], height: int, width: int) -> Int[Tensor, "h w"]:
-    """Weight of each pixel, int32 (H, W), from the weights of the blocks (ceil(H / 8), ceil(W / 8))."""
+    """Weight of each pixel, int32 (H, W), from the weights of blocks, uint8 (ceil(H / 8), ceil(W / 8))."""
     return weights.int().repeat_interleave(_SIDE, dim=0)[:height].repeat_interleave(_SIDE, dim=1)[:, :width]
 
 
@@ -87,7 +88,7 @@ def block_sums(values: Int[Tensor, "h w"]) -> Int[Tensor, "p q"]:
 
 
 def block_sizes(height: int, width: int, device: torch.device) -> Int[Tensor, "p q"]:
-    """Number of pixels of each block of 8 x 8, int64: fewer at the lower and right border."""
+    """Number of pixels of each block, int64 (ceil(H / 8), ceil(W / 8)): 64, or fewer at the lower and right border."""
     rows, columns = (
         (length - _SIDE * torch.arange(-(-length // _SIDE), device=device)).clamp(max=_SIDE)
         for length in (height, width)

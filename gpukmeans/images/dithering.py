@@ -1,7 +1,7 @@
 """Dithering: palette indices whose colors average, over neighboring pixels, to the colors of the image.
 
 All arithmetic is on integers, in sixteenths of an 8-bit level, so every device returns the same bits. Colors with alpha
-are premultiplied: errors are measured as they are visible, and nearly transparent pixels do not tint their neighbors.
+are premultiplied, so the errors of nearly transparent pixels are small and do not tint their neighbors.
 """
 
 import functools
@@ -25,19 +25,19 @@ from gpukmeans.summaries import summary
 from gpukmeans.tiling import blocks, tiles
 
 Dithering = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""A dithering method: indices (H, W) from an image (H, W, C), a palette (K, C) of at least 2 colors, the indices (H, W)
-of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are uint8. It is called once for each
-image, unless the palette has one color or the strength is 0."""
+"""A dithering method: a function that returns indices (H, W). Its arguments are an image (H, W, C), a palette (K, C) of
+at least 2 colors, the indices (H, W) of the nearest colors, and the strength in 256ths, from 1 to 256. All tensors are
+uint8. The function is called once for each image, unless the palette has one color or the strength rounds to 0."""
 
 # Fixed-point units per 8-bit level.
 _LEVEL = 16
 
-# Cells of the inverse palette: 64 x 64 x 64, or finer if the colors fill only part of the cube. Small images get fewer,
-# so that filling the table does not take longer than using it.
+# Largest numbers of cells of an inverse palette. The first gives 64 x 64 x 64 cells, or finer cells if the colors fill
+# only part of the cube. Small images get fewer cells, so that filling the table does not take longer than using it.
 _MAX_CELLS, _MAX_CELLS_PER_PIXEL = 1 << 19, 64
 
-# Number of pixels that are prepared for error diffusion at a time. In narrow images a chunk has at most as many waves
-# as the larger of the width and `_MIN_WAVES`.
+# Largest number of pixels that are prepared for error diffusion at a time. The number of waves is also limited, to the
+# larger of the width of the image and `_MIN_WAVES`. `_diffuse` defines the waves.
 _CHUNK, _MIN_WAVES = 1 << 16, 64
 
 # Number of pixels that ordered dithering assigns at a time.
@@ -54,17 +54,18 @@ def dither(
 ) -> UInt8[Tensor, "h w"]:
     """Palette indices (H, W), uint8, of an image that is dithered with a palette. Equal on all devices.
 
-    "none" takes the nearest color in premultiplied sRGB, the lowest index on ties. The other methods are described at
-    `optimized`, `floyd_steinberg`, `bayer` and `blue_noise`. All but "optimized" map a pixel to the nearest color if
-    the two differ by at most one level in each channel, so areas of palette colors stay free of noise. All methods map
-    a fully transparent pixel to the nearest color. An opaque pixel takes an opaque color if the palette has one.
+    "none" takes the nearest color in premultiplied sRGB, the lowest index on ties. The functions `optimized`,
+    `floyd_steinberg`, `bayer` and `blue_noise` describe the other methods. All methods but "optimized" map a pixel to
+    the nearest color if the two differ by at most one level in each channel. So areas of palette colors stay free of
+    noise. All methods map a fully transparent pixel to the nearest color. An opaque pixel takes an opaque color if the
+    palette has one.
 
     Args:
         image: uint8 (H, W, C). Fully transparent pixels should be 0 in all channels (`clear_transparent_pixels`).
         palette: uint8 (K, C), K from 1 to 256.
         dithering: a name of `DITHERINGS` or a `Dithering` function.
-        strength: strength of the dithering, from 0, none, to 1.
-        histogram: a histogram that has all colors of the image, if known. This saves counting them.
+        strength: strength of the dithering, from 0 (nearest colors) to 1.
+        histogram: a histogram that has all colors of the image. If it is not given, the colors are counted.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -93,20 +94,23 @@ def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tens
 
 
 def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """Error diffusion (Floyd & Steinberg 1976): the error of each pixel is added to neighbors that come after it.
+    """Error diffusion (Floyd & Steinberg 1976): the error of each pixel is added to neighbors that are processed later.
 
-    The error times the strength is divided: 7/16 goes right, 3/16 below left, 5/16 below and 1/16 below right. All rows
-    run from left to right. To keep errors from accumulating or crossing edges:
+    The target of a pixel is its color plus the errors it receives. Its error is the target minus the chosen palette
+    color. The error times the strength is divided among neighbors: 7/16 right, 3/16 below left, 5/16 below and 1/16
+    below right. All rows are processed from left to right. To keep errors from accumulating or crossing edges:
 
-    * An error that exceeds the spacing of the palette (`_channel_spacing`) in a channel loses half of the excess.
-      Mixtures of two neighboring colors keep their mean, because their errors are at most half the spacing. Colors
-      outside the range of the palette leave no trail. On photos this gave the least visible error (FLIP).
-    * The target color, image plus errors, is clamped to the range of the colors of image and palette.
+    * If an error exceeds the spacing of the palette (`_channel_spacing`) in a channel, half of the excess is dropped.
+      Mixtures of two neighboring palette colors keep their mean, because their errors are at most half the spacing.
+      Colors outside the range of the palette do not streak over their neighbors. On photos this limit gave the least
+      visible error (FLIP).
+    * Targets are clamped to the range of the colors of image and palette.
     * Pixels that are not dithered (`_dithered_pixels`) neither receive nor pass on errors.
-    * Opaque pixels keep an opaque target and take an opaque color; no target has a color above its alpha.
+    * Targets of opaque pixels have alpha 255, and opaque pixels take opaque colors, if there are any.
+    * The premultiplied color channels of a target do not exceed its alpha.
 
-    The color chosen is the one nearest to the center of the target's cell in an `_InversePalette`: sometimes the second
-    nearest, farther by less than a cell. The error is measured to the chosen color, so later pixels compensate for it.
+    The chosen color is nearest to the center of the target's cell in an `_InversePalette`. It may be farther from the
+    target than the nearest color, by less than the diagonal of a cell.
     """
     colors, opaque = _levels(palette), is_opaque(palette)
     if takes(image, palette, nearest, dtype=torch.uint8):
@@ -125,18 +129,19 @@ def _diffuse_by_kernels(image: Tensor, colors: Tensor, opaque: Tensor, nearest: 
     return diffuse(image, colors, nearest, cells, **box, shift=shift, limit=_channel_spacing(colors), strength=strength)
 
 
-@torch.inference_mode()  # saves a third of the time, which many short operations spend on tracking gradients
+@torch.inference_mode()  # saves the third of the time that autograd takes for many short operations
 def _diffuse(image: Tensor, colors: Tensor, nearest: Tensor, strength: int, inverse: "_InversePalette") -> Tensor:
     """Indices (H, W) by error diffusion in waves. Pixel (y, x) is in wave x + 2y and depends only on earlier waves.
 
-    Errors are stored per image row, with one row of zeros above the first. In wave t a row receives the errors of wave
-    t - 1 (from its left, and from above right), t - 2 (from above) and t - 3 (from above left).
+    The pixels of a wave are processed at the same time. The errors of the last waves are stored by image row, with a
+    row of zeros above the first. In wave t a pixel receives errors of wave t - 1 (from the left and from above right),
+    t - 2 (from above) and t - 3 (from above left).
     """
     (height, width), device = nearest.shape, image.device
-    if width == 1:  # a second column, because strides are not negative
+    if width == 1:  # a second column, because the stride `width - 2` must not be negative
         image, nearest = image.expand(-1, 2, -1), nearest.expand(-1, 2)
     image, nearest = image.contiguous(), nearest.contiguous()
-    with torch.inference_mode(False):  # a result that can be used with gradients
+    with torch.inference_mode(False):  # so that the result can be used with autograd
         indices = torch.empty_like(nearest)
     step = max(indices.shape[1] - 2, 0)
     channels, palette = image.shape[2], (colors - inverse.lowest).T.contiguous()
@@ -169,20 +174,20 @@ def _diffuse(image: Tensor, colors: Tensor, nearest: Tensor, strength: int, inve
                 torch.maximum(alpha, least_alpha, out=alpha)
                 torch.minimum(color, alpha, out=color)
             chosen = inverse(target, received, least_cell, pixels.select(0, channels + 1))
-            if t % 2 == width % 2:  # the row above has ended, so below its end it passes on nothing
+            if t % 2 == width % 2:  # the row above `top` has no pixel in this wave, so it passes on no error
                 error.select(1, top).zero_()
             error = error.narrow(1, top + 1, n)
             torch.sub(target, palette.index_select(1, chosen), out=error)
-            # Twice the error passed on: half of what exceeds the limit is dropped.
+            # Twice the error to pass on: error + clamped error. So half of the excess over the limit is dropped.
             error.add_(torch.clamp(error, lowest, highest, out=received)).mul_(pixels.select(0, channels))
             indices.as_strided((n,), (step,), t + top * step).copy_(chosen)
     return indices[:, :width]
 
 
 def _rows_of_waves(first: int, end: int, height: int, width: int) -> tuple[int, int]:
-    """First row, and the row after the last one, that have a pixel (y, t - 2y) in a wave t in range(first, end).
+    """First row with a pixel (y, t - 2y) in a wave t in range(first, end), and the row after the last such row.
 
-    Odd waves of an image one pixel wide have no such row.
+    The two are equal for odd waves of an image that is one pixel wide, because these have no pixel.
     """
     return max(0, (first - width + 2) // 2), min(height, (end + 1) // 2)
 
@@ -198,12 +203,14 @@ def _chunk_of_waves(
 ) -> Tensor:
     """Planes (C + 2, T, R), int32, of pixels (y, t - 2y) for T waves t and R rows y of the image (H, W, C).
 
-    The planes are the channels, relative to the corner of the inverse palette; the strength in 256ths, 0 for pixels
-    that are not dithered; and the minimum of the entry in the inverse palette, which gives pixels that are not dithered
-    their nearest color. With alpha there are two more: the minima of the target alpha and of its cell.
+    * C planes: the channels, relative to the corner of the inverse palette.
+    * One plane: the strength in 256ths, 0 for pixels that are not dithered.
+    * One plane: a lower bound of the entry in the inverse palette. It is 0 for dithered pixels, and the entry of the
+      nearest color for the other pixels.
+    * With alpha two more planes: lower bounds of the target's alpha and of its alpha cell, 0 for translucent pixels.
 
-    In a contiguous image, pixel (y, t - 2y) has the number t + y(W - 2). Where t - 2y is outside the row, the planes
-    have values of other pixels.
+    In a contiguous image, pixel (y, t - 2y) has the number t + y(W - 2). If t - 2y is outside the row, the planes have
+    the values of another pixel.
     """
     width, channels = image.shape[1:]
     shape, start = (waves.stop - waves.start, rows.stop - rows.start), waves.start + rows.start * (width - 2)
@@ -226,20 +233,20 @@ def _chunk_of_waves(
 class _InversePalette:
     """Table of the nearest palette color in each cell of a box around all colors of image and palette.
 
-    The image (H, W, C) is uint8, the palette (K, C) in sixteenths of a level. Cells are cubes whose side is the
-    smallest power of two that makes no more than `_MAX_CELLS` of them. For grey the side is 1, so the table is exact,
-    except for the smallest images.
+    The image (H, W, C) is uint8, and the palette (K, C) is in sixteenths of a level. Cells are cubes. Their side is the
+    smallest power of two with at most `_MAX_CELLS` cells, and at most `_MAX_CELLS_PER_PIXEL` cells for each pixel. For
+    grey images of 64 pixels or more, without alpha, the side is 1 sixteenth of a level, so the table is exact.
 
-    With alpha, one more layer of cells, above the highest alpha, holds the nearest opaque color for opaque pixels.
-    After the cells, the table has an entry for each palette color.
+    With alpha, a layer of cells above the highest alpha has the nearest opaque color, for opaque pixels. After the
+    cells, the table has an entry for each palette color.
     """
 
     def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
         lowest, span = _box(image, palette)
         self.lowest = lowest
-        """(C,), the corner of the box, to which target colors are relative."""
+        """The lowest corner (C,) of the box, which is subtracted from target colors."""
         self.span = span[:, None]
-        """(C, 1), the highest target color."""
+        """The highest target color (C, 1), relative to the corner."""
         self.zero = torch.zeros_like(self.span)
         spans = span.tolist()
         shift = _cell_shift(spans, image.shape[0] * image.shape[1])
@@ -247,7 +254,7 @@ class _InversePalette:
         self._sizes = [(span >> shift) + 1 for span in spans]
         axes = [(torch.arange(size, device=palette.device) << shift) + (1 << shift) // 2 for size in self._sizes]
         self.opaque_layer = self._sizes[-1]
-        """The alpha cell of opaque pixels."""
+        """Number of the layer of alpha cells for opaque pixels."""
         if has_alpha(palette.shape[1]):
             axes[-1] = torch.cat([axes[-1], axes[-1][-1:]])
             self._sizes[-1] += 1
@@ -255,14 +262,15 @@ class _InversePalette:
         rows = torch.arange(len(centers), device=palette.device) % self._sizes[-1]
         labels = assign_within_opaque(_points(centers), rows == self.opaque_layer, _points(palette), opaque).labels
         self.n_cells = len(centers)
-        """Number of cells, and so the entry of palette color 0, which follows the cells."""
+        """Number of cells. The entries of the palette colors begin here."""
         self._nearest = torch.cat([labels.int(), torch.arange(len(palette), dtype=torch.int32, device=palette.device)])
 
     def __call__(self, target: Tensor, workspace: Tensor, least_cell: Tensor | None, least_entry: Tensor) -> Tensor:
         """Indices (N,), int32, for target colors (C, N), int32, from `zero` to `span`. Overwrites the workspace.
 
-        `least_cell` (N,) is the minimum of the alpha cells, `opaque_layer` for opaque pixels. `least_entry` (N,) is the
-        minimum of the entries of the table: `n_cells` plus the index for pixels of a given color.
+        `least_cell` (N,) are lower bounds of the alpha cells: `opaque_layer` for opaque pixels, otherwise 0.
+        `least_entry` (N,) are lower bounds of the entries of the table: `n_cells` plus the index for pixels that are
+        not dithered, otherwise 0.
         """
         cells = torch.bitwise_right_shift(target, self._shift, out=workspace)
         if least_cell is not None:
@@ -284,12 +292,12 @@ def _box(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
             levels = _levels(pixels[block])
             lowest, highest = torch.minimum(lowest, levels.amin(dim=0)), torch.maximum(highest, levels.amax(dim=0))
     if has_alpha(colors.shape[1]):
-        lowest = torch.zeros_like(lowest)  # one origin for all channels, because color is compared with alpha
+        lowest = torch.zeros_like(lowest)  # the same corner in all channels, because color is compared with alpha
     return lowest, highest - lowest
 
 
 def _cell_shift(spans: Sequence[int], n_pixels: int) -> int:
-    """Binary logarithm of the side of the cells of an inverse palette."""
+    """Binary logarithm of the side of the cells of an inverse palette whose box has the extents `spans`."""
     shift = 0
     max_cells = min(_MAX_CELLS, _MAX_CELLS_PER_PIXEL * n_pixels)
     while math.prod((span >> shift) + 1 for span in spans) > max_cells:
@@ -309,7 +317,8 @@ def bayer(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Ten
 def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Ordered dithering with a 64 x 64 blue-noise mask (Ulichney 1993), without a visible pattern; see `_ordered`.
 
-    Its even texture suits gradients and, as with `bayer`, animations. On photos error diffusion looks better.
+    Its even texture suits gradients. As with `bayer`, an index depends only on the color and the position of its pixel,
+    which suits animations. On photos error diffusion looks better.
     """
     return _ordered(image, palette, nearest, strength, blue_noise_ranks())
 
@@ -317,10 +326,11 @@ def blue_noise(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -
 def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ranks: Tensor) -> Tensor:
     """Indices (H, W) of the palette colors nearest to the pixels plus an offset that depends on the position.
 
-    The offset is equal in all channels; with alpha, the offset of the color channels is multiplied by alpha. Over the
-    threshold matrix, offsets are uniform from -1/2 to 1/2 of the palette's spacing (`_channel_spacing`) times the
-    strength. Only some pixels are dithered (`_dithered_pixels`). Opaque pixels keep an opaque target and take an opaque
-    color. No target has a color above its alpha.
+    The offset is equal in all channels. With alpha, the offset of the color channels is multiplied by alpha / 255. The
+    offsets of the threshold matrix `ranks` (n, n) are evenly spaced from -1/2 to 1/2 of the palette's spacing
+    (`_channel_spacing`) times the strength. Pixels that are not dithered (`_dithered_pixels`) take the nearest color.
+    Opaque pixels keep alpha 255 and take opaque colors, if there are any. The premultiplied color channels of a pixel
+    plus its offset do not exceed its alpha.
     """
     colors, side = _levels(palette), len(ranks)
     amplitude = _channel_spacing(colors) * strength // 256
@@ -342,7 +352,7 @@ def _ordered(image: Tensor, palette: Tensor, nearest: Tensor, strength: int, ran
 
 
 def _with_offsets(levels: Tensor, offsets: Tensor) -> Tensor:
-    """Target colors (H, W, C) for colors in sixteenths and offsets (H, W, 1)."""
+    """Colors (H, W, C) plus offsets (H, W, 1), both in sixteenths of a level, limited as described at `_ordered`."""
     if not has_alpha(levels.shape[-1]):
         return (levels + offsets).clamp_(0, 255 * _LEVEL)
     color, alpha = levels[..., :-1], levels[..., -1:]
@@ -362,13 +372,14 @@ def bayer_ranks(side: int = 8) -> Int[Tensor, "n n"]:
 
 @functools.cache
 def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
-    """Ranks 0 to n² - 1 of a blue-noise mask, int64, by the void-and-cluster method (Ulichney 1993). Do not modify it.
+    """Ranks 0 to n² - 1 of a blue-noise mask, int64, by the void-and-cluster method (Ulichney 1993).
 
-    For any m, the positions of the first m ranks are evenly distributed without a pattern, also across the borders. The
-    density at a position is the sum over the chosen positions at distance d of (4/5)^d², a Gaussian of sigma 1.5 in
-    integers. Positions are added where the density is lowest and removed where it is highest, the first on ties.
+    For any m, the positions of the ranks below m are evenly distributed without a pattern, also across the borders. The
+    density at a position is a sum over the chosen positions: (4/5)^d² at distance d, a Gaussian of sigma 1.5, in fixed
+    point. Positions are added where the density is lowest and removed where it is highest, the first on ties. The
+    result is cached, so do not modify it.
     """
-    # Centered in a field twice as large, so that every cyclic shift of the kernel is a view.
+    # The kernel is twice as wide and high as the mask, so that each of its cyclic shifts is a view.
     axis = [min(abs(x), side - abs(x)) for x in range(-side, side)]
     weights = [[4 ** (y * y + x * x) * 2**50 // 5 ** (y * y + x * x) for x in axis] for y in axis]
     kernel = torch.tensor(weights, device="cpu")
@@ -388,7 +399,7 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
     def largest_void() -> int:
         return int(torch.where(chosen, largest, density.view(-1)).argmin())
 
-    # An arbitrary tenth of the positions, made even by moving the tightest cluster to the largest void until it stays.
+    # An arbitrary tenth of the positions is made even: the tightest cluster moves to the largest void until it stays.
     positions = torch.arange(side * side, device="cpu")
     initial = ((positions * positions * 40503 + positions * 30011) % 65521).argsort(stable=True)[: side * side // 10]
     for position in initial.tolist():
@@ -420,7 +431,8 @@ def blue_noise_ranks(side: int = 64) -> Int[Tensor, "n n"]:
 def optimized(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Indices with a small error after a blur, optimized in rounds over all pixels (`images.rate_distortion`).
 
-    The weight of the blurred error is the strength times `BLURRED_SHARE`. `quantize` also changes the palette.
+    The weight of the blurred error is the strength times `BLURRED_SHARE`. This function does not change the palette,
+    but `quantize` does.
     """
     objective = Objective(share=blurred_share(strength / 256), price=0)
     return rate_distortion.optimized(image, palette, nearest, objective, free=none_free(palette)).indices
@@ -450,15 +462,17 @@ def _levels(colors: Tensor) -> Tensor:
 
 
 def _points(levels: Tensor) -> Tensor:
-    """Points to assign, float32, of colors (M, C) in sixteenths. Grey with alpha becomes three equal channels."""
+    """Points to assign, float32, for colors (M, C) in sixteenths. With alpha, grey becomes three equal channels."""
     points = levels.float()
     return points[:, [0, 0, 0, 1]] if points.shape[1] == 2 else points
 
 
 def _dithered_pixels(image: Tensor, levels: Tensor, best: Tensor) -> Tensor:
-    """Mask (...) of the pixels (..., C) to dither: not fully transparent, and more than a level off the nearest color.
+    """Mask (...) of the pixels (..., C) to dither.
 
-    `levels` and `best` are the pixels and their nearest colors in sixteenths, from the same origin. Overwrites `best`.
+    These are not fully transparent and differ by more than one level from the nearest color in some channel. `levels`
+    and `best` (..., C) are the pixels and their nearest colors in sixteenths, relative to the same color. Overwrites
+    `best`.
     """
     mask = (best.sub_(levels).abs_() > _LEVEL).any(dim=-1)
     return mask & ~is_transparent(image)
@@ -467,8 +481,8 @@ def _dithered_pixels(image: Tensor, levels: Tensor, best: Tensor) -> Tensor:
 def _channel_spacing(colors: Tensor) -> int:
     """Typical difference per channel of neighboring colors of a palette (K, C), in sixteenths; 0 if all are equal.
 
-    This is the lower median of the distances of each color to the nearest different color, divided by the square root
-    of the number of color channels: the difference per channel of two greys at this distance.
+    This is the lower median, over the colors, of the distance to the nearest different color, divided by the square
+    root of the number of color channels. So two greys at this distance differ by the spacing in each channel.
     """
     sqdist = (colors[:, None].long() - colors.long()).square_().sum(dim=2)
     sqdist[sqdist == 0] = torch.iinfo(torch.int64).max

@@ -1,8 +1,7 @@
 """Estimated bits of indices in a GIF file: code lengths of an index given the index to its left.
 
-LZW stores a row as runs of indices that occurred before, so its bits depend on which index follows which. They are near
-the conditional entropy of an index given the index to its left. All arithmetic is on integers, so every device returns
-the same bits.
+LZW replaces sequences of indices that occurred before by codes. The number of bits is near the conditional entropy of
+an index given the index to its left. All arithmetic is on integers, so every device returns the same bits.
 """
 
 from collections.abc import Iterator
@@ -20,23 +19,24 @@ from gpukmeans.tiling import blocks
 # LZW's codes have at most 12 bits.
 _LONGEST = 12 * BIT
 
-# Number of occurrences added after each index, distributed like the indices of the whole image. This smooths the
-# frequencies of rare pairs.
+# Pseudo-count of each index to the left. It is divided among the indices to the right in proportion to their counts in
+# the whole image, and so smooths the frequencies of rare pairs.
 _PRIOR = 2048
 
 # Number of pixels counted at a time.
 _BLOCK = 1 << 18
 
+# Number of possible indices.
 _N = 256
 
 
 @dataclass(frozen=True, eq=False)
 class GifRate:
-    """Code length of each index given the index to its left. To the left of the first column all indices are 0.
+    """Code length of each index given the index to its left, which counts as 0 in the first column.
 
     Args:
-        lengths: code lengths in 1/64 bit, int32 (256, 256): a row for each index to the left.
-        weights: weight of the lengths in each block, from `contrast_weights`, if any.
+        lengths: code lengths in 1/64 bit, int32 (256, 256). Row i has the code lengths after index i.
+        weights: weights of the code lengths by blocks of 8 x 8 pixels, from `contrast_weights`. None without weights.
     """
 
     lengths: Int[Tensor, "256 256"]
@@ -45,7 +45,7 @@ class GifRate:
     per_byte: ClassVar[int] = 1
 
     def total_bits(self, indices: UInt8[Tensor, "h w"]) -> int:
-        """Bits of indices (H, W), in 1/64 bit.
+        """Sum of the code lengths of indices (H, W), weighted if the rate has weights, in 1/64 bit.
 
         Args:
             indices: uint8 (H, W).
@@ -58,10 +58,10 @@ class GifRate:
 
 
 def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
-    """The `GifRate` of indices: code lengths by the frequencies of horizontal neighbors.
+    """A `GifRate` fitted to indices: code lengths from the frequencies of pairs of horizontal neighbors.
 
     Args:
-        indices: uint8 (H, W), up to 3e9 pixels.
+        indices: uint8 (H, W), up to 3e9 pixels, so that products of two counts fit into int64.
 
     Example:
         >>> indices = torch.tensor([[0, 1] * 10000], dtype=torch.uint8)
@@ -84,7 +84,7 @@ def _pair_counts(indices: Tensor) -> Tensor:
 
 
 def _pairs(indices: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of rows of indices (H, W), each with the index to the left of each pixel, and with its own, int32."""
+    """Slice of each block of rows of indices (H, W), the index to the left of each pixel, and its own index, int32."""
     for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
         yield block, rows[:, :-1], rows[:, 1:]

@@ -1,4 +1,4 @@
-"""Color histograms: the distinct colors of an image and the number of pixels of each. Histograms add."""
+"""Color histograms: the distinct colors of images and the number of pixels of each color."""
 
 import functools
 import itertools
@@ -16,28 +16,29 @@ from gpukmeans.engines.native.tensors import takes
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
-# Counting by a table of all 2**24 colors takes 30 ms on a CPU and then 3 ns a pixel; sorting takes 15 to 25 ns a pixel.
-# On one core the table is faster above 3 megapixels (40 ms instead of 70 at 3.8). It is used from 5 megapixels, because
-# for smaller images its memory is too large: 35 to 50 MB of the 64 MB, the pages that contain a color of the photo.
+# On one CPU core, counting by a table of all 2**24 colors takes 30 ms plus 3 ns a pixel. Sorting takes 15 to 25 ns a
+# pixel. The table is faster above 3 megapixels: at 3.8 it takes 40 ms instead of 70. It is used from 5 megapixels,
+# because its memory is too large for smaller images. Of the 64 MB, 35 to 50 MB are in pages with a color of a photo.
 _COUNT_BY_TABLE_FROM = 5 << 20
-# Lookup by table is faster above half a megapixel (23 ms instead of 53 at 1).
+# Lookup by table is faster above half a megapixel: at one megapixel it takes 23 ms instead of 53.
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
 
-# The table of bytes in `map_values` is a quarter as large: 0.7 ms instead of 1.2 for a search, at 16,000 pixels.
+# `map_values` has a table of bytes, which is a quarter as large. At 16,000 pixels it takes 0.7 ms, a search 1.2 ms.
 _MAP_BY_TABLE_FROM = 1 << 14
 
-# Number of pixels or colors processed at a time, and number of pixels sorted at a time. Sorting holds 28 bytes a pixel.
-# It takes 12 ns a pixel up to 2**19 pixels, 15 for 2**20 and 27 for 2**22, which no longer fit into the caches.
+# Number of pixels or colors processed at a time, and number of pixels sorted at a time. Sorting needs 28 bytes a pixel.
+# It takes 12 ns a pixel for up to 2**19 pixels, 15 ns for 2**20 and 27 ns for 2**22, which exceed the caches.
 _BLOCK = 1 << 17
 _SORTED_BLOCK = 1 << 19
 
 # Number of pixels counted by one call of native kernels.
 _NATIVE_BLOCK = 1 << 30
 
-# Smallest number of colors of sorted blocks that is added to the histogram at a time.
+# The colors of sorted blocks are added to the histogram when they are at least this many; see `_count_by_sorting`.
 _MIN_ADDED = 1 << 21
 
-# Number of entries of the count table in a group. Groups of zeros are skipped, which is faster than reading them.
+# Number of entries of the count table in a group. Groups without a count are skipped, which is faster than a search for
+# nonzero entries in all groups.
 _GROUP = 64
 
 
@@ -79,7 +80,7 @@ class ColorHistogram:
         return summary_of_fields("ColorHistogram", vars(self))
 
     def lookup(self, image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "h w"]:
-        """Row of the histogram that has the color of each pixel, int32 (H, W).
+        """For each pixel, the row of the histogram with its color, int32 (H, W).
 
         Args:
             image: uint8 (H, W, C).
@@ -103,7 +104,7 @@ class ColorHistogram:
         return rows.view(image.shape[:2])
 
     def map_values(self, values: UInt8[Tensor, " m"], image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "h w"]:
-        """Value of the color of each pixel, uint8 (H, W): a faster `values[self.lookup(image)]`.
+        """For each pixel, the value of its color, uint8 (H, W): a faster `values[self.lookup(image)]`.
 
         The value of a pixel whose color is not in the histogram is undefined.
 
@@ -138,7 +139,7 @@ class ColorHistogram:
         return mapped.view(image.shape[:2])
 
     def _rows(self, pixels: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of the pixels (N, C), and the rows of their colors, int32. ValueError for a color that is missing."""
+        """Slices of blocks of pixels (N, C), and rows of their colors, int32. ValueError for a missing color."""
         keys = _codes(self.colors)
         table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
         for block in blocks(len(pixels), _BLOCK):
@@ -207,17 +208,17 @@ def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
     parts: list[tuple[Tensor, Tensor]] = []
     for block in blocks(len(pixels), _SORTED_BLOCK):
         parts.append(torch.unique(_codes(pixels[block]), return_counts=True))
-        # Added only once there are as many colors as in the sum so far, so that each entry is sorted few times.
+        # parts[0] is the sum so far. The other parts are added when they have as many colors as the sum, so that each
+        # color is sorted few times.
         if sum(len(codes) for codes, _ in parts[1:]) >= max(len(parts[0][0]), _MIN_ADDED):
             parts = [_sum(parts)]
     return _sum(parts)
 
 
 def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Sum of several pairs of codes in ascending order and their counts, as such a pair.
+    """Sum of histograms. Each histogram is a pair of codes in ascending order and their counts, and so is the sum.
 
-    The range of codes is cut into pieces so that the longest part has equally many codes in each. Each piece is sorted
-    on its own.
+    The range of codes is cut into pieces with equally many codes of the longest part. Each piece is sorted on its own.
     """
     if len(parts) == 1:
         return parts[0]
@@ -246,21 +247,21 @@ def _sum_of_equal(codes: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _prefers_table(pixels: Tensor, min_pixels: int) -> bool:
-    """Whether a table of all colors is faster: for grey always, for four channels never."""
+    """Whether to use a table of all colors: always for 1 and 2 channels, never for 4, for 3 from `min_pixels` on."""
     return pixels.shape[1] < 3 or (pixels.shape[1] == 3 and len(pixels) >= min_pixels)
 
 
 def _row_table(keys: Tensor, channels: int) -> Tensor:
-    # Uninitialized, so that memory pages without a color of the image are never touched.
+    # Not initialized, because writing all entries would touch memory pages without a color of the image.
     table = torch.empty(1 << 8 * channels, dtype=torch.int32, device=keys.device)
     table[keys] = torch.arange(len(keys), dtype=torch.int32, device=keys.device)
     return table
 
 
 def _codes(colors: Tensor) -> Tensor:
-    """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is highest.
+    """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is the highest byte.
 
-    For four channels, 128 is subtracted from the first one, so that the codes fit into int32 and begin at -2**31.
+    For four channels, 128 is subtracted from the first channel, so that the codes fit into int32.
     """
     codes = colors[:, 0].to(torch.int32)
     if colors.shape[1] == 4:
@@ -271,7 +272,7 @@ def _codes(colors: Tensor) -> Tensor:
 
 
 def _colors(codes: Tensor, channels: int) -> Tensor:
-    """Colors (N, C) of integer codes (N,)."""
+    """Colors (N, C), uint8, of codes (N,): the inverse of `_codes`."""
     colors = torch.empty(len(codes), channels, dtype=torch.uint8, device=codes.device)
     for block in blocks(len(codes), _BLOCK):
         for channel in range(channels):
@@ -304,7 +305,7 @@ def check_image(image: object, *, batch: bool = False) -> None:
 
 
 def check_colors(colors: object, name: str, image: Tensor, max_colors: int, *, min_colors: int = 0) -> None:
-    """TypeError or ValueError unless `colors` are uint8 (K, C), like the colors of an image (..., C) on its device.
+    """TypeError or ValueError unless `colors` are uint8 (K, C), on the device of an image (..., C).
 
     K must be from `min_colors` to `max_colors`.
     """
@@ -323,7 +324,7 @@ def check_colors(colors: object, name: str, image: Tensor, max_colors: int, *, m
 
 
 def hint_for_channels_first(image: Tensor) -> str:
-    """The end of the error for an image (C, H, W) or (B, C, H, W), C from 1 to 4; empty for other shapes."""
+    """Hint to append to an error, for images of shape (C, H, W) or (B, C, H, W), C from 1 to 4. Otherwise empty."""
     if image.ndim not in (3, 4) or not 1 <= image.shape[-3] <= 4:
         return ""
     order = "1, 2, 0" if image.ndim == 3 else "0, 2, 3, 1"

@@ -19,9 +19,9 @@ _BLOCK = 1 << 16
 
 
 class IndexedImage(NamedTuple):
-    """A palette of at most 256 colors and the index of each pixel: of one image, or of a batch.
+    """A palette of at most 256 colors and the index of each pixel, for one image or for a batch.
 
-    A batch has one palette for all images, or one for each.
+    A batch has one palette for all images, or one palette for each image.
 
     Args:
         palette: uint8 (K, C), or (B, K, C) with one palette per image.
@@ -38,14 +38,14 @@ class IndexedImage(NamedTuple):
 
     def pixels(self) -> UInt8[Tensor, "*batch h w c"]:
         """The colors of the pixels, uint8 (H, W, C) or (B, H, W, C)."""
-        indices = self.indices.int()  # torch takes a uint8 index for a mask
+        indices = self.indices.int()  # because torch treats uint8 indices as a mask
         if self.palette.ndim == 2:
             return self.palette[indices]
         images = torch.arange(len(indices), device=indices.device)
         return self.palette[images[:, None, None], indices]
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the size, the image, and a swatch of each color; of a batch, the first images."""
+        """HTML for notebooks: the size, the image, and a swatch of each color. Of a batch, the first 8 images."""
         return html_preview(self.palette, self.indices)
 
     def __repr__(self) -> str:
@@ -79,7 +79,7 @@ def mean_squared_error(
 
 def mean_error(squared_error: int, n_pixels: int, channels: int) -> float:
     """`mean_squared_error` from the `squared_error` of images with this number of pixels and channels."""
-    # Rounded once, so that an opaque alpha channel changes no bit.
+    # The only rounding is this division, so an opaque alpha channel does not change the result.
     return squared_error / (n_pixels * SRGB.unit(channels) ** 2)
 
 
@@ -88,12 +88,12 @@ def squared_error(
     other: UInt8[Tensor, "*batch c"] | IndexedImage,
     counts: Int[Tensor, " m"] | None = None,
 ) -> int:
-    """Sum over the pixels of the squared error of `mean_squared_error`, times 255 squared with alpha: an integer.
+    """Sum over the pixels of the squared error in `mean_squared_error`, an integer. With alpha, times 255 squared.
 
     Args:
         image: uint8 (..., C): an image, a batch, or the colors (M, C) of a histogram.
         other: colors of the same shape, or `IndexedImage` whose indices have the shape (...).
-        counts: number of pixels of each color (M,); by default 1.
+        counts: number of pixels of each color, int64 (M,). By default 1 for each color.
 
     Raises:
         ValueError: if the shapes differ.

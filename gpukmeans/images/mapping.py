@@ -1,4 +1,4 @@
-"""`Mapping`: options for mapping pixels to a palette by nearest colors, dithering, or optimization for file size."""
+"""`Mapping`: options for mapping pixels to a palette by nearest colors, by dithering, or by optimization."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _MAX_LOSSY = 100_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """Options of `quantize` that determine the indices for a palette. `check_mapping` makes one.
+    """Options of `quantize` that determine the indices for a palette. `check_mapping` returns a valid `Mapping`.
 
     Args:
         dither: a name of `DITHERINGS` or a `Dithering` function.
@@ -52,14 +52,14 @@ class Mapping:
     def optimized(
         self, image: Tensor, indexed: IndexedImage, free: Tensor, squared_error: Callable[[], int]
     ) -> IndexedImage:
-        """Optimized palette and indices of an image.
+        """An image with optimized palette and indices.
 
         Args:
             image: uint8 (H, W, C).
-            indexed: palette and indices to begin with, where each pixel has the nearest color.
+            indexed: palette, and index of the nearest color of each pixel, with which the optimization begins.
             free: mask (K,) of the palette colors that may change.
-            squared_error: returns the squared error of the K-means palette, summed over the pixels. Its mean is the
-                unit of `lossy`.
+            squared_error: function that returns the squared error of the K-means palette, summed over the pixels. It
+                is called only if `lossy` is not 0. `lossy` is in hundredths of the mean.
         """
         share = blurred_share(self.strength) if self.dither == "optimized" else 0
         price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0
@@ -72,7 +72,7 @@ class Mapping:
 def check_mapping(
     dither: DitheringName | Dithering, strength: object, lossy: object, rounds: object, rate: RateName
 ) -> Mapping:
-    """The options as a `Mapping`. TypeError or ValueError for wrong ones."""
+    """The options as a `Mapping`. TypeError or ValueError for wrong options."""
     check_dithering(dither)
     mapping = Mapping(
         dither=dither,

@@ -1,4 +1,4 @@
-"""Nearest palette colors, where opaque colors take opaque palette colors."""
+"""Nearest palette colors. An opaque color takes the nearest opaque palette color, if there is one."""
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -17,10 +17,10 @@ def nearest_colors(
     *,
     engine: EngineName | Engine = "auto",
 ) -> Assignment:
-    """Index of the nearest palette color of each color, int64, and the squared distance of their points, both (M,).
+    """Index of the nearest palette color of each color, int64 (M,), and squared distances of their points (M,).
 
-    An opaque color takes the nearest opaque palette color if there is one, since a translucent one would show the
-    background through it. The lowest index wins a tie.
+    An opaque color takes the nearest opaque palette color if there is one, because the background would be visible
+    through a translucent color. The lowest index wins a tie.
 
     Args:
         colors: uint8 (M, C).
@@ -41,7 +41,7 @@ def nearest_colors(
 def nearest_indices(
     image: UInt8[Tensor, "h w c"], histogram: ColorHistogram, palette: UInt8[Tensor, "k c"]
 ) -> UInt8[Tensor, "h w"]:
-    """Index (H, W) of the palette color nearest to each pixel in premultiplied sRGB, see `nearest_colors`.
+    """Index (H, W) of the palette color nearest to each pixel in premultiplied sRGB, as by `nearest_colors`.
 
     Args:
         image: uint8 (H, W, C).
@@ -59,7 +59,7 @@ def assign_within_opaque(
     *,
     engine: EngineName | Engine = "auto",
 ) -> Assignment:
-    """`assign`, where opaque points (M, D) take the nearest of the opaque centers (K, D) if there are any.
+    """Labels and squared distances as by `assign`, but opaque points take the nearest opaque center if there is one.
 
     Args:
         x: points (M, D).
@@ -101,7 +101,7 @@ def is_transparent(colors: UInt8[Tensor, "*batch c"]) -> Bool[Tensor, "*batch"]:
 
 
 def _has_alpha_value(colors: Tensor, value: int) -> Tensor:
-    """Mask (...) of the colors (..., C) whose alpha has this value; it is 255 without an alpha channel."""
+    """Mask (...) of the colors (..., C) with this value of alpha. Colors without an alpha channel have alpha 255."""
     if has_alpha(colors.shape[-1]):
         return colors[..., -1] == value
     return torch.tensor(value == 255, device=colors.device).expand(colors.shape[:-1])

@@ -24,19 +24,19 @@ from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 from gpukmeans.validation import check_count
 
-# A second refinement cycle lowers the error by 0.3 % at 16 and at 64 colors in 10 to 20 ms per photo of 0.4 megapixels,
-# and by 0.2 % at 256 colors in 75 ms. Measured on one CPU core with eight photos and five seeds.
+# At 16 and at 64 colors a second refinement cycle lowers the error by 0.3 % and takes 10 to 20 ms. At 256 colors it
+# lowers the error by 0.2 % and takes 75 ms. Measured on one CPU core: eight photos of 0.4 megapixels and five seeds.
 _TWO_CYCLES_UP_TO = 64
 
-# Number of colors whose integers are summed at a time.
+# Number of points converted to int64 and summed at a time.
 _BLOCK = 1 << 17
 
-# Steps of Lloyd's loop after opaque colors have left translucent clusters.
+# Iterations of Lloyd's loop in which opaque colors are assigned to opaque centers only.
 _OPAQUE_STEPS = 4
 
 
 BEST_QUALITY: dict[str, Any] = {"n_init": 8, "refine": 2, "polish": 4}
-"""Options of `quantize` and `fit_palette` for a smaller error. The search takes several times as long."""
+"""Options of `quantize` and `fit_palette` for a smaller error. They take several times as long as the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +44,16 @@ class Palette:
     """A palette fitted to a histogram, with the palette index of each color of the histogram and the error.
 
     Args:
-        colors: uint8 (K, C). First the fixed colors as given, then the other colors in `labels`, distinct and in
-            lexicographic order.
-        labels: index of the palette color nearest to each color of the histogram in the color space used, uint8 (M,),
-            the lowest on ties. Opaque colors take opaque ones, if the palette has any.
+        colors: uint8 (K, C). The fixed colors come first, in the given order. The other colors follow, distinct and in
+            lexicographic order. Each of them is nearest to some color of the histogram.
+        labels: palette index of each color of the histogram, uint8 (M,): the nearest palette color in the color space
+            of the clustering, the lowest index on ties. Opaque colors have opaque palette colors, if there are any.
         engine: name of the engine used; None if no clustering was needed.
-        free: mask (K,) of the colors that `dither="optimized"` and `lossy` may change: all but the fixed ones if the
-            colors were clustered in sRGB, and none otherwise.
-        mse: `mean_squared_error` of the image in the colors of the palette.
-        n_iter: iterations of Lloyd's loop over all colors.
-        converged: whether that loop ended before `max_iter` and was not ended by the callback.
+        free: mask (K,) of the colors that `dither="optimized"` and `lossy` may change. If the colors were clustered in
+            sRGB, these are all colors but the fixed ones and an added transparent one. Otherwise no color may change.
+        mse: `mean_squared_error` between the pixels of the histogram and their palette colors.
+        n_iter: number of iterations of Lloyd's loop over all colors.
+        converged: whether this loop ended before `max_iter` and was not ended by the callback.
 
     Example:
         >>> image = torch.tensor([[[0], [2], [200]]], dtype=torch.uint8)
@@ -94,22 +94,23 @@ def fit_palette(
 
     If the histogram has at most `n_colors` colors, these are the palette. Otherwise the colors are clustered by
     `kmeans`, the centers are rounded to 8 bits, and the colors are assigned again. Centers that round to the same color
-    are merged, and unused ones are dropped. Freed entries go to the colors with the largest count x squared distance.
-    So the palette has exactly `n_colors` colors, unless fewer can be distinguished because they are fully transparent.
+    are merged, and centers that are nearest to no color are dropped. They are replaced by the colors of the histogram
+    with the largest count x squared distance. So the palette has exactly `n_colors` colors, unless the histogram has
+    too few distinct colors. All fully transparent colors count as one color here.
 
-    `fixed` colors come first, whether used or not. A color of the histogram that is equal to a fixed color does not
-    influence the other palette colors. If at most `n_colors` - F other colors remain, they are the rest of the palette,
-    without clustering.
+    `fixed` colors come first, even if no pixel uses them. If at most `n_colors` - F colors of the histogram are not
+    fixed, these colors are the rest of the palette, without clustering.
 
-    Fully transparent pixels have a palette color of their own, 0 in all channels, unless a fixed color is fully
-    transparent or at most one color is not fixed. A palette color that is not fixed is opaque if most pixels of its
-    cluster are opaque, or if this costs less than moving the opaque pixels to other opaque colors. If any pixel is
-    opaque, a palette of at least two colors has an opaque color, unless all colors are fixed. Opaque pixels take opaque
-    colors only.
+    If the histogram has a fully transparent color, the color 0 in all channels is added to the fixed colors. It is not
+    added if a fixed color is fully transparent, or if F is `n_colors` - 1 or more. A palette color that is not fixed is
+    made opaque if more than half of the pixels of its cluster are opaque, or if this costs less error than moving these
+    opaque pixels to other opaque colors. If any pixel is opaque, a palette of at least two colors has an opaque color,
+    unless all colors are fixed. Opaque pixels take opaque colors, if there are any.
 
-    If there are many colors, seeding, restarts and `refine` run on the means of similar colors, which takes a fraction
-    of the time (see `images.coarsening`). Random centers and one refinement cycle lead to better optima than k-means++,
-    and for many colors in less time (docs/performance.md). `BEST_QUALITY` holds options for a smaller error.
+    If the histogram has many colors, seeding, restarts and `refine` run on the means of similar colors, which takes a
+    fraction of the time (see `images.coarsening`). Random centers with one refinement cycle give a smaller error than
+    k-means++, and for many palette colors they take less time (docs/performance.md). `BEST_QUALITY` holds options for
+    an even smaller error.
 
     If `flat` is given, small vivid areas, such as badges, keep a color of their own if this raises the squared error by
     at most 4 % (see `images.vivid_areas`).
@@ -117,18 +118,19 @@ def fit_palette(
     Args:
         histogram: the colors and their counts, from `unique_colors` or a sum of several.
         n_colors: number of palette colors, 1 to 256.
-        space: where colors are clustered and assigned, a name of `COLOR_SPACES` or a `ColorSpace`. "srgb" gives the
-            smallest `Palette.mse`, which is measured in sRGB for every space.
+        space: color space in which colors are clustered and assigned: a name of `COLOR_SPACES` or a `ColorSpace`.
+            "srgb" gives the smallest `Palette.mse`, because this error is always measured in sRGB.
         fixed: first colors of the palette, uint8 (F, C), F <= `n_colors`.
-        flat: number of flat pixels of each color, int64 (M,), from `flat_counts`; None for the least squared error.
-        init: seeding, see `kmeans`.
+        flat: number of flat pixels of each color, int64 (M,), from `flat_counts`. Without it, vivid areas are ignored.
+        init: seeding method, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
-        polish: refinement cycles over all colors, after the search on means of similar colors; unused without it.
-        callback: called after each iteration of the `kmeans` over all colors. The last inertia belongs to the centers
-            before rounding to 8 bits.
+        polish: refinement cycles over all colors after a search on means of similar colors. Ignored if the search runs
+            on the colors themselves.
+        callback: called after each iteration of Lloyd's loop over all colors. Its inertia is computed for centers that
+            are not rounded to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
-        **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`; all but `group`.
+        **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`. `group` is not allowed.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -155,7 +157,7 @@ def fit_palette(
     x = space.encode(histogram.colors)
     chosen = choose(engine, x)
     clustering["fixed"] = space.encode(fixed) if len(fixed) else None
-    # If all colors are fixed, there are no other centers to find.
+    # If all colors are fixed, no centers have to be searched.
     means = merge_similar_colors(histogram.colors, x, histogram.counts, n_colors) if len(fixed) < n_colors else None
     search: dict[str, Any] = {"init": init, "n_init": n_init, "refine": default_refine(refine, n_colors)}
     if means is not None:
@@ -197,7 +199,7 @@ def with_transparent_color(
 ) -> UInt8[Tensor, "n c"]:
     """The colors (K, C), with a fully transparent color appended if the histogram has one and the colors have none.
 
-    Without it, transparent pixels would take a color that is not fully transparent and become visible.
+    Without this color, transparent pixels would take a color that is not fully transparent and become visible.
 
     Args:
         colors: palette, uint8 (K, C).
@@ -215,7 +217,7 @@ def with_transparent_color(
 
 
 def default_refine(refine: int | None, n_colors: int) -> int:
-    """Number of refinement cycles: `refine`, or if that is None, 2 up to 64 colors and 1 above."""
+    """Number of refinement cycles: `refine` if it is given, otherwise 2 for up to 64 colors and 1 for more."""
     return refine if refine is not None else (2 if n_colors <= _TWO_CYCLES_UP_TO else 1)
 
 
@@ -228,7 +230,7 @@ def check_n_colors(n_colors: SupportsIndex) -> int:
 
 
 def _check_flat(flat: object, histogram: ColorHistogram) -> None:
-    """TypeError or ValueError unless this is a count of pixels for each color of the histogram."""
+    """TypeError or ValueError unless `flat` has a number of pixels for each color of the histogram."""
     if not isinstance(flat, Tensor):
         raise TypeError(f"flat must be a tensor, from flat_counts, got {type(flat).__name__}")
     expected = histogram.counts
@@ -238,7 +240,7 @@ def _check_flat(flat: object, histogram: ColorHistogram) -> None:
 
 
 def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, space: ColorSpace) -> Palette | None:
-    """The fixed colors (F, C) followed by all others of the histogram, or None if that is more than `n_colors`."""
+    """The fixed colors (F, C) followed by all other colors of the histogram. None if they exceed `n_colors`."""
     if len(histogram.colors) > n_colors:
         return None
     labels = torch.zeros(len(histogram.colors), dtype=torch.int64, device=fixed.device)
@@ -255,17 +257,17 @@ def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, spac
 
 
 def _clustered(x: Tensor, n_clusters: int, weights: Tensor, **options: Any) -> KMeansResult[Any]:
-    """The result of `kmeans`, without its warning of empty clusters: `_assigned` fills them."""
+    """The result of `kmeans`, without a warning about empty clusters, because `_assigned` replaces their centers."""
     return cluster(x, weights, None, lambda: KMeansOptions(n_clusters=n_clusters, **options))[0]
 
 
 def _with_opaque_colors(
     fixed: Tensor, free: Tensor, labels: Tensor, histogram: ColorHistogram, x: Tensor, space: ColorSpace, engine: Engine
 ) -> Tensor:
-    """The free colors (K - F, C), some of them made opaque, for clusters with labels (M,).
+    """The free colors (K - F, C) after some of them were made opaque. `labels` (M,) are clusters of the histogram.
 
-    Opaque colors of the histogram take opaque palette colors only. So opaque colors leave clusters that stay
-    translucent, and the means of the clusters are computed again.
+    Opaque colors in clusters that stay translucent are assigned to opaque palette colors. A few iterations of Lloyd's
+    loop then compute the colors of the changed clusters.
     """
     n_fixed, palette, opaque = len(fixed), torch.cat([fixed, free]), is_opaque(histogram.colors)
     made_opaque = _opaque_clusters(palette, n_fixed, labels, histogram, space)[n_fixed:]
@@ -283,15 +285,15 @@ def _with_opaque_colors(
 def _opaque_clusters(
     palette: Tensor, n_fixed: int, labels: Tensor, histogram: ColorHistogram, space: ColorSpace
 ) -> Tensor:
-    """Mask (K,) of the opaque palette colors: opaque fixed ones (of the first `n_fixed`), and free ones to make opaque.
+    """Mask (K,) of the opaque colors among the first `n_fixed`, and of the free colors that should be made opaque.
 
     A free color is made opaque in three cases:
 
     * Most pixels of its cluster are opaque. Otherwise a few translucent edge pixels in a mean would make all opaque
       pixels of the cluster translucent.
-    * It has the most opaque pixels, and no color would be opaque otherwise. This needs two colors or more.
+    * Its cluster has the most opaque pixels, no color would be opaque otherwise, and there are at least two colors.
     * Making the translucent pixels of its cluster opaque costs a smaller squared error than moving the opaque pixels of
-      the cluster to the nearest opaque color. These colors are chosen one by one.
+      the cluster to the nearest opaque color. These colors are chosen one by one, by the largest difference.
     """
     device, n_colors = labels.device, len(palette)
 
@@ -307,7 +309,7 @@ def _opaque_clusters(
     if not chosen.any():
         chosen |= torch.arange(n_colors, device=device) == first_maximum(torch.where(free, opaque, -1))
     points = space.encode(_with_opaque_alpha(palette, torch.ones_like(chosen))).double() / space.scale
-    # Both errors in squared levels: of alpha and premultiplied color, and of color.
+    # A change of alpha from A to 255 moves a premultiplied color by (255 - A) / 255 of the opaque color.
     cost = total(histogram.counts * (255 - alpha).square()) * (points.square().sum(dim=1) / 255**2)
     sqdist = squared_distance(points.T[:, :, None], points.T[:, None])
     for _ in range(n_colors):
@@ -338,10 +340,10 @@ def _means(x: Tensor, labels: Tensor, counts: Tensor, centers: Tensor) -> Tensor
 def _assigned(
     fixed: Tensor, free: Tensor, histogram: ColorHistogram, x: Tensor, space: ColorSpace, engine: Engine
 ) -> tuple[Tensor, Tensor]:
-    """A palette of the fixed colors (F, C) and distinct, used free colors (K - F, C), and the labels (M,).
+    """Palette of the fixed colors (F, C) and of used, distinct free colors, and the labels (M,) of the histogram.
 
-    Free colors that are equal to another one, or nearest to no color of the histogram, are replaced by worst-served
-    colors of the histogram. `x` (M, D) are the points of the histogram.
+    Free colors that are duplicates, or nearest to no color of the histogram, are replaced by the colors of the
+    histogram at `_worst_served_rows`. `x` (M, D) are the points of the histogram's colors.
     """
     n_colors, free, opaque = len(fixed) + len(free), _unique_rows(free), is_opaque(histogram.colors)
     while True:
@@ -353,7 +355,8 @@ def _assigned(
         if len(added) == 0:
             # The new index of a used color is the number of used colors before it.
             return colors[used], (used.cumsum(0) - 1).index_select(0, labels)
-        # Added colors may make others unused, but stay used themselves, as each is nearest to itself. So the loop ends.
+        # Added colors may leave other colors unused, but stay used themselves, because they are colors of the
+        # histogram. So the loop ends after at most `n_colors` rounds.
         free = _unique_rows(torch.cat([free[used[len(fixed) :]], histogram.colors[added]]))
 
 
@@ -365,8 +368,8 @@ def _unique_rows(colors: Tensor) -> Tensor:
 def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:
     """Rows of up to n points x (M, D), chosen one by one by the largest count x squared distance.
 
-    Squared distances (M,) are measured to the nearest palette color or row chosen before. The lowest row wins a tie.
-    There are fewer rows if all others have distance 0.
+    `sqdist` (M,) are the squared distances to the nearest palette color. A chosen row counts as a palette color from
+    then on. The lowest row wins a tie. There are fewer than n rows if all other points have distance 0.
     """
     columns, rows = x.T, []
     for _ in range(n):

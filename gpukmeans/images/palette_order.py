@@ -9,8 +9,8 @@ from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithms
 from gpukmeans.tiling import blocks
 
-# Largest number of places by which refinement moves a color. The time is proportional to it, and a larger number saves
-# 0.2 % of the bytes.
+# Largest number of places by which refinement moves a color. The time is proportional to this number. A larger number
+# saves only 0.2 % of the bytes.
 _REACH = 16
 
 # Number of pixels whose pairs are counted at a time.
@@ -20,8 +20,8 @@ _BLOCK = 1 << 18
 def palette_orders(indices: UInt8[Tensor, "h w"], n_colors: int) -> list[Int[Tensor, " k"]]:
     """Permutations (K,), int64 on the CPU, of a palette of K colors, lowest entropy first.
 
-    The entropy is computed for the differences between indices of adjacent pixels. A permutation lists the old indices
-    in their new order. The best permutation is refined by moves of single colors that shorten its codes.
+    The entropy is computed for the differences between the indices of adjacent pixels. A permutation lists the old
+    indices in their new order. The first permutation is refined by moves of single colors that reduce code lengths.
 
     Args:
         indices: uint8 (H, W), below K.
@@ -62,10 +62,10 @@ def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
 
 
 def _chained_order(counts: Tensor) -> Tensor:
-    """Greedy Hamiltonian path: links the pairs of highest count, skips links that would branch or close a cycle.
+    """Order of the colors on a greedy Hamiltonian path. Pairs of colors are linked in descending order of their count.
 
-    Battiato, Gallo, Impoco and Stanco, "An efficient re-indexing algorithm for color-mapped images" (2004). Equal
-    counts are linked by row, then by column.
+    Links that would branch or close a cycle are skipped. Pairs with equal counts are ordered by row, then by column.
+    Battiato, Gallo, Impoco and Stanco, "An efficient re-indexing algorithm for color-mapped images" (2004).
     """
     n_colors = len(counts)
     first, second = torch.triu_indices(n_colors, n_colors, 1, device="cpu")
@@ -89,10 +89,10 @@ def _chained_order(counts: Tensor) -> Tensor:
 
 
 def _grown_order(counts: Tensor) -> Tensor:
-    """Modified Zeng order: adds the color most often adjacent to the placed ones, on the side where its neighbors are.
+    """Modified Zeng order: the color most often adjacent to placed colors is added, at the end nearer to them.
 
-    Pinho and Neves, "A note on Zeng's technique for color re-indexing of palette-based images" (2004). Ties: the lowest
-    color, the right side.
+    Pinho and Neves, "A note on Zeng's technique for color re-indexing of palette-based images" (2004). The lowest
+    color wins a tie of colors, and the right end wins a tie of ends.
     """
     n_colors, rows = len(counts), counts.tolist()
     first = max(range(n_colors), key=lambda color: max(rows[color]))
@@ -113,8 +113,9 @@ def _grown_order(counts: Tensor) -> Tensor:
 def _refined_order(counts: Tensor, order: Tensor, lengths: Tensor, reach: int) -> Tensor:
     """The order after each color has moved by up to `reach` places to the place of the least total code length.
 
-    `lengths` (256,), int64, are the code lengths of index differences. Colors move in turn, in the given order, and
-    shift the colors in between. Ties: the present place, then the places to the left, nearest first, then to the right.
+    `lengths` (256,), int64, are the code lengths of index differences. Colors move one after another, in the given
+    order. A move shifts the colors in between. The present place wins a tie, then the nearest place to the left, then
+    the nearest place to the right.
     """
     colors, places = order.tolist(), order.argsort()
     for color in order.tolist():
@@ -148,7 +149,7 @@ def _swap(counts: Tensor, colors: list[int], places: Tensor, lengths: Tensor, pl
 
 
 def _difference_counts(counts: Tensor, order: Tensor) -> Tensor:
-    """Counts (256,), int64, of the differences modulo 256 of adjacent indices, after renumbering by an order (K,)."""
+    """Counts (256,), int64, of differences modulo 256 of adjacent indices in a palette of this order (K,)."""
     n_colors = len(order)
     places = torch.arange(n_colors, device="cpu")
     differences = (places[:, None] - places) & 255

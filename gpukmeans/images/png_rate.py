@@ -1,8 +1,9 @@
 """Estimated bits of the rows of a PNG file: filter residuals of bytes, and the lengths of their Huffman codes.
 
-A row of a PNG is stored as a filter type and the differences of its bytes from predictions by bytes to the left and
-above (ISO/IEC 15948, 9.2). Deflate then stores a byte in a code whose length is about the binary logarithm of its
-frequency. All arithmetic is on integers, so every device returns the same bits.
+A PNG row begins with its filter type. The type selects how each byte is predicted from bytes to its left and above
+(ISO/IEC 15948, 9.2). The row stores residuals: bytes minus their predictions, modulo 256. Deflate replaces them by
+codes. The length of a code is about the negative binary logarithm of the residual's frequency. All arithmetic is on
+integers, so every device returns the same bits.
 """
 
 import functools
@@ -22,7 +23,7 @@ N_FILTERS = 5
 """Filter types 0 to 4: none, sub, up, average, Paeth."""
 
 BIT = 64
-"""Units of a code length: 1/64 bit."""
+"""Number of code length units in a bit: the unit is 1/64 bit."""
 
 # Deflate's codes have 1 to 15 bits.
 _SHORTEST, _LONGEST = BIT, 15 * BIT
@@ -30,10 +31,11 @@ _SHORTEST, _LONGEST = BIT, 15 * BIT
 # Number of bytes filtered at a time.
 _BLOCK = 1 << 18
 
-# Percentage of the bits of rows of one pixel per byte. Below it, packed rows make smaller files; see `pixels_per_byte`.
+# Rows with several pixels per byte are chosen if they need less than this percentage of the bits of rows with one pixel
+# per byte; see `pixels_per_byte`.
 _PACKED_PERCENT = 95
 
-# Number of turns in which filters are chosen by code lengths and then code lengths by filters.
+# Number of rounds in which filters are chosen by the code lengths, and code lengths are then fitted to the filters.
 _TURNS = 4
 
 
@@ -45,7 +47,8 @@ class PngRate:
         filters: filter type of each row, 0 to 4, int32 (H,).
         lengths: code lengths in 1/64 bit, int32 (256,).
         per_byte: number of pixels in a byte, 1, 2, 4 or 8.
-        weights: weight of the lengths in each block, from `contrast_weights`, if any. Only for one pixel per byte.
+        weights: weights of the code lengths by blocks of 8 x 8 pixels, from `contrast_weights`. None without weights.
+            Only for one pixel per byte.
     """
 
     filters: Int[Tensor, " h"]
@@ -54,7 +57,9 @@ class PngRate:
     weights: UInt8[Tensor, "p q"] | None = None
 
     def total_bits(self, indices: UInt8[Tensor, "h w"]) -> int:
-        """Bits of rows of indices (H, W) with their filter types, in 1/64 bit. Filter types have a weight of 1.
+        """Sum of the code lengths of residuals and filter types for indices (H, W), in 1/64 bit.
+
+        Weights apply to the code lengths of residuals. Code lengths of filter types have a weight of 1.
 
         Args:
             indices: uint8 (H, W).
@@ -73,9 +78,9 @@ class PngRate:
 
 
 def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]:
-    """Rows of bytes (H, B), of 1, 2, 4 or 8 pixels each, as in a PNG: the first pixel has the highest bits.
+    """Bytes (H, B) with 1, 2, 4 or 8 pixels each, as in a PNG: the first pixel has the highest bits.
 
-    The last byte of a row ends with zeros where the width is no multiple of `per_byte`.
+    The last byte of a row ends with zeros if the width is not a multiple of `per_byte`.
 
     Args:
         indices: uint8 (H, W), below 2 to the power of `8 / per_byte`.
@@ -93,17 +98,17 @@ def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]
 
 
 def unpacked(rows: Tensor, per_byte: int) -> Tensor:
-    """Indices (..., `per_byte`) of the pixels in bytes (...), of the same dtype."""
+    """Indices (..., `per_byte`) of the pixels in bytes (...), with the dtype of the bytes."""
     bits = 8 // per_byte
     shifts = torch.arange(8 - bits, -1, -bits, dtype=rows.dtype, device=rows.device)
     return (rows[..., None] >> shifts) & (1 << bits) - 1
 
 
 def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
-    """Number of pixels to store in a byte: as many as fit, 2, 4 or 8, if this takes 5 % fewer bits, else 1.
+    """Number of pixels to store in a byte: as many as fit (2, 4 or 8) if this saves more than 5 % of the bits, else 1.
 
-    The bits are estimated by the rate fitted to the rows in each form. The rate does not count repeats, and rows of one
-    pixel per byte have more of them, so packed rows must be smaller by a margin.
+    The bits with one and with several pixels per byte are estimated by `fitted_rate`. Deflate also saves bits where
+    bytes repeat, which the estimate ignores. Rows with one pixel per byte have more repeats, hence the margin of 5 %.
 
     Args:
         indices: uint8 (H, W), below `n_colors`.
@@ -117,9 +122,10 @@ def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
 
 
 def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
-    """The `PngRate` of indices: filter types and code lengths, fitted to each other in turn.
+    """A `PngRate` fitted to indices: filter types and code lengths are alternately fitted to each other.
 
-    The first filters have the least sum of absolute residuals. The lowest filter type wins a tie.
+    At first each row has the filter type with the least sum of absolute residuals. A residual r
+    counts as min(r, 256 - r). The lowest filter type wins a tie.
 
     Args:
         indices: uint8 (H, W).
@@ -144,11 +150,11 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
 def png_scanlines(rows: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "h w+1"]:
     """Uncompressed image data of a PNG: the filter type of each row, then the filtered bytes of the row.
 
-    `fitted_rate` chooses the filter types with the fewest bits in Huffman codes. The bytes are predicted from the
-    bytes directly to the left and above, as PNG does for pixels of one byte or less.
+    The filter types are chosen by `fitted_rate`. Bytes are predicted from the bytes directly to the left and above, as
+    in a PNG with at most one byte per pixel.
 
     Args:
-        rows: uint8 (H, W), such as palette indices.
+        rows: bytes of the rows, such as palette indices, uint8 (H, W).
 
     Example:
         >>> png_scanlines(torch.tensor([[7, 7, 7], [7, 7, 8]], dtype=torch.uint8)).tolist()
@@ -174,7 +180,7 @@ def free_rate(rows: UInt8[Tensor, "h w"]) -> PngRate:
 
 
 def predicted(filters: Tensor, left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:
-    """Predictions of bytes by filter types and the bytes to the left and above. All int32, of shapes that broadcast."""
+    """Predictions of bytes by filter types from the bytes to the left and above. All int32; the shapes broadcast."""
     by_left, by_above = (above - above_left).abs(), (left - above_left).abs()
     by_both = (left + above - 2 * above_left).abs()
     paeth = torch.where(
@@ -203,9 +209,9 @@ def _residuals(padded: Tensor, filters: Tensor) -> Tensor:
 
 
 def _cheapest(residuals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Filter type (H,), int32, of the least cost for each row, and counts (256,), int64, of the filtered bytes.
+    """Filter type of the least code length for each row, int32 (H,), and counts of the stored bytes, int64 (256,).
 
-    Both include the byte of the filter type. `residuals` are (5, H, W). The lowest filter type wins a tie.
+    Stored bytes are filter types and residuals (5, H, W). The lowest filter type wins a tie.
     """
     costs = lengths.long()[residuals].sum(dim=2) + lengths[:N_FILTERS, None]
     ranked = costs * N_FILTERS + torch.arange(N_FILTERS, device=costs.device)[:, None]
@@ -214,20 +220,20 @@ def _cheapest(residuals: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _counts(residuals: Tensor, filters: Tensor) -> Tensor:
-    """Counts (256,), int64, of the residuals (5, H, W) of the chosen filters (H,), and of the filter types."""
+    """Counts (256,), int64, of the filters (H,) and of their residuals among the residuals (5, H, W)."""
     chosen = residuals[filters.long(), torch.arange(len(filters), device=filters.device)]
     return torch.bincount(chosen.flatten(), minlength=256) + torch.bincount(filters, minlength=256)
 
 
 def _weighted_counts(rows: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
-    """Counts (33, 256), int64, of the filtered bytes of rows (H, W), by weight. Filter types have the weight 16."""
+    """Counts (33, 256), int64, of stored bytes by weight, 0 to 32, for rows (H, W). Filter types have weight 16."""
     chosen = _all_residuals(rows)[filters.long(), torch.arange(len(filters), device=filters.device)]
     bins = torch.cat([(256 * pixel_weights(weights, *rows.shape) + chosen).flatten(), 256 * WEIGHT + filters])
     return torch.bincount(bins, minlength=256 * (MOST_WEIGHT + 1)).view(-1, 256)
 
 
 def _code_lengths(counts: Tensor) -> Tensor:
-    """Code lengths (256,), int32, of bytes with these counts (256,), after adding a tenth to each count."""
+    """Code lengths (256,), int32, of bytes by their counts (256,). A tenth is added to each count to avoid zeros."""
     tenths = 10 * counts + 1
     lengths = binary_logarithms(tenths.sum()) - binary_logarithms(tenths)
     return lengths.clamp(_SHORTEST, _LONGEST).int()

@@ -21,8 +21,8 @@ _MAX_SIDE = 256
 def html_preview(palette: UInt8[Tensor, "*palettes k c"], indices: UInt8[Tensor, "*batch h w"]) -> str:
     """HTML of an indexed image: its size, the image, and a swatch of each color of its palette.
 
-    Of a batch, the first 8 images are shown, each with its palette, or all with the palette that they share. An image
-    with a side above 256 pixels is reduced: each s-th row and column is shown, for the smallest s that fits.
+    Of a batch, the first 8 images are shown, each with its own palette, or all with one palette. An image with a side
+    above 256 pixels is reduced to every s-th row and column, for the smallest s with sides of at most 256.
     """
     height, width = indices.shape[-2:]
     palettes, images = (part.reshape(-1, *part.shape[-2:]) for part in (palette, indices))
@@ -59,14 +59,14 @@ def indexed_png(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) ->
 
 
 def _image(palette: Tensor, indices: Tensor) -> str:
-    """HTML of an image, reduced to at most 256 x 256 pixels."""
+    """HTML of an image that is reduced to at most 256 x 256 pixels."""
     step = math.ceil(max(*indices.shape, 1) / _MAX_SIDE)
     data = base64.b64encode(indexed_png(palette, indices[::step, ::step])).decode("ascii")
     return f'<img src="data:image/png;base64,{data}" style="image-rendering:pixelated">'
 
 
 def _swatch(color: list[int]) -> str:
-    """HTML of a box of this color, over a checkerboard that is visible through alpha."""
+    """HTML of a box of this color over a checkerboard, which is visible through a translucent color."""
     channels = [color[0]] * 3 if len(color) < 3 else color[:3]
     alpha = color[-1] if has_alpha(len(color)) else 255
     name = "#" + "".join(f"{value:02x}" for value in (channels if alpha == 255 else [*channels, alpha]))

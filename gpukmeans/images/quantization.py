@@ -50,24 +50,24 @@ def quantize(
     `n_colors` colors is returned without loss, except that fully transparent pixels become 0 in all channels. For any
     other image K is `n_colors`.
 
-    Each image of a batch has the palette and indices that it would have alone, with the same state of the generator.
-    The palettes are (B, K, C), where K is `n_colors`. A shorter palette is padded with its last color, and no index
-    points to the padding. The indices are (B, H, W).
+    Each image of a batch is quantized on its own, from the same state of the generator. The palettes are (B, K, C),
+    where K is `n_colors`. A palette of fewer colors is padded with its last color, and no index points to the padding.
+    The indices are (B, H, W).
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C). C is 1 for grey, 3 for RGB, one more with alpha.
         n_colors: maximum number of colors, 1 to 256.
-        space: where colors are clustered, a name of `COLOR_SPACES` or a `ColorSpace`.
-        dither: how pixels are mapped to the palette, a name of `DITHERINGS` or a `Dithering` function.
+        space: color space in which colors are clustered: a name of `COLOR_SPACES` or a `ColorSpace`.
+        dither: method that maps pixels to the palette: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
-        lossy: price of a bit of a file, in hundredths of the mean squared error of the K-means palette: 0 for the least
-            error, about 15 for photos. Only with dither "none" or "optimized".
+        lossy: price of a bit of a file, in hundredths of the mean squared error of the K-means palette. 0 gives the
+            least error, and about 15 suits photos. Only with dither "none" or "optimized".
         rounds: number of rounds of the optimizer, for "optimized" and `lossy`.
         rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
-        fixed: first colors of the palette, uint8 (F, C), whether used or not; the others are clustered around them.
-        keep_vivid: whether small vivid areas, such as badges, keep a color of their own, for an error up to 4 % larger.
-            Useful from 8 to 32 colors.
-        init: seeding, see `kmeans`.
+        fixed: first colors of the palette, uint8 (F, C). They are in the palette even if no pixel uses them.
+        keep_vivid: whether small vivid areas, such as badges, keep a color of their own. This raises the squared error
+            by up to 4 %. Useful from 8 to 32 colors.
+        init: seeding method, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
         polish: refinement cycles over all colors, see `fit_palette`.
@@ -131,7 +131,7 @@ def apply_palette(
     rounds: int = 4,
     rate: RateName = "png",
 ) -> IndexedImage:
-    """The image mapped to a palette (K, C), which is returned with the indices (H, W) or (B, H, W), uint8.
+    """The image mapped to a palette: the same palette (K, C) and the indices (H, W) or (B, H, W), uint8.
 
     Without dithering each pixel takes the nearest color in premultiplied sRGB, the lowest index on ties. With every
     dithering, opaque pixels take opaque colors if the palette has any.
@@ -195,14 +195,14 @@ def map_to_palette(
 ) -> IndexedImage:
     """The image mapped to a palette that `fit_palette` found for its histogram.
 
-    `quantize` calls `unique_colors`, `fit_palette` and this function. Without dithering each pixel takes the palette
-    color that is nearest to its color in the color space of the palette. With `lossy` or dither "optimized" the palette
-    changes with the indices. With other ditherings `apply_palette` gives the same result.
+    `quantize` does the work of `unique_colors`, `fit_palette` and this function. Without dithering each pixel takes the
+    palette color that is nearest to its color in the color space of `fit_palette`. With `lossy` or dither "optimized",
+    the colors in the mask `palette.free` may change. With other ditherings `apply_palette` gives the same result.
 
     Args:
         image: uint8 (H, W, C) or (B, H, W, C), all of whose colors are in the histogram. Fully transparent pixels are
             0 in all channels (`clear_transparent_pixels`).
-        histogram: the histogram the palette was fitted to.
+        histogram: the histogram to which the palette was fitted.
         palette: the result of `fit_palette`.
         dither: a name of `DITHERINGS` or a `Dithering` function.
         strength: strength of the dithering, 0 to 1.
@@ -245,7 +245,8 @@ def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping:
     labeled = IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
     if mapping.takes_nearest:
         return labeled
-    # The optimizer begins with the colors nearest in sRGB. The labels are these colors if the space was sRGB.
+    # The optimizer begins with the nearest colors in sRGB. If any color is free, the space was sRGB, so the labels are
+    # the indices of these colors.
     nearest = labeled
     if not palette.free.any():
         nearest = IndexedImage(palette.colors, nearest_indices(image, histogram, palette.colors))
@@ -253,7 +254,7 @@ def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping:
 
 
 def _stacked(images: list[IndexedImage], n_colors: int) -> IndexedImage:
-    """A batch of images of one size, each palette padded to `n_colors` with its last color."""
+    """A batch of images of one size. Each palette is padded to `n_colors` with its last color."""
     entries = torch.arange(n_colors, device=images[0].palette.device)
     palettes = [one.palette[entries.clamp(max=len(one.palette) - 1)] for one in images]
     return IndexedImage(torch.stack(palettes), torch.stack([one.indices for one in images]))

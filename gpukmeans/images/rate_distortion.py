@@ -1,16 +1,16 @@
 """Rate-distortion optimization of an indexed image: indices and palette of small visible error and few bits.
 
-The nearest color of each pixel is not the best choice of indices, for two reasons. The eye averages over neighboring
-pixels, so errors that cancel after a small blur are less visible; dithering makes use of this (direct binary search,
-Analoui & Allebach 1992). And a file is smaller if its filtered indices are frequent ones (entropy-constrained vector
+The nearest color of each pixel is not the best choice of indices, for two reasons. First, the eye averages over
+neighboring pixels, so errors that cancel after a small blur are less visible (direct binary search, Analoui & Allebach
+1992). Second, a file is smaller if few different residuals of indices are frequent in it (entropy-constrained vector
 quantization, Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
 
     J = e·R·e + price · bits.
 
 Here e are the errors of all pixels, and R is a mixture of the identity and of a small blur correlated with itself. The
 bits are the code lengths of `png_rate` or `gif_rate`, which may be weighted by position. Pixels are changed one by one
-to the color of the least J (iterated conditional modes, Besag 1986). Where a byte of the file has several pixels, these
-are changed together. All arithmetic is on integers, so every device returns the same bits.
+to the color of the least J (iterated conditional modes, Besag 1986). Pixels that share a byte of the file are changed
+together. All arithmetic is on integers, so every device returns the same bits.
 """
 
 from dataclasses import dataclass, replace
@@ -45,26 +45,27 @@ RateName = Literal["png", "gif"]
 
 RATES: tuple[RateName, ...] = ("png", "gif")
 
-# [1 2 1] correlated with itself. The outer product with itself is the part of R for the blur; its sum is `WHOLE`.
+# [1 2 1] correlated with itself. The outer product of these weights with themselves is the blur in R, of sum `WHOLE`.
 _BLUR = (1, 4, 6, 4, 1)
 WHOLE = 256
 
 BLURRED_SHARE = 208
-"""Weight of the blurred error, in 256ths, with the best SSIMULACRA2 and FLIP on photos."""
+"""Weight of the blurred error, in 256ths. This weight gave the best SSIMULACRA2 and FLIP on photos."""
 
-# Pixels that are this many rows or columns apart are in no common term of J. For bytes of several pixels the second
-# number of columns is enough.
+# No term of J depends on two pixels that are `_APART` or more rows or columns apart, or on two bytes of several pixels
+# that are `_BYTES_APART` or more columns apart.
 _APART, _BYTES_APART = 3, 2
 
-# Number of colors tried for a pixel in addition to the colors of its neighbors, with and without a blurred error. These
-# are the colors nearest to the cell of the pixel in color space. Cells have a side of 4 levels, 8 with alpha.
+# A pixel may change to the color of a neighbor, or to one of the palette colors nearest to its cell. Cells are cubes in
+# color space with a side of 4 levels, or 8 with alpha. The first number of nearest colors is for J with a blurred
+# error, the second for J without.
 N_NEAREST, N_NEAREST_BY_PIXEL = 8, 4
 _CELL_BITS, _CELL_BITS_OF_ALPHA = 2, 3
 
 # Largest number of rounds of coordinate descent over the palette.
 _DESCENTS = 4
 
-# Number of distances computed at a time, and the squared distance that stands for an excluded color.
+# Number of distances computed at a time, and the squared distance given to excluded colors.
 _BLOCK, _FAR = 1 << 18, 1 << 50
 
 
@@ -74,7 +75,7 @@ class Objective:
 
     Args:
         share: weight of the blurred error, from 0 to `WHOLE`. The rest is the weight of the error of single pixels.
-        price: squared error that a bit costs, as an integer with 16 fractional bits.
+        price: squared error that one bit is worth, as an integer with 16 fractional bits.
     """
 
     share: int
@@ -91,12 +92,12 @@ class Objective:
 
 
 def none_free(palette: UInt8[Tensor, "k c"]) -> Bool[Tensor, " k"]:
-    """Mask (K,) of the free colors of a palette that does not change: all False."""
+    """Mask (K,), all False, for `optimized`: no color of the palette may change."""
     return torch.zeros_like(palette[:, 0], dtype=torch.bool)
 
 
 def blurred_share(strength: float) -> int:
-    """Weight of the blurred error, 0 to `BLURRED_SHARE`, for a dithering strength from 0 to 1."""
+    """Weight of the blurred error: `BLURRED_SHARE` times a dithering strength from 0 to 1, rounded."""
     return round(BLURRED_SHARE * strength)
 
 
@@ -104,7 +105,7 @@ def price_of_bit(lossy: float, squared_error: int, n_pixels: int) -> int:
     """Price of a bit: `lossy` hundredths of the mean squared error, with 16 fractional bits, rounded down.
 
     Args:
-        lossy: price in hundredths, rounded to three decimals.
+        lossy: price in hundredths of the mean squared error. It is rounded to three decimals.
         squared_error: squared error of the K-means palette, summed over the pixels: an integer.
         n_pixels: number of pixels.
 
@@ -126,21 +127,25 @@ def optimized(
     rate_name: RateName = "png",
     bit_weights: UInt8[Tensor, "p q"] | None = None,
 ) -> IndexedImage:
-    """The indexed image of the lowest J, out of the given one and the result of each round. Colors keep their order.
+    """The indexed image of the lowest J among the given image and the result of each round. Colors keep their order.
 
-    A round has three steps. It orders the palette and fits the rate to the indices. It changes indices in one sweep
-    over all pixels. It refits the palette to the image, except in the last round. Without a price of bits there is no
-    order and no rate. The bits of a GIF do not depend on the order. The number of pixels per byte is chosen once, by
-    `pixels_per_byte` of the given indices.
+    A round has three steps:
+
+    * The rate is fitted to the indices. For a PNG the palette is ordered by `size_order` before. If the price is 0,
+      this step is omitted.
+    * The indices are changed in one `sweep` over all pixels.
+    * The palette is refitted to the image, except in the last round.
+
+    For a PNG the number of pixels per byte is chosen once, in the first round, by `pixels_per_byte`.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
         palette: uint8 (K, C).
-        indices: uint8 (H, W). Opaque pixels have an opaque color, if the palette has any.
+        indices: uint8 (H, W). Opaque pixels must have an opaque color, if the palette has any.
         objective: the weights in J.
         n_rounds: number of rounds.
-        free: mask (K,) of the colors that may change if they are opaque. By default all.
-        rate_name: file format of the bits.
+        free: mask (K,) of the colors that may change. Only opaque ones do. By default all may.
+        rate_name: file format whose bits are estimated.
         bit_weights: weights of bits by blocks, from `contrast_weights`. Not used where bytes have several pixels.
     """
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
@@ -185,7 +190,7 @@ def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> 
 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
-    """e·R·e, in squared premultiplied levels (255 times as large with alpha) with 16 fractional bits."""
+    """e·R·e with 16 fractional bits, in squared levels. With alpha, premultiplied levels are 255 times as large."""
     # Blocks are added as Python's integers, because the sum for an image with alpha may exceed 64 bits.
     return sum(block_energies(image, indexed, objective).flatten().tolist())
 
@@ -215,7 +220,9 @@ def _correlated(errors: Tensor, objective: Objective) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ColorCells:
-    """Cells of the color space, and the cell of each pixel. A cell has either opaque or other pixels.
+    """Cells (cubes in color space) that contain a pixel, and the cell of each pixel.
+
+    Opaque pixels have other cells than translucent pixels.
 
     Args:
         centers: twice the center of each cell in levels, int32 (M, D).
@@ -232,7 +239,8 @@ class ColorCells:
     def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> "Candidates":
         """The `n` palette colors nearest to the center of each cell, or all of fewer. The lowest index wins a tie.
 
-        Cells of opaque pixels get opaque colors if there are any. If these are too few, the nearest one is repeated.
+        Cells of opaque pixels get opaque colors only, if there are any. If there are fewer than n, the nearest opaque
+        color is repeated.
         """
         n, points, opaque = min(n, len(palette)), _points(palette), is_opaque(palette)
         excluded = ~opaque & opaque.any()
@@ -257,7 +265,7 @@ class Candidates(NamedTuple):
 
 
 def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
-    """Cells of the colors of an image (H, W, C): cubes of 4 levels, or with alpha of 8 premultiplied levels."""
+    """Cells of the colors of an image (H, W, C): cubes of side 4 levels, or 8 premultiplied levels with alpha."""
     unit = SRGB.unit(image.shape[2])
     bits, n_channels = (_CELL_BITS, 3) if unit == 1 else (_CELL_BITS_OF_ALPHA, 4)
     digits = 8 - bits
@@ -280,13 +288,13 @@ def sweep(
     rate: PngRate | GifRate,
     objective: Objective,
 ) -> None:
-    """Change each byte of the rows, in place, to the candidate of the lowest J while all other bytes are fixed.
+    """Change the indices in place: each byte of the rows becomes the candidate of the lowest J, with other bytes fixed.
 
-    For a byte of one pixel the candidates are the present color, the colors of the cell, and the colors of the four
-    neighbors. For a byte of several pixels they are all combinations of colors. Opaque pixels take opaque colors only,
-    and fully transparent pixels do not change. The present byte wins a tie, then the lowest byte. In one phase all
-    bytes are changed that are 3 rows and 3 columns apart, or 2 columns if they have several pixels: no two of them are
-    in one term of J.
+    For a byte of one pixel the candidates are the present color, the colors of the pixel's cell, and the colors of the
+    four neighbors. For a byte of several pixels all combinations of colors are candidates. Opaque pixels take opaque
+    colors, if there are any, and fully transparent pixels do not change. The present byte wins a tie, then the lowest
+    byte. Bytes that are 3 rows and 3 columns apart, or 2 columns for bytes of several pixels, are changed at the same
+    time, because no term of J depends on two of them.
     """
     by_pixel = rate.per_byte == 1
     if (
@@ -331,7 +339,7 @@ def _sweep_by_kernels(
 class _Grid:
     """Bytes and errors of an image, with a border on each side, for changing many bytes at a time.
 
-    The last byte of a row may have pixels outside the image. These have no error and do not change.
+    The last byte of a row may have pixels outside the image. Their errors are 0, and they do not change.
     """
 
     def __init__(self, image: Tensor, indexed: IndexedImage, rate: PngRate | GifRate, objective: Objective) -> None:
@@ -342,7 +350,7 @@ class _Grid:
         self._bytes = torch.nn.functional.pad(rows.int(), (1, 1, 1, 1))
         n_outside = self.width * rate.per_byte - self._shape[1]
         self._errors = torch.nn.functional.pad(_errors(image, indexed), (0, 0, 2, 2 + n_outside, 2, 2))
-        # Values of a byte without a palette color are excluded, because no pixel may have them.
+        # Indices from K to 255 have no palette color, so they are excluded.
         n_missing = 256 - len(indexed.palette)
         self._points = torch.nn.functional.pad(_points(indexed.palette).long(), (0, 0, 0, n_missing))
         opaque = is_opaque(indexed.palette)
@@ -364,14 +372,17 @@ class _Grid:
     def change(self, top: int, left: int, n_rows: int, candidates: Candidates | None) -> None:
         """Change the bytes in every third row from `top`, and in every second or third column from `left`.
 
-        Without candidates all values of a byte are tried.
+        If `candidates` is None, all values of a byte are tried.
         """
         rows = top + _APART * torch.arange(n_rows, device=self._bytes.device)
         columns = torch.arange(left, self.width, self.columns_apart, device=self._bytes.device)
         inner = slice(top, top + _APART * n_rows, _APART), slice(left, None, self.columns_apart)
 
         def shifted(grid: Tensor, y: int, x: int, size: int = 1) -> Tensor:
-            """Entries of an array with a border, at the bytes or pixels to change, shifted by y rows and x columns."""
+            """Entries of a bordered array at the bytes or pixels to change, shifted by y rows and x columns.
+
+            `size` is the number of columns of the array for each byte.
+            """
             y, x = y + top, x + left * size
             step = self.columns_apart * size
             return grid[y : y + _APART * n_rows - 2 : _APART, x : x + step * (len(columns) - 1) + 1 : step]
@@ -407,7 +418,7 @@ class _Grid:
         change = (steps * (2 * gradient[:, :, None] + reflected)).sum(dim=(3, 4))
 
         weights = self._weights
-        dependent = [(y, x) for y in (0, 1) for x in (0, 1)]  # places of bytes whose codes depend on this one
+        dependent = [(y, x) for y in (0, 1) for x in (0, 1)]  # offsets of bytes whose codes depend on this byte
         of_bits = {(y, x): None if weights is None else shifted(weights, y + 1, x + 1)[..., None] for y, x in dependent}
         bits = self._bits(tried, around, of_bits, rows, has_right, has_below)
         total = BIT * change + self._objective.price * bits
@@ -429,7 +440,7 @@ class _Grid:
         has_right: Tensor,
         has_below: Tensor,
     ) -> Tensor:
-        """Bits, int64, of all codes that depend on the byte, for each value tried."""
+        """Code length, int64, of all codes that depend on the byte, for each value tried, in 1/64 bit."""
         if self._filters is None:
             own, right = self._lengths[around[0, -1], tried], self._lengths[tried, around[0, 1]]
             return weighted(own, weights[0, 0]) + has_right * weighted(right, weights[0, 1])
@@ -453,10 +464,10 @@ class _Grid:
 def refitted(
     image: UInt8[Tensor, "h w c"], indexed: IndexedImage, free: Bool[Tensor, " k"], objective: Objective
 ) -> UInt8[Tensor, "k c"]:
-    """The palette (K, C) after coordinate descent on the normal equations A·P = V of e·R·e, which never rises.
+    """The palette (K, C) after coordinate descent on e·R·e, by its normal equations A·P = V. e·R·e never rises.
 
-    In up to 4 rounds, each color in turn is set to the 8-bit color of the least e·R·e while the others are fixed. Only
-    colors that are `free`, opaque and used change.
+    In up to 4 rounds, each color in turn is set to the 8-bit color of the least e·R·e while the other colors are fixed.
+    Only colors that are in the mask `free`, opaque and used by a pixel change.
 
     Args:
         image: uint8 (H, W, C).
@@ -476,7 +487,7 @@ def refitted(
 
 
 def _descend(a: Tensor, residuals: Tensor, levels: Tensor, changing: Tensor, *, unit: int, n_rounds: int) -> Tensor:
-    """Levels (K, 1 or 3) of the palette after coordinate descent. `residuals` (K, D) are V - A·P; overwritten."""
+    """Levels (K, 1 or 3) of the palette after coordinate descent. Overwrites `residuals` (K, D), which are V - A·P."""
     levels = levels.clone()
     for _ in range(n_rounds):
         before = levels.clone()

@@ -19,17 +19,17 @@ from gpukmeans.seeding import seeded
 class QuantizeColors(nn.Module):
     """Quantizes images to at most `n_colors` colors, in an `nn.Sequential` or torchvision's `v2.Compose`.
 
-    `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1. Floats are rounded to 8 bits, and the
-    result is divided by 255 again. The result has the same shape, dtype, device and tensor subclass, such as
-    `tv_tensors.Image`, and no gradient. `forward(image, target)` returns the pair with an unchanged target, as
+    `forward` takes one tensor (..., C, H, W) of uint8, or of floats from 0 to 1. Floats are multiplied by 255 and
+    rounded, and the result is divided by 255. The result has the same shape, dtype, device and tensor subclass, such as
+    `tv_tensors.Image`, but no gradient. `forward(image, target)` returns the pair with an unchanged target, as
     transforms of torchvision do with classes, boxes and masks. Each image is quantized on its own with a generator of
     the given seed, so equal images have equal results in every batch and process.
 
-    Options are checked when an image is passed. `fixed` is a buffer that is not saved.
+    Options are checked when `forward` is called. `fixed` is a buffer that is not in the `state_dict`.
 
     Args:
         n_colors: maximum number of colors of each image, 1 to 256.
-        space: a name of `COLOR_SPACES` or a `ColorSpace`; `quantize` describes this and the other options.
+        space: a name of `COLOR_SPACES` or a `ColorSpace`. `quantize` describes this and the other options.
         dither: a name of `DITHERINGS` or a `Dithering` function, called once for each image.
         strength: strength of the dithering, 0 to 1.
         lossy: price of a bit in hundredths of the mean squared error, 0 or more.
@@ -159,7 +159,7 @@ def _rounded(image: Tensor) -> Tensor:
     if image.numel() > 0:
         lowest, highest = torch.aminmax(image)
         if not (lowest >= 0 and highest <= 1):
-            # Enough digits to show the float32 just above 1 as different from 1.
+            # With 8 digits the smallest float32 above 1 is not shown as 1.
             received = f"{float(lowest):.8g} to {float(highest):.8g}"
             raise ValueError(f"image must be uint8 or of floats from 0 to 1, got floats from {received}")
     return (image.float() * 255).round().to(torch.uint8)

@@ -10,19 +10,20 @@ from gpukmeans.images.histogram import check_image
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.rate_distortion import BLURRED_SHARE, WHOLE, Objective, block_energies
 
-# Contrast at which an error has a weight of 1: mean absolute difference per channel of neighboring pixels, in levels.
+# Contrast at which an error has a weight of 1, in levels: mean absolute difference of neighboring pixels per channel.
 _CONTRAST = 5
 
 
 @eager
 def mean_visible_error(image: UInt8[Tensor, "h w c"], indexed: IndexedImage) -> float:
-    """Mean visible error of an indexed image: mean over the pixels of a weight times e·R·e, in squared 8-bit levels.
+    """Mean visible error of an indexed image, in squared 8-bit levels.
 
-    e are the errors of the pixels. R is 208/256 of a blur by [1 2 1] x [1 2 1] correlated with itself, plus 48/256 of
-    the identity, so errors that cancel between neighboring pixels count less than in `mean_squared_error`. The weight
-    of each block of 8 x 8 pixels is ((1 + 5) / (1 + c)) ** 0.75. Here c is the mean absolute difference of each pixel
-    in the block from its left and upper neighbors, in levels per channel, so errors count less where the contrast is
-    high. The sum is rounded to 1/65536 for each block.
+    This is the mean over the pixels of weight x e·R·e, where e are the errors of the pixels. R is 48/256 of the
+    identity plus 208/256 of a blur by [1 2 1] x [1 2 1] correlated with itself. So errors that cancel between
+    neighboring pixels count less than in `mean_squared_error`. The weight of a block of 8 x 8 pixels is
+    ((1 + 5) / (1 + c)) ** 0.75. The contrast c is the mean absolute difference between the pixels of the block and
+    their left and upper neighbors, in levels per channel. So errors count less where the contrast is high. The sum over
+    each block is rounded to 1/65536.
 
     Args:
         image: uint8 (H, W, C).
@@ -30,7 +31,7 @@ def mean_visible_error(image: UInt8[Tensor, "h w c"], indexed: IndexedImage) -> 
 
     Raises:
         TypeError: if the image is not a uint8 tensor.
-        ValueError: if the image has another shape, or the indices have not the height and width of the image.
+        ValueError: if the image has another shape, or the indices have another height or width than the image.
 
     Example:
         >>> image = torch.full((2, 2, 1), 128, dtype=torch.uint8)
@@ -47,6 +48,6 @@ def mean_visible_error(image: UInt8[Tensor, "h w c"], indexed: IndexedImage) -> 
     height, width, n_channels = image.shape
     n_differences = 2 * n_color_channels(n_channels) * block_sizes(height, width, image.device)
     relative = (1 + _CONTRAST) / (1 + block_differences(image).double() / n_differences)
-    # Roots and products are rounded alike on every device, unlike powers; sums of integers have any order.
+    # Square roots and products are equal on all devices, unlike powers. Sums of integers do not depend on their order.
     weighted = energies.double() * (relative.sqrt() * relative.sqrt().sqrt()) / SRGB.unit(n_channels) ** 2
     return int(weighted.round().long().sum()) / (WHOLE**2 * height * width)

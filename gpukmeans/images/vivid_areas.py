@@ -1,7 +1,8 @@
 """Small flat areas of vivid colors: counts of flat pixels, and palette colors for areas without a similar color.
 
 A badge of a few hundred pixels adds little to the squared error, so K-means often leaves it without a center of its
-own. With up to about 32 colors such areas look wrong. Sums are of integers, so all devices return the same bits.
+own. In palettes of up to about 32 colors it then has a visibly wrong color. Errors are summed as integers, so all
+devices return the same bits.
 """
 
 import math
@@ -22,26 +23,30 @@ from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace
 from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image
 from gpukmeans.tiling import blocks
 
-# Largest difference of a channel, in levels, within the 3 x 3 pixels around a flat pixel.
+# Largest difference between the levels of a channel in the 3 x 3 pixels around a flat pixel.
 _FLAT = 23
 
-# Distances in OKLab, where white is 1: the least chroma of a vivid color, the mean error from which an area counts as
-# without a similar color, and the error of a pixel that is tolerated.
+# Distances in OKLab, where white has lightness 1. `_CHROMA` is the least chroma of a vivid color. `_TOLERATED` is
+# subtracted from the distance of each pixel. An area whose mean error is then at least `_LOST` - `_TOLERATED` has no
+# similar palette color.
 _CHROMA, _LOST, _TOLERATED = 0.1, 0.08, 0.04
 
 # An area consists of the flat pixels whose colors are equal in the `_AREA_BITS` high bits of each channel. Areas of
 # fewer than `_MIN_PIXELS` are ignored. Colors that are equal in `_MEAN_BITS` high bits are replaced by their mean,
-# because the errors of all single colors would take ten times as long.
+# because computing the errors of all single colors takes ten times as long.
 _AREA_BITS, _MEAN_BITS, _MIN_PIXELS = 4, 6, 12
 
-# The largest relative rise of the squared error of K-means, the number of areas tried, and the steps of Lloyd's loop
-# after each move and at the end. With a rise of 2 % fewer badges get a color. Without steps the error rises too much.
+# The largest relative increase of the squared error of K-means, the number of areas that are processed, and the number
+# of iterations of Lloyd's loop after each move and at the end. With a limit of 2 % fewer badges get a color. Without
+# iterations the error increases too much.
 _MAX_RISE, _TRIES, _STEPS = 0.04, 6, 6
 
-# Number of pixels processed at a time, and number of distances in a table.
+# Number of pixels processed at a time, and largest number of distances computed at a time.
 _BLOCK, _TABLE = 1 << 17, 1 << 18
 
 _LAB = COLOR_SPACES["oklab"]
+
+# Fixed-point units of an OKLab distance of 1.
 _ERROR_UNITS = 1 << 20
 
 
@@ -49,8 +54,8 @@ _ERROR_UNITS = 1 << 20
 def flat_counts(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram) -> Int[Tensor, " m"]:
     """Number of flat pixels of each color of the histogram, int64 (M,).
 
-    A pixel is flat if each channel differs by less than 24 levels within the 3 x 3 pixels around it. For a histogram of
-    several images, add the counts of the images.
+    A pixel is flat if the levels of each channel in the 3 x 3 pixels around it differ by less than 24. For a histogram
+    of several images, add the flat counts of the images.
 
     Args:
         image: uint8 (H, W, C).
@@ -80,7 +85,7 @@ def flat_counts(image: UInt8[Tensor, "h w c"], histogram: ColorHistogram) -> Int
 
 
 def _extreme(image: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Maximum or minimum (H, W, C), by the function `extreme`, of the 3 x 3 pixels around each pixel."""
+    """Maximum or minimum (H, W, C) of the 3 x 3 pixels around each pixel. `extreme` is torch.maximum or minimum."""
     for axis in (0, 1):
         pairs = extreme(image.narrow(axis, 1, image.shape[axis] - 1), image.narrow(axis, 0, image.shape[axis] - 1))
         first, last = image.narrow(axis, 0, 1), image.narrow(axis, -1, 1)
@@ -89,7 +94,7 @@ def _extreme(image: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tens
 
 
 class Clustered(NamedTuple):
-    """Points x (M, D), the weights (M,), and the centers (K, D) and labels of K-means over all of them."""
+    """Points x (M, D), their weights (M,), and their K-means result with centers (K, D)."""
 
     x: Tensor
     weights: Tensor
@@ -108,19 +113,18 @@ def keep_vivid_areas(
 ) -> KMeansResult[Tensor]:
     """The clusters of `found`, after moving some centers to vivid areas that have no similar center.
 
-    The areas are processed one by one, in descending order of their error. An area gets the center whose removal raises
-    the squared error least, among the centers that other vivid areas do not need. A few steps of Lloyd's loop follow.
-    The move is kept if the error of vivid areas falls, and the squared error of all pixels is at most 4 % above the
-    squared error of `found`.
+    Up to 6 areas are processed, the area of the largest error first. A free center moves to the mean of the area.
+    `_donor` chooses this center. A few iterations of Lloyd's loop follow. The move is kept if the error of the vivid
+    areas falls, and the squared error of all pixels is at most 4 % above the squared error of `found`.
 
     Args:
         histogram: the colors (M, C).
         flat: `flat_counts` (M,).
         found: the clusters of all colors.
-        means: means of similar colors, which replace the colors in the search.
-        n_fixed: number of fixed centers, which come first.
+        means: means of similar colors, used instead of the colors while centers move; None to use the colors.
+        n_fixed: number of fixed centers. They are the first centers and do not move.
         space: color space of the points.
-        clustered: function of (points, weights, free centers, number of steps) that runs Lloyd's loop.
+        clustered: function of (points, weights, free centers, number of iterations) that runs Lloyd's loop.
     """
     areas = _Areas.of(histogram, flat, space)
     centers, limit = found.result.centers, float(found.result.inertia) * (1 + _MAX_RISE)
@@ -153,9 +157,10 @@ def keep_vivid_areas(
 
 @dataclass(frozen=True, kw_only=True)
 class _Areas:
-    """Vivid flat colors: points `x` (V, D), OKLab points `lab` (V, D), pixels `counts` (V,) and area `labels` (V,).
+    """V vivid flat colors in A areas.
 
-    `n_pixels` (A,) is the number of pixels of each area.
+    The colors have points `x` (V, D) in `space`, OKLab points `lab` (V, D), numbers of pixels `counts` (V,), and areas
+    `labels` (V,). `n_pixels` (A,) is the number of pixels of each area.
     """
 
     x: Tensor
@@ -168,7 +173,7 @@ class _Areas:
 
     @staticmethod
     def of(histogram: ColorHistogram, flat: Tensor, space: ColorSpace) -> "_Areas | None":
-        """The vivid areas, None if none has enough pixels. Similar colors are replaced by their mean."""
+        """The vivid areas, or None if no area has enough pixels. Similar colors are replaced by their mean."""
         channels = histogram.colors.shape[1]
         rows = flat.nonzero().squeeze(1)
         if channels <= 2 or len(rows) == 0:
@@ -191,19 +196,19 @@ class _Areas:
         return _Areas(x=x, lab=lab, counts=counts, labels=labels, n_pixels=n_pixels, space=space, channels=channels)
 
     def errors(self, centers: Tensor) -> Tensor:
-        """Error of the pixels of each color (V,), int64: distance in OKLab beyond the tolerated one, times count."""
+        """Error of the pixels of each color, int64 (V,): OKLab distance minus the tolerated distance, times count."""
         return self.errors_at(assign(self.x, centers).labels, centers)
 
     def errors_at(self, labels: Tensor, centers: Tensor) -> Tensor:
-        """`errors` for given labels (V,)."""
+        """`errors`, where color i has the center `labels[i]`."""
         shown = _LAB.encode(self.space.decode(centers, self.channels)).index_select(0, labels)
         distance = (self.lab - shown).double().square().sum(dim=1).sqrt() / (_LAB.scale * _LAB.unit(self.channels))
         return ((distance - _TOLERATED).clamp(min=0) * _ERROR_UNITS).long() * self.counts
 
     def worst(self, errors: Tensor, tried: Tensor) -> int | None:
-        """The area of the largest error, among untried ones without a similar center; None without one.
+        """The area of the largest error, among areas without a similar center that are not in the mask `tried` (A,).
 
-        `errors` (V,) has the error of each color, and `tried` (A,) is a mask of areas.
+        `errors` (V,) are the errors of the colors. The result is None if no area is left.
         """
         total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
         is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels
@@ -219,7 +224,10 @@ class _Areas:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """Exact sums of weight x squared distance over points (M, D), in a fixed-point unit that fits them into 62 bits."""
+    """Sums of weight x squared distance over points (M, D), each term in fixed point. `units` of them make 1.
+
+    The fixed-point unit is chosen so that every sum fits into 62 bits.
+    """
 
     x: Tensor
     weights: Tensor
@@ -242,7 +250,7 @@ class _Sums:
         return int(self.terms(sqdist, slice(None)).sum())
 
     def missed(self, centers: Tensor) -> Tensor:
-        """Rise of the squared error, int64 (K,), if the center were removed, for each center."""
+        """Increase of the squared error by the removal of each center, int64 (K,)."""
         totals = torch.zeros(len(centers), dtype=torch.int64, device=self.x.device)
         for rows, (nearest, _, sqdist) in zip(self._rows(centers), _two_nearest(self.x, centers), strict=True):
             totals.index_add_(0, nearest, self.terms(sqdist[:, 1] - sqdist[:, 0], rows))
@@ -253,9 +261,10 @@ class _Sums:
 
 
 def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: _Sums, n_fixed: int) -> int | None:
-    """The free center to move to the point `added` (D,): its removal raises the squared error least. None without one.
+    """Index of the free center to move to the point `added` (D,), or None if no center is suitable.
 
-    The error of vivid areas may rise by its removal by less than half of what the added point saves.
+    A center is suitable if its removal increases the error of vivid areas by less than half of the decrease that the
+    added point brings. The suitable center whose removal increases the squared error least moves, the lowest on ties.
     """
     extended = torch.cat([centers, added[None]])
     nearest, second = (torch.cat(labels) for labels in list(zip(*_two_nearest(areas.x, extended), strict=True))[:2])
@@ -276,7 +285,7 @@ def first_maximum(values: Tensor) -> Tensor:
 
 
 def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Labels (N,) of the nearest and the second nearest center, and squared distances (N, 2), by blocks of points."""
+    """For blocks of N points: labels (N,) of the nearest and of the second nearest center, squared distances (N, 2)."""
     n_centers = len(centers)
     numbers = torch.arange(n_centers, device=x.device)
     for rows in blocks(len(x), _TABLE // n_centers):
@@ -284,7 +293,7 @@ def _two_nearest(x: Float[Tensor, "m d"], centers: Tensor) -> Iterator[tuple[Ten
         labels, minima = [], []
         for _ in range(2):
             minimum = table.amin(dim=1)
-            # The lowest index wins a tie. `argmin` may return any of them.
+            # The lowest index wins a tie. `argmin` may return another index.
             label = torch.where(table == minimum[:, None], numbers, n_centers).amin(dim=1).clamp(max=n_centers - 1)
             table.scatter_(1, label[:, None], math.inf)
             labels.append(label)
