@@ -127,8 +127,8 @@ def fit_palette(
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.
         polish: refinement cycles over all colors after a search on means of similar colors. Ignored if the search runs
             on the colors themselves.
-        callback: called after each iteration of Lloyd's loop over all colors. Its inertia is computed for centers that
-            are not rounded to 8 bits.
+        callback: called after each iteration of Lloyd's loop over all colors. The inertia passed to it is computed for
+            centers that are not rounded to 8 bits.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
         **clustering: other options of `kmeans`, such as `max_iter`, `tol` and `generator`. `group` is not allowed.
 

@@ -46,9 +46,9 @@ def quantize(
 ) -> IndexedImage:
     """The image quantized to at most `n_colors` colors: a palette (K, C) and indices (H, W), both uint8.
 
-    The colors are clustered by `kmeans`, with alpha premultiplied; see `fit_palette`. An image of no more than
-    `n_colors` colors is returned without loss, except that fully transparent pixels become 0 in all channels. For any
-    other image K is `n_colors`.
+    The colors are clustered by `kmeans`, with alpha premultiplied; see `fit_palette`. An image with no more than
+    `n_colors` colors, counting the fixed colors too, is returned without loss, except that fully transparent pixels
+    become 0 in all channels. For any other image K is `n_colors`.
 
     Each image of a batch is quantized on its own, from the same state of the generator. The palettes are (B, K, C),
     where K is `n_colors`. A palette of fewer colors is padded with its last color, and no index points to the padding.
@@ -66,7 +66,7 @@ def quantize(
         rate: file format whose bits have the price: "png", or "gif", which also suits lossless WebP.
         fixed: first colors of the palette, uint8 (F, C). They are in the palette even if no pixel uses them.
         keep_vivid: whether small vivid areas, such as badges, keep a color of their own. This raises the squared error
-            by up to 4 %. Useful from 8 to 32 colors.
+            by up to 4 %. Useful for palettes of 8 to 32 colors.
         init: seeding method, see `kmeans`.
         n_init: number of runs; the best is kept.
         refine: refinement cycles before Lloyd's loop; by default 2 up to 64 colors, else 1.

@@ -190,7 +190,7 @@ def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> 
 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
-    """e·R·e with 16 fractional bits, in squared levels. With alpha, premultiplied levels are 255 times as large."""
+    """e·R·e in squared levels, with 16 fractional bits. With alpha, e is premultiplied and 255 times as large."""
     # Blocks are added as Python's integers, because the sum for an image with alpha may exceed 64 bits.
     return sum(block_energies(image, indexed, objective).flatten().tolist())
 
@@ -237,10 +237,10 @@ class ColorCells:
     unit: int
 
     def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> "Candidates":
-        """The `n` palette colors nearest to the center of each cell, or all of fewer. The lowest index wins a tie.
+        """The `n` palette colors nearest to the center of each cell, or all colors of a smaller palette.
 
-        Cells of opaque pixels get opaque colors only, if there are any. If there are fewer than n, the nearest opaque
-        color is repeated.
+        The lowest index wins a tie. Cells of opaque pixels get opaque colors only, if there are any. If there are fewer
+        than n, the nearest opaque color is repeated.
         """
         n, points, opaque = min(n, len(palette)), _points(palette), is_opaque(palette)
         excluded = ~opaque & opaque.any()

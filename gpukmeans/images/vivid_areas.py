@@ -1,8 +1,8 @@
 """Small flat areas of vivid colors: counts of flat pixels, and palette colors for areas without a similar color.
 
 A badge of a few hundred pixels adds little to the squared error, so K-means often leaves it without a center of its
-own. In palettes of up to about 32 colors it then has a visibly wrong color. Errors are summed as integers, so all
-devices return the same bits.
+own. In palettes of up to about 32 colors the badge then has a visibly wrong color. Errors are summed as integers, so
+all devices return the same bits.
 """
 
 import math
@@ -27,9 +27,9 @@ from gpukmeans.tiling import blocks
 _FLAT = 23
 
 # Distances in OKLab, where white has lightness 1. `_CHROMA` is the least chroma of a vivid color. `_TOLERATED` is
-# subtracted from the distance of each pixel. An area whose mean error is then at least `_LOST` - `_TOLERATED` has no
-# similar palette color.
-_CHROMA, _LOST, _TOLERATED = 0.1, 0.08, 0.04
+# subtracted from the distance of each pixel. An area whose mean error is then `_DISSIMILAR` - `_TOLERATED` or more has
+# no similar palette color.
+_CHROMA, _DISSIMILAR, _TOLERATED = 0.1, 0.08, 0.04
 
 # An area consists of the flat pixels whose colors are equal in the `_AREA_BITS` high bits of each channel. Areas of
 # fewer than `_MIN_PIXELS` are ignored. Colors that are equal in `_MEAN_BITS` high bits are replaced by their mean,
@@ -114,8 +114,8 @@ def keep_vivid_areas(
     """The clusters of `found`, after moving some centers to vivid areas that have no similar center.
 
     Up to 6 areas are processed, the area of the largest error first. A free center moves to the mean of the area.
-    `_donor` chooses this center. A few iterations of Lloyd's loop follow. The move is kept if the error of the vivid
-    areas falls, and the squared error of all pixels is at most 4 % above the squared error of `found`.
+    `_center_to_move` chooses this center. A few iterations of Lloyd's loop follow. The move is kept if the error of the
+    vivid areas falls, and the squared error of all pixels is at most 4 % above the squared error of `found`.
 
     Args:
         histogram: the colors (M, C).
@@ -140,10 +140,10 @@ def keep_vivid_areas(
         if area is None:
             break
         tried[area] = True
-        donor = _donor(centers, areas.mean(area), errors, areas, sums, n_fixed)
-        if donor is None:
+        moving = _center_to_move(centers, areas.mean(area), errors, areas, sums, n_fixed)
+        if moving is None:
             continue
-        start = torch.cat([centers[n_fixed:donor], centers[donor + 1 :], areas.mean(area)[None]])
+        start = torch.cat([centers[n_fixed:moving], centers[moving + 1 :], areas.mean(area)[None]])
         changed = clustered(x, weights, start, _STEPS).centers
         changed_errors = areas.errors(changed)
         if changed_errors.sum() < errors.sum() and sums.squared_error(changed) <= most:
@@ -211,8 +211,8 @@ class _Areas:
         `errors` (V,) are the errors of the colors. The result is None if no area is left.
         """
         total = torch.zeros_like(self.n_pixels).index_add_(0, self.labels, errors)
-        is_lost = total >= (_LOST - _TOLERATED) * _ERROR_UNITS * self.n_pixels
-        total = torch.where(is_lost & (self.n_pixels >= _MIN_PIXELS) & ~tried, total, 0)
+        is_dissimilar = total >= (_DISSIMILAR - _TOLERATED) * _ERROR_UNITS * self.n_pixels
+        total = torch.where(is_dissimilar & (self.n_pixels >= _MIN_PIXELS) & ~tried, total, 0)
         return int(first_maximum(total)) if total.any() else None
 
     def mean(self, area: int) -> Tensor:
@@ -249,7 +249,7 @@ class _Sums:
         sqdist = assign(self.x, centers).sqdist
         return int(self.terms(sqdist, slice(None)).sum())
 
-    def missed(self, centers: Tensor) -> Tensor:
+    def removal_costs(self, centers: Tensor) -> Tensor:
         """Increase of the squared error by the removal of each center, int64 (K,)."""
         totals = torch.zeros(len(centers), dtype=torch.int64, device=self.x.device)
         for rows, (nearest, _, sqdist) in zip(self._rows(centers), _two_nearest(self.x, centers), strict=True):
@@ -260,7 +260,9 @@ class _Sums:
         return blocks(len(self.x), _TABLE // len(centers))
 
 
-def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: _Sums, n_fixed: int) -> int | None:
+def _center_to_move(
+    centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: _Sums, n_fixed: int
+) -> int | None:
     """Index of the free center to move to the point `added` (D,), or None if no center is suitable.
 
     A center is suitable if its removal increases the error of vivid areas by less than half of the decrease that the
@@ -275,8 +277,8 @@ def _donor(centers: Tensor, added: Tensor, errors: Tensor, areas: _Areas, sums: 
     fits[:n_fixed], fits[-1] = False, False
     if not fits.any():
         return None
-    missed = torch.where(fits, sums.missed(extended), torch.iinfo(torch.int64).max)
-    return int(first_maximum(-missed))
+    removal_costs = torch.where(fits, sums.removal_costs(extended), torch.iinfo(torch.int64).max)
+    return int(first_maximum(-removal_costs))
 
 
 def first_maximum(values: Tensor) -> Tensor:
