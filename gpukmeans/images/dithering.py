@@ -96,9 +96,9 @@ def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tens
 def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
     """Error diffusion (Floyd & Steinberg 1976): the error of each pixel is added to neighbors that are processed later.
 
-    The target of a pixel is its color plus the errors it receives. Its error is the target minus the chosen palette
-    color. The error times the strength is divided among neighbors: 7/16 right, 3/16 below left, 5/16 below and 1/16
-    below right. All rows are processed from left to right. To keep errors from accumulating or crossing edges:
+    The target of a pixel is its color plus the received errors. The error of a pixel is its target minus the chosen
+    palette color. The error times the strength is divided among neighbors: 7/16 right, 3/16 below left, 5/16 below and
+    1/16 below right. All rows are processed from left to right. To keep errors from accumulating or crossing edges:
 
     * If an error exceeds the spacing of the palette (`_channel_spacing`) in a channel, half of the excess is dropped.
       Mixtures of two neighboring palette colors keep their mean, because their errors are at most half the spacing.

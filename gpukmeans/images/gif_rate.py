@@ -32,7 +32,7 @@ _N = 256
 
 @dataclass(frozen=True, eq=False)
 class GifRate:
-    """Code length of each index given the index to its left, which counts as 0 in the first column.
+    """Code length of each index given the index to its left. In the first column the index to the left is 0.
 
     Args:
         lengths: code lengths in 1/64 bit, int32 (256, 256). Row i has the code lengths after index i.
@@ -84,7 +84,7 @@ def _pair_counts(indices: Tensor) -> Tensor:
 
 
 def _pairs(indices: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Slice of each block of rows of indices (H, W), the index to the left of each pixel, and its own index, int32."""
+    """Slices of blocks of rows of indices (H, W), the indices to the left of the pixels, and their indices, int32."""
     for block in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         rows = torch.nn.functional.pad(indices[block].int(), (1, 0))
         yield block, rows[:, :-1], rows[:, 1:]

@@ -18,7 +18,7 @@ from gpukmeans.tiling import blocks
 
 # On one CPU core, counting by a table of all 2**24 colors takes 30 ms plus 3 ns a pixel. Sorting takes 15 to 25 ns a
 # pixel. The table is faster above 3 megapixels: at 3.8 it takes 40 ms instead of 70. It is used from 5 megapixels,
-# because its memory is too large for smaller images. Of the 64 MB, 35 to 50 MB are in pages with a color of a photo.
+# because its memory is too large for smaller images: of its 64 MB, memory pages of 35 to 50 MB have colors of a photo.
 _COUNT_BY_TABLE_FROM = 5 << 20
 # Lookup by table is faster above half a megapixel: at one megapixel it takes 23 ms instead of 53.
 _LOOK_UP_BY_TABLE_FROM = 1 << 19

@@ -58,8 +58,8 @@ class Mapping:
             image: uint8 (H, W, C).
             indexed: palette, and index of the nearest color of each pixel, with which the optimization begins.
             free: mask (K,) of the palette colors that may change.
-            squared_error: function that returns the squared error of the K-means palette, summed over the pixels. It
-                is called only if `lossy` is not 0. `lossy` is in hundredths of the mean.
+            squared_error: function that returns the squared error of the K-means palette, summed over the pixels.
+                Called only if `lossy` is not 0. `lossy` is in hundredths of the mean.
         """
         share = blurred_share(self.strength) if self.dither == "optimized" else 0
         price = price_of_bit(self.lossy, squared_error(), indexed.indices.numel()) if self.lossy > 0 else 0

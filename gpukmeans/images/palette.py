@@ -96,14 +96,14 @@ def fit_palette(
     `kmeans`, the centers are rounded to 8 bits, and the colors are assigned again. Centers that round to the same color
     are merged, and centers that are nearest to no color are dropped. They are replaced by the colors of the histogram
     with the largest count x squared distance. So the palette has exactly `n_colors` colors, unless the histogram has
-    too few distinct colors. All fully transparent colors count as one color here.
+    too few distinct colors. All fully transparent colors count as one color.
 
     `fixed` colors come first, even if no pixel uses them. If at most `n_colors` - F colors of the histogram are not
     fixed, these colors are the rest of the palette, without clustering.
 
     If the histogram has a fully transparent color, the color 0 in all channels is added to the fixed colors. It is not
     added if a fixed color is fully transparent, or if F is `n_colors` - 1 or more. A palette color that is not fixed is
-    made opaque if more than half of the pixels of its cluster are opaque, or if this costs less error than moving these
+    made opaque if more than half of the pixels of its cluster are opaque, or if this adds less error than moving the
     opaque pixels to other opaque colors. If any pixel is opaque, a palette of at least two colors has an opaque color,
     unless all colors are fixed. Opaque pixels take opaque colors, if there are any.
 
@@ -240,7 +240,7 @@ def _check_flat(flat: object, histogram: ColorHistogram) -> None:
 
 
 def _exact_palette(histogram: ColorHistogram, n_colors: int, fixed: Tensor, space: ColorSpace) -> Palette | None:
-    """The fixed colors (F, C) followed by all other colors of the histogram. None if they exceed `n_colors`."""
+    """The fixed colors (F, C) followed by all other colors of the histogram. None for more than `n_colors` colors."""
     if len(histogram.colors) > n_colors:
         return None
     labels = torch.zeros(len(histogram.colors), dtype=torch.int64, device=fixed.device)

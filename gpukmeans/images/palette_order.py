@@ -89,7 +89,7 @@ def _chained_order(counts: Tensor) -> Tensor:
 
 
 def _grown_order(counts: Tensor) -> Tensor:
-    """Modified Zeng order: the color most often adjacent to placed colors is added, at the end nearer to them.
+    """Modified Zeng order: the color most often adjacent to placed colors is added, at the end nearer to its neighbors.
 
     Pinho and Neves, "A note on Zeng's technique for color re-indexing of palette-based images" (2004). The lowest
     color wins a tie of colors, and the right end wins a tie of ends.

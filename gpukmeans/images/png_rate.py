@@ -124,8 +124,8 @@ def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
 def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
     """A `PngRate` fitted to indices: filter types and code lengths are alternately fitted to each other.
 
-    At first each row has the filter type with the least sum of absolute residuals. A residual r
-    counts as min(r, 256 - r). The lowest filter type wins a tie.
+    At first each row has the filter type with the least sum of absolute residuals. A residual r counts as
+    min(r, 256 - r). The lowest filter type wins a tie.
 
     Args:
         indices: uint8 (H, W).

@@ -2,8 +2,8 @@
 
 The nearest color of each pixel is not the best choice of indices, for two reasons. First, the eye averages over
 neighboring pixels, so errors that cancel after a small blur are less visible (direct binary search, Analoui & Allebach
-1992). Second, a file is smaller if few different residuals of indices are frequent in it (entropy-constrained vector
-quantization, Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
+1992). Second, a file is smaller if a few residuals of indices are much more frequent than others (entropy-constrained
+vector quantization, Chou, Lookabaugh & Gray 1989). `optimized` minimizes, over the indices and the palette,
 
     J = e·R·e + price · bits.
 
@@ -74,7 +74,7 @@ class Objective:
     """Weights in the objective J: of the blurred error, of the error of single pixels, and of bits.
 
     Args:
-        share: weight of the blurred error, from 0 to `WHOLE`. The rest is the weight of the error of single pixels.
+        share: weight of the blurred error, from 0 to `WHOLE`. The weight of single pixels is `WHOLE` - `share`.
         price: squared error that one bit is worth, as an integer with 16 fractional bits.
     """
 
@@ -456,7 +456,7 @@ class _Grid:
         return here + has_right * right + has_below * under + has_right * has_below * diagonal
 
     def _by_byte(self, mask: Tensor, *, outside: bool) -> Tensor:
-        """A mask (H, W) of pixels, arranged by bytes (H, B, `per_byte`), with the value `outside` outside the image."""
+        """A mask (H, W) of pixels, arranged by bytes (H, B, `per_byte`). Pixels outside the image are `outside`."""
         n_outside = self.width * self._per_byte - mask.shape[1]
         return torch.nn.functional.pad(mask, (0, n_outside), value=outside).unflatten(1, (self.width, self._per_byte))
 

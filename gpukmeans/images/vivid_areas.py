@@ -224,9 +224,9 @@ class _Areas:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """Sums of weight x squared distance over points (M, D), each term in fixed point. `units` of them make 1.
+    """Sums of weight x squared distance over points (M, D). Each term is rounded to a multiple of 1 / `units`.
 
-    The fixed-point unit is chosen so that every sum fits into 62 bits.
+    `units` is a power of two for which every sum fits into 62 bits.
     """
 
     x: Tensor
