@@ -26,7 +26,7 @@ class Mapping:
         strength: strength of the dithering, 0 to 1.
         lossy: price of a bit in hundredths of the mean squared error, at least 0.
         rounds: number of rounds of the optimizer, at least 1.
-        rate: file format whose bits have the price.
+        rate: file format, "png" or "gif", whose bits have the price `lossy`.
     """
 
     dither: DitheringName | Dithering

@@ -356,7 +356,7 @@ def _assigned(
             # The new index of a used color is the number of used colors before it.
             return colors[used], (used.cumsum(0) - 1).index_select(0, labels)
         # Added colors may leave other colors unused, but stay used themselves, because they are colors of the
-        # histogram. So the loop ends after at most `n_colors` rounds.
+        # histogram. So the loop ends.
         free = _unique_rows(torch.cat([free[used[len(fixed) :]], histogram.colors[added]]))
 
 
