@@ -5,7 +5,7 @@ from gpukmeans.checkpoints import Checkpoint, CheckpointState
 from gpukmeans.clustering import KMeansResult, kmeans
 from gpukmeans.engines import ENGINES, Assignment, Engine, EngineName
 from gpukmeans.estimator import KMeans
-from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, ColorSpaceName, clear_transparent_pixels
+from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace, ColorSpaceName, clear_transparent_pixels, has_alpha
 from gpukmeans.images.dithering import DITHERINGS, Dithering, DitheringName
 from gpukmeans.images.histogram import ColorHistogram, unique_colors
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
@@ -62,6 +62,7 @@ __all__ = [
     "compare_n_clusters",
     "fit_palette",
     "flat_counts",
+    "has_alpha",
     "kmeans",
     "map_to_palette",
     "mean_squared_error",

@@ -44,6 +44,7 @@ PUBLIC = {
     "compare_n_clusters",
     "fit_palette",
     "flat_counts",
+    "has_alpha",
     "kmeans",
     "map_to_palette",
     "mean_squared_error",

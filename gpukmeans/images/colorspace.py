@@ -105,7 +105,15 @@ class ColorSpace:
 
 
 def has_alpha(channels: int) -> bool:
-    """Whether the last channel of a color with this number of channels is alpha: for 2 and 4 channels."""
+    """Whether the last channel of colors is alpha.
+
+    Args:
+        channels: number of channels of the colors. 2 is grey with alpha, and 4 is RGB with alpha.
+
+    Example:
+        >>> has_alpha(3), has_alpha(4)
+        (False, True)
+    """
     return channels in (2, 4)
 
 
