@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram, unique_colors
+from gpukmeans.images.colorspace import has_alpha
 from gpukmeans_cli.compression.settings import Settings, StageTimer
-from gpukmeans_cli.formats.color import has_alpha
 from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.source import Source
 from gpukmeans_cli.images.channels import add_all, common_channels, with_channels

@@ -33,6 +33,7 @@ from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.source import Source
 from gpukmeans_cli.formats.still import encode_still, is_repetitive
 from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
+from gpukmeans_cli.images.palette_usage import count_pixels
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 
 # Without native kernels the optimizer takes some ten seconds for this many pixels.
@@ -218,7 +219,7 @@ class QuantizedImage:
 
     @property
     def visible_error(self) -> float:
-        """Mean over all frames, in squared 8-bit levels, see `mean_visible_error`."""
+        """The mean of `mean_visible_error` over all frames, in squared 8-bit levels."""
         return self._mean_visible_error
 
     @cached_property
@@ -260,9 +261,7 @@ def quantize_source(
         if fit.mse == 0:  # without error nothing can be dithered or optimized
             mapping |= NEAREST
         if mapping["dither"] == "none" and mapping["lossy"] == 0:
-            counts = torch.zeros(len(palette), dtype=torch.int64, device=palette.device)
-            counts.index_add_(0, fit.labels.int(), histogram.counts)
-            statistics = Statistics(counts.cpu().numpy(), fit.mse)
+            statistics = Statistics(count_pixels(fit, histogram), fit.mse)
     else:
         device, channels = histogram.colors.device, histogram.colors.shape[1]
         palette = with_channels(torch.from_numpy(settings.palette), channels).to(device)

@@ -86,8 +86,7 @@ class MinPsnr:
         return "lossless" if candidate.psnr is None else f"{candidate.psnr:.2f} dB"
 
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        reached = f"reaches {self.measure(candidate)} with {n_colors} colors"
-        return f"{reached}, --min-psnr {self.decibels:g} is out of reach"
+        return _out_of_reach(f"reaches {self.measure(candidate)}", n_colors, f"--min-psnr {self.decibels:g}")
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ class MinQuality:
         return f"quality {quality_of_error(candidate.visible_error):.1f}"
 
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        reached = f"reaches {self.measure(candidate)} with {n_colors} colors"
-        return f"{reached}, --quality {self.quality:g} is out of reach"
+        return _out_of_reach(f"reaches {self.measure(candidate)}", n_colors, f"--quality {self.quality:g}")
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,11 @@ class MaxBytes:
         return format_size(candidate.n_bytes)
 
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        reached = f"takes {self.measure(candidate)} with {format_count(n_colors, 'color')}"
-        return f"{reached}, --max-bytes {format_size(self.limit)} is out of reach"
+        return _out_of_reach(f"takes {self.measure(candidate)}", n_colors, f"--max-bytes {format_size(self.limit)}")
+
+
+def _out_of_reach(closest: str, n_colors: int, option: str) -> str:
+    return f"{closest} with {format_count(n_colors, 'color')}, {option} is out of reach"
 
 
 @dataclass(frozen=True)

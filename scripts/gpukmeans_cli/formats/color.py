@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms
 
+from gpukmeans.images.colorspace import has_alpha
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.png_chunks import scan_chunks
 
@@ -85,11 +86,6 @@ _TRANSFERS: dict[int, _Transfer] = {
     18: _hlg,
 }
 _HLG = 18
-
-
-def has_alpha(channels: int) -> bool:
-    """Whether colors of 1 to 4 channels have alpha: grey and alpha, or RGBA."""
-    return channels in (2, 4)
 
 
 def with_color_chunks(metadata: Metadata, file: BinaryIO) -> Metadata:

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,14 +185,13 @@ def _jasc_colors(text: str) -> Iterator[tuple[int, ...]]:
     for number, line in enumerate(text.splitlines(), start=1):
         values = line.split()
         if number > 3 and values:
-            yield _decimal_color(values, number, line)
+            yield _decimal_color(values, (3, 4), f"line {number}: {line.strip()[:40]!r} must be red, green and blue")
 
 
-def _decimal_color(values: Sequence[str], number: int, line: str) -> tuple[int, ...]:
-    """R, G, B and alpha of the decimal numbers of a line, 3 or 4."""
-    if len(values) not in (3, 4) or not all(re.fullmatch("[0-9]{1,3}", v) and int(v) < 256 for v in values):
-        names = "red, green and blue"
-        raise PaletteError(f"line {number}: {line.strip()[:40]!r} must be {names} of 0 to 255; correct it")
+def _decimal_color(values: Sequence[str], lengths: Container[int], problem: str) -> tuple[int, ...]:
+    """R, G, B and alpha of 3 or 4 decimal numbers. PaletteError, with the `problem`, for other values or lengths."""
+    if len(values) not in lengths or not all(re.fullmatch("[0-9]{1,3}", v) and int(v) < 256 for v in values):
+        raise PaletteError(f"{problem} of 0 to 255; correct it")
     return (*map(int, values), 255)[:4]
 
 
@@ -214,10 +213,8 @@ def _gimp_colors(text: str) -> Iterator[tuple[int, ...]]:
             channels = 4
         elif line and line != _GIMP and not re.match(r"#|(Name|Columns|Channels):", line):
             values = line.split(maxsplit=channels)[:channels]  # the rest is a name
-            if len(values) < channels or not all(re.fullmatch("[0-9]{1,3}", v) and int(v) < 256 for v in values):
-                names = "red, green and blue" if channels == 3 else "red, green, blue and alpha"
-                raise PaletteError(f"line {number}: {line[:40]!r} does not begin with {names} of 0 to 255; correct it")
-            yield (*map(int, values), 255)[:4]
+            names = "red, green and blue" if channels == 3 else "red, green, blue and alpha"
+            yield _decimal_color(values, (channels,), f"line {number}: {line[:40]!r} does not begin with {names}")
 
 
 def _distinct_colors(pixels: np.ndarray) -> list[tuple[int, ...]]:

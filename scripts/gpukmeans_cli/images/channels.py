@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans import ColorHistogram
-from gpukmeans_cli.formats.color import has_alpha
+from gpukmeans.images.colorspace import has_alpha
 
 
 def common_channels(one: int, other: int) -> int:

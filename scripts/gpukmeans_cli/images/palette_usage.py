@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpukmeans import ColorHistogram, clear_transparent_pixels, fit_palette, unique_colors
+from gpukmeans import ColorHistogram, Palette, clear_transparent_pixels, fit_palette, unique_colors
 from gpukmeans_cli.formats.color import to_srgb
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.images.channels import to_rgb
@@ -45,11 +45,14 @@ def sort_by_count(colors: np.ndarray, counts: np.ndarray) -> PaletteUsage:
     return PaletteUsage(colors=colors[order], counts=counts[order])
 
 
+def count_pixels(palette: Palette, histogram: ColorHistogram) -> np.ndarray:
+    """The number of pixels, int64 (K,), of each color of a palette that was fitted to this histogram."""
+    counts = torch.zeros(len(palette.colors), dtype=torch.int64, device=histogram.colors.device)
+    return counts.index_add_(0, palette.labels.int(), histogram.counts).cpu().numpy()
+
+
 def find_palette_usage(histogram: ColorHistogram, n_colors: int, *, seed: int = 0) -> PaletteUsage:
     """The palette of at most `n_colors` colors from `fit_palette`, with its counts. ImageError if memory runs out."""
-    device = histogram.colors.device
-    with within_memory(device):
+    with within_memory(histogram.colors.device):
         palette = fit_palette(histogram, n_colors, generator=torch.Generator().manual_seed(seed))
-        counts = torch.zeros(len(palette.colors), dtype=torch.int64, device=device)
-        counts.scatter_add_(0, palette.labels.long(), histogram.counts)
-        return sort_by_count(to_rgb(palette.colors), counts.cpu().numpy())
+        return sort_by_count(to_rgb(palette.colors), count_pixels(palette, histogram))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpukmeans_cli.formats.color import has_alpha
+from gpukmeans.images.colorspace import has_alpha
 from gpukmeans_cli.images.comparison_sheet import over_grey
 
 # Rows and columns of the smallest image that the measure is defined for.

@@ -89,6 +89,12 @@ def test_a_target_out_of_reach_raises_with_the_best_value():
         search(MinQuality(99), 256, ByColorsAndPrice)
 
 
+@pytest.mark.parametrize("target", [MinPsnr(99), MinQuality(100), MaxBytes(1)], ids=str)
+def test_a_target_out_of_reach_with_one_color_is_reported_in_the_singular(target):
+    with pytest.raises(ImageError, match="with 1 color, --"):
+        search_colors(target, 1, ByColors)
+
+
 TARGETS = [
     *(MaxBytes(n) for n in (20_000, 40_000, 60_000, 100_000, 160_000, 200_000)),
     *(MinPsnr(decibels) for decibels in (25, 28, 31, 33, 34)),
