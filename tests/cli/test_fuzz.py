@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from helpers.animations import read_animation
 from hypothesis import given, settings
 from PIL import Image, PngImagePlugin
 
@@ -20,7 +21,6 @@ from gpukmeans.images.colorspace import COLOR_SPACES
 from gpukmeans.images.dithering import DITHERINGS
 from gpukmeans_cli.compression.pipeline import compress_image
 from gpukmeans_cli.compression.settings import Settings
-from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.formats.palette_files import read_palette
 from gpukmeans_cli.formats.reading import as_rgba, read_image
 from gpukmeans_cli.images.sample import draw_sample

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from gpukmeans_cli.formats.animation import encode_animation, read_animation
+from gpukmeans_cli.formats.animation import decode_animation, encode_animation
 from gpukmeans_cli.formats.frames import Animation
 from gpukmeans_cli.formats.metadata import Metadata
-from gpukmeans_cli.formats.reading import as_rgba
+from gpukmeans_cli.formats.png_repair import stored_file
+from gpukmeans_cli.formats.reading import as_rgba, open_for_decoding
+from gpukmeans_cli.formats.stored_file import StoredFile
 from gpukmeans_cli.system.atomic_files import ImageError
 
 DISPOSE_NONE, DISPOSE_BACKGROUND, DISPOSE_PREVIOUS = 0, 1, 2
@@ -47,6 +49,12 @@ def save_frames(path: Path, frames: Sequence[Image.Image], **options: object) ->
 
 def rgba_of(frames: Sequence[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(frame.convert("RGBA")) for frame in frames])
+
+
+def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | None:
+    """The animation in a file, as in `decode_animation`."""
+    with open_for_decoding(path, max_pixels) as file:
+        return decode_animation(file, StoredFile.of(path, stored_file(file)), max_pixels)
 
 
 def read(path: Path, **options: int) -> Animation:

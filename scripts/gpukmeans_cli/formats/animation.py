@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -21,14 +20,13 @@ from gpukmeans_cli.formats.gif import encode_gif
 from gpukmeans_cli.formats.gif_decoding import gif_parts
 from gpukmeans_cli.formats.gif_scan import parse_gif
 from gpukmeans_cli.formats.metadata import read_metadata, read_orientation
-from gpukmeans_cli.formats.png_repair import repaired, stored_file
+from gpukmeans_cli.formats.png_repair import repaired
 from gpukmeans_cli.formats.reading import (
     PILLOW_LIMIT,
     as_rgba,
     decode_png,
     decoder_errors,
     file_size,
-    open_for_decoding,
     open_image,
     rgba_of_png,
 )
@@ -42,24 +40,24 @@ _ENCODERS: Mapping[str, Callable[[np.ndarray, Iterable[np.ndarray], Animation], 
 }
 
 
-def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | None:
+def decode_animation(file: BinaryIO, stored: StoredFile, max_pixels: int | None) -> Animation | None:
     """The animation in a GIF, PNG or WebP file; None for a still image or another format.
 
-    Frames are whole canvases, composed with the frames before them as the file specifies. All frames are decoded once
-    here, and again for each iteration over `Animation.frames`. The iteration raises ImageError if the file has changed.
-    The default image of an APNG is left out unless it is a frame. A GIF is transparent where nothing is drawn. Its
-    canvas contains the first frame, and pixels of later frames outside the canvas are cut off. Color profiles for grey
-    are dropped, since the frames are RGB.
+    Each frame is a whole canvas, composed with the frames before it as the file specifies. All frames are decoded once
+    here, and again for each iteration over `Animation.frames`. An iteration raises ImageError if the file has changed.
+    The default image of an APNG is left out unless it is a frame. A GIF is transparent where nothing is drawn. The
+    canvas of a GIF contains its first frame; pixels of later frames outside the canvas are cut off. Color profiles for
+    grey are dropped, since the frames are RGB.
 
-    Raises ImageError as `read_image` does. `max_pixels` limits the sum over all frames, where a frame counts as at
-    least `frames.MIN_FRAME_PIXELS`.
+    Args:
+        file: the result of `open_for_decoding`, at its beginning.
+        stored: the same file, to open it again.
+        max_pixels: the highest sum of pixels over all frames. A frame of fewer than `frames.MIN_FRAME_PIXELS` pixels
+            counts as that many. None stands for the limit of `read_image`.
+
+    Raises:
+        ImageError: as `read_image`.
     """
-    with open_for_decoding(path, max_pixels) as file:
-        return decode_animation(file, StoredFile.of(path, stored_file(file)), max_pixels)
-
-
-def decode_animation(file: BinaryIO, stored: StoredFile, max_pixels: int | None) -> Animation | None:
-    """The result of `read_animation` for a file from `open_for_decoding`, at its beginning."""
     with decoder_errors():
         image = open_image(file)
         mode, kind = image.mode, image.format or ""

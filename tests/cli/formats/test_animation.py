@@ -10,6 +10,7 @@ from helpers.animations import (
     error_of,
     moving_square,
     read,
+    read_animation,
     rgba_of,
     save_frames,
     square_indices,
@@ -17,7 +18,7 @@ from helpers.animations import (
 )
 from PIL import Image, ImageCms
 
-from gpukmeans_cli.formats.animation import encode_animation, read_animation
+from gpukmeans_cli.formats.animation import encode_animation
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.system.atomic_files import ImageError
 

@@ -17,12 +17,12 @@ from helpers.animations import (
     handmade_apng,
     moving_square,
     read,
+    read_animation,
     rgba_of,
     save_frames,
 )
 from PIL import Image
 
-from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.formats.reading import as_rgba, read_image
 
 

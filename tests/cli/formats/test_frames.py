@@ -8,6 +8,7 @@ from helpers.animations import (
     error_of,
     moving_square,
     read,
+    read_animation,
     rgba_at,
     rgba_of,
     save_frames,
@@ -16,7 +17,7 @@ from helpers.animations import (
 )
 from PIL import Image
 
-from gpukmeans_cli.formats.animation import encode_animation, read_animation
+from gpukmeans_cli.formats.animation import encode_animation
 from gpukmeans_cli.system.atomic_files import ImageError
 
 

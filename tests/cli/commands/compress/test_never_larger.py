@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 from helpers import color_profiles
+from helpers.animations import read_animation
 from helpers.image_files import chunks, files, noise, rgba, save
 from PIL import Image, PngImagePlugin
 
-from gpukmeans_cli.formats.animation import read_animation
 from gpukmeans_cli.main import main
 
 
