@@ -1,4 +1,4 @@
-"""Many files through the pipeline, several at a time, with their results reported in input order."""
+"""Compression of many files, several at a time. Results are reported in the order of the inputs."""
 
 import os
 import threading
@@ -24,10 +24,10 @@ from gpukmeans_cli.terminal.progress import Step, changing_line, show_progress
 
 @dataclass(frozen=True)
 class _Skipped:
-    """A file that was not compressed, without an error."""
+    """The result for a file that was neither compressed nor failed."""
 
     output_exists: bool
-    """Whether the output exists, or the file is an output itself. False after a failure of another file."""
+    """Whether the output exists or the file is an earlier output; False if another file failed with `fail_fast`."""
 
 
 _JobResult = CompressionResult | ImageError | _Skipped
@@ -47,12 +47,13 @@ def compress_all(
 
     Results are reported in the order of the inputs. With several files a summary is printed on stderr.
 
-    By default one worker runs for each core, but at most 16 with CUDA, which clusters one file at a time. With
+    By default one worker runs for each core. With CUDA at most 16 run, since one file at a time uses the GPU. With
     `fail_fast` no file is started after a failure. A KeyboardInterrupt stops the workers before they write, and is
     raised again.
 
-    With several ranks, each rank is called with its own jobs, and the ranks of a machine divide its cores. The main
-    rank shows progress and summarizes the files of all ranks. RankError if the ranks cannot communicate.
+    With several ranks, each rank calls this function with its own jobs, and the cores of a machine are divided among
+    its ranks. The main rank shows progress and summarizes the files of all ranks. RankError if the ranks cannot
+    communicate.
     """
     ranks = ranks or RankStore(RankEnv())
     env = ranks.env
@@ -60,7 +61,7 @@ def compress_all(
     stop, failure = pool.event(), pool.event()
     gpu_lock = threading.Lock() if settings.device.type == "cuda" else None
     settings = replace(settings, stop=stop, gpu_lock=gpu_lock)
-    # With several files, which other processes may compress, only the progress bar is shown.
+    # With several files, workers in other processes would write their tries over the progress bar.
     shows_tries = settings.target is not None and len(jobs) == 1 and not env.prefix and not reporter.quiet
     summary = Summary(planned=len(jobs))
     start = time.perf_counter()
@@ -79,7 +80,7 @@ def compress_all(
         return ImageError(f"{WORKER_KILLED}; try fewer --jobs")
 
     unreported: dict[int, _JobResult] = {}
-    # Until the summaries of all ranks are gathered, each rank has only its own.
+    # An interrupt may prevent `gather`. Then each rank prints its own summary.
     total, prefix = summary, env.prefix
     try:
         with show_progress(len(jobs), quiet=reporter.quiet or not env.is_main, prefix=env.prefix) as advance:
@@ -96,7 +97,7 @@ def compress_all(
     except KeyboardInterrupt:
         if len(jobs) > 1 and env.is_main and not reporter.quiet:
             warn("interrupted; run again with --skip-existing to continue")
-        for index in sorted(unreported):  # completed, but an earlier file was stopped
+        for index in sorted(unreported):  # completed while an earlier file was in work
             _report(jobs[index], unreported[index], reporter, summary)
         raise
     finally:
@@ -125,7 +126,7 @@ def _run(job: Job, settings: Settings, skip_existing: bool) -> _JobResult:
         raise
     except Exception as error:
         if job.output == STDIO and isinstance(error, OSError):
-            raise  # standard output is full or closed, so the run ends
+            raise  # no other file can be written to standard output, which is full or closed
         return unexpected_error(error)
 
 

@@ -1,8 +1,9 @@
 """Fewer colors for drawings, as long as the error hardly shows.
 
-The edges of drawings are blends of two colors. With more colors, more of the blends differ, so that fewer repeats are
-found and each pixel of an edge takes more bits. Therefore the file of a drawing becomes smaller with fewer colors,
-unlike that of a photo in optimized indices. Errors show in smooth areas, such as gradients, sooner than at edges.
+The edges of drawings are blends of two colors. With more palette colors, more of these blends get an index of their
+own. Then the compressor finds fewer repeats, and each pixel of an edge takes more bits. So fewer colors make the file
+of a drawing smaller, unlike the file of a photo with optimized indices. Errors are visible in smooth areas, such as
+gradients, sooner than at edges.
 """
 
 from bisect import bisect_left
@@ -17,28 +18,28 @@ HIDDEN_ERROR = 0.4
 """Mean squared error that hardly shows, in squared 8-bit levels, with pixels weighted by `drawing_weights`."""
 
 DRAWING_QUALITY = 90
-"""Lowest quality of the nearest colors, on the scale of `quality_scale`, with which they replace dithering."""
+"""Lowest quality (`quality_scale`) at which the nearest colors of a drawing replace optimized dithering."""
 
 FEWEST = 128
 """Lowest number of colors that is tried for a drawing."""
 
-# Weight of a flat pixel; the others have 1.
+# Weight of a pixel in a smooth area (`flat_counts`). Other pixels have weight 1.
 _FLAT_WEIGHT = 4
 
-# Difference between the numbers of colors that are tried.
+# Difference between two numbers of colors that are tried.
 _STEP = 8
 
 
 def drawing_weights(frame: Tensor, histogram: ColorHistogram) -> Tensor:
-    """The weight of each color of a drawing (H, W, C), int64 (M,): its number of pixels, where flat ones count 4."""
+    """The weight, int64 (M,), of each color of a drawing (H, W, C): the sum of the weights of its pixels."""
     return histogram.counts + (_FLAT_WEIGHT - 1) * flat_counts(frame, histogram)
 
 
 def fewest_colors(fit: Callable[[int], Palette], n_colors: int) -> Palette | None:
-    """The palette with the fewest colors whose error is at most `HIDDEN_ERROR`; None if no palette has such an error.
+    """The palette with the fewest colors whose error is at most `HIDDEN_ERROR`; None if no candidate has that error.
 
-    Every eighth number of colors from `FEWEST` to below `n_colors` is a candidate. The fewest are found by bisection,
-    since the error falls with the number of colors.
+    The candidates are the palettes that `fit` returns for every eighth number from `FEWEST` to below `n_colors`.
+    Bisection finds the fewest colors, since the error falls as the number of colors grows.
     """
     cached_fit = cache(fit)
     numbers = range(FEWEST, n_colors, _STEP)[::-1]

@@ -19,7 +19,7 @@ MIN_GPU_PIXELS = 1 << 12
 
 
 def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Source:
-    """The source, converted to sRGB where the output cannot have its color encoding.
+    """The source, converted to sRGB if the output cannot keep the color encoding of the source.
 
     The output is sRGB if its format cannot store the encoding, if colors are given, if the color space of the
     clustering is derived from sRGB, or if `strip` removes a profile, which may contain private data.
@@ -27,7 +27,7 @@ def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Sourc
     profile, chunks = source.metadata.icc_profile, source.metadata.color_chunks
     needs_srgb = settings.given_colors is not None or settings.space != "srgb"
     is_stored = suffix == ".png" or (suffix == ".webp" and not chunks)
-    if profile is not None and profile[16:20] == b"GRAY":  # only for grey samples
+    if profile is not None and profile[16:20] == b"GRAY":  # valid only with grey samples
         is_stored = suffix == ".png" and source.channels == 1
     removes_profile = settings.strip and profile is not None
     return source.in_srgb() if needs_srgb or removes_profile or not is_stored else source
@@ -36,10 +36,10 @@ def in_output_encoding(source: Source, suffix: str, settings: Settings) -> Sourc
 def frames_and_histogram(
     source: Source, settings: Settings, timer: StageTimer
 ) -> tuple[Iterable[Tensor], ColorHistogram]:
-    """The frames of a source (H, W, C), on the device that will process them, and the histogram of all their colors.
+    """The frames of a source, uint8 (H, W, C) each, on the device that processes them, and the histogram of all colors.
 
     The frames of an animation are decoded again whenever they are iterated over. Fully transparent pixels become 0 in
-    all channels. For a still, this may change `source.frames`, too.
+    all channels. A still may share its memory with `source.frames`, whose pixels then change, too.
     """
     is_small = source.n_frames * source.height * source.width < MIN_GPU_PIXELS
     device = torch.device("cpu") if settings.any_device and is_small else settings.device
@@ -56,16 +56,16 @@ def frames_and_histogram(
         timer.lap("count colors")
         return histogram
 
-    # Unlike a loop, `map` holds no frame while the next is decoded.
+    # A loop variable would keep a frame in memory while the next is decoded.
     frames = Recomputed(lambda: map(prepared, source.frames))
     if source.animation is None:
         frames = list(frames)
     histogram = add_all(map(counted, frames))
-    assert histogram is not None  # since there is a frame
+    assert histogram is not None  # a source has at least one frame
     return frames, histogram
 
 
 def _with_palette_channels(image: Tensor, settings: Settings) -> Tensor:
-    """The image with the channels that it and the given colors need."""
+    """The image with enough channels for its own colors and for the given colors."""
     given = settings.given_colors
     return image if given is None else with_channels(image, common_channels(image.shape[-1], given.shape[1]))

@@ -18,18 +18,18 @@ _ROUNDS = (1, 2, 4, 8)
 def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[str, Any]:
     """The options of `map_to_palette` for a file.
 
-    By default, stills have optimized dithering at a price of bits; animations, and stills with effort 0, have the
-    nearest colors. `QuantizedImage` replaces this default for drawings. The bits are those of a PNG or, for any other
-    suffix, those of a GIF, which make WebP files smaller, too.
+    By default, stills have optimized dithering with the price `DEFAULT_LOSSY`. Animations, and stills with effort 0,
+    have the nearest colors. `QuantizedImage` replaces this default for drawings. Bits are estimated for a PNG or, with
+    any other suffix, for a GIF. The estimate for a GIF makes WebP files smaller, too.
 
     Raises:
-        ImageError: if the frames of an animation would be optimized one by one.
+        ImageError: if the options would optimize the indices of an animation.
     """
     is_optimized = settings.effort > 0 and not animated
     dither = settings.dither or ("optimized" if is_optimized else "none")
     lossy = default_lossy(dither) if settings.lossy is None else settings.lossy
     if animated and (dither == "optimized" or lossy > 0):
-        raise ImageError("is an animation, whose still areas --dither optimized and --lossy would let flicker")
+        raise ImageError("is an animation, whose still areas would flicker with --dither optimized or --lossy")
     strength = settings.dither_strength
     return {
         "dither": "none" if strength == 0 else dither,
@@ -41,7 +41,7 @@ def mapping_options(settings: Settings, suffix: str, *, animated: bool) -> dict[
 
 
 def default_lossy(dither: str) -> float:
-    """The price of a bit with this dithering, where none is given."""
+    """The price of a bit for this dithering if no price is given."""
     return DEFAULT_LOSSY if dither == "optimized" else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The output of a file: the compressed image, or the input where that is no larger."""
+"""The output of a file: the compressed image, or the input if that is no larger."""
 
 import os
 from pathlib import Path
@@ -16,14 +16,14 @@ class Output(NamedTuple):
     kept: bool
     """Whether the input is kept, perhaps without its metadata, since a palette would not make the file smaller."""
     data: bytes | None
-    """Content of the file to write; None where the input is kept at its path."""
+    """Content of the file to write; None if nothing is written, since the input is kept."""
 
 
 def keeps_input(source: Source, picture: QuantizedImage, settings: Settings) -> bool:
     """Whether the input is kept, since `picture` is no smaller.
 
-    An input is never kept if colors are given, which it may lack, or if only the default image of an animation can be
-    decoded.
+    The input is never kept with `allow_larger`, with given colors, which the input may lack, or if only the default
+    image of an animation can be decoded.
     """
     return not _needs_palette(source, settings) and source.n_bytes <= picture.n_bytes
 
@@ -31,9 +31,10 @@ def keeps_input(source: Source, picture: QuantizedImage, settings: Settings) -> 
 def find_output(source: Source, picture: QuantizedImage, output: Path, settings: Settings) -> Output:
     """The encoded picture, if it is smaller than the input, else the input.
 
-    With `strip`, the third candidate is the input without its metadata, for PNG files. A kept input is copied if the
-    output has the same format and a path that is given or in another folder. If the format differs, the larger picture
-    is written to a given path. Otherwise nothing is written.
+    With `strip`, a PNG without its metadata is the third candidate. A kept input is copied if the output has the same
+    format, and its path was given or is in an output folder. If the input cannot be copied, because the format differs
+    or because `strip` cannot remove its metadata, the larger picture is written to a given path. Otherwise nothing is
+    written.
     """
     if _needs_palette(source, settings):
         return Output(False, picture.data)

@@ -18,10 +18,10 @@ _VIVID = range(8, 33)
 def fit_colors(
     histogram: ColorHistogram, n_colors: int, settings: Settings, frames: Iterable[Tensor] | None = None
 ) -> Palette:
-    """The palette of a histogram with at most `n_colors` colors, or the number of fixed colors if that is larger.
+    """The palette of a histogram: at most `n_colors` colors, but at least as many as there are fixed colors.
 
-    Small vivid areas keep a color if `settings.keep_vivid`, by default with 8 to 32 colors. Areas are found in the
-    `frames`; without them none keeps a color.
+    Small vivid areas keep a color of their own if `settings.keep_vivid`, by default with 8 to 32 colors. The areas are
+    found in `frames`. Without `frames`, no area keeps a color.
     """
     fixed = None
     if settings.fixed is not None:
@@ -46,7 +46,7 @@ def fit_colors(
 
 
 def describe_engine(fit: Palette | None, histogram: ColorHistogram, settings: Settings) -> str:
-    """The name of the engine that was used, and the reasons against the others that this machine can run."""
+    """The engine that was used, and why other engines of this machine do not support these colors."""
     if fit is None:
         return "none, since the palette was given"
     if fit.engine is None:

@@ -81,7 +81,7 @@ def _quantize(source: Source, suffix: str, settings: Settings, timer: StageTimer
     if settings.target is None:
         return quantize(settings.n_colors, settings.lossy), []
     mapping = mapping_options(settings, suffix, animated=source.animation is not None)
-    searches_price = settings.lossy is None and mapping["lossy"] > 0  # only where indices are optimized
+    searches_price = settings.lossy is None and mapping["lossy"] > 0  # the price changes optimized indices only
     max_colors = min(256, len(histogram.colors))
     return _search(settings.target, max_colors, searches_price, settings, quantize)
 
@@ -93,7 +93,7 @@ def _search(
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
 ) -> tuple[QuantizedImage, list[str]]:
-    """The image in the number of colors and at the price of bits that reach the target, and a text about each try."""
+    """The image whose number of colors and price of bits reach the target, and a text about each try."""
     tries: list[str] = []
     found = ""
 

@@ -25,14 +25,14 @@ class PlanError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """An image and the path of its output, either of which may be `STDIO`."""
+    """The path of an image and the path of its output. Both may be `STDIO`."""
 
     source: Path
     output: Path
     problem: str | None = None
-    """Why the source is not compressed, as a sentence without its subject, the path."""
+    """Why the source is not compressed: the end of a sentence that begins with its path."""
     is_earlier_output: bool = False
-    """Whether a search found the source, and it is the output of an earlier run, which is skipped."""
+    """Whether a search found the source and the source is the output of an earlier run. Then it is skipped."""
 
 
 def plan(
@@ -50,14 +50,14 @@ def plan(
     any folders. Searches skip the output folder. A search of a folder also skips names that begin with a dot, links to
     folders, and files without the suffix of an image. An unreadable input becomes a job with a problem.
 
-    The output is `output`, else `<stem>-<name>.png`, or .gif for an animated GIF, beside the input or, with a
-    `folder`, below it at the relative path of the input: relative to the folder that was searched, or to the part of a
-    pattern before its first wildcard. `STDIO` is written to `STDIO`. With `in_place` the output is the input, a PNG or
-    GIF: a search finds no others.
+    The output is `output`. By default it is `<stem>-<name>.png`, or .gif for an animated GIF, beside the input. With
+    `folder` it is in that folder, at the path of the input relative to the folder that was searched, or relative to the
+    part of a pattern before its first wildcard. `STDIO` is written to `STDIO`. With `in_place` the output replaces the
+    input, and a search finds only PNG and GIF files.
 
     An image that a search finds is the output of an earlier run if it is at the output path of another job, or is named
-    X-N.png or X-N.gif beside another found image X.*, with N from 1 to 256 or "palette". The jobs of such images come
-    last, and are skipped.
+    X-N.png or X-N.gif beside another found image X.*, with N from 1 to 256 or "palette". The jobs of these outputs
+    come last, and are skipped.
 
     Raises:
         PlanError: if two jobs have one output, if an output is also an input, or if an `output` is given for several
@@ -85,7 +85,7 @@ def plan(
         for source in sources
     ]
     kept = [job for job, is_earlier in zip(jobs, earlier, strict=True) if not is_earlier]
-    _check_conflicts([job for job in kept if job.problem is None])  # the others write nothing
+    _check_conflicts([job for job in kept if job.problem is None])  # jobs with a problem write nothing
     skipped = [job for job, is_earlier in zip(jobs, earlier, strict=True) if is_earlier]
     return kept + [replace(job, is_earlier_output=True) for job in skipped]
 
@@ -167,7 +167,7 @@ def _search_pattern(pattern: Path, output_folder: Path | None) -> Iterator[_Sour
 
 
 def _original(path: Path) -> Path | None:
-    """The path, without suffix, of the image that has an output of this name; None for other names."""
+    """The path, without suffix, of the image whose default output has this name; None if no default output has it."""
     match = re.fullmatch(r"(.+)-(?:palette|([1-9]\d{0,2}))\.(?:png|gif)", path.name)
     return path.with_name(match[1]) if match and int(match[2] or 1) <= 256 else None
 

@@ -1,13 +1,13 @@
 """The scale of `--quality`: a number from 0 to 100 for the visible error of a picture.
 
-It is 100 less a multiple of the root of the mean visible error (`mean_visible_error`), fitted to SSIMULACRA2 on eight
-photos of 0.4 megapixels in 16 to 256 colors: above 40 the two differ by 1.6 on average. About 90 looks like the
-original, 70 has visible differences, 50 is poor.
+The quality is 100 minus a multiple of the root of `mean_visible_error`. The factor was fitted to SSIMULACRA2 on eight
+photos of 0.4 megapixels in 16 to 256 colors. Above 40, the quality and SSIMULACRA2 differ by 1.6 on average. An image
+of quality 90 looks like the original, 70 has visible differences, and 50 is poor.
 """
 
 import math
 
-# Quality that a root mean visible error of one 8-bit level costs.
+# Decrease of the quality for each 8-bit level of the root of the mean visible error.
 _PER_LEVEL = 7.1
 
 

@@ -36,25 +36,25 @@ from gpukmeans_cli.images.channels import common_channels, with_channels, withou
 from gpukmeans_cli.images.palette_usage import count_pixels
 from gpukmeans_cli.images.quality import peak_signal_to_noise
 
-# Without native kernels the optimizer takes some ten seconds for this many pixels.
+# Without native kernels the optimizer takes about ten seconds for this many pixels.
 MANY_PIXELS = 1_000_000
 
 
 class Statistics(NamedTuple):
-    """The number of pixels of each palette color (K,), and the mean squared error over all pixels."""
+    """The number of pixels of each palette color, int64 (K,), and the mean squared error over all pixels."""
 
     counts: np.ndarray
     mse: float
 
 
 class _StillAreas:
-    """Keeps the index of pixels that do not change between frames, since diffused errors would let them flicker."""
+    """The last indices of an animation. Unchanged pixels keep them, since diffused errors would make them flicker."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, Tensor] | None = None
 
     def stabilized(self, frame: Tensor, indexed: IndexedImage) -> IndexedImage:
-        """The indexed frame, with the last index of each pixel whose color in `frame` (H, W, C) is the last color."""
+        """The indexed frame, with the last index of each pixel whose color has not changed. `frame` is (H, W, C)."""
         indices = indexed.indices
         if self._last is not None:
             last_frame, last_indices = self._last
@@ -83,7 +83,7 @@ class QuantizedImage:
     """Suffix of the file format to encode."""
     settings: Settings
     mapping: dict[str, Any]
-    """Options of `map_to_palette`. For a still, mapping may change them to those of a drawing, see `_map`."""
+    """Options of `map_to_palette`. `_map` replaces them if the still is a drawing."""
     timer: StageTimer
     _statistics: Statistics | None = None
 
@@ -107,7 +107,7 @@ class QuantizedImage:
             self.timer.lap("map pixels")
             return indices
 
-        # Unlike a loop, `map` holds no frame while the next is decoded.
+        # A loop variable would keep a frame in memory while the next is decoded.
         for indices in map(mapped, self.frames):
             yield indices
             self.timer.lap("encode")
@@ -116,8 +116,9 @@ class QuantizedImage:
     def _map(self, frame: Tensor) -> IndexedImage:
         """The indices of a frame.
 
-        With default options, a still is a drawing if its nearest colors repeat, have a high quality and make a smaller
-        file than optimized dithering. A drawing has its nearest colors, and the fewest whose error hardly shows.
+        With default options, a still counts as a drawing if its nearest colors are repetitive, have at least
+        `DRAWING_QUALITY`, and make no larger file than optimized dithering. A drawing is mapped to its nearest colors,
+        of the smallest palette whose error hardly shows.
         """
         indexed = self._mapped(frame, self.mapping)
         if self._has_default_mapping and takes_optimizer(self.mapping):
@@ -133,7 +134,7 @@ class QuantizedImage:
         return indexed
 
     def _with_fewer_colors(self, frame: Tensor, nearest: IndexedImage, n_bytes: int) -> IndexedImage:
-        """A drawing of `n_bytes` in its nearest colors, or fewer if the error hardly shows and the file is smaller."""
+        """The drawing in fewer colors, if its error hardly shows and its file is below `n_bytes`, else `nearest`."""
         if self.fit is None:
             return nearest
         weighted = replace(self.histogram, counts=drawing_weights(frame, self.histogram))
@@ -193,9 +194,9 @@ class QuantizedImage:
 
     @property
     def psnr(self) -> float | None:
-        """In dB; None without error."""
+        """PSNR in dB; None if the error is 0."""
         counts, mse = self.statistics
-        # As in `compare_pixels`, an alpha channel does not count if no used color has it.
+        # As in `compare_pixels`, alpha does not count if it is opaque in the input and in all used colors.
         used = self.palette[torch.from_numpy(counts > 0).to(self.palette.device)]
         shown = (without_opaque_alpha(colors).shape[1] for colors in (self.histogram.colors, used))
         return peak_signal_to_noise(mse, common_channels(*shown))
@@ -236,7 +237,7 @@ class QuantizedImage:
         return len(self.data)
 
     def finish_on_device(self) -> None:
-        """Do the work that uses the device. An animation is also encoded, since its frames are mapped meanwhile."""
+        """Do the work that uses the device. An animation is encoded, too, since encoding maps its frames one by one."""
         _ = self._still if self.source.animation is None else self.data
 
 
@@ -249,7 +250,7 @@ def quantize_source(
     settings: Settings,
     timer: StageTimer,
 ) -> QuantizedImage:
-    """The frames of a source in the colors of the palette in the settings, else of the palette that `fitted` returns.
+    """The frames of a source in the colors of `settings.palette` or, if that is None, of the palette from `fitted`.
 
     `suffix` is the suffix of the file format to encode.
     """

@@ -53,7 +53,7 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:
-        """Print dropped frames and, if verbose, chunks left out, tries, engine, end of the loop and stages."""
+        """Print warnings and, if verbose, the chunks left out, the tries, the engine, the iterations and the times."""
         name = stream_name(result.report.input)
         report = result.report
         warn_ignored_frames(name, result.dropped_frames + 1)

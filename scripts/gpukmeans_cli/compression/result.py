@@ -15,7 +15,7 @@ class CompressionReport:
 
     input: str
     output: str | None
-    """Path of the output; None where the input is kept at its path and no file is written."""
+    """Path of the output; None if there is nothing to write, since the input is kept."""
     width: int
     height: int
     frames: int
@@ -25,9 +25,9 @@ class CompressionReport:
     colors_out: int
     bytes_in: int
     bytes_out: int
-    """Size of the output, or of the input where that is kept."""
+    """Size of the output; size of the input if there is nothing to write."""
     bytes_with_palette: int
-    """Size of the image with a palette, also where the input is kept."""
+    """Size of the image with a palette, even if the input is kept."""
     dither: str
     lossy: float
     """Price of a bit in hundredths of the mean squared error."""
@@ -82,7 +82,7 @@ class CompressionResult:
     dropped_frames: int
     """Frames of the input that are missing in the output."""
     engine: str
-    """The name of the engine, and the reasons against the others."""
+    """The text of `describe_engine`."""
     stages: dict[str, float]
     """Seconds of each stage."""
     broken_animation: bool = False

@@ -45,7 +45,7 @@ class Settings:
     strip: bool = False
     allow_larger: bool = False
     optional_output: bool = False
-    """Whether the output has a default name. Then no output is needed where the input is kept."""
+    """Whether the output has a default name. Then no output is needed if the input is kept."""
     max_pixels: int | None = None
     clustering: dict[str, Any] = field(default_factory=dict)
     """Options of `fit_palette`."""

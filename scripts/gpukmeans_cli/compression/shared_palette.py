@@ -26,15 +26,15 @@ from gpukmeans_cli.system.worker_pool import InlinePool, ProcessPool, in_order
 
 R = TypeVar("R")
 
-# Colors (M, C) and counts (M,), or None without a readable image.
+# Colors, uint8 (M, C), and counts, int64 (M,), of the images of a rank; None if no image can be read.
 _Counts = tuple[np.ndarray, np.ndarray] | None
 
 
 def find_shared_palette(jobs: Sequence[Job], settings: Settings, ranks: RankStore | None = None) -> np.ndarray:
-    """The palette (K, C) of `fit_shared_palette`, found in a separate process where that is possible.
+    """The result of `fit_shared_palette`, uint8 (K, C). On the CPU, a forked process computes it if forks work.
 
-    With several ranks, each rank counts the colors of its own images and the main rank finds the palette that one
-    process would find for all of them. All ranks return it, or raise the same ImageError.
+    With several ranks, each rank counts the colors of its own images. The main rank fits the palette to the sum of all
+    counts, as one process would. All ranks return this palette or raise the same ImageError.
     """
     ranks = ranks or RankStore(RankEnv())
     sources = [job.source for job in jobs]
@@ -48,19 +48,19 @@ def find_shared_palette(jobs: Sequence[Job], settings: Settings, ranks: RankStor
 
 
 def fit_shared_palette(sources: Iterable[Path], settings: Settings) -> np.ndarray:
-    """The palette (K, C) with a small error over the pixels of all these images, without the unreadable ones.
+    """One palette, uint8 (K, C), fitted to the colors of all images. Images that cannot be read are left out.
 
-    ImageError if none is readable, StoppedError if `settings.stop` is set.
+    ImageError if no image can be read, StoppedError if `settings.stop` is set.
     """
     return _fit(sum_histograms(sources, settings), settings)
 
 
 def sum_histograms(sources: Iterable[Path], settings: Settings) -> ColorHistogram | None:
-    """The sum of the histograms of all readable images, on the device; None if there are none.
+    """The sum of the color histograms of all images that can be read, on `settings.device`; None if none can.
 
     StoppedError if `settings.stop` is set.
     """
-    # Histograms can be added only on one device.
+    # With `any_device`, small images are counted on the CPU. Histograms on two devices cannot be added.
     settings = replace(settings, any_device=False)
     with within_memory(settings.device):
         return add_all(_histograms(sources, settings))
@@ -73,7 +73,7 @@ def _histograms(sources: Iterable[Path], settings: Settings) -> Iterator[ColorHi
         try:
             source = read_source(path, max_pixels=settings.max_pixels).in_srgb()
         except ImageError:
-            continue  # reported later, when the image is compressed
+            continue  # the error is reported when the image is compressed
         yield frames_and_histogram(source, settings, StageTimer(settings.device))[1]
 
 
@@ -107,10 +107,10 @@ def _result_or_error(work: Callable[[Settings], R], settings: Settings) -> R | I
 
 
 def _run_isolated(work: Callable[[Settings], R], settings: Settings) -> R:
-    """The result of `work`, for the CPU computed in a separate process where forks work. ImageError if it is killed.
+    """The result of `work`. On the CPU, a forked process computes it if forks work. ImageError if that is killed.
 
-    If torch computed in this process, later forks such as the workers of `compress_all` would wait forever for threads
-    of torch, which forks do not have.
+    `compress_all` forks its workers from this process later. If torch had computed in several threads here, a forked
+    worker would wait forever for these threads, which a fork does not copy.
     """
     forks = settings.device.type == "cpu" and ProcessPool.unsupported_reason() is None
     pool = ProcessPool(1) if forks else InlinePool()

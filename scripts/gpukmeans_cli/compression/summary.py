@@ -21,7 +21,7 @@ class Summary:
     """Name and error of each file that failed."""
     bytes_in: int = 0
     bytes_out: int = 0
-    """Total over the done files, as `bytes_in`."""
+    """Total over the done files, like `bytes_in`."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage, added over all workers."""
 
@@ -47,7 +47,7 @@ class Summary:
 
     @staticmethod
     def total(summaries: "Iterable[Summary]") -> "Summary":
-        """The sum of several summaries, with their failures in this order."""
+        """The sum of several summaries. Failures are in the order of the summaries."""
         total = Summary(planned=0)
         for summary in summaries:
             total.planned += summary.planned

@@ -1,7 +1,8 @@
 """Targets that choose the number of colors and the price of bits: a size, a PSNR or a quality.
 
 A still whose indices are optimized has two ways to fewer bytes: fewer colors, and a higher price of bits (`--lossy`).
-`search` finds the pair that reaches the target at the lowest cost. Other images are searched by their number of colors.
+`search` finds the pair that reaches the target at the lowest cost. For other images, `search_colors` finds the number
+of colors. A try quantizes and encodes the image once.
 """
 
 import math
@@ -20,14 +21,14 @@ _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 # Numbers of colors that are tried with different prices, and the largest number of tries.
 N_COLORS, MAX_TRIES = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256), 12
 
-# Price of the first try, and the highest one. A try that reaches the target within this fraction ends the search for
-# the price at one number of colors.
+# Price of the first try, and the highest price. A try with an excess from -_CLOSE to 0 ends the search for the price at
+# one number of colors.
 _FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 600.0, 0.01
 
-# First estimate of the slope: change of the logarithm of size or error for a change of the logarithm of the price.
+# First estimate of the slope: the absolute change of the excess when the logarithm of the price changes by 1.
 _SLOPE = 0.25
 
-# The first number of colors is at least the highest one times exp(-_FEWEST).
+# The search starts with at least the highest number of colors times exp(-_FEWEST).
 _FEWEST = 3.0
 
 
@@ -48,7 +49,7 @@ class Target(Protocol):
     """A limit for an image, and a cost to minimize among the images within the limit."""
 
     def excess(self, candidate: Candidate) -> float:
-        """Logarithm of the measure relative to its limit: at most 0 if the target is reached."""
+        """Logarithm of the size or error divided by its limit. It is at most 0 if the target is reached."""
         ...
 
     def cost(self, candidate: Candidate) -> float:
@@ -57,7 +58,7 @@ class Target(Protocol):
 
     @property
     def sign(self) -> int:
-        """Sign of the change of the excess with the price of bits."""
+        """1 if the excess grows with the price of bits, -1 if it falls."""
         ...
 
     def measure(self, candidate: Candidate) -> str:
@@ -65,7 +66,7 @@ class Target(Protocol):
         ...
 
     def failure(self, candidate: Candidate, n_colors: int) -> str:
-        """Why the target is out of reach, for the candidate that comes closest, as a sentence without its subject."""
+        """Why the target is out of reach: the end of a sentence about the closest candidate, which has `n_colors`."""
         ...
 
 
@@ -136,7 +137,7 @@ def _out_of_reach(closest: str, n_colors: int, option: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of colors and a price of bits, in hundredths of the mean squared error; None is its default."""
+    """A number of colors, and a price of a bit in hundredths of the mean squared error; None is the default price."""
 
     n_colors: int
     lossy: float | None
@@ -145,14 +146,14 @@ class Choice:
 def search(target: Target, max_colors: int, quantize: Callable[[int, float], Candidate]) -> Choice:
     """The number of colors and the price of the try that reaches the target at the lowest cost.
 
-    At most `MAX_TRIES` images are tried. For a number of colors, the search looks for the price that just reaches the
-    target. The first number of colors is a guess from one try with the most colors. Then its neighbors are tried, as
-    long as the cost falls.
+    The first number of colors is a guess from one try with the most colors. For each number of colors, the search looks
+    for the price that just reaches the target. The next smaller or larger numbers follow as long as the cost falls. If
+    none of `MAX_TRIES` tries reaches the target, `search_colors` searches with the price 0.
 
     Args:
-        target: what should be reached.
+        target: the limit and the cost.
         max_colors: the highest number of colors, up to 256.
-        quantize: function of the number of colors and the price.
+        quantize: function from a number of colors and a price to the image.
 
     Raises:
         ImageError: if the target is out of reach.
@@ -163,7 +164,7 @@ def search(target: Target, max_colors: int, quantize: Callable[[int, float], Can
     best = tries.best_price(numbers[place])
     for step in (-1, 1):  # fewer colors, and if these are not better, more
         if best is None and step != target.sign:
-            continue  # the target is farther away there
+            continue  # the excess grows in this direction
         start = best
         for n_colors in numbers[place + step :: step] if place + step >= 0 else []:
             found = tries.best_price(n_colors)
@@ -180,7 +181,7 @@ def search(target: Target, max_colors: int, quantize: Callable[[int, float], Can
 def search_colors(target: Target, max_colors: int, quantize: Callable[[int], Candidate]) -> int:
     """The number of colors, from 1 to `max_colors`, that reaches the target.
 
-    It is the fewest for a limit of the error, and the most for a limit of the size.
+    With a limit of the error it is the fewest colors, and with a limit of the size the most colors.
 
     Raises:
         ImageError: if the target is out of reach.
@@ -211,18 +212,18 @@ class _Tries:
         self._slope, self._price = _SLOPE, _FIRST_PRICE
 
     def first_place(self, numbers: Sequence[int]) -> int:
-        """The place in ascending numbers of colors where the lowest cost is likely, after a try with the most."""
+        """The likely position of the lowest cost in ascending numbers of colors, from a try with the last one."""
         self.left -= 1
         excess = self._target.sign * self._target.excess(self._quantize(numbers[-1], self._price))
-        # A file of a third of the bytes takes about a quarter of the colors.
+        # The guess is that a third of the bytes, or three times the error, takes a third of the colors.
         guess = numbers[-1] * math.exp(min(max(excess, -_FEWEST), 0.0))
         return min(range(len(numbers)), key=lambda place: abs(math.log(numbers[place] / guess)))
 
     def best_price(self, n_colors: int) -> tuple[float, Choice] | None:
-        """The lowest cost of the prices tried for a number of colors, and the choice; None if none reaches the target.
+        """The lowest cost of tries with a number of colors, and the choice; None if no try reaches the target.
 
-        Excess is nearly linear in the logarithm of the price, so the next price is where the line through the last two
-        tries reaches the target.
+        The excess is nearly linear in the logarithm of the price. So the next price is where the line through the last
+        two tries reaches the target.
         """
         best: tuple[float, Choice] | None = None
         points: list[tuple[float, float]] = []
@@ -251,7 +252,7 @@ class _Tries:
             (before, excess_before) = points[-2]
             slope = self._target.sign * (excess - excess_before) / (log_price - before)
             self._slope = min(max(slope, _SLOPE / 5), _SLOPE * 5)
-        # Slightly inside the limit, since a try outside is wasted.
+        # The next price aims slightly inside the limit, since a try outside the limit is wasted.
         aimed = log_price - self._target.sign * (excess + _CLOSE / 2) / self._slope
         # If the limit is bracketed by two tries, the next price is between them.
         inside = [x for x, y in points if y <= 0]
@@ -262,7 +263,7 @@ class _Tries:
         return min(max(math.exp(aimed), 0.5), _HIGHEST_PRICE)
 
     def _edge(self, log_prices: list[float], *, outer: bool = False) -> float:
-        """The price nearest to the limit: of successes, or of failures (`outer`)."""
+        """The price nearest to the limit, of tries that reach the target or, with `outer`, that miss it."""
         return max(log_prices) if (self._target.sign > 0) != outer else min(log_prices)
 
 
@@ -282,5 +283,5 @@ def parse_size(text: str) -> int:
 
 
 def _first_true(condition: Callable[[int], bool], last: int) -> int:
-    """The smallest number from 1 to `last` that fulfills a monotone condition, or `last` + 1."""
+    """The smallest number from 1 to `last` that fulfills a monotone condition; `last` + 1 if none does."""
     return 1 + bisect_left(range(1, last + 1), True, key=condition)

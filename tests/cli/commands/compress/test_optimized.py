@@ -141,7 +141,7 @@ def test_an_animation_takes_the_nearest_colors_by_default(report, animation, tmp
 def test_an_animation_cannot_be_optimized(command, animation, crop, tmp_path, options):
     code, out, err = command("compress", animation, "-o", tmp_path / "out.gif", *options)
     assert (code, out) == (1, "")
-    reason = "is an animation, whose still areas --dither optimized and --lossy would let flicker"
+    reason = "is an animation, whose still areas would flicker with --dither optimized or --lossy"
     assert err == f"gpukmeans: {animation}: {reason}\n"
     assert not (tmp_path / "out.gif").exists()
 
