@@ -1,4 +1,4 @@
-"""Animations: decoding of GIF, APNG and WebP to whole frames; encoding of a palette and indices as GIF or APNG."""
+"""Animations: decoding of GIF, APNG and WebP to whole frames, and encoding of palette and indices as GIF or APNG."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _decode_again(stored: StoredFile, max_pixels: int | None, orientation: int, 
     with stored.open() as file:
         canvases = _canvases(file)
         while True:
-            # The limit is global to the process, so it is set only while the decoder runs.
+            # The limit is global to the process. While the caller uses a frame, other threads may need another limit.
             with decoder_errors(), PILLOW_LIMIT.set_to(max_pixels):
                 canvas = next(canvases, None)
             if canvas is None:
@@ -114,18 +114,21 @@ def _canvases(file: BinaryIO) -> Iterator[np.ndarray]:
 
 
 class _StoredFrames(NamedTuple):
-    """The frames of an open file, before they are decoded."""
+    """The frames of an open file, before they are decoded.
+
+    `parts` are the frames as stored: rectangles of the canvas (`FramePart`).
+    """
 
     height: int
     width: int
     plays: int
     parts: Iterator[FramePart]
     still: Callable[[], Image.Image]
-    """Returns the decoded image that has the metadata. To be called after the parts are decoded."""
+    """Returns the decoded image with the metadata of the file. Call it after all parts are decoded."""
 
 
 def _stored_frames(image: ImageFile.ImageFile, file: BinaryIO) -> _StoredFrames | None:
-    """The frames of an animation, at least two; None for a still. ImageError above Pillow's limit of pixels."""
+    """At least two frames of an animation; None for a still. ImageError for more pixels than Pillow's limit."""
     if image.format == "GIF":
         return _gif_frames(image, file)
     if image.format not in ("PNG", "WEBP") or not getattr(image, "is_animated", False):
@@ -137,7 +140,7 @@ def _gif_frames(image: ImageFile.ImageFile, file: BinaryIO) -> _StoredFrames | N
     gif = parse_gif(file)
     if len(gif.frames) < 2:
         return None
-    # A frame may be larger than the canvas.
+    # The decoder allocates the whole frame, even where it is larger than the canvas.
     check_pixels(max(gif.height * gif.width, frame.height * frame.width) for frame in gif.frames)
     return _StoredFrames(gif.height, gif.width, gif.plays, gif_parts(gif, file), lambda: image)
 
@@ -162,7 +165,7 @@ def _webp_frames(image: ImageFile.ImageFile) -> _StoredFrames:
             yield FramePart(
                 top=0,
                 left=0,
-                pixels=np.asarray(image.convert("RGBA")),  # libwebp has composed it
+                pixels=np.asarray(image.convert("RGBA")),  # composed by libwebp
                 blend="source",
                 disposal="keep",
                 duration=float(image.info.get("duration", 0)),
@@ -180,9 +183,9 @@ def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animati
 
     K is 1..256, and C is as in `DecodedImage`. `indices` has one array (height, width) for each frame. For a PNG of up
     to 16 colors, `indices` may be iterated over twice. Durations, plays and metadata come from `animation`, as far as
-    the format can store them; its frames are not used. A GIF stores durations in 1/100 s: rounding errors do not
-    accumulate, and a positive duration never becomes 0. It plays forever or at most 65,536 times. Each frame is stored
-    as the box of changed pixels.
+    the format can store them. The frames of `animation` are not used. A GIF stores durations in 1/100 s: rounding
+    errors do not accumulate, and a positive duration never becomes 0. A GIF plays forever or at most 65,536 times. Each
+    frame is stored as its smallest rectangle with all changed pixels.
 
     Raises ImageError for another suffix, and for properties that the format cannot store: in a GIF partial alpha, sides
     above 65,535 pixels and frames above 655 s, in a PNG frames above 65,535 s. Raises ValueError if the arguments do
@@ -201,7 +204,7 @@ def encode_animation(palette: np.ndarray, indices: Iterable[np.ndarray], animati
 
 
 def _checked(palette: np.ndarray, frames: Iterable[np.ndarray], n_frames: int) -> Iterator[np.ndarray]:
-    """The frames. ValueError for a frame that is not indices into the palette, and unless there are `n_frames`."""
+    """The frames. ValueError for invalid indices, for frames of different sizes, and unless there are `n_frames`."""
     mismatch = ValueError(f"indices must have {n_frames} frames of one size, one for each duration")
     n_checked, size = 0, None
     for frame in frames:

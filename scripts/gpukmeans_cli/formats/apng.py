@@ -1,4 +1,4 @@
-"""APNG encoding of animations: each frame is stored as the box of pixels that changed.
+"""APNG encoding of animations: each frame is stored as a box, the smallest rectangle around the changed pixels.
 
 Pillow's writer merges equal frames, so that its files have fewer frames than the animation. For 12 frames of a moving
 rectangle its file had 66,048 bytes, and the file of this module has 62,328.
@@ -25,7 +25,7 @@ from gpukmeans_cli.system.atomic_files import ImageError
 def encode_apng(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Animation) -> bytes:
     """The APNG file of RGBA `colors` (K, 4) at `indices`, as described in `encode_animation`."""
     bits = png.index_bit_depth(len(colors))
-    # ffmpeg misplaces the boxes of frames with less than one byte a pixel.
+    # ffmpeg misplaces boxes smaller than the canvas in files with less than one byte a pixel.
     if bits < 8 and not _change_to_all_borders(indices):
         bits = 8
     spare = len(colors) < 1 << bits
@@ -51,7 +51,7 @@ def encode_apng(colors: np.ndarray, indices: Iterable[np.ndarray], animation: An
         frame = look_up(new_index, stored)
         changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
         rows, columns = box = bounding_box(changed)
-        # Blending over mixes translucent colors and cannot make a pixel transparent.
+        # Skipped pixels need BLEND_OVER, which mixes translucent colors and cannot make a pixel transparent.
         can_skip = opaque[index_counts(frame[changed][None], len(colors)) > 0].all()
         data, skips = smaller_encoding(
             frame[box], changed[box], skip if can_skip else None, partial(_compress, bits=bits)
@@ -78,7 +78,7 @@ def encode_apng(colors: np.ndarray, indices: Iterable[np.ndarray], animation: An
 
 
 def _change_to_all_borders(frames: Iterable[np.ndarray]) -> bool:
-    """Whether the box of changed pixels is the whole frame for all frames but the first. Stops at a smaller box."""
+    """Whether the box of each frame but the first is the whole canvas. At a smaller box, the iteration stops."""
     for before, after in itertools.pairwise(frames):
         rows, columns = bounding_box(after != before)
         if (rows.stop - rows.start, columns.stop - columns.start) != after.shape:
@@ -91,7 +91,7 @@ def _compress(indices: np.ndarray, bits: int) -> bytes:
 
 
 def _delay(duration: float) -> tuple[int, int]:
-    """The fraction of a second, of two 16-bit integers, that is closest to a duration in ms. It is 0 only for 0 ms."""
+    """Numerator and denominator, 16 bits each, of the seconds closest to a duration in ms. They are 0 only for 0 ms."""
     if duration > 65_535_000:
         raise ImageError("shows a frame for more than 65535 s, which a PNG cannot")
     seconds = Fraction(duration) / 1000

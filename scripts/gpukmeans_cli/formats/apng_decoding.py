@@ -1,6 +1,6 @@
-"""APNG decoding: frames are parsed as the specification requires, and each is decompressed as a PNG of its own.
+"""APNG decoding: frames are parsed as the specification requires, and Pillow decodes each as a PNG of its own.
 
-Pillow 13 decodes frames that are blended over others wrongly: it blends palette indices, and it makes opaque pixels
+Pillow 13 makes errors when it blends a frame over another: it blends palette indices, and it makes opaque pixels
 transparent.
 """
 
@@ -37,7 +37,7 @@ class FrameControl(NamedTuple):
     blend_op: int
 
     def duration(self) -> float:
-        """Milliseconds; a denominator of 0 means 100."""
+        """The duration in milliseconds. A denominator of 0 stands for 100."""
         return 1000 * self.delay_num / (self.delay_den or 100)
 
 
@@ -65,7 +65,7 @@ class ApngFile:
 
 
 def parse_apng(file: BinaryIO) -> ApngFile:
-    """The parsed chunks of an APNG. SyntaxError, struct.error or KeyError for a broken file, or one without frames."""
+    """The parsed chunks of an APNG. SyntaxError, struct.error or KeyError for a broken file or a file without acTL."""
     bodies: dict[bytes, bytes] = {}
     stored: list[ApngFrame] = []
     sequence_number = 0
@@ -80,7 +80,7 @@ def parse_apng(file: BinaryIO) -> ApngFile:
             stored[-1].data.append((start + 4, len(body) - 4))
         elif kind != b"IDAT":
             bodies.setdefault(kind, body)
-        elif stored:  # before the first fcTL it is the default image, not a frame
+        elif stored:  # IDAT before the first fcTL is the default image, not a frame
             stored[-1].data.append((start, len(body)))
     width, height = struct.unpack_from(">II", bodies[b"IHDR"])
     n_frames, plays = struct.unpack_from(">II", bodies[b"acTL"])
@@ -101,7 +101,7 @@ def parse_apng(file: BinaryIO) -> ApngFile:
 
 
 def apng_parts(apng: ApngFile, file: BinaryIO, decode: Callable[[bytes], np.ndarray]) -> Iterator[FramePart]:
-    """The parts of an APNG file. Each is decompressed when it is needed. For use inside `decoder_errors`.
+    """The frames of an APNG as stored. Each is decoded when it is needed. For use inside `decoder_errors`.
 
     `decode` returns the RGBA pixels of a PNG file.
     """

@@ -43,9 +43,9 @@ _PRIMARIES = {
 }
 
 _Transfer = Callable[[np.ndarray], np.ndarray]
-"""A function from encoded values, 0 to 1, to light, where 1 is white."""
+"""A function from encoded values, 0 to 1, to linear light, where 1 is white."""
 
-# The luminance of white, in nits, when HDR is shown on a screen of sRGB.
+# The luminance, in nits, that becomes white when HDR is converted to sRGB.
 _WHITE_NITS = 406
 _HLG_PEAK_NITS, _HLG_GAMMA = 1000, 1.2
 
@@ -91,8 +91,8 @@ _HLG = 18
 def with_color_chunks(metadata: Metadata, file: BinaryIO) -> Metadata:
     """The metadata of a PNG file, with the chunks that define its colors.
 
-    These chunks are cICP, else iCCP, else sRGB, else gAMA and cHRM, as in the third edition of PNG. Invalid chunks,
-    chunks that Chromium does not support, and overridden chunks are left out.
+    Each kind overrides the kinds after it, as in the third edition of PNG: cICP, iCCP, sRGB, gAMA with cHRM. Overridden
+    chunks, invalid chunks and chunks that Chromium does not support are left out.
     """
     chunks = _color_chunks(file)
     if _is_known(chunks.get(b"cICP", b"")):
@@ -105,7 +105,7 @@ def with_color_chunks(metadata: Metadata, file: BinaryIO) -> Metadata:
 
 
 def _color_chunks(file: BinaryIO) -> dict[bytes, bytes]:
-    """The color chunks of valid length and checksum before PLTE and IDAT, the first of each kind."""
+    """The first chunk of each color kind before PLTE and IDAT that has the right length and checksum."""
     lengths = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
     found: dict[bytes, bytes] = {}
     for chunk in itertools.takewhile(lambda chunk: chunk.kind not in (b"PLTE", b"IDAT"), scan_chunks(file)):
@@ -122,8 +122,8 @@ def _is_known(cicp: bytes) -> bool:
 def to_srgb(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
     """Pixels, uint8 (..., C), converted from the color encoding of their metadata to sRGB.
 
-    C is 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA. Grey becomes RGB if its profile makes it colored. HDR is cut off at
-    white. The same array is returned without an encoding, with the encoding sRGB and with an unusable profile.
+    C is 1 grey, 2 grey and alpha, 3 RGB or 4 RGBA. Grey becomes RGB if its profile makes it colored. HDR brighter than
+    white becomes white. The array itself is returned if the metadata have no encoding, sRGB or an unusable profile.
     """
     convert = _converter(metadata)
     if convert is None:
@@ -144,7 +144,7 @@ def to_srgb(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
 
 
 def is_srgb(metadata: Metadata) -> bool:
-    """Whether `to_srgb` changes nothing: the colors are sRGB, or their encoding is unknown."""
+    """Whether `to_srgb` returns its argument, since the colors are sRGB or their encoding is unknown."""
     return _converter(metadata) is None
 
 
@@ -169,7 +169,7 @@ def _srgb_profile() -> ImageCms.ImageCmsProfile:
 
 
 def profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of images of a Pillow mode to sRGB; None if the profile cannot be used."""
+    """The transform of images with this profile and Pillow mode to sRGB; None if the profile cannot be used."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.buildTransform(source, _srgb_profile(), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
@@ -233,16 +233,16 @@ def _chunk_converter(color_chunks: _Chunks) -> _Converter | None:
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
-    """The matrix (3, 3) from RGB light to XYZ. White has luminance 1. LinAlgError or NaN for invalid primaries."""
+    """The matrix (3, 3) from linear RGB to XYZ. White has luminance 1. LinAlgError or NaN for invalid primaries."""
     white, *rgb = (np.array([x, y, 1 - x - y]) for x, y in zip(primaries[::2], primaries[1::2], strict=True))
     columns = np.stack(rgb, axis=1)
     return columns * np.linalg.solve(columns, white / np.float64(primaries[1]))
 
 
 def _to_bt709(primaries: tuple[float, ...]) -> np.ndarray | None:
-    """The matrix (3, 3) from RGB light of these primaries to RGB light of sRGB; None for impossible primaries.
+    """The matrix (3, 3) from linear RGB of these primaries to linear sRGB; None for impossible primaries.
 
-    White becomes white, by the Bradford adaptation.
+    The Bradford adaptation maps white to white.
     """
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     with np.errstate(all="ignore"):  # a matrix that is not finite becomes None below

@@ -1,4 +1,4 @@
-"""Composition of animations: the stored parts of frames become whole canvases, by the same rules for all formats."""
+"""Composition of animations: stored frames, which are parts of the canvas, become whole canvases."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import numpy as np
 from gpukmeans_cli.formats.indices import row_blocks
 
 Blend = Literal["over", "source"]
-"""Whether a part is composited over the canvas, or replaces its pixels."""
+"""Whether a part is composited over the canvas, or replaces pixels of the canvas."""
 
 Disposal = Literal["keep", "clear", "restore"]
-"""The change of the area of a part before the next frame: none, to transparent, or back to the pixels before it."""
+"""What the area of a part becomes before the next part: unchanged, transparent, or as before the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class FramePart:
 def compose(parts: Iterable[FramePart], height: int, width: int) -> Iterator[tuple[np.ndarray, float]]:
     """The canvas, uint8 (height, width, 4), after each part, and the duration of the part.
 
-    The canvas is transparent at first. It is one array, which the next iteration changes.
+    The canvas is transparent before the first part. All iterations return one array, so each changes the last result.
     """
     canvas = np.zeros((height, width, 4), dtype=np.uint8)
     for part in parts:
@@ -52,14 +52,14 @@ def compose(parts: Iterable[FramePart], height: int, width: int) -> Iterator[tup
 
 
 def _blend_over(above: np.ndarray, below: np.ndarray) -> None:
-    """Alpha compositing of RGBA onto RGBA, both (H, W, 4) with straight alpha, rounded once. Changes `below`."""
+    """Composite RGBA over RGBA, both uint8 (H, W, 4) with straight alpha, into `below`. Values are rounded once."""
     alpha = above[..., 3]
     if alpha.min(initial=255) == 255:
         below[...] = above
         return
     mixed = (alpha % 255 > 0) & (below[..., 3] > 0)
     top, bottom = above[mixed].astype(np.float64), below[mixed].astype(np.float64)
-    # Copying one integer for each pixel is four times as fast.
+    # A copy of one 32-bit integer for each pixel is four times as fast as a copy of four bytes.
     np.copyto(below.view(np.uint32), above.view(np.uint32), where=alpha[..., None] > 0)
     if len(top):
         a, b = top[:, 3:] / 255, bottom[:, 3:] / 255

@@ -9,8 +9,8 @@ PREFIX = b"Exif\0\0"
 
 ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
-_WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)  # of the image, in the first and in the Exif IFD
-_THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # offset and length, as JPEG or as one strip of pixels
+_WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)  # tags of the image sizes, in the first and in the Exif IFD
+_THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # tags of offset and length, of a JPEG or of one strip of pixels
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SHORT, _LONG = 3, 4
 
@@ -24,7 +24,7 @@ class Entry:
     kind: int
     count: int
     value: int
-    """The value of a single SHORT or LONG; for values of more than 4 bytes, their offset."""
+    """The value if it is a single SHORT or LONG; the offset of the values if they have more than 4 bytes."""
 
     @property
     def size(self) -> int:
@@ -33,13 +33,13 @@ class Entry:
 
 
 def first_ifd(exif: bytes) -> Iterator[Entry]:
-    """The entries of the first IFD. KeyError if the bytes are not EXIF, struct.error if they are cut off."""
+    """The entries of the first IFD. KeyError if the bytes are not EXIF, struct.error if the bytes are cut off."""
     order = _byte_order(exif)
     return _entries(exif, order, *struct.unpack_from(f"{order}I", exif, 4))
 
 
 def upright_exif(exif: bytes, orientation: int, size: tuple[int, int]) -> bytes | None:
-    """The EXIF for pixels turned by `orientation`, 1..8, to `size`, width and height.
+    """The EXIF for pixels that were turned by `orientation`, 1..8, and now have `size`, width and height.
 
     The orientation in the result is 1. If the pixels were turned, the result has no thumbnail. If the sides were
     swapped, the sizes in the result are `size`. Nothing else changes, since moved data would break the absolute offsets
@@ -84,7 +84,7 @@ def _set_value(exif: bytearray, order: str, entry: Entry, value: int) -> None:
 
 
 def _without_thumbnail(exif: bytearray, order: str) -> bytes:
-    """The EXIF without the second IFD: it is unlinked, and its bytes and data are set to 0, or cut off at the end."""
+    """The EXIF without the second IFD and its thumbnail. Their bytes are set to 0, or cut off at the end."""
     (ifd,) = struct.unpack_from(f"{order}I", exif, 4)
     (n_entries,) = struct.unpack_from(f"{order}H", exif, ifd)
     link = ifd + 2 + 12 * n_entries
@@ -95,7 +95,7 @@ def _without_thumbnail(exif: bytearray, order: str) -> bytes:
             return bytes(exif)
         entries = list(_entries(bytes(exif), order, second))
         spans = [(second, second + 2 + 12 * len(entries) + 4)]
-        # Values before this IFD may be shared with the first one.
+        # Values before the second IFD are kept, since entries of the first IFD may have the same offset.
         spans += [(entry.value, entry.value + entry.size) for entry in entries if entry.size > 4]
         values = {entry.tag: entry.value for entry in entries if entry.count == 1}
         spans += [(values[at], values[at] + values[length]) for at, length in _THUMBNAILS if {at, length} <= {*values}]

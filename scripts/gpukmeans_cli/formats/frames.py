@@ -1,4 +1,7 @@
-"""Frames of an animation: whole canvases, their orientation, and the box of pixels that changed between two frames."""
+"""Frames of animations: their limit of pixels, their orientation, and the boxes that encoders store.
+
+A frame is a whole canvas, as a viewer shows it. A box is a rectangle of the canvas.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,9 +15,9 @@ from gpukmeans_cli.formats.reading import too_many_pixels
 from gpukmeans_cli.system.atomic_files import ImageError
 
 Box = tuple[slice, slice]
-"""Rows and columns of a rectangle."""
+"""The slices of the rows and of the columns of a rectangle."""
 
-# A frame costs at least about as much time as this number of pixels.
+# A smaller frame takes about as much time to decode as a frame of this many pixels.
 MIN_FRAME_PIXELS = 4096
 
 T = TypeVar("T")
@@ -22,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recomputed(Generic[T]):
-    """An iterable whose values are computed again for each iteration, so that only one of them is in memory."""
+    """An iterable that calls `compute` for each iteration, so that only one value at a time is in memory."""
 
     compute: Callable[[], Iterator[T]]
 
@@ -35,10 +38,11 @@ class Animation:
     """A decoded animation: each frame as a viewer shows it, upright."""
 
     frames: Iterable[np.ndarray]
-    """uint8 (height, width, C): RGB if all pixels of all frames are opaque, else RGBA. Each iteration decodes again."""
+    """uint8 (height, width, C): RGB if all frames are opaque, else RGBA. Each iteration decodes the file again."""
     height: int
     width: int
     channels: int
+    """C of the frames, 3 or 4."""
     durations: tuple[float, ...]
     """The durations of the frames, at least 2, in milliseconds."""
     plays: int
@@ -55,9 +59,9 @@ class Animation:
 
 
 def check_pixels(pixels: Iterable[int]) -> None:
-    """ImageError if the numbers of pixels of all frames together are above Pillow's limit.
+    """ImageError if the sum of the numbers of pixels of all frames exceeds `Image.MAX_IMAGE_PIXELS`.
 
-    A frame counts as at least `MIN_FRAME_PIXELS`.
+    A frame of fewer than `MIN_FRAME_PIXELS` pixels counts as that many.
     """
     counted = [max(n_pixels, MIN_FRAME_PIXELS) for n_pixels in pixels]
     if Image.MAX_IMAGE_PIXELS is not None and sum(counted) > Image.MAX_IMAGE_PIXELS:
@@ -75,7 +79,7 @@ def upright(frame: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> Box:
-    """The smallest box around all true pixels; the top left pixel if none is true, as a frame cannot be empty."""
+    """The smallest box around the true pixels of a mask (H, W). It is the top left pixel if no pixel is true."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return slice(0, 1), slice(0, 1)
@@ -85,10 +89,10 @@ def bounding_box(mask: np.ndarray) -> Box:
 def smaller_encoding(
     indices: np.ndarray, changed: np.ndarray, skip: int | None, encode: Callable[[np.ndarray], bytes]
 ) -> tuple[bytes, bool]:
-    """The smaller encoding of the indices of a box, and whether unchanged pixels are skipped in it.
+    """The smaller of two encodings of the indices of a box, uint8 (H, W), and whether it skips unchanged pixels.
 
-    One encoding has all indices, the other has the transparent index `skip` where `changed` is false. With None for
-    `skip` there is only the first.
+    The first encoding has all indices. The second has the transparent index `skip` where `changed`, bool (H, W), is
+    false. If `skip` is None, the first is the result.
     """
     full = encode(indices)
     if skip is None or changed.all():

@@ -1,4 +1,4 @@
-"""GIF encoding of animations: each frame is stored as the box of pixels that changed.
+"""GIF encoding of animations: each frame is stored as a box, the smallest rectangle around the changed pixels.
 
 Pillow's writer merges equal frames, so that its files have fewer frames than the animation. For 12 frames of a moving
 rectangle its file had 72,336 bytes, and the file of this module has 69,052.
@@ -22,7 +22,7 @@ _KEEP, _CLEAR = 1, 2  # disposal methods
 def encode_gif(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Animation) -> bytes:
     """The GIF file of RGBA `colors` (K, 4) at `indices`, as described in `encode_animation`."""
     new_index, transparent = _one_transparent_index(colors)
-    # A spare transparent index also skips unchanged pixels if no pixel is transparent.
+    # If no color is transparent, an unused index becomes transparent, to skip unchanged pixels.
     skip = transparent if transparent is not None else len(colors) if len(colors) < 256 else None
     bits = max(1, (max(len(colors) - 1, skip or 0)).bit_length())
     blocks = []
@@ -44,7 +44,8 @@ def encode_gif(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Ani
         if transparent is not None and after is not None:
             cleared = (frame != transparent) & (after == transparent)
         changed = np.ones(frame.shape, dtype=bool) if canvas is None else frame != canvas
-        # Disposal clears only the box of this frame. So the box includes the pixels that become transparent next.
+        # Only disposal makes pixels transparent, and it clears only the box. So the box includes pixels that are
+        # transparent in the next frame.
         rows, columns = box = bounding_box(changed | cleared)
         data, skips = smaller_encoding(frame[box], changed[box], skip, partial(_image_data, bits=max(2, bits)))
         disposal = _CLEAR if cleared.any() else _KEEP
@@ -62,7 +63,7 @@ def encode_gif(colors: np.ndarray, indices: Iterable[np.ndarray], animation: Ani
 
 
 def _one_transparent_index(colors: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """A table of new indices, which merges all transparent colors, and the index of these, or None if there are none.
+    """A table of new indices that merges all transparent colors, and the index of the merged color; None without one.
 
     ImageError for partial alpha.
     """
@@ -79,8 +80,8 @@ def _one_transparent_index(colors: np.ndarray) -> tuple[np.ndarray, int | None]:
 def _delays(durations: tuple[float, ...]) -> list[int]:
     """Durations in 1/100 s. A positive duration is at least 1.
 
-    The rounding error, at most half a unit, is carried over to the next frame. It never reduces a frame from 2 units to
-    1, since many players show 1 as 10.
+    The rounding error, at most half a unit, is added to the next duration. It never shortens a frame to 1 unit,
+    since many players show a frame of 1 unit for 10 units.
     """
     delays, error = [], 0.0
     for duration in durations:
@@ -94,7 +95,7 @@ def _delays(durations: tuple[float, ...]) -> list[int]:
 
 
 def _image_data(indices: np.ndarray, bits: int) -> bytes:
-    # Only Pillow's LZW compressor is used: its GIF writer merges equal frames and reorders palettes.
+    # Pillow compresses by LZW, but its GIF writer is not used, since it merges equal frames and reorders palettes.
     return bytes([bits]) + Image.fromarray(np.ascontiguousarray(indices)).tobytes("gif", "L", bits, 0) + b"\0"
 
 

@@ -1,4 +1,4 @@
-"""GIF decoding: `gif_scan` parses the frames, Pillow decompresses the pixels of each, and `composition` composes them.
+"""GIF decoding: `gif_scan` parses the frames, Pillow decompresses their pixels, and `composition` composes them.
 
 The frames that Pillow composes itself differ from the frames of browsers in 11 of the 14 cases of
 `test_frames_are_shown_as_in_a_browser`: in the canvas, in disposal and in transparency.
@@ -20,7 +20,7 @@ from gpukmeans_cli.formats.indices import look_up
 
 
 def gif_parts(gif: GifFile, file: BinaryIO) -> Iterator[FramePart]:
-    """The parts of a GIF file. Each is decompressed when it is needed. For use inside `decoder_errors`."""
+    """The frames of a GIF as stored. Each is decoded when it is needed. For use inside `decoder_errors`."""
     for frame in gif.frames:
         colors = np.zeros((256, 4), dtype=np.uint8)
         colors[:, 3] = 255  # browsers show an index outside the table as black

@@ -1,6 +1,6 @@
 """The blocks of GIF files: frames, their positions in the file, and repetitions.
 
-Imports neither torch, NumPy nor Pillow, since the outputs of a run are planned before these are imported.
+This module imports neither torch, NumPy nor Pillow, since the outputs of a run are planned before those imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from gpukmeans_cli.formats.composition import Disposal
 
-# Method 4 is not in the specification, but some programs write it, and browsers restore for it.
+# Method 4 is not in the specification, but some programs write it. Browsers restore the pixels then, as for method 3.
 _DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}
 
 
@@ -37,8 +37,9 @@ class GifFrame:
     duration: float
     """Milliseconds."""
     start: int
-    """The position of the compressed pixels in the file. They are the code size of LZW and sub-blocks."""
+    """The position in the file of the code size of LZW, which the sub-blocks of compressed pixels follow."""
     n_bytes: int
+    """The length of the code size and the sub-blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class GifFile:
 
 
 def is_animated_gif(path: Path) -> bool:
-    """Whether this is a file of suffix .gif with at least two frames. False if it cannot be read or is damaged."""
+    """Whether the path is a file of suffix .gif with at least two frames. False if it cannot be read or is damaged."""
     try:
         if path.suffix.lower() != ".gif" or not path.is_file():  # a pipe cannot be read twice
             return False
@@ -67,8 +68,8 @@ def is_animated_gif(path: Path) -> bool:
 def parse_gif(file: BinaryIO) -> GifFile:
     """The parsed blocks of a GIF file. SyntaxError or struct.error for a broken file.
 
-    The rules are those of browsers. A first frame that exceeds the logical screen enlarges the canvas, and later frames
-    do not. The last number of repetitions counts. The first byte that begins no block ends the file.
+    The canvas is the logical screen, which only the first frame can enlarge, as in browsers. If several blocks set the
+    number of repetitions, the last one counts. The first byte that begins no block ends the file.
     """
     plays, frames = 1, list[GifFrame]()
     for block in _blocks(file):
@@ -90,7 +91,7 @@ def parse_gif(file: BinaryIO) -> GifFile:
 
 
 def _blocks(file: BinaryIO) -> Iterator[GifFrame | int]:
-    """The frames of a GIF file, and the number of plays of each extension that sets it, in the order of the file."""
+    """The frames of a GIF file and, for each extension that sets it, the number of plays, in the order of the file."""
     file.seek(0)
     signature, flags = struct.unpack("<6s4xBxx", file.read(13))
     if signature not in (b"GIF87a", b"GIF89a"):
@@ -143,7 +144,7 @@ def _frame(file: BinaryIO, global_table: bytes, control: int, delay: int, transp
 
 
 def _sub_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The sub-blocks from the position of the file to the end of the file or the empty sub-block, which is read too."""
+    """The sub-blocks from the position of the file to the empty sub-block, which is read, or to the end."""
     while size := file.read(1):
         if size == b"\0":
             return

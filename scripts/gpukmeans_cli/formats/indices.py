@@ -1,4 +1,4 @@
-"""Counts and look-ups for arrays of palette indices, by blocks of rows: NumPy would take 8 bytes for each index."""
+"""Counts and look-ups for arrays of palette indices. Blocks of rows bound the memory: NumPy takes 8 bytes an index."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _BLOCK = 1 << 17
 
 
 def row_blocks(height: int, width: int, size: int = _BLOCK) -> Iterator[slice]:
-    """Slices of rows that cover 0..height in order. Each has at most `size` pixels, or a single row."""
+    """Slices that cover all rows in order. Each slice has at most `size` pixels, or is a single row."""
     n_rows = max(1, size // max(1, width))
     return (slice(start, min(start + n_rows, height)) for start in range(0, height, n_rows))
 
@@ -23,7 +23,7 @@ def index_counts(indices: np.ndarray, n: int) -> np.ndarray:
 
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The entries `table[indices]`, (height, width, ...), of a table (K, ...)."""
+    """The entries `table[indices]`, (height, width, ...), of a table (K, ...) for indices (height, width) below K."""
     found = np.empty((*indices.shape, *table.shape[1:]), dtype=table.dtype)
     for rows in row_blocks(*indices.shape):
         np.take(table, indices[rows], axis=0, out=found[rows], mode="clip")

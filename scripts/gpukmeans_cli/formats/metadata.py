@@ -13,7 +13,7 @@ from PIL import Image
 
 from gpukmeans_cli.formats.exif import ORIENTATION, PREFIX, first_ifd, upright_exif
 
-# The limit of each item, and of all texts together. An RGB profile seldom has more than 1 MB.
+# The limit, in bytes, of each item, and of all texts together. An RGB profile seldom has more than 1 MB.
 MAX_BYTES = 1 << 22
 
 # Modes for which an RGB profile is valid. CMYK, LAB and HSV become RGB by Pillow's own formulas.
@@ -31,10 +31,10 @@ class Metadata:
 
     icc_profile: bytes | None = None
     color_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    """Kind and body of the chunks of a PNG, except a profile, that define its colors; see `formats.color`."""
+    """Kind and body of each chunk of a PNG that defines colors, other than a profile; see `formats.color`."""
     dpi: tuple[float, float] | None = None
     pixel_aspect: tuple[int, int] | None = None
-    """Pixels per unit of length in x and y, if the unit is unknown; None if both are equal."""
+    """Pixels per unit of length in x and y, where the unit is unknown; None if they are equal or missing."""
     exif: bytes | None = None
     """EXIF as a TIFF file, without the prefix b"Exif\\0\\0". Its orientation is 1, upright."""
     xmp: bytes | None = None
@@ -43,14 +43,14 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image, orientation: int = 1) -> Metadata:
-    """The metadata of an open Pillow image, for its pixels after they are turned by `orientation`.
+    """The metadata of an open Pillow image, valid for its pixels after they are turned by `orientation`.
 
     `image.info` must be unchanged. A PNG must be loaded, since its texts may follow the pixels. Invalid items and items
-    longer than `MAX_BYTES` are left out. A color profile is kept if it is for RGB, or for grey and the image is grey,
-    and if Pillow does not convert the image from another color space (CMYK, LAB, HSV). A truncated profile is left out.
+    longer than `MAX_BYTES` are left out. A whole color profile is kept if it is for grey and the image is grey, or if
+    it is for RGB and Pillow does not convert the image from another color space (CMYK, LAB, HSV).
 
-    Resolutions are swapped if the orientation swaps the sides. EXIF of a turned image has no thumbnail, since a
-    thumbnail would not be upright, and has the sizes of the upright image. The tags of a TIFF are its EXIF. Tags that
+    Resolutions are swapped if the orientation swaps the sides. The EXIF of a turned image has the sizes of the upright
+    image, and no thumbnail, since a thumbnail would not be upright. The EXIF of a TIFF is made of its tags: tags that
     describe the image are kept, and tags that describe the file are left out.
     """
     return Metadata(
@@ -67,10 +67,10 @@ def read_orientation(image: Image.Image) -> int:
     """The orientation of an image, 1..8, that browsers apply; 1 for none. The image must be open but not loaded.
 
     The orientation is a single SHORT in the first IFD of EXIF. XMP, EXIF in WebP, EXIF after the pixels of a PNG, EXIF
-    in its texts, and invalid values have no effect. An orientation in the XMP of a TIFF is removed, since Pillow would
-    apply it.
+    in the texts of a PNG, and invalid values have no effect. If only the XMP of a TIFF has an orientation, it is
+    removed from the EXIF of the image, since Pillow would apply it.
     """
-    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
+    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds of exceptions
         orientation = _orientation_of_tiff(image) if image.format == "TIFF" else _orientation_of_exif(image)
         return orientation if orientation in range(1, 9) else 1
     return 1
@@ -85,7 +85,7 @@ def _orientation_of_tiff(image: Image.Image) -> int:
 
 def _orientation_of_exif(image: Image.Image) -> int:
     exif = image.info.get("exif", b"")
-    # Pillow returns a text "exif" of a PNG, without the prefix, like its chunk eXIf.
+    # Under this key Pillow returns the chunk eXIf of a PNG with the prefix, and a text "exif" without it.
     if image.format == "WEBP" or (image.format == "PNG" and not exif.startswith(PREFIX)):
         return 1
     exif = exif.removeprefix(PREFIX)
@@ -112,15 +112,15 @@ def _is_whole(profile: bytes) -> bool:
 
 
 def _bounded(data: object) -> bytes | None:
-    """The bytes; None if they are empty or too long, or if a text of a PNG, a str, has the key of another item."""
+    """The bytes; None if they are empty or too long, or for a str: a text of a PNG that has the key of the item."""
     return data if isinstance(data, bytes) and 0 < len(data) <= MAX_BYTES else None
 
 
 def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
-    with contextlib.suppress(Exception):  # missing, no pair, or fractions by 0
+    with contextlib.suppress(Exception):  # the value is missing, no pair, or a fraction with denominator 0
         stored = image.format not in ("JPEG", "MPO", "TIFF") or image.info.get("jfif_unit")
         if not stored and _X_RESOLUTION not in image.getexif():
-            return None  # here Pillow has a default: 72, or 1 for a TIFF
+            return None  # without a stored resolution Pillow returns 72, or 1 for a TIFF
         dpi = image.info["dpi"]
         x, y = float(dpi[0]), float(dpi[1])
         if isinstance(dpi, tuple) and math.isfinite(x * y) and min(x, y) > 0 and max(x, y) < 1e8:  # as PNG can store
@@ -138,12 +138,12 @@ def _pixel_aspect(image: Image.Image, orientation: int) -> tuple[int, int] | Non
 
 
 def _exif(image: Image.Image, orientation: int) -> bytes | None:
-    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds
+    with contextlib.suppress(Exception):  # invalid EXIF raises many kinds of exceptions
         data = image.info.get("exif")
         if image.format == "TIFF":
             data = _exif_of_tiff(image)
         elif data is None and "Raw profile type exif" in image.info:
-            # ImageMagick's form: a line with the name, one with the length, then hex digits.
+            # ImageMagick writes an empty line, a line with the name, a line with the length, then lines of hex digits.
             data = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
         data = _bounded(data)
         if data is not None:
@@ -176,7 +176,7 @@ def _text(image: Image.Image) -> dict[str, str]:
     if image.format == "GIF" and (comment := image.info.get("comment")):
         texts = {"Comment": _decoded(comment)}
     elif image.format == "PNG":
-        # The strings in info are the texts.
+        # Only texts are strings in `info`.
         texts = {str(key): str(value) for key, value in image.info.items() if isinstance(value, str)}
     kept, remaining = {}, MAX_BYTES
     for key, value in texts.items():

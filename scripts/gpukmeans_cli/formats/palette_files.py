@@ -24,23 +24,23 @@ _COLOR = re.compile(f"#?({_HEX}{{3,4}}|{_HEX}{{6}}|{_HEX}{{8}})")
 # The beginning of a text file of any name, with or without a byte order mark. "#define" begins an XBM image instead.
 _TEXT = re.compile(rf"(?:\xef\xbb\xbf)?\s*(?:{_GIMP}|{_JASC}|;|//|#\s|{_COLOR.pattern}(?=[\s,]|$))".encode("latin-1"))
 
-# "#" begins a comment only before a space: otherwise it begins a color.
+# "#" begins a comment only before a space or at the end of a line. Otherwise it begins a color.
 _COMMENT = re.compile(r"(?:;|//|#(?=\s|$)).*")
 
 
 class PaletteError(ImageError):
-    """An invalid palette. The text is the end of a sentence that begins with the path or the option of the palette."""
+    """An error about a palette. Its text is the end of a sentence that begins with the path or the option."""
 
 
 def parse_colors(text: str) -> np.ndarray:
-    """The colors of a text such as "#ff0000, fff, 00ff0080, red", uint8 (F, 3), or (F, 4) if any of them is not opaque.
+    """The colors of a text such as "#ff0000, fff, 00ff0080, red", uint8 (F, 3), or (F, 4) if any color is not opaque.
 
-    Colors are separated by commas. A color has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, each of one digit
-    (doubled: "f" is "ff") or two. Spaces around a color and one leading "#" are ignored. A color may also be a CSS name
-    in upper or lower case. The order is kept, and repeated colors are dropped. Colors of alpha 0 become 0 in all
-    channels, and so equal.
+    Colors are separated by commas. A color has 3, 4, 6 or 8 hex digits: R, G, B and optional alpha, of one digit each
+    ("f" stands for "ff") or of two. Spaces around a color and one leading "#" are ignored. A color may also be a CSS
+    name in upper or lower case. The order is kept, and repeated colors are dropped. Colors of alpha 0 are one color, 0
+    in all channels.
 
-    PaletteError for any other text, for no color, and for more than 256.
+    PaletteError for any other text, for no color, and for more than 256 colors.
     """
     if not text.strip():
         raise PaletteError("no color is given; write one like #ff8000, several with commas between them")
@@ -48,23 +48,25 @@ def parse_colors(text: str) -> np.ndarray:
 
 
 def read_palette(path: Path, *, max_pixels: int | None = None) -> np.ndarray:
-    """The colors of a palette file, uint8 (K, 3), or (K, 4) if any of them is not opaque, in the order of the file.
+    """The colors of a palette file, uint8 (K, 3), or (K, 4) if any color is not opaque, in the order of the file.
 
-    - An image that Pillow reads: the colors, in sRGB, of the pixels of its first frame, row by row from the top left.
-      Unused entries of its own palette are left out.
-    - A GIMP palette: it begins with the line "GIMP Palette". A line "Channels: RGBA", an extension, adds alpha.
-    - A palette of Paint Shop Pro: it begins with the line "JASC-PAL".
+    - An image that Pillow reads: the colors, in sRGB, of the pixels of the first frame, row by row from the top left.
+      Unused entries of the palette of the image are left out.
+    - A GIMP palette, which begins with the line "GIMP Palette". A line "Channels: RGBA", an extension of the format,
+      adds alpha.
+    - A palette of Paint Shop Pro, which begins with the line "JASC-PAL".
     - A color table of Photoshop, of suffix .act: 256 colors, with or without the number of colors and the index of a
       transparent color.
     - Text: colors in hex as in `parse_colors`, separated by line ends, spaces or commas. A comment begins with ";",
-      "//" or a "#" before a space, and ends with the line. With "paint.net" in the first line, as that program writes,
-      the first of four channels is alpha.
+      "//" or a "#" before a space, and ends with the line. If the first line contains "paint.net", as in files of that
+      program, the first of four channels is alpha.
 
-    Files and pipes of suffix .gpl, .hex, .pal or .txt are text. Any other file is an image, unless it is a regular file
-    that begins with a color or a comment. Repeated colors are dropped. Colors of alpha 0 become 0 in all channels.
+    Files and pipes of suffix .gpl, .hex, .pal or .txt are text. So are regular files that begin with the first line of
+    a GIMP or Paint Shop Pro palette, a color or a comment. Any other file is an image. Repeated colors are dropped.
+    Colors of alpha 0 become 0 in all channels.
 
-    PaletteError for no color and for more than 256, ImageError for a file that cannot be read. `max_pixels` is as in
-    `read_image`.
+    PaletteError for no color and for more than 256 colors, ImageError for a file that cannot be read. `max_pixels` is
+    as in `read_image`.
     """
     if path.suffix.lower() == ".act" and (table := _read(path)) is not None:
         return _palette(list(_act_colors(table)))
@@ -93,8 +95,8 @@ def format_hex(colors: np.ndarray) -> str:
 def format_gpl(colors: np.ndarray, name: str) -> str:
     """The text of a GIMP palette with this name for colors, uint8 (K, 3 or 4).
 
-    GIMP palettes have no alpha. So colors are written as opaque, and their names are the hex digits with alpha. Colors
-    of alpha 0 are left out.
+    GIMP palettes have no alpha. So all colors are written as opaque, and the name of each color is its hex digits with
+    alpha. Colors of alpha 0 are left out.
     """
     lines = [_GIMP, f"Name: {' '.join(name.split())}", "#"]
     for color in colors.tolist():
@@ -172,7 +174,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _act_colors(table: bytes) -> Iterator[tuple[int, ...]]:
-    """The colors of 256 x 3 bytes. Two 16-bit numbers may follow: the number of colors, and the transparent index."""
+    """The colors of 256 x 3 bytes. A number of colors and a transparent index, 16 bits each, may follow."""
     if len(table) not in (768, 772):
         raise PaletteError(f"must have 768 or 772 bytes, as a color table of Photoshop has, got {len(table):,}")
     count, transparent = struct.unpack(">HH", table[768:] or b"\1\0\xff\xff")
@@ -181,7 +183,7 @@ def _act_colors(table: bytes) -> Iterator[tuple[int, ...]]:
 
 
 def _jasc_colors(text: str) -> Iterator[tuple[int, ...]]:
-    """The colors after three lines: the name of the format, its version and the number of colors."""
+    """The colors, one a line, after three lines: the name of the format, its version and the number of colors."""
     for number, line in enumerate(text.splitlines(), start=1):
         values = line.split()
         if number > 3 and values:

@@ -14,13 +14,13 @@ from gpukmeans_cli.formats.metadata import Metadata
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _XMP = "XML:com.adobe.xmp"
-_KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # what PNG allows
+_KEYWORD = re.compile(r"[ -~¡-ÿ]{1,79}")  # the keywords that PNG allows
 
-# Chunks that the shown pixels depend on, in stills, and the additional chunks of animations.
+# Chunks on which the shown pixels of a still depend, and the additional chunks of animations.
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
 ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 
-# Pillow rejects a file with a compressed text or profile that decompresses to more bytes.
+# Pillow rejects a file with a compressed text or profile of more bytes than this after decompression.
 _MAX_DECOMPRESSED = 1 << 20
 
 
@@ -40,7 +40,7 @@ def parse_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class IntactChunk(NamedTuple):
-    """A chunk of a PNG file, and the position of its body in it."""
+    """A chunk with the right checksum, and the position of its body in the PNG file."""
 
     kind: bytes
     body: bytes
@@ -48,7 +48,7 @@ class IntactChunk(NamedTuple):
 
 
 def read_chunks(file: BinaryIO) -> Iterator[IntactChunk]:
-    """The chunks of a PNG file, including IEND. SyntaxError for a cut off file or a wrong checksum.
+    """The chunks of a PNG file, including IEND. SyntaxError if the file is cut off or a checksum is wrong.
 
     The caller may move the position of the file between two chunks.
     """
@@ -67,7 +67,7 @@ def read_chunks(file: BinaryIO) -> Iterator[IntactChunk]:
 
 
 class StoredChunk(NamedTuple):
-    """A chunk of a PNG file, from `start` to `end`. It has a body only if `is_ancillary`."""
+    """A chunk at the positions `start` to `end` of a PNG file. Body and checksum are empty unless it `is_ancillary`."""
 
     kind: bytes
     start: int
@@ -77,12 +77,12 @@ class StoredChunk(NamedTuple):
 
     @property
     def is_intact(self) -> bool:
-        """Whether the checksum matches kind and body."""
+        """Whether the checksum of an ancillary chunk is right."""
         return int.from_bytes(self.checksum, "big") == zlib.crc32(self.body, zlib.crc32(self.kind))
 
 
 def scan_chunks(file: BinaryIO) -> Iterator[StoredChunk]:
-    """The chunks of a PNG file before IEND, even broken ones; no chunks for another file.
+    """The chunks of a PNG file before IEND, even broken chunks; no chunks for other files.
 
     The caller may move the position of the file between two chunks.
     """
@@ -104,14 +104,14 @@ def scan_chunks(file: BinaryIO) -> Iterator[StoredChunk]:
 
 
 def is_ancillary(kind: bytes) -> bool:
-    """Whether decoders may ignore chunks of this kind, which are not part of an animation."""
+    """Whether decoders may ignore chunks of this kind. Chunks of an animation are no ancillary chunks here."""
     return kind[:1].islower() and kind not in ANIMATION
 
 
 def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bool) -> bytes | None:
-    """The PNG file without the chunks and bytes that no shown pixel depends on. Frames and `color_kinds` stay.
+    """The PNG file with only the chunks of pixels and of frames, and the chunks of `color_kinds`.
 
-    None for a broken file, and for a file with frames if it is not `animated`.
+    None for a broken file, and for a file with frames if `animated` is false.
     """
     try:
         chunks = list(parse_chunks(data))
@@ -124,7 +124,7 @@ def without_metadata(data: bytes, color_kinds: Container[bytes], *, animated: bo
 
 
 def index_bit_depth(n_colors: int) -> int:
-    """The lowest bit depth, 1, 2, 4 or 8, of indices into a palette of `n_colors`."""
+    """The lowest bit depth, 1, 2, 4 or 8, that stores indices into a palette of `n_colors`."""
     return next(bits for bits in (1, 2, 4, 8) if n_colors <= 2**bits)
 
 
@@ -148,7 +148,7 @@ def scanlines(rows: np.ndarray, filter_type: int) -> np.ndarray:
 
 
 def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
-    """The metadata chunks required before PLTE: the color encoding, without profiles too large for decoders."""
+    """The chunks of the color encoding, which must precede PLTE. Profiles too large for Pillow are left out."""
     for kind, body in metadata.color_chunks:
         yield chunk(kind, body)
     if metadata.icc_profile is not None and len(metadata.icc_profile) <= _MAX_DECOMPRESSED:
@@ -156,8 +156,8 @@ def metadata_before_plte(metadata: Metadata) -> Iterator[bytes]:
 
 
 def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
-    """The other metadata chunks: resolution, EXIF, XMP and texts, where PNG can store them."""
-    # Excluded: resolutions that round to 0 or overflow the field.
+    """The other metadata chunks: resolution, EXIF, XMP and texts. Values that PNG cannot store are left out."""
+    # Other resolutions, in pixels a meter, would round to 0 or overflow the field.
     if metadata.dpi is not None and all(0.0127 <= dpi < 5e7 for dpi in metadata.dpi):
         per_meter = [int(dpi / 0.0254 + 0.5) for dpi in metadata.dpi]
         yield chunk(b"pHYs", struct.pack(">IIB", *per_meter, 1))
@@ -166,7 +166,7 @@ def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
     if metadata.exif is not None:
         yield chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
-        # Not compressed, as the XMP standard requires for programs that search any file for it.
+        # XMP is not compressed, as its standard requires, so that programs find it in files of any format.
         yield chunk(b"iTXt", _XMP.encode() + b"\0\0\0\0\0" + metadata.xmp)
     for key, text in metadata.text.items():
         keyword = " ".join(key.split())  # PNG allows only single blanks between words
@@ -175,7 +175,7 @@ def metadata_before_idat(metadata: Metadata) -> Iterator[bytes]:
 
 
 def _text_chunk(keyword: bytes, text: str) -> bytes:
-    """A text in Latin-1 if possible, else in UTF-8; compressed if that is smaller."""
+    """The chunk of a text, in Latin-1 if possible, else in UTF-8. The text is compressed if that is smaller."""
     try:
         body, kind = text.encode("latin-1"), b"tEXt"
     except UnicodeEncodeError:

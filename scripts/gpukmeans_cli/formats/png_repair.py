@@ -1,4 +1,4 @@
-"""PNG files without broken ancillary chunks: browsers ignore these chunks, but Pillow refuses the whole file."""
+"""PNG files without broken ancillary chunks. Browsers ignore these chunks, but Pillow refuses the whole file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from PIL import PngImagePlugin
 
 from gpukmeans_cli.formats.png_chunks import ANIMATION, StoredChunk, is_ancillary, scan_chunks
 
-# Lengths that browsers accept.
+# Lengths of the bodies of chunks that browsers accept.
 _LENGTHS = {b"gAMA": (4,), b"cHRM": (32,), b"sRGB": (1,), b"pHYs": (9,)}
-_KEY_LENGTHS = {0: range(2, 1 << 31), 2: range(6, 1 << 31), 3: range(257)}  # of tRNS by color type
+_KEY_LENGTHS = {0: range(2, 1 << 31), 2: range(6, 1 << 31), 3: range(257)}  # the same for tRNS, by color type
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 # Keywords of texts that Pillow confuses with properties of the pixels.
@@ -26,17 +26,18 @@ class RepairedFile(io.BytesIO):
     def __init__(self, data: bytes, stored: BinaryIO, left_out: tuple[str, ...] = ()) -> None:
         super().__init__(data)
         self.stored = stored
-        """The whole file."""
+        """The file with all chunks."""
         self.left_out = left_out
-        """Phrases that give the reasons for the chunks left out."""
+        """A phrase with the reason for each kind of chunk that was left out."""
 
 
 def repaired(file: BinaryIO) -> BinaryIO:
     """The file at its beginning, or a `RepairedFile` if it is a PNG from which ancillary chunks must be left out.
 
-    Left out are the chunks that browsers ignore for a wrong checksum, length or compression. Left out are also valid
-    chunks for which Pillow refuses or misreads the file: texts and profiles that unpack to more than `MAX_TEXT_CHUNK`,
-    and texts with the keyword of a property of the pixels.
+    Chunks that browsers ignore are left out: chunks of wrong checksum, length or compression, and a second tRNS.
+    Valid chunks for which Pillow refuses or misreads the file are left out, too: texts and profiles of more than
+    `MAX_TEXT_CHUNK` bytes unpacked, texts above `MAX_TEXT_MEMORY` in all, and texts with the keyword of a property of
+    the pixels.
     """
     broken: list[StoredChunk] = []
     reasons: Counter[tuple[str, str]] = Counter()
@@ -67,7 +68,7 @@ def without_animation(file: BinaryIO) -> RepairedFile | None:
 
 
 def stored_file(file: BinaryIO) -> BinaryIO:
-    """The file from which a `RepairedFile` was made, or the file itself."""
+    """The file with all chunks from which a `RepairedFile` was made; any other file itself."""
     return file.stored if isinstance(file, RepairedFile) else file
 
 
@@ -92,7 +93,7 @@ def _without(file: BinaryIO, chunks: list[StoredChunk], notes: tuple[str, ...] =
 
 
 def _problem(chunk: StoredChunk, color_type: int) -> tuple[str | None, int]:
-    """The reason why Pillow would refuse the file for a chunk, or None, and the number of bytes of its text."""
+    """The reason to leave out a chunk, or None, and the number of bytes of its text or profile."""
     kind, body = chunk.kind, chunk.body
     if not chunk.is_intact:
         return "its checksum is wrong", 0

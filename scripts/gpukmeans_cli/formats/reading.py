@@ -35,7 +35,7 @@ from gpukmeans_cli.system.atomic_files import STDIO, ImageError
 # Pixels converted at a time, which bounds the memory beside the decoded image and the result.
 STRIP_PIXELS = 1 << 18
 
-# Mode -> mode of the result. All other modes with colors (YCbCr, CMYK, LAB, HSV, RGBX, ...) become RGB.
+# Pillow mode -> mode of the result. All other modes with colors (YCbCr, CMYK, LAB, HSV, RGBX, ...) become RGB.
 _WITH_ALPHA = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -43,7 +43,7 @@ _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Without this handler, Pillow's log messages would be printed on stderr, where an error is one line.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# libtiff prints messages even about files that it can read. Without effect if Pillow links its libtiff statically.
+# libtiff prints messages even about files that it can read. This has no effect if Pillow links libtiff statically.
 with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
@@ -61,11 +61,11 @@ class DecodedImage:
     """The first frame of an image file, decoded and upright."""
 
     pixels: np.ndarray  # uint8 (height, width, C), C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA
-    mode: str  # the mode Pillow reports for the file as stored
+    mode: str  # the mode that Pillow reports for the file as stored
     format: str  # Pillow's name of the format: "PNG", "JPEG", ...
     frames: int  # frames in the file; only the first is read
     n_bytes: int  # size of the file
-    upright: bool  # whether the file stores it upright; False for TIFF, since Pillow applies its orientation
+    upright: bool  # whether the file stores the frame upright; False for TIFF, whose orientation Pillow applies
     metadata: Metadata
 
 
@@ -77,12 +77,14 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     sRGB. The default image of an APNG is used only if it is a frame, or if the frames cannot be decoded.
 
     Samples of 16 bits, grey or RGB, are reduced to their high byte, as in browsers. A transparent color is compared at
-    16 bits. Mode `I` has 16 bits if all values are in 0..65535. Other deep grey is scaled to 0..255 and rounded. Mode
-    `F` is scaled from 0..1 if all values are in that range, otherwise from the smallest to the largest finite value;
-    a constant becomes black. NaN and -inf become black, and inf becomes white. TIFFs whose white is 0 are inverted.
+    16 bits. Grey of mode `I` has 16 bits if all values are in 0..65535. Otherwise its range from the smallest to the
+    largest value is scaled to 0..255 and rounded. Grey of mode `F` is scaled from 0..1 if all values are in that range,
+    otherwise from the range of the finite values. A constant outside these ranges becomes black. NaN and -inf become
+    black, and inf becomes white. A TIFF whose white is 0 is inverted.
 
     Raises ImageError for a file that is missing, unreadable, not an image, damaged, without pixels, or of more than
-    `max_pixels` pixels. The default of `max_pixels` is Pillow's limit, twice `Image.MAX_IMAGE_PIXELS`.
+    `max_pixels` pixels. The default of `max_pixels` is the limit at which Pillow raises, twice
+    `Image.MAX_IMAGE_PIXELS`.
     """
     with open_for_decoding(path, max_pixels) as file:
         return decode_image(file)
@@ -94,8 +96,8 @@ def open_for_decoding(path: Path, max_pixels: int | None) -> Iterator[BinaryIO]:
 
     If Pillow would refuse a PNG for some of its ancillary chunks, the file is a `RepairedFile` without them.
 
-    ImageError if the file cannot be opened. Inside, every other exception becomes an ImageError too, since one file
-    must not end the run. Pillow raises many kinds while it decodes, converts or reads metadata.
+    ImageError if the file cannot be opened. Every exception inside the `with` block becomes an ImageError, too, since
+    one file must not end the run, and Pillow raises many kinds while it decodes, converts or reads metadata.
     """
     with decoder_errors(), _open(path) as file, PILLOW_LIMIT.set_to(max_pixels):
         try:
@@ -130,8 +132,8 @@ class _PillowLimit:
     plain lock would decode one image at a time, although Pillow's decoders release the interpreter lock. With two
     threads on two shared cores, two JPEG images of 1.4 megapixels took 8.0 ms, and 9.1 ms with a plain lock.
 
-    Pillow raises only above twice MAX_IMAGE_PIXELS, and warns above MAX_IMAGE_PIXELS. Here the warning is an error, so
-    that MAX_IMAGE_PIXELS itself is the limit, even for images inside a file (ICO, TIFF tiles).
+    Pillow warns above MAX_IMAGE_PIXELS, and raises only above twice that number. Here the warning is an error, so that
+    MAX_IMAGE_PIXELS itself is the limit, even for images inside a file (ICO, TIFF tiles).
     """
 
     def __init__(self) -> None:
@@ -142,7 +144,7 @@ class _PillowLimit:
 
     @contextlib.contextmanager
     def set_to(self, max_pixels: int | None) -> Iterator[None]:
-        """Inside, Pillow raises for more pixels than the limit, before it allocates memory, and prints no warning."""
+        """Inside the `with` block, Pillow prints no warning, and raises above the limit before it allocates memory."""
         with self._changed:
             self._changed.wait_for(lambda: not self._n_users or self._max_pixels == max_pixels)
             if not self._n_users:
@@ -171,7 +173,7 @@ class _PillowLimit:
 
 
 PILLOW_LIMIT = _PillowLimit()
-"""The limit of this process. Decoders run inside `PILLOW_LIMIT.set_to(...)`."""
+"""The only instance. Decoders run inside `PILLOW_LIMIT.set_to(...)`."""
 
 
 def decode_image(file: BinaryIO) -> DecodedImage:
@@ -188,7 +190,7 @@ def decode_image(file: BinaryIO) -> DecodedImage:
 def _decode_image(file: BinaryIO) -> DecodedImage:
     with decoder_errors():
         opened = open_image(file)
-        mode, orientation = opened.mode, read_orientation(opened)  # before a transparent color becomes a channel
+        mode, orientation = opened.mode, read_orientation(opened)  # read before decoding, which may change the mode
         image, shown, frames = _first_frame(opened, file)
     kind, metadata = image.format or "", read_metadata(image, orientation)
     if kind == "PNG":
@@ -210,7 +212,7 @@ def _decode_image(file: BinaryIO) -> DecodedImage:
 
 
 class _FirstFrame(NamedTuple):
-    """The first frame as stored, with the metadata, and as a viewer shows it; and the number of frames."""
+    """The first frame, as stored with its metadata and as a viewer shows it, and the number of frames."""
 
     stored: ImageFile.ImageFile
     shown: Image.Image
@@ -219,7 +221,7 @@ class _FirstFrame(NamedTuple):
 
 def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
     """The first frame of an image that is not decoded yet. For use inside `decoder_errors`."""
-    is_hidden = getattr(image, "default_image", False)  # of an APNG whose frames do not contain the default image
+    is_hidden = getattr(image, "default_image", False)  # an APNG whose default image is not a frame
     if image.format != "GIF" and not is_hidden:
         n_frames = max(1, getattr(image, "n_frames", 1))
         decode_frame(image)
@@ -237,13 +239,13 @@ def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
 
 
 def file_size(file: BinaryIO) -> int:
-    """The size of an open file in bytes, as stored. The position of the file is at the end afterwards."""
+    """The size of an open file in bytes, with the chunks left out of it. Moves the position of the file to its end."""
     return stored_file(file).seek(0, os.SEEK_END)
 
 
 @contextlib.contextmanager
 def decoder_errors() -> Iterator[None]:
-    """Inside, every exception of a decoder becomes an ImageError, except MemoryError."""
+    """Inside the `with` block, every exception of a decoder except MemoryError becomes an ImageError."""
     try:
         yield
     except (ImageError, MemoryError):
@@ -304,7 +306,7 @@ def decode_frame(image: ImageFile.ImageFile) -> None:
 
 
 def _too_many_pixels(message: str) -> str:
-    """The error message. The size is the first number of Pillow's message, since there is no image yet."""
+    """The error message for Pillow's message, whose first number is the number of pixels."""
     size = re.search(r"\d+", message)
     return too_many_pixels(size.group() if size else "too many")
 
@@ -316,27 +318,27 @@ def too_many_pixels(count: int | str, where: str = "") -> str:
 
 
 def _scale_transparent_grey(image: ImageFile.ImageFile) -> None:
-    """Scale the transparent grey of a PNG below 8 bits to 0..255, since Pillow scales only the pixels.
+    """Scale the transparent grey of a PNG of 1 to 8 bits to 0..255, since Pillow scales only the pixels.
 
-    The grey has two bytes. Only the lower byte counts, as in browsers.
+    The file stores the transparent grey in two bytes. Only the lower byte counts, as in browsers.
     """
     factors = {"1": 255, "L;2": 85, "L;4": 17, "L": 1}
     rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None
     if isinstance(rawmode, str) and rawmode in factors and "transparency" in image.info:
         grey = (image.info["transparency"] & 255) * factors[rawmode]
-        # Some versions of Pillow scale it at 1 bit.
+        # At 1 bit, some versions of Pillow have already scaled the grey.
         image.info["transparency"] = min(255, grey) if rawmode == "1" else grey
 
 
 def _low_bytes_of_color_key(image: ImageFile.ImageFile) -> Image.Image | None:
-    """The low bytes of a 16-bit RGB PNG with a transparent color, before it is decoded; None for another image."""
+    """The low bytes of a 16-bit RGB PNG with a transparent color that is not decoded yet; None for another image."""
     tile = image.tile[0] if image.format == "PNG" and image.tile else None
     if tile is None or tile[3] != "RGB;16B" or "transparency" not in image.info or image.fp is None:
         return None
     position = image.fp.tell()
     image.fp.seek(0)
     low_bytes = Image.open(image.fp)
-    # The samples are big-endian. When they are read as little-endian, their low bytes are kept as the high ones.
+    # Pillow keeps the high byte of each sample. Read as little-endian, that is the low byte of a big-endian sample.
     low_bytes.tile = [(*tile[:3], "RGB;16L")]  # pyright: ignore[reportAttributeAccessIssue] # of old versions too
     low_bytes.load()
     image.fp.seek(position)
@@ -354,9 +356,9 @@ def _apply_color_key(image: ImageFile.ImageFile, low_bytes: Image.Image) -> None
 
 
 def _make_upright(image: Image.Image, orientation: int) -> None:
-    # exif_transpose would also write the EXIF to info, which fails for tags of invalid types.
+    # Otherwise exif_transpose writes the EXIF to `info`, which fails for tags of invalid types.
     image.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    if image.format != "TIFF":  # Pillow has turned a TIFF
+    if image.format != "TIFF":  # Pillow turns a TIFF when it decodes
         exif = image.getexif()
         exif.clear()
         exif[ORIENTATION] = orientation
@@ -366,7 +368,7 @@ def _make_upright(image: Image.Image, orientation: int) -> None:
 def pixels_of(image: Image.Image, to_rgb: ImageCms.ImageCmsTransform | None = None) -> np.ndarray:
     """The pixels of a decoded image as in `DecodedImage`, but with alpha even if all pixels are opaque.
 
-    `to_rgb` converts the mode of the image to RGB. By default Pillow converts it.
+    `to_rgb` converts the mode of the image to RGB. If it is None, Pillow converts without a color profile.
     """
     if image.mode in _GREY:
         return _grey_pixels(image)
@@ -401,7 +403,7 @@ def _grey_pixels(image: Image.Image) -> np.ndarray:
         image = image.convert("L")
     transparent = image.info.get("transparency")
     low, high = _grey_range(image)
-    # Pillow inverts such TIFFs of up to 8 bits only.
+    # Pillow inverts TIFFs whose white is 0 only up to 8 bits.
     is_negative = image.mode != "L" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     pixels = np.empty((image.height, image.width, 1 if transparent is None else 2), dtype=np.uint8)
     for rows, strip in _strips(image):
@@ -419,7 +421,7 @@ def _grey_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _grey_range(image: Image.Image) -> tuple[float, float]:
-    """The values mapped to black and white."""
+    """The values of the samples that become black and white."""
     if image.mode not in ("I", "F"):
         return 0, 255 if image.mode == "L" else _WHITE_16
     low, high = np.inf, -np.inf
@@ -439,7 +441,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     """Slices of rows, and the strip of the image in each."""
     for rows in row_blocks(image.height, image.width, STRIP_PIXELS):
-        is_whole = rows == slice(0, image.height)  # a crop would copy
+        is_whole = rows == slice(0, image.height)  # a crop would copy the image
         yield rows, image if is_whole else image.crop((0, rows.start, image.width, rows.stop))
 
 

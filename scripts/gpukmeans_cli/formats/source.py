@@ -34,7 +34,7 @@ class Source:
     """Pillow's name of the format, from the content of the file: "PNG", "JPEG", ..."""
     n_bytes: int
     frames_in_file: int
-    """The number of frames in the file, more than `n_frames` if only the first is used."""
+    """The number of frames in the file. It is larger than `n_frames` if only the first frame is used."""
     upright: bool
     """Whether the file stores its pixels upright, as in `DecodedImage`."""
     metadata: Metadata
@@ -42,18 +42,18 @@ class Source:
     broken_animation: bool = False
     """Whether this is the default image of an APNG whose frames cannot be decoded."""
     left_out: tuple[str, ...] = ()
-    """Phrases about the chunks of a PNG that were left out. With them, Pillow would refuse the file."""
+    """Phrases about the chunks of a PNG that were left out, since Pillow would refuse or misread the file."""
     stored: StoredFile = field(repr=False)
 
     def original(self) -> bytes:
-        """The bytes of the file as decoded. ImageError if the file has changed or is missing now."""
+        """The bytes of the file that was decoded. ImageError if the file has changed or is missing now."""
         return self.stored.read()
 
     def original_without_metadata(self) -> bytes | None:
-        """The bytes of the file without metadata, for equal pixels; None if only new encoding can remove it.
+        """The bytes of the file without metadata, which decode to equal pixels; None if they cannot be removed.
 
-        None is returned for formats other than PNG, for pixels that an orientation turns, and for color profiles.
-        Errors are as in `original`.
+        They cannot be removed from formats other than PNG, from pixels that an orientation turns, and from files with a
+        color profile that changes colors, or with broken chunks. Errors are as in `original`.
         """
         has_profile = self.metadata.icc_profile is not None and not is_srgb(self.metadata)
         if self.format != "PNG" or not self.upright or has_profile:
@@ -70,8 +70,8 @@ class Source:
 def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
     """All frames of an animation, otherwise the first frame of an image file. ImageError if it cannot be read.
 
-    `path` is a file, a pipe, which is opened once, or `STDIO`. An APNG whose frames cannot be decoded is a still: its
-    default image.
+    `path` is a file, a pipe, which is opened once, or `STDIO`. For an APNG whose frames cannot be decoded, the result
+    is a still, the default image.
     """
     with open_for_decoding(path, max_pixels) as file:
         stored, chunks_left_out = StoredFile.of(path, stored_file(file)), left_out(file)
@@ -106,7 +106,7 @@ def read_source(path: Path, *, max_pixels: int | None = None) -> Source:
 
 
 def read_still(path: Path, *, max_pixels: int | None = None) -> Source:
-    """The first frame of an image file, also of an animation. Arguments and errors as in `read_source`."""
+    """The first frame of an image file or animation, as a still. Arguments and errors are as in `read_source`."""
     with open_for_decoding(path, max_pixels) as file:
         stored = StoredFile.of(path, stored_file(file))
         return replace(_still(path, stored, decode_image(file)), left_out=left_out(file))

@@ -27,19 +27,19 @@ from gpukmeans_cli.system.atomic_files import ImageError, write_atomically
 DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 
 # Levels of libdeflate. Up to level 9 it chooses the longest repeats. From level 10 on it chooses the repeats of the
-# fewest bits, in 10 to 30 times the time of level 6. Level 10 saves 7 % for photos of 16 colors, 3 % for 64 colors,
-# 0.5 % for 256 colors and 5 % for drawings. Level 9 is smaller for some drawings with exact repeats. Levels above 6 are
-# tried only on scanlines whose faster encoding has at most `NEAR_BEST` times the smallest size and, below the highest
-# effort, at most `REPETITIVE` bytes a pixel.
+# fewest bits, which takes 10 to 30 times the time of level 6. Compared with the faster encodings, level 10 saves 7 %
+# for photos of 16 colors, 3 % for 64 colors, 0.5 % for 256 colors and 5 % for drawings. Level 9 makes smaller files of
+# some drawings with exact repeats. Levels above 6 are tried only on scanlines whose faster encoding has at most
+# `NEAR_BEST` times the smallest size and, below the highest effort, at most `REPETITIVE` bytes a pixel.
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
 
-# A drawing has at most this ratio of its size with repeats to its size by Huffman codes alone.
+# Highest ratio, for a drawing, of its size with repeats to its size by Huffman codes alone.
 REPEATED = 0.29
 
-# The best scanlines of drawings of up to `_SMALL` pixels are compressed at the highest level even with less effort. For
-# up to `_ZOPFLI_PIXELS` pixels, Zopfli is tried too. It saves 3 to 5 % more, in 2 to 6 seconds a megapixel. With 15
-# iterations instead of 3 it would save another 0.3 %.
+# With the default effort or more, the best scanlines of drawings of up to `_SMALL` pixels are compressed at the highest
+# level. For up to `_ZOPFLI_PIXELS` pixels, Zopfli is tried too. It saves 3 to 5 % more, in 2 to 6 seconds a megapixel.
+# With 15 iterations instead of 3 it would save another 0.3 %.
 _SMALL, _ZOPFLI_PIXELS, _ZOPFLI_ITERATIONS = 1 << 20, 1 << 19, 3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
@@ -59,14 +59,14 @@ def encode_still(
     """The file of the colors `palette` (K, C) at `indices` (height, width), in the format of `suffix`.
 
     Both are uint8, K is 1..256 and C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. The decoded pixels are
-    `palette[indices]`. Each color in use is stored once, in an order chosen for size. All invisible colors become the
-    first invisible color. Equal pixels give equal bytes. With `whole_palette`, unused colors are stored too, if the
-    file has a palette. A higher `effort`, 0..3, makes smaller PNG and WebP files in more time.
+    `palette[indices]`. Each color in use is stored once, in an order chosen for size. All colors of alpha 0 become the
+    first color of alpha 0 in use. Equal pixels give equal bytes. With `whole_palette`, a file with a palette also has
+    the unused colors. A higher `effort`, 0..3, makes smaller PNG and WebP files in more time.
 
     A PNG has a palette, or is grey if that is smaller. A GIF has no partial alpha. A WebP is lossless. PNG stores all
-    metadata, WebP stores profile, EXIF and XMP, and GIF stores the text "Comment". Blanks that PNG does not allow are
-    removed from keywords. Not stored are texts whose keyword then does not have 1..79 characters of Latin-1,
-    resolutions that are not positive, and in a PNG a profile above 1 MiB, since Pillow would reject the file.
+    metadata, WebP stores profile, EXIF and XMP, and GIF stores the text "Comment". PNG has exceptions: blanks that it
+    does not allow are removed from keywords. Texts whose keyword then does not have 1..79 characters of Latin-1,
+    resolutions outside the range of its field, and profiles above 1 MiB, which Pillow would reject, are not stored.
 
     Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES` and for an image that the format cannot store.
     Raises ValueError if palette and indices do not match.
@@ -82,8 +82,8 @@ def encode_still(
 def is_repetitive(indices: np.ndarray) -> bool:
     """Whether indices, uint8 (height, width), belong to a drawing: most of them are in repeats.
 
-    Repeats then save most of the bytes of Huffman codes alone. They save 71 % or more for drawings in 4 to 256 colors,
-    and less for photos, except photos of smooth areas in 4 colors.
+    Compared with Huffman codes alone, repeats save 71 % or more of the bytes of drawings in 4 to 256 colors. They save
+    less for photos, except photos of smooth areas in 4 colors.
     """
     by_codes = _by_zlib(np.ascontiguousarray(indices), zlib.Z_HUFFMAN_ONLY)
     return len(_by_libdeflate(indices, FAST_LEVEL)) <= REPEATED * len(by_codes)
@@ -128,7 +128,7 @@ def check_indices(indices: np.ndarray, palette: np.ndarray) -> None:
 
 
 def _distinct_colors(palette: np.ndarray, indices: np.ndarray, whole_palette: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct RGBA colors (K, 4) in use, or all of them, in lexicographic order, and indices into them."""
+    """The distinct RGBA colors (K, 4) in lexicographic order, all or only the used ones, and indices into them."""
     used = (index_counts(indices, len(palette)) > 0) | whole_palette
     rgba = as_rgba(palette)
     invisible = np.flatnonzero(used & (rgba[:, 3] == 0))
@@ -166,7 +166,7 @@ class _Attempt:
         return len(self.data) + len(self.samples.color_chunks)
 
     def searched(self, level: int) -> _Attempt:
-        """The attempt with the encoding by a search for repeats, if that is smaller."""
+        """The attempt with its data compressed at a higher level of libdeflate, if that is smaller."""
         levels = (level,) if self.is_filtered else (LONGEST_LEVEL, level)
         return replace(self, data=min(self.data, *(_by_libdeflate(self.scanlines, n) for n in levels), key=len))
 
@@ -199,11 +199,12 @@ def _encode_png(colors: np.ndarray, indices: np.ndarray, metadata: Metadata, eff
 def _all_samples(
     colors: np.ndarray, indices: np.ndarray, metadata: Metadata, effort: int, all_orders: bool
 ) -> Iterator[_Samples]:
-    """The forms of the image that may be the smallest. Indices below 8 bits are often smaller in whole bytes.
+    """The samples of the image that may make the smallest file: grey levels, and indices for orders of the palette.
 
-    With `all_orders`, the palette is tried in all orders of `palette_orders`, by count and by brightness.
+    With `all_orders`, the orders are those of `palette_orders`, by count and by brightness. Indices of less than 8 bits
+    also come in 8 bits, which often makes a smaller file.
     """
-    # An RGB profile is invalid with grey samples, and a grey profile with a palette.
+    # PNG forbids an RGB profile with grey samples, and a grey profile with a palette.
     color_space = None if metadata.icc_profile is None else metadata.icc_profile[16:20]
     grey = _grey_samples(colors, indices) if color_space in (None, b"GRAY") else None
     if grey is not None:
@@ -229,10 +230,10 @@ def _grey_samples(colors: np.ndarray, indices: np.ndarray) -> _Samples | None:
     levels = colors[:, 0].copy()
     used = np.isin(np.arange(256), levels[opaque])
     invisible = np.flatnonzero(~opaque)
-    # Invisible pixels have their own grey as their level, so that even hidden values are decoded unchanged.
+    # The level of invisible pixels is the grey of their color, so that even this hidden color is decoded unchanged.
     if invisible.size and (used[levels[invisible[0]]] or (colors[invisible, :3] != colors[invisible, :1]).any()):
         return None
-    # Below 8 bits some decoders, such as Pillow, compare the transparent level with levels already scaled to 8 bits.
+    # Below 8 bits some decoders, such as Pillow, compare the transparent level with pixels that are scaled to 8 bits.
     bit_depths = (8,) if invisible.size else (1, 2, 4, 8)
     bit_depth = next(bits for bits in bit_depths if not (levels % (255 // (2**bits - 1))).any())
     levels //= 255 // (2**bit_depth - 1)
@@ -265,11 +266,11 @@ def _png_file(samples: _Samples, data: bytes, metadata: Metadata) -> bytes:
 
 
 def _quick_attempts(samples: _Samples, effort: int) -> Iterator[_Attempt]:
-    """Filtered scanlines, which suit photos, and scanlines without a filter, which suit drawings.
+    """Attempts with filtered scanlines, which suit photos, and with unfiltered scanlines, which suit drawings.
 
-    Differences in a photo seldom repeat, and short repeats cost more bits than they save, so that Huffman codes or run
-    lengths alone are smaller. Filters are chosen by code length. Without effort, Pillow chooses them, in 3 ms for a
-    photo. Packed samples then get the filter "up", since they often equal the samples of the row above.
+    Differences in a photo seldom repeat, and short repeats cost more bits than they save. So filtered scanlines are
+    also compressed by Huffman codes or run lengths alone. Filters are chosen by code length. With effort 0, Pillow
+    chooses them, in 3 ms for a photo, and packed samples get the filter "up", since they often equal the row above.
     """
     rows = png.pack_samples(samples.values, samples.bit_depth)
     filtered = []
@@ -288,7 +289,7 @@ def _quick_attempts(samples: _Samples, effort: int) -> Iterator[_Attempt]:
 
 
 def _filtered_by_pillow(rows: np.ndarray) -> np.ndarray:
-    """Scanlines with filters of the least sum of absolute differences, which Pillow selects in grey images only."""
+    """Scanlines whose filters have the least sum of absolute differences. Pillow chooses them for grey images only."""
     data = io.BytesIO()
     Image.fromarray(rows).save(data, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
     compressed = b"".join(body for kind, body in png.parse_chunks(data.getvalue()) if kind == b"IDAT")

@@ -12,7 +12,7 @@ from gpukmeans_cli.system.atomic_files import FileVersion, ImageError
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file at a path with its version, or the bytes of a pipe, since a pipe can be read only once.
+    """A path with the version of its file, or the bytes of a pipe, since a pipe can be read only once.
 
     The methods raise ImageError if the file has changed or is missing.
     """
@@ -22,12 +22,12 @@ class StoredFile:
 
     @staticmethod
     def of(path: Path, file: BinaryIO) -> "StoredFile":
-        """The stored file of an open file and its path."""
+        """The stored file of a path and the file that was opened there."""
         return StoredFile(path, file.getvalue() if isinstance(file, io.BytesIO) else FileVersion.of(file))
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file, open for reading. Its version is checked before and after."""
+        """The file, open for reading. Its version is checked before and after the `with` block."""
         if isinstance(self._content, bytes):
             yield io.BytesIO(self._content)
             return
@@ -54,7 +54,7 @@ class StoredFile:
 
 
 def open_error_reason(error: OSError) -> str:
-    """Why a file cannot be opened: the end of a sentence that begins with its path."""
+    """Why a file cannot be opened: the end of a sentence that begins with the path."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return "does not exist; check the path"
     if isinstance(error, IsADirectoryError):
