@@ -1,4 +1,4 @@
-"""Colors with 1 to 4 channels in the same number of channels: grey, grey + alpha, RGB, RGBA."""
+"""Conversion of colors between 1 to 4 channels: grey, grey and alpha, RGB, RGBA; sums of histograms."""
 
 import functools
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from gpukmeans.images.colorspace import has_alpha
 
 
 def common_channels(one: int, other: int) -> int:
-    """The least number of channels that holds colors of `one` and of `other` channels, with any alpha."""
+    """The least number of channels that can store colors of `one` channels and of `other` channels."""
     return (3 if max(one, other) > 2 else 1) + (has_alpha(one) or has_alpha(other))
 
 
 def with_channels(colors: Tensor, channels: int) -> Tensor:
-    """Colors (..., C) in a number of `channels` that is at least C. Grey becomes R, G and B; added alpha is opaque."""
+    """Colors (..., C) in at least as many `channels`. Grey becomes R, G and B, and new alpha is opaque."""
     n_channels = colors.shape[-1]
     if n_channels == channels:
         return colors
@@ -41,8 +41,9 @@ def to_rgb(colors: Tensor) -> np.ndarray:
 
 
 def add_all(histograms: Iterable[ColorHistogram]) -> ColorHistogram | None:
-    """The sum of histograms as in `add_histograms`; None if there are none."""
-    # Sums of equally many histograms are added, as in a merge sort. A running sum would be sorted for each histogram.
+    """The sum of histograms as in `add_histograms`; None without histograms."""
+    # Each addition sorts. As in a merge sort, only sums of equally many histograms are added, so that the large sums
+    # are sorted seldom.
     partial: list[tuple[int, ColorHistogram]] = []
     for histogram in histograms:
         partial.append((1, histogram))

@@ -19,7 +19,7 @@ from gpukmeans_cli.terminal.messages import one_line, warn_ignored_frames
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The similarity of two images, with the keys of the JSON report as fields. Sizes are in bytes, `psnr` is in dB."""
+    """The similarity of two images. Its fields are the keys of the JSON report. Sizes are in bytes, `psnr` in dB."""
 
     a: str
     b: str
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def compare_files(a: Path, b: Path, sheet: Path | None, *, force: bool, max_pixels: int | None) -> Comparison:
-    """The comparison of two image files. It is also drawn to the file `sheet`, if that is given.
+    """The comparison of two image files. The comparison sheet is written to the path `sheet`, if it is given.
 
     ImageError, a sentence with the path, if a file cannot be read or written, the sizes differ or memory runs out.
     """
@@ -94,5 +94,5 @@ def _read(path: Path, max_pixels: int | None) -> DecodedImage:
 
 
 def _caption(path: Path, text: str) -> str:
-    # Without FreeType, Pillow's font has only Latin-1.
+    # Without FreeType, Pillow's font has only the characters of Latin-1.
     return f"{one_line(path.name, 'latin-1')}: {text}"

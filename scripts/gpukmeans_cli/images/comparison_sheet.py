@@ -26,7 +26,7 @@ _MAX_FACTOR, _CLIPPED = 64, 0.01
 
 
 class Difference(NamedTuple):
-    """The amplified absolute difference of two images."""
+    """The absolute difference of two images, multiplied by `factor`."""
 
     pixels: Pixels
     """RGB (H, W, 3), clipped at 255."""
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
 
 class _SwatchGrid(NamedTuple):
-    """A grid of swatches of one size, with `per_row` in each row except the last."""
+    """A grid of swatches of `width` x `height` pixels. Each row has `per_row` swatches, the last row may have fewer."""
 
     per_row: int
     rows: int
@@ -58,10 +58,10 @@ def draw_comparison(
 
     Images are (H, W, C) with the same H and W, and the palette is (K, C). Each C is 1 to 4: grey, grey + alpha, RGB,
     RGBA. Transparent pixels show a checkerboard. Images are shrunk to fit beside each other and to be no taller than
-    `width`; they are never enlarged. `usage` (K,) has pixel counts or fractions. The length of the bar below a swatch
-    is relative to the largest of them. `difference` is a third image (H, W, C), drawn below the first image, beside the
-    lines `notes`. ValueError if the images differ in size, if palette and usage differ in length or one is missing, or
-    for a `width` below `MIN_WIDTH`.
+    `width`; they are never enlarged. `usage` (K,) has pixel counts or fractions. A bar below each swatch has a
+    length relative to the largest usage. `difference` is a third image (H, W, C), drawn below the first image, beside
+    the lines `notes`. ValueError if the images differ in size, if palette and usage differ in length or one is missing,
+    or for a `width` below `MIN_WIDTH`.
     """
     if before.shape[:2] != after.shape[:2]:
         raise ValueError(f"images must be equal in height and width, got {before.shape[:2]} and {after.shape[:2]}")
@@ -122,7 +122,7 @@ def _difference_over(before: Pixels, after: Pixels, level: int) -> Pixels:
 
 
 def _draw_notes(picture: Image.Image, notes: Sequence[str], column: int, font: Font) -> Image.Image:
-    """The image, centered in the left column, beside lines of text in the right one."""
+    """The image, centered in the left column, beside lines of text in the right column."""
     lines = [_draw_caption(note, column, font) for note in notes]
     text = sum(line.height for line in lines)
     strip = Image.new("RGB", (2 * column + GUTTER, max(picture.height, text)), "white")
@@ -157,7 +157,7 @@ def _shrink(pixels: Pixels, width: int, height: int) -> Image.Image:
     image = _image(pixels)
     scale = min(1, width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    # A box filter averages only the pixels it covers; a wider filter would smooth the edges of color bands.
+    # A box filter averages only the pixels of one output pixel. A wider filter would smooth the edges of color bands.
     return _on_checkerboard(image.resize(size, Image.Resampling.BOX))
 
 
@@ -191,7 +191,7 @@ def _draw_swatch(color: Pixels, fill: float, width: int, height: int) -> Image.I
     swatch = Image.new("RGB", (width, height), "white")
     swatch.paste(_on_checkerboard(_image(np.full((bar - _GAP, width, len(color)), color, dtype=np.uint8))))
     draw = ImageDraw.Draw(swatch)
-    # Without an outline, white would be invisible on white.
+    # Without an outline, a white swatch would be invisible on the sheet.
     draw.rectangle((0, 0, width - 1, bar - _GAP - 1), outline=PALE)
     draw.rectangle((0, bar, width - 1, height - 1), fill=PALE)
     # The bar of a used color is at least one pixel long.
@@ -201,7 +201,7 @@ def _draw_swatch(color: Pixels, fill: float, width: int, height: int) -> Image.I
 
 
 def _arrange(n_colors: int, width: int) -> _SwatchGrid:
-    """The grid with the fewest rows, about equally full, of at most `SWATCHES_PER_ROW` swatches each."""
+    """The grid with the fewest rows of at most `SWATCHES_PER_ROW` swatches, divided about equally among the rows."""
     per_row_limit = min(SWATCHES_PER_ROW, width // 8)
     rows = -(-n_colors // per_row_limit)
     per_row = -(-n_colors // rows)

@@ -66,7 +66,7 @@ def _report_palette(paths: Sequence[Path], task: PaletteTask, heading: str | Non
             check_free(task.output, overwrite=task.force)
         if (total := add_all(histograms())) is not None:
             _print_or_write(read, _usage(total, task), task, heading)
-    except ImageError as error:  # an error of the palette; errors of single images have been reported
+    except ImageError as error:  # an error about the palette; errors about single images have been reported
         _report_error(error, _name(paths), _input_keys(paths, task), task)
         return False
     return len(read) == len(paths)
@@ -87,7 +87,7 @@ def _histogram(path: Path, task: PaletteTask) -> ColorHistogram | None:
 
 
 def _usage(histogram: ColorHistogram, task: PaletteTask) -> PaletteUsage:
-    """The palette of a histogram. ImageError also for an exception that no code expected."""
+    """The palette of a histogram. Unexpected exceptions become an ImageError."""
     try:
         return find_palette_usage(histogram, task.n_colors, seed=task.seed)
     except ImageError:
@@ -122,7 +122,7 @@ def _print_or_write(paths: Sequence[Path], usage: PaletteUsage, task: PaletteTas
 
 
 def palette_lines(usage: PaletteUsage, bits: int) -> list[str]:
-    """One line per color: a swatch of a color depth of `bits` (none for 0), hex digits, and the fraction of pixels."""
+    """A line for each color: a swatch in colors of `bits` (0 for no swatch), hex digits, the percentage of pixels."""
     colors = usage.colors.tolist()
     names = [hex_of(color) for color in colors]
     percents = [format_percent(fraction) for fraction in usage.fractions]

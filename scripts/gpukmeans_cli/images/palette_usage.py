@@ -1,4 +1,4 @@
-"""The palette of images, and the number of pixels of each of its colors."""
+"""The palette of images, and the number of pixels of each palette color."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from gpukmeans_cli.system.device import within_memory
 
 @dataclass(frozen=True, kw_only=True)
 class PaletteUsage:
-    """A palette sorted by pixel counts, descending; ties by color, ascending."""
+    """A palette sorted by pixel counts, descending. Colors of equal counts are ascending."""
 
     colors: np.ndarray
     """uint8 (K, 3), or (K, 4) with alpha."""
     counts: np.ndarray
-    """int64 (K,), at least 1 each; their sum is the number of pixels."""
+    """int64 (K,), at least 1 each. The sum of the counts is the number of pixels."""
 
     @property
     def fractions(self) -> list[float]:
@@ -29,7 +29,7 @@ class PaletteUsage:
 
 
 def count_image(path: Path, device: torch.device, *, max_pixels: int | None = None) -> tuple[ColorHistogram, int]:
-    """The color histogram of the first frame of an image, in sRGB, on the device, and the image's number of frames.
+    """The histogram of the colors, in sRGB, of the first frame of an image, and the number of frames of the image.
 
     All pixels of alpha 0 have one color, 0 in all channels. ImageError if the file cannot be read or memory runs out.
     """
@@ -40,7 +40,7 @@ def count_image(path: Path, device: torch.device, *, max_pixels: int | None = No
 
 
 def sort_by_count(colors: np.ndarray, counts: np.ndarray) -> PaletteUsage:
-    """The usage of colors (K, C), in lexicographic order, with pixel counts (K,). Unused colors are dropped."""
+    """The usage of lexicographically sorted colors (K, C) with pixel counts (K,). Unused colors are dropped."""
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     return PaletteUsage(colors=colors[order], counts=counts[order])
 
@@ -52,7 +52,7 @@ def count_pixels(palette: Palette, histogram: ColorHistogram) -> np.ndarray:
 
 
 def find_palette_usage(histogram: ColorHistogram, n_colors: int, *, seed: int = 0) -> PaletteUsage:
-    """The palette of at most `n_colors` colors from `fit_palette`, with its counts. ImageError if memory runs out."""
+    """The palette of `fit_palette`, at most `n_colors` colors, with its counts. ImageError if memory runs out."""
     with within_memory(histogram.colors.device):
         palette = fit_palette(histogram, n_colors, generator=torch.Generator().manual_seed(seed))
         return sort_by_count(to_rgb(palette.colors), count_pixels(palette, histogram))

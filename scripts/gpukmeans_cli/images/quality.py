@@ -12,9 +12,9 @@ from gpukmeans_cli.images.channels import common_channels, with_channels, withou
 
 _SRGB = COLOR_SPACES["srgb"]
 
-# Rows and columns of windows computed at a time. With their borders they have fewer than 32,768 values, which stay in
-# caches and which torch adds in one thread. On a busy machine the synchronization of threads for so many short sums
-# would take many times as long.
+# Rows and columns of the windows that are computed at a time. A tile of this size, with its border, has fewer than
+# 32,768 values. They fit into caches, and torch adds them in one thread. On a busy machine, the synchronization of
+# threads for many short sums would take many times as long.
 _TILE = (96, 256)
 
 # The window and the constants of Wang et al. 2004.
@@ -26,11 +26,11 @@ class Similarity(NamedTuple):
     """The quality measures of `compare_pixels`."""
 
     mse: float
-    """Mean of dR² + dG² + dB² over the pixels; with alpha, of premultiplied colors, plus dA²."""
+    """Mean of dR² + dG² + dB² over the pixels. With alpha, colors are premultiplied, and dA² is added."""
     psnr: float | None
     """In dB; None for an error of 0, since JSON has no infinity."""
     ssim: float
-    """At most 1, for equal images. Negative values occur where one image is light and the other dark."""
+    """At most 1; 1 for equal images. Negative values occur if one image is light where the other is dark."""
 
 
 def compare_pixels(one: Tensor, other: Tensor) -> Similarity:
@@ -47,7 +47,7 @@ def compare_pixels(one: Tensor, other: Tensor) -> Similarity:
 
 
 def peak_signal_to_noise(mse: float, channels: int) -> float | None:
-    """PSNR per channel, in dB, over R, G, B and, with alpha, A. None for an error of 0."""
+    """PSNR in dB of the error per channel: `mse` divided by 3, or by 4 with alpha. None for an error of 0."""
     if mse == 0:
         return None
     return 10 * math.log10(255**2 * (4 if has_alpha(channels) else 3) / mse)
@@ -65,7 +65,7 @@ def structural_similarity(one: Tensor, other: Tensor) -> float:
     window = _gaussian(size if size % 2 else size - 1)
     border = len(window) - 1
     height, width = one.shape[0] - border, one.shape[1] - border
-    peak = 255 * _SRGB.unit(one.shape[-1])  # the units of `encode` cancel
+    peak = 255 * _SRGB.unit(one.shape[-1])  # the unit of `encode` cancels in the quotient
     sums = []
     for top, left in itertools.product(range(0, height, _TILE[0]), range(0, width, _TILE[1])):
         tile = slice(top, top + _TILE[0] + border), slice(left, left + _TILE[1] + border)
@@ -79,7 +79,7 @@ def _ssim(x: Tensor, y: Tensor, window: list[float], peak: float) -> Tensor:
     """SSIM of each window that fits inside two channels (h, w)."""
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
     mean_x, mean_y = _window_means(x, window), _window_means(y, window)
-    # In this form, equal channels have equal products to the last bit, and their quotient is 1.
+    # In this form, numerator and denominator of equal channels are equal to the last bit, and the quotient is 1.
     product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
     covariance = _window_means(x * y, window) - product
     variances = _window_means(x.square() + y.square(), window) - squares
@@ -87,7 +87,7 @@ def _ssim(x: Tensor, y: Tensor, window: list[float], peak: float) -> Tensor:
 
 
 def _channels(pixels: Tensor) -> Tensor:
-    """The points of pixels (h, w, C), channel by channel: float64 (3 or 4, h, w)."""
+    """The pixels (h, w, C) as sRGB points, float64 (3 or 4, h, w)."""
     return _SRGB.encode(pixels.flatten(0, 1)).T.double().unflatten(1, pixels.shape[:2]).contiguous()
 
 

@@ -1,11 +1,11 @@
 """The sample image: balloons over a lake at dusk, drawn by formulas, for a demo without a photo.
 
-Its smooth sky shows banding; its balloons and flowers are small saturated details, which a bad palette loses.
+The smooth sky shows banding. The balloons and flowers are small saturated details, which a bad palette loses.
 
-The unit of length is the height of the image; y is down from its upper edge, and x is right from its center. For a
-balloon or a flower the unit is the radius, and the origin is its own center. Colors are float32 (3, H, W), 0 to 255.
-The bytes are the same on every machine: the formulas use only operations that IEEE 754 rounds correctly (+ - * / and
-square root), no sums over pixels, and the raw bits of PCG64.
+The unit of length is the height of the image. y grows downward from the upper edge, and x to the right from the center.
+For a balloon or a flower, the unit is its radius, and the origin is its center. Colors are float32 (3, H, W), 0 to 255.
+The bytes are the same on every machine, since the formulas use only operations that IEEE 754 rounds correctly (+ - * /
+and square root), no sums over pixels, and the raw bits of PCG64.
 """
 
 from collections.abc import Callable
@@ -47,9 +47,9 @@ _BALLOONS: tuple[tuple[float, float, float, Color, Color], ...] = (
 class _Layer(NamedTuple):
     """A rectangle of the image and the function that repaints it.
 
-    Around (x, y), the rectangle reaches from `top` to `bottom`, and `side` to the left and right, in units of length
-    `unit`. `paint` takes the pixels of the rectangle, their y (H, 1) and x (1, W) in these units, and the number of
-    pixels in a unit.
+    The rectangle reaches from `top` to `bottom` and from -`side` to `side` around the origin (x, y), in units of `unit`
+    image heights. The arguments of `paint` are the pixels of the rectangle, their y (H, 1) and x (1, W) in these units
+    from the origin, and the number of pixels in a unit. `paint` returns the new pixels.
     """
 
     paint: Callable[[Array, Array, Array, float], Array]
@@ -86,7 +86,7 @@ def _scene() -> list[_Layer]:
 
 
 def _flowers(count: int) -> list[_Layer]:
-    """Poppies with a few buttercups and cornflowers, from far to near."""
+    """The layers of poppies with a few buttercups and cornflowers, from far to near."""
     random = (np.random.PCG64(7).random_raw(count * 4) >> np.uint64(40)).reshape(count, 4) / 2.0**24
     right, down, size, draws = random[np.argsort(random[:, 1])].T
     right, near = 1.5 * right - 0.75, 0.05 + 0.95 * down * down
@@ -132,7 +132,7 @@ def _treeline(x: Array) -> Array:
 
 
 def _balloon(picture: Array, y: Array, x: Array, scale: float, colors: tuple[Color, Color], light: float) -> Array:
-    """A balloon in stripes of two colors, brighter to the right by `light`."""
+    """A balloon in stripes of two colors. From its center to its right edge, the brightness grows by `light`."""
     half = np.where(y < 0.6, np.sqrt((1 - y * y).clip(0)), 0.8 - 0.75 * (y - 0.6))
     side = (x / half.clip(0.001)).clip(-1, 1)
     stripe = np.floor((side + 0.57 * side * side * side * side * side) * 2.2 + 0.5).astype(np.int32) & 1
@@ -177,7 +177,7 @@ def _ground(near: Array | float, x: Array) -> Array:
 
 
 def _flower(picture: Array, y: Array, x: Array, scale: float, color: Color) -> Array:
-    """A flower seen from the side and above: bright at its far rim, dark in its heart."""
+    """A flower, seen from above at an angle: bright at the far rim, dark in the middle."""
     petals = _channels_first(color) * (1 - 0.5 * _smoothstep(0.8 + y - x * x))
     picture = _over(picture, petals, _coverage(1 - np.sqrt(x * x + y * y * 1.7), scale))
     heart = 0.3 - np.sqrt(x * x + (y - 0.2) * (y - 0.2) * 3)
@@ -205,13 +205,13 @@ def _coverage(inside: Array, scale: float) -> Array:
 
 
 def _smoothstep(t: Array) -> Array:
-    """0 for t <= 0, 1 for t >= 1, smooth between."""
+    """The cubic step: 0 for t <= 0, 1 for t >= 1, and smooth between."""
     t = t.clip(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _gradient(t: Array, colors: tuple[Color, ...]) -> Array:
-    """A gradient through the colors for t from 0 to 1: a quadratic B-spline, whose kinks do not show as lines."""
+    """A gradient along the colors for t from 0 to 1. It is a quadratic B-spline, so that no kinks show as lines."""
     knots = np.asarray((colors[0], *colors, colors[-1]), dtype=np.float32).T
     t = t.clip(0, 1) * (len(colors) - 1) + 0.5
     i = t.astype(np.int32).clip(0, len(colors) - 1)
@@ -232,7 +232,7 @@ def _noise(y: Array | float, x: Array) -> Array:
 
 
 def _fractal_noise(y: Array | float, x: Array, octaves: int) -> Array:
-    """Noise from 0 to 1 of several octaves, each with half the weight of the next coarser one."""
+    """Noise from 0 to 1 of several octaves. Each octave has half the weight of the next coarser octave."""
     total = _noise(y, x)
     for octave in range(1, octaves):
         total = total + _noise(y * 2**octave + 31 * octave, x * 2**octave + 17 * octave) / 2**octave

@@ -9,18 +9,18 @@ from PIL import Image
 from gpukmeans.images.colorspace import has_alpha
 from gpukmeans_cli.images.comparison_sheet import over_grey
 
-# Rows and columns of the smallest image that the measure is defined for.
+# Rows and columns of the smallest image for which SSIMULACRA2 is defined.
 _MIN_SIZE = 8
 
-# A dark and a light background, as in the reference.
+# Grey levels of a dark and a light background, as in the reference implementation.
 _BACKGROUNDS = (26, 230)
 
 
 def measure_ssimulacra2(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float | None:
     """SSIMULACRA2 of two images (H, W, C) with the same H and W, each C from 1 to 4.
 
-    Equal images have 100, and a good copy has 90. With alpha, the images are measured over a dark and over a light
-    grey, and the lower value counts. None if the package is not installed, and for fewer than 8 rows or columns.
+    Equal images have 100, and a good copy has 90. Images with alpha are measured over a dark and over a light grey, and
+    the lower value counts. None if the package is not installed, and for images of fewer than 8 rows or columns.
     """
     if min(before.shape[:2]) < _MIN_SIZE:
         return None
