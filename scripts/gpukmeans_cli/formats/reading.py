@@ -129,8 +129,9 @@ class _PillowLimit:
     2**33 times as large (`test_threads_with_different_limits_each_have_their_own` shows such reads).
 
     Threads with the same limit run concurrently, and a thread with another limit waits until they have finished. A
-    plain lock would decode one image at a time, although Pillow's decoders release the interpreter lock. With two
-    threads on two shared cores, two JPEG images of 1.4 megapixels took 8.0 ms, and 9.1 ms with a plain lock.
+    plain lock would decode one image at a time, although Pillow's decoders release the interpreter lock. The gain needs
+    free cores. On two busy cores, two threads took 8.0 ms at best and 10.7 ms in the median for two JPEG images of 1.4
+    megapixels (400 tries), and 9.1 ms and 10.2 ms with a plain lock.
 
     Pillow warns above MAX_IMAGE_PIXELS, and raises only above twice that number. Here the warning is an error, so that
     MAX_IMAGE_PIXELS itself is the limit, even for images inside a file (ICO, TIFF tiles).
