@@ -39,11 +39,16 @@ from benchmarks.native import PNGQUANT_LIMITS
 from benchmarks.photos import sample_photos
 from benchmarks.picture_marks import MSE_TARGETS
 from benchmarks.pngquant import COMPRESS, NEAREST
-from benchmarks.processes import medians, run
+from benchmarks.processes import IMPORT_TORCH, medians, run
 from benchmarks.table import table
 from gpukmeans import BEST_QUALITY, SEEDINGS, mean_squared_error, quantize, unique_colors
 from gpukmeans_cli.images.sample import draw_sample
 from gpukmeans_cli.system.device import DeviceError, pick_device
+
+PathOfJson = Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only small cases.")]
+Runs = Annotated[int, typer.Option(min=1, help="Runs of each command.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds to average over.")]
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -61,14 +66,14 @@ STREAM_TARGET, STREAM_MEMORY_TARGET = 1.3, 1000
 
 
 @app.command()
-def process(runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7) -> None:
+def process(runs: Runs = 7) -> None:
     """Whole processes: `compress` on small photos beside `import torch`, memory at 18 megapixels, time of --help."""
     _print_machine()
     compress = [sys.executable, COMPRESS, *NEAREST]
     with tempfile.TemporaryDirectory() as folder:
         photos = [sample_photos() / name for name in ("china.jpg", "flower.jpg")]
         commands = {
-            "import torch": [sys.executable, "-c", "import torch"],
+            "import torch": IMPORT_TORCH,
             **{
                 f"compress {p.name}": [*compress, str(p), "-k", "20", "-q", "-f", "-o", f"{folder}/o.png"]
                 for p in photos
@@ -99,7 +104,7 @@ def draw(path: Path, width: int, height: int) -> None:
 @app.command()
 def quality(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 5,
+    seeds: Seeds = 5,
     targets: Annotated[
         bool | None,
         typer.Option(
@@ -132,11 +137,11 @@ def quality(
 @app.command()
 def pngquant(
     folder: Annotated[Path, typer.Argument(help="A folder of photos as PNG.")],
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 7,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+    runs: Runs = 7,
+    json_path: PathOfJson = None,
 ) -> None:
     """A process of `compress`, without `import torch`, beside one of pngquant for each photo: time, error, size."""
-    version = benchmark_pngquant.version() or _fail("pngquant is not installed; it is in the packages of most systems")
+    version = _version_of_pngquant()
     photos = benchmark_pngquant.rgb_photos(folder)
     if not photos:
         _fail(f"{folder} holds no RGB PNG")
@@ -159,8 +164,8 @@ def _print_photos(comparison: benchmark_pngquant.Comparison) -> None:
     for photo in comparison.photos:
         errors = f"{photo.mse:10.2f} {photo.mse_of_pngquant:10.2f}"
         print(f"{photo.name:14.14} {errors} {photo.bytes:12,} {photo.bytes_of_pngquant:12,}")
-    sizes = [sum(sizes) for sizes in zip(*((p.bytes, p.bytes_of_pngquant) for p in comparison.photos), strict=True)]
-    print(f"{'all':36} {sizes[0]:12,} {sizes[1]:12,}")
+    ours, theirs = (sum(getattr(p, name) for p in comparison.photos) for name in ("bytes", "bytes_of_pngquant"))
+    print(f"{'all':36} {ours:12,} {theirs:12,}")
     print(
         f"{comparison.seconds:.3f} s without {comparison.seconds_of_import_torch:.3f} s of `import torch`, "
         f"pngquant {comparison.seconds_of_pngquant:.3f} s"
@@ -173,7 +178,7 @@ def folder(
         Path, typer.Argument(help="A folder of photos; RGB photos are used.", exists=True, file_okay=False)
     ],
     photos: Annotated[int, typer.Option(min=1, help="Number of different photos to derive from them.")] = 200,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 3,
+    runs: Runs = 3,
     soak: Annotated[
         int, typer.Option(min=benchmark_folder.EARLY + 1, help="Number of small files for one process.")
     ] = 2000,
@@ -183,13 +188,12 @@ def folder(
     Whole processes, at K = 16. The photos are those of FOLDER, also flipped and with permuted channels; the small files
     are crops of them. Linux only.
     """
-    version = benchmark_pngquant.version() or _fail("pngquant is not installed; it is in the packages of most systems")
+    version = _version_of_pngquant()
     load = os.getloadavg()[0]
+    pictures = benchmark_pictures.rgb_pictures(folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            paths = benchmark_folder.write_photos(
-                benchmark_pictures.rgb_pictures(folder), photos, Path(scratch, "photos")
-            )
+            paths = benchmark_folder.write_photos(pictures, photos, Path(scratch, "photos"))
         except benchmark_folder.PhotosError as error:
             _fail(f"{folder} {error}")
         _print_machine()
@@ -252,10 +256,8 @@ def pictures(
     folder: Annotated[
         Path, typer.Argument(help="A folder of pictures; RGB pictures are used.", exists=True, file_okay=False)
     ],
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Only small crops of two pictures, to try the command.")
-    ] = False,
+    json_path: PathOfJson = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only small crops of two pictures.")] = False,
 ) -> None:
     """Each mark of indexed images, met or not, and tables beside pngquant, Pillow and ImageMagick.
 
@@ -264,9 +266,7 @@ def pictures(
     Linux only.
     """
     _need_peers(benchmark_pictures.REQUIRED)
-    images = benchmark_pictures.rgb_pictures(folder)
-    if not images:
-        _fail(f"{folder} holds no RGB picture")
+    images = _rgb_pictures_of(folder)
     if quick:
         images = {name: np.ascontiguousarray(images[name][:256, :256]) for name in list(images)[:2]}
     load, start = os.getloadavg()[0], time.perf_counter()
@@ -276,17 +276,16 @@ def pictures(
     for of_k in benchmark_pictures.compare(images, picture_marks.seconds_of_import()):
         rows += of_k
         print(f"\nK = {of_k[0].n_colors}\n{benchmark_pictures.table(of_k)}", flush=True)
-    print(f"\n{marks.HEAD}")
-    results = _print_marks(picture_marks.marks(rows, images, quick=quick))
+    print()
+    results = _print_marks(picture_marks.marks(rows, images, quick=quick), start)
     _write_json(json_path, [*rows, *results])
-    print(f"{time.perf_counter() - start:.0f} s")
     _exit_if_any_fails(results)
 
 
 @app.command()
 def optima(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds to average over.")] = 1,
+    seeds: Seeds = 1,
     refine: Annotated[int, typer.Option(min=1, help="Refinement cycles.")] = 8,
 ) -> None:
     """One run, one with refinement and the best of ten: inertia and cost, on colors and on image patches."""
@@ -380,23 +379,18 @@ def native(
     Takes about seven minutes on two cores. A peer that is not installed is named. The exit code is 1 if a case fails.
     Not on Windows.
     """
-    photos = benchmark_pictures.rgb_pictures(folder or sample_photos())
-    if not photos:
-        _fail(f"{folder} holds no RGB picture")
+    photos = _rgb_pictures_of(folder or sample_photos())
     load, start = os.getloadavg()[0], time.perf_counter()
     _print_machine()
     versions = peers.versions() | {"pngquant": benchmark_pngquant.version() or "not installed"}
     print(f"{_joined(versions)}; {len(photos)} photos, load of {load:.1f} at the start")
-    print(marks.HEAD)
-    results = _print_marks(benchmark_native.marks(photos, before))
-    print(f"{time.perf_counter() - start:.0f} s")
-    _exit_if_any_fails(results)
+    _exit_if_any_fails(_print_marks(benchmark_native.marks(photos, before), start))
 
 
 @app.command()
 def clustering(
-    quick: Annotated[bool, typer.Option("--quick", help="Only three small cases.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+    quick: Quick = False,
+    json_path: PathOfJson = None,
 ) -> None:
     """Seconds per iteration, peak memory and inertia on points of 3 to 128 coordinates, beside peers, on the CPU.
 
@@ -413,8 +407,8 @@ def clustering(
 
 @app.command()
 def colors(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only small cases.")] = False,
+    json_path: PathOfJson = None,
+    quick: Quick = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device of the engines.")] = "auto",
 ) -> None:
     """The engines on points of 3 coordinates: equal bits, time and memory, beside a roofline of the device.
@@ -445,12 +439,14 @@ def colors(
         raise typer.Exit(1)
 
 
-def _print_marks(results: Iterable[marks.Mark]) -> list[marks.Mark]:
-    """Print each mark as soon as it is measured."""
+def _print_marks(results: Iterable[marks.Mark], start: float) -> list[marks.Mark]:
+    """Print each mark as soon as it is measured, then the seconds since `start`."""
+    print(marks.HEAD)
     printed = []
     for mark in results:
         print(mark, flush=True)
         printed.append(mark)
+    print(f"{time.perf_counter() - start:.0f} s")
     return printed
 
 
@@ -472,6 +468,15 @@ def _write_json(path: Path | None, rows: Sequence[Any]) -> None:
 def _need_peers(required: Sequence[str] = peers.REQUIRED) -> None:
     if missing := peers.missing(required):
         _fail(f"{', '.join(missing)} not installed: pip install -c constraints.txt '.[bench]'")
+
+
+def _version_of_pngquant() -> str:
+    return benchmark_pngquant.version() or _fail("pngquant is not installed; it is in the packages of most systems")
+
+
+def _rgb_pictures_of(folder: Path) -> dict[str, np.ndarray]:
+    """The RGB pictures of a folder by name. The command ends if there are none."""
+    return benchmark_pictures.rgb_pictures(folder) or _fail(f"{folder} holds no RGB picture")
 
 
 def _joined(versions: Mapping[str, str]) -> str:

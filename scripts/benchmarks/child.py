@@ -12,12 +12,12 @@ import json
 import re
 import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.peers import Fit, find
+from benchmarks.processes import seconds_of
 
 
 def main(peer: str, folder: str, limit: int) -> None:
@@ -39,7 +39,7 @@ def main(peer: str, folder: str, limit: int) -> None:
                 np.save(f"{folder}/{peer}.npy", centers)
                 answer = {"peak_bytes": peak}
             else:
-                answer = {"seconds": _time(fit, x, first, int(n_iter))}
+                answer = {"seconds": seconds_of(functools.partial(fit, x, first, int(n_iter)))}
         except Exception as error:
             answer = {"error": _reason(error)}
         print(json.dumps(answer), flush=True)
@@ -50,12 +50,6 @@ def _check(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> tuple[np.
     before = _memory("VmRSS")
     centers = fit(x, first, n_iter)
     return centers, _memory("VmHWM") - before
-
-
-def _time(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> float:
-    start = time.perf_counter()
-    fit(x, first, n_iter)
-    return time.perf_counter() - start
 
 
 def _limit_memory(limit: int) -> None:

@@ -8,15 +8,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.marks import FailedError
 from benchmarks.peers import PEERS, scikit_learn
+from benchmarks.processes import ENVIRONMENT
 
 OURS = "gpukmeans"
-SCRIPTS = Path(__file__).resolve().parents[1]
 
 # Seconds per iteration are the difference between the medians of runs of MANY and of FEW iterations, so that the work
 # that a run does once, such as a last assignment, does not count.
@@ -28,10 +29,6 @@ REPEATS, TIME_LIMIT = 9, 5.0
 TOLERANCE, TOLERANCE_OF_OURS = 1e-4, 1e-6
 # Bytes that a call may allocate; more counts as out of memory.
 MEMORY_LIMIT = 8 << 30
-
-
-class FailedError(Exception):
-    """A peer cannot run a case, or its result is wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,10 @@ QUICK = [Case(20_000, 3, 16), Case(10_000, 32, 16), Case(10_000, 128, 16)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Case):
     """The figures of one peer on one case, or the `error` that prevented them."""
 
     peer: str
-    n: int
-    d: int
-    k: int
     reference: float
     """Inertia after the same number of iterations in float64."""
     error: str | None = None
@@ -99,10 +93,8 @@ def _compare_on(case: Case) -> list[Result]:
         seconds = time_alternately(children, errors, (FEW, MANY))
     return [
         Result(
+            *astuple(case),
             peer=peer,
-            n=case.n,
-            d=case.d,
-            k=case.k,
             reference=reference,
             error=errors.get(peer),
             inertia=checked[peer][0] if peer in checked else None,
@@ -182,13 +174,12 @@ def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
     # Threads spin while they wait, as they do by default. On a busy machine that makes single calls 10 times slower and
     # medians useless; with OMP_WAIT_POLICY=passive an iteration of many short operations took 16 ms instead of 9.6.
     threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n}
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.child", peer, folder, str(MEMORY_LIMIT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+        env={**ENVIRONMENT, **threads, "PYTHONWARNINGS": "ignore"},
         cwd=folder,  # `-m` imports from the working directory first
     )
     try:

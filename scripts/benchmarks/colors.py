@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import clustering, peers
-from benchmarks.clustering import REPEATS, FailedError, inertia, slope
+from benchmarks.clustering import REPEATS, inertia, slope
+from benchmarks.marks import FailedError
 from benchmarks.photos import sample_photos
 from gpukmeans import KMeansResult, kmeans, quantize, unique_colors
 from gpukmeans.engines import choose
@@ -141,7 +142,7 @@ def _iteration(device: str, sizes: Sizes, k: int, roofline: Roofline) -> list[Fi
     others = [peers.FLASH] if device == "cuda" else [SKLEARN, FAISS]
     comparison = _compare(device, others, x, first, CHECKED, (few, many), TOLERANCE)
     seconds = {peer: slope(each, (few, many)) for peer, each in comparison.seconds.items()}
-    ours = _auto_engine(device, x)
+    ours = f"{choose('auto', torch.from_numpy(x).to(device)).name} {device}"
     return [
         *_times(case, seconds, comparison.errors),
         Figure(
@@ -292,7 +293,11 @@ def _large(sizes: Sizes) -> list[Figure]:
     }
     return [
         *_times(case, seconds, errors, {_UNSORTED: UNSORTED_MS, _SORTED: SORTED_MS}),
-        *_ratios(case, _SORTED, seconds, {peers.FLASH: FLASH_RATIO}),
+        *(
+            Figure(case=case, what=f"{_SORTED} by {p}", value=seconds[_SORTED] / s, unit="x", target=FLASH_RATIO)
+            for p, s in seconds.items()
+            if p == peers.FLASH
+        ),
     ]
 
 
@@ -334,20 +339,6 @@ def _times(
         *(Figure(case=case, what=p, value=s * 1e3, unit="ms", target=targets.get(p)) for p, s in seconds.items()),
         *(Figure(case=case, what=peer, error=reason) for peer, reason in errors.items()),
     ]
-
-
-def _ratios(case: str, ours: str, seconds: Mapping[str, float], targets: Mapping[str, float]) -> list[Figure]:
-    """Time of `ours` relative to each measured peer that has a target."""
-    return [
-        Figure(case=case, what=f"{ours} by {peer}", value=seconds[ours] / seconds[peer], unit="x", target=target)
-        for peer, target in targets.items()
-        if peer in seconds and ours in seconds
-    ]
-
-
-def _auto_engine(device: str, x: np.ndarray) -> str:
-    """The engine that `auto` selects."""
-    return f"{choose('auto', torch.from_numpy(x).to(device)).name} {device}"
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Pictures of flat areas, text, lines, soft alpha and gradients, drawn by Pillow and NumPy: equal in every run."""
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 _SCALE = 4
 _GREEN, _AMBER, _RED, _BLUE, _VIOLET = (34, 197, 94), (245, 158, 11), (239, 68, 68), (59, 130, 246), (124, 58, 237)
 _INK, _GREY, _LINE, _PAPER = (31, 41, 55), (100, 110, 125), (226, 229, 234), (250, 251, 252)
+_HOSTS = ["api-gateway", "auth", "billing", "cache-eu", "cache-us", "db-main", "db-replica", "edge", "mail", "search"]
 _Color = tuple[int, ...]
 
 
@@ -26,9 +27,8 @@ class _Canvas:
         self._draw.rounded_rectangle(corners, radius * _SCALE, fill)
 
     def disc(self, x: float, y: float, radius: float, fill: _Color) -> None:
-        self._draw.ellipse(
-            [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE], fill
-        )
+        corners = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
+        self._draw.ellipse(corners, fill)
 
     def line(self, points: Sequence[tuple[float, float]], fill: _Color, width: float = 1) -> None:
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
@@ -43,13 +43,7 @@ class _Canvas:
 
 def drawings() -> dict[str, np.ndarray]:
     """Drawings by name, uint8 (H, W, 3), or (H, W, 4) with alpha."""
-    makers: dict[str, Callable[[], np.ndarray]] = {
-        "dashboard": _dashboard,
-        "chart": _chart,
-        "icons": _icons,
-        "pixel art": _pixel_art,
-    }
-    return {name: make() for name, make in makers.items()}
+    return {"dashboard": _dashboard(), "chart": _chart(), "icons": _icons(), "pixel art": _pixel_art()}
 
 
 def with_small_colors(photo: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,19 +102,7 @@ def _dashboard() -> np.ndarray:
         canvas.text(left + 12, 62, name, _GREY)
         canvas.text(left + 12, 78, f"{random.integers(100, 9000):,}", _INK, 20)
         canvas.line([(left + 12 + 4.2 * i, 142 - 34 * y) for i, y in enumerate(_walk(random, 41))], color, 1.5)
-    names = [
-        "api-gateway",
-        "auth",
-        "billing",
-        "cache-eu",
-        "cache-us",
-        "db-main",
-        "db-replica",
-        "edge",
-        "mail",
-        "search",
-    ]
-    for number, name in enumerate(names):
+    for number, name in enumerate(_HOSTS):
         y, state = 162 + 34 * number, {4: "DOWN", 2: "WARN", 7: "WARN"}.get(number, "OK")
         canvas.box(146, y, 604, 29, _LINE, radius=5)
         canvas.box(147, y + 1, 602, 27, (255, 255, 255), radius=4)

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.marks import FailedError
 from benchmarks.pngquant import COMPRESS, NEAREST, OPTIONS
-from benchmarks.processes import Cost, medians
+from benchmarks.processes import ENVIRONMENT, Cost, medians
 from gpukmeans_cli.compression.workers import default_workers
 
 N_COLORS = 16
 SMALL = 48  # pixels a side
 EARLY = 100  # files before the first measurement of memory
-SCRIPTS = Path(__file__).resolve().parents[1]
 
 # Transposed, flipped vertically, flipped horizontally, and the order of the channels. The order of the channels varies
 # fastest, so that only large numbers of photos contain transposed ones.
@@ -36,7 +36,7 @@ _PNGQUANT_SUFFIX = "-pngquant.png"
 _XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_PNGQUANT_SUFFIX} "$3" < "$2"'
 
 
-class PhotosError(Exception):
+class PhotosError(FailedError):
     """A folder has too few photos. The message continues a sentence that begins with the path of the folder."""
 
 
@@ -155,11 +155,10 @@ def resident_memory(photos: Path, folder: Path, n_workers: int | None) -> Reside
 
 
 def _run_child(*arguments: object) -> dict[str, Any]:
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.folder_child", *map(str, arguments)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
+        env=ENVIRONMENT,
         check=True,
     )
     return json.loads(child.stdout)

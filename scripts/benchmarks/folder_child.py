@@ -13,8 +13,6 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ import_torch()  # before any import of torch, as the command does
 import numpy as np
 import torch
 
+from benchmarks.processes import seconds_of
 from gpukmeans import unique_colors
 from gpukmeans_cli.compression.batch import compress_all
 from gpukmeans_cli.compression.plan import plan
@@ -74,7 +73,7 @@ def codecs(photos: str, compressed: str, target: str, runs: str, device: str, n_
     def compress() -> None:
         _compress(photos, target, int(n_colors), device, Reporter(quiet=True), None)
 
-    seconds = [(_seconds(compress), _seconds(decode_and_encode_all)) for _ in range(1 + int(runs))][1:]
+    seconds = [(seconds_of(compress), seconds_of(decode_and_encode_all)) for _ in range(1 + int(runs))][1:]
     return {"compress": statistics.median(a for a, _ in seconds), "codecs": statistics.median(b for _, b in seconds)}
 
 
@@ -98,12 +97,6 @@ def _indexed(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = torch.from_numpy(read_image(path).pixels)
     histogram = unique_colors(image)
     return histogram.colors.numpy(), histogram.lookup(image).to(torch.uint8).numpy()
-
-
-def _seconds(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _resident_bytes() -> int:

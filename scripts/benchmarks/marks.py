@@ -1,7 +1,23 @@
 """Marks: figures of this package compared with those of a peer, and met or missed limits."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+from benchmarks import pngquant
+from benchmarks.processes import ProcessError
+
+
+class FailedError(Exception):
+    """A program or package cannot run a case, or its result is wrong. The message is the reason."""
+
+
+class NotMeasuredError(Exception):
+    """A case cannot be measured here. `mark` is printed instead of its marks."""
+
+    def __init__(self, mark: "Mark") -> None:
+        super().__init__(mark.error)
+        self.mark = mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +67,23 @@ HEAD = f"{'':56} {'gpukmeans':>12} {'peer':>12}    {'':14} {'compared':>8}"
 def not_measured(case: str, peer: str) -> Mark:
     """The mark of a case whose peer is missing."""
     return Mark(case=case, peer=peer, error=f"not measured: {peer} is not installed")
+
+
+def need_pngquant(case: str) -> None:
+    """NotMeasuredError if pngquant is not installed."""
+    if pngquant.version() is None:
+        raise NotMeasuredError(not_measured(case, "pngquant"))
+
+
+def measure(cases: Mapping[str, Callable[[], Iterator[Mark]]]) -> Iterator[Mark]:
+    """The marks of all cases, each as soon as it is measured. A case that fails yields one mark with the error."""
+    for name, case in cases.items():
+        try:
+            yield from case()
+        except NotMeasuredError as error:
+            yield error.mark
+        except (FailedError, ProcessError) as error:  # the other marks are measured
+            yield Mark(case=name, peer="", error=f"fails: {error}")
 
 
 def _cell(figure: float) -> str:

@@ -27,11 +27,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import folder as benchmark_folder
 from benchmarks import peers, pngquant
-from benchmarks.clustering import FEW, MANY, TOLERANCE, Case, FailedError, inertia, sample, slope
+from benchmarks.clustering import FEW, MANY, TOLERANCE, Case, inertia, sample, slope
 from benchmarks.colors import COLORS_TOLERANCE, FAISS, SKLEARN
-from benchmarks.marks import Mark, not_measured
+from benchmarks.marks import FailedError, Mark, NotMeasuredError, measure, need_pngquant, not_measured
 from benchmarks.optima import windows
-from benchmarks.processes import ProcessError, medians, run
+from benchmarks.pictures import write_pictures
+from benchmarks.processes import IMPORT_TORCH, medians, run, seconds_of
 from gpukmeans import DITHERINGS, KMeans, apply_palette, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.engines.native.engine import NativeEngine
@@ -65,11 +66,7 @@ def marks(photos: Mapping[str, np.ndarray], before: str) -> Iterator[Mark]:
         "busy cores": _busy,
         "start": partial(_start, before),
     }
-    for name, case in cases.items():
-        try:
-            yield from case()
-        except (FailedError, ProcessError, benchmark_folder.PhotosError) as error:  # the other marks are measured
-            yield Mark(case=name, peer="", error=f"fails: {error}")
+    return measure(cases)
 
 
 def _few_coordinates() -> Iterator[Mark]:
@@ -174,9 +171,7 @@ def _fit(
 def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     """The whole of `apply_palette` beside a process of pngquant, which also computes the palette."""
     case, limits = "4 megapixels, K = 256", {"floyd-steinberg": 0.12}
-    if pngquant.version() is None:
-        yield not_measured(case, "pngquant")
-        return
+    need_pngquant(case)
     large = Image.fromarray(next(iter(photos.values()))).resize((2400, 1667), Image.Resampling.BICUBIC)
     image = torch.from_numpy(np.array(large))
     palette = quantize(image, 256).palette
@@ -192,35 +187,21 @@ def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
 
 def _folder(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     case, n = "48 pictures, K = 64, a second", 48
-    if pngquant.version() is None:
-        yield not_measured(case, "pngquant")
-        return
+    need_pngquant(case)
     with tempfile.TemporaryDirectory() as scratch:
         paths = benchmark_folder.write_photos(photos, n, Path(scratch, "photos"))
-        start = statistics.median(run([sys.executable, "-c", "import torch"]).seconds for _ in range(RUNS))
+        start = statistics.median(run(IMPORT_TORCH).seconds for _ in range(RUNS))
         ours, theirs = benchmark_folder.throughputs(paths, RUNS - 1, Path(scratch), 64, all_ways=False)
     figures = {"less the import of torch": (start, 1.5), "with the import": (0.0, None)}
     for name, (less, limit) in figures.items():
-        rates = n / (ours.cost.seconds - less), n / theirs.cost.seconds
-        yield Mark(
-            case=f"{case}, {name}",
-            peer="pngquant",
-            ours=rates[0],
-            theirs=rates[1],
-            unit="/s",
-            limit=limit,
-            at_least=True,
-        )
+        rates = {"ours": n / (ours.cost.seconds - less), "theirs": n / theirs.cost.seconds}
+        yield Mark(case=f"{case}, {name}", peer="pngquant", **rates, unit="/s", limit=limit, at_least=True)
 
 
 def _files(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    if pngquant.version() is None:
-        yield not_measured("files in one process", "pngquant")
-        return
+    need_pngquant("files in one process")
     with tempfile.TemporaryDirectory() as scratch:
-        paths = [Path(scratch, f"{number}.png") for number in range(len(photos))]
-        for path, pixels in zip(paths, photos.values(), strict=True):
-            Image.fromarray(pixels).save(path)
+        paths = write_pictures(photos, Path(scratch, "photos"))
         for each in pngquant.compare(paths, list(PNGQUANT_LIMITS), RUNS - 1):
             case = f"{len(paths)} files, K = {each.n_colors}, less the import"
             seconds, cpu_seconds = each.seconds_of_pngquant, each.cpu_seconds_of_pngquant
@@ -238,9 +219,7 @@ def _busy() -> Iterator[Mark]:
     with _busy_cores():
         for seed in range(3 * RUNS):
             for name, fit in fits.items():
-                start = time.perf_counter()
-                fit(seed)
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(seconds_of(partial(fit, seed)))
     ours, theirs = map(statistics.median, seconds.values())
     yield _mark("20k x 64, KMeans(64).fit, busy cores", SKLEARN, ours, theirs, 1.0)
 
@@ -250,21 +229,19 @@ def _start(before: str) -> Iterator[Mark]:
         archive, old = Path(scratch, "old.tar"), Path(scratch, "old")
         command = ["git", "-C", str(ROOT), "archive", "--output", str(archive), before, "gpukmeans", "scripts"]
         if subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
-            yield Mark(case="import gpukmeans, --help", peer=before, error="not measured: no such commit")
-            return
+            error = "not measured: no such commit"
+            raise NotMeasuredError(Mark(case="import gpukmeans, --help", peer=before, error=error))
         with tarfile.open(archive) as files:
             files.extractall(old, filter="data")
         for name, arguments in {
             "import gpukmeans": ["-c", "import gpukmeans"],
             "gpukmeans --help": ["-m", "gpukmeans_cli.main", "--help"],
         }.items():
-            costs = medians(
-                {
-                    str(tree): ["env", "-C", scratch, f"PYTHONPATH={tree}:{tree}/scripts", sys.executable, *arguments]
-                    for tree in (ROOT, old)
-                },
-                3 * RUNS,
-            )
+            commands = {
+                str(tree): ["env", "-C", scratch, f"PYTHONPATH={tree}:{tree}/scripts", sys.executable, *arguments]
+                for tree in (ROOT, old)
+            }
+            costs = medians(commands, 3 * RUNS)
             yield _mark(name, before, *(cost.cpu_seconds for cost in costs.values()), limit=1.05)
 
 

@@ -4,7 +4,6 @@
 the peak of its parent.
 """
 
-import os
 import struct
 import subprocess
 import sys
@@ -16,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pngquant import COMPRESS, NEAREST
-from benchmarks.processes import peak_bytes
+from benchmarks.processes import ENVIRONMENT, peak_bytes
 
 # The target: bytes for each pixel of one frame, and bytes in addition.
 BYTES_PER_PIXEL, CONSTANT = 16, 32e6
 
-SCRIPTS = Path(__file__).resolve().parents[1]
 _SIZE = 6000, 4000
 _WITH_DITHERING = ("floyd-steinberg", "blue-noise")
 
@@ -41,9 +39,8 @@ class Peak:
 
 def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
     """Peaks at 20 colors, of files that are made in `folder` from the RGB photos of another. Linux only."""
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])
     command = [sys.executable, "-m", "benchmarks.peaks", str(photos), str(folder)]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True)
+    subprocess.run(command, env=ENVIRONMENT, check=True)
     baseline, _ = _compress(folder / "pixel.png", folder)
     Image.MAX_IMAGE_PIXELS = None  # above which Pillow warns
     for source in ("photo.jpg", "rgb.png", "rgba.png", "grey.png", "bit.png", "small.png", "flat.gif", "video.gif"):

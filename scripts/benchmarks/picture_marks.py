@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from benchmarks import pngquant
 from benchmarks.drawings import drawings, over, with_small_colors
-from benchmarks.marks import Mark, not_measured
-from benchmarks.photos import mean_squared_error as squared_error
+from benchmarks.marks import Mark, NotMeasuredError, measure, need_pngquant, not_measured
 from benchmarks.pictures import (
     BUDGETED,
     LOSSY,
@@ -30,17 +29,17 @@ from benchmarks.pictures import (
     PLAIN,
     PNGQUANT,
     Candidate,
-    FailedError,
     Row,
     by_pngquant,
     ciede2000,
     gpukmeans,
+    read_pixels,
     ssimulacra2_over,
     write,
     write_pictures,
 )
 from benchmarks.pngquant import COMPRESS
-from benchmarks.processes import ProcessError, medians, peak_bytes, run
+from benchmarks.processes import IMPORT_TORCH, medians, peak_bytes, run
 from gpukmeans import kmeans, mean_squared_error, quantize, unique_colors
 
 # Upper limits of the mean squared error of K colors on the photos 1 to 8 of the Kodak set.
@@ -54,7 +53,6 @@ BYTES_PER_PIXEL, CONSTANT = 40, 64e6
 # Largest difference of a channel within the 3 x 3 pixels around a flat pixel, in levels; chroma of a vivid color.
 _FLAT, _VIVID = 24, 50
 _NEAREST = ("--dither", "none", "--lossy", "0")
-_TORCH = [sys.executable, "-c", "import torch"]
 
 
 def marks(rows: Sequence[Row], photos: Mapping[str, np.ndarray], *, quick: bool = False) -> Iterator[Mark]:
@@ -62,30 +60,28 @@ def marks(rows: Sequence[Row], photos: Mapping[str, np.ndarray], *, quick: bool 
 
     With `quick` the files are small, and most figures say little.
     """
-    runs = 1 if quick else 3
+    runs, side = (1, 300) if quick else (3, 2000)
     cases = {
         "default": partial(_default, rows),
-        "without dithering": partial(_without_dithering, rows),
-        "bytes of pngquant": partial(_budgets, rows),
+        **{f"without dithering, K = {k}": partial(_without_dithering, rows, k, x) for k, x in PLAIN_LIMITS.items()},
+        **{f"bytes of pngquant, K = {k}": partial(_budgets, rows, k, least) for k, least in BUDGET_LIMITS.items()},
         "drawings": _drawings,
         "vivid areas": partial(_vivid, rows, photos),
         "error of K-means": partial(_kmeans, photos, 1 if quick else 5),
-        "time of one photo": partial(_one_photo, photos, 300 if quick else 2000, runs),
-        "time of all photos": partial(_all_photos, photos, runs),
+        "time of one photo": lambda: _times(
+            f"{side} x {side}, seconds", {"large": tiled(photos, side, side)}, runs, 1.5
+        ),
+        "time of all photos": partial(_times, f"{len(photos)} files in one process, seconds", photos, runs, 1.3),
         "12 megapixels": partial(_large, photos, (400, 300) if quick else (4000, 3000)),
         "GIF": partial(_gifs, photos),
         "same bits": partial(_same_bits, photos),
     }
-    for name, case in cases.items():
-        try:
-            yield from case()
-        except (FailedError, ProcessError) as error:  # the other marks are measured
-            yield Mark(case=name, peer="", error=f"fails: {error}")
+    return measure(cases)
 
 
 def seconds_of_import(runs: int = 3) -> float:
     """Median seconds of a process that imports torch."""
-    return statistics.median(run(_TORCH).seconds for _ in range(runs))
+    return statistics.median(run(IMPORT_TORCH).seconds for _ in range(runs))
 
 
 def tiled(photos: Mapping[str, np.ndarray], width: int, height: int) -> np.ndarray:
@@ -102,62 +98,45 @@ def tiled(photos: Mapping[str, np.ndarray], width: int, height: int) -> np.ndarr
 
 def _default(rows: Sequence[Row]) -> Iterator[Mark]:
     case = "default options, 256 colors"
-    pair = _pair(rows, 256, OURS, PNGQUANT)
-    if isinstance(pair, Mark):
-        yield pair
-        return
-    ours, theirs = pair
-    yield _bytes(f"{case}, bytes", ours, theirs, PNGQUANT, 0.66)
+    ours, theirs = _pair(rows, 256, OURS, PNGQUANT)
+    yield _kilobytes(f"{case}, bytes", ours.bytes, theirs.bytes, PNGQUANT, 0.66)
     yield _better(f"{case}, SSIMULACRA2 higher", ours, theirs, "ssimulacra2", 1.0)
     yield _better(f"{case}, FLIP lower", ours, theirs, "flip", 0.875)
 
 
-def _without_dithering(rows: Sequence[Row]) -> Iterator[Mark]:
-    for k, limit in PLAIN_LIMITS.items():
-        case, pair = f"--dither none --lossy {LOSSY}, K = {k}", _pair(rows, k, LOSSY_PLAIN, NOFS)
-        if isinstance(pair, Mark):
-            yield pair
-            continue
-        yield Mark(
-            case=f"{case}, MSE", peer=NOFS, ours=pair[0].mean("mse"), theirs=pair[1].mean("mse"), unit="", limit=1.0
-        )
-        yield _bytes(f"{case}, bytes", *pair, NOFS, limit)
+def _without_dithering(rows: Sequence[Row], k: int, limit: float) -> Iterator[Mark]:
+    case, (ours, theirs) = f"--dither none --lossy {LOSSY}, K = {k}", _pair(rows, k, LOSSY_PLAIN, NOFS)
+    yield Mark(case=f"{case}, MSE", peer=NOFS, ours=ours.mean("mse"), theirs=theirs.mean("mse"), unit="", limit=1.0)
+    yield _kilobytes(f"{case}, bytes", ours.bytes, theirs.bytes, NOFS, limit)
 
 
-def _budgets(rows: Sequence[Row]) -> Iterator[Mark]:
-    for k, least in BUDGET_LIMITS.items():
-        case, pair = f"--max-bytes of pngquant, K = {k}", _pair(rows, k, BUDGETED, PNGQUANT)
-        if isinstance(pair, Mark):
-            yield pair
-            continue
-        yield _better(f"{case}, SSIMULACRA2 higher", *pair, "ssimulacra2", 1.0)
-        yield _better(f"{case}, FLIP lower", *pair, "flip", 1.0)
-        for figure, name, limit in (("ssimulacra2", "SSIMULACRA2", least), ("flip", "FLIP", -0.02)):
-            ours, theirs = (row.mean(figure) for row in pair)
-            yield _difference(f"{case}, {name}", ours, theirs, limit, at_least=limit > 0)
-        yield _bytes(f"{case}, bytes", *pair, PNGQUANT, 1.0)
+def _budgets(rows: Sequence[Row], k: int, least: float) -> Iterator[Mark]:
+    case, (ours, theirs) = f"--max-bytes of pngquant, K = {k}", _pair(rows, k, BUDGETED, PNGQUANT)
+    yield _better(f"{case}, SSIMULACRA2 higher", ours, theirs, "ssimulacra2", 1.0)
+    yield _better(f"{case}, FLIP lower", ours, theirs, "flip", 1.0)
+    for figure, name, limit in (("ssimulacra2", "SSIMULACRA2", least), ("flip", "FLIP", -0.02)):
+        yield _difference(f"{case}, {name}", ours.mean(figure), theirs.mean(figure), limit, at_least=limit > 0)
+    yield _kilobytes(f"{case}, bytes", ours.bytes, theirs.bytes, PNGQUANT, 1.0)
 
 
 def _drawings() -> Iterator[Mark]:
     """Bytes and SSIMULACRA2 at 256 colors; with alpha the mean over white and over black."""
-    if pngquant.version() is None:
-        yield not_measured("drawings", "pngquant")
-        return
+    need_pngquant("drawings")
     pictures = drawings()
     sizes: dict[str, list[int]] = {}
     scores: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        sources = list(write_pictures(pictures, Path(scratch, "sources")).values())
+        sources = write_pictures(pictures, Path(scratch, "sources"))
         for name, candidate in ((OURS, gpukmeans()), (PNGQUANT, by_pngquant())):
             output = write(name, candidate, sources, 256, Path(scratch, name))
             sizes[name] = output.sizes
-            scores[name] = [_score(*pair) for pair in zip(pictures.values(), map(_rgba, output.targets), strict=True)]
+            scores[name] = list(map(_score, pictures.values(), output.targets))
     for name, ours, theirs in zip(pictures, sizes[OURS], sizes[PNGQUANT], strict=True):
         yield _kilobytes(f"{name}, bytes", ours, theirs, PNGQUANT, None)
     for name, ours, theirs in zip(pictures, scores[OURS], scores[PNGQUANT], strict=True):
         yield _difference(f"{name}, SSIMULACRA2", ours, theirs, None)
     yield _kilobytes("drawings, bytes", sum(sizes[OURS]), sum(sizes[PNGQUANT]), PNGQUANT, 0.85)
-    ours, theirs = (statistics.mean(scores[name]) for name in (OURS, PNGQUANT))
+    ours, theirs = map(statistics.mean, scores.values())
     yield _difference("drawings, SSIMULACRA2", ours, theirs, -0.5, at_least=True)
 
 
@@ -166,11 +145,11 @@ def _vivid(rows: Sequence[Row], photos: Mapping[str, np.ndarray]) -> Iterator[Ma
     crop = list(photos.values())[-1][:320, :480]
     pictures = {name: over(pixels, 245) for name, pixels in (drawings() | with_small_colors(crop)).items()}
     with tempfile.TemporaryDirectory() as scratch:
-        sources = list(write_pictures(pictures, Path(scratch, "sources")).values())
+        sources = write_pictures(pictures, Path(scratch, "sources"))
 
         def figures(name: str, candidate: Candidate) -> list[float]:
             targets = write(name, candidate, sources, 16, Path(scratch, name)).targets
-            pairs = zip(pictures.values(), (_rgba(target)[..., :3] for target in targets), strict=True)
+            pairs = zip(pictures.values(), (read_pixels(target, "RGBA")[..., :3] for target in targets), strict=True)
             return [float(ciede2000(before, after)[_is_vivid(before)].mean()) for before, after in pairs]
 
         case, ours = "vivid areas, K = 16, CIEDE2000", figures(PLAIN, gpukmeans(*_NEAREST))
@@ -217,15 +196,6 @@ def _kmeans(photos: Mapping[str, np.ndarray], n_seeds: int) -> Iterator[Mark]:
         yield Mark(case=case, peer="limit", ours=statistics.mean(errors), theirs=limit, unit="", limit=1.0)
 
 
-def _one_photo(photos: Mapping[str, np.ndarray], side: int, runs: int) -> Iterator[Mark]:
-    picture = {"large": tiled(photos, side, side)}
-    yield from _times(f"{side} x {side}, seconds", picture, runs, 1.5)
-
-
-def _all_photos(photos: Mapping[str, np.ndarray], runs: int) -> Iterator[Mark]:
-    yield from _times(f"{len(photos)} files in one process, seconds", photos, runs, 1.3)
-
-
 def _large(photos: Mapping[str, np.ndarray], size: tuple[int, int]) -> Iterator[Mark]:
     picture, name = tiled(photos, *size), f"{size[0]} x {size[1]}"
     yield from _times(f"{name}, seconds", {"large": picture}, 1, 1.5)
@@ -243,16 +213,14 @@ def _large(photos: Mapping[str, np.ndarray], size: tuple[int, int]) -> Iterator[
 
 def _times(case: str, pictures: Mapping[str, np.ndarray], runs: int, limit: float) -> Iterator[Mark]:
     """Seconds of the default options, less the import of torch, beside those of pngquant."""
-    if pngquant.version() is None:
-        yield not_measured(case, "pngquant")
-        return
+    need_pngquant(case)
     with tempfile.TemporaryDirectory() as scratch:
-        sources = list(write_pictures(pictures, Path(scratch, "sources")).values())
+        sources = write_pictures(pictures, Path(scratch, "sources"))
         candidates = {OURS: gpukmeans(), PNGQUANT: by_pngquant()}
         for name in candidates:
             Path(scratch, name).mkdir()
         commands = {name: make(sources, 256, Path(scratch, name)) for name, make in candidates.items()}
-        costs = medians({"torch": _TORCH, **commands}, runs)
+        costs = medians({"torch": IMPORT_TORCH, **commands}, runs)
     for figure, unit_limit in {"seconds": limit, "cpu_seconds": None}.items():
         torch_figure, ours, theirs = (getattr(costs[name], figure) for name in ("torch", OURS, PNGQUANT))
         name = case if figure == "seconds" else f"{case.removesuffix('seconds')}CPU seconds"
@@ -262,8 +230,7 @@ def _times(case: str, pictures: Mapping[str, np.ndarray], runs: int, limit: floa
 def _gifs(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     """Bytes and error of GIFs of 256 colors, and of an animation of twelve frames, that are reduced to 64."""
     if shutil.which("gifsicle") is None:
-        yield not_measured("GIF at 64 colors", "gifsicle")
-        return
+        raise NotMeasuredError(not_measured("GIF at 64 colors", "gifsicle"))
     stills = [[Image.fromarray(pixels)] for pixels in photos.values()]
     height, width, _ = next(iter(photos.values())).shape
     box = width // 2, height // 2
@@ -286,7 +253,7 @@ def _reduced_gif(frames: Sequence[Image.Image], folder: Path) -> tuple[float, ..
     run([sys.executable, COMPRESS, str(source), "-k", "64", "-o", str(ours), "-f", "-q", "--allow-larger"])
     run(["gifsicle", "--colors", "64", "-O3", "-o", str(theirs), str(source)])
     before = _frames(source)
-    errors = [squared_error(before, _frames(path)) for path in (ours, theirs)]
+    errors = [mean_squared_error(before, _frames(path)) for path in (ours, theirs)]
     return ours.stat().st_size, theirs.stat().st_size, *errors
 
 
@@ -294,7 +261,7 @@ def _same_bits(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
     """Files of small crops, compressed in one process, compared with files that are compressed in other ways."""
     crops = {name: np.ascontiguousarray(pixels[:160, :160]) for name, pixels in photos.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        sources = list(write_pictures(crops, Path(scratch, "sources")).values())
+        sources = write_pictures(crops, Path(scratch, "sources"))
         folders = iter(Path(scratch, str(number)) for number in itertools.count())
         compress = gpukmeans()
 
@@ -322,17 +289,15 @@ def _find(rows: Sequence[Row], k: int, candidate: str) -> Row | None:
     return next((row for row in rows if (row.n_colors, row.candidate) == (k, candidate) and not row.error), None)
 
 
-def _pair(rows: Sequence[Row], k: int, ours: str, theirs: str) -> tuple[Row, Row] | Mark:
-    """Both rows, or a mark with the error of one."""
-    for row in rows:
-        if row.n_colors == k and row.candidate in (ours, theirs) and row.error:
-            return Mark(case=f"{ours}, K = {k}", peer=theirs, error=f"not measured: {row.candidate}: {row.error}")
+def _pair(rows: Sequence[Row], k: int, ours: str, theirs: str) -> tuple[Row, Row]:
+    """The rows of two candidates at K colors. NotMeasuredError if one of them has an error."""
     found = {row.candidate: row for row in rows if row.n_colors == k}
-    return found[ours], found[theirs]
-
-
-def _bytes(case: str, ours: Row, theirs: Row, peer: str, limit: float) -> Mark:
-    return _kilobytes(case, ours.bytes, theirs.bytes, peer, limit)
+    pair = found[ours], found[theirs]
+    for row in pair:
+        if row.error:
+            error = f"not measured: {row.candidate}: {row.error}"
+            raise NotMeasuredError(Mark(case=f"{ours}, K = {k}", peer=theirs, error=error))
+    return pair
 
 
 def _kilobytes(case: str, ours: float, theirs: float, peer: str, limit: float | None) -> Mark:
@@ -351,21 +316,14 @@ def _difference(case: str, ours: float, theirs: float, limit: float | None, *, a
     )
 
 
-def _score(before: np.ndarray, after: np.ndarray) -> float:
+def _score(before: np.ndarray, target: Path) -> float:
+    """Mean SSIMULACRA2 of a drawing and the file made of it, over white and, if the drawing has alpha, over black."""
+    after = read_pixels(target, "RGBA")
     backgrounds = (0, 255) if before.shape[2] == 4 else (255,)
     return statistics.mean(ssimulacra2_over(before, after, background) for background in backgrounds)
 
 
-def _rgba(path: Path) -> np.ndarray:
+def _frames(path: Path) -> torch.Tensor:
+    """The frames of a GIF, uint8 (F, H, W, 3)."""
     with Image.open(path) as image:
-        return np.array(image.convert("RGBA"))
-
-
-def _frames(path: Path) -> np.ndarray:
-    """The frames of a GIF, int64 (F, H, W, 3)."""
-    with Image.open(path) as image:
-        frames = []
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            frames.append(np.array(image.convert("RGB"), dtype=np.int64))
-    return np.stack(frames)
+        return torch.from_numpy(np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]))

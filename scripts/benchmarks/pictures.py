@@ -16,20 +16,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, features
 
 from benchmarks import pngquant
 from benchmarks.drawings import over
-from benchmarks.photos import mean_squared_error
+from benchmarks.marks import FailedError
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import ProcessError, run
 from benchmarks.table import aligned
+from gpukmeans import mean_squared_error
 from gpukmeans_cli.formats.reading import read_image
 from gpukmeans_cli.system.atomic_files import ImageError
 
@@ -113,7 +115,8 @@ AT_256: Mapping[str, Candidate] = {
 }
 
 
-class Errors(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Errors:
     """The errors of an image against its source, by four measures."""
 
     mse: float
@@ -123,14 +126,10 @@ class Errors(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photo:
+class Photo(Errors):
     """Errors and size of the output of a candidate for one photo."""
 
     name: str
-    mse: float
-    ciede2000: float
-    ssimulacra2: float
-    flip: float
     bytes: int
 
 
@@ -172,10 +171,6 @@ class Output(NamedTuple):
         return [target.stat().st_size for target in self.targets]
 
 
-class FailedError(Exception):
-    """A candidate wrote too few images, or one of too many colors; the message is the reason."""
-
-
 def unavailable() -> dict[str, str]:
     """For each candidate that cannot run here, the reason."""
     reasons = {
@@ -208,12 +203,12 @@ def rgb_pictures(folder: Path) -> dict[str, np.ndarray]:
     return pictures
 
 
-def write_pictures(pictures: Mapping[str, np.ndarray], folder: Path) -> dict[str, Path]:
-    """Write the pictures as PNGs to the new folder; their paths, which sort as the pictures, by name."""
+def write_pictures(pictures: Mapping[str, np.ndarray], folder: Path) -> list[Path]:
+    """Write the pictures as PNGs to the new folder. The order of the returned paths is also their sorted order."""
     folder.mkdir()
-    paths = {name: folder / f"{number:04}.png" for number, name in enumerate(pictures)}
-    for name, path in paths.items():
-        Image.fromarray(pictures[name]).save(path)
+    paths = [folder / f"{number:04}.png" for number in range(len(pictures))]
+    for path, pixels in zip(paths, pictures.values(), strict=True):
+        Image.fromarray(pixels).save(path)
     return paths
 
 
@@ -222,13 +217,13 @@ def compare(pictures: Mapping[str, np.ndarray], seconds_of_import: float) -> Ite
     with tempfile.TemporaryDirectory() as scratch:
         sources = write_pictures(pictures, Path(scratch, "sources"))
         for k in N_COLORS:
-            outputs, errors = _outputs(list(sources.values()), k, Path(scratch), seconds_of_import)
-            pairs = [pair for each in outputs.values() for pair in zip(sources.values(), each.targets, strict=True)]
+            outputs, errors = _outputs(sources, k, Path(scratch), seconds_of_import)
+            pairs = [pair for each in outputs.values() for pair in zip(sources, each.targets, strict=True)]
             measured = _errors(pairs)
             rows = []
             for name, each in outputs.items():
-                files = zip(sources, each.targets, each.sizes, strict=True)
-                photos = [Photo(name=n, **measured[target]._asdict(), bytes=size) for n, target, size in files]
+                files = zip(pictures, each.targets, each.sizes, strict=True)
+                photos = [Photo(name=n, **asdict(measured[target]), bytes=size) for n, target, size in files]
                 rows.append(Row(candidate=name, n_colors=k, photos=photos, seconds=each.seconds))
             yield [*rows, *(Row(candidate=name, n_colors=k, photos=[], error=why) for name, why in errors.items())]
 
@@ -289,40 +284,31 @@ def _within_budgets(sources: Sequence[Path], sizes: Sequence[int], folder: Path)
 
 
 def _count_colors(path: Path) -> int:
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGBA"))
-    return len(np.unique(pixels.view(np.uint32)))
+    return len(np.unique(read_pixels(path, "RGBA").view(np.uint32)))
 
 
 def _errors(pairs: Sequence[tuple[Path, Path]]) -> dict[Path, Errors]:
     """The errors of each target against its source; those of equal images are measured once."""
-    keys = {target: (source, hashlib.sha256(_rgb(target).tobytes()).digest()) for source, target in pairs}
+    keys = {target: (source, hashlib.sha256(read_pixels(target).tobytes()).digest()) for source, target in pairs}
     different = {keys[target]: (source, target) for source, target in pairs}
     workers = min(_MOST_PROCESSES, os.cpu_count() or 1)
     # Not forked: torch's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_use_one_thread) as pool:
-        errors = dict(zip(different, pool.map(_errors_of_pair, different.values()), strict=True))
+    # Otherwise FLIP would start a thread for every core in each process.
+    with ProcessPoolExecutor(workers, spawn, initializer=os.putenv, initargs=("OMP_NUM_THREADS", "1")) as pool:
+        errors = dict(zip(different, pool.map(errors_of, *zip(*different.values(), strict=True)), strict=True))
     return {target: errors[key] for target, key in keys.items()}
-
-
-def _use_one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # each process would start FLIP with a thread for every core
-
-
-def _errors_of_pair(pair: tuple[Path, Path]) -> Errors:
-    return errors_of(*pair)
 
 
 def errors_of(source: Path, target: Path) -> Errors:
     """The errors of the image at `target` against that at `source`; both RGB, of equal size."""
     import flip_evaluator  # pyright: ignore[reportMissingImports]
 
-    before, after = _rgb(source), _rgb(target)
+    before, after = read_pixels(source), read_pixels(target)
     scaled, other = (pixels.astype(np.float32) / 255 for pixels in (before, after))
     _, flip, _ = flip_evaluator.evaluate(scaled, other, "LDR", applyMagma=False)
     return Errors(
-        mse=mean_squared_error(before, after),
+        mse=mean_squared_error(torch.from_numpy(before), torch.from_numpy(after)),
         ciede2000=float(ciede2000(before, after).mean()),
         ssimulacra2=ssimulacra2_over(before, after, 255),
         flip=float(flip),
@@ -346,9 +332,10 @@ def ssimulacra2_over(before: np.ndarray, after: np.ndarray, background: int) -> 
     return float(ssimulacra2.compute_ssimulacra2(first, second))
 
 
-def _rgb(path: Path) -> np.ndarray:
+def read_pixels(path: Path, mode: str = "RGB") -> np.ndarray:
+    """The pixels of an image in a mode of Pillow, uint8 (H, W, C)."""
     with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
+        return np.array(image.convert(mode))
 
 
 def _cells(row: Row) -> list[str]:

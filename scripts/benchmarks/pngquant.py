@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.photos import mean_squared_error
-from benchmarks.processes import Cost, medians
+import torch
+
+from benchmarks.processes import IMPORT_TORCH, SCRIPTS, Cost, medians
+from gpukmeans import mean_squared_error
 from gpukmeans_cli.formats.reading import read_image
 
-COMPRESS = str(Path(__file__).resolve().parents[1] / "compress.py")
+COMPRESS = str(SCRIPTS / "compress.py")
 OPTIONS = "--speed 4 --nofs"
 NEAREST = ["--effort", "0"]
 """Options of gpukmeans for nearest colors by the quick encoder."""
@@ -76,7 +78,7 @@ def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[
     with tempfile.TemporaryDirectory() as folder:
         copies = [Path(shutil.copyfile(photo, Path(folder) / photo.name)) for photo in photos]
         names = [str(copy) for copy in copies]
-        commands = {"torch": [sys.executable, "-c", "import torch"]}
+        commands = {"torch": IMPORT_TORCH}
         for k in n_colors:
             commands[f"ours {k}"] = [sys.executable, COMPRESS, *names, "-k", str(k), *NEAREST, "-f", "-q"]
             commands[f"theirs {k}"] = ["sh", "-c", _LOOP.format(ext=_extension(k), k=k), "sh", *names]
@@ -87,12 +89,12 @@ def compare(photos: Sequence[Path], n_colors: Sequence[int], runs: int) -> list[
         ]
 
 
-def _comparison(n_colors: int, torch: Cost, ours: Cost, theirs: Cost, photos: list[Photo]) -> Comparison:
+def _comparison(n_colors: int, start: Cost, ours: Cost, theirs: Cost, photos: list[Photo]) -> Comparison:
     return Comparison(
         n_colors=n_colors,
-        seconds=ours.seconds - torch.seconds,
-        cpu_seconds=ours.cpu_seconds - torch.cpu_seconds,
-        seconds_of_import_torch=torch.seconds,
+        seconds=ours.seconds - start.seconds,
+        cpu_seconds=ours.cpu_seconds - start.cpu_seconds,
+        seconds_of_import_torch=start.seconds,
         seconds_of_pngquant=theirs.seconds,
         cpu_seconds_of_pngquant=theirs.cpu_seconds,
         photos=photos,
@@ -102,12 +104,12 @@ def _comparison(n_colors: int, torch: Cost, ours: Cost, theirs: Cost, photos: li
 def _photo(source: Path, n_colors: int) -> Photo:
     ours = source.with_name(f"{source.stem}-{n_colors}.png")
     theirs = source.with_name(f"{source.stem}{_extension(n_colors)}")
-    pixels = read_image(source).pixels
+    before, after, after_pngquant = (torch.from_numpy(read_image(path).pixels) for path in (source, ours, theirs))
     return Photo(
         name=source.name,
-        mse=mean_squared_error(pixels, read_image(ours).pixels),
+        mse=mean_squared_error(before, after),
         bytes=ours.stat().st_size,
-        mse_of_pngquant=mean_squared_error(pixels, read_image(theirs).pixels),
+        mse_of_pngquant=mean_squared_error(before, after_pngquant),
         bytes_of_pngquant=theirs.stat().st_size,
     )
 

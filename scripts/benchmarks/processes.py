@@ -6,8 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+IMPORT_TORCH = [sys.executable, "-c", "import torch"]
+# The environment of a child process that runs a module of this folder, from any working directory.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}
 
 
 class ProcessError(RuntimeError):
@@ -64,6 +70,13 @@ def peak_bytes(command: Sequence[str]) -> tuple[float, float]:
         raise ProcessError(command, shim.returncode, shim.stderr)
     peak, seconds = map(float, shim.stdout.split())
     return peak, seconds
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call in this process."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def medians(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, Cost]:

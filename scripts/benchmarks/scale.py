@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes import run
+from benchmarks.processes import SCRIPTS, run
 
-SCRIPTS = Path(__file__).resolve().parents[1]
 CLUSTER = str(SCRIPTS / "cluster.py")
 
 # Rows generated and written at a time.
@@ -38,9 +37,9 @@ class Rates:
         return min(self.reading, self.tensor) / self.stream
 
 
-def write_rows(path: Path, n_rows: int, width: int, seed: int = 0) -> None:
+def write_rows(path: Path, n_rows: int, width: int) -> None:
     """Write points of 200 overlapping clusters, float32 (N, D), as .npy, block by block."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     means = random.standard_normal((200, width), np.float32) * 3
     header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, width)}
     with path.open("wb") as file:
@@ -61,11 +60,8 @@ def rates(path: Path, n_clusters: Sequence[int], runs: int) -> Iterator[Rates]:
 
 def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
     """Rows per second of an iteration over a stream: one rank with one thread, with two threads, two ranks with one."""
-    return {
-        "1 rank, 1 thread": _measured(path, n_clusters, ["stream"], runs, threads=1)["stream"],
-        "1 rank, 2 threads": _measured(path, n_clusters, ["stream"], runs, threads=2)["stream"],
-        "2 ranks, 1 thread each": _measured(path, n_clusters, ["stream"], runs, threads=1, n_ranks=2)["stream"],
-    }
+    ways = {"1 rank, 1 thread": (1, 1), "1 rank, 2 threads": (2, 1), "2 ranks, 1 thread each": (1, 2)}
+    return {name: _measured(path, n_clusters, ["stream"], runs, *way)["stream"] for name, way in ways.items()}
 
 
 def seconds_of_seeding(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
@@ -83,11 +79,11 @@ def peak_of_cluster(path: Path, n_clusters: int, max_iter: int) -> tuple[float, 
 
 
 def _measured(
-    path: Path, n_clusters: int, what: Sequence[str], runs: int, threads: int | None = None, n_ranks: int = 1
+    path: Path, n_clusters: int, what: Sequence[str], runs: int, threads: int = 0, n_ranks: int = 1
 ) -> dict[str, float]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_ranks)] if n_ranks > 1 else []
     program = [str(SCRIPTS / "benchmarks" / "scale_child.py"), str(path), str(n_clusters), str(runs), ",".join(what)]
-    command = [sys.executable, *launcher, *program, str(threads or 0)]
+    command = [sys.executable, *launcher, *program, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SCRIPTS)
     if done.returncode != 0:
         raise RuntimeError(f"{command} failed: {done.stderr.strip().splitlines()[-1:]}")

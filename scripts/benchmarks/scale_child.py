@@ -6,6 +6,7 @@ the number of rows and, for each name, the seconds of each run. THREADS is the n
 cores.
 """
 
+import collections
 import itertools
 import json
 import sys
@@ -22,6 +23,7 @@ import_torch()  # as the command does: limits how long idle threads spin
 
 import torch
 
+from benchmarks.processes import seconds_of
 from gpukmeans import Batches, InitName, kmeans
 from gpukmeans_cli.rows.table import RowRange, open_row_table, rank_rows
 from gpukmeans_cli.system.rank_env import process_group, rank_env
@@ -39,13 +41,17 @@ def main(path: str, n_clusters: int, runs: int, what: list[str], threads: int) -
     stream = Batches(RowRange(rows, *rank_rows(len(rows), here.rank, here.size)))
     first = rows[0 : 100 * n_clusters][::100].clone()
     held = rows[0 : len(rows)] if "tensor" in what else None
+
+    def seed(init: InitName) -> float:
+        return seconds_of(lambda: kmeans(stream, n_clusters, init=init, max_iter=1))
+
     with process_group(here, torch.device("cpu")) as group:
         measurements: dict[str, Callable[[], list[float]]] = {
-            "reading": lambda: [_seconds_of_reading(stream)],
+            "reading": lambda: [seconds_of(lambda: collections.deque(stream, maxlen=0))],
             "tensor": lambda: _seconds_of_iterations(held, first, None),
             "stream": lambda: _seconds_of_iterations(stream, first, group if here.size > 1 else None),
-            "k-means||": lambda: [_seconds_of_seeding(stream, n_clusters, "k-means||")],
-            "random": lambda: [_seconds_of_seeding(stream, n_clusters, "random")],
+            "k-means||": lambda: [seed("k-means||")],
+            "random": lambda: [seed("random")],
         }
         seconds: dict[str, list[float]] = {name: [] for name in what}
         for _ in range(1 + runs):
@@ -53,19 +59,6 @@ def main(path: str, n_clusters: int, runs: int, what: list[str], threads: int) -
                 seconds[name].append(min(measurements[name]()))
     if here.is_main:
         print(json.dumps({"rows": len(rows), **{name: times[1:] for name, times in seconds.items()}}))
-
-
-def _seconds_of_reading(stream: Batches) -> float:
-    start = time.perf_counter()
-    for _ in stream:
-        pass
-    return time.perf_counter() - start
-
-
-def _seconds_of_seeding(stream: Batches, n_clusters: int, init: InitName) -> float:
-    start = time.perf_counter()
-    kmeans(stream, n_clusters, init=init, max_iter=1)
-    return time.perf_counter() - start
 
 
 def _seconds_of_iterations(x: Any, first: torch.Tensor, group: Any) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.clustering import FEW, MANY, MEMORY_LIMIT, Case, Result
+from benchmarks.clustering import FEW, MANY, MEMORY_LIMIT, Result
 from benchmarks.peers import PEERS
 
 
@@ -18,11 +18,11 @@ def table(results: Sequence[Result]) -> str:
 
 def _block(results: Sequence[Result], show: Callable[[Result], str], with_reference: bool) -> str:
     lines = [["", *(["float64"] if with_reference else []), *PEERS]]
-    for case in dict.fromkeys(Case(result.n, result.d, result.k) for result in results):
-        of_case = {each.peer: each for each in results if (each.n, each.d, each.k) == (case.n, case.d, case.k)}
+    for case in dict.fromkeys(map(str, results)):
+        of_case = {each.peer: each for each in results if str(each) == case}
         reference = [f"{of_case[next(iter(PEERS))].reference:.2f}"] if with_reference else []
         shown = [f"fails: {each.error[:40]}" if (each := of_case[peer]).error else show(each) for peer in PEERS]
-        lines.append([str(case), *reference, *shown])
+        lines.append([case, *reference, *shown])
     return aligned(lines)
 
 
