@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -82,8 +81,7 @@ def process(runs: Runs = 7) -> None:
         }
         seconds = {name: cost.seconds for name, cost in medians(commands, runs).items()}
         large = Path(folder) / "large.jpg"
-        # In a separate process, since a child starts with the peak memory of its parent.
-        subprocess.run([sys.executable, __file__, "draw", str(large), "5184", "3456"], check=True)
+        Image.fromarray(draw_sample(5184, 3456)).save(large, quality=92)
         large_cost = run([*compress, str(large), "-k", "20", "-f", "-q"])
     for name, value in seconds.items():
         print(f"{name:30} {value:8.3f} s")
@@ -93,12 +91,6 @@ def process(runs: Runs = 7) -> None:
         _print_target(f"{photo.name}, without `import torch`", more, SECONDS_TARGET, "s")
     _print_target("peak memory at 18 megapixels", large_cost.peak_bytes, MEMORY_TARGET, "bytes")
     _print_target("--help", seconds["compress --help"], HELP_TARGET, "s")
-
-
-@app.command(hidden=True)
-def draw(path: Path, width: int, height: int) -> None:
-    """Write the sample image as a JPEG of that size."""
-    Image.fromarray(draw_sample(width, height)).save(path, quality=92)
 
 
 @app.command()
@@ -203,7 +195,7 @@ def folder(
         )
         _print_throughputs(paths, runs, Path(scratch))
         _print_soak(paths, soak, Path(scratch))
-    _print_peaks(folder)
+    _print_peaks(pictures)
 
 
 def _print_throughputs(photos: Sequence[Path], runs: int, folder: Path) -> None:
@@ -241,11 +233,11 @@ def _print_soak(photos: Sequence[Path], n: int, folder: Path) -> None:
         _print_target("growth", (memory.late - memory.early) / 1e6, GROWTH_TARGET, "MB")
 
 
-def _print_peaks(photos: Path) -> None:
+def _print_peaks(photos: Mapping[str, np.ndarray]) -> None:
     print("\nPeak memory of one process, K = 20, less that of a picture of 1 x 1")
     print(f"{'':28} {'megapixels':>10} {'MB':>9} {'bytes/pixel':>12} {'target, MB':>10} {'seconds':>8}")
     with tempfile.TemporaryDirectory() as scratch:
-        for peak in benchmark_peaks.peaks(photos, Path(scratch)):
+        for peak in benchmark_peaks.peaks(list(photos.values()), Path(scratch)):
             met = "met" if peak.n_bytes <= peak.target else "MISSED"
             sizes = f"{peak.n_pixels / 1e6:10.1f} {peak.n_bytes / 1e6:9.0f} {peak.n_bytes / peak.n_pixels:12.1f}"
             print(f"{peak.name:28} {sizes} {peak.target / 1e6:10.0f} {peak.seconds:8.1f}  {met}", flush=True)

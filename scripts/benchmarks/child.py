@@ -1,10 +1,10 @@
-"""A process that runs one peer on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
+"""A process that runs one K-means package on one set of points: python -m benchmarks.child PEER FOLDER LIMIT
 
 PEER is a name for `benchmarks.peers.find`. FOLDER contains points.npy, first.npy (the initial centers) and optionally
-weights.npy. Each line of stdin, "check N" or "time N", is answered by one line of JSON. `check` writes the centers
-after N iterations to PEER.npy and returns `peak_bytes`, the growth of the peak resident memory during the call. `time`
-returns the `seconds` of N iterations. A failure returns `error`; so does a call that needs LIMIT bytes more than the
-process has after the start. Linux only.
+weights.npy. Each line of stdin is a request, "check N" or "time N". Each line of stdout is the answer, a JSON object.
+`check` writes the centers after N iterations to FOLDER/PEER.npy. Its answer has `peak_bytes`, the growth of the peak
+resident memory during the call. `time` answers with the `seconds` of N iterations. The answer to a failed request has
+an `error`. A request also fails if it allocates LIMIT bytes more than the process has after a first call. Linux only.
 """
 
 import functools
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers import Fit, find
-from benchmarks.processes import seconds_of
+from benchmarks.processes import seconds_of, status_bytes
 
 
 def main(peer: str, folder: str, limit: int) -> None:
@@ -30,7 +30,7 @@ def main(peer: str, folder: str, limit: int) -> None:
     for line in sys.stdin:
         what, n_iter = line.split()
         try:
-            if not warm:  # loads the libraries and starts the threads
+            if not warm:  # a first call loads the libraries and starts the threads
                 bare(x[:2048].copy(), first[:16].copy(), 1)
                 _limit_memory(limit)
                 warm = True
@@ -47,20 +47,14 @@ def main(peer: str, folder: str, limit: int) -> None:
 
 def _check(fit: Fit, x: np.ndarray, first: np.ndarray, n_iter: int) -> tuple[np.ndarray, int]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
-    before = _memory("VmRSS")
+    before = status_bytes("VmRSS")
     centers = fit(x, first, n_iter)
-    return centers, _memory("VmHWM") - before
+    return centers, status_bytes("VmHWM") - before
 
 
 def _limit_memory(limit: int) -> None:
-    """Make an allocation above the limit fail, before the system kills a process."""
-    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + limit, resource.RLIM_INFINITY))
-
-
-def _memory(name: str) -> int:
-    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return int(match[1]) * 1024
+    """Let larger allocations fail with an error. Otherwise the system would kill a process when memory runs out."""
+    resource.setrlimit(resource.RLIMIT_AS, (status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,7 @@
-"""gpukmeans beside other K-means packages on the same points and initial centers: time, inertia, peak memory."""
+"""Time, inertia and peak memory of gpukmeans and other K-means packages, from the same points and initial centers.
+
+In this folder, a peer is a package or program that gpukmeans is compared with.
+"""
 
 import json
 import os
@@ -19,15 +22,15 @@ from benchmarks.processes import ENVIRONMENT
 
 OURS = "gpukmeans"
 
-# Seconds per iteration are the difference between the medians of runs of MANY and of FEW iterations, so that the work
-# that a run does once, such as a last assignment, does not count.
+# Iterations of the two timed runs. The seconds per iteration are the difference of both medians, divided by the
+# difference of both numbers. This excludes work that each run does once, such as the last assignment.
 FEW, MANY = 1, 3
-# Pairs of such runs, and the seconds after which a peer gets no further pair.
+# Maximum number of pairs of timed runs of a peer. A peer that has been timed for TIME_LIMIT seconds runs no more.
 REPEATS, TIME_LIMIT = 9, 5.0
-# Relative difference of the inertia from that of float64 that is accepted. Rounded float32 sums move points between
-# neighboring centers.
+# Accepted relative difference of an inertia from that of scikit-learn in float64. Rounding in float32 assigns some
+# points to another center at nearly the same distance.
 TOLERANCE, TOLERANCE_OF_OURS = 1e-4, 1e-6
-# Bytes that a call may allocate; more counts as out of memory.
+# Bytes that a process may allocate after its start. An allocation beyond them fails.
 MEMORY_LIMIT = 8 << 30
 
 
@@ -53,7 +56,7 @@ class Result(Case):
 
     peer: str
     reference: float
-    """Inertia after the same number of iterations in float64."""
+    """Inertia of scikit-learn in float64 after `MANY` iterations."""
     error: str | None = None
     inertia: float | None = None
     peak_bytes: int | None = None
@@ -108,7 +111,8 @@ def _compare_on(case: Case) -> list[Result]:
 def sample(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, D) of a mixture and initial centers (K, D) among them, float32, the same in every run.
 
-    The 1000 components overlap, so that no cluster becomes empty: each package treats empty clusters differently.
+    The mixture has 1000 overlapping components, so that no cluster becomes empty. Packages treat empty clusters
+    differently.
     """
     rng = np.random.default_rng(0)
     means = rng.normal(size=(1000, case.d))
@@ -133,7 +137,7 @@ def _check(child: subprocess.Popen[str], peer: str, folder: Path, x: np.ndarray,
     peak = int(request(child, "check", MANY)["peak_bytes"])
     value = inertia(x, np.load(folder / f"{peer}.npy"))
     relative_error = value / reference - 1
-    if not abs(relative_error) <= (TOLERANCE_OF_OURS if peer == OURS else TOLERANCE):  # NaN is wrong too
+    if not abs(relative_error) <= (TOLERANCE_OF_OURS if peer == OURS else TOLERANCE):  # also true of NaN
         raise FailedError(f"inertia {relative_error:+.1e}")
     return value, peak
 
@@ -141,7 +145,7 @@ def _check(child: subprocess.Popen[str], peer: str, folder: Path, x: np.ndarray,
 def time_alternately(
     children: Mapping[str, subprocess.Popen[str]], errors: dict[str, str], counts: Sequence[int]
 ) -> dict[str, list[float]]:
-    """For each peer the median seconds of each number of iterations. A peer that fails is added to `errors`."""
+    """Median seconds of each peer for each number of iterations in `counts`. Errors of peers are added to `errors`."""
     seconds_by_peer: dict[str, list[list[float]]] = {peer: [] for peer in children}
     spent = dict.fromkeys(children, 0.0)
     for _ in range(REPEATS):
@@ -163,7 +167,7 @@ def time_alternately(
 
 
 def slope(seconds: Sequence[float], counts: Sequence[int]) -> float:
-    """Seconds per iteration from the seconds of a run of few and a run of many iterations."""
+    """Seconds per iteration, from the seconds of two runs of `counts[0]` and `counts[1]` iterations."""
     return (seconds[1] - seconds[0]) / (counts[1] - counts[0])
 
 
@@ -171,8 +175,9 @@ def slope(seconds: Sequence[float], counts: Sequence[int]) -> float:
 def child_of(peer: str, folder: str) -> Iterator[subprocess.Popen[str]]:
     """A process of `benchmarks.child` with as many threads as cores; it ends with the context."""
     n = str(os.cpu_count())
-    # Threads spin while they wait, as they do by default. On a busy machine that makes single calls 10 times slower and
-    # medians useless; with OMP_WAIT_POLICY=passive an iteration of many short operations took 16 ms instead of 9.6.
+    # Waiting threads spin, which is the default. With OMP_WAIT_POLICY=passive, an iteration of many short operations
+    # took 16 ms instead of 9.6. But if other programs use the cores, spinning makes single calls 10 times slower, and
+    # the medians are useless.
     threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n}
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.child", peer, folder, str(MEMORY_LIMIT)],

@@ -1,9 +1,11 @@
-"""The engines on points of few coordinates, such as colors: equal bits, time, memory, and a roofline of the device."""
+"""The engines on points of 3 coordinates: equal bits, time, and memory, beside the roofline of the device.
+
+The roofline is the bandwidth of a copy and the rate of a float32 matrix product, measured on the same device.
+"""
 
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from benchmarks import clustering, peers
 from benchmarks.clustering import REPEATS, inertia, slope
 from benchmarks.marks import FailedError
 from benchmarks.photos import sample_photos
+from benchmarks.processes import seconds_of
 from gpukmeans import KMeansResult, kmeans, quantize, unique_colors
 from gpukmeans.engines import choose
 from gpukmeans.engines.fused.engine import TritonEngine
@@ -25,17 +28,17 @@ from gpukmeans_cli.formats.reading import read_image
 
 K = 256
 SKLEARN, FAISS = "scikit-learn", "faiss-cpu"
-# Relative difference of the inertia from that of float64 that is accepted, after CHECKED iterations.
+# Accepted relative difference of an inertia from that of scikit-learn in float64, after CHECKED iterations.
 TOLERANCE, CHECKED = 1e-6, 3
 # Relative difference of the inertia on colors from that of scikit-learn after all iterations: the target, and the limit
-# of a wrong result. A plain Lloyd
-# loop in float64 agreed with the engines within 3e-8 over three iterations, scikit-learn in float64 within 0.7 %.
+# above which the result counts as wrong. Over three iterations, a plain Lloyd loop in float64 agreed with the engines
+# within 3e-8, and scikit-learn in float64 within 0.7 %.
 COLORS_TARGET, COLORS_TOLERANCE = 1e-3, 1e-2
-# Upper limits: time relative to flash-kmeans, bytes, milliseconds. Those beside peers on the CPU are in native.py.
+# Upper limits: time relative to flash-kmeans, bytes, milliseconds. Limits beside peers on the CPU are in native.py.
 FLASH_RATIO = 0.2
 BYTES, BYTES_PER_POINT, BYTES_PER_RESTART = 64 << 20, 40, 12
 UNSORTED_MS, SORTED_MS, QUANTIZE_MS = 9.0, 4.0, 5.0
-# Per pair of point and center in 3 coordinates: 3 differences, 3 squares, 2 sums, a comparison and 2 selections.
+# Operations for one point and one center: 3 differences, 3 squares, 2 sums, a comparison and 2 selections.
 OPERATIONS = 11
 ON_CUDA = "points that fill the GPU, unsorted and sorted; quantize on the GPU; flash-kmeans:"
 _UNSORTED, _SORTED = "triton, points unsorted", "triton, points sorted"
@@ -43,10 +46,11 @@ _UNSORTED, _SORTED = "triton, points unsorted", "triton, points sorted"
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes of the cases. Seconds per iteration are the difference between runs of few and of many iterations.
+    """The sizes of the cases: numbers of points, numbers of iterations, and width and height of an image.
 
-    `counts` are these numbers of iterations on the CPU. `cuda_counts` are larger and multiples of eight: a single
-    iteration on CUDA is below the noise, and the loop checks every eighth iteration which runs have ended.
+    `counts` are the iterations of the two runs whose times give the seconds per iteration on the CPU. `cuda_counts` are
+    larger, since the time of one iteration on CUDA is below the noise. They are multiples of eight, since the loop
+    checks for convergence after every eighth iteration.
     """
 
     n: int
@@ -85,13 +89,13 @@ class Figure:
 
     @property
     def is_own_error(self) -> bool:
-        """Whether this package failed, not a peer."""
+        """Whether gpukmeans failed, and not a peer."""
         return self.error is not None and self.what not in (SKLEARN, FAISS, peers.FLASH)
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Upper limits of a device: bytes and operations per second."""
+    """Maximum bytes and floating-point operations per second of a device."""
 
     bandwidth: float
     rate: float
@@ -118,7 +122,7 @@ def measure(device: str, sizes: Sizes) -> list[Figure]:
     for name, case in cases.items():
         try:
             figures += case()
-        except Exception as error:  # the other figures are kept
+        except Exception as error:  # so that the other cases are measured
             figures.append(Figure(case=name, what="all", error=_reason(error)))
         print(f"{name} done", file=sys.stderr, flush=True)
     return figures
@@ -186,12 +190,12 @@ def _colors(device: str, sizes: Sizes) -> list[Figure]:
 
 
 class _Comparison(NamedTuple):
-    """For each engine and correct peer the seconds of each number of iterations; for the others the error."""
+    """Seconds of each engine and peer for each number of iterations, or the error of the engine or peer."""
 
     seconds: dict[str, list[float]]
     errors: dict[str, str]
     relative_error: float
-    """Relative difference of the inertia of the plain engine to that of scikit-learn in float64."""
+    """(a - b) / b, where a is the inertia of the plain engine and b that of scikit-learn in float64."""
 
 
 def _compare(
@@ -204,7 +208,7 @@ def _compare(
     tolerance: float,
     weights: np.ndarray | None = None,
 ) -> _Comparison:
-    """All engines and the others from the same initial centers. An engine whose bits differ from `plain` fails."""
+    """Compare all engines and the peers `others` from equal initial centers. The bits of all engines must be equal."""
     in_float64 = peers.scikit_learn(x.astype(np.float64), first.astype(np.float64), checked, weights)
     reference = inertia(x, in_float64, weights)
     engines = [f"{name} {device}" for name in ["plain", "matmul", "native"] + ["triton"] * (device == "cuda")]
@@ -264,7 +268,7 @@ def _peak_on_cuda(x: np.ndarray, n_init: int) -> float:
 
 
 def _large(sizes: Sizes) -> list[Figure]:
-    """Points that fill the GPU, unsorted and sorted once; the work that a run does once does not count."""
+    """Seconds per iteration on points that fill the GPU, with and without one sorting before the first iteration."""
     n, counts = sizes.large_n, sizes.cuda_counts
     x = torch.rand(n, 3, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     first = x[:K].clone()
@@ -314,21 +318,20 @@ def _quantize(sizes: Sizes) -> list[Figure]:
 
 
 def _inertia(x: Tensor, centers: Tensor) -> float:
-    """Inertia of all points in float64, by differences of coordinates."""
+    """Inertia in float64, from the differences of coordinates."""
     blocks = (block.double()[:, None] - centers.double() for block in x.split(1 << 18))
     return sum(block.square_().sum(dim=2).amin(dim=1).sum().item() for block in blocks)
 
 
 def _median(call: Callable[[], object], device: str) -> float:
-    """Median seconds of a call, each until the device is done. A first call is not counted."""
-    seconds = []
-    for _ in range(1 + REPEATS):
-        start = time.perf_counter()
+    """Median seconds of `REPEATS` calls, each until the device has finished. A first call is not counted."""
+
+    def call_and_wait() -> None:
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+
+    return statistics.median([seconds_of(call_and_wait) for _ in range(1 + REPEATS)][1:])
 
 
 def _times(

@@ -1,4 +1,4 @@
-"""Pictures of flat areas, text, lines, soft alpha and gradients, drawn by Pillow and NumPy: equal in every run."""
+"""Pictures of flat areas, text, lines, soft alpha and gradients, drawn by Pillow and NumPy. They are always equal."""
 
 import colorsys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-# Shapes are drawn this many times as large, and then reduced: their edges are antialiased.
+# Shapes are drawn this many times as large and then reduced, so that their edges are antialiased.
 _SCALE = 4
 _GREEN, _AMBER, _RED, _BLUE, _VIOLET = (34, 197, 94), (245, 158, 11), (239, 68, 68), (59, 130, 246), (124, 58, 237)
 _INK, _GREY, _LINE, _PAPER = (31, 41, 55), (100, 110, 125), (226, 229, 234), (250, 251, 252)
@@ -15,7 +15,7 @@ _Color = tuple[int, ...]
 
 
 class _Canvas:
-    """Shapes in coordinates of the reduced picture."""
+    """A picture to draw on. Coordinates are pixels of the reduced picture."""
 
     def __init__(self, width: int, height: int, color: _Color) -> None:
         mode = "RGBA" if len(color) == 4 else "RGB"
@@ -47,7 +47,7 @@ def drawings() -> dict[str, np.ndarray]:
 
 
 def with_small_colors(photo: np.ndarray) -> dict[str, np.ndarray]:
-    """A photo (H, W, 3) and a gradient, with small vivid marks on them."""
+    """A photo (H, W, 3) and a gradient, each with small vivid rectangles on it, by name."""
     height, width = 320, 480
     y, x = np.mgrid[:height, :width]
     gradient = np.stack([40 + 150 * x / width, 60 + 120 * y / height, 200 - 90 * x / width + 20 * np.sin(y / 40)], 2)
@@ -151,7 +151,7 @@ def _icons() -> np.ndarray:
 
 
 def _pixel_art() -> np.ndarray:
-    """A landscape of few pixels, four times as large."""
+    """A landscape of 160 x 120 pixels, enlarged four times."""
     random = np.random.default_rng(2)
     height, width, sky = 120, 160, 76
     t = np.arange(sky)[:, None, None] / sky

@@ -24,25 +24,25 @@ from gpukmeans_cli.compression.workers import default_workers
 
 N_COLORS = 16
 SMALL = 48  # pixels a side
-EARLY = 100  # files before the first measurement of memory
+EARLY = 100  # number of files after which memory is first measured
 
-# Transposed, flipped vertically, flipped horizontally, and the order of the channels. The order of the channels varies
-# fastest, so that only large numbers of photos contain transposed ones.
+# Variants of a photo: -1 or 1 for transposed or not, flipped vertically or not, flipped horizontally or not, and the
+# order of the channels. Only large numbers of photos contain transposed ones, since the first value varies slowest.
 _VARIANTS = list(itertools.product((1, -1), (1, -1), (1, -1), itertools.permutations(range(3))))
 _Variant = tuple[int, int, int, tuple[int, ...]]
 
 _PNGQUANT_SUFFIX = "-pngquant.png"
-# A process for each file, as many at a time as cores. By default, each process has as many threads as cores.
+# One process for each file; $1 processes run at a time. By default, each has as many threads as the machine has cores.
 _XARGS = f'xargs -0 -n 1 -P "$1" pngquant --force {OPTIONS} --ext {_PNGQUANT_SUFFIX} "$3" < "$2"'
 
 
 class PhotosError(FailedError):
-    """A folder has too few photos. The message continues a sentence that begins with the path of the folder."""
+    """A folder has too few photos. The message follows the path of the folder, as the rest of a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Cost of compressing all photos, including the start of the process, and the size of the output."""
+    """Cost of compressing all photos in one way, including the start of processes, and the size of the output."""
 
     name: str
     cost: Cost
@@ -61,8 +61,8 @@ class ResidentMemory:
 def write_photos(pictures: Mapping[str, np.ndarray], n: int, folder: Path) -> list[Path]:
     """Write n PNGs with different pixels to the new `folder`, and return their paths.
 
-    These are the pictures, uint8 (H, W, 3), then variants with permuted channels, flipped and transposed: up to 48 of
-    each picture. PhotosError if there are fewer than n variants.
+    The pictures, uint8 (H, W, 3), come first, then their variants with permuted channels, flipped or transposed. Each
+    picture has at most 48 variants. PhotosError if there are fewer than n variants in all.
     """
     chosen = _distinct_variants(pictures, n)
     folder.mkdir()
@@ -104,10 +104,10 @@ def megapixels(photos: Sequence[Path]) -> float:
 def throughputs(
     photos: Sequence[Path], runs: int, folder: Path, n_colors: int = N_COLORS, *, all_ways: bool = True
 ) -> list[Throughput]:
-    """Medians of alternate runs: `compress`, pngquant with one thread per file, `compress -j 1`, and pngquant.
+    """Median costs of `compress`, pngquant with one thread per file, `compress -j 1`, and pngquant, run alternately.
 
-    Without `all_ways` only the first two. `photos` are in a folder without other files. The output stays in `folder`,
-    that of `compress` in `folder / "ours"`.
+    Without `all_ways` only the first two are run. The folder of `photos` must not contain other files. The files that
+    are written stay in `folder`, those of the first in `folder / "ours"`.
     """
     ours, alone, theirs, names = (folder / name for name in ("ours", "alone", "theirs", "names"))
     # pngquant writes beside its input, where `compress` would read its output.
@@ -138,18 +138,19 @@ def throughputs(
 
 
 def seconds_beside_codecs(photos: Path, compressed: Path, folder: Path, runs: int, device: str) -> tuple[float, float]:
-    """Median seconds to compress a folder in a warm process, and to only decode and encode its photos there.
+    """Median seconds of compressing a folder, and of only decoding its photos and encoding compressed images.
 
-    Decoding and encoding run on 16 threads; the encoded images are those in `compressed`.
+    Both are measured in one process after a first run. Decoding and encoding use 16 threads. The encoded images are the
+    files in `compressed`.
     """
     answer = _run_child("codecs", photos, compressed, folder, runs, device, N_COLORS)
     return answer["compress"], answer["codecs"]
 
 
 def resident_memory(photos: Path, folder: Path, n_workers: int | None) -> ResidentMemory:
-    """Resident memory of a process that compresses a folder: the only process, or the parent of several workers.
+    """Resident memory of a process that compresses a folder, either alone or as the parent of several workers.
 
-    None is the default number of workers. Linux only.
+    `n_workers` None is the default number of workers. Linux only.
     """
     return ResidentMemory(**_run_child("memory", photos, folder, n_workers or 0, EARLY, N_COLORS))
 
@@ -165,7 +166,7 @@ def _run_child(*arguments: object) -> dict[str, Any]:
 
 
 def _distinct_variants(pictures: Mapping[str, np.ndarray], n: int) -> list[tuple[str, _Variant]]:
-    """Names and variants of n images with different pixels; all unchanged pictures come first."""
+    """Names and variants of n images with different pixels. The unchanged pictures come first."""
     variants: dict[bytes, tuple[str, _Variant]] = {}
     for variant, name in itertools.product(_VARIANTS, pictures):
         pixels = _variant_of(pictures[name], variant)

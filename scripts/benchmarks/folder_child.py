@@ -1,16 +1,15 @@
 """A process that compresses a folder: python -m benchmarks.folder_child WHAT PHOTOS ...
 
-`memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors and returns the resident
-memory of this process after EARLY files and after all, in bytes. N_WORKERS 0 is the default. Linux only.
+`memory PHOTOS TARGET N_WORKERS EARLY K` writes the pictures of PHOTOS to TARGET in K colors. It prints the resident
+memory of this process in bytes, after EARLY files and after all. N_WORKERS 0 is the default number. Linux only.
 
-`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` returns two medians of seconds: of compressing PHOTOS in this way, and
-of only decoding PHOTOS and encoding the indexed images in COMPRESSED. A first run of each is not counted.
+`codecs PHOTOS COMPRESSED TARGET RUNS DEVICE K` prints the median seconds of two tasks: compressing PHOTOS to TARGET,
+and only decoding PHOTOS and encoding the indexed images in COMPRESSED. A first run of each is not counted.
 
 The result is one line of JSON; the exit code is 1 if a file fails.
 """
 
 import json
-import os
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import_torch()  # before any import of torch, as the command does
 import numpy as np
 import torch
 
-from benchmarks.processes import seconds_of
+from benchmarks.processes import seconds_of, status_bytes
 from gpukmeans import unique_colors
 from gpukmeans_cli.compression.batch import compress_all
 from gpukmeans_cli.compression.plan import plan
@@ -46,7 +45,7 @@ class _MemoryReporter(Reporter):
     resident: list[int] = field(default_factory=list)
 
     def done(self, result: CompressionResult) -> None:
-        self.resident.append(_resident_bytes())
+        self.resident.append(status_bytes("VmRSS"))
 
 
 def memory(photos: str, target: str, n_workers: str, early: str, n_colors: str) -> dict[str, int]:
@@ -57,7 +56,7 @@ def memory(photos: str, target: str, n_workers: str, early: str, n_colors: str) 
 
 
 def codecs(photos: str, compressed: str, target: str, runs: str, device: str, n_colors: str) -> dict[str, float]:
-    """Median seconds of compressing, and of decoding and encoding only."""
+    """Median seconds of compressing, and of only decoding and encoding."""
     pictures = [
         (path, *_indexed(Path(compressed) / f"{path.stem}-{n_colors}.png")) for path in sorted(Path(photos).iterdir())
     ]
@@ -97,10 +96,6 @@ def _indexed(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = torch.from_numpy(read_image(path).pixels)
     histogram = unique_colors(image)
     return histogram.colors.numpy(), histogram.lookup(image).to(torch.uint8).numpy()
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

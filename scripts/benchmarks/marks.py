@@ -1,4 +1,7 @@
-"""Marks: figures of this package compared with those of a peer, and met or missed limits."""
+"""Marks: each compares a figure of gpukmeans with one of a peer, and says whether a limit is met.
+
+A peer is a package or program, or a limit or count that is printed in its place.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +25,10 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """The figure of this package and that of a peer in one case, and the limit of their ratio; or the `error`.
+    """A figure of gpukmeans, `ours`, and of a peer, `theirs`, in one case, with the limit of their ratio.
 
-    Without a limit the ratio is only reported. With `at_least` the limit is a lower limit. With `by_difference` the
-    difference of both figures is compared with the limit, instead of the ratio.
+    Without a limit the ratio is only reported. The limit is an upper limit, or with `at_least` a lower limit. With
+    `by_difference` it limits the difference instead of the ratio. `error` is the reason for missing figures.
     """
 
     case: str
@@ -40,7 +43,7 @@ class Mark:
 
     @property
     def value(self) -> float:
-        """The ratio of both figures, or their difference."""
+        """`ours` divided by `theirs`, or with `by_difference` `ours` minus `theirs`."""
         return self.ours - self.theirs if self.by_difference else self.ours / self.theirs
 
     @property
@@ -65,7 +68,7 @@ HEAD = f"{'':56} {'gpukmeans':>12} {'peer':>12}    {'':14} {'compared':>8}"
 
 
 def not_measured(case: str, peer: str) -> Mark:
-    """The mark of a case whose peer is missing."""
+    """The mark of a case whose peer is not installed."""
     return Mark(case=case, peer=peer, error=f"not measured: {peer} is not installed")
 
 

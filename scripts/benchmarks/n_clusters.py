@@ -1,4 +1,4 @@
-"""How often criteria for the number of clusters find the known one, on synthetic blobs and on labeled data."""
+"""How often criteria for the number of clusters find the true number, on synthetic blobs and on labeled data."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpukmeans import compare_n_clusters
 
-# Numbers of clusters to choose from, blobs, their dimensions, and points of each set.
+# The largest number of clusters to choose from, numbers of blobs, numbers of coordinates, and points of each data set.
 _LARGEST, _BLOBS, _WIDTHS, _N = 15, (2, 3, 5, 8, 12), (2, 8, 32), 600
 
 # The smallest distance of two centers of blobs whose standard deviation is about 1.
@@ -45,7 +45,7 @@ class Curve:
 
 
 def rates(n_init: int) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """For each kind of data the number of sets, and for each criterion the number of sets that it judges correctly."""
+    """For each kind of data its name, its number of sets, and for each criterion the number of sets it solves."""
     sets = [*_blobs(), *_labeled()]
     for kind in dict.fromkeys(one.kind for one in sets):
         chosen = [one for one in sets if one.kind == kind]
@@ -63,7 +63,7 @@ def _curve(x: Tensor, n_init: int) -> Curve:
 
 
 def _blobs() -> Iterator[Labeled]:
-    """Normal blobs; unequal ones have other sizes and variances, elongated ones another covariance each."""
+    """Normal blobs. "unequal" blobs differ in size and variance, and each "elongated" blob has its own covariance."""
     for kind, separation in _SEPARATION.items():
         for n_blobs in _BLOBS:
             for width in _WIDTHS:
@@ -89,7 +89,7 @@ def _blob_points(kind: str, n_blobs: int, width: int, separation: float, generat
 
 
 def _centers(n: int, width: int, separation: float, generator: torch.Generator) -> Tensor:
-    """Random centers in a cube, which grows until all are far enough from each other."""
+    """Random centers at least `separation` apart, in a cube that grows with each try."""
     side, centers = separation / math.sqrt(width), torch.empty(0, width)
     while len(centers) < n:
         center = 2 * side * torch.rand(1, width, generator=generator)

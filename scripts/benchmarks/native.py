@@ -1,8 +1,8 @@
-"""The marks of the native kernels: times of gpukmeans on the CPU relative to those of peers, each with its limit.
+"""The marks of the native kernels: times of gpukmeans on the CPU relative to times of peers, each with its limit.
 
-Calls within this process are measured in CPU seconds on one thread, which depend little on other work on the machine.
-The minimum of some alternate runs counts. Whole processes are measured by the medians of their wall-clock seconds, on
-all cores, and the start of a process by the medians of its CPU seconds.
+Calls in this process run alternately on one thread. The result is the minimum of their CPU seconds, which depend little
+on other work on the machine. Whole processes run on all cores, and the result is the median of their wall-clock
+seconds. For the start of a process it is the median of its CPU seconds.
 """
 
 import math
@@ -45,7 +45,7 @@ BEFORE = "38774b2"
 RUNS = 3
 # Upper limits of the time relative to pngquant at K colors.
 PNGQUANT_LIMITS = {16: 0.25, 256: 0.5}
-# Relative difference of the inertia of different initial centers that is accepted.
+# Accepted relative excess of the inertia of our initial centers over the inertia of those of scikit-learn.
 SEEDING_TOLERANCE = 0.1
 _CHECKED_ROWS = 1 << 14
 
@@ -117,7 +117,7 @@ def _seeding() -> Iterator[Mark]:
 
 
 def _parts() -> Iterator[Mark]:
-    """An iteration of so few points that it is mostly work outside the kernels, and iterations without some parts."""
+    """An iteration on 1000 points, mostly work outside the kernels, and iterations without sorting or kernels."""
     x = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)).numpy()
     small, counts = x[:1000], (2, 10)
     seconds, _ = _least([partial(peers.gpukmeans, small, _first(small, 16), n_iter) for n_iter in counts], 10 * RUNS)
@@ -140,7 +140,7 @@ def _iteration(
     peer: str = SKLEARN,
     fit: peers.Fit | None = None,
 ) -> Mark:
-    """One iteration, from runs of few and of many, beside the peer of that name, or the given one."""
+    """The time of one iteration, from runs of `counts` iterations, beside the named peer, which `fit` runs if given."""
     if fit is None and peers.missing([peer]):
         return not_measured(case, peer)
     fits = peers.gpukmeans, fit or peers.find(peer)
@@ -169,7 +169,7 @@ def _fit(
 
 
 def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """The whole of `apply_palette` beside a process of pngquant, which also computes the palette."""
+    """The CPU seconds of `apply_palette` beside a process of pngquant, which also finds the palette."""
     case, limits = "4 megapixels, K = 256", {"floyd-steinberg": 0.12}
     need_pngquant(case)
     large = Image.fromarray(next(iter(photos.values()))).resize((2400, 1667), Image.Resampling.BICUBIC)
@@ -246,7 +246,7 @@ def _start(before: str) -> Iterator[Mark]:
 
 
 def _least(calls: Sequence[Callable[[], object]], repeats: int = RUNS) -> tuple[list[float], list[Any]]:
-    """For each call the minimum of the CPU seconds of its alternate runs on one thread, and its last result."""
+    """The minimum CPU seconds of each call over alternate runs on one thread, and the last result of each call."""
     seconds = [math.inf] * len(calls)
     results: list[Any] = [None] * len(calls)
     n_threads = torch.get_num_threads()
@@ -280,7 +280,7 @@ def _check_inertia(
 ) -> None:
     """FailedError if the inertia at our centers is higher by more than the tolerance."""
     relative = inertia(x, ours, weights) / inertia(x, theirs, weights) - 1
-    if not relative <= tolerance:  # NaN is wrong too
+    if not relative <= tolerance:  # also true of NaN
         raise FailedError(f"inertia {relative:+.1e}")
 
 

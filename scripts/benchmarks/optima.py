@@ -11,7 +11,7 @@ from torch import Tensor
 from gpukmeans import kmeans, unique_colors
 from gpukmeans.seeding import SEEDINGS
 
-# Side of a patch in pixels, principal directions that are kept, number of patches.
+# Side of a patch in pixels, number of principal directions to project on, number of patches.
 _PATCH, _WIDTH, _N_PATCHES = 8, 32, 40_000
 
 
@@ -26,7 +26,11 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """Means over sets of points and seeds: inertia relative to the best of ten runs, time relative to one run."""
+    """Means over sets of points and seeds.
+
+    `one` and `refined` are the inertia of one run, without and with refinement, relative to the best of ten runs.
+    `worst_refined` is the maximum of the latter. `cost` is the time of a run with refinement relative to one without.
+    """
 
     name: str
     k: int
@@ -51,7 +55,7 @@ def patches(images: Sequence[Tensor]) -> list[Points]:
 
 
 def windows(images: Sequence[Tensor], n: int) -> Tensor:
-    """Patches of 8 x 8 pixels of images (H, W, C) at random positions, equally many of each: about (n, 64 C)."""
+    """At most n random patches of 8 x 8 pixels, (n, 64 C), equally many of each image (H, W, C)."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for image in images:

@@ -1,11 +1,6 @@
-"""Peak memory of `gpukmeans compress`: large stills, and animations of many frames.
-
-`python -m benchmarks.peaks PHOTOS FOLDER` writes the files, in a process of its own, since a child process starts with
-the peak of its parent.
-"""
+"""Peak memory of `gpukmeans compress`: large stills, and animations of many frames."""
 
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pngquant import COMPRESS, NEAREST
-from benchmarks.processes import ENVIRONMENT, peak_bytes
+from benchmarks.processes import run
 
-# The target: bytes for each pixel of one frame, and bytes in addition.
+# The target of the peak memory: bytes for each pixel of one frame, and a constant number of bytes.
 BYTES_PER_PIXEL, CONSTANT = 16, 32e6
 
 _SIZE = 6000, 4000
@@ -26,23 +21,22 @@ _WITH_DITHERING = ("floyd-steinberg", "blue-noise")
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """The peak memory of one process, less that of a picture of one pixel."""
+    """The peak memory of a process, less the peak memory of a process for a picture of one pixel."""
 
     name: str
     n_pixels: int
     """Number of pixels of one frame."""
     n_bytes: float
     target: float
-    """Limit of the bytes for the pixels of a frame; for an animation also twice the bytes of its output."""
+    """Limit of `n_bytes`. For an animation it includes twice the size of its output."""
     seconds: float
 
 
-def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
-    """Peaks at 20 colors, of files that are made in `folder` from the RGB photos of another. Linux only."""
-    command = [sys.executable, "-m", "benchmarks.peaks", str(photos), str(folder)]
-    subprocess.run(command, env=ENVIRONMENT, check=True)
+def peaks(photos: Sequence[np.ndarray], folder: Path) -> Iterator[Peak]:
+    """Peaks at 20 colors, of files that are made in `folder` from RGB photos, uint8 (H, W, 3). Linux only."""
+    _write_files(photos, folder)
     baseline, _ = _compress(folder / "pixel.png", folder)
-    Image.MAX_IMAGE_PIXELS = None  # above which Pillow warns
+    Image.MAX_IMAGE_PIXELS = None  # Pillow would warn of larger images
     for source in ("photo.jpg", "rgb.png", "rgba.png", "grey.png", "bit.png", "small.png", "flat.gif", "video.gif"):
         for dithering in ("none", *(_WITH_DITHERING if source.startswith(("rgb", "small")) else ())):
             n_bytes, seconds = _compress(folder / source, folder, "--dither", dithering)
@@ -56,13 +50,14 @@ def peaks(photos: Path, folder: Path) -> Iterator[Peak]:
 
 
 def _compress(path: Path, folder: Path, *options: str) -> tuple[float, float]:
-    """Peak memory in bytes, and seconds."""
+    """Peak memory in bytes and seconds of a compression."""
     output = folder / f"out{'.gif' if path.suffix == '.gif' else '.png'}"
     command = [sys.executable, COMPRESS, str(path), "-k", "20", *NEAREST, "-o", str(output), "-f", "-q"]
-    return peak_bytes([*command, "--max-pixels", "200000000", "--allow-larger", "--device", "cpu", *options])
+    cost = run([*command, "--max-pixels", "200000000", "--allow-larger", "--device", "cpu", *options])
+    return cost.peak_bytes, cost.seconds
 
 
-def write_files(photos: Sequence[np.ndarray], folder: Path) -> None:
+def _write_files(photos: Sequence[np.ndarray], folder: Path) -> None:
     """Write the pictures that `peaks` measures, from RGB photos (H, W, 3)."""
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     photo = Image.fromarray(photos[0])
@@ -95,9 +90,3 @@ def _write_flat_gif(path: Path) -> None:
 def _frame(photo: Image.Image, number: int) -> Image.Image:
     left, top = (number * 7) % (photo.width - 472), (number * 3) % (photo.height - 298)
     return photo.crop((left, top, left + 472, top + 298)).quantize(256, Image.Quantize.FASTOCTREE)
-
-
-if __name__ == "__main__":
-    from benchmarks.pictures import rgb_pictures
-
-    write_files(list(rgb_pictures(Path(sys.argv[1])).values()), Path(sys.argv[2]))

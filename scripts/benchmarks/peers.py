@@ -1,7 +1,7 @@
 """K-means packages with one signature: points (N, D), initial centers (K, D) and n_iter in, centers (K, D) out.
 
-Each function runs exactly n_iter iterations of Lloyd's loop on all points, in float32. It imports its package when
-called, so that a process holds only the package that it measures.
+Each function runs exactly n_iter iterations of Lloyd's loop on all points, in float32 unless stated otherwise. It
+imports its package when called, so that a process holds only the package that it measures.
 """
 
 import functools
@@ -29,10 +29,10 @@ def gpukmeans(
     n_random: int = 0,
     may_converge: bool = False,
 ) -> np.ndarray:
-    """This package. It also measures moments at the initial centers, and assigns labels once more at the end.
+    """gpukmeans. It also measures moments at the initial centers, and assigns labels once more at the end.
 
-    With `n_random` it returns the best of as many runs from random centers, and ignores the values of `first`. With
-    `may_converge` it stops where no center moves.
+    With `n_random` it returns the best of this number of runs from random centers, and ignores the values of `first`.
+    With `may_converge` it stops as soon as no center moves.
     """
     import torch
 
@@ -64,7 +64,7 @@ def scikit_learn(
 ) -> np.ndarray:
     """scikit-learn, in the dtype of `x`. It assigns labels once more at the end.
 
-    With `may_converge` it stops where no label changes.
+    With `may_converge` it stops as soon as no label changes.
     """
     from sklearn.cluster import KMeans
 
@@ -97,7 +97,7 @@ def faiss(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
 
 
 def fast_pytorch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """fast-pytorch-kmeans. Its labels belong to the centers before the last. A negative `tol` never stops it."""
+    """fast-pytorch-kmeans. Its labels belong to the centers before the last update. A negative `tol` never stops it."""
     import torch
     from fast_pytorch_kmeans import KMeans  # pyright: ignore[reportMissingImports]
 
@@ -117,14 +117,14 @@ def torch_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
 
 
 def flash_kmeans(x: np.ndarray, first: np.ndarray, n_iter: int) -> np.ndarray:
-    """flash-kmeans on CUDA, with products in TF32. Its labels belong to the centers before the last."""
+    """flash-kmeans on CUDA, with products in TF32. Its labels belong to the centers before the last update."""
     import torch
 
     return flash_kmeans_of(torch.from_numpy(x).cuda(), torch.from_numpy(first).cuda(), n_iter).cpu().numpy()
 
 
 def flash_kmeans_of(x: "torch.Tensor", first: "torch.Tensor", n_iter: int) -> "torch.Tensor":
-    """flash-kmeans for tensors, on a batch of one problem. It overwrites its initial centers, here a copy."""
+    """flash-kmeans for tensors, on a batch of one problem. It overwrites its initial centers, so it gets a copy."""
     from flash_kmeans import batch_kmeans_Euclid  # pyright: ignore[reportMissingImports]
 
     # A tolerance of 0 never stops the loop.
@@ -149,7 +149,7 @@ FLASH = "flash-kmeans"
 
 
 def find(name: str) -> Fit:
-    """The peer of that name. "ENGINE DEVICE" is this package, "ENGINE DEVICE N" the best of N runs of it."""
+    """The function of a package. "ENGINE DEVICE" is gpukmeans with an engine, "ENGINE DEVICE N" its best of N runs."""
     others = {**PEERS, FLASH: flash_kmeans}
     if name in others:
         return others[name]

@@ -1,7 +1,7 @@
-"""The marks of indexed images: bytes, appearance, time and memory of `gpukmeans compress` relative to those of peers.
+"""The marks of indexed images: bytes, appearance, time and memory of `gpukmeans compress` relative to peers.
 
-pngquant runs with its default options (speed 4) unless stated otherwise. Processes are measured by the medians of the
-wall-clock seconds of alternate runs on all cores, those of gpukmeans less the import of torch.
+pngquant runs with its default options (speed 4) unless stated otherwise. Processes run alternately on all cores. Their
+time is the median of the wall-clock seconds, for gpukmeans less the import of torch.
 """
 
 import itertools
@@ -39,26 +39,27 @@ from benchmarks.pictures import (
     write_pictures,
 )
 from benchmarks.pngquant import COMPRESS
-from benchmarks.processes import IMPORT_TORCH, medians, peak_bytes, run
+from benchmarks.processes import IMPORT_TORCH, medians, run
 from gpukmeans import kmeans, mean_squared_error, quantize, unique_colors
 
 # Upper limits of the mean squared error of K colors on the photos 1 to 8 of the Kodak set.
 MSE_TARGETS = {4: 966.0, 16: 208.0, 64: 56.2, 256: 18.5}
 # Upper limits of the total bytes relative to pngquant without dithering, at K colors and no higher an error.
 PLAIN_LIMITS = {16: 0.74, 64: 0.74, 256: 0.75}
-# Lower limits of the mean difference of SSIMULACRA2 at the bytes of pngquant at K colors.
+# Lower limits of the mean difference of SSIMULACRA2 to pngquant at K colors, for files of at most the same size.
 BUDGET_LIMITS = {16: 20.0, 64: 10.0}
-# Peak memory: bytes of a pixel, and in addition.
+# Limit of the peak memory: bytes for each pixel, and a constant number of bytes.
 BYTES_PER_PIXEL, CONSTANT = 40, 64e6
-# Largest difference of a channel within the 3 x 3 pixels around a flat pixel, in levels; chroma of a vivid color.
+# A pixel is flat if each channel varies by fewer than _FLAT levels among the 3 x 3 pixels around it. It is vivid if its
+# chroma in CIELAB is above _VIVID.
 _FLAT, _VIVID = 24, 50
 _NEAREST = ("--dither", "none", "--lossy", "0")
 
 
 def marks(rows: Sequence[Row], photos: Mapping[str, np.ndarray], *, quick: bool = False) -> Iterator[Mark]:
-    """All marks, each as soon as it is measured: from the rows of the photos, uint8 (H, W, 3) by name, and others.
+    """All marks, each as soon as it is measured. Some are computed from `rows`, the results of `pictures.compare`.
 
-    With `quick` the files are small, and most figures say little.
+    `photos` are uint8 (H, W, 3) by name. With `quick` the files are small, and most figures mean little.
     """
     runs, side = (1, 300) if quick else (3, 2000)
     cases = {
@@ -85,7 +86,7 @@ def seconds_of_import(runs: int = 3) -> float:
 
 
 def tiled(photos: Mapping[str, np.ndarray], width: int, height: int) -> np.ndarray:
-    """A picture (height, width, 3) of square crops of the photos, which alternate, at random positions, not scaled."""
+    """A picture (height, width, 3) tiled with square crops of the photos in turn, each from a random position."""
     side = min(min(pixels.shape[:2]) for pixels in photos.values())
     pixels, random, turns = np.empty((height, width, 3), np.uint8), np.random.default_rng(0), itertools.cycle(photos)
     for y, x in itertools.product(range(0, height, side), range(0, width, side)):
@@ -120,7 +121,7 @@ def _budgets(rows: Sequence[Row], k: int, least: float) -> Iterator[Mark]:
 
 
 def _drawings() -> Iterator[Mark]:
-    """Bytes and SSIMULACRA2 at 256 colors; with alpha the mean over white and over black."""
+    """Bytes and SSIMULACRA2 of drawings at 256 colors."""
     need_pngquant("drawings")
     pictures = drawings()
     sizes: dict[str, list[int]] = {}
@@ -141,7 +142,7 @@ def _drawings() -> Iterator[Mark]:
 
 
 def _vivid(rows: Sequence[Row], photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """Mean CIEDE2000 of flat vivid pixels of drawings at 16 colors, and the increase of the error on photos."""
+    """Mean CIEDE2000 of flat vivid pixels of drawings at 16 colors, and the error on photos beside plain K-means."""
     crop = list(photos.values())[-1][:320, :480]
     pictures = {name: over(pixels, 245) for name, pixels in (drawings() | with_small_colors(crop)).items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -177,7 +178,7 @@ def _is_vivid(pixels: np.ndarray) -> np.ndarray:
 
 
 def _plain_error(image: torch.Tensor, k: int) -> float:
-    """Mean squared error of the nearest colors of K-means alone."""
+    """Mean squared error of the nearest colors of the centers that `kmeans` returns, rounded."""
     histogram = unique_colors(image)
     colors, generator = histogram.colors.float(), torch.Generator().manual_seed(0)
     result = kmeans(colors, k, weights=histogram.counts, init="random", refine=2, tol=1e-4, generator=generator)
@@ -204,7 +205,7 @@ def _large(photos: Mapping[str, np.ndarray], size: tuple[int, int]) -> Iterator[
         for path, pixels in zip(paths, (picture, picture[:1, :1]), strict=True):
             Image.fromarray(pixels).save(path)
         output = ["-o", f"{scratch}/out.png", "-f", "-q", "--allow-larger"]
-        peak, least = (peak_bytes([sys.executable, COMPRESS, str(path), *output])[0] for path in paths)
+        peak, least = (run([sys.executable, COMPRESS, str(path), *output]).peak_bytes for path in paths)
     target = BYTES_PER_PIXEL * picture.shape[0] * picture.shape[1] + CONSTANT
     yield Mark(
         case=f"{name}, peak memory", peer="limit", ours=(peak - least) / 1e6, theirs=target / 1e6, unit="MB", limit=1.0
@@ -228,7 +229,7 @@ def _times(case: str, pictures: Mapping[str, np.ndarray], runs: int, limit: floa
 
 
 def _gifs(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """Bytes and error of GIFs of 256 colors, and of an animation of twelve frames, that are reduced to 64."""
+    """Bytes and error of GIFs reduced from 256 to 64 colors: stills, and an animation of twelve frames."""
     if shutil.which("gifsicle") is None:
         raise NotMeasuredError(not_measured("GIF at 64 colors", "gifsicle"))
     stills = [[Image.fromarray(pixels)] for pixels in photos.values()]
@@ -246,7 +247,7 @@ def _gifs(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
 
 
 def _reduced_gif(frames: Sequence[Image.Image], folder: Path) -> tuple[float, ...]:
-    """Bytes of this package and of gifsicle, and the mean squared error of both."""
+    """Bytes of the files of gpukmeans and gifsicle, then the mean squared errors of both."""
     source, ours, theirs = (folder / f"{name}.gif" for name in ("source", "ours", "theirs"))
     frames = [frame.quantize(256, dither=Image.Dither.NONE) for frame in frames]
     frames[0].save(source, save_all=True, append_images=frames[1:], duration=40)
@@ -258,7 +259,7 @@ def _reduced_gif(frames: Sequence[Image.Image], folder: Path) -> tuple[float, ..
 
 
 def _same_bits(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """Files of small crops, compressed in one process, compared with files that are compressed in other ways."""
+    """The number of equal files when small crops are compressed in one process and in other ways."""
     crops = {name: np.ascontiguousarray(pixels[:160, :160]) for name, pixels in photos.items()}
     with tempfile.TemporaryDirectory() as scratch:
         sources = write_pictures(crops, Path(scratch, "sources"))
@@ -305,7 +306,7 @@ def _kilobytes(case: str, ours: float, theirs: float, peer: str, limit: float | 
 
 
 def _better(case: str, ours: Row, theirs: Row, figure: str, limit: float) -> Mark:
-    """The number of photos on which ours is better, compared with the number of all photos."""
+    """The number of photos on which `ours` has the better figure, beside the number of all photos."""
     count = ours.count_better(theirs, figure, higher=figure == "ssimulacra2")
     return Mark(case=case, peer="photos", ours=count, theirs=len(ours.photos), unit="", limit=limit, at_least=True)
 

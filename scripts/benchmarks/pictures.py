@@ -1,4 +1,6 @@
-"""Indexed images of this project beside those of pngquant, Pillow and ImageMagick: error, size and time of each.
+"""Error, size and time of indexed images by gpukmeans, pngquant, Pillow and ImageMagick.
+
+A candidate is one of these programs with some options. A row has the results of one candidate at one K.
 
 Errors are the mean of dR² + dG² + dB² (Celebi), the mean color difference CIEDE2000, and two perceptual measures:
 SSIMULACRA2 (100 for equal images, higher is better) and FLIP (0 for equal images, lower is better).
@@ -37,7 +39,7 @@ from gpukmeans_cli.system.atomic_files import ImageError
 
 REQUIRED = ["scikit-image", "ssimulacra2", "flip-evaluator"]
 N_COLORS = 16, 64, 256
-# The price of a bit of the marks without dithering, the same at each K.
+# The value of --lossy, the price of a bit, in the marks without dithering, at each K.
 LOSSY = 25
 OURS, PLAIN, LOSSY_PLAIN = "gpukmeans", "gpukmeans --dither none --lossy 0", f"gpukmeans --dither none --lossy {LOSSY}"
 BUDGETED = "gpukmeans --max-bytes of pngquant"
@@ -58,7 +60,7 @@ for number, source in enumerate(sources):
 _LOOP = 'n=0; folder=$0; for file in "$@"; do {command} || exit; n=$((n + 1)); done'
 _TARGET = '"$folder/$(printf %04d $n).png"'
 
-# The command that writes images of K colors to a folder: (sources, K, folder). Their names sort as the sources.
+# From (sources, K, folder), the command that writes images of K colors to the folder. Their names sort as the sources.
 Candidate = Callable[[Sequence[Path], int, Path], Sequence[str]]
 
 
@@ -117,7 +119,7 @@ AT_256: Mapping[str, Candidate] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """The errors of an image against its source, by four measures."""
+    """The errors of an image relative to its source, by four measures."""
 
     mse: float
     ciede2000: float
@@ -154,7 +156,7 @@ class Row:
         return statistics.mean(getattr(photo, figure) for photo in self.photos)
 
     def count_better(self, other: "Row", figure: str, *, higher: bool = False) -> int:
-        """The number of photos whose figure is lower than that of the other row, or higher."""
+        """The number of photos whose figure is lower than in the other row, or with `higher` higher."""
         sign = -1 if higher else 1
         pairs = zip(self.photos, other.photos, strict=True)
         return sum(sign * getattr(own, figure) < sign * getattr(theirs, figure) for own, theirs in pairs)
@@ -172,7 +174,7 @@ class Output(NamedTuple):
 
 
 def unavailable() -> dict[str, str]:
-    """For each candidate that cannot run here, the reason."""
+    """The candidates that cannot run here, each with the reason."""
     reasons = {
         "pngquant": None if pngquant.version() else "pngquant is not installed",
         BUDGETED: None if pngquant.version() else "pngquant is not installed",
@@ -184,7 +186,7 @@ def unavailable() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the installed peers and of the packages that measure."""
+    """The versions of the installed programs, and of the packages that measure errors."""
     peers = {"pngquant": pngquant.version(), "ImageMagick": _magick()[1]}
     packages = {name: importlib.metadata.version(name) for name in REQUIRED}
     return {name: version for name, version in (peers | packages).items() if version}
@@ -271,7 +273,7 @@ def _outputs(
 
 
 def _within_budgets(sources: Sequence[Path], sizes: Sequence[int], folder: Path) -> Output:
-    """The files of the command for these numbers of bytes, a process for each."""
+    """Compress each source with `--max-bytes` of its size in `sizes`, in a process of its own."""
     folder.mkdir()
     targets = [folder / source.name for source in sources]
     seconds = 0.0
@@ -288,11 +290,11 @@ def _count_colors(path: Path) -> int:
 
 
 def _errors(pairs: Sequence[tuple[Path, Path]]) -> dict[Path, Errors]:
-    """The errors of each target against its source; those of equal images are measured once."""
+    """The errors of each target relative to its source. Equal targets of a source are measured once."""
     keys = {target: (source, hashlib.sha256(read_pixels(target).tobytes()).digest()) for source, target in pairs}
     different = {keys[target]: (source, target) for source, target in pairs}
     workers = min(_MOST_PROCESSES, os.cpu_count() or 1)
-    # Not forked: torch's threads do not survive a fork.
+    # Spawned, since the threads of torch do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     # Otherwise FLIP would start a thread for every core in each process.
     with ProcessPoolExecutor(workers, spawn, initializer=os.putenv, initargs=("OMP_NUM_THREADS", "1")) as pool:
@@ -301,7 +303,7 @@ def _errors(pairs: Sequence[tuple[Path, Path]]) -> dict[Path, Errors]:
 
 
 def errors_of(source: Path, target: Path) -> Errors:
-    """The errors of the image at `target` against that at `source`; both RGB, of equal size."""
+    """The errors of the image at `target` relative to the image at `source`. Both are RGB and of equal size."""
     import flip_evaluator  # pyright: ignore[reportMissingImports]
 
     before, after = read_pixels(source), read_pixels(target)

@@ -1,4 +1,4 @@
-"""`gpukmeans compress` beside pngquant on the same photos: time of whole processes, error and size of each file."""
+"""`gpukmeans compress` and pngquant on the same photos: time of whole processes, error and size of each file."""
 
 import shutil
 import subprocess
@@ -17,14 +17,14 @@ from gpukmeans_cli.formats.reading import read_image
 COMPRESS = str(SCRIPTS / "compress.py")
 OPTIONS = "--speed 4 --nofs"
 NEAREST = ["--effort", "0"]
-"""Options of gpukmeans for nearest colors by the quick encoder."""
+"""Options of gpukmeans for the quick encoder."""
 # A process for each file, as in typical shell use.
 _LOOP = f'for file in "$@"; do pngquant --force {OPTIONS} --ext {{ext}} {{k}} "$file" || exit; done'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """Mean over the pixels of dR² + dG² + dB², and file size, of both outputs for one photo."""
+    """Mean squared error (the mean over the pixels of dR² + dG² + dB²) and size of both output files of one photo."""
 
     name: str
     mse: float
@@ -35,7 +35,10 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Times of all photos at K colors, for gpukmeans without `seconds_of_import_torch`, and figures of each photo."""
+    """Seconds of all photos at K colors, and figures of each photo.
+
+    `seconds` and `cpu_seconds` are those of gpukmeans less the import of torch.
+    """
 
     n_colors: int
     seconds: float

@@ -1,10 +1,10 @@
-"""Cost of whole processes: wall-clock seconds, CPU seconds and peak memory."""
+"""Cost of processes: wall-clock seconds, CPU seconds and peak memory."""
 
 import os
+import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +25,13 @@ class ProcessError(RuntimeError):
         super().__init__(f"{command} failed with exit code {exit_code}: {self.last_line}")
 
 
+def status_bytes(field: str) -> int:
+    """A number of bytes from the status of this process, such as "VmRSS", its resident memory. Linux only."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
 class Cost(NamedTuple):
     """Wall-clock seconds, CPU seconds and peak resident memory in bytes of a process and its children."""
 
@@ -33,43 +40,29 @@ class Cost(NamedTuple):
     peak_bytes: float
 
 
-def run(command: Sequence[str]) -> Cost:
-    """The cost of the command, whose stdout is discarded. ProcessError if it fails. Not on Windows."""
-    with tempfile.TemporaryFile() as stderr:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            stderr.seek(0)
-            raise ProcessError(command, child.returncode, stderr.read().decode(errors="replace"))
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-
-
-# Runs a command, discards its output, and prints its peak memory in bytes and its seconds.
+# Runs a command, discards its stdout, and prints the fields of `Cost`.
 _MEASURE = """
 import os, sys, time
 start = time.perf_counter()
 null = os.open(os.devnull, os.O_WRONLY)
 actions = [(os.POSIX_SPAWN_DUP2, null, 1)]
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions)
 _, status, usage = os.wait4(pid, 0)
-print(usage.ru_maxrss * 1024, time.perf_counter() - start)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def peak_bytes(command: Sequence[str]) -> tuple[float, float]:
-    """Peak resident memory in bytes and seconds of a command. ProcessError if it fails. Linux only.
+def run(command: Sequence[str]) -> Cost:
+    """The cost of a command, whose stdout is discarded. ProcessError if it fails. Not on Windows.
 
-    A child starts with the peak of its parent, which here is a small process between this one and the command.
+    The peak memory of a child process is at least that of the process that starts it. A small Python process therefore
+    starts and measures the command.
     """
-    shim = subprocess.run([sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True)
-    if shim.returncode != 0:
-        raise ProcessError(command, shim.returncode, shim.stderr)
-    peak, seconds = map(float, shim.stdout.split())
-    return peak, seconds
+    measured = subprocess.run([sys.executable, "-S", "-c", _MEASURE, *command], capture_output=True, text=True)
+    if measured.returncode != 0:
+        raise ProcessError(command, measured.returncode, measured.stderr)
+    return Cost(*map(float, measured.stdout.split()))
 
 
 def seconds_of(call: Callable[[], object]) -> float:

@@ -22,8 +22,8 @@ _BLOCK = 1 << 20
 class Rates:
     """Rows per second, medians of several runs.
 
-    `reading` reads the file; `tensor` is an iteration of Lloyd's loop over the rows in memory, `stream` is one over
-    the rows in the file.
+    `reading` is the rate of only reading the file. `tensor` is the rate of an iteration of Lloyd's loop over the rows
+    in memory, and `stream` of an iteration over the rows in the file.
     """
 
     n_clusters: int
@@ -33,7 +33,7 @@ class Rates:
 
     @property
     def ratio(self) -> float:
-        """The time of the stream relative to the slower of reading only and computing only."""
+        """The time of `stream` relative to the slower of `reading` and `tensor`."""
         return min(self.reading, self.tensor) / self.stream
 
 
@@ -59,13 +59,13 @@ def rates(path: Path, n_clusters: Sequence[int], runs: int) -> Iterator[Rates]:
 
 
 def rates_of_ranks(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
-    """Rows per second of an iteration over a stream: one rank with one thread, with two threads, two ranks with one."""
+    """Rows per second of an iteration over a stream, by number of ranks and threads."""
     ways = {"1 rank, 1 thread": (1, 1), "1 rank, 2 threads": (2, 1), "2 ranks, 1 thread each": (1, 2)}
     return {name: _measured(path, n_clusters, ["stream"], runs, *way)["stream"] for name, way in ways.items()}
 
 
 def seconds_of_seeding(path: Path, n_clusters: int, runs: int) -> dict[str, float]:
-    """Seconds of the seeding of a stream and its first iteration, by k-means|| and by random centers."""
+    """Seconds of the seeding from a stream and one iteration, for k-means|| and for random centers."""
     n_rows = len(np.load(path, mmap_mode="r"))
     rates_by_name = _measured(path, n_clusters, ["k-means||", "random"], runs)
     return {name: n_rows / rate for name, rate in rates_by_name.items()}

@@ -1,9 +1,9 @@
 """One rank that clusters the rows of a file: python scale_child.py FILE K RUNS WHAT THREADS, alone or under torchrun
 
-WHAT is a list of names with commas: `reading` the file, one iteration over a `tensor` or the `stream`, and seeding by
-`k-means||` or `random` with one iteration over the stream. They alternate, RUNS times. Rank 0 prints a line of JSON:
-the number of rows and, for each name, the seconds of each run. THREADS is the number of threads of torch, 0 for all
-cores.
+WHAT is a list of tasks with commas: `reading` the file, one iteration over a `tensor` or the `stream`, or seeding by
+`k-means||` or `random` with one iteration over the stream. The tasks run alternately, RUNS times after a first time
+that is not counted. Rank 0 prints a line of JSON: the number of rows and, for each task, the seconds of each run.
+THREADS is the number of threads of torch, 0 for all cores.
 """
 
 import collections
@@ -28,7 +28,7 @@ from gpukmeans import Batches, InitName, kmeans
 from gpukmeans_cli.rows.table import RowRange, open_row_table, rank_rows
 from gpukmeans_cli.system.rank_env import process_group, rank_env
 
-# Iterations that are timed. The first of a run is not: it includes the start of threads.
+# Number of iterations that are timed after the first, whose time would include the start of threads.
 _ITERATIONS = 3
 
 

@@ -1,4 +1,4 @@
-"""The results of a comparison as text: a block for each measure, a line for each case, a column for each peer."""
+"""The results of a comparison as text: blocks of lines for cases and columns for packages."""
 
 from collections.abc import Callable, Sequence
 

@@ -51,7 +51,7 @@ def cluster(
     )
 
     with rank_store(env) as ranks:
-        import_torch()  # only now: it takes longer than small tasks
+        import_torch()  # not earlier: the import takes longer than small tasks
         import torch
 
         from gpukmeans_cli.rows.run import ClusterTask

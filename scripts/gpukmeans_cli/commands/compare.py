@@ -35,7 +35,7 @@ def compare(
         _check_inputs(a, b)
         if sheet is not None:
             check_free(sheet, overwrite=force)
-        import_torch()  # only now: it takes longer than most images
+        import_torch()  # not earlier: the import takes longer than most images
         from gpukmeans_cli.images.comparison import compare_files
 
         comparison = compare_files(a, b, sheet, force=force, max_pixels=max_pixels)

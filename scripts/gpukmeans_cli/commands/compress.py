@@ -84,13 +84,13 @@ def compress(
             if env.is_main and not quiet and _has_only_translucent_colors(given_colors.get("palette")):
                 warn(f"--palette {palette} has no opaque color, so opaque pixels become translucent")
             todo: list[Job] = []
-            if env.is_main:  # files may appear and vanish meanwhile; all ranks must use one list
+            if env.is_main:  # files may appear and vanish, and all ranks must use the same list
                 name = str(n_colors) if has_k else "palette"
                 todo = validation.plan_jobs(
                     inputs, name=name, output=output, folder=output_folder, recursive=recursive, in_place=in_place
                 )
             validation.check_standard_streams(todo, as_json, read_twice=shared_palette)
-            import_torch()  # only now: it takes longer than most images
+            import_torch()  # not earlier: the import takes longer than most images
             torch_device = validation.find_device(device_name(device, env))
         todo = ranks.broadcast(todo)[env.rank :: env.size]
 
@@ -137,7 +137,7 @@ def compress(
 
 
 def _clustering_options(best: bool, **given: Any) -> dict[str, Any]:
-    """The given options of `fit_palette`, which are not None, and the other options of --best."""
+    """The options for `fit_palette`: the given ones that are not None, and with `best` the defaults of --best."""
     from gpukmeans import BEST_QUALITY
 
     defaults = BEST_QUALITY if best else {}

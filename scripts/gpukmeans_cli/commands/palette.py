@@ -25,7 +25,7 @@ def palette(
     validation.check_stdin_once(inputs)
     validation.check_device_name(device)
 
-    import_torch()  # only now: it takes longer than most images
+    import_torch()  # not earlier: the import takes longer than most images
     from gpukmeans_cli.images.palette_report import PaletteTask, report_palettes
 
     task = PaletteTask(

@@ -29,7 +29,7 @@ def report(
     validation.check_output_known([photo], output)
     validation.check_device_name(device)
 
-    import_torch()  # only now: it takes longer than most images
+    import_torch()  # not earlier: the import takes longer than most images
     from gpukmeans_cli.compression.settings import Settings
     from gpukmeans_cli.report.report_file import write_report
 

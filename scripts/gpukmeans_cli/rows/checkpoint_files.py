@@ -23,7 +23,7 @@ class CheckpointError(Exception):
 
 
 def centers_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object], suffix: str) -> bytes:
-    """The bytes of a file: .npy of the tensor `centers`, or .safetensors of all tensors and the metadata."""
+    """The bytes of a file of centers: .npy of the tensor `centers`, or .safetensors of all tensors and the metadata."""
     if suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, tensors["centers"].cpu().numpy(), allow_pickle=False)
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path, metadata: Mapping[str, object]) -> dict[str, Ten
 
 
 def _safetensors_bytes(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
-    """The bytes of a .safetensors file, equal for equal input. safetensors itself writes the texts in any order."""
+    """The bytes of a .safetensors file, equal for equal input. The library alone writes the texts in any order."""
     # Copies, because the library refuses tensors that share memory.
     copies = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     data = safetensors.torch.save(copies)

@@ -1,4 +1,4 @@
-"""A file of rows: shape and dtype come from its header, and only the requested rows are read."""
+"""Files of rows. Opening a file reads its shape and dtype, and later only the requested rows are read."""
 
 import json
 import mmap
@@ -92,7 +92,7 @@ class _BaseRowFile(ABC):
             return
         try:
             with self.path.open("rb") as file:
-                # Checked before mapping: access to pages beyond the end of the file would kill the process.
+                # Checked before the file is mapped: access to pages beyond its end would kill the process.
                 is_unchanged = FileVersion.of(file) == self.version
                 if is_unchanged:
                     self._copy_rows(file, start, target)
@@ -114,7 +114,7 @@ class _ContiguousFile(_BaseRowFile):
     offset: int
 
     def _copy_rows(self, file: BinaryIO, start: int, target: Tensor) -> None:
-        # Mapped pages count as memory of the process, so only these rows are mapped, and only during the copy.
+        # Mapped pages count as memory of the process, so only the requested rows are mapped, and only during the copy.
         n_bytes = target.numel() * target.itemsize
         begin = self.offset + start * (n_bytes // len(target))
         padding = begin % mmap.ALLOCATIONGRANULARITY
@@ -126,7 +126,7 @@ class _ContiguousFile(_BaseRowFile):
 
 @dataclass(frozen=True, kw_only=True)
 class _TorchFile(_BaseRowFile):
-    """Rows in a file of torch.save, which is opened again for each read. That takes 0.3 ms."""
+    """Rows in a file of torch.save. Each read opens the file again, which takes 0.3 ms."""
 
     key: str | None
 

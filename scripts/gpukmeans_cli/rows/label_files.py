@@ -1,4 +1,4 @@
-"""One file of labels per file of rows, written by all ranks, complete or not at all."""
+"""Label files, one for each file of rows. All ranks write them, and each file is complete or absent."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -37,10 +37,11 @@ class LabelFiles:
 def label_files(
     table: RowTable, targets: Sequence[Path], dtype: np.dtype, ranks: RankStore, *, overwrite: bool
 ) -> Iterator[LabelFiles]:
-    """In the context, each rank writes the labels of its rows. At its end all .npy files (N_i,) move to `targets`.
+    """Yields the files to which each rank writes the labels of its rows. At the end, all files move to `targets`.
 
-    An ImageError, OSError or ValueError of one rank becomes a CollectiveError on all, and no file is written. All ranks
-    must share the file system of `targets`.
+    They are .npy files of shape (N_i,), where N_i is the number of rows of file i. An ImageError, OSError or ValueError
+    of one rank while labels are written becomes a CollectiveError on all ranks, and no file moves. All ranks must share
+    the file system of `targets`.
     """
     temporaries = ranks.broadcast([temporary_path(target) for target in targets])
     offsets: list[int] = []
@@ -65,7 +66,7 @@ def label_files(
 
 
 def label_targets(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """The path of the label file of each file. CollectiveError if two files have the same one."""
+    """The path of the label file of each file of rows. CollectiveError if two files have the same path for labels."""
     targets = [folder / f"{path.stem}-labels.npy" for path in paths]
     by_target: dict[Path, Path] = {}
     for path, target in zip(paths, targets, strict=True):

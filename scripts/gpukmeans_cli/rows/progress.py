@@ -1,4 +1,4 @@
-"""Progress of a clustering on stderr: a changing line on a terminal, elsewhere a line from time to time."""
+"""Progress of a clustering on stderr: one line that is redrawn on a terminal, otherwise a new line now and then."""
 
 import contextlib
 import sys
@@ -14,29 +14,29 @@ _MIN_REDRAW_SECONDS = 0.25
 
 
 class ClusterProgress:
-    """Counts rows and iterations, from any thread, and shows each change."""
+    """Counters of rows and iterations, whose methods may be called from any thread."""
 
     def __init__(self, fraction: float, show: Callable[["ClusterProgress"], None], clock: Callable[[], float]) -> None:
-        """`fraction` of all rows are read by this process, from 0 to 1."""
+        """`fraction` of all rows, from 0 to 1, are read by this process. `show` is called after each count."""
         self._fraction = fraction
         self._show = show
         self._clock = clock
         self._lock = threading.Lock()
         self._stage = "initial centers"
         self._stage_start = clock(), 0
-        """Time and rows read at the start of the stage or iteration."""
+        """Seconds of the clock, and number of rows read, at the start of the stage or iteration."""
         self._rate = 0.0
         self._rows_read = 0
         self.n_iterations = 0
 
     def add_rows(self, n_rows: int) -> None:
-        """Count rows that were read."""
+        """Add a number of rows that this process has read."""
         with self._lock:
             self._rows_read += n_rows
             self._show(self)
 
     def end_iteration(self, n_iter: int, inertia: float, shift: float) -> None:
-        """Count a finished iteration. The arguments are those of the callback of `kmeans`."""
+        """Record the end of an iteration. The arguments are those that `kmeans` passes to its callback."""
         with self._lock:
             self._measure_rate()
             self._stage_start = self._clock(), self._rows_read
@@ -45,7 +45,7 @@ class ClusterProgress:
             self._show(self)
 
     def begin_stage(self, stage: str) -> None:
-        """Set the name of the work from now on."""
+        """Begin another stage, such as "labels". `text` begins with its name."""
         with self._lock:
             self._stage = stage
             self._stage_start = self._clock(), self._rows_read
@@ -56,7 +56,10 @@ class ClusterProgress:
         return self._rows_read
 
     def text(self) -> str:
-        """The stage, and the estimated rows per second of all ranks: the last rate until there is a new one."""
+        """The stage, and an estimate of the rows per second that all ranks read.
+
+        The rate is measured anew after the first second of a stage or iteration. Until then it is the last rate.
+        """
         self._measure_rate()
         return f"{self._stage}, {self._rate:,.0f} rows/s" if self._rate else self._stage
 
@@ -76,10 +79,10 @@ def cluster_progress(
     interval: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ClusterProgress]:
-    """Show the progress of a clustering. This process reads `fraction` of all rows, from 0 to 1.
+    """Show the progress of a clustering. `fraction` is the part of all rows that this process reads, from 0 to 1.
 
-    On a terminal, one line changes and is erased at the end. Elsewhere a line is written every `interval` seconds, and
-    with `every_iteration` after each iteration. With `quiet` nothing is written.
+    On a terminal, one line is redrawn, and erased at the end. Otherwise a count at least `interval` seconds after the
+    last line writes a new line. With `every_iteration`, each iteration writes one too. With `quiet` nothing is written.
     """
     if quiet:
         yield ClusterProgress(fraction, lambda progress: None, clock)
@@ -107,7 +110,7 @@ def _line_writer(
         nonlocal last_time, last_iteration
         if clock() - last_time >= interval or (every_iteration and progress.n_iterations > last_iteration):
             last_time, last_iteration = clock(), progress.n_iterations
-            with contextlib.suppress(OSError):  # a full disk of the log must not end hours of work
+            with contextlib.suppress(OSError):  # stderr may be a file on a full disk, which must not end hours of work
                 warn(progress.text())
 
     return write_line

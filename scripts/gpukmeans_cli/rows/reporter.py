@@ -1,4 +1,4 @@
-"""Messages about one clustering of rows: a line for people, or JSON for programs."""
+"""Messages about one clustering of rows: a line of text, or JSON."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterReporter:
-    """Prints results and errors, on the main rank only: they are the same on all ranks."""
+    """Prints results and errors on the main rank only, since they are equal on all ranks."""
 
     is_main: bool
     as_json: bool

@@ -1,4 +1,4 @@
-"""Clustering of files of rows: centers and labels as files, by one process or several ranks."""
+"""Clustering of the rows of files by one process or several ranks. Centers and labels are written to files."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ class ClusterTask:
     tol: float
     seed: int
     batch_rows: int | None
-    """None for about 32 MiB."""
+    """Rows per batch. None for batches of about 32 MiB."""
     dtype: torch.dtype | None
     """The dtype to which floats are converted before the clustering."""
     device: torch.device
@@ -74,7 +74,7 @@ class PreparedTask:
     table: RowTable
     label_targets: Sequence[Path]
     metadata: dict[str, Any]
-    """The rows and options that a checkpoint must have been saved with."""
+    """The rows and options with which a checkpoint must have been saved."""
     state: dict[str, Tensor] | None
     """The state of the run to resume."""
 
@@ -237,7 +237,7 @@ def _kmeans_errors(prepared: PreparedTask, env: RankEnv) -> Iterator[None]:
     except (ValueError, OSError, ImageError) as error:
         raise CollectiveError(_with_file_names(str(error), prepared, env)) from error
     except RuntimeError as error:
-        # The library raises RuntimeErrors with these texts for a lost rank and for any other error of one rank.
+        # `kmeans` raises RuntimeErrors with these texts if a rank is lost, and if another error occurs on one rank.
         if re.match(r"rank \d+ of \d+ lost", str(error)):
             raise RankError(str(error)) from error
         if re.match(r"rank \d+: ", str(error)):
@@ -246,7 +246,7 @@ def _kmeans_errors(prepared: PreparedTask, env: RankEnv) -> Iterator[None]:
 
 
 def _with_file_names(message: str, prepared: PreparedTask, env: RankEnv) -> str:
-    """An error of `kmeans` with the number of a batch replaced by the files and rows of that batch."""
+    """The message of an error of `kmeans`, with the number of a batch replaced by its files and rows."""
     match = re.match(r"(?:rank (\d+): )?batch (\d+) of x ", message)
     if match is None:
         return message

@@ -15,7 +15,7 @@ from gpukmeans_cli.rows.files import KEYED_SUFFIXES, RowFile, RowFileError, dtyp
 
 
 class RowTable:
-    """The rows of several files in file order. A slice is a new tensor, `len` the number of all rows.
+    """The rows of several files in file order. A slice is a new tensor, and `len` is the number of all rows.
 
     RowFileError, with the paths of two files, if the files differ in the number of columns or the dtype.
     """
@@ -40,7 +40,7 @@ class RowTable:
     def __getitem__(self, rows: slice) -> Tensor:
         """The rows (n, D) of a slice, in the dtype of the files. OSError as in `RowFile.read`."""
         start, stop = _slice_bounds(rows, len(self))
-        # numpy allocates huge pages; with the pages of torch.empty reading takes twice the time.
+        # numpy allocates memory in huge pages. Reading into the smaller pages of torch.empty takes twice the time.
         memory = np.empty((stop - start, self.n_columns), f"u{self.dtype.itemsize}")
         target = torch.from_numpy(memory).view(self.dtype)
         for index, file_start, file_stop in self.file_ranges(start, stop):
@@ -49,7 +49,7 @@ class RowTable:
         return target
 
     def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """The rows `start` to `stop` by file: the index of the file, then the start and stop row in it."""
+        """The files that hold the rows `start` to `stop`: for each its index, and the start and stop row in it."""
         ranges = []
         index = bisect.bisect_right(self.starts, start) - 1
         while start < stop:
@@ -83,7 +83,7 @@ class RowRange:
 
 
 def rank_rows(n_rows: int, rank: int, size: int) -> tuple[int, int]:
-    """The start and stop row of a rank. The ranks divide all rows evenly and in rank order."""
+    """The start and stop row of a rank. All rows are divided among the ranks evenly and in rank order."""
     return rank * n_rows // size, (rank + 1) * n_rows // size
 
 

@@ -22,8 +22,8 @@ class PreparationError(Exception):
 def run_task(task: ClusterTask, ranks: RankStore, timeout: timedelta | None, reporter: ClusterReporter) -> bool:
     """Run the task, report its result or error, and return whether it succeeded, equal on all ranks.
 
-    PreparationError if the task cannot be started, RankError if another rank is lost. KeyboardInterrupt, after a
-    report, for an interruption or SIGTERM.
+    PreparationError if the task cannot be started, RankError if another rank is lost. Ctrl-C and SIGTERM are reported,
+    then KeyboardInterrupt is raised.
     """
     env, prepared = ranks.env, None
     try:

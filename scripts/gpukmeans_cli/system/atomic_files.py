@@ -16,9 +16,10 @@ STDIO = Path("-")
 
 
 class ImageError(Exception):
-    """An image cannot be read or written. The text gives the problem and a remedy, and follows the path of the image.
+    """An image cannot be read or written. The text states the problem and a remedy.
 
-    For a problem with another file, such as the output, the text begins with the path of that file.
+    The command prints the path of the input before the text. For a problem with another file, such as the output, the
+    text begins with the path of that file.
     """
 
     traceback: str | None = None
@@ -43,14 +44,14 @@ def stream_name(path: Path | str, stream: str = "standard input") -> str:
 
 
 def check_exists(path: Path) -> None:
-    """Raise ImageError if this input does not exist. A path whose folders cannot be searched passes."""
+    """Raise ImageError if this input does not exist. There is no error if its folder cannot be searched."""
     try:
         if path != STDIO:
             os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("does not exist; check the path") from None
     except (OSError, ValueError):
-        pass  # opening the file gives the error
+        pass  # opening the file raises a better error
 
 
 class FileVersion(NamedTuple):
@@ -71,8 +72,8 @@ class FileVersion(NamedTuple):
 def write_atomically(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Write a file of these bytes, completely or not at all. ImageError, beginning with the path, if that fails.
 
-    The file has the permissions of any new file. With `overwrite` a symbolic link stays, and its target is replaced.
-    Bytes for `STDIO` are written to standard output, whose OSError is raised unchanged.
+    The file has the default permissions of new files. With `overwrite` a symbolic link stays, and its target is
+    replaced. Bytes for `STDIO` are written to standard output, whose OSError is raised unchanged.
     """
     if path == STDIO:
         sys.stdout.buffer.write(data)
@@ -155,7 +156,7 @@ def write_error_reason(error: OSError) -> str:
 
 def _write(path: Path, data: bytes, overwrite: bool) -> None:
     target = Path(os.path.realpath(path))
-    # tempfile would create a file that only its owner can read.
+    # A file of the module tempfile could be read by its owner only.
     temporary = temporary_path(target)
     try:
         with temporary.open("xb") as file:
@@ -178,14 +179,14 @@ def move_to(temporary: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _move_to_free_name(temporary: Path, target: Path) -> None:
-    """Move without overwriting. FileExistsError if the name is taken; `os.rename` would replace that file."""
+    """Move without overwriting. FileExistsError if the target exists, which `os.rename` would replace."""
     try:
         os.link(temporary, target)
         return
     except FileExistsError:
         raise
     except OSError:
-        pass  # without hard links (FAT, some network folders), the name is reserved first
+        pass  # the file system has no hard links (FAT, some network folders): reserve the name instead
     target.open("xb").close()
     try:
         os.replace(temporary, target)

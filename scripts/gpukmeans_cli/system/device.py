@@ -31,9 +31,9 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def within_memory(device: torch.device, advice: str | None = None) -> Iterator[None]:
-    """Inside, the several errors for exhausted memory become an ImageError with advice.
+    """Inside the block, any error for exhausted memory becomes an ImageError with advice.
 
-    The default advice is a smaller image, or on a GPU the CPU.
+    The default advice is to use a smaller image, or `--device cpu` if the memory of a GPU is exhausted.
     """
     try:
         yield

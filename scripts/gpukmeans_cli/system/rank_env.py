@@ -1,4 +1,4 @@
-"""The rank of this process among the processes that `torchrun` started, and their process group."""
+"""The rank of this process among the processes started by `torchrun`, and the process group of all ranks."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ class RankError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RankEnv:
-    """Rank of this process and number of processes, over all machines and on its own machine."""
+    """Rank of this process and number of processes: `rank` and `size` over all machines, the others on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -37,7 +37,7 @@ class RankEnv:
 
 
 def rank_env(environment: Mapping[str, str] = os.environ) -> RankEnv:
-    """The rank variables that `torchrun` set; without them, a single process. RankError if they are invalid."""
+    """The ranks that `torchrun` set as environment variables, else a single process. RankError if they are invalid."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not any(name in environment for name in names[:2]):
         return RankEnv()
@@ -53,7 +53,7 @@ def rank_env(environment: Mapping[str, str] = os.environ) -> RankEnv:
 
 
 def device_name(name: str, env: RankEnv) -> str:
-    """The device of this rank. "auto" and "cuda" give each of several ranks the GPU of its local rank."""
+    """The name of the device of this rank. With several ranks, "auto" and "cuda" become the GPU of the local rank."""
     import torch
 
     has_own_gpu = env.size > 1 and torch.cuda.is_available()
@@ -62,7 +62,7 @@ def device_name(name: str, env: RankEnv) -> str:
 
 @contextlib.contextmanager
 def process_group(env: RankEnv, device: "torch.device", timeout: timedelta | None = None) -> "Iterator[ProcessGroup]":
-    """The process group of all ranks: NCCL on GPUs, else gloo. All ranks must make the same calls inside."""
+    """The process group of all ranks: NCCL on GPUs, else gloo. Inside, all ranks must make the same calls."""
     import torch
     import torch.distributed as dist
 

@@ -1,7 +1,7 @@
 """Data exchange and common errors of the ranks, over the key-value store of `torchrun`.
 
-Ctrl-C does not interrupt the collective calls of a process group, and its threads forbid a fork between two calls. The
-store is polled instead, so that a rank can be interrupted while it waits, and a worker pool can fork its processes.
+A process group of torch is not used here. Ctrl-C does not interrupt its collective calls, and while its threads exist
+a worker pool cannot fork processes. A rank polls the store instead, so Ctrl-C interrupts it while it waits.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class RankStore:
         return self.broadcast(self.gather(value))
 
     def abort(self) -> None:
-        """Make the ranks that wait for this one raise RankError."""
+        """Make the other ranks raise RankError when they wait for a missing value."""
         if self.env.size > 1:
             with contextlib.suppress(RankError), _connection_errors():
                 self._store.set("aborted", str(self.env.rank))
@@ -83,7 +83,7 @@ class RankStore:
         return pickle.loads(b"".join(map(self._store.get, self._chunk_keys(key))))
 
     def _pop(self, key: str) -> Any:
-        """A value for this rank alone. Its chunks, which may be large, are deleted from the store."""
+        """A value that no other rank reads. Its chunks, which may be large, are deleted from the store."""
         value = self._get(key)
         for chunk_key in self._chunk_keys(key):
             self._store.delete_key(chunk_key)
@@ -150,7 +150,7 @@ def raise_on_all_ranks(ranks: RankStore, *failures: type[Exception]) -> Iterator
 
 
 def warn_once(text: str) -> None:
-    """Print on stderr, by rank 0 only, an error that ends all ranks. All ranks return after it is printed."""
+    """Print an error of all ranks on stderr, on rank 0 only. All ranks return after the error is printed."""
     try:
         with rank_store(rank_env()) as ranks:
             if ranks.env.is_main:
@@ -163,7 +163,7 @@ def warn_once(text: str) -> None:
 
 @cache
 def _all_ranks(env: RankEnv) -> RankStore:
-    """The store of this process. It is cached, because keys contain the number of earlier calls."""
+    """The store of all ranks. It is cached, because its keys contain the number of earlier calls."""
     import_torch()
     import torch.distributed as dist
 
@@ -177,7 +177,7 @@ def _all_ranks(env: RankEnv) -> RankStore:
 
 @contextlib.contextmanager
 def _connection_errors() -> Iterator[None]:
-    """Inside, errors of the store are RankErrors."""
+    """Inside the block, errors of the store become RankErrors."""
     import torch.distributed as dist
 
     try:

@@ -25,13 +25,13 @@ from gpukmeans_cli.system.startup import deferred_interrupt
 T = TypeVar("T")
 R = TypeVar("R")
 
-# The number of results per worker that may be held back by an earlier task. With this number slow tasks rarely delay
-# others, and memory stays bounded.
+# Maximum number of tasks per worker that are submitted ahead of the first unfinished task. Their results are kept in
+# memory. With this number, a slow task rarely makes workers idle.
 _MAX_AHEAD = 16
 
 
 class Event(Protocol):
-    """The common interface of `threading.Event` and `SharedEvent`."""
+    """The methods that `threading.Event` and `SharedEvent` have in common."""
 
     def set(self) -> None: ...
 
@@ -44,11 +44,11 @@ class WorkerPool(Protocol):
     n_workers: int
 
     def event(self) -> Event:
-        """A new event that the workers can read. In other processes the event is also set once its creator has died."""
+        """A new event that the workers can read. In worker processes the death of its creator also sets it."""
         ...
 
     def start(self, function: Callable[[Any], Any], on_lost: Callable[[Any], Any]) -> None:
-        """Start the workers. `on_lost` gives the result of a task whose worker process died."""
+        """Start the workers. `on_lost(task)` is the result of a task whose worker process died."""
         ...
 
     def can_submit(self) -> bool:
@@ -60,7 +60,7 @@ class WorkerPool(Protocol):
         ...
 
     def completed(self) -> list[tuple[int, Any]]:
-        """Wait for at least one submitted task. Indices and results; an error of `function` is raised."""
+        """Wait for at least one submitted task. Returns indices and results, or raises an error of `function`."""
         ...
 
     def shutdown(self) -> None:
@@ -80,8 +80,8 @@ def in_order(
     """Yield the results of `function` in the order of the tasks.
 
     `on_result` is called with the index and result of each task as soon as it completes. Errors of `function` are
-    raised. In every case, the generator ends as follows: it starts no further task, sets `stop`, which `function` can
-    read, and returns when no worker is running.
+    raised. Also after an error, the generator starts no further task, sets `stop`, which `function` can read, and
+    returns when no worker is running.
     """
     results: dict[int, R] = {}
     n_submitted = 0
@@ -144,7 +144,9 @@ class ThreadPool:
         self._function = function
 
     def can_submit(self) -> bool:
-        return len(self._submitted) < 2 * self.n_workers  # with one queued per thread, no thread idles
+        return (
+            len(self._submitted) < 2 * self.n_workers
+        )  # one running and one queued task per thread, so that no thread idles
 
     def submit(self, index: int, task: Any) -> None:
         self._submitted[self._executor.submit(self._function, task)] = index
@@ -158,9 +160,9 @@ class ThreadPool:
 
 
 class SharedEvent:
-    """An event in memory that is shared with processes forked later. For them it is also set once its creator has died.
+    """An event in memory shared with processes that are forked later. For them, the death of its creator also sets it.
 
-    A killed process could hold the lock of multiprocessing's event forever. This event has no lock.
+    A killed process could hold the lock of `multiprocessing.Event` forever. This event has no lock.
     """
 
     def __init__(self) -> None:
@@ -177,8 +179,8 @@ class SharedEvent:
 class ProcessPool:
     """Forked processes, which run Python code in parallel. The death of one process loses only its task.
 
-    No other thread may be computing and no GPU may be in use when they are forked. The workers ignore Ctrl-C, SIGTERM
-    and SIGHUP, which only the parent handles, and exit as soon as they can after the parent has died.
+    When the processes are forked, no other thread may be computing and no GPU may be in use. The workers ignore Ctrl-C,
+    SIGTERM and SIGHUP, which only the parent handles. After the death of the parent they exit when their task ends.
     """
 
     def __init__(self, n_workers: int, initializer: Callable[[], object] = lambda: None) -> None:
@@ -238,7 +240,7 @@ class ProcessPool:
         return index, result
 
     def _add_worker(self) -> None:
-        # Ctrl-C now would end the worker before it ignores the signal, or leave a process that no list contains.
+        # Ctrl-C could end the worker before it ignores the signal, or leave a process that no list contains.
         with deferred_interrupt():
             self._idle.append(self._new_worker())
 
@@ -251,8 +253,8 @@ class ProcessPool:
         args = worker_end, inherited, self._function, self._initializer
         process = self._context.Process(target=_run_worker, args=args)
         with warnings.catch_warnings():
-            # Python warns about a fork beside threads, since their locks stay locked in the child. The threads of a
-            # progress bar or of torch may exist here, and hold no lock that a worker uses.
+            # Python warns about a fork while other threads exist, since locks that they hold stay locked in the child.
+            # Here these may be threads of a progress bar or of torch, which hold no lock that a worker uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         worker_end.close()
@@ -267,9 +269,9 @@ class _Worker(NamedTuple):
 def _run_worker(
     pipe: Connection, inherited: Sequence[Connection], function: Callable[[Any], Any], initializer: Callable[[], object]
 ) -> None:
-    """Run the tasks from the pipe until its other end is closed, by the parent or by its death."""
-    # A signal is sent to the whole process group. If the parent dies of it, the worker must first remove its unfinished
-    # file.
+    """Run the tasks from the pipe until the parent closes its end or dies."""
+    # The terminal sends a signal to the whole process group. Even if the parent dies of it, the worker must not, because
+    # it has to remove its unfinished file.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:

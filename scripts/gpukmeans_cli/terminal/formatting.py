@@ -13,7 +13,7 @@ def format_sizes(before: int, after: int) -> str:
 
 
 def format_quality(psnr: float | None, without_error: str) -> str:
-    """A PSNR in dB, or the text `without_error` for None."""
+    """A PSNR in dB, or the text `without_error` for None, which means equal images."""
     return without_error if psnr is None else f"PSNR {psnr:.2f} dB"
 
 

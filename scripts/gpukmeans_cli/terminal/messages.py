@@ -29,5 +29,5 @@ def one_line(text: str, encoding: str = "utf-8") -> str:
 
 
 def _encoding(stream: TextIO | None) -> str:
-    """The encoding of a stream, which is None where the parent process has closed it."""
+    """The encoding of a stream. The stream is None if the parent process has closed it."""
     return stream.encoding if stream is not None else "utf-8"

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for files on a terminal, otherwise a line now and then; and one changing line."""
+"""Progress on stderr: a bar for many files, or a line from time to time, and a single line that is redrawn."""
 
 import os
 import shutil
@@ -45,13 +45,14 @@ def show_progress(
 ) -> Iterator[Callable[[Step], None]]:
     """Progress of `total` files: yields the function to call, from any thread, after each file.
 
-    On a terminal with cursor movement, a bar stays below all lines that are printed meanwhile. It is removed at the
-    end. Until then text streams without a `buffer`, which write complete lines, replace sys.stderr, and sys.stdout if
-    it is the same terminal.
+    On a terminal that can redraw lines, a bar stays below all lines that are printed, and is removed at the end. Until
+    then, text streams without a `buffer`, which write complete lines, replace sys.stderr, and sys.stdout if both are
+    the same terminal.
 
     Elsewhere, a line is written when a file is finished and at least `every` seconds of `clock` have passed since the
-    start and since the last line. The last file writes no line. A `prefix` begins each line. It excludes the bar, since
-    other processes may write to the same terminal. With `quiet`, and for fewer than two files, nothing is written.
+    start and since the last line. The last file writes no line. Each line begins with `prefix`. With a prefix there is
+    no bar, since other processes may write to the same terminal. With `quiet`, and for fewer than two files, nothing is
+    written.
     """
     if quiet or total < 2:
         yield lambda step: None
@@ -66,8 +67,8 @@ def show_progress(
 def changing_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Yields a function that shows a text on stderr in place of the previous text. The last text is erased at the end.
 
-    With `quiet`, and if stderr is not a terminal with cursor movement, nothing is written. A failed write is no error,
-    since it must not end hours of work. A display of rich raises it: each update and its end write to the stream.
+    With `quiet`, and if stderr is not a terminal that can redraw a line, nothing is written. A failed write raises no
+    error, since it must not end hours of work. Rich is not used, since its displays raise the error.
     """
     if quiet or not supports_bar(sys.stderr):
         yield lambda text: None
@@ -110,7 +111,7 @@ class _Totals:
         )
 
     def text(self, total: int, seconds: float, max_length: int | None = None) -> str:
-        """The progress after `seconds` as text. Items are left out for `max_length`, except the number of files."""
+        """The progress after `seconds` as text. Items after the number of files are left out to reach `max_length`."""
         items = [f"{self.files:,} of {total:,} files"]
         if self.seconds > 0:
             size = f"{format_size(abs(self.saved))} {'larger' if self.saved < 0 else 'saved'}"
@@ -165,7 +166,7 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[Step], No
     lock = threading.Lock()
     totals = _Totals()
     start = clock()
-    # `supports_bar` has decided. Without these arguments rich would read environment variables of its own.
+    # `supports_bar` was true. Without these arguments rich would decide again, from environment variables.
     console = Console(file=sys.stderr, force_terminal=True, force_interactive=True, force_jupyter=False)
 
     class TotalsColumn(ProgressColumn):
@@ -250,7 +251,7 @@ class _StreamAboveBar(TextIOBase):
         return len(text)
 
     def write_rest(self) -> None:
-        """Write a last incomplete line. The bar must be gone."""
+        """Write a last incomplete line. The bar must have been removed."""
         with self._lock:
             rest, self._incomplete = self._incomplete, ""
         self._stream.write(rest)

@@ -5,7 +5,8 @@ from typing import TextIO
 
 _WIDTH = 4
 
-# The 256 colors of xterm: 16 that depend on the user's settings, a cube of these levels, then 24 greys.
+# The 256 colors of xterm: 0 to 15 depend on the user's settings, 16 to 231 are all triples of these levels, and 232 to
+# 255 are these greys.
 _LEVELS = (0, 95, 135, 175, 215, 255)
 _GREYS = tuple(range(8, 239, 10))
 
@@ -13,8 +14,8 @@ _GREYS = tuple(range(8, 239, 10))
 def color_bits(stream: TextIO | None, environ: Mapping[str, str]) -> int:
     """The color depth of a stream in bits: 24, 8 (the 256 colors of xterm) or 0.
 
-    The depth is 0 if the stream is not a terminal, if TERM is "dumb", or if NO_COLOR is set and not empty
-    (https://no-color.org). It is 24 if COLORTERM is "truecolor" or "24bit".
+    It is 0 if the stream is not a terminal, if TERM is "dumb", or if NO_COLOR is set and not empty
+    (https://no-color.org). Otherwise it is 24 if COLORTERM is "truecolor" or "24bit", else 8.
     """
     if stream is None or not stream.isatty() or environ.get("TERM") == "dumb" or environ.get("NO_COLOR"):
         return 0
@@ -22,9 +23,10 @@ def color_bits(stream: TextIO | None, environ: Mapping[str, str]) -> int:
 
 
 def swatch(color: Sequence[int], bits: int) -> str:
-    """Four cells filled with a color (R, G, B and optional alpha), and a space; "" for a color depth of 0 bits.
+    """A block of color as text: four character cells with the color as background, then a space.
 
-    Alpha is ignored, since the background is unknown. For a color of alpha 0 the cells are spaces.
+    The color is (R, G, B) or (R, G, B, A), from 0 to 255. Alpha 0 gives five spaces. Other alphas are ignored, since
+    the color of the terminal is unknown. A color depth of 0 bits gives an empty text.
     """
     if bits == 0:
         return ""
@@ -36,9 +38,10 @@ def swatch(color: Sequence[int], bits: int) -> str:
 
 
 def nearest_256_color(red: int, green: int, blue: int) -> int:
-    """The number, 16..255, of the nearest of xterm's 256 colors. Ties go to the cube. The first 16 are excluded.
+    """The number of the xterm color, 16 to 255, with the smallest squared distance in RGB.
 
-    Rich's conversion chooses a color that is not the nearest for 7 % of random colors, and its import takes 31 ms.
+    If a grey has the same distance as a color of the cube, the color of the cube is returned. Rich's conversion returns
+    a color that is not the nearest for 7 % of random colors, and the import of Rich takes 31 ms.
     """
     rgb = (red, green, blue)
     levels = [min(range(6), key=lambda level, value=value: abs(_LEVELS[level] - value)) for value in rgb]
