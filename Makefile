@@ -5,7 +5,8 @@ COLORS ?= 20
 BIN := .venv/bin
 HAS_BROWSER := command -v chromium >/dev/null && command -v chromedriver >/dev/null
 
-# Prints the folder of packages with the torch of $(PYTHON), unless it is too old or in .venv. Does not import it.
+# Prints the folder of packages that holds the torch of $(PYTHON), unless that torch is too old or in .venv. The script
+# does not import torch.
 define FIND_TORCH
 import re
 from importlib.metadata import version
@@ -31,14 +32,14 @@ QUICK := $(addprefix tests/, \
 	cli/formats/test_palette_files.py cli/formats/test_png_chunks.py cli/formats/test_reading.py cli/formats/test_still.py \
 	cli/compression/test_plan.py cli/commands/test_palette.py cli/terminal cli/test_options.py cli/test_validation.py)
 
-# Tests of what chooses engines and what uses them, which a package without native kernels passes too.
+# Tests of the selection and use of engines, which must also pass without native kernels.
 PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/test_matmul.py images/test_quantization.py \
 	cli/commands/test_palette.py)
 
 .PHONY: demo native test quick browser aarch64 docs picture report tutorial clean
 
-# Everything below runs in .venv, made once and again when what it is made from changes: .venv/running has what the
-# command needs, .venv/installed what the tests need too.
+# Everything below runs in .venv. It is made again when pyproject.toml or constraints.txt changes. .venv/running exists
+# when the packages of the command are installed, .venv/installed when those of the tests and docs are, too.
 .venv/running: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@packages=$$($(PYTHON) -c "$$FIND_TORCH") && \
@@ -57,14 +58,15 @@ PURE := $(addprefix tests/, engines/native engines/test_selection.py engines/tes
 	$(BIN)/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[dev,docs]'
 	touch $@
 
-# The native kernels, compiled again when their sources, hatch_build.py or CC have changed. Without a compiler, a warning.
+# The native kernels, compiled again when their sources, hatch_build.py, CC or GPUKMEANS_NATIVE have changed. Without a
+# compiler, a warning is printed.
 native: .venv/running
 	@$(BIN)/python hatch_build.py
 
 demo: native
 	$(BIN)/gpukmeans demo --colors $(COLORS) $(if $(IMAGE),"$$IMAGE")
 
-# Without Chromium the tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
+# Without Chromium, tests that need it are skipped, or fail if REQUIRE_BROWSER is set.
 test: .venv/installed native
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
@@ -86,8 +88,8 @@ browser:
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null
 
-# The tests of kernels that run on an emulated aarch64 CPU, with the Python and NumPy of Debian. Installs the emulator and
-# a compiler from Debian where they are missing, which needs root.
+# The tests of the kernels on an emulated aarch64 CPU, with the Python and NumPy of Debian. If the emulator or compiler
+# is missing, both are installed from Debian, which needs root.
 aarch64: .venv/installed native
 	@command -v qemu-aarch64-static >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null || \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends qemu-user-static gcc-aarch64-linux-gnu \
@@ -107,7 +109,7 @@ picture: .venv/installed
 report: .venv/installed browser
 	$(BIN)/python scripts/readme_report.py
 
-# The pictures of docs/tutorial.md and the notebook of the same text, from the code of the page.
+# The pictures of docs/tutorial.md, and the notebook with the same text and code.
 tutorial: .venv/installed native
 	$(BIN)/python scripts/tutorial.py
 

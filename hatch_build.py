@@ -1,10 +1,11 @@
 """Compiles the native kernels: hatchling's build hook, and a script for `make native`.
 
-The script runs in an environment without hatchling and without torch: only the hook at the end needs the first.
+The script needs neither hatchling nor torch. Only the hook at the end of this file needs hatchling.
 
 Environment:
-    CC: the only compiler to try, such as `clang` or `python -m ziglang cc`. Without it: cc, gcc, clang, zig.
-    GPUKMEANS_NATIVE: 0 to build none, 1 to make a missing compiler an error. Without it, the package is pure then.
+    CC: the only compiler to try, such as `clang` or `python -m ziglang cc`. The default is cc, gcc, clang, then zig.
+    GPUKMEANS_NATIVE: 0 builds no kernels. With 1, a failed build is an error. By default, a failed build is a warning,
+        and the package has no kernels.
 """
 
 import hashlib
@@ -23,15 +24,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "gpukmeans" / "engines" / "native"
 LIBRARY = runpy.run_path(str(SOURCES / "library.py"))
-STAMP = "_kernels.stamp"  # what the libraries in the package folder were built from
+STAMP = "_kernels.stamp"  # hashes of the files, and settings, from which the libraries in the package folder were built
 
-# Without errno and traps, which nothing reads, functions such as `rint` become instructions. No bit depends on it.
+# No code reads errno or floating-point traps. Without them, functions such as `rint` become single instructions.
+# The results do not depend on these flags.
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
-CONTRACTED = "propose.c"  # its products exclude candidates with a margin and enter no result
+CONTRACTED = "propose.c"  # its products only exclude candidates, by a margin, and do not enter results
 
 PIP_ISOLATION = ("PYTHONPATH", "PYTHONNOUSERSITE")
 
-# The compiler's target decides, since it may be another machine's.
+# Preprocessed to find the architecture of the target, which may differ from that of this machine.
 PROBE = """
 #if !defined(__GNUC__) && !defined(__clang__)
 #error the kernels need gcc or clang
@@ -46,11 +48,11 @@ architecture aarch64
 
 
 class BuildError(Exception):
-    """The kernels cannot be built. The message is one clause."""
+    """The kernels cannot be built. The message is the reason."""
 
 
 class Compiler:
-    """A C compiler: gcc, clang, zig or clang-cl, each with the command line of its own."""
+    """A C compiler: gcc, clang, zig or clang-cl. Their command lines differ."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)
@@ -84,8 +86,8 @@ class Compiler:
             self._run("-shared", *objects, "-o", target, *flags, *([] if os.name == "nt" else ["-lm"]))
 
     def level_flags(self, architecture: str, v3: bool) -> list[str]:
-        """Flags for the instructions of all CPUs of the architecture, or of those of the level x86-64-v3."""
-        if self._is_zig:  # whose default is the CPU that it runs on
+        """Flags for the instructions of all CPUs of the architecture, or with `v3` of CPUs of the level x86-64-v3."""
+        if self._is_zig:  # by default zig compiles for the CPU on which it runs
             return ["-mcpu=x86_64_v3" if v3 else "-mcpu=baseline", "-fno-sanitize=undefined"]
         if architecture == "x86_64":
             return ["-march=x86-64-v3" if v3 else "-march=x86-64"]
@@ -93,7 +95,7 @@ class Compiler:
 
     def _run(self, *args: str | Path) -> str:
         command = [*self.command, *map(str, args)]
-        # pip's isolation would keep `python -m ziglang` from finding the ziglang that is installed.
+        # pip sets these variables to isolate builds. With them, `python -m ziglang` would not find ziglang.
         environment = {name: value for name, value in os.environ.items() if name not in PIP_ISOLATION}
         try:
             answer = subprocess.run(
@@ -108,7 +110,7 @@ class Compiler:
 
 
 def compilers() -> list[Compiler]:
-    """The compilers to try, in this order."""
+    """The available compilers in the order in which they are tried."""
     if chosen := os.environ.get("CC"):
         return [Compiler(shlex.split(chosen, posix=os.name != "nt"))]
     commands = (["cc"], ["gcc"], ["clang"], ["zig", "cc"])
@@ -116,7 +118,7 @@ def compilers() -> list[Compiler]:
 
 
 def build(folder: Path) -> str:
-    """Compile the libraries into an empty folder with the first compiler that can. Architecture of the libraries."""
+    """Compile the libraries into an empty folder with the first compiler that succeeds. Returns the architecture."""
     if os.environ.get("GPUKMEANS_NATIVE") == "0":
         raise BuildError("GPUKMEANS_NATIVE=0 turns them off")
     if sys.maxsize < 2**32:
@@ -136,7 +138,7 @@ def build(folder: Path) -> str:
 
 
 def build_library(compiler: Compiler, target: Path, flags: Sequence[str]) -> None:
-    """Compile all C files to one library, with flags in addition to those of every build."""
+    """Compile all C files to one library. `flags` are added to the flags of every build."""
     portable = [] if os.name == "nt" else ["-fPIC", "-fvisibility=hidden"]
     source_hash = f"-DGPUKMEANS_SOURCE_HASH={LIBRARY['source_hash'](SOURCES):#x}ULL"
 
@@ -152,16 +154,16 @@ def build_library(compiler: Compiler, target: Path, flags: Sequence[str]) -> Non
 
 
 def build_in_place() -> None:
-    """Make the libraries in the package folder those of the sources, or remove them if they cannot be built."""
+    """Build the libraries in the package folder unless they are up to date. After a failed build there are none."""
     settings = [os.environ.get(name, "") for name in ("CC", "GPUKMEANS_NATIVE")]
     hook = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     stamp = repr([LIBRARY["source_hash"](SOURCES), hook, *settings])
     if (SOURCES / STAMP).exists() and (SOURCES / STAMP).read_text() == stamp:
         return
-    with tempfile.TemporaryDirectory(dir=SOURCES) as folder:  # of the same file system
+    with tempfile.TemporaryDirectory(dir=SOURCES) as folder:  # on the same file system, so that files can be renamed
         try:
             build(Path(folder))
-        finally:  # nothing old stays
+        finally:  # remove old libraries even if the build failed
             for old in SOURCES.glob("_kernels*"):
                 old.unlink()
         for built in Path(folder).glob("_kernels*"):
@@ -170,18 +172,18 @@ def build_in_place() -> None:
 
 
 def without_kernels(error: BuildError) -> str:
-    """The sentence for a package without kernels."""
+    """The warning for a package without kernels."""
     return f"without native kernels gpukmeans is slower on a CPU: {error}"
 
 
 def is_required() -> bool:
-    """Whether a package without kernels is an error."""
+    """Whether a failed build is an error."""
     return os.environ.get("GPUKMEANS_NATIVE") == "1"
 
 
 def platform_tag(architecture: str) -> str:
     """The platform of a wheel with libraries for an architecture, such as linux_x86_64."""
-    platform = sysconfig.get_platform()  # that of this Python, such as macosx-10.9-universal2
+    platform = sysconfig.get_platform()  # the platform of this Python, such as macosx-10.9-universal2
     if platform.startswith("win"):
         platform = {"x86_64": "win-amd64", "aarch64": "win-arm64"}[architecture]
     elif platform.startswith("macosx"):
@@ -212,10 +214,10 @@ except ImportError:
 else:
 
     class KernelsHook(BuildHookInterface):
-        """Adds the libraries to a wheel, whose tag is then that of their architecture."""
+        """Adds the libraries to a wheel and sets the tag of the wheel to their platform."""
 
         def initialize(self, version: str, build_data: dict) -> None:
-            """Build before the files of the wheel are collected: in place if it is editable."""
+            """Build before the files of the wheel are collected. For an editable installation, build in place."""
             self._folder = tempfile.TemporaryDirectory()
             try:
                 if version == "editable":
@@ -233,7 +235,7 @@ else:
                 build_data["force_include"][str(path)] = f"gpukmeans/engines/native/{path.name}"
 
         def finalize(self, version: str, build_data: dict, artifact_path: str) -> None:
-            """Remove the libraries that the wheel now has."""
+            """Remove the temporary libraries after they have been added to the wheel."""
             self._folder.cleanup()
 
 

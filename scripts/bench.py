@@ -1,6 +1,6 @@
 """Benchmarks: python scripts/bench.py --help
 
-The speed of a machine drifts, so comparisons are measured alternately in one run, and medians are printed.
+The speed of a machine drifts. Programs that are compared therefore run alternately, and medians are printed.
 """
 
 import dataclasses
@@ -51,22 +51,22 @@ Seeds = Annotated[int, typer.Option(min=1, help="Seeds to average over.")]
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-# Upper limits: mean squared error at K colors with `--best` of these photos of the Kodak set, seconds in addition to
+# Upper limits: mean squared error at K colors with `--best` of the Kodak photos 1 to 8, seconds in addition to
 # `import torch`, bytes at 18 megapixels, and seconds of --help.
 BEST_TARGETS = {4: 962.5, 16: 206.4, 64: 55.7, 256: 18.2}
 KODAK = {f"kodim{number:02}.png" for number in range(1, 9)}
 SECONDS_TARGET, MEMORY_TARGET, HELP_TARGET = 0.6, 1e9, 0.3
-# Lower limits of photos per second: relative to pngquant on all cores, and on a GPU relative to decoding and encoding
-# only. Upper limit of the growth of a process over many files, in MB.
+# Lower limits of photos per second: relative to pngquant on all cores, and on a GPU relative to only decoding and
+# encoding. Upper limit of the growth of the memory of a process over many files, in MB.
 THROUGHPUT_TARGET, CODECS_TARGET, GROWTH_TARGET = 1.0, 0.85, 50
-# Upper limits: the time of a stream relative to the slower of reading only and computing only, and the memory of the
-# whole command over 50 million rows, in MB.
+# Upper limits: the time of an iteration over a stream relative to the slower of only reading and only computing, and
+# the peak memory of `gpukmeans cluster` over 50 million rows, in MB.
 STREAM_TARGET, STREAM_MEMORY_TARGET = 1.3, 1000
 
 
 @app.command()
 def process(runs: Runs = 7) -> None:
-    """Whole processes: `compress` on small photos beside `import torch`, memory at 18 megapixels, time of --help."""
+    """Times of `compress` on small photos, of `import torch` and of --help, and memory at 18 megapixels."""
     _print_machine()
     compress = [sys.executable, COMPRESS, *NEAREST]
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def quality(
     ] = None,
     best: Annotated[bool, typer.Option("--best", help="With the options of `compress --best`.")] = False,
 ) -> None:
-    """Mean squared error (dR² + dG² + dB²) and seconds over the pictures of a folder, beside peers."""
+    """Mean squared error (dR² + dG² + dB²) and seconds over a folder of pictures, beside scikit-learn and Pillow."""
     options = BEST_QUALITY if best else {}
     if targets is None:
         targets = {path.name for path in folder.iterdir()} == KODAK
@@ -132,7 +132,7 @@ def pngquant(
     runs: Runs = 7,
     json_path: PathOfJson = None,
 ) -> None:
-    """A process of `compress`, without `import torch`, beside one of pngquant for each photo: time, error, size."""
+    """`compress` less `import torch` beside pngquant with a process per photo: time, error and size."""
     version = _version_of_pngquant()
     photos = benchmark_pngquant.rgb_photos(folder)
     if not photos:
@@ -175,10 +175,10 @@ def folder(
         int, typer.Option(min=benchmark_folder.EARLY + 1, help="Number of small files for one process.")
     ] = 2000,
 ) -> None:
-    """`compress` on a folder: photos per second beside pngquant on all cores, growth of memory over many files, peaks.
+    """`compress` on a folder: photos per second beside pngquant on all cores, growth of memory, and peak memory.
 
-    Whole processes, at K = 16. The photos are those of FOLDER, also flipped and with permuted channels; the small files
-    are crops of them. Linux only.
+    Whole processes at K = 16 are measured. The photos are those of FOLDER and their variants, which are flipped or have
+    permuted channels. The small files are crops of them. Linux only.
     """
     version = _version_of_pngquant()
     load = os.getloadavg()[0]
@@ -251,9 +251,9 @@ def pictures(
     json_path: PathOfJson = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only small crops of two pictures.")] = False,
 ) -> None:
-    """Each mark of indexed images, met or not, and tables beside pngquant, Pillow and ImageMagick.
+    """Each mark of indexed images, met or not, and tables of the figures beside pngquant, Pillow and ImageMagick.
 
-    Bytes and seconds are those of all files, the other figures are means; seconds of gpukmeans are less the import of
+    Bytes and seconds are totals over all files, other figures are means. Seconds of gpukmeans are less the import of
     torch. Takes at most ten minutes for eight photos of the Kodak set on two cores. The exit code is 1 if a case fails.
     Linux only.
     """
@@ -280,7 +280,7 @@ def optima(
     seeds: Seeds = 1,
     refine: Annotated[int, typer.Option(min=1, help="Refinement cycles.")] = 8,
 ) -> None:
-    """One run, one with refinement and the best of ten: inertia and cost, on colors and on image patches."""
+    """Inertia and time of one run, of a run with refinement and of the best of ten, on colors and on image patches."""
     _print_machine()
     images = _rgb_pictures(folder)
     print(f"{len(images)} RGB pictures, {seeds} seeds, refine={refine}\n")
@@ -298,7 +298,7 @@ def optima(
 def choosing(
     n_init: Annotated[int, typer.Option(min=1, help="Runs for each number of clusters.")] = 5,
 ) -> None:
-    """How often each criterion finds the known number of clusters. Takes one to two minutes."""
+    """How often each criterion finds the true number of clusters. Takes one to two minutes."""
     _print_machine()
     kinds = list(benchmark_n_clusters.rates(n_init))
     print(f"{'':>30}" + "".join(f"{f'{kind} ({n})':>24}" for kind, n, _ in kinds))
@@ -330,7 +330,7 @@ def scale(
     n_rates: Annotated[int, typer.Option(min=100_000, help="Rows of the file for the rates.")] = 4_000_000,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
 ) -> None:
-    """Rows per second of a stream, a tensor and ranks, and memory of the command over a file. Not on Windows."""
+    """Rows per second of a stream, a tensor and ranks, and peak memory of `gpukmeans cluster`. Not on Windows."""
     _print_machine()
     with tempfile.TemporaryDirectory(dir=folder) as own:
         path = Path(own) / "rows.npy"
@@ -364,11 +364,13 @@ def native(
             show_default=False,
         ),
     ] = None,
-    before: Annotated[str, typer.Option(help="A commit, whose start is compared.")] = benchmark_native.BEFORE,
+    before: Annotated[
+        str, typer.Option(help="A commit. The start of its command is compared.")
+    ] = benchmark_native.BEFORE,
 ) -> None:
     """Each mark of the native kernels, met or not: times on the CPU beside scikit-learn, faiss-cpu and pngquant.
 
-    Takes about seven minutes on two cores. A peer that is not installed is named. The exit code is 1 if a case fails.
+    Takes about seven minutes on two cores. Missing packages are named. The exit code is 1 if a case fails.
     Not on Windows.
     """
     photos = _rgb_pictures_of(folder or sample_photos())
@@ -384,7 +386,7 @@ def clustering(
     quick: Quick = False,
     json_path: PathOfJson = None,
 ) -> None:
-    """Seconds per iteration, peak memory and inertia on points of 3 to 128 coordinates, beside peers, on the CPU.
+    """Seconds per iteration, peak memory and inertia on points of 3 to 128 coordinates, beside packages for the CPU.
 
     Seconds per iteration are the difference between runs of more and of fewer iterations. Linux only.
     """
@@ -403,7 +405,7 @@ def colors(
     quick: Quick = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device of the engines.")] = "auto",
 ) -> None:
-    """The engines on points of 3 coordinates: equal bits, time and memory, beside a roofline of the device.
+    """The engines on points of 3 coordinates: equal bits, time and memory, beside the roofline of the device.
 
     Seconds per iteration are the difference between runs of more and of fewer iterations. The exit code is 1 if an
     engine fails or is wrong. Linux only.

@@ -14,14 +14,15 @@ from benchmarks.photos import sample_photos
 from benchmarks.pngquant import COMPRESS
 from benchmarks.processes import run
 
-# Rows: a picture, and the left top of the part shown, with details, smooth areas or text. Its size, and magnification.
+# Each row shows a part of a picture, with details, smooth areas or text: name, then left and top in pixels. All parts
+# have the same SIZE and are magnified by SCALE.
 ROWS = [("photo", (90, 150)), ("photo", (330, 130)), ("dashboard", (20, 60))]
 SIZE, SCALE, CAPTION = (160, 100), 2, 24
 KINDS = ("original", "gpukmeans", "pngquant")
 
 
 def draw(folder: Path) -> Image.Image:
-    """For each picture the original and the files of gpukmeans and of pngquant, with their sizes."""
+    """A sheet with the original, the file of gpukmeans and the file of pngquant in each row, with file sizes."""
     pictures = {
         "photo": Image.open(sample_photos() / "china.jpg").convert("RGB"),
         "dashboard": Image.fromarray(drawings()["dashboard"]),

@@ -27,7 +27,7 @@ MAX_PAGE, MAX_PICTURE = 1_000_000, 300_000
 
 
 def render_report() -> bytes:
-    """The report on the sample picture, at half its usual size."""
+    """The report on the sample picture, drawn at 640 x 432 pixels, as HTML."""
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "sample.png"
         write_png(photo, Image.fromarray(draw_sample(640, 432)), overwrite=False)
@@ -37,7 +37,7 @@ def render_report() -> bytes:
 
 
 def screenshot(path: Path) -> bytes:
-    """A screenshot of the page in Chromium, from its top to its clouds, as PNG of 256 colors."""
+    """A screenshot of the page in Chromium, from the top to the end of the clouds of colors, as PNG of 256 colors."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--force-color-profile=srgb"):

@@ -1,4 +1,4 @@
-"""Writes the notebook and the pictures of docs/tutorial.md, from the code of the page: python scripts/tutorial.py"""
+"""Writes the notebook and the pictures of docs/tutorial.md from the code in that page: python scripts/tutorial.py"""
 
 import ast
 import contextlib
@@ -28,10 +28,10 @@ PAGE, NOTEBOOK, PICTURES = ROOT / "docs/tutorial.md", ROOT / "examples/tutorial.
 ROUNDS = (0, 1, 3, 10)
 WHITE, GREY, PALE, INK, BLUE = (255, 255, 255), (150, 150, 150), (225, 225, 225), (40, 40, 40), (20, 90, 200)
 
-# Pictures of points: margin around the 256 levels, and radius of a center, in pixels.
+# Pictures of points: margin around the square of 256 x 256 levels, and radius of a center, in pixels.
 _MARGIN, _RADIUS = 10, 6
 
-# Charts: size, and margins to the left of, above, to the right of and below the plotted area.
+# Charts, in pixels: width and height, and left, top, right and bottom margin of the plotted area.
 _CHART, _AROUND = (480, 240), (56, 16, 20, 40)
 
 
@@ -53,7 +53,7 @@ def notebook(page: str) -> str:
 
 
 def _steps(block: str) -> Iterator[tuple[str, str]]:
-    """(source, output) of the cells of a block: each ends at an output, or at the end of the block."""
+    """The source and the output of each cell of a block. A cell ends after an output, or at the end of the block."""
     source = ""
     for example in doctest.DocTestParser().get_examples(block):
         source += example.source
@@ -71,17 +71,11 @@ def _code_cell(source: str, output: str) -> dict[str, Any]:
         outputs.append({"data": data, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
     elif output:
         outputs.append({"name": "stdout", "output_type": "stream", "text": _lines(output, strip=False)})
-    return {
-        "cell_type": "code",
-        "execution_count": None,
-        "metadata": {},
-        "outputs": outputs,
-        "source": _lines(source),
-    }
+    return {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": outputs, "source": _lines(source)}
 
 
 def is_value(source: str) -> bool:
-    """Whether the last statement of a cell is an expression other than a call of print, so its value is shown."""
+    """Whether the last statement of a cell is an expression, whose value is shown, and not a call of print."""
     last = ast.parse(source).body[-1]
     return isinstance(last, ast.Expr) and not ast.unparse(last).startswith("print(")
 
@@ -101,7 +95,7 @@ def _lines(text: str, *, strip: bool = True) -> list[str]:
 
 
 def run(page: str) -> dict[str, Any]:
-    """The variables after the code blocks of the page have run, in a temporary folder, without their output."""
+    """Run the code blocks of the page in a temporary folder and discard their output. Returns their variables."""
     blocks = re.findall(r"^```pycon\n(.*?)^```\n", page, flags=re.MULTILINE | re.DOTALL)
     variables: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
@@ -112,7 +106,7 @@ def run(page: str) -> dict[str, Any]:
 
 
 def pictures(variables: dict[str, Any]) -> dict[str, IndexedImage]:
-    """The pictures of the page by name, drawn from the variables that its code leaves behind."""
+    """The pictures of the page by name, drawn from the variables that `run` returns."""
     image, x, history, nearest = (variables[name] for name in ("image", "x", "history", "nearest"))
     found = {"photo": quantize(image, 256, dither="optimized", lossy=15)}
     found["points"] = quantize(_points(x, x), 64)
@@ -134,7 +128,7 @@ def pictures(variables: dict[str, Any]) -> dict[str, IndexedImage]:
 
 
 def _points(x: Tensor, colors: Tensor, centers: Tensor | None = None) -> Tensor:
-    """A picture of points (N, 3): red to the right, blue upwards, each a dot of its color, and the centers as disks."""
+    """A picture of points (N, 3) as dots and of centers as disks. Red increases to the right and blue upwards."""
     side = 256 + 2 * _MARGIN
     panel = np.full((side, side, 3), 255, np.uint8)
     levels = x.byte().numpy().astype(int)
@@ -205,7 +199,9 @@ def _chart_of_rounds(errors: list[float]) -> Image.Image:
 
 def _chart_of_starts(starts: dict[str, list[float]]) -> Image.Image:
     chart = _Chart(range(290, 361, 10), (0, 3), ("error", ""))
-    chart.draw.rectangle((0, 0, _AROUND[0] - 1, _CHART[1] - _AROUND[3] + 4), fill=WHITE)  # no labels of rows
+    chart.draw.rectangle(
+        (0, 0, _AROUND[0] - 1, _CHART[1] - _AROUND[3] + 4), fill=WHITE
+    )  # hides the labels of the vertical axis
     for up, (name, errors) in zip((2, 1), starts.items(), strict=True):
         column, row = chart.place(290, up)
         chart.write((column + 4, row - 22), name, "ld")
@@ -229,7 +225,7 @@ def _chart_of_rates(rates: dict[str, tuple[float, float]]) -> Image.Image:
 
 
 def main() -> None:
-    """Write the notebook and all pictures, and remove pictures that the page has no more."""
+    """Write the notebook and all pictures, and remove pictures that are no longer drawn."""
     page = PAGE.read_text(encoding="utf-8")
     NOTEBOOK.write_text(notebook(page), encoding="utf-8")
     drawn = pictures(run(page))

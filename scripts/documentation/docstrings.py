@@ -6,10 +6,10 @@ import griffe
 
 
 class Sections(griffe.Extension):
-    """Renames sections of docstrings to the names of Griffe."""
+    """Renames sections of docstrings to the names that Griffe recognizes."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rename "Example:", and "Args:" of a named tuple, because Griffe does not read its constructor."""
+        """Rename "Example:". In named tuples, whose constructor Griffe does not read, rename "Args:" too."""
         if obj.docstring is None:
             return
         text = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")

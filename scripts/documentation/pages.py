@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: pages and files that lie outside docs/. README.md is the index."""
+"""Hooks of mkdocs that add files outside docs/ to the site. README.md becomes the index."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Pages of the checkout by their place in the site.
+# Paths of pages in the site, and of their files in the checkout.
 _PAGES = {"index.md": "README.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages, and the files of the checkout that pages link."""
+    """Add the pages, and files of the checkout to which pages link."""
     for place, source in _PAGES.items():
         files.append(File.generated(config, place, content=(ROOT / source).read_text(encoding="utf-8")))
     linked = {
@@ -27,12 +27,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Links of the pages at the top, as they are in the site."""
+    """The text of a page. In pages at the top of the site, links are changed to paths in the site."""
     if "/" in page.file.src_uri:
         return markdown
     return re.sub(r"\]\(([^)]+)\)", lambda match: f"]({_in_site(match[1])})", markdown)
 
 
 def _in_site(link: str) -> str:
-    """A link from a page of the checkout: docs/ is the root of the site."""
+    """The path in the site for a link in a page of the checkout. docs/ is the root of the site."""
     return re.sub(r"^README\.md", "index.md", link.removeprefix("../").removeprefix("docs/"))

@@ -270,8 +270,8 @@ def _run_worker(
     pipe: Connection, inherited: Sequence[Connection], function: Callable[[Any], Any], initializer: Callable[[], object]
 ) -> None:
     """Run the tasks from the pipe until the parent closes its end or dies."""
-    # The terminal sends a signal to the whole process group. Even if the parent dies of it, the worker must not, because
-    # it has to remove its unfinished file.
+    # A terminal sends signals to the whole process group. A signal that ends the parent must not end the worker, which
+    # first removes its unfinished file.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:
