@@ -38,7 +38,7 @@ def _print_version(requested: bool) -> None:
         import deflate
         import zopfli
 
-        # The bytes of files depend on these versions, too.
+        # The bytes of written files depend on these versions, too.
         versions = f"deflate {deflate.__version__}, zlib {zlib.ZLIB_RUNTIME_VERSION}, zopfli {zopfli.__version__}"
         typer.echo(f"gpukmeans {_version()} ({versions})")
         raise typer.Exit
@@ -79,7 +79,7 @@ def _gpukmeans(
 def _command(args: Sequence[str]) -> Any:
     """The parser of the app, without typer's options for shell completion unless one is given.
 
-    The help does not show these options, and they would make typer 0.29 import pydantic for the help of a subcommand.
+    The help does not show these options. With them, typer 0.29 would import pydantic for the help of a subcommand.
     """
     command = typer.main.get_command(app)
     given = {arg.lstrip("-").partition("=")[0].replace("-", "_") for arg in args}
@@ -94,7 +94,7 @@ def _command(args: Sequence[str]) -> Any:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command and exit with 0 (success), 1 (a file failed), 2 (wrong arguments) or 130 (interrupted)."""
     try:
-        # By default `python -m` would give the name of the module, which shells cannot complete.
+        # By default, under `python -m` the name of the program would be the module, which shells cannot complete.
         code = _command(sys.argv[1:] if args is None else args)(args, prog_name="gpukmeans", standalone_mode=False)
     except typer.TyperException as error:
         # One line instead of usage and a box, so that scripts can log it.
@@ -105,8 +105,8 @@ def main(args: Sequence[str] | None = None) -> None:
         warn(str(error))
         sys.exit(1)
     except OSError as error:
-        # Errors of files have been handled; this one is of stdout, such as a full disk.
-        sys.stdout = None  # else Python would write the rest at exit and print a traceback
+        # Errors of other files have been handled, so this is an error of stdout, such as a full disk.
+        sys.stdout = None  # otherwise Python would write the rest at exit and print a traceback
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; if standard output is on the full disk, redirect it" if is_full else ""
         warn(f"cannot continue ({error.strerror or error}){advice}")
@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _with_advice(message: str) -> str:
-    """An error of the parser, with the command to use instead where that is known."""
+    """The message of the parser. If an image was given as the command, it also names the command to use."""
     message = message.replace("Value error, ", "")  # of pydantic, in typer 0.29
     command = re.fullmatch(r"No such command '(.*)'\.", message)
     if command and (os.path.splitext(command[1])[1] or os.path.lexists(command[1])):
@@ -124,7 +124,7 @@ def _with_advice(message: str) -> str:
 
 
 def run(args: Sequence[str] | None = None) -> None:
-    """`main` as the whole process, which exits without freeing every object."""
+    """Run `main`, then exit the process without freeing all objects, which would take time."""
     try:
         main(args)
     except SystemExit as end:

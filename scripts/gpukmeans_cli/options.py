@@ -17,7 +17,7 @@ _message = partial(typer.Option, rich_help_panel="Messages")
 
 
 def _integer(least: int, most: int | None = None) -> Callable[[str | int], int]:
-    """Parser of an integer within bounds. typer has its own, whose errors depend on its version."""
+    """Parser of an integer within bounds. The errors of typer's own parser depend on the version of typer."""
     expected = f"must be an integer {_bounds(least, most)}"
 
     def integer(value: str | int) -> int:
@@ -54,15 +54,15 @@ def _bounds(least: float | None, most: float | None) -> str:
     return f"of at least {least}" if most is None else f"from {least} to {most}"
 
 
-# Copies of the keys of the library's dicts. Importing the dicts would import torch, which takes longer than printing
-# the help.
+# Names that the library accepts, copied here because importing the library would import torch. That takes longer than
+# printing the help.
 Init = Literal["k-means++", "k-means||", "random"]
 Space = Literal["srgb", "linear", "oklab"]
 Dither = Literal["none", "optimized", "floyd-steinberg", "bayer", "blue-noise"]
 Metric = Literal["euclidean", "cosine"]
 InitOrAuto = Literal["auto", Init]
 
-# Unreadable files are reported one by one: typer's own check would reject all inputs for one of them.
+# Without readable=False, typer would reject all inputs if one cannot be read. Unreadable files are reported later.
 _inputs = partial(typer.Argument, show_default=False, readable=False)
 _input = partial(typer.Argument, show_default=False)
 

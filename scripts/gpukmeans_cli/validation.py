@@ -63,7 +63,7 @@ def parse_timeout(seconds: float | None) -> timedelta | None:
 
 
 def parse_dither_strength(dither: str | None, strength: float | None) -> float:
-    """The strength of the dithering, from 0 to 1, by default 1. `dither` is None for the default of each file."""
+    """The strength of the dithering, from 0 to 1, by default 1. `dither` None is the default dithering of each file."""
     if strength is None:
         return 1.0
     if dither == "none":
@@ -74,7 +74,7 @@ def parse_dither_strength(dither: str | None, strength: float | None) -> float:
 
 
 def check_lossy(dither: str | None, lossy: float | None) -> None:
-    """A price of bits needs optimized or no dithering, and must be a number."""
+    """--lossy, if given, must be a number, and above 0 needs the dithering optimized or none."""
     if lossy is not None and math.isnan(lossy):
         raise typer.TyperException("--lossy must be a number, at least 0, got nan")
     if lossy and dither not in (None, "none", "optimized"):
@@ -172,13 +172,13 @@ def check_no_stdin(inputs: Sequence[Path]) -> None:
 
 
 def check_output_known(inputs: Sequence[Path], output: Path | None, remedy: str = "--output") -> None:
-    """An output must be given if standard input is an input, which has no name. The error suggests the remedy."""
+    """If standard input is an input, an output must be given. The error suggests `remedy`."""
     if STDIO in inputs and output is None:
         raise typer.TyperException(f"the output cannot be named after standard input; add {remedy}")
 
 
 def check_standard_streams(jobs: Sequence[Job], as_json: bool, *, read_twice: bool = False) -> None:
-    """Standard input and output, where jobs use them, must be open, no terminals and not used for anything else.
+    """If jobs use standard input or output, it must be open, no terminal, and used for nothing else.
 
     Args:
         jobs: all jobs of the command.

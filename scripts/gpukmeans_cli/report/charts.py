@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from gpukmeans_cli.terminal.formatting import format_size
 
-# Margins for five digits on the left, a line of text below and the label of a point above.
+# Size of a chart, and edges of its plotted area. The margins fit five digits on the left, a line of text below, and the
+# label of a point above.
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 398, 36, 236
 
@@ -31,13 +32,13 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Points from left to right in a box of `WIDTH` x `HEIGHT`, with ticks on the lower and the left axis."""
+    """Points in ascending order of x in a drawing of `WIDTH` x `HEIGHT`, with ticks on the lower and the left axis."""
 
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     points: tuple[Point, ...]
     limit: float | None = None
-    """Position of a mark on the lower axis."""
+    """The x of a limit that is marked on the lower axis."""
 
     @property
     def path(self) -> str:
@@ -53,7 +54,7 @@ def line_through(points: Sequence[Point]) -> str:
 def chart_sizes(sizes: Sequence[int], qualities: Sequence[float], limit: int | None = None) -> Chart:
     """The chart of quality (0 to 100) over file size (bytes, on a logarithmic axis) for at least one image.
 
-    `limit` is a size that is marked if it is between those of the images.
+    `limit` is a size in bytes that is marked if it lies between the smallest and the largest image.
     """
     y_ticks = [tick for tick in ticks_between(min(qualities), max(qualities), 4) if tick <= 100]
     low, high = y_ticks[0], y_ticks[-1]
@@ -105,7 +106,7 @@ def short_number(value: float) -> str:
 
 
 def _round_sizes(low: float, high: float) -> list[float]:
-    """At most six sizes from `low` to `high`, 1, 2 or 5 times a power of ten. More labels would overlap."""
+    """At most six sizes from `low` to `high`, mostly 1, 2 or 5 times a power of ten. More labels would overlap."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in (_STEPS, (1, 5), (1,)):
         sizes = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]

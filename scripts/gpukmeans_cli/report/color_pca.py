@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gpukmeans import COLOR_SPACES, ColorHistogram, ColorSpace
 
-# Plane coordinates are integers from 0 to this, mostly three digits of text.
+# Plane coordinates are integers from 0 to this number, so that most have three digits as text.
 MAX_COORDINATE = 1000
 
 
@@ -24,14 +24,14 @@ class ColorPCA:
     """(2, D), float64, of length 1; the largest coordinate of each is positive."""
     low: Tensor
     high: Tensor
-    """The range of the colors along the components (2,)."""
+    """The smallest and largest coordinates of the colors along both components, each (2,)."""
     explained_variance_ratio: float
-    """The fraction of the variance along the two components: 0 to 1, and 1 without variance."""
+    """The fraction of the variance of the colors along the two components, 0 to 1. It is 1 if all colors are equal."""
 
     def project(self, colors: Tensor) -> np.ndarray:
         """The plane coordinates (N, 2) of uint8 colors (N, C): integers from 0 to `MAX_COORDINATE`.
 
-        All colors are in the middle along a component without variance.
+        Along a component without variance, all coordinates are in the middle of the range.
         """
         along = self.space.encode(colors).double() @ self.components.T
         extent = self.high - self.low
@@ -53,7 +53,7 @@ def fit_color_pca(histogram: ColorHistogram, space: str) -> ColorPCA:
     total = variances.clamp(min=0).sum()
     ratio = float(variances[-2:].clamp(min=0).sum() / total) if total > 0 else 1.0
     low, high = along.aminmax(dim=0)
-    # A smaller range, such as that across a straight line of colors, is only rounding.
+    # A smaller range is a rounding error, for example if all colors lie on a straight line.
     high = torch.where(high - low < 1e-6 * color_space.scale, low, high)
     return ColorPCA(space=color_space, components=components, low=low, high=high, explained_variance_ratio=ratio)
 
@@ -61,8 +61,8 @@ def fit_color_pca(histogram: ColorHistogram, space: str) -> ColorPCA:
 def sample_rows(counts: Tensor, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a sample of colors, ascending, and the number of times each was drawn.
 
-    All rows, once each, if there are at most `n_draws`. Else a systematic sample without randomness: the colors of
-    `n_draws` evenly spaced pixels, in the order of the rows, so that colors with more pixels are drawn more often.
+    `counts` are the numbers of pixels of the colors. If there are at most `n_draws` colors, each is drawn once.
+    Otherwise the pixels are put in the order of the rows, and the colors of `n_draws` evenly spaced pixels are drawn.
     """
     if len(counts) <= n_draws:
         return np.arange(len(counts)), np.ones(len(counts), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The report as one page of HTML, a single file without other resources."""
+"""The report as one page of HTML, which needs no other files."""
 
 import base64
 import hashlib
@@ -19,19 +19,19 @@ from gpukmeans_cli.terminal.messages import one_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Numbers of palette colors that are listed until all are requested, in a wide window and on a phone.
+# Numbers of palette colors that are listed at first, in a wide window and on a phone.
 _MAX_LISTED, _MAX_LISTED_ON_PHONE = 32, 12
 
 _ZOOMS = (1, 2, 4, 8)
 
-# More labels would overlap.
+# Number of variants above which the points of the chart have no labels, since they would overlap.
 _MAX_LABELS = 12
 
 
 def render_page(name: str, data: ReportData, options: Sequence[str] = ()) -> str:
     """The HTML report on a photo of this name, the same text for the same data.
 
-    `options` are the arguments of `compress`, besides the photo and -k, that give these variants. The middle variant
+    `options` are the arguments of `compress`, besides the photo and -k, that write these variants. The middle variant
     is selected at first. The page makes no network requests. Its content security policy allows no requests, and no
     script other than its own, even if the name of the file contains markup.
     """
@@ -107,17 +107,17 @@ def _encoding_context(encoding: Encoding, data: ReportData) -> dict[str, Any]:
 
 
 def _is_comparable(data: ReportData) -> bool:
-    # The size of a pipe is unknown, and that of a file of several frames is not the size of one image.
+    # A pipe has no known size, and a file of several frames is larger than one image.
     return data.n_bytes > 0 and data.dropped_frames == 0
 
 
 def _as_argument(name: str) -> str:
-    # Without ./ it would be an option; - alone is standard input.
+    # Without ./ the name would be read as an option. The name - is standard input.
     return f"./{name}" if name.startswith("-") and name != "-" else name
 
 
 def _cloud_data(data: ReportData) -> dict[str, Any]:
-    """The cloud as JSON for the script of the page; labels are two hex digits for each point."""
+    """The cloud of colors as JSON for the script of the page. A label is two hex digits per point."""
     return {
         "max": MAX_COORDINATE,
         "points": _flatten(data.cloud.points),

@@ -13,7 +13,7 @@ from gpukmeans_cli.terminal.messages import warn_ignored_frames
 
 
 def write_report(photo: Path, output: Path, counts: Sequence[int], settings: Settings) -> str:
-    """Write the page with the photo in each of these numbers of colors to `output`. Returns a line about it.
+    """Write the report on a photo in each of these numbers of colors to `output`. Returns one line of text about it.
 
     ImageError if the photo cannot be read, the page cannot be written or memory runs out.
     """

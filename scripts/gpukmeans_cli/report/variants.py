@@ -1,6 +1,7 @@
-"""One photo in several numbers of colors: the encoded file, the palette and the K-means run of each.
+"""One photo in several numbers of colors. A variant is the encoded file, palette and K-means run for one number.
 
-For comparison, each has the same palette with the nearest color for each pixel, unless the options request that.
+For comparison, each variant also has a plain encoding: its palette with the nearest color for each pixel. There is none
+if the options request nearest colors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ from gpukmeans_cli.system.device import within_memory
 # Number of colors drawn for the cloud: enough to show its shape, and few enough for a browser to draw at once.
 MAX_POINTS = 2000
 
-# Name of the mode that takes the nearest color for each pixel.
+# Name of the mode that maps each pixel to the nearest color.
 PLAIN = "Nearest"
 
 _BROWSER_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -59,9 +60,9 @@ class Variant(Encoding, PaletteUsage):
     n_colors: int
     """The requested number of colors."""
     mode: str
-    """Name of the way in which colors are chosen for pixels, such as Optimized."""
+    """Name of the method that maps pixels to colors, such as Optimized."""
     plain: Encoding | None
-    """The photo with the nearest color of the K-means palette for each pixel; None if the options request that."""
+    """The photo with the nearest color of the K-means palette for each pixel; None if the options request it."""
     inertia: tuple[float, ...]
     """The inertia after each iteration; empty if nothing was clustered."""
     centers: np.ndarray
@@ -103,7 +104,7 @@ class ReportData:
     dropped_frames: int
     """Frames of the file after the first, which are not in the report."""
     original: bytes
-    """A file that browsers show as the photo: its own file, or a lossless copy."""
+    """A file that browsers can show: the file of the photo, or a lossless copy."""
     original_suffix: str
     cloud: Cloud
     variants: tuple[Variant, ...]
@@ -181,7 +182,9 @@ def _variant(
     picture, plain = quantized(settings), None
     if _mode(mapping_options(settings, ".png", animated=False)) != PLAIN:
         plain = quantized(replace(settings, dither="none", dither_strength=1.0, lossy=0.0))
-    encoding = _encoding(file, picture, settings)  # first: it maps the pixels, which may change palette and mapping
+    encoding = _encoding(
+        file, picture, settings
+    )  # before the usage: this call maps the pixels, which may change palette and mapping
     usage = sort_by_count(to_srgb(to_rgb(picture.palette), source.metadata), picture.statistics.counts)
     return Variant(
         n_colors=n_colors,
