@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans import ColorHistogram, unique_colors
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import ColorHistogram, has_alpha, unique_colors
 from gpukmeans_cli.compression.settings import Settings, StageTimer
 from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.source import Source

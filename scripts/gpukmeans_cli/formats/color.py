@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms
 
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import has_alpha
 from gpukmeans_cli.formats.metadata import Metadata
 from gpukmeans_cli.formats.png_chunks import scan_chunks
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import has_alpha
 from gpukmeans_cli.formats.apng_decoding import apng_parts, default_image, parse_apng
 from gpukmeans_cli.formats.color import profile_transform, with_color_chunks
 from gpukmeans_cli.formats.composition import compose

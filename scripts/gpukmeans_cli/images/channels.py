@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpukmeans import ColorHistogram
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import ColorHistogram, has_alpha
 
 
 def common_channels(one: int, other: int) -> int:

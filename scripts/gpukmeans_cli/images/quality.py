@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from gpukmeans import COLOR_SPACES, mean_squared_error
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import COLOR_SPACES, has_alpha, mean_squared_error
 from gpukmeans_cli.images.channels import common_channels, with_channels, without_opaque_alpha
 
 _SRGB = COLOR_SPACES["srgb"]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpukmeans.images.colorspace import has_alpha
+from gpukmeans import has_alpha
 from gpukmeans_cli.images.comparison_sheet import over_grey
 
 # Rows and columns of the smallest image for which SSIMULACRA2 is defined.
