@@ -190,7 +190,7 @@ def test_first_centers_can_come_from_a_function():
     assert_same_results(kmeans(x, 4, init=first_rows), kmeans(x, 4, init=x[:4]))
 
 
-def test_float32_and_float64_agree():
+def test_clusterings_in_float32_and_float64_agree():
     x = blobs()
     start = x[:5].double()
     single, double = kmeans(x, 5, init=start.float()), kmeans(x.double(), 5, init=start)
@@ -207,7 +207,7 @@ def test_an_offset_from_the_origin_does_not_change_the_clusters():
 
 
 @pytest.mark.parametrize("k", [1, 7, 301])
-def test_odd_numbers_of_points_and_clusters(k):
+def test_odd_numbers_of_points_and_clusters_are_clustered(k):
     x = torch.randn(301, 5, generator=seeded())
     result = kmeans(x, k)
     assert (result.cluster_weights > 0).all()

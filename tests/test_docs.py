@@ -178,7 +178,7 @@ def anchors(text):
 
 
 @pytest.mark.parametrize("name", DOCS)
-def test_links_lead_somewhere(name):
+def test_every_relative_link_of_a_page_has_a_file_and_an_anchor(name):
     for link in re.findall(r'(?:\]\(|href=")([^)"]+)[)"]', DOCS[name]):
         if "://" not in link:
             path, _, anchor = link.partition("#")

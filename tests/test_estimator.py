@@ -118,7 +118,7 @@ def test_transform_returns_one_minus_the_cosine_for_the_cosine_metric():
     torch.testing.assert_close(model.transform(blobs()), 1 - cosines, rtol=1e-4, atol=1e-6)
 
 
-def test_transform_has_gradients():
+def test_transformed_points_have_gradients():
     model = KMeans(4).fit(blobs())
     x = blobs().requires_grad_()
     assert torch.autograd.grad(model.transform(x).sum(), x)[0].abs().sum() > 0

@@ -31,7 +31,7 @@ def measure(x, weights, centers):
     return bound.measure(centers[None], fixed_point_of(x, weights), [0])
 
 
-def test_moments_of_a_toy_by_hand():
+def test_moments_of_a_toy_are_those_worked_out_by_hand():
     x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0]])
     moments = measure(x, torch.tensor([1, 3, 2]), torch.tensor([[0.0, 1.0], [9.0, 0.0]]))
     assert from_fixed(moments.sums, moments.fixed_point.sum[:, None]).tolist() == [[[0, 6], [20, 0]]]

@@ -468,7 +468,7 @@ PAIRS = [
 
 
 class TestArguments:
-    def test_float32_and_float64_agree(self, case):
+    def test_labels_and_centers_in_float32_and_float64_agree(self, case):
         x = case.blobs()
         results = [case.run(points, init=points[..., :K, :], tol=0.0) for points in (x, x.float(), x.double())]
         for other in results[1:]:
@@ -671,10 +671,10 @@ class TestBatches:
 
     @pytest.mark.parametrize("init", SEEDINGS)
     @pytest.mark.parametrize("batch", [(1,), (2, 3)], ids=str)
-    def test_with_random_seeding(self, unbatched_case, batch, init):
+    def test_a_batch_with_seeding_equals_its_problems_alone(self, unbatched_case, batch, init):
         self.check(unbatched_case, self.uneven(unbatched_case, batch, n=40), n_init=2, init=init)
 
-    def test_with_a_generator_of_the_caller(self, unbatched_case):
+    def test_a_batch_with_a_generator_equals_its_problems_alone(self, unbatched_case):
         x = self.uneven(unbatched_case, (3,))
         states = [seeded(11) for _ in range(4)]
         many = kmeans(x, K, n_init=2, engine=unbatched_case.engine, generator=states[3])
@@ -684,20 +684,20 @@ class TestBatches:
                 assert torch.equal(getattr(many, name)[problem], getattr(alone, name)), (problem, name)
             assert torch.equal(states[problem].get_state(), states[3].get_state())
 
-    def test_of_every_dtype(self, kind):
+    def test_a_batch_of_every_dtype_equals_its_problems_alone(self, kind):
         many = self.check(kind, self.uneven(kind, (4,)), tol=0.0)
         assert len(set(many.n_iter.tolist())) > 1  # so that an iteration for all of them would be noticed
 
     @pytest.mark.parametrize("max_iter", [1, 3, 100])
-    def test_from_given_centers_of_each_problem(self, unbatched_case, max_iter):
+    def test_a_batch_from_centers_of_each_problem_equals_its_problems_alone(self, unbatched_case, max_iter):
         x = self.uneven(unbatched_case, (2, 2))
         self.check(unbatched_case, x, init=x[..., :K, :], max_iter=max_iter)
 
-    def test_from_given_centers_for_all_problems(self, unbatched_case):
+    def test_a_batch_from_centers_for_all_problems_equals_its_problems_alone(self, unbatched_case):
         x = self.uneven(unbatched_case, (4,))
         self.check(unbatched_case, x, init=x[1, :K])
 
-    def test_from_centers_of_a_function(self, unbatched_case):
+    def test_a_batch_from_centers_of_a_function_equals_its_problems_alone(self, unbatched_case):
         self.check(
             unbatched_case,
             self.uneven(unbatched_case, (3,)),
@@ -705,7 +705,7 @@ class TestBatches:
             n_init=2,
         )
 
-    def test_with_centers_so_far_away_that_clusters_become_empty(self, unbatched_case):
+    def test_a_batch_whose_clusters_become_empty_equals_its_problems_alone(self, unbatched_case):
         far = torch.tensor(
             [[0.0, 0, 0], [1e6, 0, 0], [0, 1e6, 0], [0, 0, -1e6], [9, 9, 9]], device=unbatched_case.device
         )
@@ -713,15 +713,15 @@ class TestBatches:
         assert (many.cluster_weights > 0).all()
 
     @pytest.mark.parametrize("init", SEEDINGS)
-    def test_by_cosine(self, unbatched_case, init):
+    def test_a_batch_by_cosine_equals_its_problems_alone(self, unbatched_case, init):
         # Moved off the origin, so that the points of the line have different directions.
         x = self.uneven(unbatched_case, (4,)) + torch.tensor([1.0, 2, 40], device=unbatched_case.device)
         self.check(unbatched_case, x, n_init=2, init=init, metric="cosine")
 
-    def test_with_one_point_per_problem(self, unbatched_case):
+    def test_a_batch_of_one_point_per_problem_equals_its_problems_alone(self, unbatched_case):
         self.check(unbatched_case, self.uneven(unbatched_case, (3,))[:, 7:8], k=1)
 
-    def test_of_the_same_points_in_one_expanded_tensor(self, unbatched_case):
+    def test_a_batch_of_the_same_points_in_one_expanded_tensor_has_equal_labels(self, unbatched_case):
         x = self.uneven(unbatched_case, (2,))[1].expand(3, 60, 3)
         many = (
             self.check(unbatched_case, x, n_init=2)
@@ -731,7 +731,7 @@ class TestBatches:
         assert (many.labels == many.labels[0]).all()
 
     @pytest.mark.parametrize("shared", [False, True])
-    def test_nearest_centers(self, kind, shared):
+    def test_nearest_centers_of_a_batch_equal_those_of_its_problems_alone(self, kind, shared):
         x = self.uneven(kind, (2, 2))
         centers = x[0, 0, ::9] if shared else x[..., ::9, :]
         labels, sqdist = assign(x, centers, engine=kind.engine)

@@ -258,7 +258,7 @@ def test_it_is_a_step_of_a_pipeline():
     assert "KMeans" in sklearn.utils.estimator_html_repr(pipeline)
 
 
-def test_it_transforms_columns_and_unions():
+def test_the_estimator_transforms_columns_and_unions():
     columns = ColumnTransformer([("km", KMeans(2), ["red", "green"])], remainder="passthrough")
     columns.set_output(transform="pandas")
     frame = columns.fit_transform(FRAME)

@@ -21,7 +21,7 @@ def assign(x, centers, tile=1 << 20):
     return Assignment(labels[0], sqdist[0])
 
 
-def test_a_toy_by_hand():
+def test_the_plain_engine_gives_the_labels_and_distances_worked_out_by_hand():
     labels, sqdist = assign(torch.tensor([[0.0], [4.0], [11.0]]), torch.tensor([[10.0], [1.0]]))
     assert labels.tolist() == [1, 1, 0]
     assert sqdist.tolist() == [1, 9, 1]

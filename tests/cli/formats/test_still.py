@@ -204,7 +204,7 @@ def test_a_palette_and_indices_that_do_not_match_are_a_value_error(palette, indi
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_encoding_is_lossless(data):
+def test_an_encoded_palette_image_decodes_to_its_pixels(data):
     n_colors = data.draw(st.integers(1, 256), "n_colors")
     channels = data.draw(st.sampled_from([GREY, GREY_ALPHA, RGB, RGBA]), "channels")
     height, width = data.draw(st.integers(1, 9), "height"), data.draw(st.integers(1, 9), "width")

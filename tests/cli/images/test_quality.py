@@ -152,7 +152,7 @@ def pictures(channels):
 
 
 @given(pictures((3, 3)) | pictures((4, 4)) | pictures((1, 4)) | pictures((2, 3)))
-def test_quality_is_symmetric(pair):
+def test_the_quality_of_two_images_does_not_depend_on_their_order(pair):
     one, other = map(torch.from_numpy, pair)
     found = compare_pixels(one, other)
     assert found == compare_pixels(other, one)

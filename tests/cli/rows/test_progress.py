@@ -99,7 +99,7 @@ def test_a_rank_without_rows_or_a_stage_without_time_has_no_rate(clock):
         assert progress.text() == "labels"
 
 
-def test_quiet_writes_nothing(clock, capsys):
+def test_quiet_progress_writes_nothing_to_stdout_and_stderr(clock, capsys):
     with cluster_progress(quiet=True, every_iteration=True, clock=clock) as progress:
         clock.now += 100
         progress.add_rows(1)

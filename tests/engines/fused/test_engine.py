@@ -66,7 +66,7 @@ def cloud(*shape, seed=0, dtype=torch.float32):
 class TestSizes:
     # Blocks are of 128 points for totals and of 256 for labels.
     @pytest.mark.parametrize("n", [1, 2, 127, 128, 129, 255, 256, 257, 301, 1025])
-    def test_blocks_cover_the_points(self, device, n):
+    def test_any_number_of_points_gives_the_moments_of_the_plain_engine(self, device, n):
         assert_same(device, cloud(1, n, 3), cloud(1, 3, 3, seed=1), cloud(1, n, seed=2))
 
     # Tiles are of 64 centers, and the totals of up to 16 are added on chip.
@@ -74,7 +74,7 @@ class TestSizes:
         ("k", "sorts_from"),
         [*((k, 1) for k in (1, 16, 17, 18, 64, 65, 130)), *((k, NEVER) for k in (16, 17, 65))],
     )
-    def test_tiles_cover_the_centers(self, device, k, sorts_from):
+    def test_any_number_of_centers_gives_the_moments_of_the_plain_engine(self, device, k, sorts_from):
         assert_same(device, cloud(1, 60, 3), cloud(1, k, 3, seed=1), sorts_from=sorts_from)
 
     @pytest.mark.parametrize("n", [1, 7, 100])
@@ -82,7 +82,7 @@ class TestSizes:
         x = cloud(1, n, 3)
         assert_same(device, x, x.clone())
 
-    def test_more_than_a_thousand_centers(self, device):
+    def test_more_than_a_thousand_centers_give_the_moments_of_the_plain_engine(self, device):
         # Six clusters, so that most of the centers are in no candidate list.
         means = torch.tensor([[1.0], [5e3], [9e4], [3e5], [7e5], [9e6]])
         x = means[torch.arange(300) % 6].expand(300, 2) + cloud(300, 2) / 200
@@ -93,14 +93,14 @@ class TestSizes:
         ("width", "dtype"),
         [*((width, torch.float32) for width in range(1, 9)), *((width, torch.float64) for width in (1, 3, 8))],
     )
-    def test_every_width(self, device, width, dtype):
+    def test_points_of_every_width_give_the_moments_of_the_plain_engine(self, device, width, dtype):
         x, centers = cloud(1, 150, width, dtype=dtype), cloud(1, 5, width, seed=1, dtype=dtype)
         assert_same(device, x, centers, cloud(1, 150, seed=2))
 
 
 class TestTies:
     @pytest.mark.parametrize("sorts_from", [1, NEVER])
-    def test_points_of_a_lattice_between_its_centers(self, device, sorts_from):
+    def test_points_of_a_lattice_go_to_the_centers_that_the_plain_engine_chooses(self, device, sorts_from):
         x = torch.cartesian_prod(*[torch.arange(7.0)] * 3)
         centers = torch.cartesian_prod(*[torch.arange(1.0, 7.0, 2.0)] * 3)
         assert_same(device, x[None], centers.flip(0)[None], sorts_from=sorts_from)
@@ -117,7 +117,7 @@ class TestTies:
 class TestWeights:
     @pytest.mark.parametrize("kind", ["integers", "floats", "doubles", "mostly zero", "one"])
     @pytest.mark.parametrize("k", [4, 24])
-    def test_every_kind(self, device, kind, k):
+    def test_weights_of_every_kind_give_the_moments_of_the_plain_engine(self, device, kind, k):
         weights = torch.randint(0, 3, (1, 301), generator=seeded(3))
         if kind == "floats":
             weights = weights * torch.rand(1, 301, generator=seeded(4))
@@ -143,21 +143,21 @@ class TestPoints:
     LARGE = (*SMALL, torch.int32, torch.int64, torch.float64)
 
     @pytest.mark.parametrize("dtype", SMALL)
-    def test_every_dtype_at_centers_in_float32(self, device, dtype):
+    def test_points_of_every_dtype_are_measured_at_float32_centers(self, device, dtype):
         assert_same(device, cloud(1, 201, 3, dtype=dtype), cloud(1, 9, 3, seed=1))
 
     @pytest.mark.parametrize("dtype", LARGE)
-    def test_every_dtype_at_centers_in_float64(self, device, dtype):
+    def test_points_of_every_dtype_are_measured_at_float64_centers(self, device, dtype):
         assert_same(device, cloud(1, 201, 3, dtype=dtype), cloud(1, 9, 3, seed=1, dtype=torch.float64))
 
     @pytest.mark.parametrize("offset", [1e4, -1e6])
     @pytest.mark.parametrize("sorts_from", [1, NEVER])
-    def test_far_from_the_origin(self, device, offset, sorts_from):
+    def test_points_far_from_the_origin_give_the_moments_of_the_plain_engine(self, device, offset, sorts_from):
         x, centers = torch.randn(1, 301, 3, generator=seeded()), torch.randn(1, 40, 3, generator=seeded(1))
         assert_same(device, x + offset, centers + offset, sorts_from=sorts_from)
 
     @pytest.mark.parametrize("sorts_from", [1, NEVER])
-    def test_any_strides(self, device, sorts_from):
+    def test_points_of_any_strides_give_the_moments_of_the_plain_engine(self, device, sorts_from):
         base = cloud(4, 310, 7)
         views = {
             "every second": base[:2, :301, :6:2],
@@ -267,22 +267,22 @@ class TestOnTheGpu:
 
 
 class TestUnsupportedReason:
-    def test_points_on_another_device(self):
+    def test_points_on_another_device_are_refused(self):
         assert "for cuda, and these points are on cpu" in TritonEngine().unsupported_reason(torch.rand(3, 2))
         with pytest.raises(ValueError, match="engine 'triton' cannot take these points: its kernels are for cuda"):
             kmeans(torch.rand(9, 2), 2, engine="triton")
 
-    def test_more_than_8_coordinates(self):
+    def test_points_of_more_than_8_coordinates_are_refused(self):
         assert TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 8)) is None
         assert "up to 8 coordinates, got 9" in TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 9))
 
-    def test_triton_is_not_installed(self, monkeypatch):
+    def test_without_triton_the_reason_is_that_it_is_not_installed(self, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert (
             TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 2)) == "it needs triton, which is not installed"
         )
 
-    def test_triton_is_too_old(self, monkeypatch):
+    def test_an_old_triton_is_refused_with_the_needed_version(self, monkeypatch):
         import triton
 
         monkeypatch.setattr(triton, "__version__", "3.2.0")

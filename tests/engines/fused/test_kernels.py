@@ -53,7 +53,7 @@ def candidates_of(x, centers):
 
 
 class TestLists:
-    def test_a_toy_by_hand(self):
+    def test_the_list_of_two_points_has_the_centers_worked_out_by_hand(self):
         # No point from 0 to 1 is farther than 2 from the center at 2; only centers that may be as near are listed.
         x = torch.tensor([[0.0], [1.0]])
         assert candidates_of(x, torch.tensor([[2.0], [3.5], [-2.0], [-2.1], [3.0], [2.0]])) == [0, 2, 4, 5]
