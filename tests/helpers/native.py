@@ -1,4 +1,4 @@
-"""The native kernels in tests: the build, the libraries of both levels, and runs under the sanitizers."""
+"""Helpers for the native kernels: their build, the libraries of both x86-64 levels, and runs with sanitizers."""
 
 import contextlib
 import functools
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "gpukmeans" / "engines" / "native"
 LEVELS = {"baseline": library.BASELINE_FILE, "v3": library.V3_FILE}
 DRIVER_LEVELS = (*LEVELS, "aarch64")
-_SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g")
+# Findings have line numbers. Full debug information, "-g", takes a half longer to compile.
+_SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1")
 
 
 def _load_hatch_build():
@@ -31,7 +32,7 @@ hatch_build = _load_hatch_build()
 
 
 def require_native():
-    """Skips the test in a pure installation. Where GPUKMEANS_NATIVE=1 says that there is none, it fails."""
+    """Skips the test in an installation without native kernels. With GPUKMEANS_NATIVE=1 the test fails instead."""
     if reason := library.unavailable_reason():
         assert os.environ.get("GPUKMEANS_NATIVE") != "1", reason
         pytest.skip(reason)
@@ -43,12 +44,13 @@ def runs_here(level):
 
 
 def run_sanitized(driver, *args, level="v3", timeout=60):
-    """Output of a Python driver that calls kernels compiled with the address and undefined behavior sanitizers.
+    """Output of a driver that calls kernels compiled with the address and undefined behavior sanitizers.
 
-    The driver is a text. It runs in a process of its own, with NumPy and ctypes, or torch. `sys.argv[1]` is the path of
-    the library, the args follow. A finding is a failure of the test. Without gcc and its libasan it is skipped.
+    The driver is the text of a Python program, which runs in a new process. Its `sys.argv[1]` is the path of the
+    library, and `args` follow. A finding of a sanitizer fails the test. The test is skipped without
+    gcc and its libasan.
 
-    The level "aarch64" is an emulated CPU, without sanitizers, skipped outside `make aarch64`.
+    The level "aarch64" runs on an emulated CPU without sanitizers. Outside `make aarch64` the test is skipped.
     """
     if level == "aarch64":
         return _run_on_aarch64(driver, *args, timeout=timeout)
@@ -57,7 +59,7 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
     compiler, runtime = _sanitizer()
     environment = {
         "LD_PRELOAD": runtime,
-        "ASAN_OPTIONS": "detect_leaks=0",  # those of Python and NumPy
+        "ASAN_OPTIONS": "detect_leaks=0",  # leaks of Python and NumPy would be reported too
         "PYTHONMALLOC": "malloc",
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -66,7 +68,7 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
 
 
 def require_aarch64():
-    """The root folder of an emulated CPU. Skips the test outside `make aarch64`."""
+    """The root folder of the emulated aarch64 system. Outside `make aarch64` the test is skipped."""
     root = os.environ.get("GPUKMEANS_AARCH64")
     if not root:
         pytest.skip("needs an emulated CPU, see `make aarch64`")
@@ -107,7 +109,7 @@ def _sanitizer():
 
 
 def _library(compiler, level, flags):
-    """The library, compiled once for all test processes and runs with the same sources."""
+    """Path of the compiled library. It is kept in a cache until a source, this file or the compiler changes."""
     sources = [path.read_bytes() for path in (*sorted(FOLDER.glob("*.[ch]")), ROOT / "hatch_build.py", Path(__file__))]
     key = hashlib.sha256(b"".join(sources) + str(compiler).encode()).hexdigest()[:16]
     cache = ROOT / ".pytest_cache" / "kernels"
