@@ -1,4 +1,4 @@
-"""The command `gpukmeans` in a process of its own, installed or from the checkout."""
+"""The command `gpukmeans` in a new process, installed or from the checkout."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Calls of native kernels with the memory before and after them, to repeat on a CPU that has no torch."""
+"""Recorded calls of native kernels, with the memory before and after each call. A CPU without torch repeats them."""
 
 import ctypes
 import gc
@@ -8,11 +8,12 @@ import torch
 
 from gpukmeans.engines.native import library
 
-# Names of memory whose content is no result: scratch memory, and values that depend on the order of sums in products.
+# Names of fields and arguments whose memory is not compared: scratch memory, and values that depend on the order in
+# which a product of matrices adds its terms.
 _NO_RESULTS = {"scratch", "panels", "norms", "bounds", "drifts"}
 _NO_KERNELS = ("flush_bits", "source_hash", "supports")
 
-# Repeats the calls of the file sys.argv[2] with the library sys.argv[1]. Python and ctypes alone.
+# Repeats the calls in the file sys.argv[2] with the library sys.argv[1]. Needs only Python and ctypes.
 REPEAT = """
 import ctypes, pickle, sys
 
@@ -20,7 +21,7 @@ library = ctypes.CDLL(sys.argv[1])
 called = set()
 for call in pickle.load(open(sys.argv[2], "rb")):
     name, argtypes, restype, arguments, result, regions = call
-    # With room for vectors that are aligned.
+    # 64 bytes more than needed, so that each region can start at a multiple of 64.
     memory = [ctypes.create_string_buffer(len(before) + 64) for before, *_ in regions]
     starts = [-(-ctypes.addressof(buffer) // 64) * 64 for buffer in memory]
     address = lambda place: starts[place[0]] + place[1]
@@ -44,9 +45,10 @@ print(*sorted(called))
 
 
 class RecordingLibrary(library.Library):
-    """A library whose calls are kept. Arguments are numbers, and addresses of structures and tensors.
+    """A library that records its calls. Arguments are numbers, and addresses of structures and tensors.
 
-    It is for one thread, and for objects that are made after it.
+    Only one thread may call it. The structures and tensors must be created after the library: older objects are not
+    searched.
     """
 
     def __init__(self, path):

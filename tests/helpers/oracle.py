@@ -57,8 +57,10 @@ def equal_rows(points, row):
 
 
 def can_move(points, weights, labels, row, n_fixed=0):
-    """Whether the points equal to this row have weight, and are not all that have weight in a cluster that is not
-    fixed."""
+    """Whether a relocation may move the points equal to this row.
+
+    These points need weight. A cluster that is not fixed must keep other points of positive weight.
+    """
     equal = equal_rows(points, row)
     left = [w for other, w in enumerate(weights) if labels[other] == labels[row] and other not in equal]
     return any(weights[other] for other in equal) and (any(left) or labels[row] < n_fixed)

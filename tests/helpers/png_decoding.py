@@ -27,7 +27,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """The data of the chunks, whose checksums must be right, by type; those of a type are joined."""
+    """The data of the chunks, joined by type. Checks the checksum of each chunk."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     offset, found = 8, dict[bytes, bytes]()
     while offset < len(data):

@@ -7,7 +7,7 @@ import torch
 
 @contextlib.contextmanager
 def threads(n):
-    """Sets the number of threads. Around native calls only: those of torch spin on busy cores."""
+    """Sets the number of threads. Only for native calls: the threads of torch spin while they wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
