@@ -116,7 +116,7 @@ def _library(compiler, level, flags):
     target = cache / f"{level}-{key}.so"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob(f"{level}-*"):
+        for old in cache.glob(f"{level}-*.so"):  # not the unfinished library of another process
             old.unlink(missing_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
         hatch_build.build_library(compiler, unfinished, flags)
