@@ -1,8 +1,8 @@
 // Distinct colors of 8-bit pixels with their counts, and look-up of the row of a color in a list of colors. Pixels (N,
-// C) of three or four channels are partitioned by the first two channels, and a table counts the rests, the other
-// channels, of each part. This takes one or two bytes per pixel. A set of bits has one bit for each color, and the row
-// of a color is the number of set bits before its own bit. All arithmetic is on integers, so results are exact, and
-// they are in lexicographic order without a sort.
+// C) of three or four channels are partitioned by their first two channels. The other channels of a pixel are its rest.
+// A part has the rests of its pixels, one or two bytes per pixel, and a table counts the rests of each part. Colors are
+// in lexicographic order without a sort, because parts and rests are. For look-up there is a set with one bit for each
+// color. The row of a color is the number of set bits before its own bit. All arithmetic is on integers.
 
 #include "common.h"
 
@@ -48,13 +48,13 @@ INLINE void partition(int channels, const uint8_t *pixels, int64_t start, int64_
   for (int64_t i = start; i < stop; i++) {
     const uint8_t *pixel = pixels + i * channels;
     const uint32_t place = places[pixel[0]][pixel[1]]++;
-    if (place < n_pixels) // unless another thread has changed pixels since their parts were measured
+    if (place < n_pixels) // false only if another thread has changed pixels since the parts were counted
       store_rest(channels, rests, place, rest_of(channels, pixel));
   }
 }
 
-// Appends the rests of the pixels in [start, stop) to their parts: uint8 for three channels, uint16 for four. The
-// places (256, 256) of the next rest of each part, at first the start of the part, are advanced.
+// Appends the rests of the pixels in [start, stop) to their parts: uint8 for three channels, uint16 for four. `places`
+// (256, 256) has the place of the next rest of each part, at first the start of the part, and is updated.
 EXPORT void gpukmeans_colors_partition(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                        uint32_t (*places)[256], void *rests, int64_t n_pixels) {
   if (channels == 3)
@@ -74,12 +74,12 @@ struct part_counts {
 // A pass over the parts in several calls. A call may end within a part.
 struct color_scan {
   const void *rests;        // with one or two channels, the pixels themselves, in a single part
-  const uint32_t *ends;     // of the parts
-  struct part_counts *part; // of the part that is not finished; at first zero
+  const uint32_t *ends;     // the end of each part
+  struct part_counts *part; // counts of the part that is not finished; at first zero
   uint8_t *colors;          // (M, C) to write, or null
   int64_t *counts;          // (M,) to write, or null
-  int64_t part_number;      // of the part that is not finished
-  int64_t n_colors;         // of the parts before it
+  int64_t part_number;      // the number of the part that is not finished
+  int64_t n_colors;         // the number of colors of the finished parts
 };
 
 INLINE void add_rest(struct part_counts *part, uint32_t rest) {
@@ -99,7 +99,7 @@ INLINE void write_color(int channels, uint8_t *color, int64_t part_number, uint3
   *color = (uint8_t)rest;
 }
 
-// Removes the lowest bit of a word that is not 0, and returns its number.
+// Clears the lowest set bit of a word that is not 0, and returns the number of this bit.
 INLINE uint32_t next_bit(uint64_t *word) {
   const uint32_t bit = (uint32_t)__builtin_ctzll(*word);
   *word &= *word - 1;
@@ -159,8 +159,8 @@ struct color_rows {
   int32_t *firsts;           // (M + 1)
 };
 
-// The code of a color: its first bytes as an integer, the first one highest. By products and not by shifts, for which
-// gcc emits an instruction that depends on the previous value of the register, and so on the previous pixel.
+// The code of a color: its first bytes as an integer, the first byte highest. There are no shifts, because for shifts
+// gcc emits an instruction that waits for the previous value of a register, which is of the previous pixel.
 INLINE uint32_t code_of(int64_t channels, const uint8_t *color) {
   uint32_t code = 0;
   for (int64_t channel = 0; channel < channels; channel++)
@@ -207,7 +207,7 @@ EXPORT int gpukmeans_colors_index(int channels, struct color_rows *rows) {
   return ordered;
 }
 
-// The row in [first, stop), which is not empty, of the color with this alpha, or -1.
+// The row of the color with this alpha in the rows [first, stop), or -1. There is at least one row.
 INLINE int64_t row_of_alpha(const uint8_t *colors, int64_t first, int64_t stop, uint8_t alpha) {
   if (colors[4 * (stop - 1) + 3] == alpha) // the most frequent case: opaque pixels have the highest alpha
     return stop - 1;

@@ -1,8 +1,8 @@
 // Floyd-Steinberg error diffusion, and its inverse palette: the nearest palette color of each cell of a grid of colors.
-// Results have the bits of gpukmeans/images/dithering.py. Colors are
-// integers in sixteenths of a level, multiplied by alpha. Distances for the inverse palette are float, each operation
-// rounded once. A pixel depends on three pixels above it and on its left neighbor. Some rows are computed together,
-// each two pixels behind the row above, so that a CPU computes several chains of dependent operations at a time.
+// Results have the bits of gpukmeans/images/dithering.py. Colors are integers in sixteenths of a level, multiplied by
+// alpha. Distances for the inverse palette are float32, and each operation is rounded once. A pixel depends on three
+// pixels above it and on its left neighbor. ROWS rows are computed together, each two pixels behind the row above, so
+// that a CPU computes several chains of dependent operations at a time.
 
 #include "common.h"
 
@@ -20,8 +20,8 @@ INLINE color_t select(color_t mask, color_t yes, color_t no) { return (mask & ye
 INLINE color_t lower(color_t a, color_t b) { return select(a < b, a, b); }
 INLINE color_t higher(color_t a, color_t b) { return select(a > b, a, b); }
 
-// A product of a channel and alpha, 0 to 255 * 255, as a premultiplied channel in sixteenths of a level, 0 to 255 * 16,
-// rounded to nearest.
+// The premultiplied channel, in sixteenths of a level from 0 to 255 * 16, for the product of a channel and alpha from 0
+// to 255 * 255. The result is rounded to nearest.
 INLINE int32_t premultiplied(int32_t product) { return (2 * LEVEL * product + 255) / 510; }
 
 INLINE color_t load(const int32_t *channels) { return *(const color_t *)channels; }
@@ -47,8 +47,8 @@ INLINE color_t level_of(int channels, const uint8_t *pixel) {
   return color;
 }
 
-// Widens the range [lowest, highest] of each channel to include the pixels in [start, stop). Values are products of
-// color and alpha, and of alpha and 255; without alpha, of color and 255.
+// Widens the range [lowest, highest] of each channel to include the pixels in [start, stop). The value of a color
+// channel is its product with alpha, or with 255 if there is no alpha. The value of alpha is its product with 255.
 INLINE void extend_range(int channels, const uint8_t *pixels, int64_t start, int64_t stop, int32_t *lowest,
                          int32_t *highest) {
   for (int64_t i = start; i < stop; i++) {
@@ -74,11 +74,11 @@ EXPORT void gpukmeans_dithering_range(int channels, const uint8_t *pixels, int64
   }
 }
 
-// An inverse palette to fill: cells (sizes), those along the last channel contiguous. With alpha, each row has one more
-// cell at its end, for opaque pixels, whose center is the center of the cell before it.
+// An inverse palette. Its cells are an array of the shape `sizes`. A row has the cells along the last channel. With
+// alpha, each row ends with one more cell, for opaque pixels. Its center is the center of the cell before it.
 struct inverse_palette {
   int32_t lowest[4]; // lowest value of each channel, where its first cell begins
-  int32_t sizes[4];  // numbers of cells
+  int32_t sizes[4];  // number of cells along each channel
   int32_t shift;     // binary logarithm of the side of a cell
   int32_t channels;
   int32_t n_colors;
@@ -93,7 +93,7 @@ INLINE float center_of(const struct inverse_palette *p, int channel, int64_t cel
 
 INLINE float square(float value) { return value * value; }
 
-// Squared distances of the palette colors to the centers of a row, without the last channel.
+// Squared distances of the palette colors to the cell centers of a row in all channels but the last.
 INLINE void distances_to_row(int channels, const struct inverse_palette *p, int64_t row, float *distances) {
   for (int k = 0; k < p->n_colors; k++)
     distances[k] = 0;
@@ -108,8 +108,8 @@ INLINE void distances_to_row(int channels, const struct inverse_palette *p, int6
 
 // Writes the palette colors that may be nearest to a cell center of a row, in ascending order, and returns their
 // number. The last channel of the centers is from `first` to `last`. A color is left out if its distance to the nearest
-// point of this range exceeds the distance of another color to the farther end: the other color is nearer to every
-// center. This holds for the rounded distances too, because each operation is monotonic.
+// point of this range exceeds the distance of another color to the farther end, because the other color is nearer to
+// every center. Rounded distances have this order too, because each rounded operation is monotonic.
 INLINE int candidates_of_row(const struct inverse_palette *p, const float *values, float first, float last,
                              const float *distances, int32_t *candidates) {
   float bound = INFINITY;
@@ -168,28 +168,28 @@ INLINE void fill_rows(int channels, const struct inverse_palette *p, int64_t sta
     fill_row(channels, p, row);
 }
 
-// Fills the cells of the rows in [start, stop). There is a row for each combination of cells of all
-// channels but the last.
+// Fills the cells of the rows in [start, stop). There is a row for each combination of cells of all channels but the
+// last.
 EXPORT void gpukmeans_dithering_inverse_palette(const struct inverse_palette *p, int64_t start, int64_t stop) {
   FOR_CHANNELS(p->channels, fill_rows, p, start, stop)
 }
 
 // Arguments of error diffusion.
 struct diffusion {
-  int32_t lowest[4];      // lowest values of the inverse palette, to which the palette and target colors are relative
-  int32_t span[4];        // highest target color, to which targets are clamped
+  int32_t lowest[4];      // origin of the inverse palette; the palette and target colors are relative to it
+  int32_t span[4];        // highest target color; targets are clamped to [0, span]
   int32_t sizes[4];       // numbers of cells of the inverse palette
   int32_t shift;          // binary logarithm of the side of a cell
-  int32_t limit;          // spacing of the palette; of an error that exceeds it, half of the excess is dropped
+  int32_t limit;          // spacing of the palette; half of the part of an error above it is dropped
   int32_t strength;       // of the errors, in 256ths
   int32_t channels;
   int64_t width;
   const color_t *palette; // (256)
   const uint8_t *cells;   // the nearest palette color of each cell
   const uint8_t *pixels;  // (H, W, C)
-  const uint8_t *nearest; // (H, W): the nearest colors; pixels near or equal to them take them without dithering
+  const uint8_t *nearest; // (H, W): nearest colors; pixels within a level of them are not dithered
   uint8_t *indices;       // (H, W): the result
-  color_t *errors;        // (W + 1), of the row above, replaced from the left; at first zero. The last one stays zero
+  color_t *errors;        // (W + 1): of the row above, replaced from the left; at first 0. The last is always 0
 };
 
 // The errors that the next pixel of a row receives from the left and from above left.
@@ -213,7 +213,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   const color_t difference = color - d->palette[d->nearest[i]];
   const int visible = !has_alpha(channels) || pixel[channels - 1] > 0;
   const int dithered = visible && any((difference > LEVEL) | (difference < -LEVEL));
-  // A stored error is 2 * 256 * strength times the part to diffuse, and 7, 3, 5, 1 are sixteenths: 2^13 in all.
+  // A stored error is 2 * 256 times the error to diffuse, and 7, 3, 5 and 1 are sixteenths, so the divisor is 2^13.
   const color_t received = 7 * row->left + (3 * above[1] + 5 * above[0] + row->above_left);
   color_t target = color + (received >> 13);
   target = lower(higher(target, (color_t){0}), load(d->span));
@@ -231,7 +231,7 @@ INLINE void diffuse_pixel(int channels, const struct diffusion *d, int64_t i, co
   d->indices[i] = (uint8_t)(dithered ? chosen : d->nearest[i]);
 }
 
-// Computes step t of the rows top + first to top + last - 1: in row top + r the pixel at t - 2 r.
+// Computes one pixel of each row top + r for r in [first, last): the pixel at t - 2 r.
 INLINE void diffuse_step(int channels, const struct diffusion *d, int64_t top, int64_t t, int64_t first, int64_t last,
                          struct row_errors *rows) {
   for (int64_t row = first; row < last; row++) {

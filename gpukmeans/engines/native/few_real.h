@@ -1,7 +1,7 @@
 // The kernels of few.c for one type. REAL is float or double, and REAL_INT the integer of the same size. A VECTOR has
 // LANES numbers REAL, a MASK has LANES numbers REAL_INT. NAME adds the suffix of the type to a name.
 
-// The smallest box around BOX points (D, stride): (2, D) lowest and highest values.
+// The lowest and highest values (2, D) of BOX points (D, stride).
 static void NAME(range_of_box)(int width, const REAL *points, int64_t stride, REAL *range) {
   for (int channel = 0; channel < width; channel++) {
     const REAL *values = points + channel * stride;
@@ -30,9 +30,10 @@ static void NAME(box_of_range)(int width, const REAL *range, REAL *box) {
   }
 }
 
-// Memory of a call: all centers, and the candidates of a large and of a small box, as listed centers (D, stride).
+// Memory of a call. `centers` has all centers, `coarse` the candidates of a large box, and `fine` the candidates of a
+// small box. Each is an array (D, stride), called listed centers.
 struct NAME(workspace) {
-  int64_t stride; // more than K by at least a vector, and a multiple of LANES
+  int64_t stride; // a multiple of LANES above K + LANES
   REAL *centers, *coarse, *fine, *sqdist, *roots;
   REAL_INT *excluded;
   int32_t *all_ids, *coarse_ids, *fine_ids;
@@ -60,7 +61,7 @@ static struct NAME(workspace) NAME(split_workspace)(void *memory, int64_t n_clus
   return space;
 }
 
-// Pads the last vector of `count` listed centers with infinitely far centers, which are never the nearest.
+// Writes a vector of infinitely far centers after `count` listed centers. They are never the nearest.
 INLINE void NAME(pad)(int width, REAL *listed, int64_t stride, int64_t count) {
   for (int channel = 0; channel < width; channel++)
     for (int lane = 0; lane < LANES; lane++) listed[channel * stride + count + lane] = INFINITY;
@@ -74,7 +75,8 @@ static void NAME(list_all)(int width, const REAL *centers, int64_t n_clusters, s
   NAME(pad)(width, space->centers, space->stride, n_clusters);
 }
 
-// The largest of `n_points` values whose weight is not 0, or -1; without weights, of all values.
+// The largest of the `n_points` values whose weight is not 0, or -1 if there is none. Without weights, it is the
+// largest of all values.
 INLINE REAL NAME(largest)(const REAL *values, const double *weights, int n_points) {
   REAL largest = -1;
   for (int i = 0; i < n_points; i++) {
@@ -120,8 +122,8 @@ static int NAME(ascending)(const void *one, const void *other) {
   return (a > b) - (a < b);
 }
 
-// The grid lines of each channel: the values of a sorted sample that divide it into 2**bits equal parts. With quantiles
-// an outlier does not move all other points into one grid cell.
+// The grid lines of each channel, which divide a sorted sample of its values into 2**bits parts of equal counts. Equal
+// counts keep an outlier from moving all other points into one grid cell.
 static void NAME(grid_lines)(const struct array *x, int64_t n_rows, int64_t problem, int width, int bits,
                              REAL lines[][MAX_LINES]) {
   REAL sample[MAX_WIDTH * SAMPLE];
@@ -148,7 +150,7 @@ static void NAME(grid_cells)(const REAL *values, const REAL *lines, int bits, ui
   }
 }
 
-// Keys of rows [start, stop) of a problem; start is a multiple of BOX.
+// Computes the sort keys of rows [start, stop) of a problem. `start` is a multiple of BOX.
 static void NAME(keys)(const struct sorted_points *points, int64_t problem, int64_t start, int64_t stop,
                        REAL lines[][MAX_LINES], uint32_t *keys) {
   const int width = (int)points->width, bits = grid_bits(points->n_rows, width);
@@ -180,7 +182,8 @@ EXPORT int NAME(gpukmeans_few_order)(const struct sorted_points *points, int64_t
   return 0;
 }
 
-// The keys and numbers of rows, for items [start, stop) of BOX rows each. The grid must have been computed.
+// Computes the sort keys and numbers of rows, for items [start, stop) of BOX rows each. The grid lines must have been
+// computed.
 EXPORT int NAME(gpukmeans_few_keys)(const struct sort_pass *pass, int64_t start, int64_t stop, void *scratch) {
   (void)scratch;
   const int64_t last = stop * BOX < pass->points.n_rows ? stop * BOX : pass->points.n_rows;
@@ -189,7 +192,7 @@ EXPORT int NAME(gpukmeans_few_keys)(const struct sort_pass *pass, int64_t start,
   return 0;
 }
 
-// The grid of a problem.
+// Computes the grid lines of a problem.
 EXPORT int NAME(gpukmeans_few_grid)(const struct sort_pass *pass, int64_t start, int64_t stop, void *scratch) {
   (void)start, (void)stop, (void)scratch;
   const struct sorted_points *points = &pass->points;
@@ -198,7 +201,8 @@ EXPORT int NAME(gpukmeans_few_grid)(const struct sort_pass *pass, int64_t start,
   return 0;
 }
 
-// Copies the points of large boxes [start, stop) of all problems in their order, and computes boxes.
+// Copies the points of large boxes [start, stop), in sorted order, and computes the large and small boxes. Large boxes
+// are numbered through all problems.
 EXPORT int NAME(gpukmeans_few_boxes)(const struct sorted_points *points, int64_t start, int64_t stop,
                                      void *scratch) {
   (void)scratch;
@@ -234,8 +238,8 @@ EXPORT int NAME(gpukmeans_few_boxes)(const struct sorted_points *points, int64_t
   return 0;
 }
 
-// The mean half diagonal of small boxes, the largest weight or 1 if that is larger, and whether a weight is 0, for
-// problems [start, stop).
+// Computes, for problems [start, stop), the mean half diagonal of small boxes, the largest weight but at least 1, and
+// whether a weight is 0.
 EXPORT int NAME(gpukmeans_few_summary)(const struct sorted_points *points, int64_t start, int64_t stop,
                                        void *scratch) {
   (void)scratch;
@@ -264,7 +268,7 @@ EXPORT int NAME(gpukmeans_few_summary)(const struct sorted_points *points, int64
   return 0;
 }
 
-// An upper bound of the largest distance that a center (K, D) moves.
+// An upper bound of the distances that the centers (K, D) move.
 static double NAME(farthest_move)(int width, const REAL *from, const REAL *to, int64_t n_clusters) {
   double most = 0;
   for (int64_t id = 0; id < n_clusters; id++) {
@@ -349,8 +353,8 @@ EXPORT int NAME(gpukmeans_few_finish)(const struct sorted_pass *pass, int64_t st
   return 0;
 }
 
-// Chooses the slots of runs [start, stop): of the slots of its problem that no earlier run has, a run gets the slot
-// with the nearest last centers, or -1 if none is left. Scratch memory has 8 bytes for each problem and each slot.
+// Chooses the slots of runs [start, stop). A run can get a slot of its problem that no earlier run has got. It gets the
+// slot with the nearest last centers, or -1 if none is left. Scratch memory has 8 bytes for each problem and each slot.
 EXPORT int NAME(gpukmeans_few_slots)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *scratch) {
   const int64_t n_problems = pass->points.n_problems, size = pass->n_clusters * pass->points.width;
   int64_t *first = scratch, *next = first + n_problems; // a linked list of the slots of each problem
@@ -421,17 +425,17 @@ EXPORT int NAME(gpukmeans_few_slots)(const struct sorted_pass *pass, int64_t sta
   }                                                                                                                    \
   return 1;
 
-// Computes items [start, stop). An item is a box of BOX rows of a run; runs follow one another.
+// Computes items [start, stop). An item is a box of BOX rows of a run. Items are in the order of the runs.
 EXPORT int NAME(gpukmeans_few_direct)(const struct direct_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_direct, pass->width, pass, start, stop, workspace)
 }
 
-// Computes items [start, stop). An item is a large box of a run; runs follow one another.
+// Computes items [start, stop). An item is a large box of a run. Items are in the order of the runs.
 EXPORT int NAME(gpukmeans_few_measure)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_measure, pass->points.width, pass, start, stop, workspace)
 }
 
-// Labels and squared distances, in the given order of the rows, for the items of `gpukmeans_few_measure`.
+// Computes labels and squared distances, in the given order of the rows. Items are as in `gpukmeans_few_measure`.
 EXPORT int NAME(gpukmeans_few_assign)(const struct sorted_pass *pass, int64_t start, int64_t stop, void *workspace) {
   FOR_WIDTH(few_assign, pass->points.width, pass, start, stop, workspace)
 }

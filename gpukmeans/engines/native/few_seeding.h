@@ -1,14 +1,14 @@
-// Greedy k-means++ for few coordinates and numbers REAL, included by few.c once for each type after few_real.h.
+// Greedy k-means++ for few coordinates and numbers REAL. few.c includes this file once for each type, after few_real.h.
 //
 // A candidate is compared with the points of a box only if it may be nearer to a point than all centers so far. The
-// bound is the reference distance of the candidate to its nearest position in the box. In each coordinate this
-// difference is at most the difference to any point of the box, and rounding keeps the order of differences, squares
+// bound is the reference distance of the candidate to its nearest position in the box. In each coordinate the
+// difference to this position is at most the difference to any point of the box. Rounding keeps the order of differences, squares
 // and sums. So the bound is at most the reference distance to every point of the box, without a margin.
 //
 // Points of weight 0 change no total. They have a squared distance of -1, so that no candidate is nearer.
 
-// A bit for each of FANOUT boxes with the ranges (2, D, FANOUT) in which a squared distance to the point (D) may be
-// below `most`.
+// One bit for each of FANOUT boxes with the ranges (2, D, FANOUT). A bit is 1 if the squared distance of the point (D)
+// to a position in the box is below the number of this box in `most` (FANOUT).
 INLINE unsigned NAME(boxes_in_reach)(const int width, const REAL *ranges, const REAL *most, const REAL *point) {
   unsigned bits = 0;
   for (int i = 0; i < FANOUT; i += LANES) {
@@ -26,7 +26,8 @@ INLINE unsigned NAME(boxes_in_reach)(const int width, const REAL *ranges, const 
   return bits;
 }
 
-// The squared distances of a box with one more center. Returns whether the center is nearer to any point.
+// Writes the squared distances of the points of a box to their nearest center, with one more center, to `nearest`.
+// Returns whether the new center is nearer to any point.
 INLINE int NAME(nearer_in_box)(const int width, const REAL *points, int64_t stride, const REAL *center,
                                const REAL *sqdist, REAL *nearest) {
   MASK any = {0};
@@ -94,7 +95,7 @@ EXPORT int NAME(gpukmeans_few_seeding_start)(const struct seeding_boxes *seeding
   return 0;
 }
 
-// Totals of w·d² of groups [start, stop) of rows in the given order.
+// Computes the totals of w·d² of groups [start, stop). A group is SEEDING_GROUP consecutive rows in the given order.
 EXPORT int NAME(gpukmeans_few_seeding_measure)(const struct seeding_boxes *seeding, int64_t start, int64_t stop) {
   for (int64_t group = start; group < stop; group++) {
     const int64_t last = at_most((group + 1) * SEEDING_GROUP, seeding->points.n_rows);
@@ -108,7 +109,7 @@ EXPORT int NAME(gpukmeans_few_seeding_measure)(const struct seeding_boxes *seedi
   return 0;
 }
 
-// The largest squared distance of a point with weight, and the total of w·d², which is returned.
+// Writes the largest squared distance of a point with weight, and returns the total of w·d².
 EXPORT int64_t NAME(gpukmeans_few_seeding_total)(const struct seeding_boxes *seeding, double *largest) {
   const int64_t n_groups = (seeding->points.n_rows + SEEDING_GROUP - 1) / SEEDING_GROUP;
   uint64_t total = 0;
@@ -122,7 +123,8 @@ EXPORT int64_t NAME(gpukmeans_few_seeding_total)(const struct seeding_boxes *see
   return (int64_t)total;
 }
 
-// Draws the candidates: the points at positions below the total. In the given order, a row fills one position per unit.
+// Samples the candidates: the points at positions from 0 to the total - 1. In the given order, each row fills as many
+// positions as it has units.
 EXPORT void NAME(gpukmeans_few_seeding_draw)(const struct seeding_boxes *seeding, const int64_t *positions) {
   const struct sorted_points *points = &seeding->points;
   const int64_t n_rows = points->n_rows, n_groups = (n_rows + SEEDING_GROUP - 1) / SEEDING_GROUP;
@@ -142,7 +144,7 @@ EXPORT void NAME(gpukmeans_few_seeding_draw)(const struct seeding_boxes *seeding
   }
 }
 
-// The change of the total of a box by a candidate.
+// The change of the total of a box that a candidate would cause.
 INLINE uint64_t NAME(gain_in_box)(const int width, const struct seeding_boxes *seeding, const REAL *center, int64_t box) {
   const struct sorted_points *points = &seeding->points;
   const int64_t first = box * BOX;
@@ -156,7 +158,7 @@ INLINE uint64_t NAME(gain_in_box)(const int width, const struct seeding_boxes *s
          NAME(inertia)(sqdist, weights, n_points, seeding->scale, most, seeding->heaviest[box]);
 }
 
-// Makes a candidate a center, for the points of one box.
+// Updates the points of one box for a candidate that becomes a center.
 INLINE void NAME(take_in_box)(const int width, const struct seeding_boxes *seeding, const REAL *center, int64_t box) {
   const struct sorted_points *points = &seeding->points;
   const int64_t first = box * BOX;
@@ -178,7 +180,8 @@ INLINE const REAL *NAME(ranges_at)(const int width, const void *ranges, int64_t 
   return (const REAL *)ranges + panel * 2 * width * FANOUT;
 }
 
-// Adds the change of the total by each candidate to `gains`, for items [start, stop) of FANOUT large boxes each.
+// Adds the change of the total that each candidate would cause to `gains`, for items [start, stop). An item is FANOUT
+// large boxes.
 INLINE void NAME(seeding_weigh)(const int width, const struct seeding_boxes *seeding, int64_t start, int64_t stop,
                                 uint64_t *gains) {
   const REAL *large_most = seeding->large_most, *small_most = seeding->small_most;
@@ -197,7 +200,7 @@ INLINE void NAME(seeding_weigh)(const int width, const struct seeding_boxes *see
     }
 }
 
-// Makes a candidate a center, for the points of these items.
+// Updates the points of items [start, stop) for a candidate that becomes a center.
 INLINE void NAME(seeding_take)(const int width, const struct seeding_boxes *seeding, int64_t start, int64_t stop,
                                int64_t candidate) {
   const REAL *center = (const REAL *)seeding->candidates + candidate * width, *small_most = seeding->small_most;

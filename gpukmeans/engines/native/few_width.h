@@ -1,14 +1,14 @@
 // The kernels of few_real.h whose inner loops run over the coordinates, for points of WIDTH coordinates.
 
-// Writes the ids and coordinates of the listed centers that may be nearest to a point of a box as long as no center
-// moves farther than `slack`, and returns their number.
+// Writes the ids and coordinates of the listed centers that may be nearest to a point of a box, and returns their
+// number. The other centers stay excluded until a center moves farther than `slack`.
 //
 // Let b be the center nearest to the midpoint m of a box, and c another center. The points x of the box differ from m
 // by at most h in each coordinate. |x - c|² - |x - b|² is linear in x, so in the box it is at least |m - c|² - |m - b|²
 // minus twice the sum of h·|c - b| over the coordinates (equivalent to the test of Kanungo et al. 2002, section 3). If
 // this bound is above 0, c is nearest to no point of the box. If both centers may move by s, |x - c| - |x - b| may
-// decrease by 2s, so the bound must be above 2s(|x - c| + |x - b|). This is at most 2s·t with t = |m - c| + |m - b| +
-// 2|h|.
+// decrease by 2s, so the bound must be above 2s(|x - c| + |x - b|). This product is at most 2s·t with
+// t = |m - c| + |m - b| + 2|h|.
 //
 // Let u be REAL_EPS. All terms of the bound on |m - c|² are positive, so the rounding errors of the bound, of |m - c|²
 // and of h are together below (D + 8)u of |m - c|². The two compared distances of x have relative errors below
@@ -71,8 +71,8 @@ static int64_t OF_WIDTH(candidates)(const REAL *listed, const int32_t *ids, int6
   return n_kept;
 }
 
-// The squared distance and the id of the listed center nearest to each of `n_points` points (D, points_stride), by the
-// reference distance, the first on ties. Reads and writes a multiple of 2 LANES points.
+// Computes the listed center nearest to each of `n_points` points (D, points_stride), the first on ties. Writes its
+// reference squared distance and its id. Reads and writes a multiple of 2 LANES points.
 static void OF_WIDTH(nearest)(const REAL *points, int64_t points_stride, int n_points, const REAL *listed,
                               int64_t stride, const int32_t *ids, int64_t count, REAL *sqdist, REAL_INT *labels) {
   for (int i = 0; i < n_points; i += 2 * LANES) { // two chains of comparisons, because each depends on the one before
@@ -105,7 +105,7 @@ static void OF_WIDTH(nearest)(const REAL *points, int64_t points_stride, int n_p
   }
 }
 
-// Terms of one point: of w·(x - lowest) in each coordinate, then of w.
+// Fixed-point terms of one point: w·(x - lowest) in each coordinate, then w.
 static void OF_WIDTH(terms)(const REAL *point, int64_t stride, double weight, const double *lowest,
                             const double *scale, double weight_scale, uint64_t *terms) {
   for (int channel = 0; channel < WIDTH; channel++)
@@ -135,8 +135,8 @@ static void OF_WIDTH(few_direct)(const struct direct_pass *pass, int64_t start, 
     const REAL *listed = space.centers;
     const int32_t *ids = space.all_ids;
     int64_t count = n_clusters;
-    // Neighboring rows are often near points, as in an image or in sorted colors. If a box excludes few centers, the
-    // following boxes are compared with all centers.
+    // Consecutive rows are often points near each other, as in an image or in sorted colors. If more than half of
+    // the centers are left for a box, the next RETRY boxes are compared with all centers without this test.
     if (n_points >= BOX / 2 && n_clusters > 8 && !skip--) {
       REAL range[2 * WIDTH], box[2 * WIDTH];
       NAME(range_of_box)(WIDTH, points, BOX, range);
@@ -172,8 +172,9 @@ static void OF_WIDTH(few_direct)(const struct direct_pass *pass, int64_t start, 
   }
 }
 
-// Writes the list of a small box, kept or new, and its centers to the workspace. Returns its length. `*is_still` is
-// whether the list is equal to the last call and none of its centers has moved.
+// Writes the candidates of a small box to the workspace, from the stored list or from a new one. Returns their number.
+// `*is_still` is 1 if the list is the list of the last call and none of its centers has moved. The coordinates of a
+// stored list are not written if `*is_still` is 1.
 static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slot, int64_t problem,
                                      int64_t box, int64_t *n_coarse, struct NAME(workspace) *space, const int32_t **ids,
                                      int *is_still) {
@@ -193,7 +194,8 @@ static int64_t OF_WIDTH(list_of_box)(const struct sorted_pass *pass, int64_t slo
           space->fine[channel * stride + j] = space->centers[channel * stride + list[j]];
     return length;
   }
-  // A list that was too long to be kept is made in each call. It has no slack, so it is not kept even if it is short.
+  // A list that was too long to be stored is computed in each call. It is for a slack of 0, so it is valid only for
+  // this call and is not stored even if it is short enough.
   const REAL slack = refresh ? ((const REAL *)pass->slack)[slot] : 0;
   if (*n_coarse < 0) {
     const int64_t large = problem * points->n_large + box / FANOUT;
@@ -293,7 +295,7 @@ static void OF_WIDTH(few_assign)(const struct sorted_pass *pass, int64_t start, 
   struct NAME(workspace) space = NAME(split_workspace)(memory, n_clusters, WIDTH);
   const int64_t size = n_clusters * WIDTH;
   int64_t last_run = -1;
-  int is_current = 0; // whether labels belong to these centers
+  int is_current = 0; // whether the stored labels belong to these centers
   for (int64_t item = start; item < stop; item++) {
     const int64_t run = item / sorted->n_large, large = item % sorted->n_large;
     const int64_t problem = pass->problems[run], slot = pass->slots ? pass->slots[run] : -1;

@@ -1,28 +1,30 @@
-// The kernels of many.c for numbers REAL, included once for each type. The ctypes.Structure in many.py has the layout
-// of `struct many`, which is equal for both types.
+// The kernels of many.c for numbers REAL. many.c includes this file once for each type. The ctypes.Structure in many.py
+// has the layout of `struct many`, which is equal for both types. The `value` of a center for a point is the computed
+// v = x·c - |c|²/2, with x and c relative to the origin, so a nearer center has a larger value.
 
 struct NAME(many) {
   // Points (n_rows, width), and their weights, or NULL for weights of 1.
   const REAL *points;
   const double *weights;
-  // Centers (n_clusters, width), the previous centers or NULL, and the order of centers in the panels: the center in
-  // each of 16 places of each panel, or -1, and the place of each center.
+  // Centers (n_clusters, width), and the previous centers or NULL. `members` has the center in each of the 16 places of
+  // each panel, or -1. `places` has the place of each center.
   const REAL *centers, *centers_before;
   const int32_t *members, *places;
-  // Written by `pack`: panels as in propose.h, the origin (width), the largest norm of each panel and, last, of all
-  // panels, the largest move of a center of each panel, and which centers moved.
+  // Results of `pack`: panels as in propose.h, the origin (width), the largest norm of a center of each panel followed
+  // by the largest norm of all panels, the largest move of a center of each panel, and whether each center moved.
   REAL *panels, *origin, *norms;
   float *drifts;
   uint8_t *moved;
-  // Nearest centers and squared distances (n_rows), and lower bounds (n_rows, panels) or NULL. They are read if they
-  // are known at the previous centers, and always written.
+  // Nearest centers and squared distances (n_rows), and lower bounds (n_rows, panels) of the distances to the centers
+  // of a panel except the nearest center, or NULL. If `known` is not 0, they are also read, as results for
+  // centers_before. They are always written.
   int32_t *labels;
   REAL *sqdist;
   float *bounds;
   // A copy of the labels as int64, or NULL.
   int64_t *long_labels;
-  // Sums (n_clusters, width) and totals (n_clusters) are updated from labels_before, or from no labels if NULL, to
-  // labels.
+  // Sums (n_clusters, width) and totals (n_clusters) belong to labels_before, and are updated to labels. If
+  // labels_before is NULL, all points are added.
   const int32_t *labels_before;
   const double *lowest, *sum_scales;
   int64_t *sums, *totals;
@@ -56,8 +58,8 @@ INLINE struct NAME(panel_values) NAME(values_at)(const REAL *from) {
   return values;
 }
 
-// The values with -infinity in one place; a negative place changes nothing. Not by a store, because the load of a
-// vector would wait for it.
+// The values with -infinity in one place. A negative place changes nothing. A store of one number to memory would be
+// slower, because the next load of the whole vector would wait for the store.
 INLINE struct NAME(panel_values) NAME(without)(struct NAME(panel_values) values, int place) {
   for (int i = 0; i < PANEL / LANES; i++) {
     MASK_VECTOR lanes = {0};
@@ -95,13 +97,13 @@ struct NAME(rounding) {
 
 INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
   const REAL unit = REAL_EPSILON / 2;
-  // The relative error of the reference distance in units of u: 3 for each square, 1 for each of its at most
+  // The relative error of the reference distance, in units of u, is 3 for each square and 1 for each of at most
   // 7 + log2(width) additions.
   const REAL written = (REAL)(12 + bit_length(width)) * unit;
   return (struct NAME(rounding)){
-      // The error of |x|² - 2v: the sums of the product have width + 2 units of 2rs + s² (Higham 2002, section 3.1),
-      // the sums of norms fewer because of their NORM_SUMS parts, and the shift and the last operations 8. The two
-      // compared distances add their own errors. 1 % covers terms of higher order.
+      // The error of |x|² - 2v. The sums of the product have an error of width + 2 units of 2rs + s² (Higham 2002,
+      // section 3.1). The sums of norms have fewer, because each norm is summed in NORM_SUMS parts. The shift and the
+      // last operations have 8. The two compared distances add their own errors. 1 % covers terms of higher order.
       .product = (REAL)1.01 * ((REAL)(width + width / NORM_SUMS + 12) * unit + 2 * written),
       .absolute = (REAL)(width + 12) * 2 * REAL_MIN,
       .grow = 1 + written + 4 * unit,
@@ -110,13 +112,14 @@ INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
   };
 }
 
-// Half of the error of |x|² - 2v as a squared distance, including the comparison of two reference distances.
+// The error bound of a value v, which is half of the error of |x|² - 2v. It includes the rounding errors of the two
+// reference distances that are compared.
 INLINE REAL NAME(margin)(const struct NAME(rounding) *rounding, REAL norm, REAL norm_of_panel) {
   const REAL sum = norm + norm_of_panel;
   return (rounding->product * (sum * sum) + rounding->absolute) / 2;
 }
 
-// A float that is at most the distance; 0 below the smallest normal number and for NaN.
+// A float that is at most the distance. It is 0 for NaN and for distances that are not above FLT_MIN.
 INLINE float NAME(round_down)(REAL distance) {
   const REAL limited = distance < FLT_MAX ? distance : FLT_MAX;
   return distance > FLT_MIN ? (float)limited * (1 - 2 * FLT_EPSILON) : 0;
@@ -128,12 +131,12 @@ INLINE float NAME(upper_bound)(const struct NAME(rounding) *rounding, REAL sqdis
   return distance < (REAL)0x1p120 ? (float)distance * (1 + 2 * FLT_EPSILON) + FLT_MIN : INFINITY;
 }
 
-// A lower bound of the distance to a center of this reference squared distance.
+// A lower bound of the distance to a center whose reference squared distance is `sqdist`.
 INLINE float NAME(lower_bound_of)(const struct NAME(rounding) *rounding, REAL sqdist) {
   return NAME(round_down)(SQRT(NAME(larger)(sqdist - rounding->underflow, 0)) * rounding->shrink);
 }
 
-// A lower bound of the distance to the centers of a panel, whose values are at most `value`.
+// A lower bound of the distances to centers whose values are at most `value`.
 INLINE float NAME(lower_bound)(REAL sqnorm, REAL value, REAL margin) {
   return NAME(round_down)(SQRT(NAME(larger)(sqnorm - 2 * (value + margin), 0)) * (1 - 4 * REAL_EPSILON));
 }
@@ -190,7 +193,7 @@ INLINE void NAME(propose_panel)(const struct NAME(many) *many, struct NAME(block
   NAME(propose)(block->shifted, rows, many->width, centers, block->values);
 }
 
-// Begins to load the rows of a later block while the CPU computes a product.
+// Prefetches rows of the next block into the caches while the CPU computes a product.
 INLINE void NAME(fetch_rows)(const struct NAME(many) *many, int64_t row) {
   const int64_t size = at_most(PROPOSE_ROWS, many->n_rows - row) * many->width * (int64_t)sizeof(REAL);
   if (size > 0) fetch(many->points + row * many->width, size);
@@ -208,8 +211,8 @@ static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(b
   many->labels[row] = label;
 }
 
-// Centers that may be nearest to a point: their value plus its margin is at least `low`, the largest value minus its
-// margin.
+// Centers that may be nearest to a point. `low` is the largest difference of a value and its margin. `highs` are sums
+// of a value and its margin. A center whose sum is below `low` is not nearest.
 struct NAME(found) {
   int32_t count;
   int32_t centers[MAX_FOUND];
@@ -223,7 +226,8 @@ INLINE void NAME(drop_excluded)(struct NAME(found) *found, REAL low) {
   found->count = kept;
 }
 
-// Adds the centers of a panel. Returns the new `low`, which never decreases.
+// Adds the centers of a panel that may be nearest. Returns the new `low`, which is not below the old one. If there are
+// more than MAX_FOUND such centers, sets `count` to ALL_CENTERS.
 static __attribute__((noinline)) REAL NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
                                                  REAL margin, REAL low) {
   const struct NAME(panel_values) all = NAME(values_at)(values);
@@ -259,14 +263,14 @@ INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME
   many->labels[row] = label;
 }
 
-// Rows of a block that are compared with a panel, with values of each row in arrays, for loops over vectors.
+// Rows of a block that are compared with a panel. Each array has one entry per row, so that loops use vectors.
 struct NAME(compared) {
   int32_t *rows;            // numbers of the rows in the block
   REAL *norms, *sqnorms;    // norms of the rows, and their squares
   REAL *reaches;            // a center is excluded if its value is below this minus the margin
   REAL *margins, *edges;    // margins, and `reaches` minus the margins
-  REAL *largest;            // the largest value of another center
-  float *limits;            // limit of the lower bound by a center that was the nearest one
+  REAL *largest;            // the largest value of a center of the panel that is not the nearest one
+  float *limits;            // upper limit of the lower bound: a bound for a center that was the nearest one
 };
 
 INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
@@ -288,7 +292,7 @@ INLINE void NAME(compare_all_rows)(struct NAME(compared) *compared, const struct
   for (int64_t i = 0; i < n_rows; i++) compared->rows[i] = (int32_t)i;
 }
 
-// Computes margins and edges, and repeats the last row to fill a call of the product.
+// Computes margins and edges. Repeats the last row, because each product has PROPOSE_ROWS rows.
 static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared) *compared, const struct NAME(rounding) *rounding,
                             REAL norm_of_panel, int64_t count) {
   const struct NAME(rounding) copy = *rounding;
@@ -301,7 +305,7 @@ static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared
   for (int i = 0; i < PROPOSE_ROWS && count; i++) compared->rows[count + i] = compared->rows[count - 1];
 }
 
-// The nearest centers of rows [start, stop) without labels at previous centers.
+// Computes the nearest centers of rows [start, stop) without labels of an earlier call.
 static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
   const int64_t n = stop - start, panels = n_panels(many->n_clusters);
@@ -311,7 +315,7 @@ static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int
   for (int64_t i = 0; i < n; i++) {
     NAME(shift)(many, &block, start + i, i);
     const REAL magnitude = block.norms[i] + many->norms[panels];
-    // Below this every partial sum of a product is finite.
+    // Below this limit every partial sum of a product is finite.
     const int finite = magnitude * magnitude < REAL_MAX / 16;
     lows[i] = finite ? -INFINITY : INFINITY, found[i].count = finite ? 0 : ALL_CENTERS;
   }
@@ -334,12 +338,12 @@ static void NAME(find_nearest)(const struct NAME(many) *many, int64_t start, int
 
 // Rows of a block whose products with each panel are needed.
 struct NAME(needed) {
-  int32_t *counts; // of each panel
-  int16_t *rows;   // (panels, rows of a block): numbers in the block
+  int32_t *counts; // number of rows for each panel
+  int16_t *rows;   // (panels, rows of a block): numbers of these rows in the block
 };
 
-// Moves the bounds of a row, and adds the row to the panels whose bound is not above `upper`. Returns whether there are
-// such panels.
+// Decreases the lower bounds of a row by the moves of the centers. Adds the row to the list of each panel whose bound
+// is not above `upper`. Returns whether the row was added to any list.
 INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels, float upper,
                              const struct NAME(needed) *needed, int64_t row, int64_t n_rows) {
   int any = 0;
@@ -366,9 +370,9 @@ INLINE int NAME(move_bounds)(float *bounds, const float *drifts, int64_t panels,
   return any;
 }
 
-// Compares the own center with the centers of a panel whose values reach the edge. Returns the values of the centers
-// that are not the nearest one afterwards. `limit` is a lower bound of the distance of a center that was the nearest
-// one.
+// Compares the nearest center so far with the centers of a panel whose values are not below the edge. Updates the label
+// and the squared distance of the row. Returns the values of the panel, with -infinity for the new nearest center. If
+// the old nearest center is in this panel and was replaced, `limit` becomes a lower bound of its distance.
 INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row,
                                               int64_t panel, struct NAME(panel_values) values, REAL edge, float *limit) {
   const int32_t *members = many->members + panel * PANEL;
@@ -390,7 +394,7 @@ INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, con
   many->labels[row] = nearest;
   many->sqdist[row] = best;
   if (!many->bounds) return values;
-  *limit = NAME(lower_bound_of)(&block->rounding, sqdist); // the previous nearest center is another center now
+  *limit = NAME(lower_bound_of)(&block->rounding, sqdist); // for the center that is no longer nearest
   if (!is_own) {
     float *bound = many->bounds + row * n_panels(many->n_clusters) + place / PANEL;
     if (*limit < *bound) *bound = *limit;
@@ -399,7 +403,7 @@ INLINE struct NAME(panel_values) NAME(decide)(const struct NAME(many) *many, con
   return NAME(without)(values, nearest_at);
 }
 
-// Lower bounds of a panel for the rows that were compared with it.
+// Writes the lower bounds of a panel for the rows that were compared with the panel.
 static __attribute__((noinline)) void NAME(set_bounds)(const struct NAME(many) *many, const struct NAME(compared) *compared,
                              const struct NAME(rounding) *rounding, int64_t start, int64_t panel, int64_t count) {
   const int64_t panels = n_panels(many->n_clusters);
@@ -415,13 +419,13 @@ static __attribute__((noinline)) void NAME(set_bounds)(const struct NAME(many) *
   for (int64_t i = 0; i < count; i++) many->bounds[(start + compared->rows[i]) * panels + panel] = limits[i];
 }
 
-// A value of a center, less its margin, that is below this excludes the center.
+// The number called `reaches` in `struct compared`, for a point whose nearest center so far has `sqdist`.
 INLINE REAL NAME(reach_of)(const struct NAME(rounding) *rounding, REAL sqnorm, REAL sqdist) {
   return (sqnorm - sqdist * rounding->grow - rounding->underflow) / 2;
 }
 
-// Writes the rows that must still be compared with a panel, after some of their distances have decreased. Returns their
-// number.
+// Writes the rows that must still be compared with a panel. Comparisons with earlier panels have decreased the upper
+// bounds of some rows, so these rows may be excluded now. Returns the number of rows.
 INLINE int64_t NAME(compare_needed)(const struct NAME(many) *many, const struct NAME(compared) *compared,
                                     const struct NAME(block) *block, const int16_t *rows, int64_t n_rows,
                                     const float *bounds, const REAL *sqdist, const float *uppers) {
@@ -438,7 +442,7 @@ INLINE int64_t NAME(compare_needed)(const struct NAME(many) *many, const struct 
   return count;
 }
 
-// Compares rows with a panel, in the order of `compared`, which is the order of the block if bounds are not known.
+// Compares the rows in `compared` with a panel, and updates labels, squared distances and bounds.
 INLINE void NAME(follow_panel)(const struct NAME(many) *many, struct NAME(block) *block,
                                const struct NAME(compared) *compared, int64_t start, int64_t panel, int64_t count,
                                int64_t next_block, float *uppers) {
@@ -465,7 +469,7 @@ INLINE void NAME(follow_panel)(const struct NAME(many) *many, struct NAME(block)
   if (has_bounds) NAME(set_bounds)(many, compared, &block->rounding, start, panel, count);
 }
 
-// The nearest centers of rows [start, stop) with labels at the previous centers, after the centers have moved.
+// Computes the nearest centers of rows [start, stop) from the labels of the previous centers.
 static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, int64_t stop, char *scratch) {
   struct NAME(block) block = NAME(block_of)(many, &scratch);
   const struct NAME(rounding) rounding = block.rounding;
@@ -499,7 +503,7 @@ static void NAME(follow_nearest)(const struct NAME(many) *many, int64_t start, i
   }
 }
 
-// Adds the inertia of rows [start, stop) to `many`, and updates its largest squared distance.
+// Adds the terms of rows [start, stop) to `many->inertia`, and updates `many->largest`.
 static void NAME(add_distances)(struct NAME(many) *many, int64_t start, int64_t stop) {
   const double scale = many->sqdist_scale;
   uint64_t inertia = (uint64_t)many->inertia;
@@ -558,7 +562,7 @@ static void NAME(add_row)(const struct NAME(many) *many, int64_t row, int64_t *r
 }
 
 static void NAME(add_rows)(struct NAME(many) *many) {
-  enum { AHEAD = 16 }; // points that are fetched into caches before the first of them is added
+  enum { AHEAD = 16 }; // number of points that are prefetched into the caches before they are added
   char *scratch = many->scratch;
   int64_t *terms = take(&scratch, many->width * sizeof(int64_t)), next[AHEAD];
   int n_next = 0;
@@ -640,7 +644,8 @@ static void NAME(pack)(const struct NAME(many) *many) {
   many->norms[panels] = all;
 }
 
-// Sorts centers `order` [start, stop) along their longest extent, a direction found by the power method.
+// Sorts the centers in places [start, stop) of `order` by their projections on the direction of largest variance,
+// which is found by the power method.
 static void NAME(sort_along_extent)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop,
                                     char *scratch) {
   const int64_t width = many->width;
@@ -676,7 +681,8 @@ static void NAME(sort_along_extent)(const struct NAME(many) *many, int32_t *orde
   for (int64_t i = start; i < stop; i++) order[i] = projections[i - start].center;
 }
 
-// Orders centers by halving, so that the centers of a panel are near each other. Results do not depend on the order.
+// Orders centers by recursive halving, so that the centers of a panel are near each other. The results of an
+// assignment do not depend on this order.
 static void NAME(group)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop) {
   if (stop - start <= PANEL) return;
   NAME(sort_along_extent)(many, order, start, stop, many->scratch);
@@ -708,8 +714,8 @@ EXPORT void NAME(gpukmeans_many_assign)(struct NAME(many) *many) { NAME(assign)(
 // Updates sums and totals, and counts the changed labels.
 EXPORT void NAME(gpukmeans_many_add)(struct NAME(many) *many) { NAME(add_rows)(many); }
 
-// Runs over small problems. Arrays of `shared` with an entry for each problem or run point to problem 0 and run 0.
-// Results whose pointer is NULL are not computed. Sums and totals are added to the previous values.
+// Runs over small problems. Pointers in `shared` to data of each problem or run point to problem 0 or run 0. Results
+// whose pointer is NULL are not computed. The kernel adds to the previous sums and totals.
 struct NAME(many_runs) {
   struct NAME(many) shared;
   const int64_t *problems;                     // (B,)
@@ -718,7 +724,7 @@ struct NAME(many_runs) {
   REAL *largest;                               // (B,)
 };
 
-// Computes runs [start, stop) without labels at previous centers, each by pack, assign and add.
+// Computes runs [start, stop) by `pack`, `assign` and `add_rows`, without labels of an earlier call.
 EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_t start, int64_t stop) {
   for (int64_t run = start; run < stop; run++) {
     struct NAME(many) many = runs->shared;
@@ -745,7 +751,7 @@ EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_
   }
 }
 
-// The number of bytes of scratch memory of a kernel.
+// The bytes of scratch memory that every kernel of this file needs at most.
 EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   const int64_t rows = block_rows(width, sizeof(REAL)), panels = n_panels(n_clusters);
   const int64_t shared = rows * (width + 2) * sizeof(REAL) + width * 8;
@@ -756,7 +762,7 @@ EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   return (assign > group ? assign : group) + 24 * 64;
 }
 
-// Orders the numbers of the centers, `order` (n_clusters), so that the centers of a panel are near each other.
+// Permutes `order` (n_clusters), the numbers of the centers, so that the centers of a panel are near each other.
 EXPORT void NAME(gpukmeans_many_group)(const struct NAME(many) *many, int32_t *order) {
   NAME(group)(many, order, 0, many->n_clusters);
 }

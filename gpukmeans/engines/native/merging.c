@@ -1,8 +1,9 @@
-// Merges of pairs of clusters by the least increase of the inertia (Ward 1963), some of the necessary merges at a time.
+// Merges pairs of clusters with the least increase of the inertia (Ward 1963). Each call does some of the merges.
 //
-// Each operation is the same as in `merge` of gpukmeans/refinement.py, in float64 and rounded once, so results have the
-// same bits. A cluster that is merged into another one is removed. This renumbers the other clusters but keeps their
-// order, so the first of several equal costs stays the same.
+// `merge` of gpukmeans/refinement.py has the same operations, in float64 and rounded once, so results are equal bit by
+// bit. A cluster that is merged into another one is removed. The other clusters get new numbers in the same order, so
+// ties are decided in favor of the same cluster. A cluster is stale if its cheapest merge must be computed. The first
+// n_fixed clusters of a run are fixed: their centers do not move.
 #include <stdlib.h>
 
 #include "distance.h"
@@ -11,11 +12,11 @@
 struct merging {
   double *centers;   // (B, M, D); up to SEQUENTIAL_WIDTH coordinates (B, D, M)
   double *totals;    // (B, M): weights
-  double *costs;     // (B, M): of the cheapest merge of each cluster
+  double *costs;     // (B, M): the cost of the cheapest merge of each cluster
   int32_t *partners; // (B, M): the other cluster of that merge
-  int32_t *stale;    // (B, M): clusters whose cost is to be computed
+  int32_t *stale;    // (B, M): the stale clusters of each run
   int64_t *n_stale;  // (B,)
-  int64_t *n_left;   // (B,)
+  int64_t *n_left;   // (B,): the number of remaining clusters
   int64_t n_all, width, n_clusters, n_fixed;
 };
 
@@ -32,8 +33,8 @@ INLINE double *coordinate(const struct merging *merging, int64_t run, int64_t cl
                                 : centers + cluster * merging->width + channel;
 }
 
-// Makes all clusters of runs [start, stop) stale. Returns the number of runs in which a cost could be infinite or NaN;
-// these kernels cannot merge such runs.
+// Makes all clusters of runs [start, stop) stale. Returns the number of runs that these kernels cannot merge, because a
+// total is negative or a cost could be infinite or NaN.
 EXPORT int64_t gpukmeans_merging_start(const struct merging *merging, int64_t start, int64_t stop) {
   const double most = 1e300;
   int64_t n_refused = 0;
@@ -83,8 +84,8 @@ static void sqdist_to_all(const struct merging *merging, int64_t run, int64_t cl
   }
 }
 
-// Replaces squared distances by costs of merges. A fixed cluster has an infinite weight. The cost of a merge of two
-// fixed clusters is infinite.
+// Replaces squared distances by the costs of merges. A fixed cluster counts as a cluster of infinite weight. The merge
+// of two fixed clusters has an infinite cost.
 static void to_costs(const struct merging *merging, int64_t run, int64_t cluster, double *restrict costs) {
   const double *restrict totals = merging->totals + run * merging->n_all;
   const int64_t n_left = merging->n_left[run], n_fixed = merging->n_fixed;
@@ -100,7 +101,7 @@ static void to_costs(const struct merging *merging, int64_t run, int64_t cluster
   costs[cluster] = INFINITY;
 }
 
-// The index of the lowest of n values, the first on ties. A vector of scratch memory follows the values.
+// The index of the lowest of n values, the first on ties. The memory after the values, one vector, is overwritten.
 static int64_t first_lowest(double *values, int64_t n) {
   f64_store(values + n, f64_fill(INFINITY));
   f64_vector lowest = f64_load(values);
@@ -115,8 +116,8 @@ static int64_t first_lowest(double *values, int64_t n) {
   return first;
 }
 
-// The cheapest merges of items [start, stop). An item is a stale cluster of a run; runs follow one another. Scratch
-// memory has M + distance_scratch(D) doubles and a vector.
+// Computes the cheapest merges of items [start, stop). An item is a stale cluster of a run. Items are in the order of
+// the runs. Scratch memory has M + distance_scratch(D) doubles and a vector.
 EXPORT void gpukmeans_merging_cheapest(const struct merging *merging, int64_t start, int64_t stop, double *scratch) {
   double *costs = scratch, *squares = costs + merging->n_all + F64_LANES;
   int64_t run = 0, first = 0; // the first item of the run
@@ -136,8 +137,8 @@ static int by_cost_then_index(const void *one, const void *other) {
   return a->cost != b->cost ? (a->cost > b->cost) - (a->cost < b->cost) : (a->first > b->first) - (a->first < b->first);
 }
 
-// The pairs of clusters that are each other's cheapest partner, the cheapest pair first. If ties leave no such pair,
-// the cheapest pair of all.
+// Writes the pairs of clusters that are each other's cheapest partner, the cheapest pair first, and returns their
+// number. Equal costs may leave no such pair. Then the only pair is the cheapest merge of all.
 static int64_t mutual_pairs(const struct merging *merging, int64_t run, struct pair *pairs) {
   const double *costs = merging->costs + run * merging->n_all;
   const int32_t *partners = merging->partners + run * merging->n_all;
@@ -166,7 +167,8 @@ static int merge_pair(const struct merging *merging, int64_t run, int64_t first,
   return 0;
 }
 
-// Removes the clusters that are GONE. A cluster is stale if it or its partner is not SAME.
+// Removes the clusters whose state is GONE. A remaining cluster becomes stale if its state or the state of its partner
+// is not SAME.
 enum { SAME = 0, CHANGED = 1, GONE = 2 };
 static void remove_gone(const struct merging *merging, int64_t run, const uint8_t *states, int32_t *numbers) {
   const int64_t at = run * merging->n_all;
@@ -189,9 +191,9 @@ static void remove_gone(const struct merging *merging, int64_t run, const uint8_
   merging->n_stale[run] = n_left > merging->n_clusters ? n_stale : 0;
 }
 
-// Merges the cheapest pairs of runs [start, stop), at most a quarter of the necessary merges. Returns the number of
-// runs in which a merge would move a fixed cluster, as rounding could cause; their results are undefined. Scratch
-// memory has 24 bytes for each of M clusters.
+// Merges the cheapest pairs of runs [start, stop), at most a quarter of the necessary merges, rounded up. Rounding
+// errors could choose a merge that moves a fixed cluster. Returns the number of runs with such a merge; their results
+// are undefined. Scratch memory has 24 bytes for each of M clusters.
 EXPORT int64_t gpukmeans_merging_merge(const struct merging *merging, int64_t start, int64_t stop, char *scratch) {
   const int64_t n_all = merging->n_all;
   struct pair *pairs = (struct pair *)scratch;

@@ -1,7 +1,8 @@
-// Rate-distortion optimization of an indexed image, with the bits of gpukmeans/images/rate_distortion.py, which defines
-// J, e and R: cells of colors and the palette colors nearest to them, the sweep over the pixels, e·R·e, and its normal
-// equations. All numbers are integers. Points are premultiplied colors: below 2^8, or with alpha below 2^16. R sums to
-// 2^16.
+// Rate-distortion optimization of an indexed image. gpukmeans/images/rate_distortion.py defines J, e and R, and has
+// equal results bit by bit. This file has the cells of colors and the palette colors nearest to each cell, the sweep
+// over the pixels, e·R·e, and its normal equations. All results are integers. Points are premultiplied colors: below
+// 2^8 without alpha, below 2^16 with alpha. The weights of R sum to 2^16. The blur has the weights [1 4 6 4 1] in each
+// direction.
 
 #include "common.h"
 #include "png.h"
@@ -13,7 +14,7 @@ typedef int16_t narrow_point_t __attribute__((vector_size(8), aligned(2), may_al
 #define DIMS 4
 #define MAX_COLORS 256
 #define WHOLE 256 // sum of the weights of the blur
-#define MARGIN 2  // pixels of the blur on each side
+#define MARGIN 2  // pixels that the blur includes on each side
 
 INLINE int has_alpha(int channels) { return channels % 2 == 0; }
 
@@ -23,12 +24,13 @@ INLINE point_t point_of(int channels, const uint8_t *pixel) {
   return color * (has_alpha(channels) ? pixel[channels - 1] : 1);
 }
 
-// [1 4 6 4 1]: at most 16 times the largest magnitude.
+// The blur in one direction. The result is at most 16 times the largest magnitude of the arguments.
 INLINE point_t blurred(point_t a, point_t b, point_t c, point_t d, point_t e) { return a + e + 4 * (b + d) + 6 * c; }
 
 // ---- Cells of colors ----
 
-// The cell of a color, times 2, and whether it is opaque.
+// Twice the number of the cell of a color, plus 1 if the color is opaque. A cell has a side of 4 levels, with alpha of
+// 8 levels.
 INLINE int32_t cell_of(int channels, const uint8_t *pixel) {
   const point_t point = point_of(channels, pixel);
   if (!has_alpha(channels))
@@ -44,7 +46,7 @@ INLINE void mark_cells(int channels, const uint8_t *pixels, int64_t start, int64
     used[cell_of(channels, pixels + i * channels)] = 1;
 }
 
-// Marks the cells of the pixels in [start, stop) in a table of 2^19 entries, 2^21 with alpha.
+// Sets the entries of the cells of the pixels in [start, stop) to 1. The table has 2^19 entries, with alpha 2^21.
 EXPORT void gpukmeans_optimizing_mark_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                             uint8_t *used) {
   FOR_CHANNELS(channels, mark_cells, pixels, start, stop, used)
@@ -56,7 +58,7 @@ INLINE void number_cells(int channels, const uint8_t *pixels, int64_t start, int
     index[i] = numbers[cell_of(channels, pixels + i * channels)];
 }
 
-// Writes the numbers of the cells of the pixels in [start, stop), from a table of the same size.
+// Writes the number of the cell of each pixel in [start, stop). `numbers` has as many entries as `used` above.
 EXPORT void gpukmeans_optimizing_number_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                               const int32_t *numbers, int32_t *index) {
   FOR_CHANNELS(channels, number_cells, pixels, start, stop, numbers, index)
@@ -74,7 +76,8 @@ struct nearest {
 
 #define FAR (INT64_C(1) << 50)
 
-// Ranks of the colors: the squared distance to a center, times 256, plus the color. Below 2^28, with alpha below 2^45.
+// The rank of a color: its squared distance to a center, times 256, plus its index. A rank is below 2^28, with alpha
+// below 2^45. An excluded color has the distance FAR.
 INLINE void opaque_ranks(const struct nearest *p, const int32_t *center, int64_t *ranks) {
   int32_t distances[MAX_COLORS];
   for (int k = 0; k < MAX_COLORS; k++)
@@ -100,7 +103,8 @@ INLINE void alpha_ranks(const struct nearest *p, const int32_t *center, int opaq
     ranks[k] = (opaque && p->excluded[k] ? FAR : ranks[k]) * 256 + k;
 }
 
-// The `n` lowest ranks in ascending order. `lowest` has the ranks of any n colors at first.
+// The `n` lowest ranks in ascending order. At first `lowest` has any n ranks with different colors; they give an upper
+// bound.
 INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t *lowest) {
   int64_t bound = 0;
   for (int i = 0; i < n; i++) {
@@ -118,7 +122,8 @@ INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t 
   }
 }
 
-// Colors nearest to the cells in [start, stop), the lowest on ties. The list of a cell gives bounds for the next cell.
+// Writes the `n` colors nearest to each cell in [start, stop). Of equally near colors, the lowest index is first. The
+// colors of a cell give an upper bound for the next cell. The nearest color replaces excluded colors.
 EXPORT void gpukmeans_optimizing_nearest(const struct nearest *p, int64_t start, int64_t stop) {
   int64_t ranks[MAX_COLORS], lowest[MAX_COLORS];
   for (int i = 0; i < p->n; i++)
@@ -156,8 +161,8 @@ INLINE void add_differences(int channels, const uint8_t *pixels, int64_t height,
   }
 }
 
-// Adds, for each 8 x 8 block of the rows of blocks [start, stop), the differences of its pixels from their left and
-// upper neighbors.
+// Adds, for each 8 x 8 block in the rows of blocks [start, stop), the absolute differences of its pixels from their
+// left and upper neighbors.
 EXPORT void gpukmeans_optimizing_differences(int channels, const uint8_t *pixels, int64_t height, int64_t width,
                                              int64_t start, int64_t stop, int64_t *sums) {
   FOR_CHANNELS(channels, add_differences, pixels, height, width, start, stop, sums)
@@ -182,7 +187,8 @@ INLINE void fill_points(int channels, const struct picture *p, int64_t y, point_
   }
 }
 
-// The errors of a row: the pixels minus their points; zeros for rows outside of the image.
+// The errors of a row: the points of its pixels minus the points of their palette colors. Rows outside of the image
+// have errors of 0.
 static void fill_row(const struct picture *p, int64_t y, point_t *row) {
   if (y < 0 || y >= p->height)
     memset(row, 0, (size_t)p->width * sizeof *row);
@@ -190,7 +196,8 @@ static void fill_row(const struct picture *p, int64_t y, point_t *row) {
     FOR_CHANNELS(p->channels, fill_points, p, y, row)
 }
 
-// Five rows, each with a margin; row y is at `y mod 5`. Their sum by the weights of the blur follows them.
+// Errors of five rows, each with a margin. Row y of the image is row `y mod 5` of the window. The sum of the five rows
+// by the weights of the blur follows them.
 struct window {
   point_t *rows;
   int64_t stride;
@@ -200,7 +207,7 @@ INLINE point_t *window_row(const struct window *w, int64_t y) { return w->rows +
 
 INLINE point_t *window_sum(const struct window *w) { return w->rows + 5 * w->stride + MARGIN; }
 
-// A window in scratch memory of 6 (W + 4) points, filled with the rows before `start + 2`.
+// A window in scratch memory of 6 (W + 4) points, with the rows from `start - 2` to `start + 1`.
 static struct window open_window(const struct picture *p, int64_t start, point_t *scratch) {
   const struct window window = {scratch, p->width + 2 * MARGIN};
   memset(scratch, 0, 6 * (size_t)window.stride * sizeof *scratch);
@@ -209,7 +216,7 @@ static struct window open_window(const struct picture *p, int64_t start, point_t
   return window;
 }
 
-// Moves the window to row y.
+// Moves the window to the rows from y - 2 to y + 2, and computes their sum.
 static void advance(const struct picture *p, const struct window *w, int64_t y) {
   fill_row(p, y + MARGIN, window_row(w, y + MARGIN));
   const point_t *a = window_row(w, y - 2), *b = window_row(w, y - 1), *c = window_row(w, y);
@@ -219,13 +226,14 @@ static void advance(const struct picture *p, const struct window *w, int64_t y) 
     sum[x] = blurred(a[x], b[x], c[x], d[x], e[x]);
 }
 
-// R times the errors, at x: 256 points of a blur times `share`, at most 2^40.
+// R times the errors, at x, in one coordinate. The magnitude is at most 2^16 times the largest error, so below 2^32.
 INLINE int64_t correlated(const struct picture *p, const point_t *sums, const point_t *row, int64_t x, int axis) {
   const point_t blur = blurred(sums[x - 2], sums[x - 1], sums[x], sums[x + 1], sums[x + 2]);
   return (int64_t)p->share * blur[axis] + (int64_t)((WHOLE - p->share) * WHOLE) * row[x][axis];
 }
 
-// Adds e·R·e of each 8 x 8 block, for the rows in [start, stop), which are whole blocks. A pixel adds less than 2^50.
+// Adds the terms of e·R·e of each 8 x 8 block, for the rows in [start, stop), which are whole blocks. A pixel adds less
+// than 2^50.
 EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, int64_t stop, void *scratch,
                                         int64_t *energies) {
   const struct window window = open_window(p, start, scratch);
@@ -244,9 +252,9 @@ EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, 
 }
 
 struct normal_equations {
-  int64_t *half;     // (K, K): weights of the pairs of a pixel and a later pixel
-  int64_t *diagonal; // (K): weights of a pixel with itself
-  uint64_t *values;  // (256, 4): R times the image, by index
+  int64_t *half;     // (K, K): sums of R over pairs of a pixel and a later pixel, by their indices
+  int64_t *diagonal; // (K): sums of R of a pixel with itself, by its index
+  uint64_t *values;  // (256, 4): sums of R times the image, by index
 };
 
 INLINE void add_pairs(int64_t *weights, const uint8_t *others, int64_t first, int64_t last, const int32_t *blur) {
@@ -259,7 +267,7 @@ EXPORT void gpukmeans_optimizing_normal_equations(const struct picture *p, int64
                                                   const struct normal_equations *n) {
   const struct window window = open_window(p, start, scratch);
   const int32_t blur[5] = {1, 4, 6, 4, 1};
-  int32_t weights[3][5]; // by rows below and columns
+  int32_t weights[3][5]; // by the offset in rows, 0 to 2, and in columns, -2 to 2
   for (int y = 0; y < 3; y++)
     for (int x = 0; x < 5; x++)
       weights[y][x] = p->share * blur[y + 2] * blur[x];
@@ -285,8 +293,8 @@ EXPORT void gpukmeans_optimizing_normal_equations(const struct picture *p, int64
 
 INLINE int64_t floor_division(int64_t a, int64_t b) { return a / b - (a % b < 0); } // b > 0
 
-// Rounds of coordinate descent of levels (K, n_levels) for residuals (K, 3) of the normal equations a (K, K), until
-// nothing changes.
+// Coordinate descent on the levels (K, n_levels) of the `changing` colors, for the normal equations a (K, K) with
+// residuals (K, 3). It stops after n_rounds rounds, or after a round that changes no level.
 EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, const int64_t *changing, int64_t n_changing,
                                          int n_levels, int unit, int n_rounds, int64_t *residuals, int64_t *levels) {
   int changed = 1;
@@ -318,7 +326,8 @@ EXPORT void gpukmeans_optimizing_descend(const int64_t *a, int64_t n_colors, con
 
 // ---- The sweep ----
 
-// Lanes of the colors tried for a pixel: 8 of its cell, those of its 4 neighbors, and its own color in the other lanes.
+// Lanes of the colors tried for a pixel: 8 colors of its cell, the colors of its 4 neighbors, and its old color in the
+// other lanes.
 #define LANES 16
 #define BELOW 8
 #define ABOVE 9
@@ -341,18 +350,18 @@ struct sweep {
   int64_t height, width;
   int32_t channels, share;
   int64_t price;              // at most 2^39, with alpha 2^47, so that J is below 2^61, or for bytes below 2^62
-  const uint8_t *pixels;      // (H, W, C): of their alpha
-  const int32_t *cells;       // (H, W)
+  const uint8_t *pixels;      // (H, W, C): only alpha is read
+  const int32_t *cells;       // (H, W): the number of the cell of each pixel
   const uint8_t *lists;       // (M, 8): colors tried in each cell
-  uint8_t *indices;           // (H + 2, W + 2), or bytes of several of them (H + 2, B + 2)
+  uint8_t *indices;           // (H + 2, W + 2), or (H + 2, B + 2) bytes that each have several indices
   void *errors;               // (H + 4, W + 4, 4), int16, or int32 with alpha
   const int32_t *points;      // (256, 4): the palette
   const uint8_t *translucent; // (256): colors that are excluded from opaque pixels; NULL: none
-  const int32_t *filters;     // (H); NULL: the bits are those of pairs of neighbors
+  const int32_t *filters;     // (H): filter types; NULL: `lengths` are by pairs of neighbors
   const int32_t *lengths;     // (256), by residual, or (256, 256), by the index to the left and the index
-  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): of lengths, in sixteenths; NULL, as with several pixels: 16
-  int64_t bit;                // units of a length
-  int32_t per_byte, n_colors; // pixels in a byte: 1, or 2, 4 or 8, with which all values are tried
+  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): factors of lengths, in 16ths; NULL: 16, as if per_byte > 1
+  int64_t bit;                // factor of the error part of J
+  int32_t per_byte, n_colors; // pixels in a byte: 1, 2, 4 or 8. From 2 on, all 256 values are tried
 };
 
 INLINE point_t load_point(int alpha, const void *points, int64_t i) {
@@ -368,7 +377,7 @@ INLINE void store_point(int alpha, void *points, int64_t i, point_t point) {
     ((narrow_point_t *)points)[i] = __builtin_convertvector(point, narrow_point_t);
 }
 
-// Errors (H + 4, W + 4) of the rows in [start, stop) of a picture.
+// Writes the errors (H + 4, W + 4, 4) of the rows in [start, stop) of a picture.
 EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, int64_t stop, void *scratch,
                                         void *errors) {
   point_t *row = scratch;
@@ -380,7 +389,8 @@ EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, 
   }
 }
 
-// Sums of the four rows around the row at `errors` by the weights of the blur, n numbers. Without alpha at most 2550.
+// Sums, by the weights of the blur, of the two rows above and the two rows below the row at `errors`. Each row has n
+// numbers. Without alpha a sum is at most 2550.
 #define DEFINE_ADD_ROWS(name, number)                                                                                  \
   static void name(const number *errors, int64_t n, number *restrict sums) {                                           \
     for (int64_t i = 0; i < n; i++)                                                                                    \
@@ -389,7 +399,7 @@ EXPORT void gpukmeans_optimizing_errors(const struct picture *p, int64_t start, 
 DEFINE_ADD_ROWS(add_narrow_rows, int16_t)
 DEFINE_ADD_ROWS(add_rows, int32_t)
 
-// The blur of the errors of the other rows, for the pixels of row y. It is at most 2^24.
+// The blur, for the pixels of row y, of the errors of the four rows around it. It is at most 2^24.
 INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums, point_t *blurs) {
   const int64_t stride = s->width + 2 * MARGIN, first = (y + MARGIN) * stride * DIMS;
   if (alpha)
@@ -401,19 +411,19 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-// Residuals and their code lengths for the colors tried: of the pixel, and of the pixels whose prediction depends on
-// it.
+// Residuals of a pixel, and of the pixels whose prediction depends on it, for each color tried. Each of these pixels
+// has its own code lengths.
 struct residuals {
   int n;
   const int32_t *lengths[4];
   uint16_t terms[4][LANES];
 };
 
-// A row of pixels and the row below it: their filters, and the weights of their blocks, or a single weight.
+// The filter types of a row and of the row below, and the weights of their blocks. Without blocks there is one weight.
 struct rows {
   int own, below;
   const uint8_t *weights, *weights_below;
-  int64_t mask; // mask of the numbers of blocks; 0 for a single weight
+  int64_t mask; // for the numbers of blocks: -1, or 0 if there is one weight
 };
 
 static struct rows rows_at(const struct sweep *s, int64_t y) {
@@ -435,8 +445,9 @@ INLINE int weight_at(const struct rows *rows, const uint8_t *weights, int64_t x)
 
 // Values that are equal for all pixels of a call.
 struct constants {
-  int64_t apart, weight; // weight of the square of a pixel's error: of the part that is not blurred, and of both parts
-  // The part of J that depends on a color alone, for each color. Without alpha it is a double, after the coordinates.
+  int64_t apart, weight; // of the square of a pixel's error: the part without blur, and both parts
+  // For each color, the part of J that depends on this color alone. Without alpha, `colors` has it as a double after
+  // the three coordinates.
   int64_t norms[MAX_COLORS];
   double colors[MAX_COLORS][DIMS];
   int32_t lengths[N_WEIGHTS][MAX_COLORS]; // of residuals, by weight
@@ -447,8 +458,8 @@ INLINE void store_residuals(struct residuals *residuals, int term, int part, byt
   *(bytes_t *)(residuals->terms[term] + part * BYTE_LANES) = values & 255;
 }
 
-// The residuals that depend on the color of a pixel. Other residuals are equal for each color tried, so they change no
-// difference of J.
+// The residuals that depend on the color of a pixel. All other residuals are equal for each color tried, so they do not
+// change which J is the least.
 INLINE void fill_residuals(const struct sweep *s, const struct constants *c, const struct rows *rows, int64_t x,
                            const uint8_t *at, const uint8_t *tried_lanes, struct residuals *residuals) {
   const uint8_t *above = at - s->width - 2, *under = at + s->width + 2;
@@ -506,7 +517,7 @@ INLINE void add_lengths_of_residuals(const struct sweep *s, const struct constan
   }
 }
 
-// Adds the bits of a pixel after its left neighbor, and of its right neighbor after the pixel.
+// Adds the code lengths of the two pairs of a pixel: with its left neighbor and with its right neighbor.
 INLINE void add_lengths_of_pairs(const struct sweep *s, const struct rows *rows, int64_t x, const uint8_t *at,
                                  const uint8_t *tried, int32_t *bits) {
   const int32_t *own = s->lengths + at[-1] * MAX_COLORS, *right = s->lengths + at[1];
@@ -533,7 +544,7 @@ static void prepare(const struct sweep *s, struct constants *c) {
       c->lengths[weight][residual] = s->lengths[residual] * weight / 16;
 }
 
-// The color of the least J: of the colors whose mask is -1, the old color if it is one of them, else the lowest.
+// The color of the least J. Lanes of this J have the mask -1. On ties it is the old color, or else the lowest index.
 INLINE int choose(const int64_t *is_least, const uint8_t *tried) {
   if (is_least[OLD])
     return tried[OLD];
@@ -563,8 +574,8 @@ INLINE int best_with_alpha(const struct sweep *s, const struct constants *c, poi
   return choose(totals, tried);
 }
 
-// The same without alpha. Parts of J are integers of at most 2^42, and with a price of at most 2^39 their sums are
-// below 2^53, so doubles hold them.
+// The color of the least J without alpha. Parts of J are integers of at most 2^42. With a price of at most 2^39 the
+// sums of the parts are below 2^53, so doubles are exact.
 INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t blur, point_t error,
                        point_t old_point, const uint8_t *tried, const int32_t *bits) {
   const point_t target = s->share * blur + (int32_t)c->apart * error + (int32_t)c->weight * old_point;
@@ -593,8 +604,8 @@ INLINE int best_opaque(const struct sweep *s, const struct constants *c, point_t
   return choose(is_least, tried);
 }
 
-// Changes the pixel at x of a row to the color P of the least J. Terms of J without P are left out. The error part of J
-// is weight * |P|² - 2 (R·e + weight * P_old)·P.
+// Changes the pixel at x of a row to the color of the least J. Terms of J that do not depend on the point P of the new
+// color are left out. The error part of J is weight * |P|² - 2 (R·e + weight * P_old)·P.
 INLINE void change_pixel(int alpha, const struct sweep *s, const struct constants *c, int64_t y,
                          const struct rows *rows, int64_t x, const point_t *blurs) {
   const int64_t stride = s->width + 2;
@@ -652,13 +663,13 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
 
 // Values that are equal for all bytes of a call.
 struct byte_constants {
-  int64_t apart;           // weight of the square of a pixel's error: of the part that is not blurred
+  int64_t apart;           // weight of the square of a pixel's error, the part without blur
   int64_t correlations[3]; // weights of the product of the errors of two pixels in a row, by their distance
-  // The part of J that depends on a byte alone, for each value. `last_norms` is for the last byte of a row, of which
-  // some pixels may be outside of the image.
+  // For each value of a byte, the part of J that depends on this byte alone. The last byte of a row has its own
+  // `last_norms`, because some of its pixels may be outside of the image.
   int64_t norms[N_VALUES], last_norms[N_VALUES];
   int64_t prices[2 * N_VALUES], falling[2 * N_VALUES]; // of residuals r modulo 256, and of -r
-  int64_t points[DIMS][16];                            // points times -2 units of a code length
+  int64_t points[DIMS][16];                            // points times -2 * bit
 };
 
 INLINE int color_in(int per_byte, int byte, int pixel) {
@@ -696,8 +707,8 @@ static void prepare_bytes(const struct sweep *s, struct byte_constants *c) {
       c->points[axis][color] = -2 * s->bit * s->points[color * DIMS + axis];
 }
 
-// Adds the price of the residual of a byte for each value tried for one of its neighbors, on which its prediction
-// depends.
+// Adds the price of the residual of a byte, for each value tried for one neighbor that the byte is predicted from.
+// `place` is the neighbor: 0 left, 1 above, 2 above left.
 static void add_price(const struct byte_constants *c, int64_t *restrict totals, int byte, int filter, int place,
                       int left, int above, int above_left) {
   if (filter == 0 || (filter == 1 && place != 0) || (filter == 2 && place != 1) || (filter == 3 && place == 2))
@@ -721,7 +732,8 @@ static void add_price(const struct byte_constants *c, int64_t *restrict totals, 
     totals[value] += c->prices[residuals[value]];
 }
 
-// The part of J that depends on a byte, for each value: norms, halves of the byte, and bits.
+// For each value of a byte, the part of J that depends on it: its norm, the sums of the factors of its two halves, and
+// the prices of residuals.
 static void fill_totals(const struct byte_constants *c, int64_t n_bytes, int64_t x, int own, int below,
                         const uint8_t *at, const int64_t *norms, int64_t (*sums)[16], int64_t *restrict totals) {
   const uint8_t *above = at - n_bytes - 2, *under = at + n_bytes + 2;
@@ -742,7 +754,8 @@ static void fill_totals(const struct byte_constants *c, int64_t n_bytes, int64_t
     add_price(c, totals, under[1], below, 2, under[0], at[1], 0);
 }
 
-// The factor of each color of a pixel in J, and whether the color is excluded. Returns whether any color is excluded.
+// For each pixel of a byte and each color, the linear term of J, and whether the color is excluded. Returns whether any
+// color is excluded.
 INLINE int fill_factors(int alpha, int per_byte, const struct sweep *s, const struct byte_constants *c, int64_t y,
                         int64_t x, int n_pixels, int old, const point_t *blurs, int64_t (*factors)[16],
                         int64_t (*excluded)[16]) {
@@ -782,7 +795,7 @@ INLINE int fill_factors(int alpha, int per_byte, const struct sweep *s, const st
   return excludes;
 }
 
-// Sums of numbers (8, 16), for each pixel and color, over the pixels of each half of a byte.
+// For each half of a byte and each of its 16 values, the sum of the numbers (8, 16) of its pixels and their colors.
 INLINE void add_halves(int per_byte, int64_t (*numbers)[16], int64_t (*sums)[16]) {
   const int bits = 8 / per_byte, n = per_byte / 2;
   for (int half = 0; half < 2; half++)
@@ -804,7 +817,7 @@ static void exclude_values(int64_t (*excluded)[16], int64_t *totals) {
     }
 }
 
-// The lowest total. Four vectors of lowest values, because each comparison depends on the one before it.
+// The lowest total. There are four vectors of lowest values, so that a comparison does not wait for the one before it.
 static int64_t lowest_of(const int64_t *totals) {
   i64_vector lowest[4];
   for (int i = 0; i < 4; i++)
@@ -865,9 +878,9 @@ INLINE void sweep_bytes(int alpha, int per_byte, const struct sweep *s, int64_t 
   }
 }
 
-// Changes the bytes of rows top + 3 i for i in [start, stop), which are independent of each other: every third byte, or
-// every second byte if bytes have several pixels, then their right neighbors, and so on. `scratch` has 2 (W + 4)
-// points.
+// Changes the bytes of rows top + 3 i for i in [start, stop). These rows do not depend on each other. The first pass
+// over a row changes every third byte, or every second byte if a byte has several pixels. The next pass changes their
+// right neighbors, and so on. `scratch` has 2 (W + 4) points.
 EXPORT void gpukmeans_optimizing_sweep(const struct sweep *s, int64_t top, int64_t start, int64_t stop, void *scratch) {
   switch (s->per_byte * 2 + has_alpha(s->channels)) {
   case 2: sweep_rows(0, s, top, start, stop, scratch); break;

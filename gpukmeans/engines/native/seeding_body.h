@@ -1,12 +1,13 @@
-// Greedy k-means++ for many coordinates and numbers REAL, included by many.c once for each type after many_body.h. The
-// ctypes.Structure in seeding.py has the layout of `struct seeding`.
+// Greedy k-means++ for many coordinates and numbers REAL. many.c includes this file once for each type, after
+// many_body.h. The ctypes.Structure in seeding.py has the layout of `struct seeding`.
 //
 // The potential of a candidate is the total of w·d² with the candidate as one more center, in fixed point. A candidate
 // changes only the terms of points to which it is nearer than all centers so far. The triangle inequality, or products
-// with the error bound of many.c, exclude other points. Rows are in groups; draws use the prefix sums of their totals.
+// with the error bound of many.c, exclude other points. A group is GROUP consecutive rows. Sampling skips whole groups
+// by their totals. Totals and gains are in fixed-point units.
 
 struct NAME(seeding) {
-  // Points, weights, the candidates as centers, and the index of and squared distance to the nearest center so far.
+  // Points, weights, and the candidates as centers. Labels and squared distances are for the nearest center so far.
   struct NAME(many) screen;
   REAL *centers;      // (n_centers, width)
   REAL *least_gaps;   // (n_centers): the squared distance of each center to the nearest candidate
@@ -59,7 +60,7 @@ EXPORT int64_t NAME(gpukmeans_seeding_total)(const struct NAME(seeding) *seeding
   return (int64_t)total;
 }
 
-// The rows at n positions below the total: each row fills as many positions as it has units.
+// The rows at n positions from 0 to the total - 1. A row fills as many positions as it has units.
 static void NAME(draw)(const struct NAME(seeding) *seeding, const int64_t *positions, int64_t n, int64_t *rows) {
   const int64_t n_rows = seeding->screen.n_rows;
   for (int64_t i = 0; i < n; i++) {
@@ -75,7 +76,7 @@ static void NAME(draw)(const struct NAME(seeding) *seeding, const int64_t *posit
   }
 }
 
-// Draws the candidates, and prepares their comparison.
+// Samples the candidates, and computes their panel and least_gaps.
 EXPORT void NAME(gpukmeans_seeding_draw)(const struct NAME(seeding) *seeding, const int64_t *positions, int64_t *rows) {
   const struct NAME(many) *screen = &seeding->screen;
   const int64_t width = screen->width, n = screen->n_clusters;
@@ -95,8 +96,8 @@ EXPORT void NAME(gpukmeans_seeding_draw)(const struct NAME(seeding) *seeding, co
   }
 }
 
-// The squared gap from which on a center is not nearer to a point than its nearest center: at twice the distance, by
-// the triangle inequality.
+// A candidate is not nearer to a point than its nearest center if the distance of this center to the candidate is at
+// least twice the distance to the point. Returns the square of this limit, with a margin for rounding errors.
 INLINE REAL NAME(excluding_gap)(const struct NAME(rounding) *rounding, REAL sqdist) {
   return 4 * ((sqdist + rounding->underflow) * (rounding->grow + 3 * (rounding->grow - 1)));
 }
@@ -151,8 +152,8 @@ static void NAME(weigh_by_products)(struct NAME(weighing) *weighing, const int32
   }
 }
 
-// Adds the change of the total of groups [start, stop) by each candidate to gains (PANEL), and sets the bits of
-// `nearer`.
+// Adds the change of the total of groups [start, stop) that each candidate would cause to gains (PANEL). Sets the bits
+// of `nearer` and `any_nearer`.
 EXPORT void NAME(gpukmeans_seeding_weigh)(const struct NAME(seeding) *seeding, int64_t start, int64_t stop,
                                           char *scratch, int64_t *gains) {
   const struct NAME(many) *screen = &seeding->screen;
@@ -176,7 +177,7 @@ EXPORT void NAME(gpukmeans_seeding_weigh)(const struct NAME(seeding) *seeding, i
   for (int64_t i = 0; i < PANEL; i++) gains[i] = (int64_t)((uint64_t)gains[i] + weighing.gains[i]);
 }
 
-// Makes a candidate the next center, for the points of groups [start, stop).
+// Updates labels, squared distances and totals of groups [start, stop) for a candidate that becomes the next center.
 EXPORT void NAME(gpukmeans_seeding_take)(const struct NAME(seeding) *seeding, int64_t candidate, int64_t start,
                                          int64_t stop, char *scratch) {
   const struct NAME(many) *screen = &seeding->screen;
