@@ -1,7 +1,7 @@
 // Keys of points on a Hilbert curve, and their order by a radix sort.
 
-// SAMPLE: number of values of a coordinate whose quantiles are the grid lines. MAX_BITS: most bits of a grid
-// coordinate.
+// SAMPLE is the number of sampled values of a coordinate, whose quantiles are the grid lines. MAX_BITS is the largest
+// number of bits of a grid coordinate.
 enum { SAMPLE = 2048, MAX_BITS = 10, MAX_LINES = 1 << MAX_BITS };
 
 // Bits of each coordinate of the grid: about 8 grid cells or more for each small box, at most 30 bits in total.
@@ -13,8 +13,8 @@ static int grid_bits(int64_t n_rows, int width) {
   return bits < 1 ? 1 : bits > MAX_BITS ? MAX_BITS : bits;
 }
 
-// Replaces the first coordinates of BOX grid cells by the indices of the cells on the curve. Skilling (2004),
-// "Programming the Hilbert curve".
+// Replaces the first coordinate of each of BOX grid cells by the index of the cell on the curve (Skilling 2004,
+// "Programming the Hilbert curve").
 static inline void curve_keys(const int width, int bits, uint32_t cells[][BOX]) {
   uint32_t flips[BOX] = {0}, keys[BOX] = {0};
   for (int bit = bits - 1; bit > 0; bit--) {
@@ -81,7 +81,7 @@ static void sort_by_key(int64_t n, int bits, uint32_t *keys, int32_t *rows, uint
   }
 }
 
-// A part of one pass of the sort of a large problem.
+// Counts the digits of keys [start, stop) in one pass of the sort of a large problem.
 EXPORT int gpukmeans_few_count_digits(const struct sort_pass *pass, int64_t start, int64_t stop) {
   count_digits(pass->keys, start, stop, pass->pass, pass->positions);
   return 0;

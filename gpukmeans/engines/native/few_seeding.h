@@ -2,8 +2,9 @@
 //
 // A candidate is compared with the points of a box only if it may be nearer to a point than all centers so far. The
 // bound is the reference distance of the candidate to its nearest position in the box. In each coordinate the
-// difference to this position is at most the difference to any point of the box. Rounding keeps the order of differences, squares
-// and sums. So the bound is at most the reference distance to every point of the box, without a margin.
+// difference to this position is at most the difference to any point of the box. Rounding keeps the order of
+// differences, squares and sums. So the bound is at most the reference distance to every point of the box, without a
+// margin.
 //
 // Points of weight 0 change no total. They have a squared distance of -1, so that no candidate is nearer.
 

@@ -1,7 +1,7 @@
 // The steps of an iteration of Lloyd's loop apart from the pass over the points: centers move to means, and runs end.
 //
-// Each operation is the same as in gpukmeans/lloyd.py and gpukmeans/moments.py, in float64 and rounded once, so results
-// have the same bits. There the steps take about fifty short tensor operations, which cost more than a pass over few
+// gpukmeans/lloyd.py and gpukmeans/moments.py have the same operations, in float64 and rounded once, so results are
+// equal bit by bit. The Python files need about fifty short tensor operations, which cost more than a pass over few
 // points.
 #include "distance.h"
 
@@ -60,7 +60,7 @@ static double finest_scale(double largest_total) {
   return ldexp(1, exponent > MAX_EXPONENT ? MAX_EXPONENT : exponent < -MAX_EXPONENT ? -MAX_EXPONENT : exponent);
 }
 
-// Whether a cluster that is not fixed is empty, and some point with weight is not at its center.
+// Whether a cluster that is not fixed is empty while some point with weight is not at its nearest center.
 static int misses_a_cluster(const struct moments *moments, int64_t run) {
   int is_empty = 0;
   for (int64_t cluster = moments->n_fixed; cluster < moments->n_clusters; cluster++)

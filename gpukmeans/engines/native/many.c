@@ -21,13 +21,13 @@
 
 #define MAX_ROWS 126         // rows of a block; a multiple of the rows of a call of the product
 #define ROW_BYTES (1 << 17)  // bytes of the shifted coordinates of a block
-#define MAX_FOUND 12         // possible nearest centers listed for one point; if there are more, all are compared
+#define MAX_FOUND 12         // possible nearest centers listed for one point; with more, all centers are compared
 #define ALL_CENTERS (MAX_FOUND + 1)
 #define KNOWN_LABELS 1
 #define KNOWN_BOUNDS 2
 #define POWER_STEPS 3
-#define GROUP 256            // rows of a group in seeding, which has one total of w·d²
-#define NORM_SUMS 16 // partial sums of the norm of a center, which make it more precise than a product
+#define GROUP 256            // rows of a group in seeding; each group has one total of w·d²
+#define NORM_SUMS 16 // partial sums of the norm of a center, which reduce its rounding error
 
 INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 INLINE int64_t n_panels(int64_t n_clusters) { return (n_clusters + PANEL - 1) / PANEL; }

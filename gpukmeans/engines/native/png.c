@@ -8,7 +8,7 @@
 #define N_FILTERS 5
 #define N_BYTES 256
 #define MAX_COLORS 256
-#define N_TABLES 4 // byte i is counted in table i mod 4, since an increment waits for an increment of the same count
+#define N_TABLES 4 // tables of counts for consecutive bytes, because an increment waits for the last one in its table
 
 // The residual of a byte from the bytes around it.
 INLINE uint8_t residual_of(int filter, int byte, int left, int above, int above_left) {
