@@ -72,7 +72,8 @@ class KMeansResult(Generic[Labels]):
         return summary_of_fields("KMeansResult", vars(self))
 
 
-# An object of another type, such as a NumPy memory map, is an array or a stream: the last overload allows both.
+# The first overload is for tensors, the second for streams. The type of another object, such as a NumPy memory map,
+# does not show whether the object is an array or a stream, so the third overload allows labels and None.
 @overload
 def kmeans(x: Tensor, n_clusters: SupportsIndex, **options: Unpack[KMeansKeywords]) -> KMeansResult[Tensor]: ...
 @overload
@@ -104,16 +105,16 @@ def kmeans(
 ) -> KMeansResult[Tensor | None]:
     """K centers that minimize the sum of weight times squared distance to the nearest center (Lloyd 1982).
 
-    Equal input and generator state give equal bits. The lowest index wins a tie between centers. Empty clusters move to
-    the points farthest from their centers; a warning reports clusters that are still empty at the end.
-    docs/guarantees.md has the rules for dtypes, ties, streams, ranks and checkpoints.
+    Equal input and generator state give equal bits. The lowest index wins a tie between centers. Centers of empty
+    clusters move to the points with the largest distances to the nearest center. A warning reports clusters that are
+    still empty at the end. docs/guarantees.md has the rules for dtypes, ties, streams, ranks and checkpoints.
 
     Args:
         x: points (N, D), or (..., N, D) for a batch of problems, of any real dtype and on any device: a tensor, an
-            array of NumPy or of a library with DLPack, or a DataFrame; or a stream, which is an iterable of batches (N,
-            D) that can be iterated again, or an array on disk (see `Batches`).
-        n_clusters: the number of centers K, at least 1. Without the fixed centers it is at most the number of points of
-            weight above 0.
+            array of NumPy or of a library with DLPack, or a DataFrame. `x` may also be a stream (see `Batches`): an
+            iterable of batches (N, D) that can be iterated again, or an array on disk.
+        n_clusters: the number of centers K, at least 1. K minus the number of fixed centers is at most the number of
+            points of weight above 0.
         weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
             their own weights: `Batches(source, weighted=True)`.
         init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
@@ -166,7 +167,7 @@ def kmeans(
         ),
     )
     if warning:
-        warnings.warn(warning, stacklevel=3)  # the caller, above `eager`
+        warnings.warn(warning, stacklevel=3)  # 1 is this function, 2 the wrapper of `eager`, 3 the caller
     return result
 
 
@@ -185,7 +186,7 @@ def cluster(
 
 @torch.no_grad()
 def inertia_at(x: Any, centers: Any, weights: Any, metric: str | Metric, engine: str | Engine) -> Tensor:
-    """The inertia (...) of points (..., N, D), or of a stream, at centers (K, D) or (..., K, D)."""
+    """The inertia, of shape (...), of points (..., N, D) or of a stream at centers (K, D) or (..., K, D)."""
     given, centers = read_input(x, weights, engine), to_tensor(centers, "centers")
     spec = required_spec(given.spec)
     check_centers(spec.empty_points(given.batch), centers)
@@ -268,7 +269,11 @@ class Clustering:
         )
 
     def warning_of_empty_clusters(self, fit: Fit) -> str | None:
-        """The warning about the problem with the most empty clusters, or None. Fixed centers do not count."""
+        """The warning about the problem with the most empty clusters, or None. Fixed centers do not count.
+
+        In the message, a point with weight is a point of weight above 0. Points are distinct "up to rounding" if the
+        run converged although some points are not exactly at their centers.
+        """
         n_clusters, weights = self.options.n_free, fit.cluster_weights[:, self.options.n_fixed :]
         n_empty = (weights == 0).sum(dim=1)
         if not n_empty.any():

@@ -1,9 +1,12 @@
-"""The plain engine: assignments by `torch.cdist` and argmin, totals by `scatter_add_`. It defines all results.
+"""The plain engine: assignments by `torch.cdist` and argmin, totals by `scatter_add_`.
 
-It is `gpukmeans.textbook` with four additions:
+This engine defines the results of every engine: other engines must return the same bits. It is `gpukmeans.textbook`
+with five additions:
 
 * Blocks: one tile of the N x K table of distances is in memory at a time.
-* Batches: B runs over the points of P problems are computed side by side, with weights.
+* Batches: B runs are computed side by side. A problem is a set of N points, and a run is a set of K centers for the
+  points of one of P problems.
+* Weights: each point may have a weight.
 * Ties: where the rounding of `cdist` could change which center is nearest, the reference distance (see
   `gpukmeans.distance`) decides. If several centers have the same reference distance, the lowest index is the label.
 * Fixed-point sums: terms are added as integers, so no bit depends on blocks, threads or devices.
@@ -24,11 +27,12 @@ from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
 
 # The largest number of entries of a tile of the distance table. 2**20 was the fastest of 2**16 to 2**20, measured on
-# two cores. A pass, with temporary tensors, takes less than 64 MiB, in float64 too and for up to a million coordinates.
+# two cores. One pass over all points takes less than 64 MiB of temporary memory, also in float64 and also for points of
+# up to a million coordinates each.
 _TILE = 1 << 20
 
-# The other mode of cdist is a matrix product: digits cancel for points far from the origin, and bits depend on the
-# shape of the block.
+# Distances from differences of coordinates. cdist could use a matrix product instead, but then digits cancel for points
+# far from the origin, and bits depend on the shape of the block.
 _DIRECT = "donot_use_mm_for_euclid_dist"
 
 
@@ -67,7 +71,10 @@ class _Block(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundPlainEngine:
-    """The plain engine, bound to points (P, N, D). Its only state is the last `problems`, as a tensor on the device."""
+    """The plain engine, bound to points (P, N, D).
+
+    Between calls it caches only the `problems` of the last call, as a tensor on the device.
+    """
 
     x: Tensor
     weights: Tensor | None
@@ -83,7 +90,7 @@ class BoundPlainEngine:
         return Assignment(labels, sqdist)
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
-        """Moments at centers (B, K, D). Labels are stored for one block at a time."""
+        """Moments (see `gpukmeans.moments`) at centers (B, K, D). Labels are stored for one block at a time."""
         n_runs, n_clusters, width = centers.shape
         device = self.x.device
         sums = torch.zeros(n_runs, width, n_clusters, dtype=torch.int64, device=device)
@@ -119,7 +126,8 @@ class BoundPlainEngine:
 
     def _blocks(self, centers: Tensor, problems: Sequence[int]) -> Iterator[_Block]:
         """Blocks of rows of one run, or of all rows of several runs if their problems are small."""
-        # The distances of a block fit a tile. So do four copies of its points, which operations make.
+        # A tile has room for the distances of a block, and for four temporary tensors of the size of its points. A
+        # block has at least one row, even if this row alone exceeds a tile.
         n_rows = self.tile // max(centers.shape[1], 4 * self.x.shape[2])
         index = self._problem_index(problems)
         for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
@@ -128,7 +136,10 @@ class BoundPlainEngine:
             yield _Block(runs, rows, self.x[selected, rows].to(centers.dtype), weights)
 
     def _nearest(self, x: Tensor, centers: Tensor) -> Assignment:
-        """The centers (B, K, D) nearest to the points (B, N, D) of a block. A tile has some of the centers."""
+        """The centers (B, K, D) nearest to the points (B, N, D) of a block.
+
+        Centers are compared in groups only if K alone exceeds a tile. Otherwise one tile has all distances.
+        """
         best: Assignment | None = None
         for columns in blocks(centers.shape[1], self.tile // (x.shape[0] * x.shape[1])):
             labels, sqdist = self.nearest(x, centers[:, columns])
@@ -147,9 +158,10 @@ def nearest_by_cdist(x: Tensor, centers: Tensor) -> Assignment:
     """Labels and squared distances (B, N) by `cdist`, and by the reference distance where rounding could decide."""
     width = x.shape[2]
     table = torch.cdist(x, centers, compute_mode=_DIRECT)
-    # With u = eps/2, the relative error of an entry, the root of a sum of D squares, is below (D/2 + 2)·u. That of the
-    # root of the reference distance is below (D/2 + 1)·u. The factor covers both errors of each of the two centers
-    # compared. The last term covers squares below the smallest normal number, for which these bounds do not hold.
+    # With u = eps/2, the relative error of an entry, the root of a sum of D squares, is below (D/2 + 2)·u. The relative
+    # error of the root of the reference distance is below (D/2 + 1)·u. The sum of both bounds is (D + 3)·u for one
+    # center and (D + 3)·eps for two compared centers, which is less than the (D + 4)·eps in `limit`. The last term of
+    # `limit` covers squares below the smallest normal number, for which these bounds do not hold.
     info = torch.finfo(x.dtype)
     proposed, labels = table.min(dim=2)
     limit = proposed * (1 + (width + 4) * info.eps) + (width * info.tiny) ** 0.5
@@ -181,7 +193,8 @@ class Proposal:
         n, (n_clusters, width) = x.shape[1], centers.shape[1:]
         labels, limit, table = self.labels.flatten().clone(), self.limit.flatten(), self.table.flatten(0, 1)
         flat_x, flat_centers = x.flatten(0, 1), centers.flatten(0, 1)
-        # A quarter of the rows at a time, which bounds the memory if every center of a row is a candidate.
+        # A quarter of the rows at a time. Even if every center is a candidate, the two int64 indices of each candidate
+        # then take no more memory than a table of four or more rows.
         for block in blocks(len(self.contested), len(flat_x) // 4):
             rows = self.contested[block]
             first = rows // n * n_clusters  # index of the first center of the run of each row

@@ -17,8 +17,9 @@ from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks
 
 # On one CPU core, counting by a table of all 2**24 colors takes 30 ms plus 3 ns a pixel. Sorting takes 15 to 25 ns a
-# pixel. The table is faster above 3 megapixels: at 3.8 it takes 40 ms instead of 70. It is used from 5 megapixels,
-# because its memory is too large for smaller images: of its 64 MB, memory pages of 35 to 50 MB have colors of a photo.
+# pixel. The table is faster above 3 megapixels: at 3.8 it takes 40 ms instead of 70. It is used only from 5
+# megapixels, because it takes too much memory for smaller images: the table has 64 MB, and counting a photo writes to
+# memory pages of 35 to 50 MB in total.
 _COUNT_BY_TABLE_FROM = 5 << 20
 # Lookup by table is faster above half a megapixel: at one megapixel it takes 23 ms instead of 53.
 _LOOK_UP_BY_TABLE_FROM = 1 << 19
@@ -218,7 +219,8 @@ def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
 def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Sum of histograms. Each histogram is a pair of codes in ascending order and their counts, and so is the sum.
 
-    The range of codes is cut into pieces with equally many codes of the longest part. Each piece is sorted on its own.
+    The range of codes is cut into pieces, and each piece is sorted on its own. The cuts are at equal steps through the
+    codes of the longest histogram.
     """
     if len(parts) == 1:
         return parts[0]
@@ -259,9 +261,10 @@ def _row_table(keys: Tensor, channels: int) -> Tensor:
 
 
 def _codes(colors: Tensor) -> Tensor:
-    """Colors (N, C) as integers of C bytes, int32, in lexicographic order: the first channel is the highest byte.
+    """Codes (N,), int32, of colors (N, C). The channels are the bytes of a code; the first channel is the highest byte.
 
-    For four channels, 128 is subtracted from the first channel, so that the codes fit into int32.
+    So the numerical order of codes is the lexicographic order of colors. For four channels, 128 is subtracted from the
+    first channel, so that the codes fit into int32.
     """
     codes = colors[:, 0].to(torch.int32)
     if colors.shape[1] == 4:

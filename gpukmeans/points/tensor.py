@@ -1,4 +1,4 @@
-"""Points in one tensor."""
+"""Points in one tensor. `gpukmeans.points.base` defines problems, runs, points with weight and sampling positions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,9 @@ _BLOCK = 1 << 18
 class TensorSource:
     """Points (P, N, D) in one tensor, N at least 1, with weights (P, N) or None for weights of 1.
 
-    `x` is the result of `Metric.prepare`. With `nonzero` a row of zeros with weight is an error. `name` is the name of
-    the points in errors.
+    `x` are the points after `Metric.prepare`: unchanged for the Euclidean metric, divided by their norms for the cosine
+    metric. If `nonzero` is true, a row of zeros whose weight is above 0 is an error. `name` is the name of the points
+    in errors.
     """
 
     x: Tensor
@@ -193,7 +194,7 @@ class TensorNearest:
             units = source.fixed_point_weights(scale, self.problems)
             if by is SampleBy.UNCOVERED:
                 units = units.where(self.sqdist > 0, 0)
-            elif source.weights is None:  # positions are row numbers
+            elif source.weights is None:  # 1 unit each, so the position of a point is its row
                 return TensorSampler(source.x, source.dtype, index, None)
         return TensorSampler(source.x, source.dtype, index, units.cumsum(1))
 
@@ -252,7 +253,7 @@ class TensorSampler:
 
 
 def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torch.dtype) -> Points:
-    """Points (P, N, D) in one tensor, with weights (P, N) or None for weights of 1, one run for each problem.
+    """The `Points` of a tensor (P, N, D), with one run of each problem. Weights are (P, N), or None for weights of 1.
 
     ValueError for values that are not finite or that fixed point cannot represent.
     """

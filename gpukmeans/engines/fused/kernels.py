@@ -171,7 +171,11 @@ def _add_totals(
 @triton.jit
 @no_type_check
 def _rows_at(rows, problem, positions, n_padded):
-    """The rows of the points at these positions. If `rows` is None, row and position are equal."""
+    """The rows of the points at these positions.
+
+    A position is the place of a point in `x`, which may be sorted. A row is its place before sorting. `rows` has the
+    row of each position of a problem. If `rows` is None, `x` is not sorted, so row and position are equal.
+    """
     row = positions
     if rows is not None:
         row = tl.load(rows + problem * n_padded + positions, mask=positions < n_padded, other=0).to(tl.int64)
@@ -256,6 +260,9 @@ def measure_kernel(
     tile: tl.constexpr,
 ):
     """Add to totals (copies, B, K, D + 1) int64, and write inertia int64 and worst_sqdist (B, per_run).
+
+    The result is the sum of the copies of the totals. Several copies are faster, because programs that add to different
+    copies do not wait for each other.
 
     Program p processes blocks p % per_run, p % per_run + per_run, ... of run p // per_run.
     """

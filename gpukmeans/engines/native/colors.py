@@ -91,6 +91,8 @@ def _partition(pixels: Tensor) -> tuple[Tensor, Tensor]:
 class ColorRows:
     """Index of a list of colors. It finds the row of the color of a pixel.
 
+    The list is `colors` of a `gpukmeans.images.histogram.ColorHistogram`. So error messages call it a histogram.
+
     The index takes 4 MiB for three or four channels, and with four channels 4 bytes more for each color.
 
     Args:

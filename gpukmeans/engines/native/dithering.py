@@ -63,8 +63,9 @@ def inverse_palette(
 ) -> UInt8[Tensor, " n"]:
     """Index of the color nearest to the center of each cell of a box, the lowest on ties.
 
-    Cells that differ only in the last channel are contiguous; they are a row. With alpha, the last cell of each row is
-    for opaque pixels. It has the same center as the cell before it, and its color is one of the mask `opaque`.
+    Cells that differ only in the last channel are contiguous; they are a row. With alpha, each row ends with an extra
+    cell for opaque pixels. Its center is the center of the cell before it, which has the highest alpha. Its color is
+    the nearest of the colors in the mask `opaque`; other cells may have any color.
 
     Args:
         opaque: mask (K,) of the colors for opaque pixels, at least one.
@@ -102,13 +103,15 @@ def diffuse(
     The function needs 16 bytes for each column besides the result.
 
     Args:
-        nearest: uint8 (H, W), the indices for the pixels that are not dithered.
+        nearest: uint8 (H, W), the index of the nearest color of each pixel. A pixel is not dithered if it is fully
+            transparent, or within one 8-bit level of this color in each channel. Its result is then this index.
         cells: the inverse palette, from `inverse_palette`.
         lowest: the lowest value of each channel in the box of the inverse palette.
         span: the side of this box in each channel. A pixel plus the errors it receives is clamped to the box.
         sizes: the number of cells of the inverse palette along each channel.
         shift: binary logarithm of the side of a cell.
-        limit: the spacing of the palette colors, in their units. Half of the part of an error above it is dropped.
+        limit: in the units of `colors`. If an error exceeds the limit in a channel, half of the excess is dropped.
+            `gpukmeans.images.dithering` passes the spacing of the palette.
         strength: the part of the remaining error that is diffused, in 1/256.
     """
     height, width, channels = image.shape

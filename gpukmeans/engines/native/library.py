@@ -26,7 +26,7 @@ def fields(kind: type, *names: str) -> list[tuple[str, type]]:
     return [(name, kind) for name in names]
 
 
-class NativeUnavailable(RuntimeError):  # noqa: N818 (a state, which may be intended)
+class NativeUnavailable(RuntimeError):  # noqa: N818 (not "...Error": GPUKMEANS_NATIVE=0 makes it intended)
     """Error if there are no native kernels. The message is the reason, as a clause without a period."""
 
 
@@ -44,7 +44,9 @@ class Library:
             raise NativeUnavailable(f"{path.name} cannot be loaded: {error}") from None
 
     def function(self, name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., Any]:
-        """An exported function, with the types of its first use. A call of it releases Python's global lock.
+        """The exported function of this name. The first request sets its types, and later requests do not change them.
+
+        A call of the returned function releases Python's global lock.
 
         Args:
             name: the name in C, which begins with `gpukmeans_`.
@@ -63,7 +65,7 @@ class Library:
 
 
 def load() -> Library:
-    """The library for this CPU, loaded at the first call. NativeUnavailable, with the reason, if there is none."""
+    """The library for this CPU, loaded at the first call. NativeUnavailable if there are no native kernels."""
     outcome = _load_once()
     if isinstance(outcome, str):
         raise NativeUnavailable(outcome)
