@@ -1,7 +1,7 @@
 // Common definitions of all kernels: exported names, vectors as wide as the registers, and rounding to fixed point.
 //
-// Kernels are GNU C for gcc and clang. Each operation is rounded once: the build compiles them without contraction to
-// fused multiply-adds (except propose.c). The checks below stop the build where an option would change results.
+// Kernels are GNU C for gcc and clang. Each operation is rounded once, because the build compiles all files except
+// propose.c without fused multiply-adds. The checks below stop the build if a compiler option would change results.
 #ifndef GPUKMEANS_COMMON_H
 #define GPUKMEANS_COMMON_H
 
@@ -38,9 +38,9 @@
 #define F64_LANES (VECTOR_BYTES / 8)
 #define VECTOR_OF(element) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(element)), may_alias)) element
 typedef VECTOR_OF(float) f32_vector;
-typedef VECTOR_OF(int32_t) i32_vector; // also the type of a comparison of f32_vector: -1 where it holds, else 0
+typedef VECTOR_OF(int32_t) i32_vector; // also the mask of a comparison of f32_vector: -1 where it holds, else 0
 typedef VECTOR_OF(double) f64_vector;
-typedef VECTOR_OF(int64_t) i64_vector; // also of comparisons of f64_vector
+typedef VECTOR_OF(int64_t) i64_vector; // also the mask of a comparison of f64_vector
 
 INLINE f32_vector f32_load(const float *from) { return *(const f32_vector *)from; }
 INLINE f64_vector f64_load(const double *from) { return *(const f64_vector *)from; }
@@ -53,8 +53,7 @@ INLINE f32_vector f32_fill(float value) { return (f32_vector){0} + value; }
 INLINE i32_vector i32_fill(int32_t value) { return (i32_vector){0} + value; }
 INLINE f64_vector f64_fill(double value) { return (f64_vector){0} + value; }
 
-// In each lane `yes` where the mask is -1, `no` where it is 0: by bit operations, since compilers turn ?: into
-// branches.
+// Each lane is `yes` where the mask is -1, and `no` where it is 0. Compilers would turn ?: into branches.
 INLINE i32_vector i32_select(i32_vector mask, i32_vector yes, i32_vector no) { return (mask & yes) | (~mask & no); }
 INLINE i64_vector i64_select(i64_vector mask, i64_vector yes, i64_vector no) { return (mask & yes) | (~mask & no); }
 INLINE f32_vector f32_select(i32_vector mask, f32_vector yes, f32_vector no) {
@@ -80,8 +79,8 @@ INLINE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? va
 // unsigned addition wraps around.
 INLINE int64_t to_fixed(double term, double scale) { return (int64_t)rint(term * scale); }
 
-// The same where |term * scale| < FIXED_SMALL. The addition rounds the product to an integer and leaves it in the
-// lowest bits of a double. Unlike `rint`, which would be a call for each element, compilers vectorize it.
+// `to_fixed` for |term * scale| < FIXED_SMALL. The addition rounds the product to an integer, which is in the lowest
+// bits of the sum. Compilers vectorize the addition, but may call `rint` for each element.
 #define FIXED_SMALL 0x1p51
 #define FIXED_ORIGIN 0x1.8p52
 #define FIXED_ORIGIN_BITS INT64_C(0x4338000000000000)

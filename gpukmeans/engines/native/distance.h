@@ -1,8 +1,6 @@
-// The reference distance of two rows of any width, with the bits of gpukmeans/distance.py: up to 8 squares are added
-// from left to right. Of more squares, the second half is added to the first half until 8 or fewer are left. Each
-// operation is rounded once.
-//
-// Defines, for float and double, squared_distance_f32 and squared_distance_f64.
+// The reference distance of two rows of any width: squared_distance_f32 and squared_distance_f64. Results are equal bit
+// by bit to gpukmeans/distance.py. While there are more than 8 squares, the second half of the squares is added to the
+// first half. The last 8 or fewer squares are added from left to right. Each operation is rounded once.
 #ifndef DISTANCE_REAL // first inclusion: includes this file again for each type
 #ifndef GPUKMEANS_DISTANCE_H
 #define GPUKMEANS_DISTANCE_H
@@ -30,7 +28,8 @@ INLINE int64_t distance_scratch(int64_t width) { return (width + 1) / 2 + 16; }
 #define DISTANCE_LOAD(from) (*(const DISTANCE_VECTOR *)(from))
 #define DISTANCE_STORE(to, values) (*(DISTANCE_VECTOR *)(to) = (values))
 
-// The squares of the differences of two rows, of which the second half is added to the first. Zeros of a vector follow.
+// Writes the squares of the differences of two rows, with the second half added to the first `half` squares. One vector
+// of zeros follows.
 INLINE void DISTANCE_NAME(halved_squares)(const DISTANCE_REAL *x, const DISTANCE_REAL *y, int64_t width, int64_t half,
                                           DISTANCE_REAL *squares) {
   const int64_t pairs = width - half;
@@ -60,8 +59,8 @@ INLINE DISTANCE_REAL DISTANCE_NAME(squared_distance_by_halves)(const DISTANCE_RE
   DISTANCE_NAME(halved_squares)(x, y, width, left, squares);
   while (left > SEQUENTIAL_WIDTH) {
     const int64_t half = (left + 1) / 2;
-    // Whole vectors: elements after the last square are 0, which changes no bit of a sum, and elements written after
-    // the first half are not read again.
+    // The last vector may include elements after the last square. They are 0, so they change no bit of a sum. Elements
+    // written after the first half are overwritten below.
     for (int64_t i = 0; i < left - half; i += DISTANCE_LANES)
       DISTANCE_STORE(squares + i, DISTANCE_LOAD(squares + i) + DISTANCE_LOAD(squares + half + i));
     DISTANCE_STORE(squares + half, (DISTANCE_VECTOR){0});
@@ -83,7 +82,7 @@ INLINE DISTANCE_REAL DISTANCE_NAME(squared_distance)(const DISTANCE_REAL *x, con
     }
     return total;
   }
-  switch (width) { // special code for frequent widths, with loops of constant length
+  switch (width) { // for frequent widths the compiler makes loops of constant length
   case 16: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 16, scratch);
   case 32: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 32, scratch);
   case 64: return DISTANCE_NAME(squared_distance_by_halves)(x, y, 64, scratch);

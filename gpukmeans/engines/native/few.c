@@ -1,9 +1,11 @@
-// Points of few coordinates (D <= 8): labels, totals, inertia and the largest squared distance at K centers.
+// Assignment of points of few coordinates (D <= 8) to K centers: labels, totals, inertia and the largest squared
+// distance.
 //
-// Points are sorted along a Hilbert curve, in small boxes of 64. A box is compared with its candidates only: centers
-// that a bound, with a margin for rounding, does not exclude. A box is skipped if its candidates have not moved. The
-// reference distance, each operation rounded once, decides among the candidates, so results are equal to a comparison
-// with all centers. Sums are integers, which may be added in any order.
+// Points are sorted along a Hilbert curve, and each 64 consecutive points form a small box. The points of a box are
+// compared only with the candidates of the box: the centers that a bound of distances, with a margin for rounding, does
+// not exclude. A box is skipped if its candidates are unchanged and have not moved. The reference distance, with each
+// operation rounded once, decides among the candidates, so results are equal to a comparison with all centers. Sums are
+// integers, which may be added in any order.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,7 +16,7 @@
 // The number of points in a small box, and of small boxes in a large box. few.py has the same numbers.
 enum { BOX = 64, FANOUT = 16, MAX_WIDTH = 8 };
 
-// An array of any dtype of torch, with the strides, in elements, of problems, rows and channels. `data` may be NULL.
+// An array of a dtype listed below. Its strides, in elements, are of problems, rows and channels. `data` may be NULL.
 struct array {
   const void *data;
   int64_t type;
@@ -22,8 +24,8 @@ struct array {
 };
 enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, UINT8, INT8, INT16, INT32, INT64 };
 
-// A pass over points in the given order. Results whose pointer is NULL are not computed. Totals and inertia are added
-// to the previous values.
+// A pass over points in the given order. Results whose pointer is NULL are not computed. The pass adds to the previous
+// totals and inertia.
 struct direct_pass {
   struct array x, weights;
   int64_t n_rows, n_clusters, width;
@@ -33,7 +35,7 @@ struct direct_pass {
   const double *lowest; // (B, D)
   const double *weight_scale; // (B,)
   const double *sqdist_scale; // (B,)
-  uint64_t *totals; // (B, K, D + 1): of w·(x - lowest), then of w
+  uint64_t *totals; // (B, K, D + 1): D totals of w·(x - lowest), then the total of w
   uint64_t *inertia; // (B,)
   void *worst; // (B,)
   int64_t *labels; // (B, N)
@@ -44,9 +46,9 @@ struct direct_pass {
 struct sorted_points {
   struct array x, weights;
   int64_t n_problems, n_rows, n_small, n_large, width;
-  void *sorted; // (P, D, n_small * BOX), padded by the last point
-  double *sorted_weights; // (P, n_small * BOX), padded by 0; NULL for weights of 1
-  int32_t *rows; // (P, N)
+  void *sorted; // (P, D, n_small * BOX), padded with copies of the last point
+  double *sorted_weights; // (P, n_small * BOX), padded with 0; NULL for weights of 1
+  int32_t *rows; // (P, N): the row of the given points at each position of the order
   void *small; // (P, n_small, 2, D): midpoint and half width in each coordinate
   void *large; // (P, n_large, 2, D)
   double *half_diagonal; // (P,): mean half diagonal of the small boxes
@@ -64,25 +66,25 @@ struct sort_pass {
   int64_t *positions;       // (N_DIGITS,): counts of digits, then the position of the next key with each digit
 };
 
-// A pass of B runs over sorted points. The state has one slot for each run; run b uses slot slots[b].
+// A pass of B runs over sorted points. Arrays "by slot" keep the results of earlier calls. Run b uses slot slots[b].
 struct sorted_pass {
   struct sorted_points points;
   int64_t n_clusters, capacity; // capacity: length of the longest list that is kept
   int64_t n_slots;
   const int64_t *slot_problems, *problems; // (n_slots,) and (B,)
-  int64_t *slots; // (B,), possibly none for `assign`
+  int64_t *slots; // (B,); NULL or -1 if `assign` uses no slot
   const void *centers; // (B, K, D)
   const double *sum_scale, *lowest, *weight_scale, *sqdist_scale;
   uint64_t *totals; // by slot (K, D + 1)
   int32_t *labels; // by slot (n_small * BOX,)
-  int32_t *lists, *counts; // by slot (n_small, capacity) and (n_small,); a count of 0: the list is not kept
+  int32_t *lists, *counts; // by slot (n_small, capacity) and (n_small,): candidates; a count of 0: not kept
   uint64_t *box_inertia; // by slot (n_small,)
   void *box_worst; // by slot (n_small,)
-  void *last, *origins, *slack; // by slot (K, D), (K, D) and (): centers of the last call, and of the lists
+  void *last, *origins, *slack; // by slot (K, D), (K, D) and (): last centers; centers and slack of the lists
   double *scales; // by slot (2D + 2,): scales and origin of the last call
   uint8_t *moved; // by slot (K,): whether a center differs from that of the last call
-  int32_t *flags; // by slot
-  uint64_t *total_changes; // by run (K, D + 1): changes of totals; NULL: they are added to the totals
+  int32_t *flags; // by slot: VALID, REFRESH, RECOUNT, RESCALE
+  uint64_t *total_changes; // by run (K, D + 1): changes of totals; NULL: `totals` is updated directly
   uint64_t *total_results; // (B, K, D + 1)
   uint64_t *inertia; // (B,)
   void *worst; // (B,)
@@ -93,12 +95,13 @@ struct sorted_pass {
 // all points. RESCALE: the inertia of all boxes is computed again.
 enum { VALID = 1, REFRESH = 2, RECOUNT = 4, RESCALE = 8 };
 
-// The slack of new lists is this multiple of the last move of the centers, but at most this fraction of the half
-// diagonal of a box, because long lists cost more than new ones.
+// The slack of a list is the distance by which centers may move before the list must be renewed. It is slack_per_move
+// times the last move of the centers, at most most_slack times the mean half diagonal of the small boxes, because long
+// lists cost more than new ones. If the last move exceeds this limit, the slack is 0.
 static const double slack_per_move = 4.0, most_slack = 0.15;
 
-// Greedy k-means++ over the boxes of one problem. Each group of SEEDING_GROUP rows, in the given order, has a total of
-// w·d². Draws use the prefix sums of these totals, as in gpukmeans/engines/native/seeding.py.
+// Greedy k-means++ over the boxes of one problem. Each SEEDING_GROUP consecutive rows, in the given order, are a group
+// with a total of w·d². Random draws use the prefix sums of these totals, as in gpukmeans/engines/native/seeding.py.
 enum { SEEDING_GROUP = 256 };
 struct seeding_boxes {
   struct sorted_points points;
@@ -106,9 +109,9 @@ struct seeding_boxes {
   void *sqdist;                       // (n_small * BOX,): to the nearest center so far; -1 for weight 0 and padding
   int32_t *places;                    // (N,): the position of each row in the order of the points
   void *small_ranges, *large_ranges;  // (.., 2, D, FANOUT): lowest and highest values of FANOUT boxes
-  void *small_most, *large_most;      // (.., FANOUT): the largest of the squared distances of each box
+  void *small_most, *large_most;      // (.., FANOUT): the largest value of `sqdist` in each box
   double *heaviest;                   // (n_small,): the largest weight of each box, at least 1
-  uint64_t *units;                    // of each group
+  uint64_t *units;                    // the fixed-point total of each group, for `scale`
   double scale;
   int64_t n_candidates;
 };
@@ -140,8 +143,8 @@ static inline float float_of_bfloat16(uint16_t high) {
     }                                                                                                                  \
     break;                                                                                                             \
   }
-// Values (width, stride) of up to BOX rows of a problem: the given `rows`, or else the rows from `first` on. All
-// channels of a row are read at once, because rows in any order are in different cache lines.
+// Reads `count` rows of a problem, at most BOX, into `to` (width, stride): the given `rows`, or the rows from `first`
+// on if `rows` is NULL. All channels of a row are read at once, because unordered rows are in different cache lines.
 #define DEFINE_READ(name, real)                                                                                        \
   static void name(const struct array *array, int64_t problem, int width, const int32_t *rows, int64_t first,          \
                    int count, real *to, int64_t stride) {                                                              \

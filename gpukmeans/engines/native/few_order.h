@@ -1,10 +1,11 @@
 // Keys of points on a Hilbert curve, and their order by a radix sort.
 
-// SAMPLE is the number of sampled values of a coordinate, whose quantiles are the grid lines. MAX_BITS is the largest
-// number of bits of a grid coordinate.
+// Grid lines are quantiles of up to SAMPLE sampled values of a coordinate. MAX_BITS is the largest number of bits of a
+// grid coordinate.
 enum { SAMPLE = 2048, MAX_BITS = 10, MAX_LINES = 1 << MAX_BITS };
 
-// Bits of each coordinate of the grid: about 8 grid cells or more for each small box, at most 30 bits in total.
+// Bits of each coordinate of the grid: the fewest for at least as many grid cells as points, but at most MAX_BITS, and
+// at most 30 for all coordinates together.
 static int grid_bits(int64_t n_rows, int width) {
   int bits = 0;
   while (((int64_t)1 << bits) < n_rows) bits++;
@@ -13,8 +14,8 @@ static int grid_bits(int64_t n_rows, int width) {
   return bits < 1 ? 1 : bits > MAX_BITS ? MAX_BITS : bits;
 }
 
-// Replaces the first coordinate of each of BOX grid cells by the index of the cell on the curve (Skilling 2004,
-// "Programming the Hilbert curve").
+// Replaces the first coordinate of each of BOX grid cells by the index of the cell on the curve, and overwrites the
+// other coordinates (Skilling 2004, "Programming the Hilbert curve").
 static inline void curve_keys(const int width, int bits, uint32_t cells[][BOX]) {
   uint32_t flips[BOX] = {0}, keys[BOX] = {0};
   for (int bit = bits - 1; bit > 0; bit--) {
@@ -57,7 +58,7 @@ static void first_positions(int64_t *counts) {
   }
 }
 
-// Moves keys and rows to the next positions of their digits.
+// Copies keys and rows to the positions of their digits, and increases each position by 1 after use.
 static void scatter_digits(const uint32_t *keys, const int32_t *rows, int64_t start, int64_t stop, int64_t pass,
                            int64_t *positions, uint32_t *to_keys, int32_t *to_rows) {
   for (int64_t i = start; i < stop; i++) {
@@ -67,7 +68,8 @@ static void scatter_digits(const uint32_t *keys, const int32_t *rows, int64_t st
   }
 }
 
-// The rows 0 to n - 1 by ascending key, equal keys by ascending row. Spare memory is as long as keys and rows.
+// Sorts `keys`, and writes the rows 0 to n - 1 by ascending key, with equal keys by ascending row. The spare arrays
+// have n elements.
 static void sort_by_key(int64_t n, int bits, uint32_t *keys, int32_t *rows, uint32_t *spare_keys, int32_t *spare_rows) {
   int64_t positions[N_DIGITS];
   for (int64_t i = 0; i < n; i++) rows[i] = (int32_t)i;

@@ -1,11 +1,11 @@
-// The steps of an iteration of Lloyd's loop apart from the pass over the points: centers move to means, and runs end.
+// The steps of an iteration of Lloyd's algorithm after the pass over the points: centers move to means, and runs end.
 //
-// gpukmeans/lloyd.py and gpukmeans/moments.py have the same operations, in float64 and rounded once, so results are
-// equal bit by bit. The Python files need about fifty short tensor operations, which cost more than a pass over few
+// gpukmeans/lloyd.py and gpukmeans/moments.py do the same operations in float64, each rounded once, so results are
+// equal bit by bit. The Python files need about fifty short tensor operations, which take longer than a pass over few
 // points.
 #include "distance.h"
 
-// Moments of B runs and their scales. Strides are in elements; the other arrays are contiguous.
+// Moments of B runs and their scales. Only `sums` and `totals` have strides, in elements. Other arrays are contiguous.
 struct moments {
   const int64_t *sums, *totals, *inertia;                // (B, K, D), (B, K), (B,)
   const double *sum_scale, *weight_scale, *sqdist_scale; // (B, D), (B,), (B,)
@@ -20,8 +20,8 @@ struct move {
   const double *total_weight; // (B,)
   const uint8_t *going;       // (B,)
   const int64_t *n_iter;      // (B,)
-  void *target;               // (B, K, D): the means; previous centers of ended runs, empty and fixed clusters
-  double *sqshift, *bound;    // (B,): largest squared distance of a move; bound of squared distances of points after it
+  void *target;               // (B, K, D): means, or previous centers for ended runs and empty or fixed clusters
+  double *sqshift, *bound;    // (B,): largest squared move of a center; bound of the next squared distances of points
   double *scale;              // (B,): the fixed-point scale for the bound
   int64_t *n_iter_result;     // (B,)
   uint8_t *going_result;      // (B,): whether any center moves
@@ -30,12 +30,12 @@ struct move {
 struct decision {
   struct moments moments;
   const uint8_t *going;                      // (B,)
-  const double *bound, *inertia, *lowest;    // (B,): bound is of squared distances; inertia before the move
-  const int64_t *stalled;                    // (B,)
+  const double *bound, *inertia, *lowest;    // (B,): `bound` of the move, inertia before it, lowest inertia so far
+  const int64_t *stalled;                    // (B,): iterations since the lowest inertia
   const uint8_t *unresolved;                 // (B,)
   double *inertia_result, *lowest_result;    // (B,)
   int64_t *stalled_result;                   // (B,)
-  uint8_t *going_result, *unresolved_result; // (B,): unresolved is set if the scale is too coarse
+  uint8_t *going_result, *unresolved_result; // (B,): `unresolved` becomes 1 if the scale was too coarse
 };
 
 INLINE double real_at(const void *values, int64_t is_double, int64_t i) {
@@ -50,7 +50,7 @@ INLINE double worst_sqdist(const struct moments *moments, int64_t run) {
   return real_at(moments->worst, moments->is_double, run);
 }
 
-// The finest scale for terms that add up to at most `largest_total`, as in gpukmeans/fixed_point.py.
+// The largest fixed-point scale for terms whose total is at most `largest_total`, as in gpukmeans/fixed_point.py.
 static double finest_scale(double largest_total) {
   enum { TOTAL_BITS = 61, MAX_EXPONENT = 1000 };
   if (largest_total == 0) return 1;
@@ -60,7 +60,7 @@ static double finest_scale(double largest_total) {
   return ldexp(1, exponent > MAX_EXPONENT ? MAX_EXPONENT : exponent < -MAX_EXPONENT ? -MAX_EXPONENT : exponent);
 }
 
-// Whether a cluster that is not fixed is empty while some point with weight is not at its nearest center.
+// Whether a cluster that is not fixed is empty, and a point with weight has a positive distance to its nearest center.
 static int misses_a_cluster(const struct moments *moments, int64_t run) {
   int is_empty = 0;
   for (int64_t cluster = moments->n_fixed; cluster < moments->n_clusters; cluster++)
@@ -68,7 +68,7 @@ static int misses_a_cluster(const struct moments *moments, int64_t run) {
   return is_empty && worst_sqdist(moments, run) > 0;
 }
 
-// The mean of a cluster, D values, within the range of the points.
+// Writes the mean (D) of a cluster, clipped to the range of the points.
 static void mean_of_cluster(const struct moments *moments, int64_t run, int64_t cluster, double *mean) {
   const int64_t *sums = moments->sums + run * moments->sum_strides[0] + cluster * moments->sum_strides[1];
   const double weight = (double)total_at(moments, run, cluster) / moments->weight_scale[run];
@@ -81,7 +81,7 @@ static void mean_of_cluster(const struct moments *moments, int64_t run, int64_t 
 }
 
 // Moves the centers of runs [start, stop). Returns the number of runs with an empty cluster that must be relocated. If
-// there are any, results are undefined, because this kernel does not relocate. Scratch memory has 3 D doubles.
+// this number is not 0, nothing is written, because this kernel does not relocate. Scratch memory has 3 D doubles.
 EXPORT int64_t gpukmeans_move(const struct move *move, int64_t start, int64_t stop, double *scratch) {
   const struct moments *moments = &move->moments;
   const int64_t n_clusters = moments->n_clusters, width = moments->width, is_double = moments->is_double;
@@ -117,8 +117,10 @@ EXPORT int64_t gpukmeans_move(const struct move *move, int64_t start, int64_t st
   return 0;
 }
 
-// Decides by the moments after the move whether runs [start, stop) continue. The scale was too coarse if the bound is
-// above `too_coarse` times the largest squared distance.
+// Decides from the moments after the move which of the runs [start, stop) continue. A run ends after `patience` stalled
+// iterations. It also ends if its inertia decreases by at most `tol` times the inertia before and no cluster must be
+// relocated. The scale was too coarse if the largest squared distance is positive and `too_coarse` times this distance
+// is below the bound.
 EXPORT void gpukmeans_decide(const struct decision *decision, int64_t start, int64_t stop, double tol, int64_t patience,
                              double too_coarse) {
   const struct moments *moments = &decision->moments;

@@ -1,5 +1,5 @@
-// Functions for library.py and threads.py: the hash of the sources, the instruction set of this CPU, and whether this
-// thread sets denormal numbers to zero.
+// Functions for library.py and threads.py: the hash of the sources, the instruction set of this CPU, and the control
+// bits by which a thread sets denormal numbers to zero.
 #include "common.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -17,14 +17,14 @@ EXPORT uint64_t gpukmeans_source_hash(void) { return GPUKMEANS_SOURCE_HASH; }
 
 INLINE int has_bits(unsigned value, unsigned bits) { return (value & bits) == bits; }
 
-// Whether CPU and system support x86-64-v3 (AVX2, FMA and others). Not by __builtin_cpu_supports, which needs a
-// run-time library that clang on Windows and zig lack.
+// Whether CPU and system support x86-64-v3 (AVX2, FMA and others). __builtin_cpu_supports would need a run-time library
+// that clang on Windows and zig lack.
 EXPORT int gpukmeans_supports_v3(void) {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) ||
       !has_bits(c, bit_FMA | bit_MOVBE | bit_OSXSAVE | bit_AVX | bit_F16C | bit_SSE4_2 | bit_POPCNT))
     return 0;
-  unsigned saved_low, saved_high; // bits of the registers that the system saves: 2 for SSE, 4 for AVX
+  unsigned saved_low, saved_high; // flags of the registers that the system saves: 2 for SSE, 4 for AVX
   __asm__("xgetbv" : "=a"(saved_low), "=d"(saved_high) : "c"(0));
   if (!has_bits(saved_low, 2 | 4)) return 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has_bits(b, bit_BMI | bit_AVX2 | bit_BMI2)) return 0;
@@ -50,7 +50,7 @@ INLINE void set_control_register(uint64_t value) { __asm__ volatile("msr fpcr, %
 
 #endif
 
-// The control bits by which this thread sets denormal numbers to zero; 0 if it does not.
+// The bits of FLUSH_BITS that are set in this thread, 0 if it computes with denormal numbers.
 EXPORT uint64_t gpukmeans_flush_bits(void) { return control_register() & FLUSH_BITS; }
 
 EXPORT void gpukmeans_set_flush_bits(uint64_t bits) {

@@ -1,16 +1,18 @@
-// Many coordinates: matrix products propose the nearest centers, and the reference distance (distance.h) decides.
+// Assignment of points of many coordinates: matrix products propose the nearest centers, and the reference distance
+// (distance.h) decides.
 //
-// Points and centers are shifted by an origin near the centers. A product gives v = x·c - |c|²/2 for a point and a
-// panel of 16 centers, so |x|² - 2v is the squared distance up to rounding. A center is excluded if this value is above
-// the squared distance to another center by more than the rounding errors of both (see `margin`). All other centers are
-// compared by the reference distance, the lowest index first. So no bit of a result depends on the product.
+// Points and centers are shifted by an origin near the centers. A product gives v = x·c - |c|²/2 for a point and each
+// center of a panel of 16, so |x|² - 2v is the squared distance up to rounding. A center is excluded if |x|² - 2v is
+// above the squared distance to another center by more than the rounding errors of both (see `margin`). All other
+// centers are compared by the reference distance, and the lowest index is chosen on ties. So no bit of a result depends
+// on the product.
 //
-// Lower bounds: each point has for each panel a lower bound of its distance to every center of the panel except its own
-// center. When centers move, the bound decreases by the largest move of a center in the panel (Hamerly 2010; Ding et
-// al. 2015, Yinyang k-means). A panel is skipped if its bound is above the distance to the own center.
+// Each point has for each panel a lower bound of its distances to the centers of the panel, except its nearest center.
+// When centers move, the bound decreases by the largest move of a center of the panel (Hamerly 2010; Ding et al. 2015,
+// Yinyang k-means). A panel is skipped if its bound is above the distance to the nearest center of the last call.
 //
-// Terms of sums are rounded once to fixed point, as in gpukmeans/fixed_point.py. Sums are updated by the points whose
-// labels change.
+// Terms of sums are rounded once to fixed point, as in gpukmeans/fixed_point.py. After the first call, only points
+// whose labels change are added and subtracted.
 #include "distance.h"
 #include "propose.h"
 
@@ -19,20 +21,20 @@
 #include <immintrin.h>
 #endif
 
-#define MAX_ROWS 126         // rows of a block; a multiple of the rows of a call of the product
-#define ROW_BYTES (1 << 17)  // bytes of the shifted coordinates of a block
-#define MAX_FOUND 12         // possible nearest centers listed for one point; with more, all centers are compared
+#define MAX_ROWS 126         // most rows (points) of a block; a multiple of PROPOSE_ROWS
+#define ROW_BYTES (1 << 17)  // most bytes of the shifted coordinates of a block
+#define MAX_FOUND 12         // most centers listed for one point as possibly nearest; with more, all are compared
 #define ALL_CENTERS (MAX_FOUND + 1)
 #define KNOWN_LABELS 1
 #define KNOWN_BOUNDS 2
 #define POWER_STEPS 3
-#define GROUP 256            // rows of a group in seeding; each group has one total of w·d²
-#define NORM_SUMS 16 // partial sums of the norm of a center, which reduce its rounding error
+#define GROUP 256            // rows of a group in seeding, which has one total of w·d²
+#define NORM_SUMS 16         // partial sums of a squared norm, which reduce its rounding error
 
 INLINE int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 INLINE int64_t n_panels(int64_t n_clusters) { return (n_clusters + PANEL - 1) / PANEL; }
 
-// The number of rows of a block: as many as fit ROW_BYTES, at least one call of the product.
+// The number of rows of a block: as many multiples of PROPOSE_ROWS as fit in ROW_BYTES, at least one, at most MAX_ROWS.
 INLINE int64_t block_rows(int64_t width, int64_t size) {
   const int64_t fit = ROW_BYTES / (width * size) / PROPOSE_ROWS * PROPOSE_ROWS;
   return fit < PROPOSE_ROWS ? PROPOSE_ROWS : at_most(fit, MAX_ROWS);
@@ -46,7 +48,7 @@ INLINE int bit_length(int64_t value) {
   return bits;
 }
 
-// Takes `size` bytes from the scratch memory of the caller.
+// Reserves `size` bytes at `*scratch`, and moves `*scratch` behind them.
 INLINE void *take(char **scratch, int64_t size) {
   void *memory = *scratch;
   *scratch += round_up(size, 64);
@@ -64,7 +66,7 @@ INLINE int all_set(const void *mask) {
 #endif
 }
 
-// The mask as bits, the first lane lowest.
+// The mask as bits. The lowest bit is of the first lane.
 INLINE unsigned f32_bits(i32_vector mask) {
 #ifdef __AVX__
   return (unsigned)_mm256_movemask_ps(_mm256_loadu_ps((const float *)&mask));
@@ -84,7 +86,7 @@ INLINE unsigned f64_bits(i64_vector mask) {
 #endif
 }
 
-// The largest and the sum of all lanes. Not through memory, where loads would wait for the stores of several lanes.
+// The largest lane and the sum of the lanes, by shuffles. Through memory, loads would wait for the stores of lanes.
 #ifdef __AVX__
 INLINE __m128 f32_halves_of(f32_vector vector, int half) {
   return half ? _mm256_extractf128_ps((__m256)vector, 1) : _mm256_castps256_ps128((__m256)vector);
@@ -127,7 +129,7 @@ INLINE void fetch(const void *from, int64_t size) {
   for (int64_t at = 0; at < size; at += 64) __builtin_prefetch((const char *)from + at);
 }
 
-// Lower bounds after the centers of the panels have moved by at most `drifts`.
+// Lower bounds after the centers of each panel have moved by at most `drifts`.
 INLINE f32_vector moved_bounds(f32_vector bounds, f32_vector drifts) {
   const f32_vector moved = bounds - drifts;
   return f32_select(moved > 0, moved * (1 - 2 * FLT_EPSILON), f32_fill(0));

@@ -1,5 +1,5 @@
 // Predictions of bytes by the filter types of PNG (ISO/IEC 15948, 9.2): 0 none, 1 left, 2 above, 3 average, 4 Paeth.
-// Each byte is in a 16-bit lane.
+// Each byte is in a 16-bit lane, so that sums of bytes do not overflow.
 #ifndef GPUKMEANS_PNG_H
 #define GPUKMEANS_PNG_H
 

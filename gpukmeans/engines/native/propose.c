@@ -1,5 +1,5 @@
-// Products that propose which centers may be nearest. The error bound of many.c holds for every order of additions,
-// with or without fused multiply-adds, so only this file may be compiled with fused multiply-adds.
+// Products that propose which centers may be nearest. Their error bound in many_body.h holds for every order of
+// additions, with or without fused multiply-adds. So this file, and no other, may be compiled with fused multiply-adds.
 #include "propose.h"
 
 #define REAL float
