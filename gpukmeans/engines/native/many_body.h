@@ -1,6 +1,6 @@
-// The kernels of many.c for numbers REAL. many.c includes this file once for each type. The ctypes.Structure in many.py
-// has the layout of `struct many`, which is equal for both types. The `value` of a center for a point is the computed
-// v = x·c - |c|²/2, with x and c relative to the origin, so a nearer center has a larger value.
+// The kernels of many.c for numbers of type REAL, float or double. many.py has a ctypes.Structure with the layout of
+// `struct many`. The `value` of a center for a point is the computed v = x·c - |c|²/2, with x and c relative to the
+// origin, so a nearer center has a larger value.
 
 struct NAME(many) {
   // Points (n_rows, width), and their weights, or NULL for weights of 1.
@@ -16,8 +16,7 @@ struct NAME(many) {
   float *drifts;
   uint8_t *moved;
   // Nearest centers and squared distances (n_rows), and lower bounds (n_rows, panels) of the distances to the centers
-  // of a panel except the nearest center, or NULL. If `known` is not 0, they are also read, as results for
-  // centers_before. They are always written.
+  // of a panel except the nearest center, or NULL. Inputs too if `known` is not 0: results for centers_before.
   int32_t *labels;
   REAL *sqdist;
   float *bounds;
@@ -31,7 +30,7 @@ struct NAME(many) {
   char *scratch;
   double weight_scale, sqdist_scale;
   int64_t n_rows, width, n_clusters;
-  int64_t known; // KNOWN_LABELS, KNOWN_BOUNDS, which includes labels, or 0
+  int64_t known; // 0, KNOWN_LABELS, or KNOWN_BOUNDS for labels and bounds
   // Results: the sum of w·d² in fixed point, the largest d² of a point with weight (-1 without one), and the number of
   // points with weight whose label changed.
   int64_t inertia;
@@ -102,8 +101,8 @@ INLINE struct NAME(rounding) NAME(rounding_of)(int64_t width) {
   const REAL written = (REAL)(12 + bit_length(width)) * unit;
   return (struct NAME(rounding)){
       // The error of |x|² - 2v. The sums of the product have an error of width + 2 units of 2rs + s² (Higham 2002,
-      // section 3.1). The sums of norms have fewer, because each norm is summed in NORM_SUMS parts. The shift and the
-      // last operations have 8. The two compared distances add their own errors. 1 % covers terms of higher order.
+      // section 3.1). The sums of norms add fewer units, because each norm is summed in NORM_SUMS parts. The shift and
+      // the last operations add 8 units. The two compared distances add their own errors. 1 % covers higher orders.
       .product = (REAL)1.01 * ((REAL)(width + width / NORM_SUMS + 12) * unit + 2 * written),
       .absolute = (REAL)(width + 12) * 2 * REAL_MIN,
       .grow = 1 + written + 4 * unit,
@@ -164,7 +163,7 @@ INLINE REAL NAME(sqdist_to)(const struct NAME(many) *many, const struct NAME(blo
                                 block->distance_scratch);
 }
 
-// Shifted coordinates and norm of a point, as row `to` of the block.
+// Writes the shifted coordinates and the norm of a point to row `to` of the block.
 INLINE void NAME(shift)(const struct NAME(many) *many, const struct NAME(block) *block, int64_t row, int64_t to) {
   const int64_t width = many->width;
   const REAL *restrict point = many->points + row * width, *restrict origin = many->origin;
@@ -211,8 +210,8 @@ static void NAME(compare_all)(const struct NAME(many) *many, const struct NAME(b
   many->labels[row] = label;
 }
 
-// Centers that may be nearest to a point. `low` is the largest difference of a value and its margin. `highs` are sums
-// of a value and its margin. A center whose sum is below `low` is not nearest.
+// Centers that may be nearest to a point. `highs` are their values plus the margins. The functions below keep in `low`
+// the largest value minus margin of all centers so far. A center whose entry of `highs` is below `low` is not nearest.
 struct NAME(found) {
   int32_t count;
   int32_t centers[MAX_FOUND];
@@ -226,8 +225,8 @@ INLINE void NAME(drop_excluded)(struct NAME(found) *found, REAL low) {
   found->count = kept;
 }
 
-// Adds the centers of a panel that may be nearest. Returns the new `low`, which is not below the old one. If there are
-// more than MAX_FOUND such centers, sets `count` to ALL_CENTERS.
+// Adds the centers of a panel that may be nearest, and returns the new `low`. With more than MAX_FOUND centers in
+// total, sets `count` to ALL_CENTERS.
 static __attribute__((noinline)) REAL NAME(find)(struct NAME(found) *found, const REAL *values, const int32_t *members,
                                                  REAL margin, REAL low) {
   const struct NAME(panel_values) all = NAME(values_at)(values);
@@ -267,10 +266,10 @@ INLINE void NAME(compare_found)(const struct NAME(many) *many, const struct NAME
 struct NAME(compared) {
   int32_t *rows;            // numbers of the rows in the block
   REAL *norms, *sqnorms;    // norms of the rows, and their squares
-  REAL *reaches;            // a center is excluded if its value is below this minus the margin
-  REAL *margins, *edges;    // margins, and `reaches` minus the margins
+  REAL *reaches;            // the value of the nearest center so far, up to rounding
+  REAL *margins, *edges;    // a center is excluded if its value is below the edge: `reaches` minus the margin
   REAL *largest;            // the largest value of a center of the panel that is not the nearest one
-  float *limits;            // upper limit of the lower bound: a bound for a center that was the nearest one
+  float *limits;            // upper limit of the lower bound, from a center that was the nearest one
 };
 
 INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
@@ -286,13 +285,13 @@ INLINE struct NAME(compared) NAME(compared_of)(int64_t n_rows, char **scratch) {
   };
 }
 
-// Compares all rows of a block.
+// Lists all rows of a block in `compared`.
 INLINE void NAME(compare_all_rows)(struct NAME(compared) *compared, const struct NAME(block) *block, int64_t n_rows) {
   compared->norms = block->norms, compared->sqnorms = block->sqnorms;
   for (int64_t i = 0; i < n_rows; i++) compared->rows[i] = (int32_t)i;
 }
 
-// Computes margins and edges. Repeats the last row, because each product has PROPOSE_ROWS rows.
+// Computes margins and edges. Repeats the last row in `rows`, because each product has PROPOSE_ROWS rows.
 static __attribute__((noinline)) void NAME(set_edges)(const struct NAME(compared) *compared, const struct NAME(rounding) *rounding,
                             REAL norm_of_panel, int64_t count) {
   const struct NAME(rounding) copy = *rounding;
@@ -419,7 +418,7 @@ static __attribute__((noinline)) void NAME(set_bounds)(const struct NAME(many) *
   for (int64_t i = 0; i < count; i++) many->bounds[(start + compared->rows[i]) * panels + panel] = limits[i];
 }
 
-// The number called `reaches` in `struct compared`, for a point whose nearest center so far has `sqdist`.
+// The entry of `reaches` for a point with squared distance `sqdist` to its nearest center so far.
 INLINE REAL NAME(reach_of)(const struct NAME(rounding) *rounding, REAL sqnorm, REAL sqdist) {
   return (sqnorm - sqdist * rounding->grow - rounding->underflow) / 2;
 }
@@ -579,7 +578,7 @@ static void NAME(add_rows)(struct NAME(many) *many) {
   for (int i = 0; i < n_next; i++) NAME(add_row)(many, next[i], terms);
 }
 
-// The origin: the median of up to 15 centers in each coordinate. It is near most centers even if some are far away.
+// The origin: the median of up to 15 centers in each coordinate, which a few far centers do not change much.
 static void NAME(set_origin)(const struct NAME(many) *many) {
   enum { SAMPLE = 15 };
   const int64_t n = at_most(many->n_clusters, SAMPLE);
@@ -644,8 +643,8 @@ static void NAME(pack)(const struct NAME(many) *many) {
   many->norms[panels] = all;
 }
 
-// Sorts the centers in places [start, stop) of `order` by their projections on the direction of largest variance,
-// which is found by the power method.
+// Sorts the centers in places [start, stop) of `order` by their projections on the direction of largest variance, which
+// the power method approximates.
 static void NAME(sort_along_extent)(const struct NAME(many) *many, int32_t *order, int64_t start, int64_t stop,
                                     char *scratch) {
   const int64_t width = many->width;
@@ -714,8 +713,8 @@ EXPORT void NAME(gpukmeans_many_assign)(struct NAME(many) *many) { NAME(assign)(
 // Updates sums and totals, and counts the changed labels.
 EXPORT void NAME(gpukmeans_many_add)(struct NAME(many) *many) { NAME(add_rows)(many); }
 
-// Runs over small problems. Pointers in `shared` to data of each problem or run point to problem 0 or run 0. Results
-// whose pointer is NULL are not computed. The kernel adds to the previous sums and totals.
+// Runs over small problems. Pointers in `shared` to data of a problem or run are to problem 0 or run 0. Results whose
+// pointer is NULL are not computed. The kernel adds to the previous sums and totals.
 struct NAME(many_runs) {
   struct NAME(many) shared;
   const int64_t *problems;                     // (B,)
@@ -751,7 +750,7 @@ EXPORT void NAME(gpukmeans_many_runs)(const struct NAME(many_runs) *runs, int64_
   }
 }
 
-// The bytes of scratch memory that every kernel of this file needs at most.
+// The size of `scratch` in bytes, which is enough for every kernel of this file.
 EXPORT int64_t NAME(gpukmeans_many_scratch)(int64_t width, int64_t n_clusters) {
   const int64_t rows = block_rows(width, sizeof(REAL)), panels = n_panels(n_clusters);
   const int64_t shared = rows * (width + 2) * sizeof(REAL) + width * 8;

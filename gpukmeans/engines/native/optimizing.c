@@ -1,8 +1,6 @@
 // Rate-distortion optimization of an indexed image. gpukmeans/images/rate_distortion.py defines J, e and R, and has
-// equal results bit by bit. This file has the cells of colors and the palette colors nearest to each cell, the sweep
-// over the pixels, e·R·e, and its normal equations. All results are integers. Points are premultiplied colors: below
-// 2^8 without alpha, below 2^16 with alpha. The weights of R sum to 2^16. The blur has the weights [1 4 6 4 1] in each
-// direction.
+// equal results. All results are integers. Points are premultiplied colors: below 2^8 without alpha, below 2^16 with
+// alpha. The weights of R sum to 2^16. The blur has the weights [1 4 6 4 1] in each direction.
 
 #include "common.h"
 #include "png.h"
@@ -24,13 +22,13 @@ INLINE point_t point_of(int channels, const uint8_t *pixel) {
   return color * (has_alpha(channels) ? pixel[channels - 1] : 1);
 }
 
-// The blur in one direction. The result is at most 16 times the largest magnitude of the arguments.
+// The blur in one direction, at most 16 times the largest magnitude of the arguments.
 INLINE point_t blurred(point_t a, point_t b, point_t c, point_t d, point_t e) { return a + e + 4 * (b + d) + 6 * c; }
 
 // ---- Cells of colors ----
 
-// Twice the number of the cell of a color, plus 1 if the color is opaque. A cell has a side of 4 levels, with alpha of
-// 8 levels.
+// Twice the number of the cell of a color, plus 1 if the color is opaque. A cell has a side of 4 levels, or of 8 levels
+// with alpha.
 INLINE int32_t cell_of(int channels, const uint8_t *pixel) {
   const point_t point = point_of(channels, pixel);
   if (!has_alpha(channels))
@@ -46,7 +44,7 @@ INLINE void mark_cells(int channels, const uint8_t *pixels, int64_t start, int64
     used[cell_of(channels, pixels + i * channels)] = 1;
 }
 
-// Sets the entries of the cells of the pixels in [start, stop) to 1. The table has 2^19 entries, with alpha 2^21.
+// Sets used[cell_of(pixel)] to 1 for the pixels in [start, stop). `used` has 2^19 entries, with alpha 2^21.
 EXPORT void gpukmeans_optimizing_mark_cells(int channels, const uint8_t *pixels, int64_t start, int64_t stop,
                                             uint8_t *used) {
   FOR_CHANNELS(channels, mark_cells, pixels, start, stop, used)
@@ -103,8 +101,8 @@ INLINE void alpha_ranks(const struct nearest *p, const int32_t *center, int opaq
     ranks[k] = (opaque && p->excluded[k] ? FAR : ranks[k]) * 256 + k;
 }
 
-// The `n` lowest ranks in ascending order. At first `lowest` has any n ranks with different colors; they give an upper
-// bound.
+// Writes the `n` lowest ranks in ascending order. On entry, `lowest` has the ranks of any n different colors. Their
+// largest rank is an upper bound.
 INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t *lowest) {
   int64_t bound = 0;
   for (int i = 0; i < n; i++) {
@@ -122,8 +120,8 @@ INLINE void lowest_ranks(const int64_t *ranks, int64_t n_colors, int n, int64_t 
   }
 }
 
-// Writes the `n` colors nearest to each cell in [start, stop). Of equally near colors, the lowest index is first. The
-// colors of a cell give an upper bound for the next cell. The nearest color replaces excluded colors.
+// Writes the `n` colors nearest to each cell in [start, stop), equally near colors by ascending index. The nearest
+// color replaces excluded colors. The colors of a cell give an upper bound for the next cell.
 EXPORT void gpukmeans_optimizing_nearest(const struct nearest *p, int64_t start, int64_t stop) {
   int64_t ranks[MAX_COLORS], lowest[MAX_COLORS];
   for (int i = 0; i < p->n; i++)
@@ -196,8 +194,8 @@ static void fill_row(const struct picture *p, int64_t y, point_t *row) {
     FOR_CHANNELS(p->channels, fill_points, p, y, row)
 }
 
-// Errors of five rows, each with a margin. Row y of the image is row `y mod 5` of the window. The sum of the five rows
-// by the weights of the blur follows them.
+// Errors of five rows, each with a margin, and then the sum of these rows by the weights of the blur. Row y of the
+// image is row `y mod 5` of the window.
 struct window {
   point_t *rows;
   int64_t stride;
@@ -226,14 +224,14 @@ static void advance(const struct picture *p, const struct window *w, int64_t y) 
     sum[x] = blurred(a[x], b[x], c[x], d[x], e[x]);
 }
 
-// R times the errors, at x, in one coordinate. The magnitude is at most 2^16 times the largest error, so below 2^32.
+// One coordinate of R·e at x. The magnitude is at most 2^16 times the largest error, so below 2^32.
 INLINE int64_t correlated(const struct picture *p, const point_t *sums, const point_t *row, int64_t x, int axis) {
   const point_t blur = blurred(sums[x - 2], sums[x - 1], sums[x], sums[x + 1], sums[x + 2]);
   return (int64_t)p->share * blur[axis] + (int64_t)((WHOLE - p->share) * WHOLE) * row[x][axis];
 }
 
-// Adds the terms of e·R·e of each 8 x 8 block, for the rows in [start, stop), which are whole blocks. A pixel adds less
-// than 2^50.
+// Adds the terms of e·R·e of the pixels of each 8 x 8 block to `energies`. The rows [start, stop) are whole blocks. A
+// pixel adds less than 2^50.
 EXPORT void gpukmeans_optimizing_energy(const struct picture *p, int64_t start, int64_t stop, void *scratch,
                                         int64_t *energies) {
   const struct window window = open_window(p, start, scratch);
@@ -349,7 +347,7 @@ typedef int64_t quad_mask_t __attribute__((vector_size(32), aligned(8), may_alia
 struct sweep {
   int64_t height, width;
   int32_t channels, share;
-  int64_t price;              // at most 2^39, with alpha 2^47, so that J is below 2^61, or for bytes below 2^62
+  int64_t price;              // at most 2^39, with alpha 2^47: J is below 2^61, or 2^62 if per_byte > 1
   const uint8_t *pixels;      // (H, W, C): only alpha is read
   const int32_t *cells;       // (H, W): the number of the cell of each pixel
   const uint8_t *lists;       // (M, 8): colors tried in each cell
@@ -359,9 +357,9 @@ struct sweep {
   const uint8_t *translucent; // (256): colors that are excluded from opaque pixels; NULL: none
   const int32_t *filters;     // (H): filter types; NULL: `lengths` are by pairs of neighbors
   const int32_t *lengths;     // (256), by residual, or (256, 256), by the index to the left and the index
-  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): factors of lengths, in 16ths; NULL: 16, as if per_byte > 1
+  const uint8_t *weights;     // (ceil(H / 8), ceil(W / 8)): 16 times the factors of lengths; NULL: all 16
   int64_t bit;                // factor of the error part of J
-  int32_t per_byte, n_colors; // pixels in a byte: 1, 2, 4 or 8. From 2 on, all 256 values are tried
+  int32_t per_byte, n_colors; // pixels in a byte: 1, 2, 4 or 8. From 2 on, all 256 values of a byte are tried
 };
 
 INLINE point_t load_point(int alpha, const void *points, int64_t i) {
@@ -411,8 +409,8 @@ INLINE void blur_others(int alpha, const struct sweep *s, int64_t y, void *sums,
                        load_point(alpha, sums, x + 3), load_point(alpha, sums, x + 4));
 }
 
-// Residuals of a pixel, and of the pixels whose prediction depends on it, for each color tried. Each of these pixels
-// has its own code lengths.
+// For each color tried: residuals of a pixel and of the pixels whose prediction depends on it. Each of these pixels has
+// its own code lengths.
 struct residuals {
   int n;
   const int32_t *lengths[4];
@@ -445,7 +443,7 @@ INLINE int weight_at(const struct rows *rows, const uint8_t *weights, int64_t x)
 
 // Values that are equal for all pixels of a call.
 struct constants {
-  int64_t apart, weight; // of the square of a pixel's error: the part without blur, and both parts
+  int64_t apart, weight; // factors of a pixel's squared error in J: without the blur, and in total
   // For each color, the part of J that depends on this color alone. Without alpha, `colors` has it as a double after
   // the three coordinates.
   int64_t norms[MAX_COLORS];
@@ -663,8 +661,8 @@ INLINE void sweep_rows(int alpha, const struct sweep *s, int64_t top, int64_t st
 
 // Values that are equal for all bytes of a call.
 struct byte_constants {
-  int64_t apart;           // weight of the square of a pixel's error, the part without blur
-  int64_t correlations[3]; // weights of the product of the errors of two pixels in a row, by their distance
+  int64_t apart;           // factor of a pixel's squared error in J, without the blur
+  int64_t correlations[3]; // factors of the product of the errors of two pixels of a row, by distance
   // For each value of a byte, the part of J that depends on this byte alone. The last byte of a row has its own
   // `last_norms`, because some of its pixels may be outside of the image.
   int64_t norms[N_VALUES], last_norms[N_VALUES];
@@ -707,8 +705,8 @@ static void prepare_bytes(const struct sweep *s, struct byte_constants *c) {
       c->points[axis][color] = -2 * s->bit * s->points[color * DIMS + axis];
 }
 
-// Adds the price of the residual of a byte, for each value tried for one neighbor that the byte is predicted from.
-// `place` is the neighbor: 0 left, 1 above, 2 above left.
+// Adds the price of the residual of a byte for each value of one of its neighbors. `place` is this neighbor: 0 left, 1
+// above, 2 above left.
 static void add_price(const struct byte_constants *c, int64_t *restrict totals, int byte, int filter, int place,
                       int left, int above, int above_left) {
   if (filter == 0 || (filter == 1 && place != 0) || (filter == 2 && place != 1) || (filter == 3 && place == 2))

@@ -1,6 +1,5 @@
 // The filter types of PNG rows with the least code lengths, and orders of palettes. Residuals are bytes modulo 256, and
 // costs and counts are integers, so results are exact and equal to gpukmeans/images/png_rate.py and palette_order.py.
-// Vector operations compute the residuals of a row. Counts and sums of costs are computed byte by byte.
 
 #include "common.h"
 #include "png.h"
@@ -8,7 +7,7 @@
 #define N_FILTERS 5
 #define N_BYTES 256
 #define MAX_COLORS 256
-#define N_TABLES 4 // tables of counts for consecutive bytes, because an increment waits for the last one in its table
+#define N_TABLES 4 // tables of counts for consecutive bytes, because increments of one entry wait for each other
 
 // The residual of a byte from the bytes around it.
 INLINE uint8_t residual_of(int filter, int byte, int left, int above, int above_left) {
@@ -42,7 +41,7 @@ static void filter_row_by(int filter, const uint8_t *row, const uint8_t *above, 
 struct filtering {
   int64_t width;
   const uint8_t *rows;    // (H, W)
-  const int32_t *lengths; // (256): the cost of each byte; NULL: `filters` are an input
+  const int32_t *lengths; // (256): the cost of each byte; NULL: `filters` is an input
   int32_t *filters;       // (H)
 };
 
@@ -67,9 +66,9 @@ static void count_bytes(const uint8_t *bytes, int64_t n, int64_t (*counts)[N_BYT
 }
 
 // Writes the cheapest filter type of each row in [start, stop), the lowest on ties. If `lengths` is NULL, the given
-// filter types are used. Adds the numbers of filtered bytes and filter types of each value to counts (256). `scratch`
-// has 6 rows. gpukmeans_png_count with equal weights has the same counts, but it has no tables and takes 1.7 to 1.9
-// times as long (images of 256 x 256 and 1920 x 1080, one thread).
+// filter types are used. Adds the number of residuals and filter types of each value to counts (256). `scratch` has 6
+// rows. gpukmeans_png_count with equal weights computes the same counts without tables, in 1.7 to 1.9 times the time
+// (images of 256 x 256 and 1920 x 1080, one thread).
 EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64_t stop, uint8_t *scratch,
                                  int64_t *counts) {
   int64_t tables[N_TABLES][N_BYTES] = {{0}};
@@ -99,8 +98,8 @@ EXPORT void gpukmeans_png_filter(const struct filtering *f, int64_t start, int64
       counts[value] += tables[table][value];
 }
 
-// Filters the rows in [start, stop) by given filter types. Adds the numbers of filtered bytes to counts (33, 256), by
-// the weight of the block of 8 x 8 bytes, 0 to 32, and by value. Filter types have the weight 16. `scratch` has 2 rows.
+// Filters the rows in [start, stop) by given filter types. Adds 1 to counts (33, 256) for each residual: at the weight
+// of its block of 8 x 8 bytes, 0 to 32, and its value. Filter types have the weight 16. `scratch` has 2 rows.
 EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weights, int64_t start, int64_t stop,
                                 uint8_t *scratch, int64_t *counts) {
   uint8_t *const zeros = scratch + f->width;
@@ -114,8 +113,8 @@ EXPORT void gpukmeans_png_count(const struct filtering *f, const uint8_t *weight
   }
 }
 
-// Counts the pairs of each pixel of the rows [start, stop) of an image (H, W) with the pixel to its right and with the
-// pixel below. Counts (K, K) are by the index of the pixel and the index of the neighbor.
+// Adds 1 to `counts` (K, K), at the indices of a pixel and of its neighbor, for the right and the lower neighbor of
+// each pixel in the rows [start, stop) of an image (H, W).
 EXPORT void gpukmeans_png_adjacency(const uint8_t *indices, int64_t height, int64_t width, int64_t n_colors,
                                     int64_t start, int64_t stop, uint32_t *counts) {
   for (int64_t y = start; y < stop; y++) {
@@ -174,7 +173,7 @@ EXPORT void gpukmeans_png_chain(const int64_t *counts, int64_t n_colors, void *s
     for (int64_t b = a + 1; b < n_colors; b++)
       pairs[n_pairs++] = (struct pair){counts[a * n_colors + b], (uint8_t)a, (uint8_t)b};
   pairs = sorted_pairs(pairs, pairs + n_pairs, n_pairs);
-  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // for an end of a chain
+  int links[MAX_COLORS][2], n_links[MAX_COLORS] = {0}, other_end[MAX_COLORS]; // valid for ends of chains
   for (int color = 0; color < n_colors; color++)
     other_end[color] = color;
   for (int64_t i = 0, n = 0; n < n_colors - 1 && i < n_pairs; i++) {
@@ -206,7 +205,7 @@ INLINE int64_t highest_of(const int64_t *row, int64_t n) {
   return highest;
 }
 
-// The color with the highest value of all colors that are not placed, the first on ties.
+// The color with the highest value among the colors that are not placed, the lowest index on ties.
 INLINE int64_t unplaced_of(const int64_t *values, const uint8_t *placed, int64_t n) {
   int64_t best = -1;
   for (int64_t i = 0; i < n; i++)
@@ -216,7 +215,7 @@ INLINE int64_t unplaced_of(const int64_t *values, const uint8_t *placed, int64_t
 }
 
 // Modified Zeng order over counts (K, K), K from 2 to 256 (see palette_order.py). The next color is the color with the
-// most pairs with the placed colors. It is placed at the end where most of these pairs are nearer.
+// most pairs with the placed colors. It is placed at the left or right end, by the sum of its pairs weighted by place.
 EXPORT void gpukmeans_png_grow(const int64_t *counts, int64_t n_colors, int64_t *order) {
   int64_t totals[MAX_COLORS], both_sides[2 * MAX_COLORS], left = MAX_COLORS, right = MAX_COLORS;
   uint8_t placed[MAX_COLORS] = {0};
@@ -236,8 +235,8 @@ EXPORT void gpukmeans_png_grow(const int64_t *counts, int64_t n_colors, int64_t 
   memcpy(order, both_sides + left, (size_t)n_colors * sizeof *order);
 }
 
-// Counts (256) of the differences, modulo 256, of the places of adjacent pixels in an order (K) of the colors. `counts`
-// (K, K) has the numbers of adjacent pixels for each pair of colors.
+// Writes the number of adjacent pixels to `frequencies` (256) for each difference, modulo 256, of the places of their
+// colors in an order (K). `counts` (K, K) has the number of adjacent pixels for each pair of colors.
 EXPORT void gpukmeans_png_differences(const int64_t *counts, int64_t n_colors, const int64_t *order,
                                       int64_t *frequencies) {
   memset(frequencies, 0, N_BYTES * sizeof *frequencies);
@@ -258,7 +257,7 @@ struct order {
 INLINE int64_t distance_of(int64_t a, int64_t b) { return a < b ? b - a : a - b; }
 
 // Swaps the colors at two adjacent places. Returns the change of the total cost. The cost of a pair of colors is its
-// count times the code length of the distance of its places.
+// count times the code length of the distance of the two places.
 static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) {
   const int64_t color = o->colors[place], other = o->colors[other_place];
   const int64_t *of_color = o->counts + color * o->n_colors, *of_other = o->counts + other * o->n_colors;
@@ -275,8 +274,8 @@ static int64_t swap_colors(struct order *o, int64_t place, int64_t other_place) 
   return change;
 }
 
-// Moves one color after another, in the initial order, by up to `reach` places to the place of the least total
-// cost of `swap_colors`.
+// Moves one color after another, in the initial order, by up to `reach` places to the place with the least total cost,
+// as `swap_colors` defines the cost.
 EXPORT void gpukmeans_png_refine(const int64_t *counts, int64_t n_colors, int64_t reach, const int64_t *lengths,
                                  int64_t *colors) {
   struct order o = {.counts = counts, .lengths = lengths, .n_colors = n_colors, .colors = colors};
