@@ -2,9 +2,9 @@
 
 import os
 
-# Threads of concurrent test processes must not spin while they wait; see gpukmeans_cli.system.startup.
+# Idle threads of concurrent test processes must not keep cores busy; see gpukmeans_cli.system.startup.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per process, as they share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per process, because processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
@@ -13,14 +13,14 @@ import pytest
 import torch
 from helpers import type_checks
 
-# Without a GPU, kernels are interpreted. Must be set before the first import of triton.
+# Without a GPU, Triton interprets kernels. The variable must be set before the first import of triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 type_checks.install("gpukmeans", "beartype.beartype")
 
-# No deadline, because the first example also starts the threads of torch. On CI examples are always the same, so that a
-# failure comes from the change and not from chance.
+# No deadline, because the first example also starts the threads of torch. On CI the examples are the same in each run,
+# so that a failure comes from the change and not from chance.
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")

@@ -1,1 +1,1 @@
-"""What several test files share."""
+"""Functions and data that several test files use."""

@@ -1,4 +1,4 @@
-"""Small animations for tests: as frames, as palettes with indices, and as files."""
+"""Small animations for tests: lists of frames, palettes with indices, and files."""
 
 import io
 import struct
@@ -52,7 +52,7 @@ def rgba_of(frames: Sequence[Image.Image]) -> np.ndarray:
 
 
 def read_animation(path: Path, *, max_pixels: int | None = None) -> Animation | None:
-    """The animation in a file, as in `decode_animation`."""
+    """The animation in a file, or None for another file, as in `decode_animation`."""
     with open_for_decoding(path, max_pixels) as file:
         return decode_animation(file, StoredFile.of(path, stored_file(file)), max_pixels)
 
@@ -65,12 +65,12 @@ def read(path: Path, **options: int) -> Animation:
 
 
 def visible(frames: np.ndarray) -> np.ndarray:
-    """Frames whose invisible pixels are 0 in all channels."""
+    """Frames (..., 4) with all channels set to 0 where alpha is 0."""
     return np.where(frames[..., 3:] == 0, 0, frames)
 
 
 def error_of(path: Path, **options: int) -> str:
-    """The message of the error on reading a file."""
+    """The message of the `ImageError` that reading the file raises. It has one line, without the path."""
     with pytest.raises(ImageError) as caught:
         read_animation(path, **options)
     message = str(caught.value)
@@ -80,7 +80,7 @@ def error_of(path: Path, **options: int) -> str:
 
 
 def animation_of(durations: Sequence[float], *, plays: int = 0, metadata: Metadata | None = None) -> Animation:
-    """An animation with these properties, whose frames are not used by encoders."""
+    """An animation without frames, with these properties for an encoder."""
     return Animation(
         frames=[],
         height=0,
@@ -97,7 +97,7 @@ def animation_of(durations: Sequence[float], *, plays: int = 0, metadata: Metada
 
 
 def decoded_by_pillow(data: bytes) -> tuple[np.ndarray, list[float], int | None]:
-    """Frames, durations and loop as decoded by Pillow."""
+    """Frames (F, height, width, 4), durations in ms and the number of repetitions in the file, decoded by Pillow."""
     image = Image.open(io.BytesIO(data))
     frames, durations = [], []
     for number in range(getattr(image, "n_frames", 1)):
@@ -110,7 +110,7 @@ def decoded_by_pillow(data: bytes) -> tuple[np.ndarray, list[float], int | None]
 
 @st.composite
 def animations(draw: st.DrawFn, alphas: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A palette, and indices of frames that each change some pixels of the one before."""
+    """A palette, and the indices (F, height, width) of frames. Each frame changes some pixels of the frame before."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n_colors = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 200, 255, 256]))
     channels = draw(st.integers(1, 4))
@@ -135,14 +135,14 @@ def rgba_at(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def check_round_trip(palette: np.ndarray, indices: np.ndarray, suffix: str, folder: Path) -> None:
-    """Encode an animation, and compare what Pillow and `read_animation` decode."""
+    """Assert that an encoded animation is unchanged when Pillow and `read_animation` decode it."""
     durations = [float(10 * (1 + 3 * number)) for number in range(len(indices))]
     data = encode_animation(palette, indices, animation_of(durations, plays=3), suffix)
     expected = visible(rgba_at(palette, indices))
     frames, times, loop = decoded_by_pillow(data)
     np.testing.assert_array_equal(visible(frames), expected)
     assert times == durations
-    assert loop == (2 if suffix == ".gif" else 3)  # Pillow gives the number in the file
+    assert loop == (2 if suffix == ".gif" else 3)  # a GIF stores repetitions after the first play
     path = folder / f"written{suffix}"
     path.write_bytes(data)
     np.testing.assert_array_equal(visible(read(path).frames), expected)
@@ -167,7 +167,7 @@ def handmade_apng(
     default_image: bool = False,
     delay: tuple[int, int] = (1, 10),
 ) -> bytes:
-    """An APNG of RGBA frames of one color each: (left, top, width, height), (dispose_op, blend_op), color."""
+    """An APNG of RGBA frames of one color. A frame is (left, top, width, height), (dispose_op, blend_op), color."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0))
     parts = [PNG_MAGIC, header, chunk(b"acTL", struct.pack(">II", len(frames), 0))]
     if default_image:
@@ -187,7 +187,7 @@ def handmade_apng(
 
 
 def gif_of(width: int, height: int, *blocks: bytes, colors: bytes = GIF_COLORS) -> bytes:
-    """A GIF of these blocks, whose global color table, by default of red, green, blue and dark grey, may be empty."""
+    """A GIF of these blocks, with a global color table unless `colors` is empty."""
     flags = 0x80 | (len(colors) // 3 - 1).bit_length() - 1 if colors else 0
     return b"".join([b"GIF89a", struct.pack("<HHBBB", width, height, flags, 0, 0), colors, *blocks, b";"])
 
@@ -202,7 +202,7 @@ def gif_frame(
 
 
 def gif_loop(number: int, *, name: bytes = b"NETSCAPE2.0") -> bytes:
-    """The block of a number of repetitions."""
+    """The application extension with the number of repetitions; 0 repeats forever."""
     return b"\x21\xff\x0b" + name + b"\x03\x01" + struct.pack("<HB", number, 0)
 
 

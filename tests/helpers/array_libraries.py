@@ -1,4 +1,4 @@
-"""Stand-ins for arrays of libraries that need not be installed. They have only the interfaces of such arrays."""
+"""Arrays and tables with the interfaces of other libraries, which need not be installed."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class DLPackArray:
 
 
 class ArrayOnDisk:
-    """A table with the interface of an array of zarr, whose slices are arrays of NumPy. It has no length."""
+    """A table with the interface of a zarr array: slices are NumPy arrays, and `len` is not defined."""
 
     def __init__(self, values):
         self._values = values
@@ -34,7 +34,7 @@ class ArrayOnDisk:
 
 
 class NamespaceArray(DLPackArray):
-    """An array of a library that has the array API."""
+    """An array with the interface of the array API standard."""
 
     def __array_namespace__(self):
         return type(self)
@@ -45,7 +45,7 @@ class NamespaceArray(DLPackArray):
 
 
 class ExtensionType:
-    """The dtype of a column, of NumPy's or of pandas' own, such as Int64."""
+    """The dtype of a column: a dtype of NumPy, or an extension dtype of pandas such as Int64."""
 
     def __init__(self, name):
         self.name = name
@@ -67,7 +67,7 @@ class Frame:
         return len(self.values)
 
     def __iter__(self):
-        return iter(range(self.shape[1]))  # the names of its columns
+        return iter(range(self.shape[1]))  # column names, as in pandas
 
     def __getitem__(self, rows):
         return Frame(self.values[rows], [dtype.name for dtype in self.dtypes])

@@ -17,7 +17,7 @@ class BatchIterable:
 
 
 def no_reader_is_left():
-    """Whether all threads that read batches have ended, within 10 s."""
+    """Whether all threads that read batches end within 10 s."""
 
     def names():
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpukmeans-batches")]

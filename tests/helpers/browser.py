@@ -1,4 +1,4 @@
-"""Chromium without a window, and the pixels that it shows of an image file."""
+"""Headless Chromium, and the pixels of an image file as Chromium shows them."""
 
 import base64
 import contextlib
@@ -28,7 +28,10 @@ image.src = address;
 
 @contextlib.contextmanager
 def start_chromium():
-    """The driver of a running Chromium, whose screen is sRGB."""
+    """The driver of a running Chromium with an sRGB screen. Without Chromium the test is skipped, or fails on request.
+
+    The environment variable REQUIRE_BROWSER makes it fail.
+    """
     if _BROWSER is None or _DRIVER is None:
         refuse = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
         refuse("needs chromium and chromedriver, which `make browser` installs")
@@ -46,7 +49,7 @@ def start_chromium():
 
 
 def shown_pixels(chromium, data, kind):
-    """The pixels (H, W, 4) that Chromium shows of a file of the type image/`kind`, turned and in sRGB."""
+    """The pixels (H, W, 4) in sRGB that Chromium shows for file contents of the type image/`kind`, turned upright."""
     address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     height, width, values = chromium.execute_async_script(_DRAW, address)
     return np.array(values, dtype=np.uint8).reshape(height, width, 4)

@@ -7,12 +7,12 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-# Red is shown as green, and green as red.
+# A profile by which red is shown as green, and green as red.
 SWAPPED = SRGB.replace(b"rXYZ", b"tmp ").replace(b"gXYZ", b"rXYZ").replace(b"tmp ", b"gXYZ")
 
 
 def cmyk_profile():
-    """A profile of real inks, a table of 16 Lab colors. Pillow's formula for ideal inks gives other colors."""
+    """A CMYK profile: a table of 16 Lab colors of real inks, which differ from Pillow's formula for ideal inks."""
     inks = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(16, 4)
     cyan, magenta, yellow, black = inks.T
     lightness = 100 * (1 - 0.45 * cyan) * (1 - 0.5 * magenta) * (1 - 0.1 * yellow) * (1 - 0.9 * black)
@@ -26,7 +26,7 @@ def cmyk_profile():
 
 
 def linear_grey_profile():
-    """A profile of grey levels that are linear light."""
+    """A profile of grey levels in linear light."""
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8)})
 
 
@@ -47,11 +47,11 @@ def _profile(kind, space, connection_space, tags):
 
 
 LINEAR = (b"gAMA", struct.pack(">I", 100_000))
-"""The chunk of a PNG whose values are linear light: 128 is 188 in sRGB."""
+"""Type and data of the PNG chunk for values in linear light: 128 is shown as 188 in sRGB."""
 
 
 def save_linear(pixels, path):
-    """A PNG of pixels in linear light."""
+    """Save pixels in linear light as a PNG. Returns the path."""
     info = PngImagePlugin.PngInfo()
     info.add(*LINEAR)
     Image.fromarray(pixels).save(path, pnginfo=info)

@@ -10,7 +10,7 @@ import gpukmeans_cli
 
 INSTALLED_COMMAND = Path(sys.executable).parent / "gpukmeans"
 
-# PYTHONPATH would add the checkout.
+# Without PYTHONPATH, which could add the checkout to the path of imports.
 INSTALLED_ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 INSTALLED_ENV |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -23,7 +23,7 @@ CHECKOUT_ENV = os.environ | {
 
 
 def run_process(*args, env=None, stdout=subprocess.PIPE, **options):
-    """The completed process, with the environment of the installed command and no standard input."""
+    """Run a command with `INSTALLED_ENV` and `env`, without standard input. Returns the completed process."""
     return subprocess.run(
         args,
         env=INSTALLED_ENV | (env or {}),

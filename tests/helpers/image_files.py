@@ -1,10 +1,11 @@
 """Small image files for tests, and their contents."""
 
 import re
-import struct
 
 import numpy as np
 from PIL import Image
+
+from helpers.png_decoding import chunks_by_type
 
 
 def noise(*shape, seed=0):
@@ -17,7 +18,7 @@ def save(pixels, path, **options):
 
 
 def files(folder):
-    """The contents of all files below a folder, by path."""
+    """The contents of all files in a folder and its subfolders, by path."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -27,13 +28,8 @@ def rgba(path):
 
 
 def chunks(path):
-    """The data of the chunks of a PNG file, by type."""
-    data, offset, by_type = path.read_bytes(), 8, {}
-    while offset < len(data):
-        length, kind = struct.unpack_from(">I4s", data, offset)
-        by_type[kind.decode()] = data[offset + 8 : offset + 8 + length]
-        offset += 12 + length
-    return by_type
+    """The data of the chunks of a PNG file, by type as text."""
+    return {kind.decode(): data for kind, data in chunks_by_type(path.read_bytes()).items()}
 
 
 def assert_one_line(err, *parts):

@@ -1,13 +1,13 @@
-"""A tree of images in folders, and the names of its outputs."""
+"""Images in nested folders, and the paths of their outputs."""
 
 from helpers.image_files import files, noise, save
 
 OUTPUTS = {"a.PNG": "a-4.png", "b.png": "b-4.png", "sub/a.png": "sub/a-4.png", "sub/deep/c.gif": "sub/deep/c-4.png"}
-"""The output with 4 colors of each image of `save_tree`, by its path."""
+"""The path of the output with 4 colors, by the path of each image of `save_tree`."""
 
 
 def save_tree(root):
-    """Save four images in folders, beside hidden files and files that are no images."""
+    """Save four images in nested folders, and a hidden folder and files that are no images. Returns the root folder."""
     (root / "sub" / "deep").mkdir(parents=True)
     (root / ".hidden").mkdir()
     for seed, name in enumerate(["b.png", "a.PNG", "sub/a.png", "sub/deep/c.gif", ".hidden/d.png"]):
@@ -18,7 +18,7 @@ def save_tree(root):
 
 
 def names(folder):
-    """Relative paths of all files below a folder, as text."""
+    """Relative paths of all files in a folder and its subfolders, as text."""
     return {path.relative_to(folder).as_posix() for path in files(folder)}
 
 

@@ -1,4 +1,4 @@
-"""Recorded calls of native kernels, with the memory before and after each call. A CPU without torch repeats them."""
+"""Recorded calls of native kernels, with the memory before and after each call. REPEAT repeats them without torch."""
 
 import ctypes
 import gc
@@ -13,7 +13,8 @@ from gpukmeans.engines.native import library
 _NO_RESULTS = {"scratch", "panels", "norms", "bounds", "drifts"}
 _NO_KERNELS = ("flush_bits", "source_hash", "supports")
 
-# Repeats the calls in the file sys.argv[2] with the library sys.argv[1]. Needs only Python and ctypes.
+# A program that repeats the calls in the file sys.argv[2] with the library sys.argv[1], and compares the results. It
+# needs only Python and ctypes.
 REPEAT = """
 import ctypes, pickle, sys
 
@@ -80,13 +81,13 @@ class RecordingLibrary(library.Library):
         return recorded
 
     def write(self, path):
-        """Write the calls, and unfreeze the objects for the garbage collector."""
+        """Write the recorded calls to a file, and end the freeze of the garbage collector."""
         gc.unfreeze()
         path.write_bytes(pickle.dumps(self.calls))
 
 
 class _Memory:
-    """The memory that the arguments of a call refer to, as regions: structures, and the targets of their pointers."""
+    """The regions of memory that a call can reach: its arguments, structures, and the targets of their pointers."""
 
     def __init__(self, arguments):
         self._known, self._structures = {}, {}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "gpukmeans" / "engines" / "native"
 LEVELS = {"baseline": library.BASELINE_FILE, "v3": library.V3_FILE}
 DRIVER_LEVELS = (*LEVELS, "aarch64")
-# Findings have line numbers. Full debug information, "-g", takes a half longer to compile.
+# "-g1" gives line numbers in findings. With "-g" the compilation takes one and a half times as long.
 _SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1")
 
 
@@ -47,8 +47,8 @@ def run_sanitized(driver, *args, level="v3", timeout=60):
     """Output of a driver that calls kernels compiled with the address and undefined behavior sanitizers.
 
     The driver is the text of a Python program, which runs in a new process. Its `sys.argv[1]` is the path of the
-    library, and `args` follow. A finding of a sanitizer fails the test. The test is skipped without
-    gcc and its libasan.
+    library, and `args` follow. A finding of a sanitizer fails the test. Without gcc and its libasan the test is
+    skipped.
 
     The level "aarch64" runs on an emulated CPU without sanitizers. Outside `make aarch64` the test is skipped.
     """
@@ -126,7 +126,7 @@ def _library(compiler, level, flags):
 
 @contextlib.contextmanager
 def without_native():
-    """Tensor operations instead of native kernels, as in a pure installation."""
+    """Runs the block with tensor operations instead of native kernels, as in an installation without kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "_load_once", lambda: "turned off by the test")
         yield

@@ -20,7 +20,7 @@ def nearest(points, centers):
 
 
 def sums(points, weights, labels, k):
-    """Weights of the k clusters, and the weighted sums of their points."""
+    """Total weights of the k clusters, and the weighted sums of their points."""
     members = [
         [(float(weight), point) for point, weight, label in zip(points, weights, labels, strict=True) if label == j]
         for j in range(k)
@@ -52,14 +52,15 @@ def unit(point):
 
 
 def equal_rows(points, row):
-    """The rows that are equal to this one."""
+    """Numbers of all points equal to the point `row`, including `row`."""
     return [other for other, point in enumerate(points) if list(point) == list(points[row])]
 
 
 def can_move(points, weights, labels, row, n_fixed=0):
-    """Whether a relocation may move the points equal to this row.
+    """Whether a relocation may move the points equal to the point `row`.
 
-    These points need weight. A cluster that is not fixed must keep other points of positive weight.
+    One of these points must have positive weight. Their cluster must keep another point of positive weight, unless it
+    is one of the first `n_fixed` clusters.
     """
     equal = equal_rows(points, row)
     left = [w for other, w in enumerate(weights) if labels[other] == labels[row] and other not in equal]
@@ -67,8 +68,10 @@ def can_move(points, weights, labels, row, n_fixed=0):
 
 
 def relocated(points, weights, centers, n_fixed=0):
-    """Labels in which each empty cluster, but the first `n_fixed`, has taken over the worst-served points that can
-    move."""
+    """Labels after each empty cluster, except the first `n_fixed`, has got the worst-served points that can move.
+
+    The worst-served points are farthest from their nearest center.
+    """
     found = nearest(points, centers)
     labels = [label for label, _ in found]
     used = {label for label, weight in zip(labels, weights, strict=True) if weight}
@@ -108,7 +111,7 @@ def lloyd(points, weights, centers, n_iter):
 
 
 def is_decided(points, weights, centers, gap, step):
-    """Whether rounding cannot change a label of a point of positive weight, nor the points to which clusters move.
+    """Whether rounding cannot change labels of points of positive weight, or the points that empty clusters get.
 
     Squared distances must differ by more than `gap` times the larger one plus `step` squared.
     """

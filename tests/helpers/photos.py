@@ -9,7 +9,7 @@ CHINA, FLOWER = (Path(sklearn.__file__).parent / "datasets" / "images" / name fo
 
 
 def save_crop(path: Path, box: tuple[int, int, int, int]) -> Path:
-    """The path, after the pixels in the box (left, top, right, bottom) of `CHINA` have been saved there."""
+    """Save the pixels in the box (left, top, right, bottom) of `CHINA`. Returns the path."""
     with Image.open(CHINA) as image:
         image.crop(box).save(path)
     return path

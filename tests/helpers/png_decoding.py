@@ -1,4 +1,4 @@
-"""A decoder of PNG files with a palette or greys, independent of Pillow, for tests of what is written."""
+"""A decoder of PNG files with a palette or grey levels, independent of Pillow, for tests of written files."""
 
 import struct
 import zlib
@@ -7,8 +7,8 @@ import numpy as np
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """The pixels (H, W, 4) of a file that is not interlaced and has up to 8 bits per pixel."""
-    chunks = _chunks(data)
+    """The RGBA pixels (H, W, 4) of a file that is not interlaced and has up to 8 bits per pixel."""
+    chunks = chunks_by_type(data)
     width, height, bits, kind, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     assert (kind in (0, 3), bits <= 8, interlaced) == (True, True, 0)
     rows = _unfiltered(zlib.decompress(chunks[b"IDAT"]), height, (width * bits + 7) // 8)
@@ -26,8 +26,8 @@ def decode_png(data: bytes) -> np.ndarray:
     return np.column_stack([colors, alpha])[values]
 
 
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """The data of the chunks, joined by type. Checks the checksum of each chunk."""
+def chunks_by_type(data: bytes) -> dict[bytes, bytes]:
+    """The data of the chunks by type, joined for equal types. Asserts that each checksum is correct."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     offset, found = 8, dict[bytes, bytes]()
     while offset < len(data):
@@ -41,7 +41,7 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def _unfiltered(data: bytes, height: int, n_bytes: int) -> np.ndarray:
-    """The rows (H, n_bytes) of filtered rows, each of which begins with the type of its filter."""
+    """The unfiltered rows (H, n_bytes). In `data`, each filtered row begins with its filter type."""
     filtered = np.frombuffer(data, np.uint8).reshape(height, 1 + n_bytes)
     rows = np.zeros((height + 1, n_bytes + 1), np.int64)  # zeros above and to the left
     for y, (kind, *values) in enumerate(filtered.tolist(), start=1):

@@ -1,4 +1,4 @@
-"""Points and images to cluster, and assertions that two results are equal to the bit."""
+"""Points and images to cluster, and assertions that two results are equal bit by bit."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def seeded(seed=0):
 
 
 def points_of(x, weights=None):
-    """Points of one problem (N, D), or of several (P, N, D)."""
+    """`Points` of one problem (N, D) or several (P, N, D), in float64 if `x` is float64, else in float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if x.ndim == 2:
         x, weights = x[None], None if weights is None else weights[None]
@@ -44,9 +44,7 @@ def problem_of(result, index):
 
 
 def random_image(height, width, channels, levels, seed):
-    return torch.randint(levels, (height, width, channels), generator=torch.Generator().manual_seed(seed)).to(
-        torch.uint8
-    )
+    return torch.randint(levels, (height, width, channels), generator=seeded(seed)).to(torch.uint8)
 
 
 def assert_same_moments(moments, expected):

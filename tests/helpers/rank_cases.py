@@ -1,4 +1,7 @@
-"""Functions that tests run on ranks, in a module that other processes can import."""
+"""Functions that tests run on each rank. The processes of the ranks import this module.
+
+Functions with the argument `bounds` give rank r the rows from bounds[r] to bounds[r + 1].
+"""
 
 import copy
 import itertools
@@ -16,7 +19,7 @@ from gpukmeans.points.communicator import Communicator, ProcessGroupCommunicator
 
 
 def points(n, width, kind, seed=0):
-    """N points in overlapping clusters, with weights of a kind."""
+    """Points (n, width) in overlapping clusters, and weights: "none", "integers" or "floats", a fifth of them 0."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(7, width, generator=generator) * 4
     x = means[torch.randint(7, (n,), generator=generator)] + torch.randn(n, width, generator=generator)
@@ -32,7 +35,7 @@ def batches_of(x, weights, size):
 
 
 def with_far_centers(width, kind):
-    """Points, some of them equal, with weights of a kind, and 12 initial centers, most of them far off."""
+    """Points, some equal, weights of a `kind` as in `points`, and 12 initial centers, most far from all points."""
     x, weights = points(120, width, kind)
     x[60:90] = x[:30]
     return x, weights, torch.cat([x[:3], torch.arange(9.0)[:, None].expand(9, width) + 500])
@@ -46,12 +49,12 @@ def fit_with_far_centers(group, bounds, width, kind):
 
 
 def as_arrays(result):
-    """A result with arrays in place of tensors, for other processes."""
+    """The fields of a result, with NumPy arrays instead of tensors, to send to other processes."""
     return {name: None if value is None else value.numpy() for name, value in vars(result).items()}
 
 
 def fit(group, bounds, points_args, options):
-    """The clustering of the points of all ranks. This rank has the rows between its bounds."""
+    """The clustering of the points of all ranks."""
     x, weights = points(*points_args)
     rows = slice(*bounds[group.rank() : group.rank() + 2])
     return as_arrays(kmeans(x[rows], weights=None if weights is None else weights[rows], group=group, **options))
@@ -107,7 +110,7 @@ def arrive_late(group):
 
 
 def stream(group, bounds, points_args, size, options):
-    """As `fit`, with streams of batches of `size` rows; the last rank has a tensor."""
+    """The clustering as in `fit`, from streams of batches of `size` rows. The last rank has a tensor instead."""
     x, weights = points(*points_args)
     rows = slice(*bounds[group.rank() : group.rank() + 2])
     x, weights = x[rows], None if weights is None else weights[rows]
@@ -117,7 +120,7 @@ def stream(group, bounds, points_args, size, options):
 
 
 def fit_wrongly(group, what):
-    """A call that is wrong on rank 1 only."""
+    """A call of `kmeans` that is wrong on rank 1 only, or differs between ranks. `what` names the mistake."""
     x, _ = points(40, 3, "none")
     options = {"n_clusters": 3}
     if group.rank() == 1:
@@ -179,7 +182,10 @@ class Failing:
 
 
 def fit_with_callback(group, with_callback, stops):
-    """The calls of a callback, which may end the loop after the second iteration."""
+    """The result, and the calls of the callback that ranks in `with_callback` have.
+
+    The callback ends the loop after the second iteration on ranks in `stops`.
+    """
     x, _ = points(300, 3, "none")
     calls = []
 
@@ -193,7 +199,7 @@ def fit_with_callback(group, with_callback, stops):
 
 
 def start_by_function(group, n_clusters=4, refine=0):
-    """Initial centers by a function that returns different centers on each rank."""
+    """A fit from initial centers of a function that returns different centers on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
@@ -205,7 +211,7 @@ def start_by_function(group, n_clusters=4, refine=0):
 
 
 def sample_with_own_seed(group):
-    """Samples by a generator with a different seed on each rank."""
+    """A fit with a generator that has a different seed on each rank."""
     x, _ = points(300, 3, "none")
     rank = group.rank()
     rows = slice(150 * rank, 150 * (rank + 1))
@@ -213,7 +219,7 @@ def sample_with_own_seed(group):
 
 
 def count_collectives(group, options):
-    """The collectives between two iterations."""
+    """The calls of collectives between each two consecutive iterations: name, operation and number of elements."""
     x, _ = points(300, 3, "none")
     calls, rounds = [], []
     for name in ("all_reduce", "all_gather_object"):
@@ -237,13 +243,13 @@ def count_collectives(group, options):
 def save_and_resume(group, folder):
     """A run that resumes from a checkpoint of a single process."""
     x, _ = points(300, 3, "none")
-    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else None  # the only one that counts
+    state = torch.load(f"{folder}/state.pt") if group.rank() == 0 else None  # only the state of rank 0 is used
     rows = slice(100 * group.rank(), 100 * group.rank() + (100 if group.rank() < 2 else 300))
     return as_arrays(kmeans(x[rows], 5, group=group, checkpoint=Checkpoint(lambda state: None, 3, state)))
 
 
 def signal_in_a_round(group, number):
-    """A signal to rank 1 after the second iteration."""
+    """A fit in which rank 1 gets the signal `number` after the second iteration."""
     x, _ = points(300, 3, "none")
     rows = slice(100 * group.rank(), 100 * (group.rank() + 1))
 
@@ -255,7 +261,7 @@ def signal_in_a_round(group, number):
 
 
 def sizes_of_objects():
-    """A list that grows by the number of bytes of each object that is gathered from now on."""
+    """A list to which each later `all_gather_object` appends the pickled size of its object in bytes."""
     sizes, plain = [], dist.all_gather_object
 
     def counted(gathered, value, **more):
@@ -267,7 +273,7 @@ def sizes_of_objects():
 
 
 def bytes_of_a_view(group):
-    """The number of bytes that are sent of 4 rows of many."""
+    """The number of bytes that a rank sends for a view of 4 rows of a large tensor."""
     sizes = sizes_of_objects()
     x = torch.zeros(100_000, 3)
     ProcessGroupCommunicator(group).all_gather("a test", lambda: x[:4])
@@ -275,7 +281,7 @@ def bytes_of_a_view(group):
 
 
 def bytes_of_a_sample(group, n):
-    """The largest number of bytes in a collective of a seeding with n rows on each rank."""
+    """The largest number of bytes that a rank sends in one gather of a fit with n rows on each rank."""
     sizes = sizes_of_objects()
     x, _ = points(n, 3, "none", seed=group.rank())
     kmeans(x, 8, group=group, max_iter=1)
@@ -283,7 +289,7 @@ def bytes_of_a_sample(group, n):
 
 
 def copy_a_module(group):
-    """Whether the copy of a module that was fitted on ranks has its centers, and no group."""
+    """Whether a deep copy of a module fitted on ranks has equal centers, and whether it has no group."""
     x, _ = points(100, 3, "none")
     model = KMeans(3, group=group).fit(x)
     copied = copy.deepcopy(model)
@@ -291,7 +297,7 @@ def copy_a_module(group):
 
 
 def partial_fit(group, bounds, points_args, options):
-    """The state after batches of 40 rows; this rank has the rows of each batch between its bounds."""
+    """The state after batches of 40 rows. The bounds are within each batch, and without a group all rows are used."""
     x, weights = points(*points_args)
     rows = slice(None) if group is None else slice(*bounds[group.rank() : group.rank() + 2])
     model = KMeans(group=group, **options)
@@ -302,7 +308,7 @@ def partial_fit(group, bounds, points_args, options):
 
 
 def partial_fit_wrongly(group, what):
-    """A second batch that is wrong on rank 1 only."""
+    """A call of `partial_fit` whose second batch, or state, is wrong on rank 1 only."""
     x, _ = points(40, 3, "none")
     model = KMeans(3, group=group).partial_fit(x)
     if group.rank() == 1 and what == "state":

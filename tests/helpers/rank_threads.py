@@ -1,4 +1,4 @@
-"""Ranks as threads of one process."""
+"""Ranks that are threads of one process."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 
 def blobs(n=600, d=3, k=5, dtype=torch.float32, seed=0):
-    """Rows (n, d) around k random centers."""
+    """Points (n, d) around k random centers."""
     generator = torch.Generator().manual_seed(seed)
     centers = 8 * torch.randn(k, d, generator=generator)
     labels = torch.randint(k, (n,), generator=generator)

@@ -9,4 +9,4 @@ STAGES = {
     "encode_still": quantized_image,
     "write_atomically": output_choice,
 }
-"""The name of the function of each stage, in the order of the stages, and the module that calls it."""
+"""The module that calls the function of a stage, by the name of the function, in the order of the stages."""

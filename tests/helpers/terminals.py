@@ -16,7 +16,7 @@ needs_pseudo_terminals = pytest.mark.skipif(not hasattr(os, "openpty"), reason="
 
 
 class Terminal:
-    """Both ends of a pseudo terminal, and everything written on it."""
+    """Both ends of a pseudo terminal of 24 lines. After `close`, `written` has the text written to it."""
 
     def __init__(self, columns):
         import fcntl
@@ -43,7 +43,7 @@ class Terminal:
         self.written = self._written.decode()
 
     def screen(self):
-        """The lines on the screen at the end, without wrapping."""
+        """The non-empty lines on the screen at the end. Long lines are not wrapped."""
         rows, row, column = [""], 0, 0
         for escape, char in re.findall(r"\x1b\[([?\d;]*[A-Za-z])|([^\x1b])", self.written):
             if escape == "2K":
@@ -65,7 +65,10 @@ class Terminal:
 
 
 def run_python(code, out="terminal", err="terminal", columns=100, **environ):
-    """Exit code, stdout and stderr of Python code. A stream is bytes for "pipe", else the Terminal of that name."""
+    """Exit code, stdout and stderr of Python code.
+
+    A stream is bytes if `out` or `err` is "pipe", else a `Terminal`. Equal names are one terminal.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
     environ = {**inherited, "PYTHONPATH": path, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environ}

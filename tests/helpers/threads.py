@@ -7,7 +7,7 @@ import torch
 
 @contextlib.contextmanager
 def threads(n):
-    """Sets the number of threads. Only for native calls: the threads of torch spin while they wait."""
+    """Sets the number of threads. Only for native kernels, because idle threads of torch keep cores busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

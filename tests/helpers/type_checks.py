@@ -11,10 +11,10 @@ _with_axes = jaxtyping.jaxtyped
 
 
 def install(package, checker):
-    """Checks arguments and return values of the package against their annotations, once it is imported after this call.
+    """Checks arguments and return values of the functions of a package against their annotations.
 
-    Functions without named axes are checked by `checker` alone, which takes a tenth of the time. `jaxtyping_disable`
-    turns all checks off.
+    Call this function before the package is imported. Functions without named axes are checked by `checker` alone,
+    which takes a tenth of the time. `jaxtyping_disable` turns all checks off.
     """
     jaxtyping.jaxtyped = _checked  # the import hook decorates all functions and classes with `jaxtyped`
     jaxtyping.install_import_hook(package, checker)
