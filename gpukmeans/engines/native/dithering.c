@@ -180,7 +180,7 @@ struct diffusion {
   int32_t span[4];        // highest target color; targets are clamped to [0, span]
   int32_t sizes[4];       // numbers of cells of the inverse palette
   int32_t shift;          // binary logarithm of the side of a cell
-  int32_t limit;          // spacing of the palette; half of the part of an error above it is dropped
+  int32_t limit;          // spacing of the palette; an error e beyond it becomes (e + limit) / 2
   int32_t strength;       // of the errors, in 256ths
   int32_t channels;
   int64_t width;
