@@ -117,7 +117,11 @@ def _seeding() -> Iterator[Mark]:
 
 
 def _parts() -> Iterator[Mark]:
-    """An iteration on 1000 points, mostly work outside the kernels, and iterations without sorting or kernels."""
+    """An iteration on 1000 points, and iterations relative to two variants of gpukmeans.
+
+    With 1000 points, most of the work is outside the kernels. One variant does not copy the points into spatial order
+    (`sorts_from` of `NativeEngine`). The other is the engine "matmul", which has no native kernels.
+    """
     x = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)).numpy()
     small, counts = x[:1000], (2, 10)
     seconds, _ = _least([partial(peers.gpukmeans, small, _first(small, 16), n_iter) for n_iter in counts], 10 * RUNS)
@@ -140,7 +144,11 @@ def _iteration(
     peer: str = SKLEARN,
     fit: peers.Fit | None = None,
 ) -> Mark:
-    """The time of one iteration, from runs of `counts` iterations, beside the named peer, which `fit` runs if given."""
+    """The time of one iteration of gpukmeans and of a peer.
+
+    Two runs have `counts[0]` and `counts[1]` iterations. The difference of their times divided by the difference of the
+    counts is the time of one iteration. `fit` runs the peer; by default it is found by the name `peer`.
+    """
     if fit is None and peers.missing([peer]):
         return not_measured(case, peer)
     fits = peers.gpukmeans, fit or peers.find(peer)
@@ -160,7 +168,10 @@ def _fit(
     *,
     elkan: bool = False,
 ) -> Mark:
-    """A whole fit of at most `n_iter` iterations beside scikit-learn's, with `elkan` the faster of its algorithms."""
+    """The time of a whole fit of at most `n_iter` iterations, and the time of scikit-learn.
+
+    With `elkan=True`, scikit-learn runs both Lloyd's and Elkan's algorithm, and the shorter time counts.
+    """
     fits = [peers.gpukmeans, peers.scikit_learn] + [partial(peers.scikit_learn, algorithm="elkan")] * elkan
     calls = [partial(fit, x, _first(x, k), n_iter, weights, may_converge=True) for fit in fits]
     (ours, *theirs), (centers, peer_centers, *_) = _least(calls, RUNS - elkan)
@@ -169,7 +180,7 @@ def _fit(
 
 
 def _dithering(photos: Mapping[str, np.ndarray]) -> Iterator[Mark]:
-    """The CPU seconds of `apply_palette` beside a process of pngquant, which also finds the palette."""
+    """The CPU seconds of `apply_palette`, and of a process of pngquant, which also finds the palette."""
     case, limits = "4 megapixels, K = 256", {"floyd-steinberg": 0.12}
     need_pngquant(case)
     large = Image.fromarray(next(iter(photos.values()))).resize((2400, 1667), Image.Resampling.BICUBIC)

@@ -1,4 +1,8 @@
-"""Inertia and cost of refinement and seedings, on colors of photos and on image patches as embeddings."""
+"""Inertia and time of refinement and of seedings.
+
+Refinement improves the initial centers (the option `refine` of `kmeans`). It is measured on colors of photos, and on
+image patches as an example of embeddings. Seedings are measured on random points around 4 K means.
+"""
 
 import functools
 import time
@@ -26,10 +30,11 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """Means over sets of points and seeds.
+    """Inertia and time over sets of points and seeds.
 
-    `one` and `refined` are the inertia of one run, without and with refinement, relative to the best of ten runs.
-    `worst_refined` is the maximum of the latter. `cost` is the time of a run with refinement relative to one without.
+    `one` and `refined` are mean inertias of one run, without and with refinement, relative to the best of ten runs.
+    `worst_refined` is the largest of the inertias whose mean is `refined`. `cost` is the time of all runs with
+    refinement divided by the time of the same runs without.
     """
 
     name: str
@@ -47,7 +52,10 @@ def colors(images: Sequence[Tensor]) -> list[Points]:
 
 
 def patches(images: Sequence[Tensor]) -> list[Points]:
-    """Patches at random positions, centered and projected on their 32 principal directions: (40000, 32)."""
+    """Patches at random positions, at most 40,000, projected on the 32 principal directions of all patches: (N, 32).
+
+    Before the projection, the mean of each patch is subtracted from its values.
+    """
     x = windows(images, _N_PATCHES)
     x = x - x.mean(dim=1, keepdim=True)
     _, directions = torch.linalg.eigh(x.T @ x)

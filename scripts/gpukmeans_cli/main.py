@@ -61,7 +61,8 @@ def _print_help(context: typer.Context, requested: bool) -> None:
         raise typer.Exit
 
 
-# The help option of typer 0.29 would import pydantic for the help of a subcommand.
+# The options of the app are parsed before a subcommand, even if they are not given. Typer 0.29 imports pydantic to
+# convert the value of its own help option, which would delay the help of a subcommand.
 @app.callback(add_help_option=False)
 def _gpukmeans(
     help: Annotated[
@@ -79,7 +80,8 @@ def _gpukmeans(
 def _command(args: Sequence[str]) -> Any:
     """The parser of the app, without typer's options for shell completion unless one is given.
 
-    The help does not show these options. With them, typer 0.29 would import pydantic for the help of a subcommand.
+    The help does not show these options. Typer 0.29 would import pydantic to convert their values, as for its own help
+    option, and so delay the help of a subcommand.
     """
     command = typer.main.get_command(app)
     given = {arg.lstrip("-").partition("=")[0].replace("-", "_") for arg in args}

@@ -1,5 +1,8 @@
 """The pipeline for one file: read, count colors, cluster, map the pixels, encode, write, report.
 
+A target is a limit of the file size, the PSNR or the quality (`targets`). With a target, each try quantizes the
+image with another number of colors or, if its indices are optimized, with another price of a bit (`mapping`).
+
 A still is decoded once. The frames of an animation are decoded again whenever they are needed, one at a time: to count
 colors, and to map the pixels to each palette that is tried. Therefore memory does not grow with the number of frames.
 """
@@ -29,8 +32,8 @@ def compress_image(source: Path, output: Path, settings: Settings) -> Compressio
     """Compress the file `source` to `output`, an image with a palette, and return the report on it.
 
     Raises:
-        ImageError: if `source` cannot be read, `output` cannot be written, the target is out of reach or memory runs
-            out. `output` is then unchanged.
+        ImageError: if `source` cannot be read, `output` cannot be written, the target cannot be reached or memory
+            runs out. `output` is then unchanged.
     """
     if settings.root is not None:
         check_inside(output, settings.root)
@@ -67,7 +70,7 @@ def _compress(path: Path, output: Path, settings: Settings) -> CompressionResult
 
 
 def _quantize(source: Source, suffix: str, settings: Settings, timer: StageTimer) -> tuple[QuantizedImage, list[str]]:
-    """The source in the colors of a palette that reaches the target, if there is one, and a text about each try."""
+    """The quantized source, which reaches the target if the settings have one, and a text about each try."""
     frames, histogram = frames_and_histogram(source, settings, timer)
 
     @cache
@@ -81,7 +84,8 @@ def _quantize(source: Source, suffix: str, settings: Settings, timer: StageTimer
     if settings.target is None:
         return quantize(settings.n_colors, settings.lossy), []
     mapping = mapping_options(settings, suffix, animated=source.animation is not None)
-    searches_price = settings.lossy is None and mapping["lossy"] > 0  # the price changes optimized indices only
+    # The price of a bit has an effect on optimized indices only.
+    searches_price = settings.lossy is None and mapping["lossy"] > 0
     max_colors = min(256, len(histogram.colors))
     return _search(settings.target, max_colors, searches_price, settings, quantize)
 
@@ -93,7 +97,10 @@ def _search(
     settings: Settings,
     quantize: Callable[[int, float | None], QuantizedImage],
 ) -> tuple[QuantizedImage, list[str]]:
-    """The image whose number of colors and price of bits reach the target, and a text about each try."""
+    """The quantized image that reaches the target, and a text about each try.
+
+    The number of colors is searched and, with `searches_price`, the price of a bit, too.
+    """
     tries: list[str] = []
     found = ""
 

@@ -53,7 +53,11 @@ class Reporter:
             typer.echo(json.dumps({"input": str(job.source), "output": str(job.output), "skipped": True}))
 
     def _warn_of_details(self, result: CompressionResult) -> None:
-        """Print warnings and, if verbose, the chunks left out, the tries, the engine, the iterations and the times."""
+        """Print warnings.
+
+        If verbose, also print the chunks of a PNG input that were left out, the tries for a target (`targets`), the
+        engine, the iterations and the times.
+        """
         name = stream_name(result.report.input)
         report = result.report
         warn_ignored_frames(name, result.dropped_frames + 1)

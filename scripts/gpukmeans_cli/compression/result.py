@@ -30,7 +30,7 @@ class CompressionReport:
     """Size of the image with a palette, even if the input is kept."""
     dither: str
     lossy: float
-    """Price of a bit in hundredths of the mean squared error."""
+    """Price of a bit, in hundredths of the mean squared error (`mapping`)."""
     mse: float
     psnr: float | None
     """None for an image without error, since JSON has no infinity."""
@@ -90,6 +90,6 @@ class CompressionResult:
     lacks_kernels: bool = False
     """Whether the indices of many pixels were optimized without native kernels, which is slow."""
     left_out: tuple[str, ...] = ()
-    """Phrases about the chunks of the input that were left out."""
+    """Phrases about the chunks of a PNG input that were left out."""
     tries: tuple[str, ...] = ()
     """Phrases about the tries for a target, in their order."""

@@ -36,7 +36,7 @@ class Settings:
     """None for the default of the file, see `mapping_options`."""
     dither_strength: float = 1.0
     lossy: float | None = 0.0
-    """Price of a bit in hundredths of the mean squared error; None for the default of the dithering."""
+    """Price of a bit, in hundredths of the mean squared error (`mapping`); None for the default of the dithering."""
     effort: int = 2
     """0 for the quickest to 3 for the smallest files."""
     keep_vivid: bool | None = None

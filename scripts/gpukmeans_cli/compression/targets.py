@@ -1,8 +1,14 @@
-"""Targets that choose the number of colors and the price of bits: a size, a PSNR or a quality.
+"""Targets, which choose the number of colors and the price of a bit: a size, a PSNR or a quality.
 
-A still whose indices are optimized has two ways to fewer bytes: fewer colors, and a higher price of bits (`--lossy`).
-`search` finds the pair that reaches the target at the lowest cost. For other images, `search_colors` finds the number
-of colors. A try quantizes and encodes the image once.
+A target has a limit and a cost. The limit applies to the size of the file or to the error of the image. The excess of
+an image is the logarithm of its size or error divided by the limit, so the image reaches the target if its excess is at
+most 0. Among the images that reach the target, the best has the lowest cost: the least visible error if the size has
+the limit, or the smallest size if the error has the limit.
+
+If the optimizer of `map_to_palette` chooses the indices of a still, two changes make its file smaller: fewer colors,
+and a higher price of a bit (`--lossy`, see `mapping`). `search` finds the pair of a number of colors and a price that
+reaches the target at the lowest cost. For other images, `search_colors` finds the number of colors. A try quantizes and
+encodes the image once.
 """
 
 import math
@@ -21,14 +27,14 @@ _UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 1_000_000, "mb": 1_000_000}
 # Numbers of colors that are tried with different prices, and the largest number of tries.
 N_COLORS, MAX_TRIES = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256), 12
 
-# Price of the first try, and the highest price. A try with an excess from -_CLOSE to 0 ends the search for the price at
-# one number of colors.
+# Price of a bit of the first try, and the highest price. A try whose excess is from -_CLOSE to 0 ends the search for
+# the price at its number of colors.
 _FIRST_PRICE, _HIGHEST_PRICE, _CLOSE = 15.0, 600.0, 0.01
 
-# First estimate of the slope: the absolute change of the excess when the logarithm of the price changes by 1.
+# First estimate of the slope: the absolute change of the excess when the natural logarithm of the price changes by 1.
 _SLOPE = 0.25
 
-# The search starts with at least the highest number of colors times exp(-_FEWEST).
+# The guess of the best number of colors, after the first try, is at least the highest number times exp(-_FEWEST).
 _FEWEST = 3.0
 
 
@@ -49,7 +55,7 @@ class Target(Protocol):
     """A limit for an image, and a cost to minimize among the images within the limit."""
 
     def excess(self, candidate: Candidate) -> float:
-        """Logarithm of the size or error divided by its limit. It is at most 0 if the target is reached."""
+        """Natural logarithm of the size or error divided by its limit. It is at most 0 if the target is reached."""
         ...
 
     def cost(self, candidate: Candidate) -> float:
@@ -58,11 +64,11 @@ class Target(Protocol):
 
     @property
     def sign(self) -> int:
-        """1 if the excess grows with the price of bits, -1 if it falls."""
+        """1 if the excess grows with the price of a bit, -1 if it falls."""
         ...
 
     def measure(self, candidate: Candidate) -> str:
-        """The value that has a limit, as text."""
+        """The value of the candidate that the target limits, as text."""
         ...
 
     def failure(self, candidate: Candidate, n_colors: int) -> str:
@@ -137,18 +143,22 @@ def _out_of_reach(closest: str, n_colors: int, option: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A number of colors, and a price of a bit in hundredths of the mean squared error; None is the default price."""
+    """A number of colors and a price of a bit.
+
+    The price is in hundredths of the mean squared error (`mapping`). None is the default price.
+    """
 
     n_colors: int
     lossy: float | None
 
 
 def search(target: Target, max_colors: int, quantize: Callable[[int, float], Candidate]) -> Choice:
-    """The number of colors and the price of the try that reaches the target at the lowest cost.
+    """The number of colors and the price of a bit of the try that reaches the target at the lowest cost.
 
-    The first number of colors is a guess from one try with the most colors. For each number of colors, the search looks
-    for the price that just reaches the target. The next smaller or larger numbers follow as long as the cost falls. If
-    none of `MAX_TRIES` tries reaches the target, `search_colors` searches with the price 0.
+    The first try has the most colors. From its excess, the search guesses the best number of colors. For each number of
+    colors, it looks for the price whose excess is just at most 0. It continues with the next smaller or larger numbers
+    as long as the cost falls. If none of `MAX_TRIES` tries reaches the target, the price is 0, and `search_colors`
+    searches the number of colors.
 
     Args:
         target: the limit and the cost.
@@ -215,15 +225,16 @@ class _Tries:
         """The likely position of the lowest cost in ascending numbers of colors, from a try with the last one."""
         self.left -= 1
         excess = self._target.sign * self._target.excess(self._quantize(numbers[-1], self._price))
-        # The guess is that a third of the bytes, or three times the error, takes a third of the colors.
+        # The guess takes the size as proportional to the number of colors, and the error as inversely proportional. If
+        # the limit is a third of the size of this try, or three times its error, the guess is a third of its colors.
         guess = numbers[-1] * math.exp(min(max(excess, -_FEWEST), 0.0))
         return min(range(len(numbers)), key=lambda place: abs(math.log(numbers[place] / guess)))
 
     def best_price(self, n_colors: int) -> tuple[float, Choice] | None:
-        """The lowest cost of tries with a number of colors, and the choice; None if no try reaches the target.
+        """The lowest cost of the tries with `n_colors` that reach the target, and the choice; None if none does.
 
         The excess is nearly linear in the logarithm of the price. So the next price is where the line through the last
-        two tries reaches the target.
+        two tries has the excess 0.
         """
         best: tuple[float, Choice] | None = None
         points: list[tuple[float, float]] = []
@@ -254,7 +265,7 @@ class _Tries:
             self._slope = min(max(slope, _SLOPE / 5), _SLOPE * 5)
         # The next price aims slightly inside the limit, since a try outside the limit is wasted.
         aimed = log_price - self._target.sign * (excess + _CLOSE / 2) / self._slope
-        # If the limit is bracketed by two tries, the next price is between them.
+        # If some tries reach the target and others miss it, the next price is between them.
         inside = [x for x, y in points if y <= 0]
         outside = [x for x, y in points if y > 0]
         if inside and outside:
@@ -263,7 +274,7 @@ class _Tries:
         return min(max(math.exp(aimed), 0.5), _HIGHEST_PRICE)
 
     def _edge(self, log_prices: list[float], *, outer: bool = False) -> float:
-        """The price nearest to the limit, of tries that reach the target or, with `outer`, that miss it."""
+        """Logarithm of the price nearest to the limit, of tries that reach the target or, with `outer`, miss it."""
         return max(log_prices) if (self._target.sign > 0) != outer else min(log_prices)
 
 

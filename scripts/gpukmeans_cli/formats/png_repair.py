@@ -73,7 +73,7 @@ def stored_file(file: BinaryIO) -> BinaryIO:
 
 
 def left_out(file: BinaryIO) -> tuple[str, ...]:
-    """Phrases about the chunks left out of a `RepairedFile`; none for any other file."""
+    """Phrases about the chunks that a `RepairedFile` omits; none for any other file."""
     return file.left_out if isinstance(file, RepairedFile) else ()
 
 

@@ -43,7 +43,8 @@ _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Without this handler, Pillow's log messages would be printed on stderr, where an error is one line.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-# libtiff prints messages even about files that it can read. This has no effect if Pillow links libtiff statically.
+# libtiff prints messages even about files that it can read. The call prevents these messages, except if Pillow
+# links libtiff statically.
 with contextlib.suppress(AttributeError, OSError):
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
@@ -79,8 +80,8 @@ def read_image(path: Path, *, max_pixels: int | None = None) -> DecodedImage:
     Samples of 16 bits, grey or RGB, are reduced to their high byte, as in browsers. A transparent color is compared at
     16 bits. Grey of mode `I` has 16 bits if all values are in 0..65535. Otherwise its range from the smallest to the
     largest value is scaled to 0..255 and rounded. Grey of mode `F` is scaled from 0..1 if all values are in that range,
-    otherwise from the range of the finite values. A constant outside these ranges becomes black. NaN and -inf become
-    black, and inf becomes white. A TIFF whose white is 0 is inverted.
+    otherwise from the range of the finite values. An image of equal values outside 0..65535 (`I`) or 0..1 (`F`)
+    becomes black. NaN and -inf become black, and inf becomes white. A TIFF whose white is 0 is inverted.
 
     Raises ImageError for a file that is missing, unreadable, not an image, damaged, without pixels, or of more than
     `max_pixels` pixels. The default of `max_pixels` is the limit at which Pillow raises, twice
@@ -125,13 +126,16 @@ class _PillowLimit:
     """Pillow's limit of pixels and the warning filters, which are set while decoders run.
 
     Both are global to the process, and the workers that share a GPU are threads. Without a lock, 167 of 400 reads with
-    two limits in 8 threads were wrongly accepted or refused. After 400 reads with the default limit, the limit stayed
-    2**33 times as large (`test_threads_with_different_limits_each_have_their_own` shows such reads).
+    two limits in 8 threads were wrongly accepted or refused. With the default limit, `_set` doubles the value that it
+    finds and later restores that value. Without a lock, a thread may find and restore a value that another thread has
+    doubled. After 400 such reads, the limit was 2**33 times as large as before. A test covers both faults:
+    `test_threads_with_different_limits_each_have_their_own`.
 
     Threads with the same limit run concurrently, and a thread with another limit waits until they have finished. A
     plain lock would decode one image at a time, although Pillow's decoders release the interpreter lock. The gain needs
-    free cores. On two busy cores, two threads took 8.0 ms at best and 10.7 ms in the median for two JPEG images of 1.4
-    megapixels (400 tries), and 9.1 ms and 10.2 ms with a plain lock.
+    free cores. On two cores that other programs used, too, two threads decoded two JPEG images of 1.4 megapixels (400
+    tries). With this lock the best time was 8.0 ms and the median 10.7 ms. With a plain lock the best time was 9.1 ms
+    and the median 10.2 ms.
 
     Pillow warns above MAX_IMAGE_PIXELS, and raises only above twice that number. Here the warning is an error, so that
     MAX_IMAGE_PIXELS itself is the limit, even for images inside a file (ICO, TIFF tiles).
@@ -178,7 +182,7 @@ PILLOW_LIMIT = _PillowLimit()
 
 
 def decode_image(file: BinaryIO) -> DecodedImage:
-    """The result of `read_image` for a file from `open_for_decoding`, at its beginning."""
+    """The result of `read_image` for a file from `open_for_decoding`, whose position must be 0."""
     try:
         return _decode_image(file)
     except DamagedImageError:
@@ -240,7 +244,10 @@ def _first_frame(image: ImageFile.ImageFile, file: BinaryIO) -> _FirstFrame:
 
 
 def file_size(file: BinaryIO) -> int:
-    """The size of an open file in bytes, with the chunks left out of it. Moves the position of the file to its end."""
+    """The size in bytes of the file as stored, including the chunks that a `RepairedFile` omits.
+
+    The position of the stored file moves to its end.
+    """
     return stored_file(file).seek(0, os.SEEK_END)
 
 
@@ -340,7 +347,8 @@ def _low_bytes_of_color_key(image: ImageFile.ImageFile) -> Image.Image | None:
     image.fp.seek(0)
     low_bytes = Image.open(image.fp)
     # Pillow keeps the high byte of each sample. Read as little-endian, that is the low byte of a big-endian sample.
-    low_bytes.tile = [(*tile[:3], "RGB;16L")]  # pyright: ignore[reportAttributeAccessIssue] # of old versions too
+    # Old versions of Pillow have no class for a tile, so it is a plain tuple.
+    low_bytes.tile = [(*tile[:3], "RGB;16L")]  # pyright: ignore[reportAttributeAccessIssue]
     low_bytes.load()
     image.fp.seek(position)
     return low_bytes

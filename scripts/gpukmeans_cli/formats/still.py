@@ -1,4 +1,12 @@
-"""Still images: encoding of a palette and indices as a small PNG, GIF or WebP file."""
+"""Still images: encoding of a palette and indices as a small PNG, GIF or WebP file.
+
+The data of a PNG are compressed several times, and the smallest result is stored. An attempt is one choice of samples
+(grey levels, or indices for one order of the palette) and of filters. The scanlines of an attempt are all the bytes
+that deflate compresses: for each row the filter type and the filtered samples. Deflate stores a repeat, a string of
+bytes that occurred before, as a length and a distance, and encodes the lengths, distances and other bytes by Huffman
+codes. First all attempts are compressed by the fast encodings of `_quick_attempts`. Then the smallest attempts are
+compressed at higher levels, depending on the effort (`--effort`, 0 to 3).
+"""
 
 from __future__ import annotations
 
@@ -27,19 +35,20 @@ from gpukmeans_cli.system.atomic_files import ImageError, write_atomically
 DEFAULT_EFFORT, MOST_EFFORT = 2, 3
 
 # Levels of libdeflate. Up to level 9 it chooses the longest repeats. From level 10 on it chooses the repeats of the
-# fewest bits, which takes 10 to 30 times the time of level 6. Compared with the faster encodings, level 10 saves 7 %
-# for photos of 16 colors, 3 % for 64 colors, 0.5 % for 256 colors and 5 % for drawings. Level 9 makes smaller files of
-# some drawings with exact repeats. Levels above 6 are tried only on scanlines whose faster encoding has at most
-# `NEAR_BEST` times the smallest size and, below the highest effort, at most `REPETITIVE` bytes a pixel.
+# fewest bits, which takes 10 to 30 times the time of level 6. Compared with the smallest fast encoding, level 10 saves
+# 7 % for photos of 16 colors, 3 % for 64 colors, 0.5 % for 256 colors and 5 % for drawings. For some drawings in which
+# areas repeat exactly, level 9 makes smaller files than level 10. Levels above 6 are tried on an attempt only if its
+# size in a fast encoding, with PLTE and tRNS, is at most `NEAR_BEST` times the smallest such size of all attempts.
+# Below the highest effort, the fast encoding must also have at most `REPETITIVE` bytes a pixel.
 FAST_LEVEL, LONGEST_LEVEL, LEVEL, HIGHEST_LEVEL = 6, 9, 10, 12
 NEAR_BEST, REPETITIVE = 1.1, 0.3
 
-# Highest ratio, for a drawing, of its size with repeats to its size by Huffman codes alone.
+# An image counts as a drawing if its size with repeats is at most this ratio of its size by Huffman codes alone.
 REPEATED = 0.29
 
-# With the default effort or more, the best scanlines of drawings of up to `_SMALL` pixels are compressed at the highest
-# level. For up to `_ZOPFLI_PIXELS` pixels, Zopfli is tried too. It saves 3 to 5 % more, in 2 to 6 seconds a megapixel.
-# With 15 iterations instead of 3 it would save another 0.3 %.
+# With the default effort or more, the smallest attempt of a drawing of up to `_SMALL` pixels is also compressed at the
+# highest level. For up to `_ZOPFLI_PIXELS` pixels, it is also compressed by Zopfli, which saves 3 to 5 % more and takes
+# 2 to 6 seconds a megapixel. With 15 iterations instead of 3, Zopfli would save another 0.3 %.
 _SMALL, _ZOPFLI_PIXELS, _ZOPFLI_ITERATIONS = 1 << 20, 1 << 19, 3
 
 _GREY, _PALETTE = 0, 3  # color types of PNG
@@ -66,7 +75,8 @@ def encode_still(
     A PNG has a palette, or is grey if that is smaller. A GIF has no partial alpha. A WebP is lossless. PNG stores all
     metadata, WebP stores profile, EXIF and XMP, and GIF stores the text "Comment". PNG has exceptions: blanks that it
     does not allow are removed from keywords. Texts whose keyword then does not have 1..79 characters of Latin-1,
-    resolutions outside the range of its field, and profiles above 1 MiB, which Pillow would reject, are not stored.
+    resolutions outside the range of the chunk pHYs, and profiles above 1 MiB, which Pillow would reject, are not
+    stored.
 
     Raises ImageError for a suffix not in `system.atomic_files.SUFFIXES` and for an image that the format cannot store.
     Raises ValueError if palette and indices do not match.
@@ -80,7 +90,7 @@ def encode_still(
 
 
 def is_repetitive(indices: np.ndarray) -> bool:
-    """Whether indices, uint8 (height, width), belong to a drawing: most of them are in repeats.
+    """Whether indices, uint8 (height, width), belong to a drawing: repeats make the file much smaller.
 
     Compared with Huffman codes alone, repeats save 71 % or more of the bytes of drawings in 4 to 256 colors. They save
     less for photos, except photos of smooth areas in 4 colors.
@@ -93,7 +103,8 @@ def encode_pixels(pixels: np.ndarray, metadata: Metadata) -> tuple[bytes, str]:
     """A lossless file of pixels, uint8 (height, width, C), for a browser, and its suffix.
 
     C is as in `encode_still`. The file is a WebP, or a PNG if a side is too long for WebP. The only metadata stored is
-    the color profile, since it changes how the pixels are displayed. Colors that chunks of a PNG define become sRGB.
+    the color profile, since it changes how the pixels are displayed. If chunks of a PNG (such as gAMA, cHRM or cICP)
+    define the color space of the pixels, the pixels are converted to sRGB.
     """
     if metadata.color_chunks:
         pixels, metadata = to_srgb(pixels, metadata), without_encoding(metadata)
@@ -154,7 +165,7 @@ class _Samples:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Scanlines (the data of IDAT before deflate), and their smallest encoding found so far."""
+    """Samples, their scanlines (the data of IDAT before deflate), and the smallest encoding found so far."""
 
     samples: _Samples
     scanlines: np.ndarray  # uint8 (height, 1 + bytes of a row)
@@ -201,8 +212,9 @@ def _all_samples(
 ) -> Iterator[_Samples]:
     """The samples of the image that may make the smallest file: grey levels, and indices for orders of the palette.
 
-    With `all_orders`, the orders are those of `palette_orders`, by count and by brightness. Indices of less than 8 bits
-    also come in 8 bits, which often makes a smaller file.
+    With `all_orders`, the orders are all of `palette_orders` and two more: by count and by brightness. Otherwise the
+    only order is the first of `palette_orders`. With effort 1 or more, indices of less than 8 bits are also tried in 8
+    bits, which often makes a smaller file.
     """
     # PNG forbids an RGB profile with grey samples, and a grey profile with a palette.
     color_space = None if metadata.icc_profile is None else metadata.icc_profile[16:20]
@@ -268,9 +280,11 @@ def _png_file(samples: _Samples, data: bytes, metadata: Metadata) -> bytes:
 def _quick_attempts(samples: _Samples, effort: int) -> Iterator[_Attempt]:
     """Attempts with filtered scanlines, which suit photos, and with unfiltered scanlines, which suit drawings.
 
-    Differences in a photo seldom repeat, and short repeats cost more bits than they save. So filtered scanlines are
-    also compressed by Huffman codes or run lengths alone. Filters are chosen by code length. With effort 0, Pillow
-    chooses them, in 3 ms for a photo, and packed samples get the filter "up", since they often equal the row above.
+    Filtered samples of a photo seldom repeat, and short repeats cost more bits than they save. So filtered scanlines
+    are also compressed by Huffman codes alone, and with run lengths as the only repeats. `png_scanlines` chooses the
+    filter of each row by the estimated code lengths of its filtered bytes. With effort 0, Pillow chooses the filters of
+    8-bit samples, in 3 ms for a photo, and rows of packed samples have the filter "up", since they often equal the row
+    above. With the highest effort, the filter "up" for all rows is another attempt.
     """
     rows = png.pack_samples(samples.values, samples.bit_depth)
     filtered = []

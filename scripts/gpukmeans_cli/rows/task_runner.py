@@ -16,11 +16,11 @@ from gpukmeans_cli.system.startup import Terminated, sigterm_as_interrupt
 
 
 class PreparationError(Exception):
-    """A task cannot be started. Nothing was computed or written. The text is one sentence, equal on all ranks."""
+    """A task cannot be started. Nothing was computed or written. The text is one sentence, the same on all ranks."""
 
 
 def run_task(task: ClusterTask, ranks: RankStore, timeout: timedelta | None, reporter: ClusterReporter) -> bool:
-    """Run the task, report its result or error, and return whether it succeeded, equal on all ranks.
+    """Run the task, report its result or error, and return whether it succeeded. All ranks return the same value.
 
     PreparationError if the task cannot be started, RankError if another rank is lost. Ctrl-C and SIGTERM are reported,
     then KeyboardInterrupt is raised.
@@ -60,5 +60,6 @@ def _process_group(env: RankEnv, device: torch.device, timeout: timedelta | None
             group = stack.enter_context(process_group(env, device, timeout))
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise RankError(f"{env.prefix}cannot join the process group ({reason}); start all by torchrun") from None
+            text = f"{env.prefix}cannot join the process group ({reason}); start all ranks by torchrun"
+            raise RankError(text) from None
         yield group

@@ -80,8 +80,8 @@ def in_order(
     """Yield the results of `function` in the order of the tasks.
 
     `on_result` is called with the index and result of each task as soon as it completes. Errors of `function` are
-    raised. Also after an error, the generator starts no further task, sets `stop`, which `function` can read, and
-    returns when no worker is running.
+    raised. When the generator ends, raises an error or is closed, it sets `stop`, which `function` can read, starts no
+    further task, and waits until no worker is running.
     """
     results: dict[int, R] = {}
     n_submitted = 0
@@ -258,7 +258,8 @@ class ProcessPool:
             warnings.simplefilter("ignore", DeprecationWarning)
             process.start()
         worker_end.close()
-        return _Worker(process, own_end)  # pyright: ignore[reportArgumentType] # of Windows
+        # On Windows, Pipe returns another type.
+        return _Worker(process, own_end)  # pyright: ignore[reportArgumentType]
 
 
 class _Worker(NamedTuple):
@@ -270,8 +271,8 @@ def _run_worker(
     pipe: Connection, inherited: Sequence[Connection], function: Callable[[Any], Any], initializer: Callable[[], object]
 ) -> None:
     """Run the tasks from the pipe until the parent closes its end or dies."""
-    # A terminal sends signals to the whole process group. A signal that ends the parent must not end the worker, which
-    # first removes its unfinished file.
+    # A terminal sends signals to the whole process group. A worker that a signal ended while `function` writes a file
+    # would leave the unfinished file. Therefore the worker ignores the signals, and exits when its task ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:

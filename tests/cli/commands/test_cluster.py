@@ -337,7 +337,7 @@ def test_a_rank_that_cannot_join_the_process_group_gives_one_line(run, x, monkey
     monkeypatch.setattr(task_runner, "process_group", group)
     monkeypatch.setattr("gpukmeans_cli.validation.find_rank_env", lambda *paths: RankEnv(rank=0, size=2))
     monkeypatch.setattr(cluster, "rank_store", lambda env: contextlib.nullcontext(LocalStore(env)))
-    message = "rank 0 of 2: cannot join the process group (timeout); start all by torchrun"
+    message = "rank 0 of 2: cannot join the process group (timeout); start all ranks by torchrun"
     assert run("x.npy", "-k", 2) == (1, "", f"gpukmeans: {message}\n")
 
 

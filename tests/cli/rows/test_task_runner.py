@@ -103,6 +103,6 @@ def test_a_process_group_that_cannot_be_initialized_is_a_rank_error(x, monkeypat
             return thing
 
     monkeypatch.setattr(task_runner, "process_group", process_group)
-    message = r"rank 1 of 2: cannot join the process group \(timeout\); start all by torchrun"
+    message = r"rank 1 of 2: cannot join the process group \(timeout\); start all ranks by torchrun"
     with pytest.raises(RankError, match=message):
         run_task(task(), LocalStore(RankEnv(rank=1, size=2)), None, REPORTER)
