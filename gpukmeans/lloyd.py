@@ -102,18 +102,18 @@ def lloyd(
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
         active, ended = _start_runs(points, start, n_fixed), []
-        inertia, shifts, n_iter = active.inertia, active.sqshift, 0
+        inertia, n_iter = active.inertia, 0
     else:
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
         active, ended = snapshot.active.resume(points, n_fixed), [(snapshot.ended, snapshot.fits)]
-        inertia, shifts, n_iter = snapshot.inertia, snapshot.shifts, int(snapshot.n_iter)
-    still, stopped = torch.zeros_like(shifts), False
+        inertia, n_iter = snapshot.inertia, int(snapshot.n_iter)
+    still, stopped = torch.zeros_like(inertia), False
     while active.n_runs and n_iter < max_iter and not stopped:
         # At most as many iterations as so far plus one: a run that ends early is measured in vain until the next check.
         n = min(window, n_iter + 1, max_iter - n_iter)
         if save is not None:
             if n_iter % every == 0:
-                save(to_tensors(_LoopSnapshot.of(active, ended, inertia, shifts, n_iter), "loop"))
+                save(to_tensors(_LoopSnapshot.of(active, ended, inertia, n_iter), "loop"))
             n = min(n, every - n_iter % every)
         n_iter += n
         active = _move(active, project, relocate=True)
@@ -244,21 +244,19 @@ class _LoopSnapshot:
 
     n_iter: Tensor
     inertia: Tensor
-    shifts: Tensor
     active: _RunSnapshot
     ended: Tensor
     fits: Fit
 
     @staticmethod
     def of(
-        active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, shifts: Tensor, n_iter: int
+        active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, n_iter: int
     ) -> "_LoopSnapshot":
         none = active.run_ids[:0]
         ended = [*ended, (none, active.fit().select(none))]  # `concatenated` needs at least one fit
         return _LoopSnapshot(
             n_iter=torch.tensor(n_iter, device="cpu"),
             inertia=inertia,
-            shifts=shifts,
             active=_RunSnapshot(**{field.name: getattr(active, field.name) for field in fields(_RunSnapshot)}),
             ended=torch.cat([run_ids for run_ids, _ in ended]),
             fits=Fit.concatenated([fit for _, fit in ended]),

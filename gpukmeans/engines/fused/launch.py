@@ -1,5 +1,6 @@
 """Launches of the Triton kernels, as torch operations `gpukmeans::fused_assign` and `gpukmeans::fused_measure`."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -151,10 +152,20 @@ def _measure_shapes(
     return totals, inertia, torch.empty_like(inertia, dtype=centers.dtype)
 
 
-for _name, _pass, _shapes in (("fused_assign", _assign, _assign_shapes), ("fused_measure", _measure, _measure_shapes)):
-    _LIBRARY.impl(_name, _pass, "CPU")  # where the kernels are interpreted
-    _LIBRARY.impl(_name, _pass, "CUDA")
-    torch.library.register_fake(f"gpukmeans::{_name}", _shapes, lib=_LIBRARY)
+class Operation(NamedTuple):
+    """A torch operation: the function that runs it, and the function of its results without values."""
+
+    run: Callable[..., tuple[Tensor, ...]]
+    shapes: Callable[..., tuple[Tensor, ...]]
+
+
+OPERATIONS = {"fused_assign": Operation(_assign, _assign_shapes), "fused_measure": Operation(_measure, _measure_shapes)}
+"""The operations of `torch.ops.gpukmeans` by name."""
+
+for _name, _operation in OPERATIONS.items():
+    _LIBRARY.impl(_name, _operation.run, "CPU")  # where the kernels are interpreted
+    _LIBRARY.impl(_name, _operation.run, "CUDA")
+    torch.library.register_fake(f"gpukmeans::{_name}", _operation.shapes, lib=_LIBRARY)
 
 
 class _Plan(NamedTuple):
