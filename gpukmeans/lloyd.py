@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gpukmeans.checkpoints import CheckpointState, from_tensors, to_tensors
 from gpukmeans.distance import squared_distance
-from gpukmeans.engines.native import iteration
+from gpukmeans.engines.fused import iteration as cuda_steps
+from gpukmeans.engines.iteration import Decision
+from gpukmeans.engines.native import iteration as native_steps
 from gpukmeans.metrics import Projection
 from gpukmeans.moments import Moments
 from gpukmeans.points import Points
@@ -116,16 +118,18 @@ def lloyd(
                 save(to_tensors(_LoopSnapshot.of(active, ended, inertia, n_iter), "loop"))
             n = min(n, every - n_iter % every)
         n_iter += n
-        active = _move(active, project, relocate=True)
-        shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, still)
-        if window == 1:  # a check costs less than a pass for runs that have ended
+        if window == 1:
+            active = _move(active, project, relocate=True)
+            shifts = _of_all_runs(active.sqshift.sqrt(), active.run_ids, still)
+            # Here a check costs less than measuring runs that have ended.
             finished, active = _split_finished(active, active.going.tolist())
             ended += finished
-        if active.n_runs:
-            active, going = _measure_and_decide(active, n, tol, project, all_going=window == 1)
-            inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
-            finished, active = _split_finished(active, going)
-            ended += finished
+            active, going = _measured_and_checked(active, tol)
+        else:
+            active, going = _iterated_and_checked(active, n, tol, project)
+        inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
+        finished, active = _split_finished(active, going)
+        ended += finished
         stopped = callback is not None and callback(n_iter, inertia, shifts)
     ended.append((active.run_ids, active.fit()))
     order = torch.cat([run_ids for run_ids, _ in ended]).argsort()
@@ -312,12 +316,14 @@ def _move(active: _ActiveRuns, project: Projection | None, *, relocate: bool) ->
     With `relocate` empty clusters move to the points farthest from their centers, which synchronizes with a GPU.
     Without `relocate`, runs with empty clusters become unresolved.
     """
-    if relocate and project is None:
+    if project is None:
+        state = active.centers, active.moments, active.going, active.n_iter, active.unresolved
         total_weight = active.points.total_weight
-        state = active.centers, active.moments, active.going, active.n_iter
-        moved = iteration.move(*state, n_fixed=active.n_fixed, total_weight=total_weight)
+        moved = _steps(active).move(*state, n_fixed=active.n_fixed, total_weight=total_weight)
         if moved is not None:
-            return active.updated(**moved._asdict())
+            relocates = relocate and moved.unresolved is not active.unresolved and bool(moved.unresolved.any())
+            if not relocates:
+                return active.updated(**moved._asdict())
     centers, moments, unresolved = active.centers, active.moments, active.unresolved
     missing = active.going & _misses_a_cluster(moments, active.n_fixed)
     if not relocate:
@@ -355,31 +361,35 @@ def _misses_a_cluster(moments: Moments, n_fixed: int) -> Tensor:
     return (moments.worst_sqdist > 0) & (moments.totals[:, n_fixed:] == 0).any(dim=1)
 
 
-def _measure_and_decide(
-    moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, all_going: bool
-) -> tuple[_ActiveRuns, list[bool]]:
-    """The runs after `n` iterations, and whether each run continues. `moved` are the runs after the first move.
-
-    This synchronizes with a GPU.
-    """
-    active = _iterate(moved, n, tol, project, careful=False, all_going=all_going)
-    going = active.going.tolist()
+def _measured_and_checked(moved: _ActiveRuns, tol: float) -> tuple[_ActiveRuns, list[bool]]:
+    """The runs after the second step of an iteration, and whether each continues. No run has ended before."""
+    if not moved.n_runs:
+        return moved, []
+    active = _measure(moved, tol, twice=False, all_going=True)
     if any(active.unresolved.tolist()):
-        active = _iterate(moved, n, tol, project, careful=True)
+        active = _measure(moved, tol, twice=True, all_going=True)
+    return active, active.going.tolist()
+
+
+def _iterated_and_checked(
+    before: _ActiveRuns, n: int, tol: float, project: Projection | None
+) -> tuple[_ActiveRuns, list[bool]]:
+    """The runs after `n` iterations, and whether each continues. This synchronizes with a GPU, usually once."""
+    active = _iterate(before, n, tol, project, careful=False)
+    going, unresolved = torch.stack([active.going, active.unresolved]).tolist()
+    if any(unresolved):
+        active = _iterate(before, n, tol, project, careful=True)
         going = active.going.tolist()
     return active, going
 
 
-def _iterate(
-    moved: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool, all_going: bool = False
-) -> _ActiveRuns:
-    """The runs after `n` iterations. `moved` are the runs after the first move.
+def _iterate(active: _ActiveRuns, n: int, tol: float, project: Projection | None, *, careful: bool) -> _ActiveRuns:
+    """The runs after `n` iterations.
 
     With `all_going` no run has ended before. With `careful` empty clusters are relocated, and each pass is repeated
     with scales that are fine enough, which synchronizes with a GPU.
     """
-    active = _measure(moved, tol, twice=careful, all_going=all_going)
-    for _ in range(n - 1):
+    for _ in range(n):
         active = _measure(_move(active, project, relocate=careful), tol, twice=careful, all_going=False)
     return active
 
@@ -395,35 +405,34 @@ def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) ->
     if twice:
         bound = _tightened_bound(moments, bound)
         moments = moved.points.measure(moved.target, bound)
-    decision = _decide(moved, moments, bound, tol)
-    return moved.updated(
-        centers=moved.target,
-        moments=moments if all_going else moments.where(moved.going, moved.moments),
-        inertia=decision.inertia,
-        lowest=decision.lowest,
-        stalled=decision.stalled,
-        going=decision.going,
-        unresolved=decision.unresolved,
-    )
+    decision = _decide(moved, moments, bound, tol, all_going=all_going)
+    return moved.updated(centers=moved.target, **decision._asdict())
 
 
-def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float) -> iteration.Decision:
-    """Which runs continue, decided by the `moments` at their next centers."""
-    arguments = moments, moved.going, bound, moved.inertia, moved.lowest, moved.stalled, moved.unresolved
+def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float, *, all_going: bool) -> Decision:
+    """Which runs continue, decided by the moments at their next centers."""
+    previous = None if all_going else moved.moments
+    state = moved.going, bound, moved.inertia, moved.lowest, moved.stalled, moved.unresolved
     rule = {"n_fixed": moved.n_fixed, "tol": tol, "patience": _PATIENCE, "too_coarse": _TOO_COARSE}
-    if (decision := iteration.decide(*arguments, **rule)) is not None:
+    if (decision := _steps(moved).decide(moments, previous, *state, **rule)) is not None:
         return decision
     before, inertia = moved.inertia, moments.weighted_sqdist()
     stalled = torch.where(inertia < moved.lowest, 0, moved.stalled + 1)
     missing = _misses_a_cluster(moments, moved.n_fixed)
     settled = (stalled >= _PATIENCE) | ((before - inertia <= tol * before) & ~missing)
-    return iteration.Decision(
+    return Decision(
+        moments=moments if previous is None else moments.where(moved.going, previous),
         inertia=torch.where(moved.going, inertia, moved.inertia),
         lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
         going=moved.going & ~settled,
         unresolved=moved.unresolved | (moved.going & (_tightened_bound(moments, bound) < bound)),
     )
+
+
+def _steps(active: _ActiveRuns) -> Any:
+    """The module of the kernels of both steps for the device of the runs."""
+    return native_steps if active.centers.is_cpu else cuda_steps
 
 
 def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:

@@ -134,6 +134,9 @@ class _DeviceTensor(torch.Tensor):
     def tolist(self):
         return self.cpu().tolist()
 
+    def __repr__(self):
+        return f"on {DEVICE}: {self.values}"
+
     def __getitem__(self, index):
         # torch copies a list to the device of the tensor before it dispatches.
         parts = index if isinstance(index, tuple) else (index,)

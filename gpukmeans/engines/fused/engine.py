@@ -1,12 +1,12 @@
 """The fused engine: one pass over the points by Triton kernels, with the bits of the plain engine."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
+from gpukmeans.engines.fused.availability import unavailable_reason
 from gpukmeans.engines.fused.storage import sorted_copy, unsorted
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
@@ -36,13 +36,7 @@ class TritonEngine:
             return f"its kernels are for {self.device}, and these points are on {x.device}"
         if x.shape[-1] > _MAX_WIDTH:
             return f"its kernels are for points of up to {_MAX_WIDTH} coordinates, got {x.shape[-1]}"
-        if importlib.util.find_spec("triton") is None:
-            return "it needs triton, which is not installed"
-        import triton.language
-
-        if not hasattr(triton.language, "tuple"):
-            return f"it needs triton 3.3 or later, got {triton.__version__}"
-        return None
+        return unavailable_reason()
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundTritonEngine":
         return BoundTritonEngine(x, weights, self)

@@ -1,13 +1,14 @@
 """Launches of the Triton kernels, as torch operations `gpukmeans::fused_assign` and `gpukmeans::fused_measure`."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+import gpukmeans.engines.fused.iteration_kernels as iteration_kernels
 import gpukmeans.engines.fused.kernels as kernels
 from gpukmeans.engines.fused.storage import KernelInput
 from gpukmeans.fixed_point import FixedPoint
@@ -22,6 +23,8 @@ _MAX_COPIES, _MAX_COPIES_BYTES = 32, 32 << 20
 _MAX_REDUCED = 16
 # Programs for each processor of the GPU: more than run at once, so that no processor is idle while another one works.
 _PER_PROCESSOR = 128
+# Entries of the totals that a program adds at a time.
+_REDUCED_BLOCK = 256
 # From this many centers on, programs have four warps, because one warp takes too long to compute the bounds.
 _MANY_CENTERS = 1024
 
@@ -127,7 +130,21 @@ def _measure(
     max_reduced = _MAX_REDUCED if rows is not None or n_clusters <= _MAX_REDUCED else 0
     sizes = n, x.shape[2], n_clusters, *strides, plan.n_blocks, plan.per_run, n_runs, n_copies, max_reduced
     _launch(kernels.measure_kernel, plan, *tensors, *sizes, width=width)
-    return totals.sum(dim=0), inertia.sum(dim=1), worst_sqdist.amax(dim=1)
+    return _reduced(totals, inertia, worst_sqdist)
+
+
+def _reduced(total_copies: Tensor, inertia_parts: Tensor, worst_parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of copies (copies, B, K, D + 1) and of parts (B, programs), and the largest of the worst distances."""
+    n_copies, n_runs, n_clusters, n_sums = total_copies.shape
+    totals = torch.empty_like(total_copies[0])
+    inertia, worst_sqdist = inertia_parts.new_empty(n_runs), worst_parts.new_empty(n_runs)
+    n_entries = n_clusters * n_sums
+    tensors = totals, inertia, worst_sqdist, total_copies, inertia_parts, worst_parts
+    sizes = n_entries, n_runs, n_copies, inertia_parts.shape[1]
+    with current_device_of(totals):
+        grid = n_runs, triton.cdiv(n_entries, _REDUCED_BLOCK)
+        iteration_kernels.reduce_kernel[grid](*tensors, *sizes, block=_REDUCED_BLOCK)
+    return totals, inertia, worst_sqdist
 
 
 def _assign_shapes(
@@ -196,9 +213,8 @@ def _default_programs(device: torch.device) -> int:
 
 
 def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: int) -> None:
-    shape, device = plan.shape, plan.lists.device
-    # Triton launches on the current device, and the points may be on another one.
-    with torch.get_device_module(device).device_of(plan.lists) if device.type == "cuda" else nullcontext():
+    shape = plan.shape
+    with current_device_of(plan.lists):
         kernel[(plan.programs,)](
             *args,
             block=shape.block,
@@ -207,3 +223,8 @@ def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: i
             enable_fp_fusion=False,  # a fused multiply-add would round once where the reference distance rounds twice
             **constants,
         )
+
+
+def current_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which the device of the tensor is the current device, on which Triton launches kernels."""
+    return torch.cuda.device_of(tensor) if tensor.device.type == "cuda" else nullcontext()

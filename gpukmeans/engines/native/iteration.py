@@ -4,46 +4,14 @@
 """
 
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gpukmeans.engines.iteration import Decision, Move
 from gpukmeans.engines.native.library import fields, unavailable_reason
 from gpukmeans.engines.native.tensors import addresses, kernel
 from gpukmeans.moments import Moments
-
-
-class Move(NamedTuple):
-    """The result of a move of centers to the means of their clusters.
-
-    `target` (B, K, D) are the centers after the move. `sqshift` (B,) is the largest squared distance between a center
-    before and after the move. `bound` (B,) is an upper bound of the squared distances of points to their nearest
-    centers after the move, and `scale` (B,) the fixed-point scale of squared distances for this bound. `n_iter` (B,) is
-    the number of iterations so far. `going` (B,) is true if any center of the run moves.
-    """
-
-    target: Tensor
-    sqshift: Tensor
-    bound: Tensor
-    scale: Tensor
-    n_iter: Tensor
-    going: Tensor
-
-
-class Decision(NamedTuple):
-    """The state of runs (B,) after an iteration.
-
-    `lowest` is the lowest `inertia` so far, and `stalled` is the number of iterations since the inertia was `lowest`.
-    `going` is true for runs that continue. `unresolved` is true for runs whose iteration must be repeated. One cause is
-    a fixed-point scale of squared distances that is too coarse.
-    """
-
-    inertia: Tensor
-    lowest: Tensor
-    stalled: Tensor
-    going: Tensor
-    unresolved: Tensor
 
 
 class _Moments(Structure):
@@ -62,7 +30,8 @@ class _Move(Structure):
 
     _fields_ = [
         ("moments", _Moments),
-        *fields(c_void_p, "centers", "total_weight", "going_before", "n_iter_before", *Move._fields),
+        *fields(c_void_p, "centers", "total_weight", "going_before", "n_iter_before"),
+        *fields(c_void_p, "target", "sqshift", "bound", "scale", "n_iter", "going"),
     ]
 
 
@@ -74,33 +43,41 @@ class _Decision(Structure):
         *fields(
             c_void_p, "going_before", "bound", "inertia_before", "lowest_before", "stalled_before", "unresolved_before"
         ),
-        *fields(c_void_p, *Decision._fields),
+        *fields(c_void_p, "inertia", "lowest", "stalled", "going", "unresolved"),
     ]
 
 
 def move(
-    centers: Tensor, moments: Moments, going: Tensor, n_iter: Tensor, *, n_fixed: int, total_weight: Tensor
+    centers: Tensor,
+    moments: Moments,
+    going: Tensor,
+    n_iter: Tensor,
+    unresolved: Tensor,
+    *,
+    n_fixed: int,
+    total_weight: Tensor,
 ) -> Move | None:
     """The next centers, with the bits of the torch operations in `lloyd`. Only runs of the mask `going` (B,) move.
 
-    None if an empty cluster must be relocated, if the tensors are not on the CPU, or if there are no native kernels.
+    None if an empty cluster must be relocated, or if there are no native kernels.
     """
-    if not centers.is_cpu or unavailable_reason() is not None:
+    if unavailable_reason() is not None:
         return None
     centers, going = centers.contiguous(), going.contiguous()
     n_runs, _, width = centers.shape
-    moved = Move(*map(torch.empty_like, (centers, total_weight, total_weight, total_weight, n_iter, going)))
+    written = [*map(torch.empty_like, (centers, total_weight, total_weight, total_weight, n_iter, going))]
     described, kept = _described(moments, n_fixed)
-    arguments = _Move(described, *addresses(centers, total_weight, going, n_iter, *moved))
+    arguments = _Move(described, *addresses(centers, total_weight, going, n_iter, *written))
     scratch = total_weight.new_empty(3 * width)
     run = kernel("move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
     n_missing = run(addressof(arguments), 0, n_runs, scratch.data_ptr())
     del kept
-    return None if n_missing else moved
+    return None if n_missing else Move(*written, unresolved)
 
 
 def decide(
     moments: Moments,
+    previous: Moments | None,
     going: Tensor,
     bound: Tensor,
     inertia: Tensor,
@@ -115,17 +92,18 @@ def decide(
 ) -> Decision | None:
     """The state of runs from the moments after a move, with the bits of the torch operations in `lloyd`.
 
-    None if the tensors are not on the CPU, or if there are no native kernels.
+    `previous` are the moments before the move; None if no run had ended. The result is None if there are no native
+    kernels.
     """
-    if not inertia.is_cpu or unavailable_reason() is not None:
+    if unavailable_reason() is not None:
         return None
-    decision = Decision(*map(torch.empty_like, (inertia, lowest, stalled, going, unresolved)))
+    written = [*map(torch.empty_like, (inertia, lowest, stalled, going, unresolved))]
     described, kept = _described(moments, n_fixed)
-    arguments = _Decision(described, *addresses(going, bound, inertia, lowest, stalled, unresolved, *decision))
+    arguments = _Decision(described, *addresses(going, bound, inertia, lowest, stalled, unresolved, *written))
     run = kernel("decide", c_void_p, c_int64, c_int64, c_double, c_int64, c_double)
     run(addressof(arguments), 0, inertia.shape[0], tol, patience, too_coarse)
     del kept
-    return decision
+    return Decision(moments if previous is None else moments.where(going, previous), *written)
 
 
 def _described(moments: Moments, n_fixed: int) -> tuple[_Moments, list[Tensor]]:
