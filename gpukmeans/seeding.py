@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import NearestState, Points, first_of_equal_rows, natively_extended
+from gpukmeans.points import NearestState, Points, first_of_equal_rows, extended_by_kernels
 
 Seeding = Callable[..., Tensor]
 """A function of `Points`, the number of centers K and a generator that returns centers (K, D) or (P, K, D) for P
@@ -66,7 +66,7 @@ def kmeans_plus_plus(
 def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
     """Centers (B, K, D): the given centers first, then points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
-    found = natively_extended(points, centers, n_clusters, n_candidates, generator)
+    found = extended_by_kernels(points, centers, n_clusters, n_candidates, generator)
     if found is not None:
         return found
     nearest = points.assign(centers)

@@ -202,7 +202,7 @@ def calls(monkeypatch):
 
 
 def test_the_number_of_passes_of_kmeans_parallel_does_not_depend_on_k(calls, monkeypatch):
-    monkeypatch.setattr("gpukmeans.seeding.natively_extended", lambda *args: None)
+    monkeypatch.setattr("gpukmeans.seeding.extended_by_kernels", lambda *args: None)
     points = points_of(torch.randn(2000, 3, generator=seeded()))
     kmeans_parallel(points, 200, seeded())
     assert Counter(name for name, _ in calls) == {

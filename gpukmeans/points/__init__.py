@@ -11,7 +11,7 @@ from gpukmeans.points.inputs import (
     read_input,
     required_spec,
 )
-from gpukmeans.points.tensor import natively_extended
+from gpukmeans.points.tensor import extended_by_kernels
 from gpukmeans.points.worst_served import first_of_equal_rows
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "check_equal_on_ranks",
     "communicator_for",
     "first_of_equal_rows",
-    "natively_extended",
+    "extended_by_kernels",
     "on_device",
     "points_from_input",
     "read_input",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment, BoundEngine, Engine
+from gpukmeans.engines.fused import seeding as cuda_seeding
 from gpukmeans.engines.native.few import MAX_SORTED
 from gpukmeans.engines.native.many import MAX_WIDTH
 from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, extended
@@ -260,19 +261,54 @@ def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torc
     return points_from_source(TensorSource(x, weights, engine, dtype))
 
 
-def natively_extended(
+def extended_by_kernels(
     points: Points, centers: Tensor, n_clusters: int, n_candidates: int, generator: torch.Generator
 ) -> Tensor | None:
-    """Centers (B, K, D): the given centers (B, M, D), then points by greedy k-means++ in native kernels.
+    """Centers (B, K, D): the given centers (B, M, D), then points by greedy k-means++, by the kernels of the device.
 
     The bits, and the use of random numbers, are those of `gpukmeans.seeding.extended`. If the kernels do not apply, the
-    result is None and the generator is unchanged. The kernels need contiguous points on the CPU whose dtype, float32 or
-    float64, is the dtype of the computation. In each step some point must not be at a center.
+    result is None and the generator is unchanged. In each step some point must not be at a center. On the CPU the
+    kernels need contiguous points whose dtype, float32 or float64, is the dtype of the computation; on CUDA they need
+    at most 8 coordinates.
     """
     source = points.source
-    if not isinstance(source, TensorSource) or n_candidates > MAX_CANDIDATES or not _has_native_rows(source):
+    if not isinstance(source, TensorSource):
         return None
     state = generator.get_state()
+    if cuda_seeding.supports(source.x):
+        found = _extended_on_cuda(source, points, centers, n_clusters, n_candidates, generator)
+    elif n_candidates <= MAX_CANDIDATES and _has_native_rows(source):
+        found = _natively_extended(source, points, centers, n_clusters, n_candidates, generator)
+    else:
+        return None
+    if found is None:
+        generator.set_state(state)
+    return found
+
+
+def _extended_on_cuda(
+    source: TensorSource,
+    points: Points,
+    centers: Tensor,
+    n_clusters: int,
+    n_candidates: int,
+    generator: torch.Generator,
+) -> Tensor | None:
+    problems, n_more = source.index(points.problems), n_clusters - centers.shape[1]
+    # All numbers at once, because a copy to the device synchronizes with it.
+    random = random_numbers(n_more * n_candidates, generator).view(n_more, n_candidates)
+    sqdist = source.assign(centers, points.problems).sqdist
+    return cuda_seeding.extended(source.x, source.weights, problems, points.total_weight, centers, sqdist, random)
+
+
+def _natively_extended(
+    source: TensorSource,
+    points: Points,
+    centers: Tensor,
+    n_clusters: int,
+    n_candidates: int,
+    generator: torch.Generator,
+) -> Tensor | None:
     nearest, drawn = source.assign(centers, points.problems), list[list[int]]()
 
     def draw(step: int, total: int) -> list[int]:
@@ -288,7 +324,6 @@ def natively_extended(
         state_of_run = nearest.labels[run], nearest.sqdist[run]
         found = extended(rows, centers[run], *state_of_run, n_clusters, n_candidates, draw)
         if found is None:
-            generator.set_state(state)
             return None
         extended_runs.append(found)
     return torch.stack(extended_runs)

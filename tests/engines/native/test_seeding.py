@@ -52,7 +52,7 @@ def steps_of(points, n_clusters, seed, fixed, *, native):
         if native:
             patch.setattr(tensor, "extended", natively_extended)
         else:
-            patch.setattr(seeding, "natively_extended", lambda *args: None)
+            patch.setattr(seeding, "extended_by_kernels", lambda *args: None)
             patch.setattr(tensor.TensorNearest, "sampler", recorded_sampler)
         centers = seeding.kmeans_plus_plus(points, n_clusters, generator, fixed=fixed)
     next_number = torch.randint(1 << 40, (1,), generator=generator)

@@ -1,0 +1,135 @@
+"""Greedy k-means++ by Triton kernels: 6 launches a center, and one synchronization in all."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpukmeans.engines.fused.availability import unavailable_reason
+
+# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
+_MAX_WIDTH = 8
+# Rows of a block.
+_BLOCK = 1024
+
+
+def supports(x: Tensor) -> bool:
+    """Whether there are kernels for the device and the number of coordinates of points (P, N, D)."""
+    return x.device.type == "cuda" and x.shape[2] <= _MAX_WIDTH and unavailable_reason() is None
+
+
+def extended(
+    x: Tensor,
+    weights: Tensor | None,
+    problems: Tensor,
+    total_weight: Tensor,
+    centers: Tensor,
+    sqdist: Tensor,
+    random: Tensor,
+) -> Tensor | None:
+    """Centers (B, M + n, D): the given centers (B, M, D), then n points by greedy k-means++.
+
+    None if a total of weight times squared distance is 0, as if each point is at a center.
+
+    Args:
+        x: points (P, N, D), of any real dtype, on CUDA.
+        weights: weights (P, N), or None for weights of 1.
+        problems: the problem of each run, int64 (B,), on the device.
+        total_weight: the weight of all points of each run, float64 (B,).
+        centers: centers (B, M, D), in the dtype of the computation.
+        sqdist: the squared distance (B, N) of each point to its nearest center. It is overwritten.
+        random: random integers below 2**62, int64 (n, L) on the CPU: L candidates for each of the n points.
+    """
+    import gpukmeans.engines.fused.seeding_kernels as kernels
+    from gpukmeans.engines.fused.launch import current_device_of
+
+    (n_runs, n_given, width), (n_more, n_candidates) = centers.shape, random.shape
+    n, device, k = x.shape[1], x.device, n_given + n_more
+    n_blocks = -(-n // _BLOCK)
+    random = random.to(device)
+    candidates = centers.new_empty(n_runs, n_candidates, width)
+    potentials = torch.empty(n_runs, n_candidates, dtype=torch.int64, device=device)
+    is_zero = torch.zeros(n_runs, dtype=torch.int32, device=device)
+    block_totals = torch.empty(n_runs, n_blocks, dtype=torch.int64, device=device)
+    block_maxima = sqdist.new_empty(n_runs, n_blocks)
+    scale = torch.empty_like(total_weight)
+    extended_centers = torch.cat([centers, centers.new_empty(n_runs, n_more, width)], dim=1)
+    weight_arguments = weights, *((0, 0) if weights is None else weights.stride())
+    point_arguments = x, *x.stride(), problems
+
+    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
+        kernel[grid](*args, block=_BLOCK, enable_fp_fusion=False, **constants)
+
+    present = sqdist if weights is None else sqdist.where(weights[problems] > 0, 0)
+    maxima = present.amax(dim=1, keepdim=True)
+    with current_device_of(x):
+        for step in range(n_more):
+            column = n_given + step
+            launch(kernels.scale_kernel, (n_runs,), scale, maxima, total_weight, maxima.shape[1])
+            launch(
+                kernels.block_totals_kernel,
+                (n_blocks, n_runs),
+                block_totals,
+                sqdist,
+                *weight_arguments,
+                problems,
+                scale,
+                n,
+                n_blocks,
+            )
+            launch(
+                kernels.sample_kernel,
+                (n_runs, n_candidates),
+                candidates,
+                potentials,
+                is_zero,
+                block_totals,
+                sqdist,
+                *weight_arguments,
+                *point_arguments,
+                scale,
+                random[step],
+                n,
+                n_blocks,
+                n_candidates,
+                width=width,
+            )
+            launch(
+                kernels.potentials_kernel,
+                (n_blocks, n_runs),
+                potentials,
+                candidates,
+                sqdist,
+                *weight_arguments,
+                *point_arguments,
+                scale,
+                n,
+                n_candidates,
+                width=width,
+            )
+            kernels.choose_kernel[(n_runs,)](
+                extended_centers,
+                candidates,
+                potentials,
+                k,
+                column,
+                n_candidates,
+                width=width,
+                block=1 << (n_candidates - 1).bit_length(),
+            )
+            maxima = block_maxima
+            launch(
+                kernels.update_kernel,
+                (n_blocks, n_runs),
+                sqdist,
+                maxima,
+                extended_centers,
+                *weight_arguments,
+                *point_arguments,
+                n,
+                n_blocks,
+                k,
+                column,
+                width=width,
+            )
+    return None if is_zero.any() else extended_centers
