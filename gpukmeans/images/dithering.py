@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.native.dithering import color_range, diffuse, inverse_palette
+from gpukmeans.engines.fused import dithering as cuda
+from gpukmeans.engines.native import dithering as native
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images import rate_distortion
 from gpukmeans.images.colorspace import has_alpha, n_color_channels
@@ -112,21 +113,26 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     The chosen color is nearest to the center of the target's cell in an `_InversePalette`. It may be farther from the
     target than the nearest color, by less than the diagonal of a cell.
     """
+    if takes(image, palette, nearest, dtype=torch.uint8) or cuda.supports(image):
+        return _diffuse_by_kernels(image.contiguous(), palette.cpu(), nearest.contiguous(), strength)
     colors, opaque = _levels(palette), is_opaque(palette)
-    if takes(image, palette, nearest, dtype=torch.uint8):
-        return _diffuse_by_kernels(image.contiguous(), colors, opaque, nearest.contiguous(), strength)
     return _diffuse(image, colors, nearest, strength, _InversePalette(image, colors, opaque))
 
 
-def _diffuse_by_kernels(image: Tensor, colors: Tensor, opaque: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """`_diffuse` with an `_InversePalette`, by native kernels."""
-    lowest, span = (values.tolist() for values in _box(image, colors))
+def _diffuse_by_kernels(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """`_diffuse` with an `_InversePalette`, by the kernels of the device of the image. The palette is on the CPU."""
+    kernels = native if image.is_cpu else cuda
+    colors, opaque = _levels(palette), is_opaque(palette)
+    lowest, span = (values.tolist() for values in _box(kernels.color_range(image), colors))
     shift = _cell_shift(span, nearest.numel())
     sizes = [(length >> shift) + 1 for length in span]
     sizes[-1] += has_alpha(image.shape[2])  # the layer of opaque colors
-    cells = inverse_palette(colors, opaque if opaque.any() else ~opaque, lowest=lowest, sizes=sizes, shift=shift)
+    cells = kernels.inverse_palette(
+        colors, opaque if opaque.any() else ~opaque, lowest=lowest, sizes=sizes, shift=shift, device=image.device
+    )
     box = {"lowest": lowest, "span": span, "sizes": sizes}
-    return diffuse(image, colors, nearest, cells, **box, shift=shift, limit=_channel_spacing(colors), strength=strength)
+    limit = _channel_spacing(colors)
+    return kernels.diffuse(image, colors, nearest, cells, **box, shift=shift, limit=limit, strength=strength)
 
 
 @torch.inference_mode()  # saves the third of the time that autograd takes for many short operations
@@ -242,7 +248,7 @@ class _InversePalette:
     """
 
     def __init__(self, image: Tensor, palette: Tensor, opaque: Tensor) -> None:
-        lowest, span = _box(image, palette)
+        lowest, span = _box(_color_range(image), palette)
         self.lowest = lowest
         """The lowest corner (C,) of the box, which is subtracted from target colors."""
         self.span = span[:, None]
@@ -281,16 +287,16 @@ class _InversePalette:
         return self._nearest.index_select(0, torch.maximum(cell, least_entry, out=cell))
 
 
-def _box(image: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
-    """Corner and extent (C,), int32, of a box around the colors of an image and of a palette, in sixteenths."""
-    if takes(image, dtype=torch.uint8):
-        lowest, highest = torch.cat([color_range(image.contiguous()), colors]).aminmax(dim=0)
-    else:
-        lowest, highest = colors.amin(dim=0), colors.amax(dim=0)
-        pixels = image.flatten(0, 1)
-        for block in blocks(len(pixels), _BLOCK):
-            levels = _levels(pixels[block])
-            lowest, highest = torch.minimum(lowest, levels.amin(dim=0)), torch.maximum(highest, levels.amax(dim=0))
+def _color_range(image: Tensor) -> Tensor:
+    """Lowest and highest value (2, C), int32, of each channel of an image, premultiplied, in sixteenths."""
+    pixels = image.flatten(0, 1)
+    ranges = [torch.stack(_levels(pixels[block]).aminmax(dim=0)) for block in blocks(len(pixels), _BLOCK)]
+    return torch.stack(torch.cat(ranges).aminmax(dim=0))
+
+
+def _box(color_range: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
+    """Corner and extent (C,), int32, of a box around a range (2, C) and the colors of a palette, in sixteenths."""
+    lowest, highest = torch.cat([color_range, colors]).aminmax(dim=0)
     if has_alpha(colors.shape[1]):
         lowest = torch.zeros_like(lowest)  # the same corner in all channels, because color is compared with alpha
     return lowest, highest - lowest

@@ -59,7 +59,13 @@ def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
 
 
 def inverse_palette(
-    colors: Int[Tensor, "k c"], opaque: Bool[Tensor, " k"], *, lowest: Sequence[int], sizes: Sequence[int], shift: int
+    colors: Int[Tensor, "k c"],
+    opaque: Bool[Tensor, " k"],
+    *,
+    lowest: Sequence[int],
+    sizes: Sequence[int],
+    shift: int,
+    device: torch.device | None = None,
 ) -> UInt8[Tensor, " n"]:
     """Index of the color nearest to the center of each cell of a box, the lowest on ties.
 
