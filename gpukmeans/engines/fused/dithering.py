@@ -15,8 +15,8 @@ from gpukmeans.engines.fused.availability import unavailable_reason
 
 # Pixels of a program of `range_kernel`, and cells of a program of `inverse_palette_kernel`.
 _BLOCK = 512
-# Rows of a strip: one per lane of the largest program of CUDA.
-_MAX_ROWS = 1024
+# Rows of a strip, one per thread. With 1024 threads a program would have too few registers.
+_MAX_ROWS = 512
 
 
 def supports(image: Tensor) -> bool:

@@ -65,14 +65,14 @@ def inverse_palette_kernel(
     is_opaque = place < 0
     centers = ()
     for i in tl.static_range(channels):
-        channel: tl.constexpr = channels - 1 - i
-        size = tl.load(box + 4 + channel)
+        axis = channels - 1 - i
+        size = tl.load(box + 4 + axis)
         index = place % size
         place = place // size
         if channels % 2 == 0 and i == 0:
             is_opaque = index == row_of_cells - 1
             index = tl.minimum(index, row_of_cells - 2)
-        center = tl.load(box + channel) + (index << shift) + (1 << shift) // 2
+        center = tl.load(box + axis) + (index << shift) + (1 << shift) // 2
         centers = (center.to(tl.float32),) + centers  # noqa: RUF005
     best = tl.full((block,), float("inf"), tl.float32)
     label = tl.zeros((block,), tl.int32)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 # Arguments for whose values (1, multiples of 16) Triton does not compile a special version.
 _NOT_SPECIALIZED = ["k", "n_fixed", "n_runs", "n_copies", "per_run", "n_entries"]
-_NOT_SPECIALIZED += ["width", "patience", "tol_bits", "too_coarse_bits"]
+_NOT_SPECIALIZED += ["n_channels", "patience", "tol_bits", "too_coarse_bits"]
 
 
 @triton.jit
@@ -246,7 +246,7 @@ def decide_kernel(
     too_coarse_bits,
     patience,
     k,
-    width,
+    n_channels,
     n_fixed,
     block: tl.constexpr,
 ):
@@ -295,10 +295,10 @@ def decide_kernel(
         tl.store(totals + run * k + cluster, total, mask=cluster < k)
         measured_sums += run * measured_sums_run + cluster * measured_sums_row
         previous_sums += run * previous_sums_run + cluster * previous_sums_row
-        for channel in range(width):
+        for channel in range(n_channels):
             value = tl.load(measured_sums + channel * measured_sums_channel, mask=new, other=0)
             value += tl.load(previous_sums + channel * previous_sums_channel, mask=old, other=0)
-            tl.store(sums + (run * k + cluster) * width + channel, value, mask=cluster < k)
+            tl.store(sums + (run * k + cluster) * n_channels + channel, value, mask=cluster < k)
         if tl.program_id(1) == 0:
             tl.store(units + run, tl.where(goes, run_units, tl.load(previous_units + run)))
             tl.store(worst_sqdist + run, tl.where(goes, worst, tl.load(previous_worst + run)))
