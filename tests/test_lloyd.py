@@ -15,7 +15,7 @@ from gpukmeans import lloyd as module
 from gpukmeans.distance import squared_distance
 from gpukmeans.engines import Assignment
 from gpukmeans.engines.plain import BoundPlainEngine, PlainEngine
-from gpukmeans.lloyd import Fit, _default_window, _iterate, _move, _start_runs, lloyd, next_centers
+from gpukmeans.lloyd import Fit, _default_window, _iterate, _start_runs, lloyd, next_centers
 from gpukmeans.points.tensor import tensor_points
 
 FIELDS = ("centers", "cluster_weights", "inertia", "n_iter", "converged")
@@ -553,7 +553,7 @@ def test_inside_a_window_the_host_never_waits_for_a_gpu(weighted, project, tile)
     )
     active = _start_runs(points, starts(x, problem_numbers, 5))
     with no_waiting():
-        after = _iterate(_move(active, project, relocate=False), 8, 0.0, project, careful=False)
+        after = _iterate(active, 8, 0.0, project, careful=False)
     assert after.n_iter.max() == 8 or not after.going.any()
     assert after.n_iter.min() < after.n_iter.max()
 
@@ -572,20 +572,20 @@ def test_all_tensors_of_a_window_are_on_the_device_of_the_points():
     problem_numbers = [0, 1, 2, 0]
     points = tensor_points(x, weights, EngineWithoutWaits(), torch.float32).select(torch.tensor(problem_numbers))
     active = on_meta(_start_runs(points, starts(x, problem_numbers, 5)))
-    after = _iterate(_move(active, None, relocate=False), 8, 0.0, None, careful=False)
+    after = _iterate(active, 8, 0.0, None, careful=False)
     tensors = [*vars(after).values(), *vars(after.moments).values(), *vars(after.moments.fixed_point).values()]
     assert {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)} == {"meta"}
     assert after.moments.sums.shape == (4, 5, 2)
 
 
 def test_eight_more_rounds_need_one_more_check(monkeypatch):
-    checks, plain = [], module._measure_and_decide
+    checks, plain = [], module._iterated_and_checked
 
     def counting(moved, rounds, *args, **options):
         checks.append(rounds)
         return plain(moved, rounds, *args, **options)
 
-    monkeypatch.setattr(module, "_measure_and_decide", counting)
+    monkeypatch.setattr(module, "_iterated_and_checked", counting)
     x = torch.rand(3000, 2, generator=seeded())
     for max_iter in (15, 23):
         assert run_on(points_of(x), x[:30], max_iter=max_iter, tol=0.0, window=8).n_iter == max_iter

@@ -48,8 +48,8 @@ def test_centers_move_to_means_in_one_call():
     x = torch.rand(2, 100, 3, generator=seeded())
     points, centers = points_of(x), x[:, :5].clone()
     moments = measure_at(points, centers)
-    going, n_iter = torch.tensor([True, False]), torch.tensor([4, 7])
-    moved = iteration.move(centers, moments, going, n_iter, n_fixed=1, total_weight=points.total_weight)
+    going, n_iter, unresolved = torch.tensor([True, False]), torch.tensor([4, 7]), torch.tensor([False, False])
+    moved = iteration.move(centers, moments, going, n_iter, unresolved, n_fixed=1, total_weight=points.total_weight)
     assert torch.equal(moved.target[0], next_centers(centers, moments, n_fixed=1)[0])
     assert torch.equal(moved.target[1], centers[1])
     assert torch.equal(moved.target[0, 0], centers[0, 0])
@@ -61,7 +61,7 @@ def test_centers_move_to_means_in_one_call():
 def test_a_run_that_misses_a_cluster_is_not_moved_here():
     x = torch.tensor([[0.0], [1.0]])
     points, centers = points_of(x), torch.tensor([[[0.0], [9.0]]])
-    state = centers, measure_at(points, centers), torch.tensor([True]), torch.tensor([0])
+    state = centers, measure_at(points, centers), torch.tensor([True]), torch.tensor([0]), torch.tensor([False])
     assert iteration.move(*state, n_fixed=0, total_weight=points.total_weight) is None
 
 
@@ -72,5 +72,5 @@ def test_the_loop_uses_the_native_steps(monkeypatch):
         monkeypatch.setattr(iteration, name, lambda *a, _s=step, _n=name, **o: calls.append(_n) or _s(*a, **o))
     x = torch.rand(200, 2, generator=seeded())
     result = kmeans(x, 5, init=x[:5], max_iter=3, tol=0)
-    assert module.iteration is iteration
+    assert module.native_steps is iteration
     assert calls == ["move", "decide"] * int(result.n_iter)
