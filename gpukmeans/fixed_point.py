@@ -22,11 +22,11 @@ def finest_scale(largest_total: Tensor) -> Tensor:
 
     The scale is a power of two. Argument and result are float64, of any shape.
     """
-    _, bits = torch.frexp(largest_total)
-    exponent = (_TOTAL_BITS - bits.long()).clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
-    # The float64 2**exponent is built from its bits, because `exp2` and `ldexp` need not be exact on every device.
-    scale = ((exponent + 1023) << 52).view(torch.float64)
-    return torch.where(largest_total == 0, 1.0, scale)
+    # By the bits of float64, because `exp2` and `ldexp` need not be exact on every device. A biased exponent of e
+    # means a total below 2**(e - 1022); for subnormal totals, where e is 0, the result is the largest scale anyway.
+    biased = largest_total.view(torch.int64) >> 52
+    exponent = (_TOTAL_BITS + 1022 - biased).clamp_(-_MAX_EXPONENT, _MAX_EXPONENT).add_(1023)
+    return (exponent << 52).view(torch.float64).masked_fill_(largest_total == 0, 1.0)
 
 
 def to_fixed(terms: Tensor, scale: Tensor) -> Tensor:

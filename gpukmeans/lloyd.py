@@ -127,13 +127,18 @@ def lloyd(
             active, going = _measured_and_checked(active, tol)
         else:
             active, going = _iterated_and_checked(active, n, tol, project)
-        inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
+        if active.n_runs:
+            inertia = _of_all_runs(active.inertia, active.run_ids, inertia)
         finished, active = _split_finished(active, going)
         ended += finished
         stopped = callback is not None and callback(n_iter, inertia, shifts)
-    ended.append((active.run_ids, active.fit()))
-    order = torch.cat([run_ids for run_ids, _ in ended]).argsort()
-    return Fit.concatenated([fit for _, fit in ended]).select(order)
+    if active.n_runs:
+        ended.append((active.run_ids, active.fit()))
+    parts = [(run_ids, fit) for run_ids, fit in ended if len(run_ids)]
+    if len(parts) == 1:  # its runs are in order
+        return parts[0][1]
+    order = torch.cat([run_ids for run_ids, _ in parts]).argsort()
+    return Fit.concatenated([fit for _, fit in parts]).select(order)
 
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
@@ -147,11 +152,12 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
 
 
 def measure_at(points: Points, centers: Tensor) -> Moments:
-    """Moments at centers (B, K, D) anywhere. A pass at a fixed-point scale that was too coarse is repeated."""
-    bound = points.sqdist_bound(centers)
-    moments = points.measure(centers, bound)
-    refined = _tightened_bound(moments, bound)
-    return points.measure(centers, refined) if (refined < bound).any() else moments
+    """Moments at any centers (B, K, D), with a fixed-point scale that is fine enough for the squared distances."""
+    found = cuda_steps.bound_and_scale(centers, points.fixed_point, points.total_weight)
+    bound, scale = (points.sqdist_bound(centers), None) if found is None else found
+    moments = points.measure(centers, bound, scale)
+    refined, is_coarse = _tightened(moments, bound)
+    return points.measure(centers, refined) if is_coarse.any() else moments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -306,6 +312,8 @@ def _split_finished(active: _ActiveRuns, going: list[bool]) -> tuple[list[tuple[
     """The numbers and fits of the runs that have ended, if any, and the remaining active runs."""
     if all(going):
         return [], active
+    if not any(going):
+        return [(active.run_ids, active.fit())], active.updated(run_ids=active.run_ids[:0])
     finished = active.select([run for run, goes in enumerate(going) if not goes])
     return [(finished.run_ids, finished.fit())], active.select([run for run, goes in enumerate(going) if goes])
 
@@ -403,7 +411,7 @@ def _measure(moved: _ActiveRuns, tol: float, *, twice: bool, all_going: bool) ->
     bound = moved.bound
     moments = moved.points.measure(moved.target, bound, moved.scale)
     if twice:
-        bound = _tightened_bound(moments, bound)
+        bound, _ = _tightened(moments, bound)
         moments = moved.points.measure(moved.target, bound)
     decision = _decide(moved, moments, bound, tol, all_going=all_going)
     return moved.updated(centers=moved.target, **decision._asdict())
@@ -426,7 +434,7 @@ def _decide(moved: _ActiveRuns, moments: Moments, bound: Tensor, tol: float, *, 
         lowest=torch.minimum(inertia, moved.lowest),
         stalled=stalled,
         going=moved.going & ~settled,
-        unresolved=moved.unresolved | (moved.going & (_tightened_bound(moments, bound) < bound)),
+        unresolved=moved.unresolved | (moved.going & _tightened(moments, bound)[1]),
     )
 
 
@@ -435,10 +443,13 @@ def _steps(active: _ActiveRuns) -> Any:
     return native_steps if active.centers.is_cpu else cuda_steps
 
 
-def _tightened_bound(moments: Moments, bound: Tensor) -> Tensor:
-    """The bound (B,), or the largest squared distance found if the bound is over `_TOO_COARSE` times as large."""
+def _tightened(moments: Moments, bound: Tensor) -> tuple[Tensor, Tensor]:
+    """The bound (B,), or the largest squared distance found where the bound is far above it; and the mask of these."""
+    if (found := cuda_steps.tightened(moments, bound, _TOO_COARSE)) is not None:
+        return found
     worst = moments.worst_sqdist.double()
-    return torch.where((worst > 0) & (worst * _TOO_COARSE < bound), worst, bound)
+    is_coarse = (worst > 0) & (worst * _TOO_COARSE < bound)
+    return torch.where(is_coarse, worst, bound), is_coarse
 
 
 def _bound_after_move(moments: Moments, sqshifts: Tensor) -> Tensor:

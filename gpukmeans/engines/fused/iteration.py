@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpukmeans.engines.fused.availability import unavailable_reason
 from gpukmeans.engines.iteration import Decision, Move
+from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 
 # For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
@@ -126,6 +127,39 @@ def decide(
         block=block,
     )
     return Decision(selected, *values)
+
+
+def bound_and_scale(centers: Tensor, fixed_point: FixedPoint, total_weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """An upper bound (B,) of squared distances at any centers (B, K, D), and the fixed-point scale for it.
+
+    The bits are those of `Points.sqdist_bound` and `Points.sqdist_scale`. None if there are no Triton kernels for the
+    device or for this many coordinates.
+    """
+    n_runs, n_clusters, width = centers.shape
+    if width > _MAX_WIDTH or not _has_kernels(centers):
+        return None
+    import gpukmeans.engines.fused.iteration_kernels as kernels
+
+    bound, scale = torch.empty_like(total_weight), torch.empty_like(total_weight)
+    tensors = bound, scale, centers.contiguous(), fixed_point.lowest.contiguous(), fixed_point.highest.contiguous()
+    constants = {"width": width, "block": _block(n_clusters)}
+    _launch(kernels.bound_kernel, (n_runs,), *tensors, total_weight.contiguous(), n_clusters, **constants)
+    return bound, scale
+
+
+def tightened(moments: Moments, bound: Tensor, too_coarse: float) -> tuple[Tensor, Tensor] | None:
+    """The bound (B,), or the largest squared distance found where the bound is far above it, and the mask of these runs.
+
+    None if there are no Triton kernels for the device.
+    """
+    if not _has_kernels(bound):
+        return None
+    import gpukmeans.engines.fused.iteration_kernels as kernels
+
+    result, is_coarse = torch.empty_like(bound), torch.empty_like(bound, dtype=torch.bool)
+    arguments = result, is_coarse, moments.worst_sqdist, bound, _bits(too_coarse)
+    _launch(kernels.tighten_kernel, (len(bound),), *arguments)
+    return result, is_coarse
 
 
 def _tensors(moments: Moments) -> list[Tensor]:

@@ -27,6 +27,13 @@ def _finest_scale(largest_total):
 
 @triton.jit
 @no_type_check
+def _float64(bits):
+    """The float64 of these bits. Triton would pass a float as float32."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+@no_type_check
 def _misses_a_cluster(totals, totals_row, worst, k, n_fixed, block: tl.constexpr):
     """Whether a cluster that is not fixed is empty, and some point with weight is not at its center."""
     lanes = tl.arange(0, block)
@@ -75,6 +82,39 @@ def reduce_kernel(
             worst = tl.maximum(worst, part_of_worst)
         tl.store(inertia + run, tl.sum(part_of_inertia, 0))
         tl.store(worst_sqdist + run, tl.max(worst, 0))
+
+
+@triton.jit(do_not_specialize=_NOT_SPECIALIZED)
+@no_type_check
+def bound_kernel(bound, scale, centers, lowest, highest, total_weight, k, width: tl.constexpr, block: tl.constexpr):
+    """Write the squared diagonal of a box around all points and the centers (B, K, D), and its fixed-point scale."""
+    run = tl.program_id(0).to(tl.int64)
+    sqdist = tl.full((), 0.0, tl.float64)
+    for channel in tl.static_range(width):
+        low = tl.load(lowest + run * width + channel)
+        high = tl.load(highest + run * width + channel)
+        for start in range(0, k, block):
+            cluster = start + tl.arange(0, block)
+            # Beyond the last cluster the first one is read again.
+            cluster = tl.where(cluster < k, cluster, 0)
+            values = tl.load(centers + (run * k + cluster) * width + channel).to(tl.float64)
+            low = tl.minimum(low, tl.min(values, 0))
+            high = tl.maximum(high, tl.max(values, 0))
+        sqdist = sqdist + (high - low) * (high - low)
+    tl.store(bound + run, sqdist)
+    tl.store(scale + run, _finest_scale(tl.load(total_weight + run) * sqdist))
+
+
+@triton.jit
+@no_type_check
+def tighten_kernel(tightened, is_coarse, worst_sqdist, bound, too_coarse_bits):
+    """Write the largest squared distance found (B,) where the bound is far above it, else the bound."""
+    run = tl.program_id(0).to(tl.int64)
+    worst = tl.load(worst_sqdist + run).to(tl.float64)
+    before = tl.load(bound + run)
+    coarse = (worst > 0) & (worst * _float64(too_coarse_bits) < before)
+    tl.store(tightened + run, tl.where(coarse, worst, before))
+    tl.store(is_coarse + run, coarse)
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
@@ -152,13 +192,6 @@ def move_kernel(
     tl.store(n_iter_after + run, tl.load(n_iter + run) + goes.to(tl.int64))
     tl.store(going_after + run, tl.max(moves, 0) > 0)
     tl.store(unresolved_after + run, (tl.load(unresolved + run) != 0) | misses)
-
-
-@triton.jit
-@no_type_check
-def _float64(bits):
-    """The float64 of these bits. Triton would pass a float as float32."""
-    return bits.to(tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit
