@@ -109,7 +109,8 @@ def lloyd(
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
         active, ended = snapshot.active.resume(points, n_fixed), [(snapshot.ended, snapshot.fits)]
         inertia, n_iter = snapshot.inertia, int(snapshot.n_iter)
-    still, stopped = torch.zeros_like(inertia), False
+    still = shifts = torch.zeros_like(inertia)
+    stopped = False
     while active.n_runs and n_iter < max_iter and not stopped:
         # At most as many iterations as so far plus one: a run that ends early is measured in vain until the next check.
         n = min(window, n_iter + 1, max_iter - n_iter)
@@ -259,9 +260,7 @@ class _LoopSnapshot:
     fits: Fit
 
     @staticmethod
-    def of(
-        active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, n_iter: int
-    ) -> "_LoopSnapshot":
+    def of(active: _ActiveRuns, ended: Sequence[tuple[Tensor, Fit]], inertia: Tensor, n_iter: int) -> "_LoopSnapshot":
         none = active.run_ids[:0]
         ended = [*ended, (none, active.fit().select(none))]  # `concatenated` needs at least one fit
         return _LoopSnapshot(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import NearestState, Points, first_of_equal_rows, extended_by_kernels
+from gpukmeans.points import NearestState, Points, extended_by_kernels, first_of_equal_rows
 
 Seeding = Callable[..., Tensor]
 """A function of `Points`, the number of centers K and a generator that returns centers (K, D) or (P, K, D) for P

@@ -20,6 +20,22 @@ def tiles(n_runs: int, n_rows: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield runs, rows
 
 
+# On CUDA, the largest number of entries of a tile, and the bytes of free memory for each entry. A pass makes several
+# temporary tensors of up to 8 bytes an entry.
+_CUDA_TILE, _FREE_BYTES_PER_ENTRY = 1 << 28, 128
+
+
+def tile_size(device: torch.device, cpu_size: int) -> int:
+    """The number of entries of a tile on this device: `cpu_size` on a CPU, more on CUDA if memory is free.
+
+    A small tile on CUDA takes many launches, and a GPU that waits for them is idle.
+    """
+    if device.type != "cuda":
+        return cpu_size
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(cpu_size, min(_CUDA_TILE, free // _FREE_BYTES_PER_ENTRY))
+
+
 class ProblemIndex:
     """Problem numbers as an index tensor. The last tensor is cached, because a copy to a GPU synchronizes."""
 

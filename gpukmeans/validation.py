@@ -124,7 +124,8 @@ def check_init(init: Tensor, x: Tensor, n_clusters: int) -> None:
 
 def check_n_clusters(n_clusters: int, n_present: Tensor, n_fixed: int = 0) -> None:
     """ValueError if a problem has fewer points with weight, `n_present` (P,), than centers that are not fixed."""
-    fewest, which = int(n_present.min()), int(n_present.argmin())
+    numbers = n_present.tolist()
+    fewest, which = min(numbers), numbers.index(min(numbers))
     if n_clusters - n_fixed > fewest:
         where = f" of problem {which}" if len(n_present) > 1 else ""
         plus = f", plus the number of fixed centers, {n_fixed}" if n_fixed else ""
@@ -146,7 +147,7 @@ def finite_range(x: Tensor, name: str) -> Range:
     ValueError unless all values are finite.
     """
     lowest, highest = torch.aminmax(x, dim=-2)
-    if x.is_floating_point() and not (lowest.isfinite().all() and highest.isfinite().all()):
+    if x.is_floating_point() and not torch.stack([lowest, highest]).isfinite().all():
         raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
     return Range(lowest.double(), highest.double())
 
@@ -164,7 +165,8 @@ def squared_diagonal(lowest: Tensor, highest: Tensor) -> Tensor:
 def check_range(values: Range, dtype: torch.dtype, what: str) -> None:
     """ValueError if squared distances within the range would overflow or underflow in this dtype."""
     extents = (values.highest - values.lowest).amax(dim=-1)
-    widest, narrowest = float(extents.max()), float(extents.where(extents > 0, torch.inf).min())
+    positive = extents.where(extents > 0, torch.inf)
+    widest, narrowest = torch.stack([extents.max(), positive.min()]).tolist()
     info = torch.finfo(dtype)
     if not values.lowest.shape[-1] * widest * widest < info.max:
         received = f"the values of a coordinate of {what} span up to {widest:.3g}"

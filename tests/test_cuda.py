@@ -54,7 +54,11 @@ def assert_equal_on(device, function, *args, **options):
 
 @pytest.mark.filterwarnings("ignore:.*clusters")
 class TestKmeans:
-    @pytest.mark.parametrize("init", ["k-means++", "k-means||", "random", POINTS[:6]], ids=lambda init: init if isinstance(init, str) else "given")
+    @pytest.mark.parametrize(
+        "init",
+        ["k-means++", "k-means||", "random", POINTS[:6]],
+        ids=lambda init: init if isinstance(init, str) else "given",
+    )
     def test_every_init(self, cuda, init):
         assert_equal_on(cuda, kmeans, POINTS, 6, init=init, max_iter=4)
 

@@ -1,73 +1,117 @@
-"""Ceilings of kernel launches and host synchronizations on a CUDA device, counted on the pretended one."""
+"""Ceilings of kernel launches and host synchronizations on CUDA, counted on the pretended device.
+
+A GPU that computes on few points waits for launches of about 5 µs and synchronizations of about 15 µs each, so their
+numbers must not grow with the number of points or pixels.
+"""
 
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
-from helpers.problems import blobs, random_image, seeded
+from helpers import pretended_cuda
+from helpers.problems import random_image, seeded
 
-from gpukmeans import DITHERINGS, apply_palette, kmeans, quantize
+from gpukmeans import DITHERINGS, ENGINES, Batches, apply_palette, kmeans, quantize
+from gpukmeans.images.dithering import floyd_steinberg
 from gpukmeans.points.tensor import tensor_points
-from gpukmeans.engines import ENGINES
 from gpukmeans.seeding import kmeans_plus_plus
 
 pytest.importorskip("triton")
 
+_REASON = pretended_cuda.unsupported_reason()
+pytestmark = pytest.mark.skipif(_REASON is not None, reason=str(_REASON))
+
 
 @pytest.fixture
 def log():
-    (pretended,) = (device for device in CUDA_DEVICES if device.values == ("pretended",))
-    if pretended.marks[0].args[0]:
-        pytest.skip(pretended.marks[0].kwargs["reason"])
-    with cuda_device("pretended") as log:
+    with pretended_cuda.pretended_cuda() as log:
         yield log
 
 
 def counted(log, function, *args, **options):
-    """The numbers of launches and synchronizations of a call."""
+    """The numbers of launches and synchronizations of a call. A first call makes what later calls use again."""
+    function(*args, **options)
     log.clear()
     function(*args, **options)
     return log.launches, log.syncs
 
 
 def per_unit(log, function, few, many):
-    """Launches and synchronizations of one of the units, of which a call has `few` or `many`."""
-    function(few)  # the first call also makes what later calls use again
+    """Launches and synchronizations of one unit: the difference of calls of `many` and of `few` units."""
     costs = [counted(log, function, n) for n in (few, many)]
     return tuple((more - less) / (many - few) for less, more in zip(*costs, strict=True))
 
 
-def points_on_device(n, width, seed=0):
-    return torch.rand(n, width, generator=seeded(seed)).to("cuda")
+def values(n, width):
+    return torch.rand(n, width, generator=seeded()).to("cuda")
 
 
-@pytest.mark.parametrize("n", [200, 500])
-def test_a_round(log, n):
-    x = points_on_device(n, 3)
+@pytest.mark.parametrize("n", [150, 400])
+def test_an_iteration_takes_at_most_6_launches_and_8_take_one_synchronization(log, n):
+    x = torch.linspace(0, 1, n).square()[:, None].to("cuda")
 
-    def run(rounds):
-        kmeans(x, 16, init=x[:16], tol=0, max_iter=rounds)
-    print(per_unit(log, run, 7, 15))
-    assert 0
+    def cluster(n_iter):
+        # The initial centers are the first points, so that the loop is long.
+        assert kmeans(x, 8, init=x[:8], tol=0, max_iter=n_iter).n_iter == n_iter
 
-@pytest.mark.parametrize("n", [200, 500])
-def test_center(log, n):
-    x = points_on_device(n, 3)
-    points = tensor_points(x[None], None, ENGINES["triton"], torch.float32)
-    def run(k):
-        kmeans_plus_plus(points, k, torch.Generator().manual_seed(0))
-    print(per_unit(log, run, 8, 12))
-    assert 0
+    launches, syncs = per_unit(log, cluster, 15, 23)
+    assert launches <= 6
+    assert syncs <= 1 / 8
 
-@pytest.mark.parametrize("n", [10, 20])
-@pytest.mark.parametrize("dither", sorted(DITHERINGS))
-def test_dither(log, n, dither):
-    im = random_image(n, n, 3, 256, 0).cuda()
-    palette = im.flatten(0, 1)[:8]
-    print(counted(log, apply_palette, im, palette, dither=dither))
-    assert 0
 
-@pytest.mark.parametrize("n", [10, 20])
-def test_quantize(log, n):
-    im = random_image(n, n, 3, 256, 0).cuda()
-    print(counted(log, quantize, im, 8))
-    assert 0
+@pytest.mark.parametrize("n", [50, 1100])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_center_by_k_means_plus_plus_takes_at_most_6_launches_and_no_synchronization(log, n, weighted):
+    x, weights = values(n, 3)[None], values(1, n) if weighted else None
+    points = tensor_points(x, weights, ENGINES["triton"], torch.float32)
+
+    def seed(n_centers):
+        kmeans_plus_plus(points, n_centers, seeded())
+
+    # Both numbers have equally many candidates a center.
+    launches, syncs = per_unit(log, seed, 8, 12)
+    assert launches <= 6
+    assert syncs == 0
+
+
+def test_ten_runs_take_less_than_ten_times_the_launches_of_one(log):
+    x = values(100, 2)
+    counts = [counted(log, kmeans, x, 3, n_init=n_init, max_iter=3, tol=0)[0] for n_init in (1, 10)]
+    assert counts[0] <= 250
+    assert counts[1] <= 1100
+
+
+@pytest.mark.parametrize("n", [60, 240])
+def test_a_batch_of_a_stream_takes_few_launches(log, n):
+    def cluster(n_batches):
+        batches = [values(n, 3)] * n_batches
+        kmeans(Batches(batches), 40, init=batches[0][:40], max_iter=2, tol=0)
+
+    launches, syncs = per_unit(log, cluster, 2, 6)
+    assert launches <= 60
+    assert syncs <= 10
+
+
+@pytest.mark.parametrize("side", [8, 20])
+def test_floyd_steinberg_takes_at_most_12_launches(log, side):
+    image = random_image(side, side, 3, 256, 0).to("cuda")
+    palette, nearest = image[0, :6], torch.zeros(side, side, dtype=torch.uint8, device="cuda")
+    launches, syncs = counted(log, floyd_steinberg, image, palette, nearest, 256)
+    assert launches <= 12
+    assert syncs <= 5
+
+
+@pytest.mark.parametrize("dither", sorted(set(DITHERINGS) - {"optimized"}))
+def test_a_dithering_takes_as_many_launches_for_more_pixels(log, dither):
+    counts = []
+    for side in (8, 20):
+        image = random_image(side, side, 3, 256, 0).to("cuda")
+        counts.append(counted(log, apply_palette, image, image[0, :6], dither=dither))
+    assert counts[0] == counts[1]
+    assert counts[0][0] <= 200
+
+
+@pytest.mark.parametrize("side", [10, 20])
+def test_a_quantized_image_takes_at_most_900_launches(log, side):
+    image = random_image(side, side, 3, 256, 0).to("cuda")
+    launches, syncs = counted(log, quantize, image, 6, max_iter=4)
+    assert launches <= 900
+    assert syncs <= 80

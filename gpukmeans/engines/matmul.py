@@ -35,7 +35,7 @@ class MatmulEngine(PlainEngine):
         return super().unsupported_reason(x)
 
     def bind(self, x: Tensor, weights: Tensor | None) -> BoundPlainEngine:
-        return BoundPlainEngine(x, weights, self.tile, nearest_by_product)
+        return BoundPlainEngine(x, weights, self._tile_for(x), nearest_by_product)
 
 
 def _float32_precision(device: torch.device) -> str:

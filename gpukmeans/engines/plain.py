@@ -24,10 +24,10 @@ from gpukmeans.distance import squared_distance
 from gpukmeans.engines.base import Assignment
 from gpukmeans.fixed_point import FixedPoint, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
+from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
 
-# The largest number of entries of a tile of the distance table. 2**20 was the fastest of 2**16 to 2**20, measured on
-# two cores. One pass over all points takes less than 64 MiB of temporary memory, also in float64 and also for points of
+# The largest number of entries of a tile of the distance table on a CPU. 2**20 was the fastest of 2**16 to 2**20,
+# measured on two cores. One pass over all points takes less than 64 MiB of temporary memory, also in float64 and also for points of
 # up to a million coordinates each.
 _TILE = 1 << 20
 
@@ -45,10 +45,11 @@ lowest index on ties. The B·N·K distances fit a tile."""
 class PlainEngine:
     """Engine for every device of torch with float64 and int64.
 
-    At most `tile` distances are in memory at a time. No bit of a result depends on `tile`.
+    At most `tile` distances are in memory at a time; the default depends on the device and its free memory. No bit of
+    a result depends on `tile`.
     """
 
-    tile: int = _TILE
+    tile: int | None = None
     name = "plain"
 
     def unsupported_reason(self, x: Tensor) -> str | None:
@@ -57,7 +58,10 @@ class PlainEngine:
         return None
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundPlainEngine":
-        return BoundPlainEngine(x, weights, self.tile, nearest_by_cdist)
+        return BoundPlainEngine(x, weights, self._tile_for(x), nearest_by_cdist)
+
+    def _tile_for(self, x: Tensor) -> int:
+        return self.tile or tile_size(x.device, _TILE)
 
 
 class _Block(NamedTuple):

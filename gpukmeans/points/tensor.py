@@ -20,10 +20,10 @@ from gpukmeans.moments import Moments
 from gpukmeans.points.base import SAMPLE_BITS, Points, SampleBy, points_from_source, random_numbers
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
-from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tiles
+from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
 from gpukmeans.validation import Range, check_nonzero_rows, finite_range
 
-# The number of coordinates, or of their squared differences, that are in memory at a time.
+# The number of coordinates, or of their squared differences, that are in memory at a time on a CPU.
 _BLOCK = 1 << 18
 
 
@@ -50,6 +50,10 @@ class TensorSource:
     @cached_property
     def bound(self) -> BoundEngine:
         return self.engine.bind(self.x, self.weights)
+
+    @cached_property
+    def _block(self) -> int:
+        return tile_size(self.x.device, _BLOCK)
 
     @cached_property
     def index(self) -> ProblemIndex:
@@ -109,7 +113,7 @@ class TensorSource:
         scales = torch.cat([fixed_point.sum, fixed_point.weight[:, None]], dim=1)
         totals = torch.zeros(*values.shape[:2], scales.shape[1], dtype=torch.int64, device=values.device)
         near = (sqdist == 0).nonzero()  # also unequal points whose squared distance underflows
-        for block in blocks(len(near), _BLOCK // values.shape[2]):
+        for block in blocks(len(near), tile_size(values.device, _BLOCK) // values.shape[2]):
             run, row = near[block].unbind(dim=1)
             label, problem = labels[run, row], self.index(problems)[run]
             x = self.x[problem, row].to(self.dtype)
@@ -141,7 +145,8 @@ class TensorSource:
     def distances(self, centers: Tensor, problems: Sequence[int]) -> Iterator[tuple[slice, slice, Tensor]]:
         """Blocks: a slice of runs, a slice of rows, and squared distances (runs, L, rows) to centers (B, L, D)."""
         index = self.index(problems)
-        for runs, rows in tiles(len(problems), self.x.shape[1], _BLOCK // (centers.shape[1] * centers.shape[2])):
+        n_rows = self._block // (centers.shape[1] * centers.shape[2])
+        for runs, rows in tiles(len(problems), self.x.shape[1], n_rows):
             x = self.x[problem_index(problems[runs], index[runs]), rows].to(self.dtype)
             x = x.permute(2, 0, 1).contiguous()
             yield runs, rows, squared_distance(x[:, :, None], centers[runs].permute(2, 0, 1)[..., None])
@@ -347,7 +352,7 @@ def _range_of_present(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         return lowest, highest
     lowest = torch.full((x.shape[0], x.shape[2]), math.inf, dtype=torch.float64, device=x.device)
     highest = -lowest
-    for runs, rows in tiles(x.shape[0], x.shape[1], _BLOCK // x.shape[2]):
+    for runs, rows in tiles(x.shape[0], x.shape[1], tile_size(x.device, _BLOCK) // x.shape[2]):
         block, absent = x[runs, rows].double(), ~present[runs, rows, None]
         lowest[runs] = torch.minimum(lowest[runs], block.masked_fill(absent, math.inf).amin(dim=1))
         highest[runs] = torch.maximum(highest[runs], block.masked_fill(absent, -math.inf).amax(dim=1))

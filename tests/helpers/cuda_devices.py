@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+
 from helpers import pretended_cuda
 
 _REASON = pretended_cuda.unsupported_reason()

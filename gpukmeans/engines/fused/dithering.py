@@ -27,13 +27,13 @@ def supports(image: Tensor) -> bool:
 def color_range(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "2 c"]:
     """Lowest and highest value of each channel, premultiplied, in sixteenths of a level, int32 (2, C) on the CPU."""
     import gpukmeans.engines.fused.dithering_kernels as kernels
-    from gpukmeans.engines.fused.launch import current_device_of
+    from gpukmeans.engines.fused.launch import run_kernel
 
     height, width, channels = image.shape
     extremes = torch.full((2, 4), 1 << 16, dtype=torch.int32, device=image.device)
     n = height * width
-    with current_device_of(image):
-        kernels.range_kernel[(-(-n // _BLOCK),)](extremes, image.contiguous(), n, channels=channels, block=_BLOCK)
+    grid = (-(-n // _BLOCK),)
+    run_kernel(kernels.range_kernel, grid, extremes, image.contiguous(), n, channels=channels, block=_BLOCK)
     lowest, negative_highest = extremes.cpu()[:, :channels]
     return torch.stack([lowest, -negative_highest])
 
@@ -60,7 +60,7 @@ def inverse_palette(
         device: device of the result.
     """
     import gpukmeans.engines.fused.dithering_kernels as kernels
-    from gpukmeans.engines.fused.launch import current_device_of
+    from gpukmeans.engines.fused.launch import run_kernel
 
     n_colors, channels = colors.shape
     n_cells = math.prod(sizes)
@@ -69,20 +69,9 @@ def inverse_palette(
     rows = torch.cat([_padded(colors), _padded(opaque.int()[:, None]), _padded(torch.tensor([lowest, sizes]).int())])
     rows = rows.to(device)
     palette, mask, box = rows[:n_colors].float(), rows[n_colors : 2 * n_colors, 0].contiguous(), rows[2 * n_colors :]
-    with current_device_of(cells):
-        kernels.inverse_palette_kernel[(-(-n_cells // _BLOCK),)](
-            cells,
-            palette,
-            mask,
-            box,
-            shift,
-            n_colors,
-            n_cells,
-            sizes[-1],
-            channels=channels,
-            block=_BLOCK,
-            enable_fp_fusion=False,
-        )
+    tensors, sizes = (cells, palette, mask, box), (shift, n_colors, n_cells, sizes[-1])
+    grid = (-(-n_cells // _BLOCK),)
+    run_kernel(kernels.inverse_palette_kernel, grid, *tensors, *sizes, channels=channels, block=_BLOCK)
     return cells
 
 
@@ -116,7 +105,7 @@ def diffuse(
         strength: strength in 256ths.
     """
     import gpukmeans.engines.fused.dithering_kernels as kernels
-    from gpukmeans.engines.fused.launch import current_device_of
+    from gpukmeans.engines.fused.launch import run_kernel
 
     height, width, channels = image.shape
     strides = [math.prod(sizes[channel + 1 :]) for channel in range(channels)]
@@ -127,25 +116,9 @@ def diffuse(
     indices = torch.empty(height, width, dtype=torch.uint8, device=image.device)
     edge = torch.empty(width, 4, dtype=torch.int32, device=image.device)
     lanes = min(_MAX_ROWS, max(32, 1 << (height - 1).bit_length()))
-    with current_device_of(image):
-        kernels.diffuse_kernel[(1,)](
-            indices,
-            edge,
-            image.contiguous(),
-            nearest.contiguous(),
-            cells,
-            rows[:256],
-            rows[256:],
-            shift,
-            limit,
-            strength,
-            sizes[-1] - 1,
-            height,
-            width,
-            channels=channels,
-            rows=lanes,
-            num_warps=lanes // 32,
-        )
+    tensors = indices, edge, image.contiguous(), nearest.contiguous(), cells, rows[:256], rows[256:]
+    numbers = shift, limit, strength, sizes[-1] - 1, height, width
+    run_kernel(kernels.diffuse_kernel, (1,), *tensors, *numbers, channels=channels, rows=lanes, num_warps=lanes // 32)
     return indices
 
 

@@ -113,9 +113,9 @@ def diffuse_kernel(
     """Write indices (H, W) of an image (H, W, C), by one program with one row of the image per lane.
 
     A strip of `rows` rows is processed in waves: in wave t a row has the pixel at t - 2y, whose error depends on waves
-    before. `edge` (W, 4) has the errors of the last row of the strip above. `palette` (256, 4) is relative to the corner
-    of the box. `box` (3, 4) has the corner, the highest target color, and the number of cells from one cell to the next
-    along each channel.
+    before. `edge` (W, 4) has the errors of the last row of the strip above. `palette` (256, 4) is relative to the
+    corner of the box. `box` (3, 4) has the corner, the highest target color, and the number of cells from one cell to
+    the next along each channel.
     """
     y = tl.arange(0, rows)
     channel = tl.arange(0, 4)[None, :]

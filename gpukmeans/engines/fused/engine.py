@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
@@ -14,6 +15,8 @@ from gpukmeans.tiling import ProblemIndex
 
 # For up to this many coordinates `gpukmeans.distance` adds squares from left to right, as the kernels do.
 _MAX_WIDTH = 8
+# torch sorts at most this many keys on CUDA.
+_MAX_SORTED = torch.iinfo(torch.int32).max
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,15 @@ class TritonEngine:
     Args:
         device: the supported type of device; "cpu" is for tests, in which Triton interprets its kernels.
         programs: the number of programs of a launch; the default depends on the GPU.
-        sorts_from: the first `measure` with at least this many centers copies the points into spatial order.
+        sorts_from: a `measure` with at least this many centers may copy the points into spatial order.
+        sorts_at: the number of the first call of `measure` that copies them. The batches of a stream are measured once,
+            so they are not sorted.
     """
 
     device: str = "cuda"
     programs: int | None = None
     sorts_from: int = 32
+    sorts_at: int = 2
     name = "triton"
 
     def unsupported_reason(self, x: Tensor) -> str | None:
@@ -49,7 +55,14 @@ class BoundTritonEngine:
         self._x = x
         self._kernel_input = unsorted(x, weights)
         self._engine = engine
+        self._n_measured = 0
         self._problem_index = ProblemIndex(x.device)
+
+    def _is_sorted_for(self, n_clusters: int) -> bool:
+        """Whether `measure` sorts the points: not for few centers, one call, or more keys than torch can sort."""
+        engine = self._engine
+        repeats = self._n_measured >= engine.sorts_at
+        return repeats and n_clusters >= engine.sorts_from and self._x.shape[:2].numel() <= _MAX_SORTED
 
     def assign(self, centers: Tensor, problems: Sequence[int]) -> Assignment:
         """Labels (B, N) int64 and squared distances (B, N), in the dtype of the centers (B, K, D)."""
@@ -63,7 +76,8 @@ class BoundTritonEngine:
         import gpukmeans.engines.fused.launch as launch
 
         n_clusters, width = centers.shape[1:]
-        if self._kernel_input.rows is None and n_clusters >= self._engine.sorts_from:
+        self._n_measured += 1
+        if self._kernel_input.rows is None and self._is_sorted_for(n_clusters):
             self._kernel_input = sorted_copy(self._x, self._kernel_input.weights)
         index = self._problem_index(problems)
         measured = launch.measure(self._kernel_input, index, centers, fixed_point, self._engine.programs)

@@ -5,7 +5,6 @@ parts, the end rule, and the move of the centers.
 """
 
 import struct
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +39,7 @@ def move(
     if width > _MAX_WIDTH or not _has_kernels(centers):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
+    from gpukmeans.engines.fused.launch import run_kernel
 
     moved = Move(
         target=torch.empty_like(centers, memory_format=torch.contiguous_format),
@@ -51,7 +51,7 @@ def move(
         unresolved=torch.empty_like(unresolved),
     )
     scales = moments.fixed_point
-    _launch(
+    run_kernel(
         kernels.move_kernel,
         (n_runs,),
         *moved,
@@ -100,12 +100,13 @@ def decide(
     if not _has_kernels(inertia):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
+    from gpukmeans.engines.fused.launch import run_kernel
 
     values = [torch.empty_like(value) for value in (inertia, lowest, stalled, going, unresolved)]
     n_runs, n_clusters, width = moments.sums.shape
     selected = moments if previous is None else _empty_like(moments)
     block = _block(n_clusters)
-    _launch(
+    run_kernel(
         kernels.decide_kernel,
         (n_runs, 1 if previous is None else -(-n_clusters // block)),
         *values,
@@ -139,26 +140,28 @@ def bound_and_scale(centers: Tensor, fixed_point: FixedPoint, total_weight: Tens
     if width > _MAX_WIDTH or not _has_kernels(centers):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
+    from gpukmeans.engines.fused.launch import run_kernel
 
     bound, scale = torch.empty_like(total_weight), torch.empty_like(total_weight)
     tensors = bound, scale, centers.contiguous(), fixed_point.lowest.contiguous(), fixed_point.highest.contiguous()
     constants = {"width": width, "block": _block(n_clusters)}
-    _launch(kernels.bound_kernel, (n_runs,), *tensors, total_weight.contiguous(), n_clusters, **constants)
+    run_kernel(kernels.bound_kernel, (n_runs,), *tensors, total_weight.contiguous(), n_clusters, **constants)
     return bound, scale
 
 
 def tightened(moments: Moments, bound: Tensor, too_coarse: float) -> tuple[Tensor, Tensor] | None:
-    """The bound (B,), or the largest squared distance found where the bound is far above it, and the mask of these runs.
+    """The bound (B,), or the largest squared distance found where the bound is far above it; and the mask of these.
 
     None if there are no Triton kernels for the device.
     """
     if not _has_kernels(bound):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
+    from gpukmeans.engines.fused.launch import run_kernel
 
     result, is_coarse = torch.empty_like(bound), torch.empty_like(bound, dtype=torch.bool)
     arguments = result, is_coarse, moments.worst_sqdist, bound, _bits(too_coarse)
-    _launch(kernels.tighten_kernel, (len(bound),), *arguments)
+    run_kernel(kernels.tighten_kernel, (len(bound),), *arguments)
     return result, is_coarse
 
 
@@ -191,10 +194,3 @@ def _block(n_clusters: int) -> int:
 def _bits(value: float) -> int:
     """The bits of a float64, as an int64."""
     return struct.unpack("<q", struct.pack("<d", value))[0]
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
-    from gpukmeans.engines.fused.launch import current_device_of
-
-    with current_device_of(args[0]):
-        kernel[grid](*args, enable_fp_fusion=False, **constants)

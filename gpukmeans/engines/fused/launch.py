@@ -141,9 +141,8 @@ def _reduced(total_copies: Tensor, inertia_parts: Tensor, worst_parts: Tensor) -
     n_entries = n_clusters * n_sums
     tensors = totals, inertia, worst_sqdist, total_copies, inertia_parts, worst_parts
     sizes = n_entries, n_runs, n_copies, inertia_parts.shape[1]
-    with current_device_of(totals):
-        grid = n_runs, triton.cdiv(n_entries, _REDUCED_BLOCK)
-        iteration_kernels.reduce_kernel[grid](*tensors, *sizes, block=_REDUCED_BLOCK)
+    grid = n_runs, triton.cdiv(n_entries, _REDUCED_BLOCK)
+    run_kernel(iteration_kernels.reduce_kernel, grid, *tensors, *sizes, block=_REDUCED_BLOCK)
     return totals, inertia, worst_sqdist
 
 
@@ -223,6 +222,13 @@ def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: i
             enable_fp_fusion=False,  # a fused multiply-add would round once where the reference distance rounds twice
             **constants,
         )
+
+
+def run_kernel(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
+    """Launch a kernel of this grid on the device of its first argument, a tensor."""
+    with current_device_of(args[0]):
+        # A fused multiply-add would round once where the torch operations round twice.
+        kernel[grid](*args, enable_fp_fusion=False, **constants)
 
 
 def current_device_of(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -1,7 +1,5 @@
 """Greedy k-means++ by Triton kernels: 6 launches a center, and one synchronization in all."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,7 @@ def extended(
         random: random integers below 2**62, int64 (n, L) on the CPU: L candidates for each of the n points.
     """
     import gpukmeans.engines.fused.seeding_kernels as kernels
-    from gpukmeans.engines.fused.launch import current_device_of
+    from gpukmeans.engines.fused.launch import run_kernel
 
     (n_runs, n_given, width), (n_more, n_candidates) = centers.shape, random.shape
     n, device, k = x.shape[1], x.device, n_given + n_more
@@ -54,82 +52,24 @@ def extended(
     block_maxima = sqdist.new_empty(n_runs, n_blocks)
     scale = torch.empty_like(total_weight)
     extended_centers = torch.cat([centers, centers.new_empty(n_runs, n_more, width)], dim=1)
-    weight_arguments = weights, *((0, 0) if weights is None else weights.stride())
-    point_arguments = x, *x.stride(), problems
-
-    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
-        kernel[grid](*args, block=_BLOCK, enable_fp_fusion=False, **constants)
-
     present = sqdist if weights is None else sqdist.where(weights[problems] > 0, 0)
     maxima = present.amax(dim=1, keepdim=True)
-    with current_device_of(x):
-        for step in range(n_more):
-            column = n_given + step
-            launch(kernels.scale_kernel, (n_runs,), scale, maxima, total_weight, maxima.shape[1])
-            launch(
-                kernels.block_totals_kernel,
-                (n_blocks, n_runs),
-                block_totals,
-                sqdist,
-                *weight_arguments,
-                problems,
-                scale,
-                n,
-                n_blocks,
-            )
-            launch(
-                kernels.sample_kernel,
-                (n_runs, n_candidates),
-                candidates,
-                potentials,
-                is_zero,
-                block_totals,
-                sqdist,
-                *weight_arguments,
-                *point_arguments,
-                scale,
-                random[step],
-                n,
-                n_blocks,
-                n_candidates,
-                width=width,
-            )
-            launch(
-                kernels.potentials_kernel,
-                (n_blocks, n_runs),
-                potentials,
-                candidates,
-                sqdist,
-                *weight_arguments,
-                *point_arguments,
-                scale,
-                n,
-                n_candidates,
-                width=width,
-            )
-            kernels.choose_kernel[(n_runs,)](
-                extended_centers,
-                candidates,
-                potentials,
-                k,
-                column,
-                n_candidates,
-                width=width,
-                block=1 << (n_candidates - 1).bit_length(),
-            )
-            maxima = block_maxima
-            launch(
-                kernels.update_kernel,
-                (n_blocks, n_runs),
-                sqdist,
-                maxima,
-                extended_centers,
-                *weight_arguments,
-                *point_arguments,
-                n,
-                n_blocks,
-                k,
-                column,
-                width=width,
-            )
+    of_weights = weights, *((0, 0) if weights is None else weights.stride())
+    of_points = *of_weights, x, *x.stride(), problems
+    blocks, width_and_block = (n_runs * n_blocks,), {"width": width, "block": _BLOCK}
+    for step in range(n_more):
+        column = n_given + step
+        run_kernel(kernels.scale_kernel, (n_runs,), scale, maxima, total_weight, maxima.shape[1], block=_BLOCK)
+        totals_of = block_totals, sqdist, *of_weights, problems, scale
+        run_kernel(kernels.block_totals_kernel, blocks, *totals_of, n, n_blocks, block=_BLOCK)
+        sampled = candidates, potentials, is_zero, block_totals, sqdist, *of_points, scale, random[step]
+        grid = n_runs, n_candidates
+        run_kernel(kernels.sample_kernel, grid, *sampled, n, n_blocks, n_candidates, **width_and_block)
+        added = potentials, candidates, sqdist, *of_points, scale
+        run_kernel(kernels.potentials_kernel, blocks, *added, n, n_blocks, n_candidates, **width_and_block)
+        chosen = extended_centers, candidates, potentials, k, column, n_candidates
+        run_kernel(kernels.choose_kernel, (n_runs,), *chosen, width=width, block=1 << (n_candidates - 1).bit_length())
+        maxima = block_maxima
+        updated = sqdist, maxima, extended_centers, *of_points
+        run_kernel(kernels.update_kernel, blocks, *updated, n, n_blocks, k, column, **width_and_block)
     return None if is_zero.any() else extended_centers

@@ -1,7 +1,8 @@
 """Triton kernels of greedy k-means++: maxima, sampling, potentials of candidates, and squared distances.
 
 Each operation is the same as in `gpukmeans.points`, rounded once, and sums are of integers, so results have the bits of
-`gpukmeans.seeding.extended`. Rows are processed in blocks. Squared distances are (B, N), and values of blocks (B, blocks).
+`gpukmeans.seeding.extended`. A program processes a block of rows of one run. Squared distances are (B, N), values of
+blocks are (B, blocks).
 """
 
 from typing import no_type_check
@@ -51,14 +52,15 @@ def block_totals_kernel(
     block_totals, sqdist, weights, weights_problem, weights_row, problems, scale, n, n_blocks, block: tl.constexpr
 ):
     """Write the total of weight times squared distance of each block of rows, in fixed-point units."""
-    run = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    run = (tl.program_id(0) // n_blocks).to(tl.int64)
+    number = tl.program_id(0) % n_blocks
+    rows = number.to(tl.int64) * block + tl.arange(0, block)
     inside = rows < n
     if weights is not None:
         weights += tl.load(problems + run) * weights_problem
     w = _weights(weights, weights_row, rows, inside)
     units = _units(tl.load(sqdist + run * n + rows, mask=inside, other=0), w, tl.load(scale + run))
-    tl.store(block_totals + run * n_blocks + tl.program_id(0), tl.sum(tl.where(inside, units, 0), 0))
+    tl.store(block_totals + run * n_blocks + number, tl.sum(tl.where(inside, units, 0), 0))
 
 
 @triton.jit
@@ -152,14 +154,16 @@ def potentials_kernel(
     problems,
     scale,
     n,
+    n_blocks,
     n_candidates,
     width: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Add the inertia with one more center, for each candidate (B, L, D), in fixed-point units, to potentials (B, L)."""
+    """Add the inertia with one more center, in fixed-point units, for each candidate (B, L, D) to potentials (B, L)."""
     dtype: tl.constexpr = candidates.dtype.element_ty
-    run = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    run = (tl.program_id(0) // n_blocks).to(tl.int64)
+    number = tl.program_id(0) % n_blocks
+    rows = number.to(tl.int64) * block + tl.arange(0, block)
     inside = rows < n
     problem = tl.load(problems + run)
     if weights is not None:
@@ -177,9 +181,7 @@ def potentials_kernel(
 
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 @no_type_check
-def choose_kernel(
-    centers, candidates, potentials, k, column, n_candidates, width: tl.constexpr, block: tl.constexpr
-):
+def choose_kernel(centers, candidates, potentials, k, column, n_candidates, width: tl.constexpr, block: tl.constexpr):
     """Write the candidate of the lowest potential, the first on ties, to this column of centers (B, K, D)."""
     run = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, block)
@@ -217,8 +219,9 @@ def update_kernel(
     The maximum is over points with weight, and at least 0.
     """
     dtype: tl.constexpr = centers.dtype.element_ty
-    run = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    run = (tl.program_id(0) // n_blocks).to(tl.int64)
+    number = tl.program_id(0) % n_blocks
+    rows = number.to(tl.int64) * block + tl.arange(0, block)
     inside = rows < n
     problem = tl.load(problems + run)
     if weights is not None:
@@ -229,4 +232,4 @@ def update_kernel(
     nearest = tl.minimum(tl.load(sqdist + run * n + rows, mask=inside, other=0), _distance(points, center, width))
     tl.store(sqdist + run * n + rows, nearest, mask=inside)
     most = tl.max(tl.where(inside & (w > 0), nearest, 0.0), 0)
-    tl.store(maxima + run * n_blocks + tl.program_id(0), most)
+    tl.store(maxima + run * n_blocks + number, most)

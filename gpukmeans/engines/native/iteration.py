@@ -72,7 +72,7 @@ def move(
     run = kernel("move", c_void_p, c_int64, c_int64, c_void_p, restype=c_int64)
     n_missing = run(addressof(arguments), 0, n_runs, scratch.data_ptr())
     del kept
-    return None if n_missing else Move(*written, unresolved)
+    return None if n_missing else Move(*[*written, unresolved])
 
 
 def decide(
