@@ -27,8 +27,8 @@ from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
 
 # The largest number of entries of a tile of the distance table on a CPU. 2**20 was the fastest of 2**16 to 2**20,
-# measured on two cores. One pass over all points takes less than 64 MiB of temporary memory, also in float64 and also for points of
-# up to a million coordinates each.
+# measured on two cores. One pass over all points takes less than 64 MiB of temporary memory, also in float64 and also
+# for points of up to a million coordinates each.
 _TILE = 1 << 20
 
 # Distances from differences of coordinates. cdist could use a matrix product instead, but then digits cancel for points
