@@ -283,15 +283,16 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
     run_ids = torch.arange(len(centers), device=centers.device)
     zeros = torch.zeros_like(run_ids)
     inertia = moments.weighted_sqdist()
+    no_move = torch.zeros_like(inertia)
     return _ActiveRuns(
         run_ids=run_ids,
         points=points,
         centers=centers,
         moments=moments,
         target=centers,
-        sqshift=torch.zeros_like(inertia),
-        bound=torch.zeros_like(inertia),
-        scale=torch.zeros_like(inertia),
+        sqshift=no_move,
+        bound=no_move,
+        scale=no_move,
         inertia=inertia,
         lowest=inertia,
         stalled=zeros,
