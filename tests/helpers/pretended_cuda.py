@@ -22,6 +22,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from helpers.compiled_kernels import variant_of
+
 DEVICE = torch.device("cuda", 0)
 
 # Kernels that CUDA launches for operations that are not one kernel, about as in torch 2.13.
@@ -60,15 +62,16 @@ class DeviceLog:
     """The operations on the device since the last `clear`.
 
     `launches_of` counts kernel launches by the name of the operation or kernel, `syncs_at` counts synchronizations by
-    operation, file and line.
+    operation, file and line. `variants` are the different variants of Triton kernels, in the order of first launches.
     """
 
     def __init__(self):
-        self.launches_of, self.syncs_at = Counter(), Counter()
+        self.launches_of, self.syncs_at, self.variants = Counter(), Counter(), []
 
     def clear(self):
         self.launches_of.clear()
         self.syncs_at.clear()
+        self.variants.clear()
 
     @property
     def launches(self):
@@ -77,6 +80,12 @@ class DeviceLog:
     @property
     def syncs(self):
         return self.syncs_at.total()
+
+    def add_kernel(self, kernel, args, keywords):
+        self.launches_of[kernel.fn.__name__] += 1
+        variant = variant_of(kernel, args, keywords)
+        if variant not in self.variants:
+            self.variants.append(variant)
 
     def add_syncs(self, name, n=1):
         frames = (frame for frame in reversed(traceback.extract_stack(limit=50)) if "gpukmeans" in frame.filename)
@@ -90,12 +99,15 @@ class DeviceLog:
 
 
 @contextlib.contextmanager
-def pretended_cuda(processors=2):
-    """Inside the context there is a CUDA device with few processors. Gives its `DeviceLog`."""
+def pretended_cuda(processors=2, not_run=frozenset()):
+    """Inside the context there is a CUDA device with few processors. Gives its `DeviceLog`.
+
+    Launches of the kernels with the names `not_run` are counted, but not interpreted. Their results are undefined.
+    """
     _load_device_guard()
     log = DeviceLog()
     with contextlib.ExitStack() as stack:
-        for owner, name, value in _replacements(log, processors):
+        for owner, name, value in _replacements(log, processors, not_run):
             stack.enter_context(mock.patch.object(owner, name, value))
         stack.enter_context(_Dispatch(log))
         yield log
@@ -253,7 +265,7 @@ class _Stream(torch.Stream):
         return types.SimpleNamespace(synchronize=lambda: None)
 
 
-def _replacements(log, processors):
+def _replacements(log, processors, not_run):
     """Attributes to replace while there is a pretended device: (owner, name, value)."""
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -273,7 +285,9 @@ def _replacements(log, processors):
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         if not all(isinstance(arg, _DeviceTensor) for arg in tensors):
             raise ValueError(f"Pointer argument cannot be accessed from Triton (cpu tensor?) in {kernel.fn.__name__}")
-        log.launches_of[kernel.fn.__name__] += 1
+        log.add_kernel(kernel, args, kwargs)
+        if kernel.fn.__name__ in not_run:
+            return None
         with _disable_current_modes():
             return run_kernel(kernel, *map(_values, args), **kwargs)
 

@@ -1,0 +1,42 @@
+"""The machine code of the kernels of the package for an H200. No GPU is needed."""
+
+import pytest
+from helpers import compiled_kernels, pretended_cuda
+
+pytest.importorskip("triton")
+
+HOPPER = 90
+
+
+@pytest.fixture(scope="module")
+def variants():
+    """The variants of kernels that are launched on the pretended device."""
+    if reason := pretended_cuda.unsupported_reason():
+        pytest.skip(reason)
+    with pretended_cuda.pretended_cuda(not_run=compiled_kernels.NOT_RUN) as log:
+        compiled_kernels.launch_kernels()
+        return list(log.variants)
+
+
+@pytest.fixture(scope="module")
+def resources(variants, tmp_path_factory):
+    """The resources of each variant, by its description."""
+    found = compiled_kernels.compiled(variants, HOPPER, tmp_path_factory.mktemp("triton"))
+    return dict(zip(map(str, variants), found, strict=True))
+
+
+def test_every_kernel_is_launched(variants):
+    assert {variant.name for variant in variants} == compiled_kernels.kernel_names()
+
+
+def test_descriptions_of_variants_differ(variants):
+    assert len(set(map(str, variants))) == len(variants)
+
+
+def test_no_kernel_spills_registers(resources):
+    assert all(0 < found.registers <= 255 for found in resources.values())
+    assert {name: found.stack for name, found in resources.items() if found.stack} == {}
+
+
+def test_no_kernel_fuses_a_multiplication_with_an_addition_or_replaces_denormal_numbers(resources):
+    assert {name: found.n_inexact for name, found in resources.items() if found.n_inexact} == {}
