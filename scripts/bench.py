@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import clustering as benchmark_clustering
 from benchmarks import colors as benchmark_colors
 from benchmarks import folder as benchmark_folder
+from benchmarks import gpu as benchmark_gpu
+from benchmarks import kernels as benchmark_kernels
 from benchmarks import marks, peers, picture_marks
 from benchmarks import n_clusters as benchmark_n_clusters
 from benchmarks import native as benchmark_native
@@ -430,6 +432,72 @@ def colors(
         reason = "--device cpu" if torch.cuda.is_available() else "no CUDA device"
         print(f"\n{benchmark_colors.ON_CUDA} not measured: {reason}")
     if any(each.is_own_error for each in figures):
+        raise typer.Exit(1)
+
+
+@app.command()
+def gpu(
+    json_path: PathOfJson = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="Small sizes. Without a GPU, on the pretended device of the tests.")
+    ] = False,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds for all cases.")] = 480,
+    case_limit: Annotated[float, typer.Option(min=1, help="Seconds for each case.")] = 60,
+) -> None:
+    """Bits on a CUDA device beside the CPU, then each mark for an H200, with peaks of the device and peak memory.
+
+    Rows are printed as they are measured, and again as a table. flash-kmeans and FlashLib are measured if they are
+    installed. The exit code is 1 if bits differ or a case fails. Not on Windows.
+    """
+    if not (small or torch.cuda.is_available()):
+        _fail("there is no CUDA device; --small runs on a pretended one")
+    machine: dict[str, Any] = {}
+    rows: list[benchmark_gpu.Row] = []
+
+    def show(found: dict[str, Any]) -> None:
+        machine.update(found)
+        print(f"{benchmark_gpu.described(found)}\n\n{benchmark_gpu.as_line(benchmark_gpu.HEAD)}", flush=True)
+
+    start = time.perf_counter()
+    try:
+        for row in benchmark_gpu.measure(small=small, case_limit=case_limit, limit=limit, show=show):
+            rows.append(row)
+            print(benchmark_gpu.as_line(benchmark_gpu.cells(row, machine.get("device", ""))), flush=True)
+    finally:
+        if json_path is not None:
+            json_path.write_text(benchmark_gpu.as_json(machine, rows), encoding="utf-8")
+    if machine:
+        equal = sum(row.note == "equal" for row in rows)
+        print(f"\n{benchmark_gpu.described(machine)}\nBits: {equal} results are equal, on CPU and device")
+        for row in rows:
+            if row.milliseconds is None and row.note != "equal":
+                print(f"{row.case}: {row.note}")
+        print(f"\n{benchmark_gpu.as_table(rows, machine['device'])}")
+    print(f"{time.perf_counter() - start:.0f} s")
+    if any(row.fails for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def kernels(
+    arch: Annotated[
+        list[int] | None, typer.Option(help="Architecture: 80, 89, 90 or 100. May be repeated. Default: 90.")
+    ] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="More variants of each kernel. Takes minutes.")] = False,
+) -> None:
+    """Registers and shared memory of each Triton kernel, compiled for GPUs, as a table in Markdown. Needs no GPU.
+
+    The variants are those that the small launches of the tests use. The exit code is 1 if a kernel spills registers or
+    rounds other than the CPU. Linux only.
+    """
+    _print_machine()
+    archs = arch or [90]
+    rows = benchmark_kernels.measure(archs, thorough=thorough)
+    print(f"triton {benchmark_kernels.version()}\n\n{benchmark_kernels.as_markdown(rows, archs)}")
+    for row in rows:
+        if row.fault is not None:
+            print(f"{row.name}, {row.constants}: {row.fault}")
+    if any(row.fault is not None for row in rows):
         raise typer.Exit(1)
 
 

@@ -3,8 +3,8 @@
     python -m helpers.compiled_kernels record [--thorough]     prints the variants of the kernels that are launched
     python -m helpers.compiled_kernels compile ARCH            compiles the variants on stdin, prints their resources
 
-Both print a line of JSON for each variant. `record` needs TRITON_INTERPRET=1 and the pretended device, and `compile`
-needs a process without TRITON_INTERPRET.
+Both print a line of JSON for each variant, and `compile` its name, constants and `Resources`. `record` needs
+TRITON_INTERPRET=1 and the pretended device, and `compile` needs a process without TRITON_INTERPRET.
 """
 
 import functools
@@ -43,11 +43,15 @@ class Variant(NamedTuple):
     options: dict[str, Any]
 
     def __str__(self) -> str:
-        """The name, and the parts that differ between variants: types of floating-point arrays, constants and warps."""
+        return f"{self.name}, {self.constant_part}"
+
+    @property
+    def constant_part(self) -> str:
+        """What differs between variants: the types of arrays of numbers, constants, and missing arguments."""
         arrays = {kind[1:] for kind in self.types.values() if kind[1:] in ("fp16", "bf16", "fp32", "fp64", "u8")}
         given = [f"{key}={value}" for key, value in self.constants.items() if value is not None]
         without = [f"no {key}" for key, value in self.constants.items() if value is None]
-        return ", ".join([self.name, "/".join(sorted(arrays)), *given, *without])
+        return ", ".join(["/".join(sorted(arrays)) or "integers", *given, *without])
 
 
 def variant_of(kernel: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Variant:
@@ -196,7 +200,7 @@ def compiled(variants: Sequence[Variant], arch: int, cache: Path) -> list[Resour
     lines = "".join(json.dumps(variant) + "\n" for variant in variants)
     command = [sys.executable, "-W", "ignore", "-m", __name__, "compile", str(arch)]
     run = subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return [Resources(*json.loads(line)) for line in run.stdout.splitlines()]
+    return [Resources(*json.loads(line)[2:]) for line in run.stdout.splitlines()]
 
 
 def main(command: str, argument: str | None = None) -> None:
@@ -209,8 +213,10 @@ def main(command: str, argument: str | None = None) -> None:
         for variant in log.variants:
             print(json.dumps(variant))
     else:
+        arch = int(argument or 90)
         for line in sys.stdin:
-            print(json.dumps(resources_of(Variant(*json.loads(line)), int(argument or 90))), flush=True)
+            variant = Variant(*json.loads(line))
+            print(json.dumps([variant.name, variant.constant_part, *resources_of(variant, arch)]), flush=True)
 
 
 if __name__ == "__main__":
