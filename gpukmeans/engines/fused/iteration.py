@@ -188,7 +188,8 @@ def _has_kernels(tensor: Tensor) -> bool:
 
 
 def _block(n_clusters: int) -> int:
-    return min(_BLOCK, 1 << (n_clusters - 1).bit_length())
+    # Blocks of fewer than a warp gain nothing, and spill registers on sm_80.
+    return max(32, min(_BLOCK, 1 << (n_clusters - 1).bit_length()))
 
 
 def _bits(value: float) -> int:
