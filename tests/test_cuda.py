@@ -69,7 +69,7 @@ class TestKmeans:
     @pytest.mark.parametrize("width", [1, 8, 9, 40])
     def test_every_engine_of_a_width(self, cuda, width):
         x = blobs(60, width)
-        engines = ["auto", "plain", "matmul"] if width > 8 else ["auto", "plain", "triton"]
+        engines = ["screened", "plain", "matmul"] if width > 8 else ["auto", "plain", "triton"]
         for engine in engines:
             found = kmeans(x.to(cuda), 5, max_iter=3, engine=engine)
             expected = kmeans(x, 5, max_iter=3)

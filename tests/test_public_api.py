@@ -123,4 +123,4 @@ def test_choices_are_dicts_from_names_to_objects():
     assert list(gpukmeans.SEEDINGS) == ["k-means++", "k-means||", "random"]
     assert all(callable(seeding) for seeding in gpukmeans.SEEDINGS.values())
     assert list(gpukmeans.METRICS) == ["euclidean", "cosine"]
-    assert list(gpukmeans.ENGINES) == ["triton", "native", "matmul", "plain"]
+    assert list(gpukmeans.ENGINES) == ["triton", "screened", "native", "matmul", "plain"]

@@ -9,13 +9,15 @@ from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.matmul import MatmulEngine
 from gpukmeans.engines.native.engine import NativeEngine
 from gpukmeans.engines.plain import PlainEngine
+from gpukmeans.engines.screened.engine import ScreenedEngine
 
-EngineName = Literal["auto", "triton", "native", "matmul", "plain"]
+EngineName = Literal["auto", "triton", "screened", "native", "matmul", "plain"]
 """A name of `ENGINES`, or "auto"."""
 
 # Fastest first. The plain engine is last: it supports the most points.
 ENGINES: dict[str, Engine] = {
     "triton": TritonEngine(),
+    "screened": ScreenedEngine(),
     "native": NativeEngine(),
     "matmul": MatmulEngine(),
     "plain": PlainEngine(),
@@ -26,7 +28,8 @@ def choose(engine: str | Engine, x: Tensor) -> Engine:
     """The engine for points (..., N, D).
 
     "auto" selects the first engine that supports the points, in this order: "triton" (up to 8 coordinates on CUDA),
-    "native" (on the CPU, if there are native kernels), "matmul" and "plain".
+    "screened" (from 9 to 2048 coordinates on CUDA), "native" (on the CPU, if there are native kernels), "matmul" and
+    "plain".
 
     Args:
         engine: a name or "auto", or an engine, which is returned unchanged.

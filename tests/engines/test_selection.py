@@ -21,7 +21,7 @@ class LimitedEngine(PlainEngine):
 
 def test_each_engine_is_listed_under_its_own_name():
     assert {name: engine.name for name, engine in ENGINES.items()} == {
-        name: name for name in ("triton", "native", "matmul", "plain")
+        name: name for name in ("triton", "screened", "native", "matmul", "plain")
     }
 
 
@@ -73,7 +73,8 @@ def test_an_engine_that_does_not_support_the_points_is_refused_with_its_reason()
 
 
 def test_an_unknown_name_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match="one of auto, triton, native, matmul, plain or an engine, got 'cuda'"):
+    names = "auto, triton, screened, native, matmul, plain"
+    with pytest.raises(ValueError, match=f"one of {names} or an engine, got 'cuda'"):
         choose("cuda", X)
 
 
