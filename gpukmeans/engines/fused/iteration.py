@@ -1,7 +1,7 @@
 """The two steps of an iteration of Lloyd's loop apart from the pass over the points, by Triton kernels on CUDA.
 
 With the Triton engine an iteration takes 5 launches: totals are set to 0, the pass over the points, the sum of its
-parts, the end rule, and the move of the centers.
+parts, the end rule, and the move of the centers. For more than 8 coordinates the move takes 4 launches.
 """
 
 import struct
@@ -36,8 +36,13 @@ def move(
     this many coordinates.
     """
     n_runs, n_clusters, width = centers.shape
-    if width > _MAX_WIDTH or not _has_kernels(centers):
+    if not _has_kernels(centers):
         return None
+    if width > _MAX_WIDTH:
+        import gpukmeans.engines.screened.iteration as wide
+
+        state = centers, moments, going, n_iter, unresolved
+        return wide.move(*state, n_fixed=n_fixed, total_weight=total_weight) if width <= wide.MAX_WIDTH else None
     import gpukmeans.engines.fused.iteration_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
 

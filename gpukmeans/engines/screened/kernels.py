@@ -24,9 +24,9 @@ larger, of a tile of centers. κ is the largest |dC| / f of a run.
 
 The sum of these bounds is e·f + g·G + r, where e depends on the row, g is a constant, and r depends on row and run. Let
 v = h - e·f - g·G. Half of the reference distance is at least v - r, and at most v + 2·(e·f + g·G) + r. A row is
-contested unless its second lowest v is above v + 2·(e·f + g·G) + 2·r of its lowest. Each tile has its own f, so a center
-far from the others makes the bound of only one tile loose. Norms are rounded up by a factor of 1 + 2**-10, which covers
-their own errors, terms of second order, and the rounding of the bound. If a value overflows, all rows are contested.
+contested unless its second lowest v is above v + 2·(e·f + g·G) + 2·r of its lowest. Each tile has its own f, so a far
+center makes the bound of only one tile loose. Norms are rounded up by a factor of 1 + 2**-10, which covers their own
+errors, terms of second order, and the rounding of the bound. If a value overflows, all rows are contested.
 """
 
 from typing import no_type_check
@@ -120,22 +120,30 @@ def _distance(x, c, coordinates, x_channel, c_channel, zeros, n_terms: tl.conste
 @triton.jit
 @no_type_check
 def _row_distance(
-    x, c, coordinates, x_channel, c_channel, rows: tl.constexpr, n_terms: tl.constexpr, depth: tl.constexpr
+    x,
+    c,
+    coordinates,
+    x_channel,
+    c_channel,
+    dtype: tl.constexpr,
+    rows: tl.constexpr,
+    n_terms: tl.constexpr,
+    depth: tl.constexpr,
 ):
-    """The reference distances of points and centers at these pointers (rows,), computed a row at a time, float32."""
+    """The reference distances (rows,) of points and centers at these pointers, all coordinates at a time."""
     # Terms are the fastest axis, because adjacent terms begin at adjacent coordinates.
     leaf = tl.arange(0, 8 << depth)
     coordinate = tl.load(coordinates + (leaf % 8) * (1 << depth) + leaf // 8).to(tl.int64)[None, :]
     present = (coordinate >= 0) & (tl.arange(0, rows) >= 0)[:, None]
-    point = tl.load(x[:, None] + coordinate * x_channel, mask=present, other=0).to(tl.float32)
-    difference = point - tl.load(c[:, None] + coordinate * c_channel, mask=present, other=0).to(tl.float32)
+    point = tl.load(x[:, None] + coordinate * x_channel, mask=present, other=0).to(dtype)
+    difference = point - tl.load(c[:, None] + coordinate * c_channel, mask=present, other=0).to(dtype)
     sums = difference * difference
     for level in tl.static_range(depth):
         # A sum of two numbers has the same bits in either order.
         sums = tl.reshape(
             tl.sum(tl.reshape(sums, (rows, 1 << (depth - 1 - level), 2, 8)), 2), (rows, 4 << (depth - level))
         )
-    total = tl.zeros((rows,), tl.float32)
+    total = tl.zeros((rows,), dtype)
     for term in tl.static_range(n_terms):
         total += tl.sum(tl.where(tl.arange(0, 8)[None, :] == term, sums, 0.0), 1)
     return total
@@ -379,7 +387,7 @@ def screen_kernel(
 
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 @no_type_check
-def decide_kernel(
+def nearest_kernel(
     keys,
     listed,
     n_listed,
@@ -496,7 +504,9 @@ def distance_kernel(
         safe_row = tl.where(inside, row, 0)
         label = _label(tl.load(keys + run * n + row, mask=inside, other=0))
         pointers, c_pointers = x + safe_row * x_row, centers + label * c_row
-        nearest = _row_distance(pointers, c_pointers, coordinates, x_channel, c_channel, rows, n_terms, depth)
+        nearest = _row_distance(
+            pointers, c_pointers, coordinates, x_channel, c_channel, tl.float32, rows, n_terms, depth
+        )
         if sqdist is not None:
             tl.store(keys + run * n + row, label, mask=inside)
             tl.store(sqdist + run * n + row, nearest, mask=inside)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gpukmeans.engines.screened.kernels as kernels
 from gpukmeans.engines.fused.launch import current_device_of
-from gpukmeans.engines.screened.summation import Summation, summation
+from gpukmeans.engines.screened.summation import Summation, summation_on
 from gpukmeans.fixed_point import FixedPoint
 
 # Products of a chunk of coordinates are added by the tensor cores, and the sums of chunks in float32. Up to the first
@@ -18,13 +18,13 @@ from gpukmeans.fixed_point import FixedPoint
 _ONE_CHUNK, _CHUNK = 128, 64
 # Rows and centers of a tile of the screen, and of the exact distances.
 _SCREEN_ROWS, _SCREEN_TILE = 64, 64
-_DECIDE_ROWS, _DECIDE_TILE = 32, 64
+_NEAREST_ROWS, _NEAREST_TILE = 32, 64
 # Rows of a block of the other kernels. The kernels of distances and of the order need equal blocks.
 _PREPARED_ROWS, _DISTANCE_ROWS, _SUMS_ROWS = 16, 128, 64
 _SUMS_CHUNK = 64
 # Coordinates in registers while `distance_kernel` adds their squares.
 _DISTANCE_ENTRIES = 4096
-# Programs of `decide_kernel` for each processor of the GPU.
+# Programs of `nearest_kernel` for each processor of the GPU.
 _PER_PROCESSOR = 4
 # The largest number of counters of rows, and of copies of the counter of a cluster. Programs that add to different
 # copies do not wait for each other.
@@ -196,7 +196,7 @@ class ScreenedPoints:
         strided = centers.mT.contiguous().mT if is_small else centers
         order = self._summation
         self._launch(
-            kernels.decide_kernel,
+            kernels.nearest_kernel,
             (max(1, self._n_programs // n_runs), n_runs),
             keys,
             listed,
@@ -211,8 +211,8 @@ class ScreenedPoints:
             *strided.stride(),
             n_terms=order.n_terms,
             depth=order.depth,
-            rows=_DECIDE_ROWS,
-            tile=_DECIDE_TILE,
+            rows=_NEAREST_ROWS,
+            tile=_NEAREST_TILE,
         )
         return _Nearest(keys, listed, n_listed, n_present, worst_sqdist, centers)
 
@@ -288,8 +288,7 @@ class ScreenedPoints:
 
     @cached_property
     def _summation(self) -> Summation:
-        order = summation(self.x.shape[2])
-        return order._replace(coordinates=order.coordinates.to(self.x.device))
+        return summation_on(self.x.shape[2], self.x.device)
 
     @cached_property
     def _errors(self) -> _Errors:

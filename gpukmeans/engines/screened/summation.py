@@ -1,5 +1,6 @@
 """The order in which `gpukmeans.distance` adds more than 8 squares, as a table of coordinates for the kernels."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -35,3 +36,10 @@ def summation(width: int) -> Summation:
         leaves = torch.stack([leaves, partners], dim=2).flatten(1)
     missing = leaves.new_full((_SEQUENTIAL - lengths[-1], leaves.shape[1]), -1)
     return Summation(lengths[-1], len(lengths) - 1, torch.cat([leaves, missing]))
+
+
+@functools.lru_cache(maxsize=32)
+def summation_on(width: int, device: torch.device) -> Summation:
+    """The order of summation with its table on the device. It is cached, because the copy waits for the device."""
+    order = summation(width)
+    return order._replace(coordinates=order.coordinates.to(device))

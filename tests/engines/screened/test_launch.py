@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 import torch
 from helpers.cuda_devices import CUDA_DEVICES, cuda_device
-from helpers.problems import blobs
+from helpers.problems import blobs, seeded
 from helpers.screened import assert_same, levels
 
 from gpukmeans import kmeans
@@ -55,3 +55,19 @@ class TestOnTheDevice:
             bound.measure(centers, fixed_point, [0])
             with _no_waiting(log):
                 bound.measure(centers, fixed_point, [0])
+
+
+@pytest.mark.parametrize("n", [100, 300])
+@pytest.mark.parametrize("kind", CUDA_DEVICES[:1])
+def test_a_round_takes_few_launches_and_several_rounds_one_wait(kind, n):
+    x = torch.rand(n, 12, generator=seeded())
+    with cuda_device(kind) as log:
+        costs = []
+        for max_iter in (1, 3):  # the loop checks after 1, 3, 7 and 15 rounds, and then after every 8
+            log.clear()
+            fit = kmeans(x.cuda(), 9, init=x[:9].cuda(), tol=0, max_iter=max_iter)
+            assert fit.n_iter == max_iter
+            costs.append((log.launches, log.syncs))
+        (few, few_syncs), (many, many_syncs) = costs
+        assert many - few <= 2 * 24, str(log)
+        assert many_syncs - few_syncs <= 1, str(log)
