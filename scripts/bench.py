@@ -441,8 +441,8 @@ def gpu(
     small: Annotated[
         bool, typer.Option("--small", help="Small sizes. Without a GPU, on the pretended device of the tests.")
     ] = False,
-    limit: Annotated[float, typer.Option(min=1, help="Seconds for all cases.")] = 480,
-    case_limit: Annotated[float, typer.Option(min=1, help="Seconds for each case.")] = 60,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds for all cases.")] = benchmark_gpu.LIMIT,
+    case_limit: Annotated[float, typer.Option(min=1, help="Seconds for each case.")] = benchmark_gpu.CASE_LIMIT,
 ) -> None:
     """Bits on a CUDA device beside the CPU, then each mark for an H200, with peaks of the device and peak memory.
 
@@ -451,30 +451,7 @@ def gpu(
     """
     if not (small or torch.cuda.is_available()):
         _fail("there is no CUDA device; --small runs on a pretended one")
-    machine: dict[str, Any] = {}
-    rows: list[benchmark_gpu.Row] = []
-
-    def show(found: dict[str, Any]) -> None:
-        machine.update(found)
-        print(f"{benchmark_gpu.described(found)}\n\n{benchmark_gpu.as_line(benchmark_gpu.HEAD)}", flush=True)
-
-    start = time.perf_counter()
-    try:
-        for row in benchmark_gpu.measure(small=small, case_limit=case_limit, limit=limit, show=show):
-            rows.append(row)
-            print(benchmark_gpu.as_line(benchmark_gpu.cells(row, machine.get("device", ""))), flush=True)
-    finally:
-        if json_path is not None:
-            json_path.write_text(benchmark_gpu.as_json(machine, rows), encoding="utf-8")
-    if machine:
-        equal = sum(row.note == "equal" for row in rows)
-        print(f"\n{benchmark_gpu.described(machine)}\nBits: {equal} results are equal, on CPU and device")
-        for row in rows:
-            if row.milliseconds is None and row.note != "equal":
-                print(f"{row.case}: {row.note}")
-        print(f"\n{benchmark_gpu.as_table(rows, machine['device'])}")
-    print(f"{time.perf_counter() - start:.0f} s")
-    if any(row.fails for row in rows):
+    if not benchmark_gpu.report(small=small, case_limit=case_limit, limit=limit, json_path=json_path):
         raise typer.Exit(1)
 
 

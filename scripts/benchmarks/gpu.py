@@ -1,6 +1,7 @@
 """Bits and times on one CUDA device, beside the marks for an H200, the limits of the device and two other packages.
 
-Cases run in child processes, so that a case that takes too long or breaks CUDA does not end the others.
+Cases run in child processes, so that a case that takes too long or breaks CUDA does not end the others. Where the
+packages of the command are missing, `python -m benchmarks.gpu` is `python scripts/bench.py gpu` without options.
 """
 
 import json
@@ -12,13 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from benchmarks.gpu_child import BITS, TIMES, Row
 from benchmarks.processes import ENVIRONMENT
-from benchmarks.table import aligned
+
+LIMIT, CASE_LIMIT = 480.0, 60.0
+"""Seconds for all cases, and for each case."""
 
 MARKED = "H200"
 """Part of the name of the device that marks are for."""
@@ -81,11 +85,6 @@ def as_line(columns: Sequence[str]) -> str:
     case, milliseconds, *others = columns
     widths = (6, 10, 11, 11, 8, 16)
     return f"{case:62} {milliseconds:>12} " + " ".join(text.rjust(n) for text, n in zip(others, widths, strict=True))
-
-
-def as_table(rows: Sequence[Row], device: str) -> str:
-    """All rows that have a figure, with columns as wide as needed."""
-    return aligned([HEAD, *(cells(row, device) for row in rows if row.milliseconds is not None)])
 
 
 def described(machine: dict[str, Any]) -> str:
@@ -252,3 +251,39 @@ def as_json(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         least = least_milliseconds(row, chip) if row.milliseconds is not None else None
         items.append(item | {"least_milliseconds": least and least[0], "limit": least and least[1]})
     return json.dumps({"machine": machine, "rows": items}, indent=1)
+
+
+def report(*, small: bool, case_limit: float, limit: float, json_path: Path | None) -> bool:
+    """Measure all cases and print each row as it is measured, then a table. False if bits differ or a case fails.
+
+    The figures are also written to a file, even if the process is interrupted.
+    """
+    machine: dict[str, Any] = {"device": ""}
+    rows: list[Row] = []
+    start = time.perf_counter()
+
+    def show(found: dict[str, Any]) -> None:
+        machine.update(found)
+        print(f"{described(found)}\n\n{as_line(HEAD)}", flush=True)
+
+    try:
+        for row in measure(small=small, case_limit=case_limit, limit=limit, show=show):
+            rows.append(row)
+            print(as_line(cells(row, machine["device"])), flush=True)
+    finally:
+        if json_path is not None:
+            json_path.write_text(as_json(machine, rows), encoding="utf-8")
+    print(f"\nBits: {sum(row.note == 'equal' for row in rows)} results are equal on the CPU and on the device")
+    for row in rows:
+        if row.milliseconds is None and row.note != "equal":
+            print(f"{row.case}: {row.note}")
+    print(f"\n{described(machine) if 'date' in machine else ''}\n\n{as_line(HEAD)}")
+    for row in rows:
+        if row.milliseconds is not None:
+            print(as_line(cells(row, machine["device"])))
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    return not any(row.fails for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(not report(small=not torch.cuda.is_available(), case_limit=CASE_LIMIT, limit=LIMIT, json_path=None))

@@ -148,7 +148,7 @@ def _driver() -> str:
     if shutil.which("nvidia-smi") is None:
         return "unknown"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
+    return (subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or ["unknown"])[0]
 
 
 def _version(package: str) -> str:
@@ -208,10 +208,19 @@ def bits_of_dtypes(machine: Machine) -> Iterator[Row]:
         yield _compared(f"kmeans, {str(dtype)[6:]}", kmeans, _points(n, 3, dtype), k, max_iter=n_iter)
 
 
-def bits_of_widths(machine: Machine) -> Iterator[Row]:
-    """`kmeans` on points of few and many coordinates."""
+def bits_of_few_coordinates(machine: Machine) -> Iterator[Row]:
+    """`kmeans` on points of up to 8 coordinates."""
+    yield from _bits_of_widths(machine, [8, 1, 2, 4])
+
+
+def bits_of_many_coordinates(machine: Machine) -> Iterator[Row]:
+    """`kmeans` on points of more than 8 coordinates."""
+    yield from _bits_of_widths(machine, [9, 32, 128, 768])
+
+
+def _bits_of_widths(machine: Machine, widths: Sequence[int]) -> Iterator[Row]:
     n, k, n_iter = machine.pick(20_000, 40), machine.pick(64, 3), machine.pick(10, 1)
-    for width in (9, 8, 1, 2, 4, 32, 128, 768)[: machine.pick(8, 1)]:
+    for width in widths[: machine.pick(len(widths), 1)]:
         yield _compared(f"kmeans, D = {width}", kmeans, _points(n, width), k, max_iter=n_iter)
 
 
@@ -446,9 +455,40 @@ def _first(machine: Machine) -> None:
     kmeans(x, machine.pick(16, 2), init="random").inertia.item()
 
 
+def kernels_of_iterations(machine: Machine) -> Iterator[Row]:
+    """Launches of an iteration, and the time of each kernel, by the profiler of torch."""
+    for n, width, k in ((100_000, 3, 256), (100_000_000, 3, 256), (1_000_000, 128, 4096)):
+        case = f"launches of an iteration, {_short(n)} x {width}, K = {k}"
+        if machine.small:
+            yield Row(case=case, note="not measured: sizes are small")
+            continue
+        x = torch.rand(n, width, device="cuda")
+        few, many = (_profile(x, k, n_iter) for n_iter in (FEW, MANY))
+        n_iter = MANY - FEW
+        launches = sum(many[name][0] - few.get(name, (0, 0))[0] for name in many) / n_iter
+        times = {name: (many[name][1] - few.get(name, (0, 0))[1]) / n_iter for name in many}
+        longest = sorted(times, key=lambda name: -times[name])[:6]
+        yield Row(
+            case=case, note=f"{launches:.1f}; µs: " + ", ".join(f"{name[:40]} {times[name]:.1f}" for name in longest)
+        )
+
+
+def _profile(x: Tensor, k: int, n_iter: int) -> dict[str, tuple[int, float]]:
+    """Number of launches and microseconds of each kernel in a number of iterations."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kmeans(x, k, init=x[:k], tol=0, max_iter=n_iter)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        kmeans(x, k, init=x[:k], tol=0, max_iter=n_iter)
+        torch.cuda.synchronize()
+    return {event.key: (event.count, event.self_device_time_total) for event in found.key_averages()}
+
+
 BITS: Sequence[Callable[[Machine], Iterator[Row]]] = (
     bits_of_dtypes,
-    bits_of_widths,
+    bits_of_few_coordinates,
+    bits_of_many_coordinates,
     bits_of_options,
     bits_of_seeding,
     bits_of_quantize,
@@ -468,6 +508,7 @@ TIMES: Sequence[Callable[[Machine], Iterator[Row]]] = (
     beside_peers_few,
     beside_peers_many,
     first_result,
+    kernels_of_iterations,
     seeding,
 )
 """Cases that measure, the most important first."""
@@ -509,7 +550,7 @@ def _run(machine: Machine, name: str) -> bool:
     except Exception as error:
         traceback.print_exc()
         _print(row=dataclasses.asdict(Row(case=name, note=f"fails: {_reason(error)}")))
-        return "CUDA error" in str(error)
+        return "CUDA" in str(error) and not isinstance(error, torch.OutOfMemoryError)
     finally:
         if not machine.is_pretended:
             with contextlib.suppress(RuntimeError):
@@ -525,8 +566,13 @@ def _reason(error: Exception) -> str:
 
 
 def _print(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+    print(json.dumps(message), file=_messages, flush=True)
 
+
+_messages = sys.stdout
 
 if __name__ == "__main__":
+    # What other packages print goes to stderr.
+    _messages = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     sys.exit(main(*sys.argv[1:]))
