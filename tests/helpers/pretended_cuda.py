@@ -269,7 +269,8 @@ def _replacements(log, processors, not_run):
     """Attributes to replace while there is a pretended device: (owner, name, value)."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    create_tensor, run_thread, run_kernel = torch.tensor, threading.Thread.run, InterpretedFunction.run
+    create_tensor, run_thread = torch.tensor, threading.Thread.run
+    run_kernel, call = InterpretedFunction.run, InterpretedFunction.__call__
 
     @functools.wraps(create_tensor)
     def tensor(data, *, device=None, **options):
@@ -291,6 +292,15 @@ def _replacements(log, processors, not_run):
         with _disable_current_modes():
             return run_kernel(kernel, *map(_values, args), **kwargs)
 
+    patched = set()
+
+    def call_in_kernel(function, *args, **kwargs):
+        # Triton patches its language at each call, which takes longer than most functions. Once for a module is enough.
+        if function.fn.__module__ in patched or function.fn.__module__.startswith("gpukmeans"):
+            return function.rewrite()(*args, **kwargs)
+        patched.add(function.fn.__module__)
+        return call(function, *args, **kwargs)
+
     properties = types.SimpleNamespace(multi_processor_count=processors, total_memory=139 << 30, major=9, minor=0)
     current_stream = _Stream()
     yield torch, "tensor", tensor
@@ -298,6 +308,7 @@ def _replacements(log, processors, not_run):
     yield torch.Tensor, "pin_memory", lambda self, device=None: self.clone()
     yield threading.Thread, "run", run_in_dispatch
     yield InterpretedFunction, "run", run_on_values
+    yield InterpretedFunction, "__call__", call_in_kernel
     yield torch.cuda, "_lazy_init", lambda: None
     yield torch.cuda, "is_available", lambda: True
     yield torch.cuda, "device_count", lambda: 1
