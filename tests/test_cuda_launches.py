@@ -10,7 +10,9 @@ from helpers import pretended_cuda
 from helpers.problems import random_image, seeded
 
 from gpukmeans import DITHERINGS, ENGINES, Batches, apply_palette, kmeans, quantize
+from gpukmeans.images.contrast import contrast_weights
 from gpukmeans.images.dithering import floyd_steinberg
+from gpukmeans.images.rate_distortion import Objective, optimized
 from gpukmeans.points.tensor import tensor_points
 from gpukmeans.seeding import kmeans_plus_plus
 
@@ -107,6 +109,23 @@ def test_a_dithering_takes_as_many_launches_for_more_pixels(log, dither):
         counts.append(counted(log, apply_palette, image, image[0, :6], dither=dither))
     assert counts[0] == counts[1]
     assert counts[0][0] <= 200
+
+
+@pytest.mark.parametrize("rate_name", ["png", "gif"])
+def test_4_rounds_of_the_rate_optimizer_take_at_most_150_launches_and_10_synchronizations(log, rate_name):
+    def cost(side, n_rounds):
+        image, palette = random_image(side, side, 3, 256, 0).to("cuda"), random_image(1, 17, 3, 256, 1)[0].to("cuda")
+        indices = torch.zeros(side, side, dtype=torch.uint8, device="cuda")
+        log.clear()
+        weights, objective = contrast_weights(image), Objective(share=208, price=5000)
+        optimized(image, palette, indices, objective, n_rounds=n_rounds, rate_name=rate_name, bit_weights=weights)
+        return torch.tensor([log.launches, log.syncs])
+
+    one_round = cost(3, 1)
+    launches, syncs = (one_round + 3 * (cost(3, 2) - one_round)).tolist()
+    assert launches <= 150
+    assert syncs <= 10
+    assert torch.equal(cost(12, 1), one_round)
 
 
 @pytest.mark.parametrize("side", [10, 20])

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.fused import optimizing as cuda
 from gpukmeans.engines.native import optimizing
 from gpukmeans.engines.native.tensors import takes
 
@@ -35,6 +36,8 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
         >>> contrast_weights(row[..., None]).tolist()
         [[4, 27]]
     """
+    if cuda.supports(image):
+        return cuda.contrast_weights(image)
     differences = block_differences(image)
     total = int(differences.sum())
     if total == 0:
@@ -73,6 +76,8 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
     """
     if takes(image, dtype=torch.uint8):
         return optimizing.block_differences(image.contiguous())
+    if cuda.supports(image):
+        return cuda.block_differences(image)
     height, width, _ = image.shape
     levels = image.short()
     differences = torch.zeros(height, width, dtype=torch.int32, device=image.device)

@@ -8,6 +8,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.compilation import eager
+from gpukmeans.engines.fused import optimizing as cuda
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image
 from gpukmeans.images.preview import html_preview
@@ -106,6 +107,9 @@ def squared_error(
         raise ValueError(f"other must have shape {tuple(image.shape)}, like image, got {tuple(shape)}")
     pixels = image.flatten(0, -2)
     other_pixels = other.indices.flatten() if indexed else other.flatten(0, -2)
+    if indexed and counts is None and cuda.supports(image):
+        low, high = cuda.squared_error(pixels, other.palette, other_pixels).tolist()
+        return low + (high << 32)
     palette = SRGB.encode(other.palette) if indexed else None
     total = 0
     for block in blocks(len(pixels), _BLOCK):

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.fused import png as cuda
 from gpukmeans.engines.native import png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithms
@@ -51,6 +52,8 @@ def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
     if takes(indices, dtype=torch.uint8):
         pairs = png.adjacency_counts(indices.contiguous(), n_colors)
         return (pairs + pairs.T).fill_diagonal_(0)
+    if cuda.supports(indices):
+        return cuda.adjacency_counts(indices, n_colors)
     pairs = torch.zeros(n_colors**2, dtype=torch.int64, device=indices.device)
     for rows in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):
         block = indices[rows.start : rows.stop + 1].int()  # with the row below

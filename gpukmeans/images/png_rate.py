@@ -7,13 +7,14 @@ integers, so every device returns the same bits.
 """
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.binary_powers import powers_of_parts
+from gpukmeans.engines.fused import png as cuda
 from gpukmeans.engines.native.png import cheapest_filters, filtered_counts, weighted_counts
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.contrast import MOST_WEIGHT, WEIGHT, pixel_weights, weighted
@@ -32,7 +33,7 @@ _SHORTEST, _LONGEST = BIT, 15 * BIT
 _BLOCK = 1 << 18
 
 # Rows with several pixels per byte are chosen if they need less than this percentage of the bits of rows with one pixel
-# per byte; see `pixels_per_byte`.
+# per byte; see `smallest_rate`.
 _PACKED_PERCENT = 95
 
 # Number of rounds in which filters are chosen by the code lengths, and code lengths are then fitted to the filters.
@@ -64,6 +65,8 @@ class PngRate:
         Args:
             indices: uint8 (H, W).
         """
+        if cuda.supports(indices):
+            return int(cuda.bits(packed(indices, self.per_byte), self.filters, self.lengths, self.weights))
         rows, lengths = packed(indices, self.per_byte).contiguous(), self.lengths.long()
         by_kernels = takes(rows, dtype=torch.uint8) and takes(self.filters, dtype=torch.int32)
         filters = self.filters.contiguous()
@@ -90,6 +93,8 @@ def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]
         >>> packed(torch.tensor([[1, 2, 3]], dtype=torch.uint8), 2).tolist()
         [[18, 48]]
     """
+    if cuda.supports(indices):
+        return cuda.packed(indices, per_byte)
     indices = torch.nn.functional.pad(indices, (0, -indices.shape[1] % per_byte))
     rows = indices[:, ::per_byte].clone()
     for pixel in range(1, per_byte):
@@ -104,21 +109,23 @@ def unpacked(rows: Tensor, per_byte: int) -> Tensor:
     return (rows[..., None] >> shifts) & (1 << bits) - 1
 
 
-def pixels_per_byte(indices: UInt8[Tensor, "h w"], n_colors: int) -> int:
-    """Number of pixels to store in a byte: as many as fit (2, 4 or 8) if this saves more than 5 % of the bits, else 1.
+def smallest_rate(indices: UInt8[Tensor, "h w"], n_colors: int) -> PngRate:
+    """The `fitted_rate` with several pixels per byte (2, 4 or 8) if they save more than 5 % of the bits, else with one.
 
-    The bits with one and with several pixels per byte are estimated by `fitted_rate`. Deflate also saves bits where
-    bytes repeat, which the estimate ignores. Rows with one pixel per byte have more repeats, hence the margin of 5 %.
+    As many pixels as fit are tried, and the bits are estimated. Deflate also saves bits where bytes repeat, which the
+    estimate ignores. Rows with one pixel per byte have more repeats, hence the margin of 5 %.
 
     Args:
         indices: uint8 (H, W), below `n_colors`.
         n_colors: length of the palette.
     """
+    rate = fitted_rate(indices)
     most = next((per_byte for per_byte in (8, 4, 2) if n_colors <= 1 << 8 // per_byte), 1)
     if most == 1:
-        return 1
-    n_bits, n_packed_bits = (fitted_rate(indices, per_byte).total_bits(indices) for per_byte in (1, most))
-    return most if 100 * n_packed_bits < _PACKED_PERCENT * n_bits else 1
+        return rate
+    packed_rate = fitted_rate(indices, most)
+    saves = 100 * packed_rate.total_bits(indices) < _PACKED_PERCENT * rate.total_bits(indices)
+    return packed_rate if saves else rate
 
 
 def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
@@ -136,6 +143,9 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
         [1, 2]
     """
     rows = packed(indices, per_byte)
+    if cuda.supports(rows):
+        filters, lengths = cuda.fitted(rows, _TURNS)
+        return PngRate(filters, lengths, per_byte)
     if takes(rows, dtype=torch.uint8):
         choose = functools.partial(cheapest_filters, rows.contiguous())
     else:
@@ -251,17 +261,5 @@ def binary_logarithms(numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """
     powers = torch.tensor([1 << exponent for exponent in range(1, 63)], device=numbers.device)
     exponents = torch.bucketize(numbers, powers, right=True)
-    parts = torch.tensor(_powers_of_parts(), device=numbers.device)
+    parts = torch.tensor(powers_of_parts(), device=numbers.device)
     return BIT * exponents + torch.bucketize(numbers << (62 - exponents), parts, right=True)
-
-
-@functools.cache
-def _powers_of_parts() -> tuple[int, ...]:
-    """2 to the power of 62 + i / 64 for i from 1 to 63, rounded up."""
-    powers = []
-    for i in range(1, BIT):
-        root = number = 1 << 62 * BIT + i
-        for _ in range(BIT.bit_length() - 1):
-            root = math.isqrt(root)
-        powers.append(root + (root**BIT < number))
-    return tuple(powers)

@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from gpukmeans.engines.fused import optimizing as cuda
+from gpukmeans.engines.fused.optimizing import Candidates
+from gpukmeans.engines.fused.png import mapped
 from gpukmeans.engines.native import optimizing, png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.colorspace import SRGB, n_color_channels
@@ -34,8 +37,8 @@ from gpukmeans.images.png_rate import (
     fitted_rate,
     free_rate,
     packed,
-    pixels_per_byte,
     predicted,
+    smallest_rate,
     unpacked,
 )
 from gpukmeans.tiling import blocks
@@ -136,7 +139,7 @@ def optimized(
     * The indices are changed in one `sweep` over all pixels.
     * The palette is refitted to the image, except in the last round.
 
-    For a PNG the number of pixels per byte is chosen once, in the first round, by `pixels_per_byte`.
+    For a PNG the number of pixels per byte is chosen once, in the first round, by `smallest_rate`.
 
     Args:
         image: uint8 (H, W, C), whose fully transparent pixels are 0 in all channels.
@@ -151,42 +154,74 @@ def optimized(
     free = torch.ones_like(palette[:, 0], dtype=torch.bool) if free is None else free
     cells, per_byte = color_cells(image), None
     n_nearest = N_NEAREST if objective.share else N_NEAREST_BY_PIXEL
-    best: tuple[int, IndexedImage] | None = None
+    costs = {"n_rounds": n_rounds + 1, "share": objective.share, "price": objective.price}
+    best = (cuda.Best if cuda.supports(image, objective.price) else _Best)(image, palette, **costs)
     for number in range(n_rounds + 1):
-        is_ordered = objective.price and rate_name == "png"
-        order = size_order(palette, indices) if is_ordered else torch.arange(len(palette), device=palette.device)
-        places = order.argsort()
-        ordered = IndexedImage(palette[order], _renumbered(indices, places))
+        is_ordered = objective.price > 0 and rate_name == "png"
+        order = _size_order(palette, indices) if is_ordered else _same_order(palette)
+        ordered = IndexedImage(order.palette, _renumbered(indices, order.places))
         if is_ordered:
-            per_byte = per_byte or pixels_per_byte(ordered.indices, len(palette))
-            rate = replace(fitted_rate(ordered.indices, per_byte), weights=bit_weights if per_byte == 1 else None)
+            rate = fitted_rate(ordered.indices, per_byte) if per_byte else smallest_rate(ordered.indices, len(palette))
+            per_byte = rate.per_byte
+            rate = replace(rate, weights=bit_weights if per_byte == 1 else None)
         elif objective.price:
             rate = replace(fitted_gif_rate(ordered.indices), weights=bit_weights)
         else:
             rate = free_rate(ordered.indices)
-        cost = BIT * energy(image, ordered, objective) + objective.price * rate.total_bits(ordered.indices)
-        if best is None or cost < best[0]:
-            best = cost, IndexedImage(palette, indices)
+        best.offer(palette, indices, ordered.indices, rate)
         if number < n_rounds:
             sweep(image, ordered, cells.nearest(ordered.palette, n_nearest), rate, objective)
-            indices = _renumbered(ordered.indices, order)
+            indices = _renumbered(ordered.indices, order.colors)
             if number < n_rounds - 1:
                 palette = refitted(image, IndexedImage(palette, indices), free, objective)
-    assert best is not None
-    return best[1]
+    return IndexedImage(best.palette, best.indices)
+
+
+class _Best:
+    """The indexed image of the least cost of some rounds, the first on ties, for `optimized`."""
+
+    def __init__(self, image: Tensor, palette: Tensor, *, n_rounds: int, share: int, price: int) -> None:
+        self._image, self._objective = image, Objective(share=share, price=price)
+        self.palette, self.indices = palette, image[..., 0]  # until the first offer
+        self._cost: int | None = None
+
+    def offer(self, palette: Tensor, indices: Tensor, ordered: Tensor, rate: PngRate | GifRate) -> None:
+        """Keep this image if its cost, with the bits of the ordered indices, is less than all costs before."""
+        error = energy(self._image, IndexedImage(palette, indices), self._objective)
+        cost = BIT * error + self._objective.price * rate.total_bits(ordered)
+        if self._cost is None or cost < self._cost:
+            self._cost, self.palette, self.indices = cost, palette, indices
+
+
+class _Order(NamedTuple):
+    """An order of a palette: its colors, int64 (K,), the place of each color, int64 (K,), and the ordered palette."""
+
+    colors: Int[Tensor, " k"]
+    places: Int[Tensor, " k"]
+    palette: UInt8[Tensor, "k c"]
+
+
+def _same_order(palette: Tensor) -> _Order:
+    numbers = torch.arange(len(palette), device=palette.device)
+    return _Order(numbers, numbers, palette)
+
+
+def _size_order(palette: Tensor, indices: Tensor) -> _Order:
+    """The best of `palette_orders`, with opaque colors last, so that a file can omit their alpha."""
+    order = palette_orders(indices, len(palette))[0].to(palette.device, non_blocking=True)
+    if cuda.supports(palette):
+        return _Order(*cuda.opaque_last(order, palette))
+    order = order[is_opaque(palette)[order].int().sort(stable=True).indices]
+    return _Order(order, order.argsort(), palette[order])
 
 
 def _renumbered(indices: Tensor, numbers: Tensor) -> Tensor:
     """Indices (H, W), uint8, after replacing each index by its entry in `numbers` (K,), int64."""
+    if cuda.supports(indices):
+        return mapped(indices, numbers)
     if takes(indices, dtype=torch.uint8):
         return png.mapped(indices.contiguous(), numbers.to(torch.uint8))
     return numbers.to(torch.uint8)[indices.int()]
-
-
-def size_order(palette: UInt8[Tensor, "k c"], indices: UInt8[Tensor, "h w"]) -> Int[Tensor, " k"]:
-    """The best of `palette_orders`, int64 (K,), with opaque colors last, so that a file can omit their alpha."""
-    order = palette_orders(indices, len(palette))[0].to(palette.device)
-    return order[is_opaque(palette)[order].int().sort(stable=True).indices]
 
 
 def energy(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objective: Objective) -> int:
@@ -200,6 +235,8 @@ def block_energies(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objecti
     if takes(image, *indexed, dtype=torch.uint8):
         points, indices = _points(indexed.palette), indexed.indices.contiguous()
         return optimizing.energy(image.contiguous(), points, indices, objective.share)
+    if cuda.supports(image):
+        return cuda.block_energies(image, *indexed, objective.share)
     errors = _errors(image, indexed)
     return block_sums((errors * _correlated(errors, objective)).sum(dim=2))
 
@@ -236,7 +273,7 @@ class ColorCells:
     index: Int[Tensor, "h w"]
     unit: int
 
-    def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> "Candidates":
+    def nearest(self, palette: UInt8[Tensor, "k c"], n: int) -> Candidates:
         """The `n` palette colors nearest to the center of each cell, or all colors of a smaller palette.
 
         The lowest index wins a tie. Cells of opaque pixels get opaque colors only, if there are any. If there are fewer
@@ -257,15 +294,10 @@ class ColorCells:
         return Candidates(self.index, torch.cat(lists))
 
 
-class Candidates(NamedTuple):
-    """Cell of each pixel, int32 (H, W), and the colors that are tried for the pixels of each cell, uint8 (M, n)."""
-
-    cells: Int[Tensor, "h w"]
-    lists: UInt8[Tensor, "m n"]
-
-
-def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
+def color_cells(image: UInt8[Tensor, "h w c"]) -> "ColorCells | cuda.ColorCells":
     """Cells of the colors of an image (H, W, C): cubes of side 4 levels, or 8 premultiplied levels with alpha."""
+    if cuda.supports(image):
+        return cuda.color_cells(image)
     unit = SRGB.unit(image.shape[2])
     bits, n_channels = (_CELL_BITS, 3) if unit == 1 else (_CELL_BITS_OF_ALPHA, 4)
     digits = 8 - bits
@@ -297,6 +329,9 @@ def sweep(
     time, because no term of J depends on two of them.
     """
     by_pixel = rate.per_byte == 1
+    if cuda.supports(image, objective.price) and indexed.indices.is_contiguous():
+        cuda.sweep(image, *indexed, candidates, rate, share=objective.share, price=objective.price)
+        return
     if (
         takes(image, candidates.lists, *indexed, dtype=torch.uint8)
         and objective.price <= optimizing.max_price(image.shape[2])
@@ -476,6 +511,8 @@ def refitted(
         objective: the weights of R.
     """
     palette = indexed.palette
+    if cuda.supports(image):
+        return cuda.refitted(image, *indexed, free, share=objective.share, n_rounds=_DESCENTS)
     a, v = _normal_equations(image, indexed, objective)
     residuals = v - a @ _points(palette).long()
     unit, n_levels = SRGB.unit(palette.shape[1]), n_color_channels(palette.shape[1])

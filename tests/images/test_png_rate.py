@@ -20,8 +20,8 @@ from gpukmeans.images.png_rate import (
     binary_logarithms,
     fitted_rate,
     packed,
-    pixels_per_byte,
     predicted,
+    smallest_rate,
     unpacked,
 )
 
@@ -91,11 +91,11 @@ def test_a_decoder_unpacks_bytes_of_several_pixels(size, per_byte, seed):
 @pytest.mark.parametrize(("k", "most"), [(1, 8), (2, 8), (3, 4), (4, 4), (5, 2), (16, 2), (17, 1), (256, 1)])
 def test_pixels_are_packed_where_bytes_take_fewer_bits(china, k, most):
     few = (china[:60, :90, 1].int() * k // 256).to(torch.uint8)
-    assert pixels_per_byte(few, k) == most
+    assert smallest_rate(few, k).per_byte == most
 
 
 def test_pixels_are_not_packed_where_bytes_take_no_fewer_bits(china):
-    assert pixels_per_byte(china[100:196, 200:328, 1] // 16, 16) == 1
+    assert smallest_rate(china[100:196, 200:328, 1] // 16, 16).per_byte == 1
 
 
 def test_filters_are_the_cheapest_for_code_lengths(china):

@@ -15,7 +15,7 @@ from gpukmeans.images.colorspace import SRGB, clear_transparent_pixels
 from gpukmeans.images.gif_rate import fitted_gif_rate
 from gpukmeans.images.indexed import IndexedImage, mean_squared_error
 from gpukmeans.images.palette_order import palette_orders
-from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, pixels_per_byte
+from gpukmeans.images.png_rate import BIT, PngRate, fitted_rate, smallest_rate
 from gpukmeans.images.quantization import quantize
 from gpukmeans.images.rate_distortion import (
     WHOLE,
@@ -259,11 +259,11 @@ def test_few_colors_take_fewer_bits_in_packed_bytes(monkeypatch, china, k):
         result = optimized(image, *start, objective)
         places = palette_orders(result.indices, k)[0].argsort().to(torch.uint8)
         ordered = IndexedImage(result.palette[places.argsort()], places[result.indices.int()])
-        rates = [fitted_rate(ordered.indices, per_byte) for per_byte in (1, pixels_per_byte(start.indices, k))]
+        rates = [fitted_rate(ordered.indices, per_byte) for per_byte in (1, smallest_rate(start.indices, k).per_byte)]
         return min(cost(image, ordered, rate, objective) for rate in rates)
 
     found = least_cost()
-    monkeypatch.setattr(rate_distortion, "pixels_per_byte", lambda *_: 1)
+    monkeypatch.setattr(rate_distortion, "smallest_rate", lambda indices, _: fitted_rate(indices))
     assert found < 0.99 * least_cost()
 
 
