@@ -41,8 +41,9 @@ def move(
     if width > _MAX_WIDTH:
         import gpukmeans.engines.screened.iteration as wide
 
-        state = centers, moments, going, n_iter, unresolved
-        return wide.move(*state, n_fixed=n_fixed, total_weight=total_weight) if width <= wide.MAX_WIDTH else None
+        if width > wide.MAX_WIDTH or n_runs > wide.MAX_RUNS:
+            return None
+        return wide.move(centers, moments, going, n_iter, unresolved, n_fixed=n_fixed, total_weight=total_weight)
     import gpukmeans.engines.fused.iteration_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
 

@@ -4,6 +4,7 @@ Products of float16 copies of points and centers screen the nearest centers. A r
 which labels are certain; the reference distance decides the other rows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from gpukmeans.engines.fused.availability import unavailable_reason
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
-from gpukmeans.tiling import ProblemIndex
+from gpukmeans.tiling import ProblemIndex, blocks
 from gpukmeans.validation import compute_dtype
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 # For up to 8 coordinates `gpukmeans.distance` adds squares from left to right, and the engine "triton" is faster.
 _MIN_WIDTH, _MAX_WIDTH = 9, 2048
-_MAX_ROWS = 2**31 - 1
+# Row numbers of a block are 32-bit integers.
+_MAX_ROWS = 2**31 - 2**10
+# The largest number of blocks along the second and third axis of a launch on CUDA.
+_MAX_RUNS = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ScreenedEngine:
             return f"its kernels compute in float32, and points of {x.dtype} need float64"
         if x.shape[-2] > _MAX_ROWS:
             return f"it takes at most {_MAX_ROWS} points, got {x.shape[-2]}"
+        if (n_problems := math.prod(x.shape[:-2])) > _MAX_RUNS:
+            return f"it takes at most {_MAX_RUNS} problems, got {n_problems}"
         return unavailable_reason()
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundScreenedEngine":
@@ -70,12 +76,22 @@ class BoundScreenedEngine:
         """Labels (B, N) int64 and squared distances (B, N), in the dtype of the centers (B, K, D)."""
         if centers.dtype != torch.float32:
             return self._plain().assign(centers, problems)
+        if len(problems) > _MAX_RUNS:
+            parts = [self.assign(centers[runs], problems[runs]) for runs in blocks(len(problems), _MAX_RUNS)]
+            return Assignment(*map(torch.cat, zip(*parts, strict=True)))
         return Assignment(*self._screened().assign(centers, self._problem_index(problems)))
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         """Moments at centers (B, K, D). Only the first call waits for the device."""
         if centers.dtype != torch.float32:
             return self._plain().measure(centers, fixed_point, problems)
+        if len(problems) > _MAX_RUNS:
+            return Moments.concatenated(
+                [
+                    self.measure(centers[runs], fixed_point.select(runs), problems[runs])
+                    for runs in blocks(len(problems), _MAX_RUNS)
+                ]
+            )
         measured = self._screened().measure(centers, self._problem_index(problems), fixed_point)
         width = centers.shape[2]
         return Moments(

@@ -12,8 +12,8 @@ from gpukmeans.engines.iteration import Move
 from gpukmeans.engines.screened.summation import summation_on
 from gpukmeans.moments import Moments
 
-MAX_WIDTH = 2048
-"""The largest number of coordinates."""
+MAX_WIDTH, MAX_RUNS = 2048, 2**16 - 1
+"""The largest numbers of coordinates and of runs."""
 
 # Clusters and coordinates of a block of means, clusters of a block of maxima, and coordinates in registers of shifts.
 _ROWS, _CHUNK, _BLOCK, _ENTRIES = 16, 64, 256, 2048
@@ -29,7 +29,7 @@ def move(
     n_fixed: int,
     total_weight: Tensor,
 ) -> Move:
-    """The next centers, as `gpukmeans.engines.fused.iteration.move`, for 9 to `MAX_WIDTH` coordinates."""
+    """The next centers, as `gpukmeans.engines.fused.iteration.move`, for 9 to 2048 coordinates."""
     n_runs, n_clusters, width = centers.shape
     centers, scales = centers.contiguous(), moments.fixed_point
     moved = Move(

@@ -18,6 +18,8 @@ from gpukmeans.fixed_point import FixedPoint
 _ONE_CHUNK, _CHUNK = 128, 64
 # Rows and centers of a tile of the screen, and of the exact distances.
 _SCREEN_ROWS, _SCREEN_TILE = 64, 64
+# With 4 warps the screen of more than 128 coordinates would spill registers on sm_80.
+_SCREEN_WARPS = 8
 _NEAREST_ROWS, _NEAREST_TILE = 32, 64
 # Rows of a block of the other kernels. The kernels of distances and of the order need equal blocks.
 _PREPARED_ROWS, _DISTANCE_ROWS, _SUMS_ROWS = 16, 128, 64
@@ -190,6 +192,7 @@ class ScreenedPoints:
             rows=_SCREEN_ROWS,
             tile=_SCREEN_TILE,
             chunk=self._chunk,
+            num_warps=_SCREEN_WARPS,
         )
         # Kernels read a coordinate of many centers at a time.
         is_small = 4 * centers.numel() <= _MAX_TRANSPOSED

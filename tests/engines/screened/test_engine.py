@@ -70,6 +70,11 @@ class TestInputs:
         assert_same(x, normal(len(problems), 5, 10, seed=1), weights, problems)
 
 
+def test_more_runs_than_a_launch_has_blocks_are_computed_in_parts(monkeypatch):
+    monkeypatch.setattr("gpukmeans.engines.screened.engine._MAX_RUNS", 2)
+    assert_same(normal(2, 70, 9), normal(5, 3, 9, seed=1), problems=[0, 1, 1, 0, 1])
+
+
 @given(
     n=st.sampled_from([1, 5, 64, 65, 129]),
     k=st.integers(1, 70),
@@ -123,4 +128,8 @@ class TestUnsupportedReason:
 
     def test_more_points_than_32_bits_count_are_refused(self):
         x = torch.zeros(1, 1).expand(2**31, 9)
-        assert "at most 2147483647 points, got 2147483648" in ScreenedEngine("cpu").unsupported_reason(x)
+        assert "at most 2147482624 points, got 2147483648" in ScreenedEngine("cpu").unsupported_reason(x)
+
+    def test_more_problems_than_a_launch_has_blocks_are_refused(self):
+        x = torch.zeros(1, 1).expand(2, 2**15, 1, 9)
+        assert "at most 65535 problems, got 65536" in ScreenedEngine("cpu").unsupported_reason(x)
