@@ -91,16 +91,17 @@ def _square(x, c, coordinates, leaf, x_channel, c_channel, dtype: tl.constexpr):
 @no_type_check
 def _tree(x, c, coordinates, leaf, x_channel, c_channel, zeros, level: tl.constexpr):
     """The sum of 2**level squares from this leaf on, added as a balanced binary tree."""
-    if level == 0:
-        return _square(x, c, coordinates, leaf, x_channel, c_channel, zeros.dtype)
-    if level <= _UNROLLED:
-        return _tree(x, c, coordinates, leaf, x_channel, c_channel, zeros, level - 1) + _tree(
-            x, c, coordinates, leaf + (1 << (level - 1)), x_channel, c_channel, zeros, level - 1
-        )
     total = zeros  # adding a square to +0 changes no bit
-    for half in range(2):
-        first = leaf + half * (1 << (level - 1))
-        total = total + _tree(x, c, coordinates, first, x_channel, c_channel, zeros, level - 1)
+    # One `return` at the end, because Triton would compile the code after an earlier one, and recurse without end.
+    if level == 0:
+        total = _square(x, c, coordinates, leaf, x_channel, c_channel, zeros.dtype)
+    elif level <= _UNROLLED:
+        total = _tree(x, c, coordinates, leaf, x_channel, c_channel, zeros, level - 1)
+        total += _tree(x, c, coordinates, leaf + (1 << (level - 1)), x_channel, c_channel, zeros, level - 1)
+    else:
+        for half in range(2):
+            first = leaf + half * (1 << (level - 1))
+            total = total + _tree(x, c, coordinates, first, x_channel, c_channel, zeros, level - 1)
     return total
 
 
