@@ -119,13 +119,20 @@ def smallest_rate(indices: UInt8[Tensor, "h w"], n_colors: int) -> PngRate:
         indices: uint8 (H, W), below `n_colors`.
         n_colors: length of the palette.
     """
-    rate = fitted_rate(indices)
     most = next((per_byte for per_byte in (8, 4, 2) if n_colors <= 1 << 8 // per_byte), 1)
     if most == 1:
-        return rate
-    packed_rate = fitted_rate(indices, most)
-    saves = 100 * packed_rate.total_bits(indices) < _PACKED_PERCENT * rate.total_bits(indices)
-    return packed_rate if saves else rate
+        return fitted_rate(indices)
+    (rate, n_bits), (packed_rate, n_packed_bits) = (_fitted_with_bits(indices, per_byte) for per_byte in (1, most))
+    return packed_rate if 100 * n_packed_bits < _PACKED_PERCENT * n_bits else rate
+
+
+def _fitted_with_bits(indices: Tensor, per_byte: int) -> tuple[PngRate, int]:
+    """`fitted_rate`, and its number of bits for the indices."""
+    if cuda.supports(indices):
+        filters, lengths, n_bits = cuda.fitted(packed(indices, per_byte), _TURNS)
+        return PngRate(filters, lengths, per_byte), int(n_bits)
+    rate = fitted_rate(indices, per_byte)
+    return rate, rate.total_bits(indices)
 
 
 def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
@@ -144,8 +151,7 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
     """
     rows = packed(indices, per_byte)
     if cuda.supports(rows):
-        filters, lengths = cuda.fitted(rows, _TURNS)
-        return PngRate(filters, lengths, per_byte)
+        return PngRate(*cuda.fitted(rows, _TURNS)[:2], per_byte)
     if takes(rows, dtype=torch.uint8):
         choose = functools.partial(cheapest_filters, rows.contiguous())
     else:

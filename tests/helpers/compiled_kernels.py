@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gpukmeans.images.rate_distortion import RateName
+
 # The names that Triton has for dtypes.
 _TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 _TYPES |= {torch.bool: "i1", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16"}
@@ -97,6 +99,11 @@ def kernel_names() -> set[str]:
 
 # Kernels that `launch_kernels` does not need to run, because no later launch depends on their results.
 NOT_RUN = frozenset({"diffuse_kernel", "inverse_palette_kernel"})
+# With these, no kernel of the rate optimizer is run.
+NOT_RUN |= {"filter_kernel", "bits_kernel", "adjacency_kernel", "map_kernel", "pack_kernel", "unpack_kernel"}
+NOT_RUN |= {"pairs_kernel", "pair_lengths_kernel", "mark_kernel", "number_kernel", "nearest_kernel", "keep_kernel"}
+NOT_RUN |= {"differences_kernel", "weights_kernel", "energy_kernel", "squared_error_kernel", "errors_kernel"}
+NOT_RUN |= {"normal_equations_kernel", "descend_kernel", "order_kernel", "sweep_kernel"}
 
 
 def launch_kernels(*, thorough: bool = False) -> None:
@@ -108,7 +115,10 @@ def launch_kernels(*, thorough: bool = False) -> None:
     _cluster(8, torch.float64, with_weights=True)
     for channels in (1, 2, 3, 4) if thorough else (3, 4):
         _diffuse(channels)
+        _optimize(channels, "png", share=208)
+    _optimize(3, "gif", share=0)
     if thorough:
+        _optimize(4, "gif", share=208)
         for width, dtype in ((1, torch.float32), (3, torch.uint8), (3, torch.float64), (4, torch.float32)):
             _cluster(width, dtype)
         for width in (3, 4, 8):
@@ -153,6 +163,25 @@ def _diffuse(channels: int) -> None:
     image = _points(512, channels, torch.uint8)[:, None]
     nearest = torch.zeros(512, 1, dtype=torch.uint8).cuda()
     DITHERINGS["floyd-steinberg"](image, image[:2, 0], nearest, 256)
+
+
+def _optimize(channels: int, rate: RateName, *, share: int) -> None:
+    """Optimize an image with one pixel and with several pixels per byte, and with and without a price of bits."""
+    from gpukmeans import IndexedImage, mean_squared_error
+    from gpukmeans.images.contrast import contrast_weights
+    from gpukmeans.images.png_rate import fitted_rate
+    from gpukmeans.images.rate_distortion import Objective, block_energies, color_cells, optimized, sweep
+
+    image = _points(16, channels, torch.uint8).view(4, 4, channels)
+    for n_colors, price in ((17, 0), (17, 1)):
+        palette, indices = _points(n_colors, channels, torch.uint8), torch.zeros(4, 4, dtype=torch.uint8).cuda()
+        weights, objective = contrast_weights(image) if share else None, Objective(share=share, price=price)
+        optimized(image, palette, indices, objective, n_rounds=2, rate_name=rate, bit_weights=weights)
+    mean_squared_error(image, IndexedImage(palette, indices))
+    block_energies(image, IndexedImage(palette, indices), objective)
+    for per_byte in (2, 4, 8):
+        indexed = IndexedImage(palette[: 1 << 8 // per_byte], indices)
+        sweep(image, indexed, color_cells(image).nearest(*indexed[:1], 4), fitted_rate(indices, per_byte), objective)
 
 
 class Resources(NamedTuple):

@@ -199,7 +199,7 @@ def refitted(
     launch(kernels.normal_equations_kernel, n_programs, *tensors, *sizes, block=_PAIRS, **options)
     new_palette = torch.empty(n_colors, channels, dtype=torch.uint8, device=image.device)
     tensors = new_palette, palette.contiguous(), free.contiguous(), a, v
-    launch(kernels.descend_kernel, 1, *tensors, n_colors, n_rounds, channels=channels, num_warps=1)
+    launch(kernels.descend_kernel, 1, *tensors, n_colors, n_rounds, channels=channels, num_warps=2)
     return new_palette
 
 

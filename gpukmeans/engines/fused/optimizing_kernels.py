@@ -348,7 +348,7 @@ def descend_kernel(new_palette, palette, free, a, v, n_colors, n_rounds, channel
     channel = tl.minimum(axis, 2)
     if channels < 3:
         channel = axis * 0
-    levels = tl.load(palette + color[:, None] * channels + channel[None, :], mask=is_axis, other=0).to(tl.int64)
+    levels = tl.load(palette + color[:, None] * channels + channel[None, :], mask=is_axis, other=0).to(tl.int32)
     alpha = _alpha(palette, color, inside, channels)
     residuals = tl.load(v + color[:, None] * 4 + axis[None, :], mask=is_axis, other=0)
     points = levels * (alpha[:, None] if channels % 2 == 0 else 1)
@@ -372,7 +372,7 @@ def descend_kernel(new_palette, palette, free, a, v, n_colors, n_rounds, channel
                     step -= (numerator - step * (2 * weight) < 0).to(tl.int64)  # rounded down, not to 0
                     step = tl.minimum(tl.maximum(level + step, 0), 255) - level
                     step = tl.where(axis < 3, step, 0)
-                    levels += tl.where((color == k)[:, None], step[None, :], 0)
+                    levels += tl.where((color == k)[:, None], step[None, :], 0).to(tl.int32)
                     residuals -= column[:, None] * (step * unit)[None, :]
                     is_changed += tl.max(tl.abs(step), 0).to(tl.int32)
     n_levels: tl.constexpr = 1 if channels < 3 else 3

@@ -92,6 +92,7 @@ def _costs(bytes_, lengths, inside):
 def filter_kernel(
     filters,
     new_lengths,
+    bits,
     counts,
     n_done,
     lengths,
@@ -105,8 +106,8 @@ def filter_kernel(
     """Write the filter type of least cost of each row (H,), the lowest on ties, and code lengths fitted to the filters.
 
     The cost is the sum of code lengths (256,), or without `lengths` of magnitudes. A program processes `n_rows` rows
-    and adds their stored bytes to `counts` (256,). The last program that is done writes the new code lengths (256,).
-    `n_done` has the number of programs that are done.
+    and adds their stored bytes to `counts` (256,). The last program that is done writes the new code lengths (256,)
+    and the sum of the code lengths of all stored bytes. `n_done` has the number of programs that are done.
     """
     y = tl.program_id(0) * n_rows + tl.arange(0, n_rows)
     zero = tl.zeros((n_rows, block), tl.int32)
@@ -150,7 +151,9 @@ def filter_kernel(
     tl.debug_barrier()  # all threads have added their counts, which the next operation releases
     if tl.atomic_add(n_done, 1, sem="acq_rel") == tl.num_programs(0) - 1:
         all_counts = tl.load(counts + lanes, cache_modifier=".cg")
-        tl.store(new_lengths + lanes, _code_lengths(all_counts, powers))
+        code_lengths = _code_lengths(all_counts, powers)
+        tl.store(new_lengths + lanes, code_lengths)
+        tl.store(bits, tl.sum(all_counts * code_lengths, 0))
 
 
 @triton.jit

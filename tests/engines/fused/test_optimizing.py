@@ -41,24 +41,23 @@ def assert_optimized_as_on_the_cpu(device, size, channels, n_colors, *, share, p
     assert torch.equal(found.palette.cpu(), expected.palette)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_every_kind_of_image_is_optimized_as_on_the_cpu(cuda, channels):
-    price = 9_000_000 if channels % 2 == 0 else 5000
-    assert_optimized_as_on_the_cpu(cuda, (5, 9), channels, 20, share=208, price=price)
+@pytest.mark.parametrize(("channels", "price"), [(1, 5000), (4, 9_000_000)])
+def test_images_with_and_without_alpha_are_optimized_as_on_the_cpu(cuda, channels, price):
+    assert_optimized_as_on_the_cpu(cuda, (4, 9), channels, 17, share=208, price=price)
 
 
-@pytest.mark.parametrize(("share", "price", "rate_name"), [(0, 5000, "png"), (208, 0, "png"), (208, 5000, "gif")])
+@pytest.mark.parametrize(("share", "price", "rate_name"), [(208, 0, "png"), (208, 5000, "gif"), (0, 5000, "gif")])
 def test_every_objective_is_optimized_as_on_the_cpu(cuda, share, price, rate_name):
     size = 6, 10
     assert_optimized_as_on_the_cpu(cuda, size, 3, 18, share=share, price=price, rate_name=rate_name, n_rounds=2)
 
 
-@pytest.mark.parametrize(("n_colors", "channels"), [(2, 1), (4, 4), (16, 3)])
+@pytest.mark.parametrize(("n_colors", "channels"), [(2, 1), (16, 4)])
 def test_bytes_of_several_pixels_are_optimized_as_on_the_cpu(cuda, n_colors, channels):
     assert_optimized_as_on_the_cpu(cuda, (4, 11), channels, n_colors, share=100, price=500)
 
 
-@pytest.mark.parametrize("size", [(1, 13), (10, 1), (2, 2)])
+@pytest.mark.parametrize("size", [(1, 13), (10, 1)])
 def test_images_of_few_rows_or_columns_are_optimized_as_on_the_cpu(cuda, size):
     assert_optimized_as_on_the_cpu(cuda, size, 3, 17, share=208, price=2000)
 
