@@ -32,7 +32,7 @@ def tile_size(device: torch.device, cpu_size: int) -> int:
     """
     if device.type != "cuda":
         return cpu_size
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.get_device_module(device).mem_get_info(device)
     return max(cpu_size, min(_CUDA_TILE, free // _FREE_BYTES_PER_ENTRY))
 
 

@@ -46,7 +46,7 @@ def values(n, width):
     return torch.rand(n, width, generator=seeded()).to("cuda")
 
 
-@pytest.mark.parametrize("n", [150, 400])
+@pytest.mark.parametrize("n", [100, 260])
 def test_an_iteration_takes_at_most_6_launches_and_8_take_one_synchronization(log, n):
     x = torch.linspace(0, 1, n).square()[:, None].to("cuda")
 
@@ -54,7 +54,7 @@ def test_an_iteration_takes_at_most_6_launches_and_8_take_one_synchronization(lo
         # The initial centers are the first points, so that the loop is long.
         assert kmeans(x, 8, init=x[:8], tol=0, max_iter=n_iter).n_iter == n_iter
 
-    launches, syncs = per_unit(log, cluster, 15, 23)
+    launches, syncs = per_unit(log, cluster, 7, 15)
     assert launches <= 6
     assert syncs <= 1 / 8
 
@@ -75,17 +75,17 @@ def test_a_center_by_k_means_plus_plus_takes_at_most_6_launches_and_no_synchroni
 
 
 def test_ten_runs_take_less_than_ten_times_the_launches_of_one(log):
-    x = values(100, 2)
-    counts = [counted(log, kmeans, x, 3, n_init=n_init, max_iter=3, tol=0)[0] for n_init in (1, 10)]
+    x = values(50, 2)
+    counts = [counted(log, kmeans, x, 3, n_init=n_init, max_iter=2, tol=0)[0] for n_init in (1, 10)]
     assert counts[0] <= 250
     assert counts[1] <= 1100
 
 
-@pytest.mark.parametrize("n", [60, 240])
+@pytest.mark.parametrize("n", [40, 160])
 def test_a_batch_of_a_stream_takes_few_launches(log, n):
     def cluster(n_batches):
         batches = [values(n, 3)] * n_batches
-        kmeans(Batches(batches), 40, init=batches[0][:40], max_iter=2, tol=0)
+        kmeans(Batches(batches), 33, init=batches[0][:33], max_iter=1, tol=0)
 
     launches, syncs = per_unit(log, cluster, 2, 6)
     assert launches <= 60

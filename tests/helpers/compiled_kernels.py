@@ -106,8 +106,23 @@ NOT_RUN |= {"differences_kernel", "weights_kernel", "energy_kernel", "squared_er
 NOT_RUN |= {"normal_equations_kernel", "descend_kernel", "order_kernel", "sweep_kernel"}
 
 
+def recorded(*, thorough: bool = False) -> list[Variant]:
+    """The variants of all kernels, as they are launched on the pretended device; if `thorough`, more variants."""
+    from helpers.pretended_cuda import pretended_cuda
+
+    with pretended_cuda(not_run=NOT_RUN) as log:
+        launch_kernels(thorough=thorough)
+    variants = [*log.variants]
+    # Addresses depend on the results of these kernels, so all of them are run.
+    with pretended_cuda() as log:
+        for width in (12, 128) if thorough else (12,):
+            _screen(width)
+    variants += log.variants
+    return [*{str(variant): variant for variant in variants}.values()]
+
+
 def launch_kernels(*, thorough: bool = False) -> None:
-    """Launch every kernel on the CUDA device: for few and for many coordinates, and if `thorough`, more variants.
+    """Launch every kernel for up to 8 coordinates and for images on the CUDA device; if `thorough`, more variants.
 
     Sizes are the smallest of each variant, because kernels are interpreted.
     """
@@ -137,6 +152,15 @@ def _cluster(width: int, dtype: torch.dtype, *, with_weights: bool = False) -> N
     # 129 clusters are more than half of the largest block of clusters. Points are sorted from 32 clusters on.
     kmeans(x, 129, init=_centers(x[:129]), weights=weights, max_iter=1)
     assign(x, _centers(x[:1]))
+
+
+def _screen(width: int) -> None:
+    """Many coordinates."""
+    from gpukmeans import assign, kmeans
+
+    x = _points(40, width, torch.float32)
+    kmeans(x, 3, init=_centers(x[:3]), max_iter=2)
+    assign(x[:5], _centers(x[:3]))
 
 
 def _cluster_to_many(width: int, dtype: torch.dtype) -> None:
@@ -235,11 +259,7 @@ def compiled(variants: Sequence[Variant], arch: int, cache: Path) -> list[Resour
 def main(command: str, argument: str | None = None) -> None:
     """Run a command of this file."""
     if command == "record":
-        from helpers.pretended_cuda import pretended_cuda
-
-        with pretended_cuda(not_run=NOT_RUN) as log:
-            launch_kernels(thorough=argument == "--thorough")
-        for variant in log.variants:
+        for variant in recorded(thorough=argument == "--thorough"):
             print(json.dumps(variant))
     else:
         arch = int(argument or 90)

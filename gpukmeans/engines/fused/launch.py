@@ -233,4 +233,5 @@ def run_kernel(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int)
 
 def current_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """A context in which the device of the tensor is the current device, on which Triton launches kernels."""
-    return torch.cuda.device_of(tensor) if tensor.device.type == "cuda" else nullcontext()
+    is_cuda = tensor.device.type == "cuda"
+    return torch.get_device_module(tensor.device).device_of(tensor) if is_cuda else nullcontext()

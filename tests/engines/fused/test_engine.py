@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukmeans import assign, kmeans
-from gpukmeans.engines.fused import availability
 from gpukmeans.engines.fused.engine import TritonEngine
 from gpukmeans.engines.plain import PlainEngine
 from gpukmeans.points.tensor import tensor_points
@@ -267,14 +266,6 @@ class TestOnTheGpu:
         assert moments.totals.sum() == 5000
 
 
-@pytest.fixture
-def unknown_triton():
-    """What is known of the installed triton is forgotten before and after the test."""
-    availability.unavailable_reason.cache_clear()
-    yield
-    availability.unavailable_reason.cache_clear()
-
-
 class TestUnsupportedReason:
     def test_points_on_another_device_are_refused(self):
         assert "for cuda, and these points are on cpu" in TritonEngine().unsupported_reason(torch.rand(3, 2))
@@ -285,21 +276,6 @@ class TestUnsupportedReason:
         assert TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 8)) is None
         assert "up to 8 coordinates, got 9" in TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 9))
 
-    def test_without_triton_the_reason_is_that_it_is_not_installed(self, monkeypatch, unknown_triton):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert (
-            TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 2)) == "it needs triton, which is not installed"
-        )
-
-    def test_an_old_triton_is_refused_with_the_needed_version(self, monkeypatch, unknown_triton):
-        import triton
-
-        monkeypatch.setattr(triton, "__version__", "3.2.0")
-        monkeypatch.delattr(triton.language, "tuple")
-        assert (
-            TritonEngine(device="cpu").unsupported_reason(torch.rand(3, 2)) == "it needs triton 3.3 or later, got 3.2.0"
-        )
-
 
 CHECK_IMPORTS = """
 import sys, torch
@@ -308,7 +284,6 @@ x = torch.rand(50, 3)
 ENGINES["triton"].unsupported_reason(x)
 kmeans(x, 3)
 assert "triton" not in sys.modules
-from gpukmeans.engines.fused import availability
 from gpukmeans.engines.fused.engine import TritonEngine
 kmeans(x, 3, max_iter=1, engine=TritonEngine(device="cpu"))
 assert "triton" in sys.modules
