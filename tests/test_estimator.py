@@ -347,7 +347,7 @@ def test_a_module_that_was_fitted_in_inference_mode_is_usable_outside():
     assert not hasattr(model, "labels_")
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "triton"])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name not in ("triton", "screened")])
 def test_threads_predict_the_same_labels(engine):
     model = KMeans(5, engine=engine).fit(blobs())
     inputs = [blobs(n=300 + 50 * number, seed=number) for number in range(8)]

@@ -533,7 +533,7 @@ class EngineWithoutWaits(PlainEngine):
     """The plain engine without its search for near ties, the number of which the host needs."""
 
     def bind(self, x, weights):
-        return BoundPlainEngine(x, weights, self.tile, self._nearest)
+        return BoundPlainEngine(x, weights, self.tile or 1 << 20, self._nearest)
 
     @staticmethod
     def _nearest(x, centers):

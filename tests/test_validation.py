@@ -81,7 +81,7 @@ WRONG_CALLS = [
     ((X, 2), {"weights": -torch.ones(6)}, ValueError, "got values from -1.0 to -1.0"),
     ((X, 2), {"weights": torch.ones(6) / 0}, ValueError, "got values from inf to inf"),
     ((X, 2), {"weights": torch.eye(6)[0]}, ValueError, "at most the number of points with weight, 1, got 2"),
-    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, triton, native, matmul, plain"),
+    ((X, 2), {"engine": "warp"}, ValueError, "engine must be one of auto, triton, screened, native, matmul, plain"),
     ((X * 1e30, 2), {}, ValueError, "scale them down"),
     ((X * 1e-30, 2), {}, ValueError, "scale them up"),
     ((X, 2), {"tol": "x"}, TypeError, "tol must be a number, got str"),

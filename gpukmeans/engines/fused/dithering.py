@@ -66,7 +66,13 @@ def inverse_palette(
     n_cells = math.prod(sizes)
     cells = torch.empty(n_cells, dtype=torch.uint8, device=device)
     # One tensor and one copy: the palette, the mask, the corner and the sizes.
-    rows = torch.cat([_padded(colors), _padded(opaque.int()[:, None]), _padded(torch.tensor([lowest, sizes]).int())])
+    rows = torch.cat(
+        [
+            _padded(colors),
+            _padded(opaque.int()[:, None]),
+            _padded(torch.tensor([lowest, sizes], dtype=torch.int32, device="cpu")),
+        ]
+    )
     rows = rows.to(device)
     palette, mask, box = rows[:n_colors].float(), rows[n_colors : 2 * n_colors, 0].contiguous(), rows[2 * n_colors :]
     tensors, sizes = (cells, palette, mask, box), (shift, n_colors, n_cells, sizes[-1])
@@ -109,10 +115,12 @@ def diffuse(
 
     height, width, channels = image.shape
     strides = [math.prod(sizes[channel + 1 :]) for channel in range(channels)]
-    corner = torch.tensor(lowest, dtype=torch.int32)
+    corner = torch.tensor(lowest, dtype=torch.int32, device="cpu")
     # Padded to 256 colors, so that every uint8 index is valid. One tensor and one copy.
     palette = torch.nn.functional.pad(_padded(colors - corner), (0, 0, 0, 256 - len(colors)))
-    rows = torch.cat([palette, _padded(torch.tensor([list(lowest), list(span), strides]).int())]).to(image.device)
+    rows = torch.cat(
+        [palette, _padded(torch.tensor([list(lowest), list(span), strides], dtype=torch.int32, device="cpu"))]
+    ).to(image.device)
     indices = torch.empty(height, width, dtype=torch.uint8, device=image.device)
     edge = torch.empty(width, 4, dtype=torch.int32, device=image.device)
     lanes = min(_MAX_ROWS, max(32, 1 << (height - 1).bit_length()))

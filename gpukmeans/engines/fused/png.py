@@ -21,25 +21,25 @@ def supports(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and unavailable_reason() is None
 
 
-def fitted(rows: UInt8[Tensor, "h w"], n_turns: int) -> tuple[Int[Tensor, " h"], Int[Tensor, "256"], Int[Tensor, ""]]:
-    """Filter types (H,) and code lengths (256,), int32, that are fitted to each other in a number of turns.
+def fitted(rows: UInt8[Tensor, "h w"], n_repeats: int) -> tuple[Int[Tensor, " h"], Int[Tensor, "256"], Int[Tensor, ""]]:
+    """Filter types (H,) and code lengths (256,), int32, that are fitted to each other in a number of repeats.
 
     The last result is the sum of the code lengths of the rows, int64.
     """
     import gpukmeans.engines.fused.png_kernels as kernels
 
-    (height, width), n_counts = rows.shape, (n_turns + 1) * 256
+    (height, width), n_counts = rows.shape, (n_repeats + 1) * 256
     filters = torch.empty(height, dtype=torch.int32, device=rows.device)
-    lengths = torch.empty(n_turns + 1, 256, dtype=torch.int32, device=rows.device)
+    lengths = torch.empty(n_repeats + 1, 256, dtype=torch.int32, device=rows.device)
     bits = torch.empty((), dtype=torch.int64, device=rows.device)
     # Counts, numbers of programs, and constants of logarithms in one copy.
-    values = torch.cat([torch.zeros(n_counts + n_turns + 1, dtype=torch.int64, device="cpu"), _powers()])
+    values = torch.cat([torch.zeros(n_counts + n_repeats + 1, dtype=torch.int64, device="cpu"), _powers()])
     values = values.to(rows.device, non_blocking=True)
-    counts, n_done, powers = values[:n_counts].view(-1, 256), values[n_counts:], values[n_counts + n_turns + 1 :]
+    counts, n_done, powers = values[:n_counts].view(-1, 256), values[n_counts:], values[n_counts + n_repeats + 1 :]
     tile = {"n_rows": _N_ROWS, "block": _N_COLUMNS, "num_warps": 8}
-    for turn in range(n_turns + 1):
-        before = lengths[turn - 1] if turn else None
-        tensors = filters, lengths[turn], bits, counts[turn], n_done[turn], before, powers, rows
+    for repeat in range(n_repeats + 1):
+        before = lengths[repeat - 1] if repeat else None
+        tensors = filters, lengths[repeat], bits, counts[repeat], n_done[repeat], before, powers, rows
         launch(kernels.filter_kernel, -(-height // _N_ROWS), *tensors, height, width, **tile)
     return filters, lengths[-1], bits
 
