@@ -34,7 +34,7 @@ class Kernel:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the machine code, or None."""
+        """The defect of the machine code, or None."""
         if any(self.stack):
             return f"spills registers: {self.stack} bytes"
         if any(self.n_inexact):

@@ -225,8 +225,8 @@ def _launch(kernel: Any, plan: _Plan, *args: Tensor | int | None, **constants: i
 
 
 def run_kernel(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
-    """Launch a kernel of this grid on the device of its first argument, a tensor."""
-    with current_device_of(args[0]):
+    """Launch a kernel of this grid on the device of the first tensor among its arguments."""
+    with current_device_of(next(arg for arg in args if isinstance(arg, Tensor))):
         # A fused multiply-add would round once where the torch operations round twice.
         kernel[grid](*args, enable_fp_fusion=False, **constants)
 

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import png
-from gpukmeans.engines.fused.png import launch
+from gpukmeans.engines.fused.png import launch, launch_over
 
-# Of a program: pixels, pixels of the normal equations, blocks of 8 x 8 pixels, cells, and values that a sweep tries.
-_BLOCK, _PAIRS, _BLOCKS, _CELLS, _TRIED = 512, 128, 2, 8, 512
+# A program processes this many pixels of the normal equations, blocks of 8 x 8 pixels, or cells, or tries this many
+# values in a sweep.
+_PAIRS, _BLOCKS, _CELLS, _TRIED = 128, 2, 8, 512
 
 MAX_PRICE = 1 << 39
 """The highest price of a bit at which J does not overflow, for images without alpha. With alpha, 256 times that."""
@@ -68,12 +69,12 @@ def color_cells(image: UInt8[Tensor, "h w c"]) -> ColorCells:
     height, width, channels = image.shape
     image, n_cells = image.contiguous(), 1 << (21 if channels % 2 == 0 else 19)
     used = torch.zeros(n_cells, dtype=torch.uint8, device=image.device)
-    _launch_over(kernels.mark_kernel, height * width, used, image, height * width, channels=channels)
+    launch_over(kernels.mark_kernel, height * width, used, image, height * width, channels=channels)
     ends = used.cumsum(0, dtype=torch.int32)
     index = torch.empty(height, width, dtype=torch.int32, device=image.device)
     numbers = torch.empty(min(n_cells, height * width), dtype=torch.int32, device=image.device)
     arguments = index, numbers, ends, image, height * width
-    _launch_over(kernels.number_kernel, height * width, *arguments, channels=channels)
+    launch_over(kernels.number_kernel, height * width, *arguments, channels=channels)
     return ColorCells(numbers, ends[-1], index)
 
 
@@ -85,7 +86,7 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
     total = torch.zeros((), dtype=torch.int64, device=image.device)
     sums = block_differences(image, total)
     weights = torch.empty(sums.shape, dtype=torch.uint8, device=image.device)
-    _launch_over(kernels.weights_kernel, sums.numel(), weights, sums, total, height, width)
+    launch_over(kernels.weights_kernel, sums.numel(), weights, sums, total, height, width)
     return weights
 
 
@@ -121,7 +122,7 @@ def squared_error(
     n, channels = image.shape
     total = torch.zeros(2, dtype=torch.int64, device=image.device)
     arguments = total, image.contiguous(), indices.contiguous(), palette.contiguous(), n
-    _launch_over(kernels.squared_error_kernel, n, *arguments, channels=channels)
+    launch_over(kernels.squared_error_kernel, n, *arguments, channels=channels)
     return total
 
 
@@ -173,7 +174,7 @@ class Best:
             png.bits(png.packed(ordered, rate.per_byte), rate.filters, rate.lengths, rate.weights, cost[2])
         tensors = self.palette, self.indices, palette, indices, self._costs
         sizes = self._price, self._n_offered, indices.numel(), palette.numel()
-        _launch_over(kernels.keep_kernel, indices.numel(), *tensors, *sizes)
+        launch_over(kernels.keep_kernel, indices.numel(), *tensors, *sizes)
         self._n_offered += 1
 
 
@@ -233,7 +234,7 @@ def sweep(
     dtype = torch.int32 if channels % 2 == 0 else torch.int16
     errors = torch.empty(height, width, 4, dtype=dtype, device=image.device)
     n = indices.numel()
-    _launch_over(kernels.errors_kernel, n, errors, image, indices, palette, n, channels=channels)
+    launch_over(kernels.errors_kernel, n, errors, image, indices, palette, n, channels=channels)
     rows, by_pixel = png.packed(indices, rate.per_byte), rate.per_byte == 1
     n_columns, n_listed, apart = rows.shape[1], candidates.lists.shape[1], 3 if by_pixel else 2
     lists = (candidates.cells, candidates.lists) if by_pixel else (None, None)
@@ -271,7 +272,3 @@ def _of_blocks(image: Tensor) -> Tensor:
 
 def _n_programs(of_blocks: Tensor) -> int:
     return of_blocks.shape[0] * -(-of_blocks.shape[1] // _BLOCKS)
-
-
-def _launch_over(kernel: Any, n: int, *args: Tensor | int | None, **constants: int) -> None:
-    launch(kernel, -(-n // _BLOCK), *args, block=_BLOCK, **constants)

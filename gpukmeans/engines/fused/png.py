@@ -77,7 +77,7 @@ def pair_lengths(indices: UInt8[Tensor, "h w"], *, prior: int, longest: int) -> 
     n_rows = 8
     counts = torch.zeros(257, 256, dtype=torch.int64, device=indices.device)
     lengths = torch.empty(256, 256, dtype=torch.int32, device=indices.device)
-    _launch_over(kernels.pairs_kernel, indices.numel(), counts, indices.contiguous(), *indices.shape)
+    launch_over(kernels.pairs_kernel, indices.numel(), counts, indices.contiguous(), *indices.shape)
     constants = {"prior": prior, "longest": longest, "n_rows": n_rows}
     powers = _powers().to(indices.device, non_blocking=True)
     launch(kernels.pair_lengths_kernel, 256 // n_rows, lengths, counts, powers, indices.numel(), **constants)
@@ -89,7 +89,7 @@ def adjacency_counts(indices: UInt8[Tensor, "h w"], n_colors: int) -> Int[Tensor
     import gpukmeans.engines.fused.png_kernels as kernels
 
     counts = torch.zeros(n_colors, n_colors, dtype=torch.int64, device=indices.device)
-    _launch_over(kernels.adjacency_kernel, indices.numel(), counts, indices.contiguous(), *indices.shape, n_colors)
+    launch_over(kernels.adjacency_kernel, indices.numel(), counts, indices.contiguous(), *indices.shape, n_colors)
     return counts
 
 
@@ -98,7 +98,7 @@ def mapped(indices: UInt8[Tensor, "h w"], table: Int[Tensor, " k"]) -> UInt8[Ten
     import gpukmeans.engines.fused.png_kernels as kernels
 
     values = torch.empty(indices.shape, dtype=torch.uint8, device=indices.device)
-    _launch_over(kernels.map_kernel, values.numel(), values, indices.contiguous(), table, values.numel(), len(table))
+    launch_over(kernels.map_kernel, values.numel(), values, indices.contiguous(), table, values.numel(), len(table))
     return values
 
 
@@ -111,7 +111,7 @@ def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]
     height, width = indices.shape
     rows = torch.empty(height, -(-width // per_byte), dtype=torch.uint8, device=indices.device)
     arguments = rows, indices.contiguous(), height, width, rows.shape[1]
-    _launch_over(kernels.pack_kernel, rows.numel(), *arguments, per_byte=per_byte)
+    launch_over(kernels.pack_kernel, rows.numel(), *arguments, per_byte=per_byte)
     return rows
 
 
@@ -120,7 +120,7 @@ def unpack(rows: UInt8[Tensor, "h b"], per_byte: int, indices: UInt8[Tensor, "h 
     import gpukmeans.engines.fused.png_kernels as kernels
 
     arguments = indices, rows, *indices.shape, rows.shape[1]
-    _launch_over(kernels.unpack_kernel, indices.numel(), *arguments, per_byte=per_byte)
+    launch_over(kernels.unpack_kernel, indices.numel(), *arguments, per_byte=per_byte)
 
 
 def _powers() -> Tensor:
@@ -128,13 +128,13 @@ def _powers() -> Tensor:
     return torch.tensor(powers_of_parts(), dtype=torch.int64, device="cpu")
 
 
-def _launch_over(kernel: Any, n: int, *args: Tensor | int, **constants: int) -> None:
+def launch_over(kernel: Any, n: int, *args: Tensor | int | None, **constants: int) -> None:
+    """Launch a kernel with a program for each block of n pixels or bytes."""
     launch(kernel, -(-n // _BLOCK), *args, block=_BLOCK, **constants)
 
 
 def launch(kernel: Any, n_programs: int, *args: Tensor | int | None, **constants: int) -> None:
-    """Launch a Triton kernel on the device of its tensors."""
-    from gpukmeans.engines.fused.launch import current_device_of
+    """Launch a kernel with a number of programs."""
+    from gpukmeans.engines.fused.launch import run_kernel
 
-    with current_device_of(next(arg for arg in args if isinstance(arg, Tensor))):
-        kernel[(n_programs,)](*args, enable_fp_fusion=False, **constants)
+    run_kernel(kernel, (n_programs,), *args, **constants)

@@ -78,6 +78,7 @@ def inverse_palette(
         lowest: the lowest value of each channel in the box.
         sizes: the number of cells along each channel.
         shift: binary logarithm of the side of a cell.
+        device: not used. The kernels for CUDA create the result on this device.
     """
     n_colors, channels = colors.shape
     _check(n_colors <= 256 and opaque.shape == (n_colors,) and len(lowest) == len(sizes) == channels)

@@ -1,13 +1,11 @@
 """The move of centers of many coordinates by Triton kernels: 4 launches."""
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
 
 import gpukmeans.engines.screened.iteration_kernels as kernels
-from gpukmeans.engines.fused.launch import current_device_of
+from gpukmeans.engines.fused.launch import run_kernel
 from gpukmeans.engines.iteration import Move
 from gpukmeans.engines.screened.summation import summation_on
 from gpukmeans.moments import Moments
@@ -46,7 +44,7 @@ def move(
     order = summation_on(width, centers.device)
     totals, strides = moments.totals, moments.totals.stride()
     rows = max(1, _ENTRIES >> (order.depth + 3))
-    _launch(
+    run_kernel(
         kernels.means_kernel,
         (triton.cdiv(n_clusters, _ROWS), triton.cdiv(width, _CHUNK), n_runs),
         moved.target,
@@ -67,7 +65,7 @@ def move(
         rows=_ROWS,
         chunk=_CHUNK,
     )
-    _launch(
+    run_kernel(
         kernels.shifts_kernel,
         (triton.cdiv(n_clusters, rows), n_runs),
         sqshifts,
@@ -80,7 +78,7 @@ def move(
         n_terms=order.n_terms,
         depth=order.depth,
     )
-    _launch(
+    run_kernel(
         kernels.finish_kernel,
         (n_runs,),
         *moved[1:],
@@ -98,8 +96,3 @@ def move(
         block=min(_BLOCK, 1 << (n_clusters - 1).bit_length()),
     )
     return moved
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: int) -> None:
-    with current_device_of(args[0]):
-        kernel[grid](*args, enable_fp_fusion=False, **constants)
