@@ -38,23 +38,19 @@ def refined(
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into fixed centers.
     """
-    best = lloyd(points, centers, max_iter=_INITIAL_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
+    def moved(centers: Tensor, n_iter: int) -> Fit:
+        return lloyd(points, centers, max_iter=n_iter, tol=0.0, project=project, n_fixed=n_fixed)
+
+    fit = moved(centers, _INITIAL_ITERATIONS)
+    best, lowest = fit.centers, fit.inertia
     for cycle in range(n_cycles):
         n_more = max(_MIN_ADDED, round((centers.shape[1] - n_fixed) * _DECAY**cycle))
-        more = points.sample_d2(n_more, generator, points.assign(best.centers))
-        more = torch.cat([best.centers, more], dim=1)
-        expanded = lloyd(points, more, max_iter=_EXPANDED_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
-        merged = _merged(expanded, centers.shape[1], project, n_fixed)
-        fit = lloyd(points, merged, max_iter=_MERGED_ITERATIONS, tol=0.0, project=project, n_fixed=n_fixed)
-        best = _better(best, fit)
-    return best.centers
-
-
-def _better(first: Fit, second: Fit) -> Fit:
-    """The fit of lower inertia for each run, the first on ties."""
-    n_runs = len(first.centers)
-    runs = torch.arange(n_runs, device=first.centers.device)
-    return Fit.concatenated([first, second]).select(torch.where(second.inertia < first.inertia, runs + n_runs, runs))
+        more = points.sample_d2(n_more, generator, points.assign(best))
+        expanded = moved(torch.cat([best, more], dim=1), _EXPANDED_ITERATIONS)
+        fit = moved(_merged(expanded, centers.shape[1], project, n_fixed), _MERGED_ITERATIONS)
+        best = torch.where((fit.inertia < lowest)[:, None, None], fit.centers, best)
+        lowest = torch.minimum(lowest, fit.inertia)
+    return best
 
 
 def _merged(expanded: Fit, n_clusters: int, project: Projection | None, n_fixed: int) -> Tensor:
