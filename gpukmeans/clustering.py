@@ -37,12 +37,14 @@ from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, InitName, Seeding, draw_seeds, seeded, spawn
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.validation import (
+    Range,
     check_centers,
     check_magnitude,
     check_n_clusters,
     check_nonzero_rows,
     check_range,
     finite_range,
+    squared_diagonal,
     union_range,
 )
 
@@ -413,12 +415,14 @@ def prepared(points: Points, centers: Tensor, metric: Metric, name: str) -> Tens
     """
     centers = metric.prepare(centers.to(points.device, points.dtype), points.dtype)
     centers = centers.reshape(-1, *centers.shape[-2:])
-    check_range(union_range(points.stats.values, finite_range(centers, name)), points.dtype, f"x and {name}")
+    within = finite_range(centers, name)
+    check_range(union_range(points.stats.values, within), points.dtype, f"x and {name}")
     if metric.normalizes:
         check_nonzero_rows(centers, name)
     # A copy, because the result must not share memory with the input.
     centers = centers.expand(len(points.problems), -1, -1).clone()
-    check_magnitude(points.stats.total_weight, points.sqdist_bound(centers))
+    box = union_range(within, Range(points.stats.lowest, points.stats.highest))
+    check_magnitude(points.stats.total_weight, squared_diagonal(*box))
     return centers
 
 

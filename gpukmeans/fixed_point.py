@@ -66,9 +66,13 @@ class FixedPoint:
         """These scales with another scale of w·d². (`dataclasses.replace` would take three times as long.)"""
         return FixedPoint(weight=self.weight, sum=self.sum, sqdist=sqdist, lowest=self.lowest, highest=self.highest)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def select(self, runs: Tensor | slice) -> "FixedPoint":
         """The scales of some of the runs: a mask (B,), indices or a slice."""
-        return FixedPoint(**{field.name: getattr(self, field.name)[runs] for field in fields(self)})
+        return FixedPoint(**{name: tensor[runs] for name, tensor in self.tensors().items()})
 
     def where(self, runs: Tensor, other: "FixedPoint") -> "FixedPoint":
         """These scales for the runs of a mask (B,), the scales of `other` for the remaining runs."""

@@ -134,7 +134,7 @@ def reassigned(points: Points, state: MiniBatchState, due: Tensor, n_fixed: int 
     fixed_counts, counts = counts[:, :n_fixed], counts[:, n_fixed:]
     low = due[:, None] & (counts < REASSIGNMENT_RATIO * counts.amax(dim=1, keepdim=True))
     order = counts.argsort(dim=1, stable=True).argsort(dim=1)
-    low &= order < (points.stats.n_present // 2)[:, None]
+    low &= order < (points.stats.n_present.to(order.device) // 2)[:, None]
     if not low.any():
         return state
     # Each step has a new generator, so that a saved state needs no generator state. A point is sampled for every
@@ -211,7 +211,7 @@ def _step(clustering: Clustering, before: MiniBatchState) -> MiniBatchState:
     means += (before.running_means - means) * (before.running_counts / counts)[..., None]
     moves = (moments.totals > 0)[..., None]
     moves[:, : options.n_fixed] = False
-    n_rows = before.rows_since_reassignment + points.stats.n_present
+    n_rows = before.rows_since_reassignment + points.stats.n_present.to(moments.totals.device)
     lacks_points = (before.running_counts[:, options.n_fixed :] == 0).any(dim=1)
     due = lacks_points | (n_rows >= _ROWS_PER_CENTER * options.n_clusters)
     state = replace(

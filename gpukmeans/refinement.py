@@ -38,6 +38,7 @@ def refined(
 
     The first `n_fixed` centers, fewer than K, do not move. Other centers may be merged into fixed centers.
     """
+
     def moved(centers: Tensor, n_iter: int) -> Fit:
         return lloyd(points, centers, max_iter=n_iter, tol=0.0, project=project, n_fixed=n_fixed)
 

@@ -36,6 +36,12 @@ def tile_size(device: torch.device, cpu_size: int) -> int:
     return max(cpu_size, min(_CUDA_TILE, free // _FREE_BYTES_PER_ENTRY))
 
 
+def blocks_of(rows: Tensor, cpu_size: int) -> Iterator[slice]:
+    """Slices that cover the rows in order, of at most `cpu_size` rows on a CPU, of more on CUDA if memory is free."""
+    is_one = len(rows) <= cpu_size
+    return blocks(len(rows), cpu_size if is_one else tile_size(rows.device, cpu_size))
+
+
 class ProblemIndex:
     """Problem numbers as an index tensor. The last tensor is cached, because a copy to a GPU synchronizes."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
+from gpukmeans.transfers import on_host
 
 # Integers with more bits than float32 represents exactly are computed in float64, like float64 itself.
 _COMPUTE_DTYPES = {
@@ -135,21 +136,30 @@ def check_n_clusters(n_clusters: int, n_present: Tensor, n_fixed: int = 0) -> No
 
 
 class Range(NamedTuple):
-    """The lowest and the highest value of each coordinate."""
+    """The lowest and the highest value of each coordinate, float64 on the CPU."""
 
     lowest: Tensor
     highest: Tensor
 
 
 def finite_range(x: Tensor, name: str) -> Range:
-    """The range (..., D), float64, of each coordinate over the N points of each problem, for points (..., N, D).
+    """The range (..., D) of each coordinate over the N points of each problem, for points (..., N, D).
 
     ValueError unless all values are finite.
     """
-    lowest, highest = torch.aminmax(x, dim=-2)
-    if x.is_floating_point() and not torch.stack([lowest, highest]).isfinite().all():
+    return checked_range(*on_host(bounds_of(x)), x, name)
+
+
+def bounds_of(x: Tensor) -> Tensor:
+    """The lowest and the highest values (2, ..., D) of points (..., N, D), float64, on their device."""
+    return torch.stack(torch.aminmax(x, dim=-2)).double()
+
+
+def checked_range(bounds: Tensor, x: Tensor, name: str) -> Range:
+    """The range of points, from `bounds_of` on the CPU. ValueError unless all values are finite."""
+    if x.is_floating_point() and not bounds.isfinite().all():
         raise ValueError(f"{name} must be finite, got NaN or infinity among its {tuple(x.shape)} values")
-    return Range(lowest.double(), highest.double())
+    return Range(bounds[0], bounds[1])
 
 
 def union_range(one: Range, other: Range) -> Range:
@@ -181,7 +191,8 @@ def check_values(x: Tensor, centers: Tensor) -> None:
 
     Points are (..., N, D), centers (K, D) or (..., K, D).
     """
-    both = union_range(finite_range(x, "x"), finite_range(centers, "centers"))
+    bounds = on_host(bounds_of(x), bounds_of(centers))
+    both = union_range(checked_range(bounds[0], x, "x"), checked_range(bounds[1], centers, "centers"))
     check_range(both, compute_dtype(x, centers), "x and centers")
 
 

@@ -14,7 +14,7 @@ from gpukmeans.compilation import eager
 from gpukmeans.engines.native.colors import ColorRows, count_colors
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.summaries import summary_of_fields
-from gpukmeans.tiling import blocks
+from gpukmeans.tiling import blocks, blocks_of
 
 # On one CPU core, counting by a table of all 2**24 colors takes 30 ms plus 3 ns a pixel. Sorting takes 15 to 25 ns a
 # pixel. The table is faster above 3 megapixels: at 3.8 it takes 40 ms instead of 70. It is used only from 5
@@ -130,9 +130,9 @@ class ColorHistogram:
         mapped = torch.empty(len(pixels), dtype=torch.uint8, device=image.device)
         if _prefers_table(pixels, _MAP_BY_TABLE_FROM):
             table = torch.zeros(1 << 8 * pixels.shape[1], dtype=torch.uint8, device=image.device)
-            for block in blocks(len(values), _BLOCK):
+            for block in blocks_of(values, _BLOCK):
                 table[_codes(self.colors[block])] = values[block]
-            for block in blocks(len(pixels), _BLOCK):
+            for block in blocks_of(pixels, _BLOCK):
                 torch.index_select(table, 0, _codes(pixels[block]), out=mapped[block])
         else:
             for block, rows in self._rows(pixels):
@@ -143,7 +143,7 @@ class ColorHistogram:
         """Slices of blocks of pixels (N, C), and rows of their colors, int32. ValueError for a missing color."""
         keys = _codes(self.colors)
         table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
-        for block in blocks(len(pixels), _BLOCK):
+        for block in blocks_of(pixels, _BLOCK):
             codes = _codes(pixels[block])
             if table is None:
                 index = torch.searchsorted(keys, codes, out_int32=True).clamp_(max=len(keys) - 1)
@@ -190,12 +190,12 @@ def _count_by_table(pixels: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.int32 if len(pixels) < 1 << 31 else torch.int64
     table = torch.zeros(1 << 8 * pixels.shape[1], dtype=dtype, device=pixels.device)
     one = torch.ones(1, dtype=dtype, device=pixels.device)
-    for block in blocks(len(pixels), _BLOCK):
+    for block in blocks_of(pixels, _BLOCK):
         codes = _codes(pixels[block]).long()
         table.scatter_add_(0, codes, one.expand(len(codes)))
     groups, parts = table.view(-1, _GROUP), []
     used = groups.amax(dim=1).nonzero().squeeze(1)
-    for block in blocks(len(used), _BLOCK // _GROUP):
+    for block in blocks_of(used, _BLOCK // _GROUP):
         entries = groups.index_select(0, used[block]).flatten()
         within = entries.nonzero().squeeze(1)
         first = used[block].mul_(_GROUP).index_select(0, within // _GROUP)
@@ -207,7 +207,7 @@ def _count_by_table(pixels: Tensor) -> tuple[Tensor, Tensor]:
 def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of the distinct colors of pixels (N, C) in ascending order, int32, and their counts, int64."""
     parts: list[tuple[Tensor, Tensor]] = []
-    for block in blocks(len(pixels), _SORTED_BLOCK):
+    for block in blocks_of(pixels, _SORTED_BLOCK):
         parts.append(torch.unique(_codes(pixels[block]), return_counts=True))
         # parts[0] is the sum so far. The other parts are added when they have as many colors as the sum, so that each
         # color is sorted few times.
@@ -277,9 +277,9 @@ def _codes(colors: Tensor) -> Tensor:
 def _colors(codes: Tensor, channels: int) -> Tensor:
     """Colors (N, C), uint8, of codes (N,): the inverse of `_codes`."""
     colors = torch.empty(len(codes), channels, dtype=torch.uint8, device=codes.device)
-    for block in blocks(len(codes), _BLOCK):
-        for channel in range(channels):
-            colors[block, channel] = codes[block] >> 8 * (channels - 1 - channel) & 255
+    shifts = torch.arange(8 * (channels - 1), -1, -8, dtype=torch.int32, device=codes.device)
+    for block in blocks_of(codes, _BLOCK):
+        colors[block] = codes[block, None] >> shifts & 255
     if channels == 4:
         colors[:, 0] ^= 128
     return colors

@@ -18,7 +18,7 @@ from gpukmeans.assignment import assign
 from gpukmeans.clustering import KMeansResult
 from gpukmeans.compilation import eager
 from gpukmeans.distance import squared_distance
-from gpukmeans.images.coarsening import ColorMeans, bin_indices, bin_means
+from gpukmeans.images.coarsening import ColorMeans, bin_colors, bin_means
 from gpukmeans.images.colorspace import COLOR_SPACES, ColorSpace
 from gpukmeans.images.histogram import ColorHistogram, check_histogram, check_image
 from gpukmeans.tiling import blocks
@@ -178,7 +178,7 @@ class _Areas:
         rows = flat.nonzero().squeeze(1)
         if channels <= 2 or len(rows) == 0:
             return None
-        bins = bin_indices(histogram.colors[rows], 1 << _MEAN_BITS)
+        bins = bin_colors(histogram.colors[rows], 1 << _MEAN_BITS)
         colors, counts = bin_means(bins, histogram.colors[rows], flat[rows])
         colors = colors.round().to(torch.uint8)
         lab = _LAB.encode(colors)
@@ -187,9 +187,8 @@ class _Areas:
         colors, lab, counts = colors[is_vivid], lab[is_vivid], counts[is_vivid]
         if len(colors) == 0:
             return None
-        labels = bin_indices(colors, 1 << _AREA_BITS)
-        n_pixels = torch.zeros(int(labels.max()) + 1, dtype=torch.int64, device=colors.device)
-        n_pixels.index_add_(0, labels, counts)
+        labels, n_areas = bin_colors(colors, 1 << _AREA_BITS)
+        n_pixels = torch.zeros(n_areas, dtype=torch.int64, device=colors.device).index_add_(0, labels, counts)
         if not (n_pixels >= _MIN_PIXELS).any():
             return None
         x = space.encode(colors)

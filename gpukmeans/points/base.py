@@ -17,6 +17,7 @@ from gpukmeans.fixed_point import FixedPoint, finest_scale, from_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.points.stats import InputStats, PointStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
+from gpukmeans.transfers import on_device
 from gpukmeans.validation import squared_diagonal
 
 SAMPLE_BITS = 62
@@ -87,6 +88,9 @@ class PointSource(Protocol):
     """
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
     def dtype(self) -> torch.dtype: ...
 
     @property
@@ -95,7 +99,8 @@ class PointSource(Protocol):
     def input_stats(self) -> InputStats:
         """Statistics of rows and weights before weights are rounded.
 
-        ValueError for values that are not finite and, if all weights are 1, for points that the metric excludes.
+        ValueError for values that are not finite and, if all weights are integers above 0, for points that the metric
+        excludes.
         """
         ...
 
@@ -160,30 +165,38 @@ class Points:
 
     @property
     def device(self) -> torch.device:
-        return self.stats.lowest.device
+        return self.source.device
 
     @property
     def width(self) -> int:
         """The number of coordinates D."""
         return self.stats.lowest.shape[1]
 
-    @cached_property
+    @property
     def fixed_point(self) -> FixedPoint:
         """The fixed-point scales of each run, for centers within the range of the points."""
-        return self.stats.fixed_point.select(self._index)
+        return self._scales[0]
+
+    @property
+    def total_weight(self) -> Tensor:
+        """The weight of all points (B,), float64."""
+        return self._scales[1]
+
+    @cached_property
+    def _scales(self) -> tuple[FixedPoint, Tensor]:
+        scales, total_weight = self.stats.fixed_point.select(self._index), self.stats.total_weight[self._index]
+        names, tensors = zip(*scales.tensors().items(), strict=True)
+        *tensors, total_weight = on_device(self.device, *tensors, total_weight)
+        return FixedPoint(**dict(zip(names, tensors, strict=True))), total_weight
 
     @cached_property
     def _index(self) -> Tensor:
-        return torch.tensor(self.problems, device=self.device)
-
-    @cached_property
-    def total_weight(self) -> Tensor:
-        """The weight of all points (B,), float64."""
-        return self.stats.total_weight[self._index]
+        """The problems (B,) on the CPU, an index of the statistics."""
+        return torch.tensor(self.problems, dtype=torch.int64, device="cpu")
 
     def select(self, runs: Tensor) -> "Points":
         """The points of some of the runs, given as a mask (B,) or as indices."""
-        return replace(self, problems=torch.tensor(self.problems, device="cpu")[runs.cpu()].tolist())
+        return replace(self, problems=self._index[runs.cpu()].tolist())
 
     def sqdist_bound(self, centers: Tensor) -> Tensor:
         """The squared diagonal (B,) of a box around all points and centers (B, K, D), float64."""
@@ -260,26 +273,31 @@ class Points:
 
         A run samples by the first of the `choices` whose total is not 0, else by weight.
         """
-        random = random_numbers(n, generator).to(self.device)
+        numbers = random_numbers(n, generator)
+        (random,) = on_device(self.device, numbers) if choices else (numbers,)
         sampled: Tensor | None = None
-        missing: Tensor = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        for by, scale in [*choices, (SampleBy.WEIGHT, self.fixed_point.weight)]:
+        missing: Tensor | None = None
+        for by, scale in choices:
             sampler = nearest.sampler(by, scale)
-            rows = sampler.rows_at(scale_random(random, sampler.totals))
-            sampled = rows if sampled is None else torch.where(missing[..., None], rows, sampled)
-            missing = missing & (sampler.totals == 0)
-            if by is SampleBy.WEIGHT or not missing.any():
-                break
-        assert sampled is not None
-        return sampled
+            totals = sampler.totals
+            rows = sampler.rows_at(scale_random(random, totals))
+            sampled = rows if missing is None or sampled is None else torch.where(missing[..., None], rows, sampled)
+            missing = totals == 0 if missing is None else missing & (totals == 0)
+            if not missing.any():
+                return sampled
+        # Positions by weight are computed on the CPU, where the totals are known.
+        (positions,) = on_device(self.device, scale_random(numbers, self.stats.total_units[self._index][:, None]))
+        rows = nearest.sampler(SampleBy.WEIGHT, self.fixed_point.weight).rows_at(positions)
+        return rows if missing is None or sampled is None else torch.where(missing[..., None], rows, sampled)
 
 
 def points_from_source(source: PointSource) -> Points:
     """All points of a source, one run for each problem. ValueError for values that fixed point cannot represent."""
     input_stats = source.input_stats()
     scale = input_stats.weight_scale(source.weights_dtype)
-    if source.weights_dtype is None:
-        weighted_stats = input_stats.of_unit_weights()
+    is_integer = source.weights_dtype is None or not source.weights_dtype.is_floating_point
+    if is_integer and (input_stats.lightest > 0).all():
+        weighted_stats = input_stats.of_integer_weights()
     else:
         source = source.with_fixed_point_weights(scale)
         weighted_stats = source.weighted_stats(scale)

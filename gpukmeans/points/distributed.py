@@ -38,7 +38,7 @@ class DistributedSource:
 
     def input_stats(self) -> InputStats:
         stats = self.communicator.all_gather("the statistics of the input", self.own.input_stats)
-        return functools.reduce(operator.add, on_device(stats, self.device))
+        return functools.reduce(operator.add, stats)
 
     def with_fixed_point_weights(self, scale: Tensor) -> "DistributedSource":
         own = run_on_all_ranks(self.communicator, "the weights", lambda: self.own.with_fixed_point_weights(scale))
@@ -46,7 +46,7 @@ class DistributedSource:
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
         stats = self.communicator.all_gather("the statistics of the points", lambda: self.own.weighted_stats(scale))
-        return functools.reduce(operator.add, on_device(stats, self.device))
+        return functools.reduce(operator.add, stats)
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         own = zero = Moments.zeros(centers, fixed_point)

@@ -1,4 +1,7 @@
-"""Statistics of all points, from two passes before the first iteration. Statistics of disjoint sets can be added."""
+"""Statistics of all points, from two passes before the first iteration. Statistics of disjoint sets can be added.
+
+They are on the CPU for all devices. Many small operations follow, and each would be a launch on a GPU.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +20,8 @@ class InputStats:
 
     `values` are the lowest and highest coordinates (P, D) of all rows, float64, including rows of weight 0. `lightest`
     and `heaviest` (P,) float64 are the extremes of the weights as given, `n_weighted` (P,) int64 is the number of
-    weights above 0, and `total` (P,) float64 is the rounded sum of the weights. Points without weights have weight 1.
+    weights above 0, and `total` (P,) float64 is the rounded sum of the weights. `units` (P,) int64 is the exact sum of
+    integer weights, and undefined for other weights. Points without weights have weight 1.
     """
 
     values: Range
@@ -25,18 +29,20 @@ class InputStats:
     heaviest: Tensor
     n_weighted: Tensor
     total: Tensor
+    units: Tensor
 
     @staticmethod
-    def empty(shape: tuple[int, int], device: torch.device) -> "InputStats":
+    def empty(n_problems: int, width: int) -> "InputStats":
         """The statistics of no points, for P problems and D coordinates."""
-        infinity = torch.full(shape, math.inf, dtype=torch.float64, device=device)
-        zero = torch.zeros(shape[0], dtype=torch.float64, device=device)
+        infinity = torch.full((n_problems, width), math.inf, dtype=torch.float64, device="cpu")
+        zero = torch.zeros(n_problems, dtype=torch.float64, device="cpu")
         return InputStats(
             values=Range(infinity, -infinity),
             lightest=zero + math.inf,
             heaviest=zero,
             n_weighted=zero.long(),
             total=zero,
+            units=zero.long(),
         )
 
     def __add__(self, other: "InputStats") -> "InputStats":
@@ -46,12 +52,13 @@ class InputStats:
             heaviest=torch.maximum(self.heaviest, other.heaviest),
             n_weighted=self.n_weighted + other.n_weighted,
             total=self.total + other.total,
+            units=self.units + other.units,
         )
 
-    def of_unit_weights(self) -> "WeightedStats":
-        """The statistics of the second pass, computed without this pass because all weights are 1."""
+    def of_integer_weights(self) -> "WeightedStats":
+        """The statistics of the second pass, computed without this pass because all weights are integers above 0."""
         lowest, highest = self.values
-        return WeightedStats(lowest=lowest, highest=highest, total=self.n_weighted, n_present=self.n_weighted)
+        return WeightedStats(lowest=lowest, highest=highest, total=self.units, n_present=self.n_weighted)
 
     def weight_scale(self, weights_dtype: torch.dtype | None) -> Tensor:
         """The number of fixed-point units (P,) in a weight of 1.
@@ -101,10 +108,10 @@ class WeightedStats:
     n_present: Tensor
 
     @staticmethod
-    def empty(shape: tuple[int, int], device: torch.device) -> "WeightedStats":
+    def empty(n_problems: int, width: int) -> "WeightedStats":
         """The statistics of no points, for P problems and D coordinates."""
-        infinity = torch.full(shape, math.inf, dtype=torch.float64, device=device)
-        zero = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        infinity = torch.full((n_problems, width), math.inf, dtype=torch.float64, device="cpu")
+        zero = torch.zeros(n_problems, dtype=torch.int64, device="cpu")
         return WeightedStats(lowest=infinity, highest=-infinity, total=zero, n_present=zero)
 
     def __add__(self, other: "WeightedStats") -> "WeightedStats":
@@ -122,7 +129,8 @@ class PointStats:
 
     `values` is the range (P, D) of all rows, `lowest` and `highest` (P, D) are the range of the points with weight,
     `weight_scale` (P,) is the number of fixed-point units in a weight of 1, and `total_weight` (P,) is the weight of
-    all points, all float64. `n_present` (P,) int64 is the number of points with weight.
+    all points, all float64. `total_units` (P,) int64 is this weight in fixed-point units, and `n_present` (P,) int64 is
+    the number of points with weight.
     """
 
     values: Range
@@ -130,6 +138,7 @@ class PointStats:
     highest: Tensor
     weight_scale: Tensor
     total_weight: Tensor
+    total_units: Tensor
     n_present: Tensor
 
     @staticmethod
@@ -144,6 +153,7 @@ class PointStats:
             highest=weighted_stats.highest,
             weight_scale=weight_scale,
             total_weight=total,
+            total_units=weighted_stats.total,
             n_present=weighted_stats.n_present,
         )
 

@@ -88,19 +88,22 @@ class BatchSource:
     record: _StreamRecord = field(default_factory=_StreamRecord)
 
     @property
+    def device(self) -> torch.device:
+        return self.spec.device
+
+    @property
     def weights_dtype(self) -> torch.dtype | None:
         return self.spec.weights_dtype
 
     def input_stats(self) -> InputStats:
-        shape = self.n_problems, self.spec.width
-        return _sum(self.map(lambda batch: batch.input_stats()), InputStats.empty(shape, self.spec.device))
+        return _sum(self.map(lambda batch: batch.input_stats()), InputStats.empty(self.n_problems, self.spec.width))
 
     def with_fixed_point_weights(self, scale: Tensor) -> "BatchSource":
         return replace(self, scale=scale)
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
-        shape = self.n_problems, self.spec.width
-        return _sum(self.map(lambda batch: batch.weighted_stats(scale)), WeightedStats.empty(shape, self.spec.device))
+        parts = self.map(lambda batch: batch.weighted_stats(scale))
+        return _sum(parts, WeightedStats.empty(self.n_problems, self.spec.width))
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         parts = self.map(lambda batch: batch.measure(centers, fixed_point, problems))

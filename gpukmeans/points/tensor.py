@@ -21,7 +21,8 @@ from gpukmeans.points.base import SAMPLE_BITS, Points, SampleBy, points_from_sou
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
-from gpukmeans.validation import Range, check_nonzero_rows, finite_range
+from gpukmeans.transfers import on_device, on_host
+from gpukmeans.validation import Range, bounds_of, check_nonzero_rows, checked_range
 
 # The number of coordinates, or of their squared differences, that are in memory at a time on a CPU.
 _BLOCK = 1 << 18
@@ -44,6 +45,10 @@ class TensorSource:
     name: str = "x"
 
     @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
     def weights_dtype(self) -> torch.dtype | None:
         return None if self.weights is None else self.weights.dtype
 
@@ -61,43 +66,48 @@ class TensorSource:
 
     def input_stats(self) -> InputStats:
         n_problems, n_rows, width = self.x.shape
-        values = finite_range(_squeezed(self.x), self.name)
-        if self.weights is None:
-            if self.nonzero:
-                check_nonzero_rows(_squeezed(self.x), self.name)
-            lightest = heaviest = torch.ones(n_problems, dtype=torch.float64, device=self.x.device)
-            n_weighted = torch.full((n_problems,), n_rows, device=self.x.device)
+        x, weights = _squeezed(self.x), self.weights
+        if weights is None:
+            (bounds,) = on_host(bounds_of(x))
+            lightest = heaviest = torch.ones(n_problems, dtype=torch.float64, device="cpu")
+            n_weighted = units = torch.full((n_problems,), n_rows, device="cpu")
             total = n_weighted.double()
         else:
-            lightest, heaviest = (bound.double() for bound in torch.aminmax(self.weights, dim=1))
-            n_weighted = (self.weights > 0).sum(dim=1)
-            total = self.weights.double().sum(dim=1)
+            extremes, n_weighted = torch.stack(torch.aminmax(weights, dim=1)).double(), (weights > 0).sum(dim=1)
+            total = weights.double().sum(dim=1)
+            units = n_weighted if weights.is_floating_point() else weights.sum(dim=1)
+            bounds, extremes, n_weighted, total, units = on_host(bounds_of(x), extremes, n_weighted, total, units)
+            lightest, heaviest = extremes
+        values = checked_range(bounds, x, self.name)
+        is_integer = weights is None or not weights.is_floating_point()
+        if self.nonzero and is_integer and (lightest > 0).all():
+            check_nonzero_rows(x, self.name)
         return InputStats(
             values=Range(*(bound.view(n_problems, width) for bound in values)),
             lightest=lightest,
             heaviest=heaviest,
             n_weighted=n_weighted,
             total=total,
+            units=units,
         )
 
     def with_fixed_point_weights(self, scale: Tensor) -> "TensorSource":
         if self.weights is None or not self.weights.is_floating_point():
             return self
-        return replace(self, weights=from_fixed(to_fixed(self.weights.double(), scale[:, None]), scale[:, None]))
+        (scale,) = on_device(self.x.device, scale[:, None])
+        return replace(self, weights=from_fixed(to_fixed(self.weights.double(), scale), scale))
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
         if self.weights is None:
-            return self.input_stats().of_unit_weights()
+            return self.input_stats().of_integer_weights()
         present = self.weights > 0
         if self.nonzero:
             check_nonzero_rows(_squeezed(self.x), self.name, _squeezed(present))
-        lowest, highest = _range_of_present(self.x, present)
-        return WeightedStats(
-            lowest=lowest.double(),
-            highest=highest.double(),
-            total=to_fixed(self.weights.double(), scale[:, None]).sum(dim=1),
-            n_present=present.sum(dim=1),
-        )
+        (scale,) = on_device(self.x.device, scale)
+        total = to_fixed(self.weights.double(), scale[:, None]).sum(dim=1)
+        lowest, highest = (bound.double() for bound in _range_of_present(self.x, present))
+        lowest, highest, total, n_present = on_host(lowest, highest, total, present.sum(dim=1))
+        return WeightedStats(lowest=lowest, highest=highest, total=total, n_present=n_present)
 
     def measure(self, centers: Tensor, fixed_point: FixedPoint, problems: Sequence[int]) -> Moments:
         return self.bound.measure(centers, fixed_point, problems)
