@@ -148,7 +148,7 @@ def kmeans(
         >>> kmeans(x, 2).labels
         tensor([0, 0, 1, 1])
     """
-    result, warning = cluster(
+    result, warning_of_empty_clusters = cluster(
         x,
         weights,
         group,
@@ -168,7 +168,7 @@ def kmeans(
             checkpoint=checkpoint,
         ),
     )
-    if warning:
+    if warning := warning_of_empty_clusters():
         warnings.warn(warning, stacklevel=3)  # 1 is this function, 2 the wrapper of `eager`, 3 the caller
     return result
 
@@ -176,14 +176,17 @@ def kmeans(
 @torch.no_grad()
 def cluster(
     x: Any, weights: Any, group: ProcessGroup | None, make_options: Callable[[], KMeansOptions]
-) -> tuple[KMeansResult, str | None]:
-    """The result of `kmeans`, and the text of the warning if clusters are empty."""
+) -> tuple[KMeansResult, Callable[[], str | None]]:
+    """The result of `kmeans`, and a function that returns the text of the warning if clusters are empty.
+
+    The function synchronizes with a GPU.
+    """
     clustering = open_clustering(x, weights, group, make_options)
     clustering.check_n_clusters()
     start = clustering.resumed_state() if clustering.call.resumes else clustering.first_centers()
     fits = clustering.lloyd(start)
     best = clustering.best_run(fits)
-    return clustering.result(best), clustering.warning_of_empty_clusters(best)
+    return clustering.result(best), lambda: clustering.warning_of_empty_clusters(best)
 
 
 @torch.no_grad()
@@ -256,7 +259,7 @@ class Clustering:
 
     def best_run(self, fits: Fit) -> Fit:
         """The fit of the lowest inertia for each problem, the first on ties."""
-        return fits.select(best_runs(fits.inertia, self.options.n_init)[0])
+        return fits if self.options.n_init == 1 else fits.select(best_runs(fits.inertia, self.options.n_init)[0])
 
     def result(self, fit: Fit) -> KMeansResult[Tensor | None]:
         """The result for a fit of P runs, with labels, in the batch dimensions of the input."""

@@ -37,12 +37,13 @@ centers moved. A return value of True ends the loop."""
 class Fit:
     """Centers (B, K, D) of B runs, and the moments measured at these centers.
 
-    `n_iter` (B,) is the number of iterations. `converged` (B,) is true for runs that neither `max_iter` nor the
-    callback ended.
+    `inertia` (B,) is the sum of weight times squared distance, float64, and `n_iter` (B,) the number of iterations.
+    `converged` (B,) is true for runs that neither `max_iter` nor the callback ended.
     """
 
     centers: Tensor
     moments: Moments
+    inertia: Tensor
     n_iter: Tensor
     converged: Tensor
 
@@ -51,16 +52,12 @@ class Fit:
         """The weight of each cluster (B, K), float64."""
         return self.moments.cluster_weights()
 
-    @property
-    def inertia(self) -> Tensor:
-        """The sum of weight times squared distance (B,), float64."""
-        return self.moments.weighted_sqdist()
-
     def select(self, runs: Tensor) -> "Fit":
         """The fits of some of the runs."""
         return Fit(
             centers=self.centers[runs],
             moments=self.moments.select(runs),
+            inertia=self.inertia[runs],
             n_iter=self.n_iter[runs],
             converged=self.converged[runs],
         )
@@ -71,6 +68,7 @@ class Fit:
         return Fit(
             centers=torch.cat([part.centers for part in parts]),
             moments=Moments.concatenated([part.moments for part in parts]),
+            inertia=torch.cat([part.inertia for part in parts]),
             n_iter=torch.cat([part.n_iter for part in parts]),
             converged=torch.cat([part.converged for part in parts]),
         )
@@ -103,7 +101,9 @@ def lloyd(
     """
     window = 1 if callback is not None else window or _default_window(points.device)
     if isinstance(start, Tensor):
-        active, ended = _start_runs(points, start, n_fixed), []
+        # Without a check of the scales, which synchronizes with a GPU. The check of the first window includes them.
+        unchecked = window > 1 and max_iter > 0 and save is None
+        active, ended = _start_runs(points, start, n_fixed, unchecked=unchecked), []
         inertia, n_iter = active.inertia, 0
     else:
         snapshot = from_tensors(_LoopSnapshot, start, "loop")
@@ -155,11 +155,19 @@ def next_centers(centers: Tensor, moments: Moments, project: Projection | None =
 
 def measure_at(points: Points, centers: Tensor) -> Moments:
     """Moments at any centers (B, K, D), with a fixed-point scale that is fine enough for the squared distances."""
+    moments, bound, is_coarse = _measured_at(points, centers)
+    return points.measure(centers, bound) if is_coarse.any() else moments
+
+
+def _measured_at(points: Points, centers: Tensor) -> tuple[Moments, Tensor, Tensor]:
+    """Moments at any centers (B, K, D), a bound (B,) on the squared distances, and whether the scale is too coarse (B,).
+
+    Moments at a scale that is too coarse must be measured again with the bound.
+    """
     found = cuda_steps.bound_and_scale(centers, points.fixed_point, points.total_weight)
     bound, scale = (points.sqdist_bound(centers), None) if found is None else found
     moments = points.measure(centers, bound, scale)
-    refined, is_coarse = _tightened(moments, bound)
-    return points.measure(centers, refined) if is_coarse.any() else moments
+    return moments, *_tightened(moments, bound)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +219,13 @@ class _ActiveRuns:
         return self.updated(points=points, moments=self.moments.select(index), **tensors)
 
     def fit(self) -> Fit:
-        return Fit(centers=self.centers, moments=self.moments, n_iter=self.n_iter, converged=~self.going)
+        return Fit(
+            centers=self.centers,
+            moments=self.moments,
+            inertia=self.inertia,
+            n_iter=self.n_iter,
+            converged=~self.going,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -278,9 +292,14 @@ def _default_window(device: torch.device) -> int:
     return 8 if device.type == "cuda" else 1
 
 
-def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRuns:
-    """The runs at their initial centers (B, K, D), with the moments there."""
-    moments = measure_at(points, centers)
+def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0, *, unchecked: bool = False) -> _ActiveRuns:
+    """The runs at their initial centers (B, K, D), with the moments there.
+
+    With `unchecked`, runs whose fixed-point scale is too coarse are unresolved.
+    """
+    moments, bound, is_coarse = _measured_at(points, centers)
+    if not unchecked and is_coarse.any():
+        moments = points.measure(centers, bound)
     run_ids = torch.arange(len(centers), device=centers.device)
     zeros = torch.zeros_like(run_ids)
     inertia = moments.weighted_sqdist()
@@ -292,16 +311,25 @@ def _start_runs(points: Points, centers: Tensor, n_fixed: int = 0) -> _ActiveRun
         moments=moments,
         target=centers,
         sqshift=no_move,
-        bound=no_move,
+        bound=bound,
         scale=no_move,
         inertia=inertia,
         lowest=inertia,
         stalled=zeros,
         n_iter=zeros,
         going=zeros == 0,
-        unresolved=zeros > 0,
+        unresolved=is_coarse if unchecked else torch.zeros_like(is_coarse),
         n_fixed=n_fixed,
     )
+
+
+def _resolved(active: _ActiveRuns) -> _ActiveRuns:
+    """The runs before a window. Unresolved runs are at their initial centers, and are measured again."""
+    if not active.unresolved.any():
+        return active
+    moments = active.points.measure(active.centers, active.bound)
+    inertia, resolved = moments.weighted_sqdist(), torch.zeros_like(active.unresolved)
+    return active.updated(moments=moments, inertia=inertia, lowest=inertia, unresolved=resolved)
 
 
 def _of_all_runs(values: Tensor, run_ids: Tensor, others: Tensor) -> Tensor:
@@ -387,7 +415,7 @@ def _iterated_and_checked(
     active = _iterate(before, n, tol, project, careful=False)
     going, unresolved = torch.stack([active.going, active.unresolved]).tolist()
     if any(unresolved):
-        active = _iterate(before, n, tol, project, careful=True)
+        active = _iterate(_resolved(before), n, tol, project, careful=True)
         going = active.going.tolist()
     return active, going
 

@@ -232,10 +232,11 @@ def _centers_of(means: Tensor, previous: Tensor, project: Projection | None) -> 
 
 def _fit_of_batch(points: Points, state: MiniBatchState) -> Fit:
     """The moments of the batch at the new centers, as the fit of P problems."""
-    n_problems = len(state.centers)
+    n_problems, moments = len(state.centers), measure_at(points, state.centers)
     return Fit(
         centers=state.centers.clone(),  # because the user may change the centers of the state or the result in place
-        moments=measure_at(points, state.centers),
+        moments=moments,
+        inertia=moments.weighted_sqdist(),
         n_iter=state.n_steps.expand(n_problems),
         converged=torch.zeros(n_problems, dtype=torch.bool, device=state.centers.device),
     )

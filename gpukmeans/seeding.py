@@ -28,7 +28,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
         sampled = points.sample(n_clusters, generator)
     else:
         sampled = points.sample_uncovered(n_clusters, generator, points.assign(fixed))
-    distinct = [rows[first_of_equal_rows(rows)] for rows in sampled]
+    distinct = [_distinct(rows) for rows in sampled]
     complete = [len(rows) == n_clusters for rows in distinct]
     while not all(complete):
         centers = torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
@@ -37,8 +37,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
         placed = centers if fixed is None else torch.cat([fixed, centers], dim=1)
         more = points.sample_uncovered(n_clusters, generator, points.assign(placed))
         for run in [run for run, done in enumerate(complete) if not done]:
-            grown = torch.cat([distinct[run], more[run]])
-            grown = grown[first_of_equal_rows(grown)][:n_clusters]
+            grown = _distinct(torch.cat([distinct[run], more[run]]))[:n_clusters]
             complete[run] = len(grown) in (n_clusters, len(distinct[run]))
             distinct[run] = grown
     return torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
@@ -160,6 +159,14 @@ def _append(centers: Tensor, nearest: NearestState, more: Tensor) -> tuple[Tenso
     return torch.cat([centers, more], dim=1), nearest.update(more)
 
 
+def _distinct(rows: Tensor) -> Tensor:
+    """The rows (N, D) that are not equal to an earlier row."""
+    first = first_of_equal_rows(rows.cpu())  # on the CPU for all devices, because the rows are few
+    return rows if len(first) == len(rows) else rows[first.to(rows.device)]
+
+
 def _repeat_to_length(rows: Tensor, n: int) -> Tensor:
     """n rows: the given rows, repeated from the first if there are fewer than n."""
+    if len(rows) == n:
+        return rows
     return rows[torch.arange(n, device=rows.device) % len(rows)]

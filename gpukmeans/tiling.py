@@ -53,7 +53,8 @@ class ProblemIndex:
         """Problem numbers (B,) as int64 on the device."""
         key = tuple(problems)
         if self._last is None or self._last[0] != key:
-            self._last = key, torch.tensor(key, dtype=torch.int64, device=self._device)
+            index = torch.tensor(key, dtype=torch.int64, device="cpu")
+            self._last = key, index.to(self._device, non_blocking=True)
         return self._last[1]
 
 

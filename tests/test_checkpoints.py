@@ -173,7 +173,13 @@ def test_an_error_while_saving_ends_the_run():
 def test_a_dataclass_survives_conversion_to_tensors_and_back():
     x = torch.rand(1, 5, 2)
     moments = Moments.zeros(x[:, :2], points_of(torch.rand(3, 2)).fixed_point)
-    fit = Fit(centers=x, moments=moments, n_iter=torch.tensor([1]), converged=torch.tensor([True]))
+    fit = Fit(
+        centers=x,
+        moments=moments,
+        inertia=moments.weighted_sqdist(),
+        n_iter=torch.tensor([1]),
+        converged=torch.tensor([True]),
+    )
     state = to_tensors(fit, "fit")
     assert "fit.moments.fixed_point.weight" in state
     found = from_tensors(Fit, state, "fit")

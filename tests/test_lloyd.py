@@ -447,6 +447,15 @@ def test_the_window_changes_no_bit_for_far_outliers(window, max_iter):
     assert_same_bits(found, expected)
 
 
+@pytest.mark.parametrize("max_iter", [0, 1, 4])
+def test_the_window_changes_no_bit_if_an_initial_center_is_far_from_all_points(max_iter):
+    x = torch.rand(60, 1, generator=seeded()).double()
+    centers = torch.tensor([[0.0, 0.3, 1e12], [0.0, 0.3, 0.6]], dtype=torch.float64)[..., None]
+    points = points_of(x.expand(2, -1, -1).contiguous())
+    expected, found = (lloyd(points, centers, max_iter=max_iter, tol=0.0, window=n) for n in (1, 8))
+    assert_same_bits(found, expected)
+
+
 def test_runs_that_end_in_the_first_window_are_measured_until_its_end(monkeypatch):
     x = torch.tensor([[0.0], [1.0], [10.0], [12.0]])
     points = points_of(x).select(torch.tensor([0, 0, 0]))
