@@ -57,6 +57,16 @@ def assign(
     return Assignment(labels, sqdist * metric.factor)
 
 
+def assign_valid(x: Tensor, centers: Tensor, engine: str | Engine) -> Assignment:
+    """`assign` of points (N, D) to centers (K, D) of the same dtype, float32 or float64, without gradients.
+
+    Values are not checked, because a check synchronizes with a GPU. They must be finite, and squared distances must
+    neither overflow nor underflow.
+    """
+    labels, sqdist = choose(engine, x[None]).bind(x[None], None).assign(centers[None], [0])
+    return Assignment(labels[0], sqdist[0])
+
+
 def _nearest_by(x: Tensor, centers: Tensor, normalized: bool, engine: str | Engine) -> tuple[Tensor, Tensor]:
     batch, dtype = x.shape[:-1], compute_dtype(x, centers)
     if batch[-1] == 0:

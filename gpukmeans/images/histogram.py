@@ -100,7 +100,9 @@ class ColorHistogram:
         if takes(image, self.colors, dtype=torch.uint8):
             return ColorRows(self.colors.contiguous()).look_up(pixels.contiguous()).view(image.shape[:2])
         rows = torch.empty(len(pixels), dtype=torch.int32, device=image.device)
-        for block, block_rows in self._rows(pixels):
+        for block, block_rows, is_present in self._rows(pixels):
+            if not is_present.all():
+                raise ValueError("image must have no other colors than the histogram")
             rows[block] = block_rows
         return rows.view(image.shape[:2])
 
@@ -135,12 +137,12 @@ class ColorHistogram:
             for block in blocks_of(pixels, _BLOCK):
                 torch.index_select(table, 0, _codes(pixels[block]), out=mapped[block])
         else:
-            for block, rows in self._rows(pixels):
+            for block, rows, _ in self._rows(pixels):
                 torch.index_select(values, 0, rows, out=mapped[block])
         return mapped.view(image.shape[:2])
 
-    def _rows(self, pixels: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of blocks of pixels (N, C), and rows of their colors, int32. ValueError for a missing color."""
+    def _rows(self, pixels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Slices of blocks of pixels (N, C), rows of their colors, int32, and masks of the pixels that have a row."""
         keys = _codes(self.colors)
         table = _row_table(keys, pixels.shape[1]) if _prefers_table(pixels, _LOOK_UP_BY_TABLE_FROM) else None
         for block in blocks_of(pixels, _BLOCK):
@@ -149,9 +151,7 @@ class ColorHistogram:
                 index = torch.searchsorted(keys, codes, out_int32=True).clamp_(max=len(keys) - 1)
             else:
                 index = table.index_select(0, codes).clamp_(0, len(keys) - 1)  # unwritten entries are arbitrary
-            if not torch.equal(keys.index_select(0, index), codes):
-                raise ValueError("image must have no other colors than the histogram")
-            yield block, index
+            yield block, index, keys.index_select(0, index) == codes
 
     def _check_channels(self, image: Tensor) -> None:
         if image.shape[2] != self.colors.shape[1]:

@@ -13,7 +13,7 @@ from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image
 from gpukmeans.images.preview import html_preview
 from gpukmeans.summaries import summary_of_fields
-from gpukmeans.tiling import blocks
+from gpukmeans.tiling import blocks_of
 
 # Number of pixels compared at a time.
 _BLOCK = 1 << 16
@@ -112,7 +112,7 @@ def squared_error(
         return low + (high << 32)
     palette = SRGB.encode(other.palette) if indexed else None
     total = 0
-    for block in blocks(len(pixels), _BLOCK):
+    for block in blocks_of(pixels, _BLOCK):
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
         squares = (SRGB.encode(pixels[block]) - points).long().square_()

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from gpukmeans.assignment import assign
+from gpukmeans.assignment import assign_valid
 from gpukmeans.engines import Assignment, Engine, EngineName
 from gpukmeans.images.colorspace import SRGB, ColorSpace, has_alpha
 from gpukmeans.images.histogram import ColorHistogram
@@ -33,9 +33,10 @@ def nearest_colors(
         >>> nearest_colors(torch.tensor([[100, 254], [100, 255]], dtype=torch.uint8), palette).labels.tolist()
         [0, 1]
     """
-    return assign_within_opaque(
-        space.encode(colors), is_opaque(colors), space.encode(palette), is_opaque(palette), engine=engine
-    )
+    x, centers = space.encode(colors), space.encode(palette)
+    if not has_alpha(colors.shape[1]):
+        return assign_valid(x, centers, engine)
+    return assign_within_opaque(x, is_opaque(colors), centers, is_opaque(palette), engine=engine)
 
 
 def nearest_indices(
@@ -68,13 +69,13 @@ def assign_within_opaque(
         opaque_centers: mask (K,) of the opaque centers.
         engine: a name of `ENGINES`, "auto" or an `Engine`.
     """
-    labels, sqdist = assign(x, centers, engine=engine)
+    labels, sqdist = assign_valid(x, centers, engine)
     entries = opaque_centers.nonzero().squeeze(1)
     if not 0 < len(entries) < len(centers):
         return Assignment(labels, sqdist)
     rows = (opaque & ~opaque_centers.index_select(0, labels)).nonzero().squeeze(1)
     if len(rows) > 0:
-        among_opaque = assign(x[rows], centers[entries], engine=engine)
+        among_opaque = assign_valid(x[rows], centers[entries], engine)
         labels, sqdist = labels.clone(), sqdist.clone()
         labels[rows], sqdist[rows] = entries[among_opaque.labels], among_opaque.sqdist
     return Assignment(labels, sqdist)
@@ -104,4 +105,4 @@ def _has_alpha_value(colors: Tensor, value: int) -> Tensor:
     """Mask (...) of the colors (..., C) with this value of alpha. Colors without an alpha channel have alpha 255."""
     if has_alpha(colors.shape[-1]):
         return colors[..., -1] == value
-    return torch.tensor(value == 255, device=colors.device).expand(colors.shape[:-1])
+    return torch.full((), value == 255, device=colors.device).expand(colors.shape[:-1])
