@@ -313,6 +313,8 @@ class Clustering:
         first, later = spawn(generator, 2)
         if isinstance(options.init, Tensor):
             centers = prepared(points, options.init.detach(), self.metric, "init")
+        elif isinstance(options.init, str) and not self.metric.normalizes:
+            centers = self._seeded_centers(options.init, first)  # these are points, whose values have been checked
         else:
             centers = prepared(points, self._seeded_centers(options.init, first), self.metric, "initial centers")
         if self.fixed is not None:

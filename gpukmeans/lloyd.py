@@ -145,6 +145,8 @@ def lloyd(
 
 def next_centers(centers: Tensor, moments: Moments, project: Projection | None = None, n_fixed: int = 0) -> Tensor:
     """The means of the clusters (B, K, D). Empty clusters and the first `n_fixed` clusters keep their centers."""
+    if project is None and (found := cuda_steps.next_centers(centers, moments, n_fixed)) is not None:
+        return found
     means = moments.means()
     if project is not None:
         means = project(means, centers)
@@ -160,7 +162,7 @@ def measure_at(points: Points, centers: Tensor) -> Moments:
 
 
 def _measured_at(points: Points, centers: Tensor) -> tuple[Moments, Tensor, Tensor]:
-    """Moments at any centers (B, K, D), a bound (B,) on the squared distances, and whether the scale is too coarse (B,).
+    """Moments at any centers (B, K, D), a bound (B,) on squared distances, and whether the scale is too coarse (B,).
 
     Moments at a scale that is too coarse must be measured again with the bound.
     """

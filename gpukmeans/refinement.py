@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from gpukmeans.distance import squared_distance
+from gpukmeans.engines.fused import merging as cuda_merging
 from gpukmeans.engines.native import merging
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.lloyd import Fit, lloyd, next_centers
 from gpukmeans.metrics import Projection
 from gpukmeans.points import Points
 from gpukmeans.tiling import blocks
+from gpukmeans.transfers import on_host
 
 # Iterations of Lloyd's loop before the first cycle, with the added centers, and after the merges. More iterations cost
 # time and do not lower the inertia.
@@ -48,17 +50,21 @@ def refined(
         n_more = max(_MIN_ADDED, round((centers.shape[1] - n_fixed) * _DECAY**cycle))
         more = points.sample_d2(n_more, generator, points.assign(best))
         expanded = moved(torch.cat([best, more], dim=1), _EXPANDED_ITERATIONS)
-        fit = moved(_merged(expanded, centers.shape[1], project, n_fixed), _MERGED_ITERATIONS)
+        merged = _merged(points, expanded, centers.shape[1], project, n_fixed)
+        fit = moved(merged, _MERGED_ITERATIONS)
         best = torch.where((fit.inertia < lowest)[:, None, None], fit.centers, best)
         lowest = torch.minimum(lowest, fit.inertia)
     return best
 
 
-def _merged(expanded: Fit, n_clusters: int, project: Projection | None, n_fixed: int) -> Tensor:
+def _merged(points: Points, expanded: Fit, n_clusters: int, project: Projection | None, n_fixed: int) -> Tensor:
     """The next centers of a fit, merged to (B, K, D)."""
     centers = next_centers(expanded.centers, expanded.moments, project, n_fixed)
-    # On the CPU for all devices, because a merge is a native kernel or thousands of small operations.
-    merged = merge(centers.double().cpu(), expanded.cluster_weights.cpu(), n_clusters, n_fixed).to(centers.device)
+    if project is None and cuda_merging.supports(centers, points.stats.total_weight):
+        return cuda_merging.merged(centers, expanded.moments, n_clusters, n_fixed)
+    # Otherwise on the CPU for all devices, because a merge is a native kernel or thousands of small operations.
+    means, weights = on_host(centers.double(), expanded.cluster_weights)
+    merged = merge(means, weights, n_clusters, n_fixed).to(centers.device)
     if project is not None:
         merged = project(merged, centers[:, :n_clusters])
     return torch.cat([centers[:, :n_fixed], merged[:, n_fixed:].to(centers.dtype)], dim=1)

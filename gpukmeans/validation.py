@@ -147,7 +147,7 @@ def finite_range(x: Tensor, name: str) -> Range:
 
     ValueError unless all values are finite.
     """
-    return checked_range(*on_host(bounds_of(x)), x, name)
+    return checked_range(on_host(bounds_of(x))[0], x, name)
 
 
 def bounds_of(x: Tensor) -> Tensor:

@@ -87,14 +87,12 @@ def mean_error(squared_error: int, n_pixels: int, channels: int) -> float:
 def squared_error(
     image: UInt8[Tensor, "*batch c"],
     other: UInt8[Tensor, "*batch c"] | IndexedImage,
-    counts: Int[Tensor, " m"] | None = None,
 ) -> int:
     """Sum over the pixels of the squared error in `mean_squared_error`, an integer. With alpha, times 255 squared.
 
     Args:
-        image: uint8 (..., C): an image, a batch, or the colors (M, C) of a histogram.
+        image: uint8 (..., C): an image or a batch.
         other: colors of the same shape, or `IndexedImage` whose indices have the shape (...).
-        counts: number of pixels of each color, int64 (M,). By default 1 for each color.
 
     Raises:
         ValueError: if the shapes differ.
@@ -107,7 +105,7 @@ def squared_error(
         raise ValueError(f"other must have shape {tuple(image.shape)}, like image, got {tuple(shape)}")
     pixels = image.flatten(0, -2)
     other_pixels = other.indices.flatten() if indexed else other.flatten(0, -2)
-    if indexed and counts is None and cuda.supports(image):
+    if indexed and cuda.supports(image):
         low, high = cuda.squared_error(pixels, other.palette, other_pixels).tolist()
         return low + (high << 32)
     palette = SRGB.encode(other.palette) if indexed else None
@@ -115,6 +113,23 @@ def squared_error(
     for block in blocks_of(pixels, _BLOCK):
         part = other_pixels[block]
         points = SRGB.encode(part) if palette is None else palette.index_select(0, part.int())
-        squares = (SRGB.encode(pixels[block]) - points).long().square_()
-        total += int((squares if counts is None else squares.mul_(counts[block, None])).sum())
+        total += int((SRGB.encode(pixels[block]) - points).long().square_().sum())
     return total
+
+
+def weighted_squared_error(
+    colors: UInt8[Tensor, "m c"], counts: Int[Tensor, " m"], palette: UInt8[Tensor, "k c"], labels: Int[Tensor, " m"]
+) -> Int[Tensor, " blocks"]:
+    """`squared_error` between the pixels of a histogram and their palette colors, as int64 parts whose sum it is.
+
+    Args:
+        colors: distinct colors.
+        counts: number of pixels of each color.
+        palette: palette colors.
+        labels: index of the palette color of each color, of any integer dtype but uint8.
+    """
+    centers, parts = SRGB.encode(palette), []
+    for block in blocks_of(colors, _BLOCK):
+        squares = (SRGB.encode(colors[block]) - centers.index_select(0, labels[block])).long().square_()
+        parts.append(squares.mul_(counts[block, None]).sum())
+    return torch.stack(parts)

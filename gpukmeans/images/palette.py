@@ -15,7 +15,7 @@ from gpukmeans.engines import Engine, EngineName, choose
 from gpukmeans.images.coarsening import cluster_sums, merge_similar_colors
 from gpukmeans.images.colorspace import SRGB, ColorSpace, ColorSpaceName, check_space, has_alpha
 from gpukmeans.images.histogram import ColorHistogram, check_colors, check_histogram
-from gpukmeans.images.indexed import IndexedImage, mean_error, squared_error
+from gpukmeans.images.indexed import mean_error, weighted_squared_error
 from gpukmeans.images.nearest import assign_within_opaque, is_opaque, is_transparent
 from gpukmeans.images.vivid_areas import Clustered, first_maximum, keep_vivid_areas
 from gpukmeans.options import KMeansOptions
@@ -181,17 +181,16 @@ def fit_palette(
     if has_alpha(histogram.colors.shape[1]):
         free = _with_opaque_colors(fixed, free, result.labels.long(), histogram, x, space, chosen)
     colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
-    n_iter, converged, n_pixels = on_host(result.n_iter, result.converged.long(), histogram.counts.sum())
+    errors = weighted_squared_error(histogram.colors, histogram.counts, colors, labels)
+    n_pixels, errors, n_iter, converged = on_host(
+        histogram.counts.sum(), errors, result.n_iter, result.converged.long()
+    )
     return Palette(
         colors=colors,
         labels=labels.to(torch.uint8),
         free=(torch.arange(len(colors), device=colors.device) >= len(fixed)) & (space == SRGB),
         engine=chosen.name,
-        mse=mean_error(
-            squared_error(histogram.colors, IndexedImage(colors, labels), histogram.counts),
-            int(n_pixels),
-            colors.shape[1],
-        ),
+        mse=mean_error(sum(errors.tolist()), int(n_pixels), colors.shape[1]),
         n_iter=int(n_iter),
         converged=bool(converged),
     )
@@ -381,7 +380,9 @@ def _nearest(
 def _unique_rows(colors: Tensor) -> Tensor:
     """Distinct colors in lexicographic order."""
     # On the CPU for all devices, because the colors are few.
-    return torch.unique(colors.cpu(), dim=0).to(colors.device) if len(colors) else colors
+    if not len(colors):
+        return colors
+    return torch.unique(colors.cpu(), dim=0).to(colors.device, non_blocking=True)
 
 
 def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:

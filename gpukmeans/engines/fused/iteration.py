@@ -83,6 +83,17 @@ def move(
     return moved
 
 
+def next_centers(centers: Tensor, moments: Moments, n_fixed: int) -> Tensor | None:
+    """The means (B, K, D) as by `lloyd.next_centers`. None if there are no Triton kernels for these centers."""
+    if not _has_kernels(centers):
+        return None
+    weight = moments.fixed_point.weight
+    going = torch.ones_like(weight, dtype=torch.bool)
+    state = going, torch.empty_like(weight, dtype=torch.int64), torch.empty_like(going)
+    moved = move(centers, moments, *state, n_fixed=n_fixed, total_weight=weight)
+    return None if moved is None else moved.target
+
+
 def decide(
     moments: Moments,
     previous: Moments | None,
