@@ -112,9 +112,9 @@ def lloyd(
     still = shifts = torch.zeros_like(inertia)
     stopped = False
     while active.n_runs and n_iter < max_iter and not stopped:
-        # First 3, then at most as many iterations as so far plus one: a run that ends early is measured in vain until
+        # First 4, then at most as many iterations as so far plus one: a run that ends early is measured in vain until
         # the next check.
-        n = min(window, max(3, n_iter + 1), max_iter - n_iter)
+        n = min(window, max(4, n_iter + 1), max_iter - n_iter)
         if save is not None:
             if n_iter % every == 0:
                 save(to_tensors(_LoopSnapshot.of(active, ended, inertia, n_iter), "loop"))

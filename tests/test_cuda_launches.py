@@ -4,10 +4,13 @@ A GPU that computes on few points waits for launches of about 5 µs and synchron
 numbers must not grow with the number of points or pixels.
 """
 
+import numpy as np
 import pytest
 import torch
 from helpers import pretended_cuda
 from helpers.problems import random_image, seeded
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from gpukmeans import DITHERINGS, ENGINES, Batches, apply_palette, kmeans, quantize
 from gpukmeans.images.contrast import contrast_weights
@@ -128,9 +131,11 @@ def test_4_rounds_of_the_rate_optimizer_take_at_most_150_launches_and_10_synchro
     assert torch.equal(cost(12, 1), one_round)
 
 
-@pytest.mark.parametrize("side", [10, 20])
-def test_a_quantized_image_takes_at_most_900_launches(log, side):
-    image = random_image(side, side, 3, 256, 0).to("cuda")
-    launches, syncs = counted(log, quantize, image, 6, max_iter=4)
-    assert launches <= 900
-    assert syncs <= 80
+@pytest.mark.parametrize("width", [30, 60])
+def test_a_quantized_photo_takes_at_most_400_launches_and_15_synchronizations(log, width):
+    photo = Image.fromarray(load_sample_image("china.jpg")).resize((width, 2 * width // 3))
+    image = torch.from_numpy(np.array(photo)).to("cuda")
+    # One refinement cycle and 4 iterations. Each further iteration takes 5 launches.
+    launches, syncs = counted(log, quantize, image, 6, refine=1, max_iter=4, tol=0)
+    assert launches <= 400
+    assert syncs <= 15

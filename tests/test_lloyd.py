@@ -433,7 +433,7 @@ def test_the_rounds_of_a_window_are_repeated_if_a_scale_was_too_coarse(monkeypat
     points, centers = far_outliers()
     fits = lloyd(points, centers, max_iter=100, tol=0.0, window=8)
     # The first iteration moves the empty clusters to the outliers, so that all distances become much smaller.
-    assert calls[:2] == [(3, False), (3, True)]
+    assert calls[:2] == [(4, False), (4, True)]
     assert not any(careful for _, careful in calls[2:])
     assert (fits.moments.totals > 0).all()
     assert_same_bits(fits, lloyd(points, centers, max_iter=100, tol=0.0, window=1))
@@ -462,7 +462,7 @@ def test_runs_that_end_in_the_first_window_are_measured_until_its_end(monkeypatc
     measured_runs = count_measurements(monkeypatch, type(points))
     centers = torch.tensor([[[0.0], [1.0]], [[0.5], [11.0]], [[1.0], [12.0]]])
     lloyd(points, centers, max_iter=100, tol=0.0, window=8)
-    assert measured_runs == [3, 3, 3, 3]  # the initial centers, and a window of 3 iterations
+    assert measured_runs == [3, 3, 3, 3, 3]  # the initial centers, and a window of 4 iterations
 
 
 def test_a_callback_is_called_each_round_for_any_window():
@@ -595,10 +595,10 @@ def test_eight_more_iterations_need_one_more_check(monkeypatch):
 
     monkeypatch.setattr(module, "_iterated_and_checked", counting)
     x = torch.rand(3000, 2, generator=seeded())
-    for max_iter in (15, 23):
+    for max_iter in (17, 25):
         assert run_on(points_of(x), x[:30], max_iter=max_iter, tol=0.0, window=8).n_iter == max_iter
     # At first few, because runs that end soon are measured until the end of a window.
-    assert checks == [3, 4, 8, 3, 4, 8, 8]
+    assert checks == [4, 5, 8, 4, 5, 8, 8]
 
 
 def test_a_fixed_center_does_not_move_and_the_others_do():

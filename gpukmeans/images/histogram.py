@@ -208,12 +208,19 @@ def _count_by_sorting(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of the distinct colors of pixels (N, C) in ascending order, int32, and their counts, int64."""
     parts: list[tuple[Tensor, Tensor]] = []
     for block in blocks_of(pixels, _SORTED_BLOCK):
-        parts.append(torch.unique(_codes(pixels[block]), return_counts=True))
+        parts.append(_count_sorted(_codes(pixels[block]).sort().values))
         # parts[0] is the sum so far. The other parts are added when they have as many colors as the sum, so that each
         # color is sorted few times.
         if sum(len(codes) for codes, _ in parts[1:]) >= max(len(parts[0][0]), _MIN_ADDED):
             parts = [_sum(parts)]
     return _sum(parts)
+
+
+def _count_sorted(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct codes among ascending codes, and their counts, int64. (`torch.unique` waits twice for a GPU.)"""
+    is_first = torch.cat([codes.new_ones(1, dtype=torch.bool), codes[1:] != codes[:-1]])
+    first = is_first.nonzero().squeeze(1)
+    return codes.index_select(0, first), first.diff(append=first.new_full((1,), len(codes)))
 
 
 def _sum(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -180,17 +180,17 @@ def fit_palette(
     free = space.decode(result.centers[len(fixed) :], histogram.colors.shape[1])
     if has_alpha(histogram.colors.shape[1]):
         free = _with_opaque_colors(fixed, free, result.labels.long(), histogram, x, space, chosen)
-    colors, labels = _assigned(fixed, free, histogram, x, space, chosen)
-    errors = weighted_squared_error(histogram.colors, histogram.counts, colors, labels)
-    n_pixels, errors, n_iter, converged = on_host(
-        histogram.counts.sum(), errors, result.n_iter, result.converged.long()
+    # Together, because each transfer waits for a GPU.
+    free, n_pixels, n_iter, converged = on_host(
+        free.long(), histogram.counts.sum(), result.n_iter, result.converged.long()
     )
+    colors, labels, error = _assigned(fixed, free.to(torch.uint8), histogram, x, space, chosen)
     return Palette(
         colors=colors,
         labels=labels.to(torch.uint8),
         free=(torch.arange(len(colors), device=colors.device) >= len(fixed)) & (space == SRGB),
         engine=chosen.name,
-        mse=mean_error(sum(errors.tolist()), int(n_pixels), colors.shape[1]),
+        mse=mean_error(error, int(n_pixels), colors.shape[1]),
         n_iter=int(n_iter),
         converged=bool(converged),
     )
@@ -343,28 +343,31 @@ def _means(x: Tensor, labels: Tensor, counts: Tensor, centers: Tensor) -> Tensor
 
 def _assigned(
     fixed: Tensor, free: Tensor, histogram: ColorHistogram, x: Tensor, space: ColorSpace, engine: Engine
-) -> tuple[Tensor, Tensor]:
-    """Palette of the fixed colors (F, C) and of used, distinct free colors, and the labels (M,) of the histogram.
+) -> tuple[Tensor, Tensor, int]:
+    """Palette of the fixed colors (F, C) and of used, distinct free colors; labels (M,) of the histogram; the error.
 
-    Free colors that are duplicates, or nearest to no color of the histogram, are replaced by the colors of the
-    histogram at `_worst_served_rows`. `x` (M, D) are the points of the histogram's colors.
+    The error is the sum over the pixels, as of `squared_error`. `free` is on the CPU. Free colors that are duplicates,
+    or nearest to no color of the histogram, are replaced by the colors of the histogram at `_worst_served_rows`. `x`
+    (M, D) are the points of the histogram's colors.
     """
     n_colors, free = len(fixed) + len(free), _unique_rows(free)
     while True:
-        colors = torch.cat([fixed, free])
+        colors = torch.cat([fixed, free.to(fixed.device, non_blocking=True)])
         labels, sqdist = _nearest(histogram, x, colors, space, engine)
-        used = torch.zeros_like(colors[:, 0], dtype=torch.bool).index_fill_(0, labels, True)
-        used[: len(fixed)] = True
-        n_missing = n_colors - int(used.sum())
+        used = torch.zeros_like(colors[:, 0], dtype=torch.int64).index_fill_(0, labels, 1)
+        used[: len(fixed)] = 1
+        errors = weighted_squared_error(histogram.colors, histogram.counts, colors, labels)
+        is_used, errors = on_host(used, errors)
+        n_missing, error = n_colors - int(is_used.sum()), sum(errors.tolist())
         if n_missing == 0:
-            return colors, labels
+            return colors, labels, error
         added = _worst_served_rows(x, sqdist, histogram.counts, n_missing)
         if len(added) == 0:
             # The new index of a used color is the number of used colors before it.
-            return colors[used], (used.cumsum(0) - 1).index_select(0, labels)
+            return colors[used > 0], (used.cumsum(0) - 1).index_select(0, labels), error
         # Added colors may leave other colors unused, but stay used themselves, because they are colors of the
         # histogram. So the loop ends.
-        free = _unique_rows(torch.cat([free[used[len(fixed) :]], histogram.colors[added]]))
+        free = _unique_rows(torch.cat([free[is_used[len(fixed) :] > 0], histogram.colors[added].cpu()]))
 
 
 def _nearest(
@@ -379,10 +382,7 @@ def _nearest(
 
 def _unique_rows(colors: Tensor) -> Tensor:
     """Distinct colors in lexicographic order."""
-    # On the CPU for all devices, because the colors are few.
-    if not len(colors):
-        return colors
-    return torch.unique(colors.cpu(), dim=0).to(colors.device, non_blocking=True)
+    return torch.unique(colors, dim=0) if len(colors) else colors
 
 
 def _worst_served_rows(x: Tensor, sqdist: Tensor, counts: Tensor, n: int) -> Tensor:

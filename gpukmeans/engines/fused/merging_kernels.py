@@ -151,9 +151,8 @@ def merge_kernel(
             inside = cluster < n_all
             is_alive = tl.load(alive + cluster, mask=inside, other=0) != 0
             partner = tl.load(partners + cluster, mask=inside, other=0)
-            changes = tl.load(changed + cluster, mask=inside, other=0) | tl.load(
-                changed + partner, mask=inside, other=0
-            )
+            changes = tl.load(changed + cluster, mask=inside, other=0)
+            changes |= tl.load(changed + partner, mask=inside, other=0)
             tl.store(stale + cluster, (is_alive & (changes != 0)).to(tl.int32), mask=inside)
             tl.store(costs + cluster, float("inf"), mask=inside & (is_alive == 0))
         needed -= n_merges
