@@ -49,7 +49,7 @@ def values(n, width):
     return torch.rand(n, width, generator=seeded()).to("cuda")
 
 
-@pytest.mark.parametrize("n", [100, 260])
+@pytest.mark.parametrize("n", [40, 140])
 def test_an_iteration_takes_at_most_6_launches_and_8_take_one_synchronization(log, n):
     x = torch.linspace(0, 1, n).square()[:, None].to("cuda")
 
@@ -72,25 +72,25 @@ def test_a_center_by_k_means_plus_plus_takes_at_most_6_launches_and_no_synchroni
         kmeans_plus_plus(points, n_centers, seeded())
 
     # Both numbers have equally many candidates a center.
-    launches, syncs = per_unit(log, seed, 8, 12)
+    launches, syncs = per_unit(log, seed, 4, 6)
     assert launches <= 6
     assert syncs == 0
 
 
 def test_ten_runs_take_less_than_ten_times_the_launches_of_one(log):
-    x = values(50, 2)
-    counts = [counted(log, kmeans, x, 3, n_init=n_init, max_iter=2, tol=0)[0] for n_init in (1, 10)]
-    assert counts[0] <= 250
-    assert counts[1] <= 1100
+    x = values(20, 2)
+    counts = [counted(log, kmeans, x, 2, n_init=n_init, max_iter=1, tol=0)[0] for n_init in (1, 10)]
+    assert counts[0] <= 60
+    assert counts[1] <= 300
 
 
-@pytest.mark.parametrize("n", [40, 160])
+@pytest.mark.parametrize("n", [34, 100])
 def test_a_batch_of_a_stream_takes_few_launches(log, n):
     def cluster(n_batches):
         batches = [values(n, 3)] * n_batches
         kmeans(Batches(batches), 33, init=batches[0][:33], max_iter=1, tol=0)
 
-    launches, syncs = per_unit(log, cluster, 2, 6)
+    launches, syncs = per_unit(log, cluster, 2, 4)
     assert launches <= 60
     assert syncs <= 10
 
@@ -128,14 +128,14 @@ def test_4_rounds_of_the_rate_optimizer_take_at_most_150_launches_and_10_synchro
     launches, syncs = (one_round + 3 * (cost(3, 2) - one_round)).tolist()
     assert launches <= 150
     assert syncs <= 10
-    assert torch.equal(cost(12, 1), one_round)
+    assert torch.equal(cost(7, 1), one_round)
 
 
-@pytest.mark.parametrize("width", [30, 60])
+@pytest.mark.parametrize("width", [24, 36])
 def test_a_quantized_photo_takes_at_most_400_launches_and_15_synchronizations(log, width):
     photo = Image.fromarray(load_sample_image("china.jpg")).resize((width, 2 * width // 3))
     image = torch.from_numpy(np.array(photo)).to("cuda")
     # One refinement cycle and 4 iterations. Each further iteration takes 5 launches.
-    launches, syncs = counted(log, quantize, image, 6, refine=1, max_iter=4, tol=0)
+    launches, syncs = counted(log, quantize, image, 6, refine=1, max_iter=4, tol=0.0)
     assert launches <= 400
     assert syncs <= 15

@@ -58,7 +58,7 @@ def measure(archs: Sequence[int], *, thorough: bool) -> list[Kernel]:
         compiled.append([json.loads(line) for line in run.stdout.splitlines()])
     kernels = []
     for of_archs in zip(*compiled, strict=True):
-        names, constants, registers, stack, shared, n_inexact = zip(*of_archs, strict=True)
+        names, constants, registers, stack, shared, n_inexact, _ = zip(*of_archs, strict=True)
         numbers = {"registers": registers, "stack": stack, "shared": shared, "n_inexact": n_inexact}
         kernels.append(Kernel(name=names[0], constants=constants[0], **numbers))
     return sorted(kernels, key=lambda kernel: kernel.name)

@@ -148,6 +148,8 @@ def _cluster(width: int, dtype: torch.dtype, *, with_weights: bool = False) -> N
     x = _points(131, width, dtype)
     weights = _points(131, 1, torch.float64)[:, 0] if with_weights else None
     kmeans(x, 5, weights=weights, n_init=2, max_iter=2)
+    if dtype == torch.float32:
+        kmeans(x[:20], 5, refine=1, max_iter=1)
     kmeans(Batches([x[:9], x[9:20]]), 5, init=_centers(x[:5]), max_iter=1)
     # 129 clusters are more than half of the largest block of clusters. Points are sorted from 32 clusters on.
     kmeans(x, 129, init=_centers(x[:129]), weights=weights, max_iter=1)
@@ -216,6 +218,11 @@ class Resources(NamedTuple):
     shared: int
     n_inexact: int
     """Number of instructions that fuse a multiplication and an addition, or that replace denormal numbers by 0."""
+    orders_list: bool
+    """Whether there is a barrier before the first store, and one between it and the next load, which is not cached.
+
+    The first store of the passes over the points is to the candidate list, which other threads read.
+    """
 
 
 def resources_of(variant: Variant, arch: int) -> Resources:
@@ -243,7 +250,10 @@ def resources_of(variant: Variant, arch: int) -> Resources:
     assert found is not None, usage
     registers, stack, local = map(int, found.groups())
     n_inexact = len(re.findall(r"\bfma\.|\.ftz", compiled.asm["ptx"]))
-    return Resources(registers, stack + local, compiled.metadata.shared, n_inexact)
+    before, _, after = compiled.asm["ttgir"].partition("tt.store")
+    has_barriers = "barrier" in before and "barrier" in after.partition("tt.load")[0]
+    orders_list = has_barriers and "ld.global.nc" not in compiled.asm["ptx"]
+    return Resources(registers, stack + local, compiled.metadata.shared, n_inexact, orders_list)
 
 
 def compiled(variants: Sequence[Variant], arch: int, cache: Path) -> list[Resources]:

@@ -42,3 +42,9 @@ def test_no_kernel_fuses_a_multiplication_with_an_addition_or_replaces_denormal_
     screens = ("screen_kernel", "points_kernel", "centers_kernel")
     inexact = {name for name, found in resources.items() if found.n_inexact and not name.startswith(screens)}
     assert inexact == set()
+
+
+def test_a_candidate_list_is_written_and_read_on_either_side_of_a_barrier(resources):
+    passes = {name: found for name, found in resources.items() if name.startswith(("assign_kernel", "measure_kernel"))}
+    assert passes
+    assert {name for name, found in passes.items() if not found.orders_list} == set()
