@@ -1,7 +1,7 @@
 """`kmeans`: K-means of points in a tensor, in a stream, or on the ranks of a process group."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, SupportsFloat, SupportsIndex, TypeVar, Unpack, overload
@@ -36,6 +36,7 @@ from gpukmeans.points import (
 from gpukmeans.refinement import refined
 from gpukmeans.seeding import SEEDINGS, InitName, Seeding, draw_seeds, seeded, spawn
 from gpukmeans.summaries import summary_of_fields
+from gpukmeans.tiling import blocks, tile_size
 from gpukmeans.validation import (
     Range,
     check_centers,
@@ -47,6 +48,9 @@ from gpukmeans.validation import (
     squared_diagonal,
     union_range,
 )
+
+# Squared distances of points to their nearest centers, of all runs that are seeded side by side on a CPU.
+_MAX_DISTANCES = 1 << 20
 
 Labels = TypeVar("Labels", bound=Int[Tensor, "*batch n"] | None, covariant=True)
 """The type of `KMeansResult.labels`: Tensor for points in a tensor, None for a stream."""
@@ -240,13 +244,16 @@ class Clustering:
 
     def first_centers(self) -> Tensor:
         """Initial centers (n_init · P, K, D) of all runs. In each run the fixed centers come first."""
-        return torch.cat([self._start(seeded(seed)) for seed in self.seeds(self.options.n_init)])
+        generators, points = [seeded(seed) for seed in self.seeds(self.options.n_init)], self.points
+        n_distances = len(points.problems) * int(points.stats.n_present.max())
+        groups = blocks(len(generators), tile_size(points.device, _MAX_DISTANCES) // n_distances)
+        return torch.cat([self._start(generators[group]) for group in groups])
 
     def lloyd(self, start: Tensor | CheckpointState) -> Fit:
         """The fits of all runs after Lloyd's loop, from initial centers or from a saved state."""
         options, checkpoint = self.options, self.options.checkpoint
         return lloyd(
-            self.points.select(torch.arange(len(self.points.problems), device="cpu").repeat(options.n_init)),
+            self._points_of_runs(options.n_init),
             start,
             max_iter=options.max_iter,
             tol=options.tol,
@@ -303,44 +310,62 @@ class Clustering:
         parent = seeded(0) if generator is None else generator
         return self.communicator.all_gather("the seeds", lambda: draw_seeds(parent, n))[0]
 
-    def _start(self, generator: torch.Generator) -> Tensor:
-        """Initial centers (P, K, D) of one run of each problem, the fixed ones first."""
-        options, points = self.options, self.points
-        if self.fixed is not None and options.n_free == 0:
-            return self.fixed
-        # Refinement has its own generator, because the number of random numbers that a seeding uses may depend on the
-        # other problems of the batch.
-        first, later = spawn(generator, 2)
+    def _points_of_runs(self, n: int) -> Points:
+        """The points for n runs of each of P problems: first a run of each problem, then another run of each."""
+        return self.points.select(torch.arange(len(self.points.problems), device="cpu").repeat(n))
+
+    def _start(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Initial centers (R · P, K, D) of R runs of each of P problems, the fixed ones first."""
+        options, n = self.options, len(generators)
+        fixed = None if self.fixed is None else self.fixed.repeat(n, 1, 1)
+        if fixed is not None and options.n_free == 0:
+            return fixed
+        # Refinement has its own generators, because the number of random numbers that a seeding uses may depend on the
+        # other runs.
+        first, later = zip(*(spawn(generator, 2) for generator in generators), strict=True)
         if isinstance(options.init, Tensor):
-            centers = prepared(points, options.init.detach(), self.metric, "init")
-        elif isinstance(options.init, str) and not self.metric.normalizes:
-            centers = self._seeded_centers(options.init, first)  # these are points, whose values have been checked
+            centers = prepared(self.points, options.init.detach(), self.metric, "init").repeat(n, 1, 1)
+        elif isinstance(options.init, str):
+            centers = self._seeded_centers(options.init, first, fixed)
         else:
-            centers = prepared(points, self._seeded_centers(options.init, first), self.metric, "initial centers")
-        if self.fixed is not None:
-            centers = torch.cat([self.fixed, centers], dim=1)
+            centers = torch.cat([self._centers_of_function(options.init, generator) for generator in first])
+        if fixed is not None:
+            centers = torch.cat([fixed, centers], dim=1)
         if not options.refine:
             return centers
+        points = self._points_of_runs(n)
         return refined(points, centers, options.refine, later, self.metric.project, options.n_fixed)
 
-    def _seeded_centers(self, init: str | Seeding, generator: torch.Generator) -> Tensor:
-        """The centers (K - F, D) or (P, K - F, D) of a seeding, equal on all ranks."""
-        if isinstance(init, str):
-            name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
-            return self._run_seeding(SEEDINGS[name], generator)
-        # A user's function may return different centers on each rank; all ranks use those of rank 0.
-        return self.communicator.all_gather("the initial centers", lambda: self._run_seeding(init, generator))[0]
+    def _seeded_centers(self, init: str, generators: Sequence[torch.Generator], fixed: Tensor | None) -> Tensor:
+        """The centers (R · P, K - F, D) of a seeding of the library for R runs of each problem."""
+        name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
+        points, with_fixed = self._points_of_runs(len(generators)), {} if fixed is None else {"fixed": fixed}
+        centers = SEEDINGS[name](points, self.options.n_free, generators, **with_fixed)
+        if not self.metric.normalizes:
+            return centers  # these are points, whose values have been checked
+        parts = centers.split(len(self.points.problems))
+        return torch.cat([prepared(self.points, part, self.metric, "initial centers") for part in parts])
 
-    def _run_seeding(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
-        """The centers of a seeding. ValueError unless they are (K - F, D) or (P, K - F, D)."""
+    def _centers_of_function(self, seeding: Seeding, generator: torch.Generator) -> Tensor:
+        """The centers (P, K - F, D) of a user's function, equal on all ranks.
+
+        ValueError unless they are (K - F, D) or (P, K - F, D).
+        """
         points, fixed = self.points, {} if self.fixed is None else {"fixed": self.fixed}
-        centers = as_tensor(seeding(points, self.options.n_free, generator, **fixed), "initial centers", mapped=True)
         expected = (self.options.n_free, points.width)
         shapes = (expected, (len(points.problems), *expected))
-        if not isinstance(centers, Tensor) or centers.shape not in shapes:
-            received = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
-            raise ValueError(f"init must return a tensor of shape {expected} or {shapes[1]}, got {received}")
-        return centers
+
+        def call_user() -> Tensor:
+            centers = seeding(points, self.options.n_free, generator, **fixed)
+            centers = as_tensor(centers, "initial centers", mapped=True)
+            if not isinstance(centers, Tensor) or centers.shape not in shapes:
+                received = tuple(centers.shape) if isinstance(centers, Tensor) else type(centers).__name__
+                raise ValueError(f"init must return a tensor of shape {expected} or {shapes[1]}, got {received}")
+            return centers
+
+        # The function may return different centers on each rank; all ranks use those of rank 0.
+        centers = self.communicator.all_gather("the initial centers", call_user)[0]
+        return prepared(points, centers, self.metric, "initial centers")
 
     def _loop_callback(self) -> LoopCallback:
         """The callback of the loop, which calls the user's callback, if any, with the best run of each problem."""

@@ -9,7 +9,7 @@ from gpukmeans.engines.native import merging
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.lloyd import Fit, lloyd, next_centers
 from gpukmeans.metrics import Projection
-from gpukmeans.points import Points
+from gpukmeans.points import Generators, Points
 from gpukmeans.tiling import blocks
 from gpukmeans.transfers import on_host
 
@@ -26,7 +26,7 @@ def refined(
     points: Points,
     centers: Tensor,
     n_cycles: int,
-    generator: torch.Generator,
+    generator: Generators,
     project: Projection | None = None,
     n_fixed: int = 0,
 ) -> Tensor:

@@ -2,7 +2,8 @@
 
 A seeding is a function of points, K and a CPU generator that returns centers (B, K, D) for B runs. All runs use the
 same random numbers, so the centers of a run do not depend on the other runs. With `fixed` centers (B, F, D) a seeding
-returns K more centers. It chooses points that equal a fixed center only if there are no other points.
+returns K more centers. It chooses points that equal a fixed center only if there are no other points. The seedings of
+this module also accept several generators, for equal parts of the runs.
 """
 
 import math
@@ -12,14 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import NearestState, Points, extended_by_kernels, first_of_equal_rows
+from gpukmeans.points import Generators, NearestState, Points, extended_by_kernels, first_of_equal_rows
 
 Seeding = Callable[..., Tensor]
 """A function of `Points`, the number of centers K and a generator that returns centers (K, D) or (P, K, D) for P
 problems. Fixed centers, if any, are passed as `fixed=`, (P, F, D)."""
 
 
-def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed: Tensor | None = None) -> Tensor:
+def random(points: Points, n_clusters: int, generator: Generators, *, fixed: Tensor | None = None) -> Tensor:
     """Points (B, K, D) sampled by weight, without repeated values and without values of the `fixed` centers.
 
     If there are fewer than K distinct points, the last rows repeat the first ones.
@@ -43,9 +44,7 @@ def random(points: Points, n_clusters: int, generator: torch.Generator, *, fixed
     return torch.stack([_repeat_to_length(rows, n_clusters) for rows in distinct])
 
 
-def kmeans_plus_plus(
-    points: Points, n_clusters: int, generator: torch.Generator, *, fixed: Tensor | None = None
-) -> Tensor:
+def kmeans_plus_plus(points: Points, n_clusters: int, generator: Generators, *, fixed: Tensor | None = None) -> Tensor:
     """Points (B, K, D) by k-means++ (Arthur & Vassilvitskii 2007), sampled by weight times *squared* distance.
 
     The distance is to the nearest center so far. The seeding is greedy, as the authors suggest and as in scikit-learn:
@@ -62,7 +61,7 @@ def kmeans_plus_plus(
     return extended(points, first, n_clusters, generator)
 
 
-def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+def extended(points: Points, centers: Tensor, n_clusters: int, generator: Generators) -> Tensor:
     """Centers (B, K, D): the given centers first, then points by k-means++."""
     n_candidates = _n_candidates(n_clusters)
     found = extended_by_kernels(points, centers, n_clusters, n_candidates, generator)
@@ -81,7 +80,7 @@ def extended(points: Points, centers: Tensor, n_clusters: int, generator: torch.
 def kmeans_parallel(
     points: Points,
     n_clusters: int,
-    generator: torch.Generator,
+    generator: Generators,
     *,
     oversampling: float = 1.0,
     rounds: int = 5,
@@ -106,7 +105,8 @@ def kmeans_parallel(
         expected = "oversampling must be a number above 0 and rounds an int of at least 1"
         raise ValueError(f"{expected}, got {oversampling} and {rounds}")
     # The last step has its own generator, because the number of rounds may depend on the other runs.
-    (last,) = spawn(generator, 1)
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    last = [spawn(one, 1)[0] for one in generators]
     n_samples = math.ceil(oversampling * n_clusters)
     centers = points.sample(1, generator) if fixed is None else fixed
     n_fixed = 0 if fixed is None else fixed.shape[1]
@@ -162,7 +162,7 @@ def _append(centers: Tensor, nearest: NearestState, more: Tensor) -> tuple[Tenso
 def _distinct(rows: Tensor) -> Tensor:
     """The rows (N, D) that are not equal to an earlier row."""
     first = first_of_equal_rows(rows.cpu())  # on the CPU for all devices, because the rows are few
-    return rows if len(first) == len(rows) else rows[first.to(rows.device)]
+    return rows if len(first) == len(rows) else rows[first.to(rows.device, non_blocking=True)]
 
 
 def _repeat_to_length(rows: Tensor, n: int) -> Tensor:

@@ -13,7 +13,7 @@ def on_host(*tensors: Tensor) -> list[Tensor]:
     return _unpacked(_packed(tensors).cpu(), tensors)
 
 
-def on_device(device: torch.device, *tensors: Tensor) -> list[Tensor]:
+def from_host(device: torch.device, *tensors: Tensor) -> list[Tensor]:
     """CPU tensors of float64 or int64 on a device, contiguous. This does not synchronize with a GPU."""
     if device.type == "cpu":
         return list(tensors)

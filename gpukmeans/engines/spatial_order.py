@@ -21,17 +21,19 @@ def order(x: Tensor) -> Tensor:
     n_problems, n, width = x.shape
     bits = max(1, _CURVE_BITS // width)
     codes = torch.zeros(n_problems, n, dtype=torch.int32, device=x.device)
-    sample = x[:, :: max(1, n // _SAMPLE)].mT.sort(dim=2).values
+    sample = x[:, :: max(1, n // _SAMPLE)].permute(2, 0, 1).sort(dim=2).values
     quantiles = torch.arange(1, 1 << bits, device=x.device) * sample.shape[2] >> bits
-    for channel in range(width):
-        bounds = sample[:, channel, quantiles].contiguous()
-        codes = codes << bits | torch.searchsorted(bounds, x[..., channel].contiguous(), right=True, out_int32=True)
-    keys = _curve(width, bits).to(x.device).index_select(0, codes.flatten()).view(n_problems, n)
+    all_bounds = sample[:, :, quantiles].contiguous()
+    for bounds, values in zip(all_bounds, x.unbind(2), strict=True):
+        codes = codes << bits | torch.searchsorted(bounds, values.contiguous(), right=True, out_int32=True)
+    curve = _curve(width, bits).to(x.device, non_blocking=True)
+    keys = curve.index_select(0, codes.flatten()).view(n_problems, n)
     # The problem number is the highest part of a key. One sort of all keys is ten times faster on a CPU than a sort for
     # each problem.
+    if n_problems == 1:
+        return keys.sort(stable=True).indices
     problem = torch.arange(n_problems, device=x.device)[:, None]
-    if n_problems > 1:
-        keys = keys + (problem << bits * width)
+    keys = keys + (problem << bits * width)
     return keys.flatten().sort(stable=True).indices.view(n_problems, n) - n * problem
 
 

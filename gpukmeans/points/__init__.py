@@ -1,6 +1,6 @@
 """Points in a tensor, in a stream of batches, or on the ranks of a process group."""
 
-from gpukmeans.points.base import NearestState, Points
+from gpukmeans.points.base import Generators, NearestState, Points
 from gpukmeans.points.batches import Batches
 from gpukmeans.points.communicator import Communicator, SingleProcess, communicator_for, on_device, run_on_all_ranks
 from gpukmeans.points.inputs import (
@@ -18,6 +18,7 @@ __all__ = [
     "Batches",
     "CallOptions",
     "Communicator",
+    "Generators",
     "KMeansInput",
     "NearestState",
     "Points",

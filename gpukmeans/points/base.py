@@ -17,11 +17,15 @@ from gpukmeans.fixed_point import FixedPoint, finest_scale, from_fixed
 from gpukmeans.moments import Moments
 from gpukmeans.points.stats import InputStats, PointStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
-from gpukmeans.transfers import on_device
+from gpukmeans.transfers import from_host
 from gpukmeans.validation import squared_diagonal
 
 SAMPLE_BITS = 62
 """Random bits of a sample: the largest even number up to 63, because `scale_random` halves it and int64 has a sign."""
+
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""A CPU generator whose random numbers all runs use, or R generators for R equal parts of the runs."""
 
 
 class SampleBy(Enum):
@@ -186,7 +190,7 @@ class Points:
     def _scales(self) -> tuple[FixedPoint, Tensor]:
         scales, total_weight = self.stats.fixed_point.select(self._index), self.stats.total_weight[self._index]
         names, tensors = zip(*scales.tensors().items(), strict=True)
-        *tensors, total_weight = on_device(self.device, *tensors, total_weight)
+        *tensors, total_weight = from_host(self.device, *tensors, total_weight)
         return FixedPoint(**dict(zip(names, tensors, strict=True))), total_weight
 
     @cached_property
@@ -229,15 +233,15 @@ class Points:
         """The nearest of centers (B, M, D) for each point: the argument `nearest` of the methods below."""
         return self.source.assign(centers, self.problems)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generators) -> Tensor:
         """n points (B, n, D), with replacement, by weight."""
         return self._sample(n, generator, self.source.assign(None, self.problems), [])
 
-    def sample_uncovered(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
+    def sample_uncovered(self, n: int, generator: Generators, nearest: NearestState) -> Tensor:
         """n points (B, n, D), sampled by weight from the points that equal no center, or from all if there are none."""
         return self._sample(n, generator, nearest, [(SampleBy.UNCOVERED, self.fixed_point.weight)])
 
-    def sample_d2(self, n: int, generator: torch.Generator, nearest: NearestState) -> Tensor:
+    def sample_d2(self, n: int, generator: Generators, nearest: NearestState) -> Tensor:
         """n points (B, n, D), sampled by weight times squared distance; by `sample_uncovered` if all products are 0."""
         # Products below half a fixed-point unit round to 0, so all can be 0 although some point equals no center.
         choices = [(SampleBy.D2, self._d2_scale(nearest)), (SampleBy.UNCOVERED, self.fixed_point.weight)]
@@ -267,14 +271,14 @@ class Points:
         return finest_scale(self.total_weight * sqdist_bound)
 
     def _sample(
-        self, n: int, generator: torch.Generator, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
+        self, n: int, generator: Generators, nearest: NearestState, choices: Sequence[tuple[SampleBy, Tensor]]
     ) -> Tensor:
         """n points (B, n, D), each found by one random integer.
 
         A run samples by the first of the `choices` whose total is not 0, else by weight.
         """
-        numbers = random_numbers(n, generator)
-        (random,) = on_device(self.device, numbers) if choices else (numbers,)
+        numbers = random_numbers(n, generator, len(self.problems))
+        (random,) = from_host(self.device, numbers) if choices else (numbers,)
         sampled: Tensor | None = None
         missing: Tensor | None = None
         for by, scale in choices:
@@ -286,7 +290,7 @@ class Points:
             if not missing.any():
                 return sampled
         # Positions by weight are computed on the CPU, where the totals are known.
-        (positions,) = on_device(self.device, scale_random(numbers, self.stats.total_units[self._index][:, None]))
+        (positions,) = from_host(self.device, scale_random(numbers, self.stats.total_units[self._index][:, None]))
         rows = nearest.sampler(SampleBy.WEIGHT, self.fixed_point.weight).rows_at(positions)
         return rows if missing is None or sampled is None else torch.where(missing[..., None], rows, sampled)
 
@@ -304,13 +308,15 @@ def points_from_source(source: PointSource) -> Points:
     return Points(source, PointStats.of(input_stats, weighted_stats, scale), range(len(scale)))
 
 
-def random_numbers(n: int, generator: torch.Generator) -> Tensor:
-    """Uniform random integers (n,) below 2**62, on the CPU."""
-    return torch.randint(1 << SAMPLE_BITS, (n,), generator=generator, device="cpu")
+def random_numbers(n: int, generator: Generators, n_runs: int) -> Tensor:
+    """Uniform random integers below 2**62, on the CPU: (1, n) by one generator, (B, n) for B runs by several."""
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    numbers = torch.stack([torch.randint(1 << SAMPLE_BITS, (n,), generator=one, device="cpu") for one in generators])
+    return numbers if len(numbers) == 1 else numbers.repeat_interleave(n_runs // len(numbers), dim=0)
 
 
 def scale_random(random: Tensor, totals: Tensor) -> Tensor:
-    """floor(random · total / 2**62), exact, for random numbers below 2**62 (n,) and totals below 2**62 (B, 1): (B, n).
+    """floor(random · total / 2**62), exact, for random numbers below 2**62 (B or 1, n) and totals below 2**62 (B, 1).
 
     The result is uniform in [0, total) up to a probability of 2**-62. Rejection sampling would be exact, but runs would
     need different amounts of random numbers.

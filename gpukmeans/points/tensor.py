@@ -17,11 +17,11 @@ from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, exten
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import SAMPLE_BITS, Points, SampleBy, points_from_source, random_numbers
+from gpukmeans.points.base import SAMPLE_BITS, Generators, Points, SampleBy, points_from_source, random_numbers
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
-from gpukmeans.transfers import on_device, on_host
+from gpukmeans.transfers import from_host, on_host
 from gpukmeans.validation import Range, bounds_of, check_nonzero_rows, checked_range
 
 # The number of coordinates, or of their squared differences, that are in memory at a time on a CPU.
@@ -94,7 +94,7 @@ class TensorSource:
     def with_fixed_point_weights(self, scale: Tensor) -> "TensorSource":
         if self.weights is None or not self.weights.is_floating_point():
             return self
-        (scale,) = on_device(self.x.device, scale[:, None])
+        (scale,) = from_host(self.x.device, scale[:, None])
         return replace(self, weights=from_fixed(to_fixed(self.weights.double(), scale), scale))
 
     def weighted_stats(self, scale: Tensor) -> WeightedStats:
@@ -103,7 +103,7 @@ class TensorSource:
         present = self.weights > 0
         if self.nonzero:
             check_nonzero_rows(_squeezed(self.x), self.name, _squeezed(present))
-        (scale,) = on_device(self.x.device, scale)
+        (scale,) = from_host(self.x.device, scale)
         total = to_fixed(self.weights.double(), scale[:, None]).sum(dim=1)
         lowest, highest = (bound.double() for bound in _range_of_present(self.x, present))
         lowest, highest, total, n_present = on_host(lowest, highest, total, present.sum(dim=1))
@@ -277,19 +277,20 @@ def tensor_points(x: Tensor, weights: Tensor | None, engine: Engine, dtype: torc
 
 
 def extended_by_kernels(
-    points: Points, centers: Tensor, n_clusters: int, n_candidates: int, generator: torch.Generator
+    points: Points, centers: Tensor, n_clusters: int, n_candidates: int, generator: Generators
 ) -> Tensor | None:
     """Centers (B, K, D): the given centers (B, M, D), then points by greedy k-means++, by the kernels of the device.
 
     The bits, and the use of random numbers, are those of `gpukmeans.seeding.extended`. If the kernels do not apply, the
-    result is None and the generator is unchanged. In each step some point must not be at a center. On the CPU the
+    result is None and the generators are unchanged. In each step some point must not be at a center. On the CPU the
     kernels need contiguous points whose dtype, float32 or float64, is the dtype of the computation; on CUDA they need
     at most 8 coordinates.
     """
     source = points.source
     if not isinstance(source, TensorSource):
         return None
-    state = generator.get_state()
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    states = [one.get_state() for one in generators]
     if cuda_seeding.supports(source.x):
         found = _extended_on_cuda(source, points, centers, n_clusters, n_candidates, generator)
     elif n_candidates <= MAX_CANDIDATES and _has_native_rows(source):
@@ -297,7 +298,8 @@ def extended_by_kernels(
     else:
         return None
     if found is None:
-        generator.set_state(state)
+        for one, state in zip(generators, states, strict=True):
+            one.set_state(state)
     return found
 
 
@@ -307,11 +309,11 @@ def _extended_on_cuda(
     centers: Tensor,
     n_clusters: int,
     n_candidates: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor | None:
     problems, n_more = source.index(points.problems), n_clusters - centers.shape[1]
     # All numbers at once, because a copy to the device synchronizes with it.
-    random = random_numbers(n_more * n_candidates, generator).view(n_more, n_candidates)
+    random = random_numbers(n_more * n_candidates, generator, len(points.problems)).view(-1, n_more, n_candidates)
     sqdist = source.assign(centers, points.problems).sqdist
     return cuda_seeding.extended(source.x, source.weights, problems, points.total_weight, centers, sqdist, random)
 
@@ -322,15 +324,16 @@ def _natively_extended(
     centers: Tensor,
     n_clusters: int,
     n_candidates: int,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor | None:
-    nearest, drawn = source.assign(centers, points.problems), list[list[int]]()
+    nearest, n_runs, drawn = source.assign(centers, points.problems), len(points.problems), list[list[list[int]]]()
+    run = 0
 
     def draw(step: int, total: int) -> list[int]:
-        # All runs use the same random numbers.
         if step == len(drawn):
-            drawn.append(random_numbers(n_candidates, generator).tolist())
-        return [number * total >> SAMPLE_BITS for number in drawn[step]]
+            drawn.append(random_numbers(n_candidates, generator, n_runs).tolist())
+        numbers = drawn[step]
+        return [number * total >> SAMPLE_BITS for number in numbers[run if len(numbers) > 1 else 0]]
 
     extended_runs: list[Tensor] = []
     for run, problem in enumerate(points.problems):

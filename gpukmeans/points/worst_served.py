@@ -61,7 +61,8 @@ def _farthest_distinct(sqdist: Tensor, x: Tensor, n: int) -> Tensor:
         found = torch.cat([found, order[start : start + size]])
         # Points are compared in the dtype of distances, so that integers above 2**53 count as equal if they round to
         # equal values.
-        found = found[first_of_equal_rows(x[found].to(sqdist.dtype))][:n]
+        first = first_of_equal_rows(x[found].to(sqdist.dtype).cpu())  # on the CPU for all devices, as they are few
+        found = found[first.to(found.device, non_blocking=True)][:n]
         start, size = start + size, max(size, min(2 * size, _BLOCK // x.shape[1]))
     return found
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gpukmeans.engines.fused.availability import unavailable_reason
+from gpukmeans.transfers import from_host
 
 # For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
 _MAX_WIDTH = 8
@@ -36,15 +37,16 @@ def extended(
         total_weight: the weight of all points of each run, float64 (B,).
         centers: centers (B, M, D), in the dtype of the computation.
         sqdist: the squared distance (B, N) of each point to its nearest center. It is overwritten.
-        random: random integers below 2**62, int64 (n, L) on the CPU: L candidates for each of the n points.
+        random: random integers below 2**62, int64 (B or 1, n, L) on the CPU: L candidates for each of the n points.
     """
     import gpukmeans.engines.fused.seeding_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
 
-    (n_runs, n_given, width), (n_more, n_candidates) = centers.shape, random.shape
+    (n_runs, n_given, width), (n_random, n_more, n_candidates) = centers.shape, random.shape
     n, device, k = x.shape[1], x.device, n_given + n_more
     n_blocks = -(-n // _BLOCK)
-    random = random.to(device)
+    (random,) = from_host(device, random)
+    random_run = 0 if n_random == 1 else random.stride(0)
     candidates = centers.new_empty(n_runs, n_candidates, width)
     potentials = torch.empty(n_runs, n_candidates, dtype=torch.int64, device=device)
     is_zero = torch.zeros(n_runs, dtype=torch.int32, device=device)
@@ -62,9 +64,9 @@ def extended(
         run_kernel(kernels.scale_kernel, (n_runs,), scale, maxima, total_weight, maxima.shape[1], block=_BLOCK)
         totals_of = block_totals, sqdist, *of_weights, problems, scale
         run_kernel(kernels.block_totals_kernel, blocks, *totals_of, n, n_blocks, block=_BLOCK)
-        sampled = candidates, potentials, is_zero, block_totals, sqdist, *of_points, scale, random[step]
+        sampled = candidates, potentials, is_zero, block_totals, sqdist, *of_points, scale, random[:, step]
         grid = n_runs, n_candidates
-        run_kernel(kernels.sample_kernel, grid, *sampled, n, n_blocks, n_candidates, **width_and_block)
+        run_kernel(kernels.sample_kernel, grid, *sampled, random_run, n, n_blocks, n_candidates, **width_and_block)
         added = potentials, candidates, sqdist, *of_points, scale
         run_kernel(kernels.potentials_kernel, blocks, *added, n, n_blocks, n_candidates, **width_and_block)
         chosen = extended_centers, candidates, potentials, k, column, n_candidates

@@ -14,7 +14,7 @@ from gpukmeans.engines.fused.iteration_kernels import _finest_scale
 from gpukmeans.engines.fused.kernels import _distance, _load, _to_fixed
 
 # Arguments for whose values (1, multiples of 16) Triton does not compile a special version.
-_NOT_SPECIALIZED = ["n", "k", "n_blocks", "n_maxima", "n_candidates", "column"]
+_NOT_SPECIALIZED = ["n", "k", "n_blocks", "n_maxima", "n_candidates", "column", "random_run"]
 
 
 @triton.jit
@@ -90,6 +90,7 @@ def sample_kernel(
     problems,
     scale,
     random,
+    random_run,
     n,
     n_blocks,
     n_candidates,
@@ -98,7 +99,8 @@ def sample_kernel(
 ):
     """Write candidates (B, L, D), points sampled by weight times squared distance, and set their potentials to 0.
 
-    Program (run, candidate) samples one point, by `random` (L,). `is_zero` (B,) is set if the total of a run is 0.
+    Program (run, candidate) samples one point, by `random` (B or 1, L). If the total of a run is 0, `is_zero` (B,) is
+    set.
     """
     run = tl.program_id(0).to(tl.int64)
     entry = run * n_candidates + tl.program_id(1)
@@ -109,7 +111,7 @@ def sample_kernel(
         total += tl.sum(tl.load(block_totals + run * n_blocks + i, mask=i < n_blocks, other=0), 0)
     if total == 0:
         tl.store(is_zero + run, 1)
-    position = _scaled_random(tl.load(random + tl.program_id(1)), total)
+    position = _scaled_random(tl.load(random + run * random_run + tl.program_id(1)), total)
     # The block of the position: the number of blocks that end at or before it, and the total of these blocks.
     block_of_position = tl.full((), 0, tl.int64)
     before_block = tl.full((), 0, tl.int64)
