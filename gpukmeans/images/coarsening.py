@@ -57,8 +57,9 @@ class Bins(NamedTuple):
 
 def bin_colors(colors: Tensor, bins_per_channel: int) -> Bins:
     """The bins of colors (N, C), in lexicographic order of the bins."""
-    powers = torch.tensor([bins_per_channel**i for i in range(colors.shape[1] - 1, -1, -1)], dtype=torch.int32)
-    parts = (colors.int() * bins_per_channel >> 8).mul_(powers.to(colors.device, non_blocking=True))
+    powers = [bins_per_channel**i for i in range(colors.shape[1] - 1, -1, -1)]
+    factors = torch.tensor(powers, dtype=torch.int32, device="cpu").to(colors.device, non_blocking=True)
+    parts = (colors.int() * bins_per_channel >> 8).mul_(factors)
     codes, n_codes = parts.sum(dim=1, dtype=torch.int32), bins_per_channel ** colors.shape[1]
     if n_codes > _MAX_TABLE:
         values, indices = torch.unique(codes, return_inverse=True)
