@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def on_host(*tensors: Tensor) -> list[Tensor]:
-    """Tensors of float64 or int64, all of one device, on the CPU. This synchronizes with a GPU once."""
+    """Tensors of one device on the CPU. Each has a multiple of 8 bytes. This synchronizes with a GPU once."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return list(tensors)
     return _unpacked(_packed(tensors).cpu(), tensors)
 
 
 def from_host(device: torch.device, *tensors: Tensor) -> list[Tensor]:
-    """CPU tensors of float64 or int64 on a device, contiguous. This does not synchronize with a GPU."""
+    """CPU tensors on a device, contiguous. Each has a multiple of 8 bytes. This does not synchronize with a GPU."""
     if device.type == "cpu":
         return list(tensors)
     # A driver copies few bytes of pageable memory to its own buffer before the call returns.
@@ -26,5 +26,5 @@ def _packed(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _unpacked(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = packed.split([tensor.numel() for tensor in like])
+    parts = packed.split([tensor.nbytes // 8 for tensor in like])
     return [part.view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]

@@ -78,15 +78,36 @@ def dither(
         [[1, 0, 1, 0], [0, 1, 0, 1]]
     """
     check_image(image)
-    check_colors(palette, "palette", image, 256, min_colors=1)
+    return dither_batch(image[None], palette, dithering, strength=strength, histogram=histogram)[0]
+
+
+def dither_batch(
+    images: UInt8[Tensor, "b h w c"],
+    palette: UInt8[Tensor, "k c"],
+    dithering: str | Dithering,
+    *,
+    strength: SupportsFloat = 1.0,
+    histogram: ColorHistogram | None = None,
+) -> UInt8[Tensor, "b h w"]:
+    """Palette indices (B, H, W), uint8, of images of one size and one palette, each as by `dither`.
+
+    On CUDA, Floyd-Steinberg takes one launch for all images. The arguments are those of `dither`.
+    """
+    check_colors(palette, "palette", images, 256, min_colors=1)
     function = check_dithering(dithering)
     strength_256 = round(256 * check_strength(strength))
-    nearest = nearest_indices(image, histogram or unique_colors(image), palette)
+    # The nearest color does not depend on the image, so a batch is mapped as one tall image.
+    tall = images.flatten(0, 1)
+    nearest = nearest_indices(tall, histogram or unique_colors(tall), palette).view(images.shape[:-1])
     if not strength_256 or len(palette) == 1:
         return nearest
-    indices = function(image, palette, nearest, strength_256)
-    _check_indices(indices, nearest, len(palette))
-    return indices
+    if function is floyd_steinberg and cuda.supports(images):
+        return _diffuse_on_cuda(images, palette, nearest, strength_256)
+    indices = []
+    for image, default in zip(images, nearest, strict=True):
+        indices.append(function(image, palette, default, strength_256))
+        _check_indices(indices[-1], default, len(palette))
+    return torch.stack(indices)
 
 
 def none(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
@@ -113,26 +134,40 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     The chosen color is nearest to the center of the target's cell in an `_InversePalette`. It may be farther from the
     target than the nearest color, by less than the diagonal of a cell.
     """
-    if takes(image, palette, nearest, dtype=torch.uint8) or cuda.supports(image):
-        return _diffuse_by_kernels(image.contiguous(), palette.cpu(), nearest.contiguous(), strength)
+    if cuda.supports(image):
+        return _diffuse_on_cuda(image[None], palette, nearest[None], strength)[0]
+    if takes(image, palette, nearest, dtype=torch.uint8):
+        return _diffuse_natively(image.contiguous(), palette, nearest.contiguous(), strength)
     colors, opaque = _levels(palette), is_opaque(palette)
     return _diffuse(image, colors, nearest, strength, _InversePalette(image, colors, opaque))
 
 
-def _diffuse_by_kernels(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
-    """`_diffuse` with an `_InversePalette`, by the kernels of the device of the image. The palette is on the CPU."""
-    kernels = native if image.is_cpu else cuda
+def _diffuse_natively(image: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """`_diffuse` with an `_InversePalette`, by native kernels."""
+    target = _target(native.color_range(image), palette, nearest.numel())
+    box = {"lowest": target.lowest, "sizes": target.sizes, "shift": target.shift}
+    cells = native.inverse_palette(target.colors, target.opaque, **box)
+    box |= {"span": target.span, "limit": target.limit}
+    return native.diffuse(image, target.colors, nearest, cells, **box, strength=strength)
+
+
+def _diffuse_on_cuda(images: Tensor, palette: Tensor, nearest: Tensor, strength: int) -> Tensor:
+    """`_diffuse` of a batch (B, H, W, C) with an `_InversePalette` for each image, by Triton kernels."""
+    palette = palette.cpu()
+    targets = [_target(color_range, palette, nearest[0].numel()) for color_range in cuda.color_ranges(images)]
+    return cuda.diffuse(images, targets, nearest, strength)
+
+
+def _target(color_range: Tensor, palette: Tensor, n_pixels: int) -> cuda.Target:
+    """The palette and the box of the inverse palette of an image with this range of colors (2, C)."""
     colors, opaque = _levels(palette), is_opaque(palette)
-    lowest, span = (values.tolist() for values in _box(kernels.color_range(image), colors))
-    shift = _cell_shift(span, nearest.numel())
+    lowest, span = (values.tolist() for values in _box(color_range, colors))
+    shift = _cell_shift(span, n_pixels)
     sizes = [(length >> shift) + 1 for length in span]
-    sizes[-1] += has_alpha(image.shape[2])  # the layer of opaque colors
-    cells = kernels.inverse_palette(
-        colors, opaque if opaque.any() else ~opaque, lowest=lowest, sizes=sizes, shift=shift, device=image.device
-    )
-    box = {"lowest": lowest, "span": span, "sizes": sizes}
+    sizes[-1] += has_alpha(palette.shape[1])  # the layer of opaque colors
+    opaque = opaque if opaque.any() else ~opaque
     limit = _channel_spacing(colors)
-    return kernels.diffuse(image, colors, nearest, cells, **box, shift=shift, limit=limit, strength=strength)
+    return cuda.Target(colors, opaque, lowest=lowest, span=span, sizes=sizes, shift=shift, limit=limit)
 
 
 @torch.inference_mode()  # saves the third of the time that autograd takes for many short operations

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gpukmeans.images.contrast import contrast_weights
-from gpukmeans.images.dithering import Dithering, DitheringName, check_dithering, check_number, check_strength
-from gpukmeans.images.dithering import dither as dithered
+from gpukmeans.images.dithering import (
+    Dithering,
+    DitheringName,
+    check_dithering,
+    check_number,
+    check_strength,
+    dither_batch,
+)
 from gpukmeans.images.histogram import ColorHistogram
 from gpukmeans.images.indexed import IndexedImage
 from gpukmeans.images.rate_distortion import RATES, Objective, RateName, blurred_share, optimized, price_of_bit
@@ -45,9 +51,9 @@ class Mapping:
         """Whether the indices, and the free colors of the palette, are optimized."""
         return not self.takes_nearest and self.dither in ("none", "optimized")
 
-    def dithered(self, image: Tensor, palette: Tensor, histogram: ColorHistogram | None) -> Tensor:
-        """Indices (H, W) by dithering alone, without a price of bits."""
-        return dithered(image, palette, self.dither, strength=self.strength, histogram=histogram)
+    def dithered(self, images: Tensor, palette: Tensor, histogram: ColorHistogram | None = None) -> Tensor:
+        """Indices (B, H, W) of images (B, H, W, C) by dithering alone, without a price of bits."""
+        return dither_batch(images, palette, self.dither, strength=self.strength, histogram=histogram)
 
     def optimized(
         self, image: Tensor, indexed: IndexedImage, free: Tensor, squared_error: Callable[[], int]

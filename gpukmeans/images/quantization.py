@@ -163,9 +163,7 @@ def apply_palette(
     if mapping.optimizes:
         indices = torch.stack([_optimized_indices(one, palette, mapping) for one in images])
     else:
-        # The nearest color does not depend on the image, so without dithering a batch is mapped as one tall image.
-        images = images.reshape(1, -1, *image.shape[-2:]) if mapping.takes_nearest else images
-        indices = torch.cat([mapping.dithered(one, palette, None) for one in images])
+        indices = mapping.dithered(images, palette)
     return IndexedImage(palette, indices.view(image.shape[:-1]))
 
 
@@ -241,7 +239,7 @@ def map_to_palette(
 def _mapped(image: Tensor, histogram: ColorHistogram, palette: Palette, mapping: Mapping) -> IndexedImage:
     """`map_to_palette` of one image (H, W, C)."""
     if not (mapping.takes_nearest or mapping.optimizes):
-        return IndexedImage(palette.colors, mapping.dithered(image, palette.colors, histogram))
+        return IndexedImage(palette.colors, mapping.dithered(image[None], palette.colors, histogram)[0])
     labeled = IndexedImage(palette.colors, histogram.map_values(palette.labels, image))
     if mapping.takes_nearest:
         return labeled

@@ -65,7 +65,6 @@ def inverse_palette(
     lowest: Sequence[int],
     sizes: Sequence[int],
     shift: int,
-    device: torch.device | None = None,
 ) -> UInt8[Tensor, " n"]:
     """Index of the color nearest to the center of each cell of a box, the lowest on ties.
 
@@ -78,7 +77,6 @@ def inverse_palette(
         lowest: the lowest value of each channel in the box.
         sizes: the number of cells along each channel.
         shift: binary logarithm of the side of a cell.
-        device: not used. The kernels for CUDA create the result on this device.
     """
     n_colors, channels = colors.shape
     _check(n_colors <= 256 and opaque.shape == (n_colors,) and len(lowest) == len(sizes) == channels)

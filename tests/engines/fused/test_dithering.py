@@ -41,3 +41,13 @@ def test_the_palette_may_have_256_colors_or_2(cuda):
         expected = apply_palette(image, palette, dither="floyd-steinberg")
         found = apply_palette(image.to(cuda), palette.to(cuda), dither="floyd-steinberg")
         assert torch.equal(found.indices.cpu(), expected.indices)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_each_image_of_a_batch_has_the_indices_that_it_has_alone(cuda, channels):
+    # The ranges of the colors differ, and so do the inverse palettes.
+    images = torch.stack([random_image(5, 9, channels, 50 * n, n) + 40 for n in (1, 2, 3, 4)])
+    palette = random_image(1, 6, channels, 256, 1)[0]
+    expected = [apply_palette(image, palette, dither="floyd-steinberg").indices for image in images]
+    found = apply_palette(images.to(cuda), palette.to(cuda), dither="floyd-steinberg")
+    assert torch.equal(found.indices.cpu(), torch.stack(expected))
