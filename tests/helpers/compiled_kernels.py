@@ -128,6 +128,8 @@ def launch_kernels(*, thorough: bool = False) -> None:
     """
     _cluster(3, torch.float32)
     _cluster(8, torch.float64, with_weights=True)
+    for width in (1, 3, 4, 8) if thorough else (3,):
+        _merge(width)
     for channels in (1, 2, 3, 4) if thorough else (3, 4):
         _diffuse(channels)
         _optimize(channels, "png", share=208)
@@ -148,12 +150,21 @@ def _cluster(width: int, dtype: torch.dtype, *, with_weights: bool = False) -> N
     x = _points(131, width, dtype)
     weights = _points(131, 1, torch.float64)[:, 0] if with_weights else None
     kmeans(x, 5, weights=weights, n_init=2, max_iter=2)
-    if dtype == torch.float32:
-        kmeans(x[:20], 5, refine=1, max_iter=1)
     kmeans(Batches([x[:9], x[9:20]]), 5, init=_centers(x[:5]), max_iter=1)
     # 129 clusters are more than half of the largest block of clusters. Points are sorted from 32 clusters on.
     kmeans(x, 129, init=_centers(x[:129]), weights=weights, max_iter=1)
     assign(x, _centers(x[:1]))
+
+
+def _merge(width: int) -> None:
+    """Merge one pair of clusters."""
+    from gpukmeans.engines.fused.merging import merged
+    from gpukmeans.engines.plain import PlainEngine
+    from gpukmeans.lloyd import measure_at
+    from gpukmeans.points.tensor import tensor_points
+
+    x = _points(3, width, torch.float32)[None]
+    merged(x, measure_at(tensor_points(x, None, PlainEngine(), torch.float32), x), 2, 0)
 
 
 def _screen(width: int) -> None:

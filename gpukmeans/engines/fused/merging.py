@@ -12,8 +12,9 @@ _MAX_WIDTH = 8
 _MAX_CLUSTERS = 1 << 12
 # Below this total weight no cost of a merge overflows, because squared distances of float32 are below 1e78.
 _MAX_WEIGHT = 1e200
-# The costs of this many clusters with this many others are computed at a time.
-_ROWS, _BLOCK = 8, 512
+# The costs of this many clusters with this many others are computed at a time. Few rows are enough, because after the
+# first merges the clusters whose costs are stale are scattered. With more rows, registers spill on some GPUs.
+_ROWS, _BLOCK = 2, 256
 
 
 def supports(centers: Tensor, total_weight: Tensor) -> bool:
@@ -42,7 +43,6 @@ def merged(centers: Tensor, moments: Moments, n_clusters: int, n_fixed: int) -> 
     integers = torch.empty(5, n_runs, n_all, dtype=torch.int32, device=device)
     given = centers.contiguous(), moments.totals.contiguous(), moments.fixed_point.weight.contiguous()
     scratch = doubles[2:], doubles[0], doubles[1], integers[0], integers[1:]
-    block = max(16, min(_BLOCK, 1 << (n_all - 1).bit_length()))
-    constants = {"width": width, "rows": _ROWS, "block": block, "num_warps": 8}
+    constants = {"width": width, "rows": _ROWS, "block": _BLOCK, "num_warps": 4}
     run_kernel(kernels.merge_kernel, (n_runs,), result, *given, *scratch, n_all, n_clusters, n_fixed, **constants)
     return result

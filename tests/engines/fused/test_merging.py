@@ -25,7 +25,7 @@ def merged_on(device, points, n_clusters, n_fixed, weights=None):
     return merging.merged(x, moments, n_clusters, n_fixed).cpu()
 
 
-@pytest.mark.parametrize("block", [16, 512])
+@pytest.mark.parametrize("block", [16, 256])
 @pytest.mark.parametrize(("n_fixed", "n_clusters", "width"), [(0, 9, 3), (3, 5, 1), (0, 1, 2), (2, 20, 4), (0, 21, 3)])
 def test_the_kernel_has_the_bits_of_the_operations_of_torch(cuda, monkeypatch, block, n_fixed, n_clusters, width):
     monkeypatch.setattr(merging, "_BLOCK", block)
