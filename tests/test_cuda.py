@@ -6,6 +6,7 @@ from helpers.cuda_devices import CUDA_DEVICES, cuda_device, moved
 from helpers.problems import BATCH, blobs, random_image, seeded
 
 import gpukmeans
+import gpukmeans.points.streaming as streaming
 from gpukmeans import (
     Batches,
     Checkpoint,
@@ -141,6 +142,49 @@ class TestKmeans:
     def test_assign(self, cuda):
         assert_equal_on(cuda, assign, POINTS, POINTS[:7])
         assert_equal_on(cuda, assign, BATCH, BATCH[:, :5])
+
+
+class TestStreams:
+    class Table:
+        """A table of points that records the rows that are read from it."""
+
+        shape = POINTS.shape
+
+        def __init__(self):
+            self.starts = []
+
+        def __getitem__(self, rows):
+            self.starts.append(rows.start)
+            return POINTS[rows]
+
+    def reads_of_batches(self, device):
+        """How often each batch of 50 rows is read in one clustering, after the first batch was read for its dtype."""
+        table = self.Table()
+        found = kmeans(Batches(table, 50, device=device), 4, max_iter=3)
+        expected = kmeans(POINTS, 4, max_iter=3, init="k-means||")
+        assert torch.equal(found.centers.cpu(), expected.centers)
+        return [table.starts[1:].count(start) for start in (0, 50, 100)]
+
+    def test_a_batch_is_copied_once_if_all_batches_fit_on_the_device(self, cuda):
+        # The thread that reads ahead for the dtype also reads the second batch.
+        assert self.reads_of_batches(cuda) == [1, 2, 1]
+
+    def test_only_the_batches_that_do_not_fit_are_copied_again(self, cuda, monkeypatch):
+        n_bytes = POINTS[:50].nbytes
+        monkeypatch.setattr(streaming, "_KEPT_SHARE", 1.0)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (n_bytes + 1, 1 << 30))
+        first, second, third = self.reads_of_batches(cuda)
+        assert first == 1
+        assert third > 10
+        assert second == third + 1
+
+    def test_a_source_that_cannot_start_in_the_middle_has_equal_bits(self, cuda, monkeypatch):
+        batches = [POINTS[:50], POINTS[50:50], POINTS[50:51], POINTS[51:]]
+        expected = kmeans(batches, 4, max_iter=3)
+        for n_bytes in (0, POINTS[:52].nbytes, 1 << 20):
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None, n=n_bytes: (4 * n, 1 << 30))
+            found = kmeans(Batches(batches, device=cuda), 4, max_iter=3)
+            assert torch.equal(found.centers.cpu(), expected.centers)
 
 
 class TestPictures:

@@ -42,7 +42,8 @@ class Batches:
             is a tuple or a list, such as points and their classes, its first entry is the points and the rest is
             ignored.
         batch_rows: the number of rows in a batch of a table, by default as many as have about 32 MiB.
-        device: the device to which batches are copied, asynchronously for a GPU. By default they are not copied.
+        device: the device to which batches are copied, asynchronously for a GPU. By default they are not copied. On a
+            GPU, `kmeans` keeps the first batches, up to a quarter of the free memory, until it returns.
         dtype: the dtype of the points, by default the dtype of the source.
         weighted: whether each batch is a pair of points and their weights (N,), which may be a mask.
 
@@ -99,11 +100,16 @@ class Batches:
         """The default of `batch_rows` for rows of `row_bytes` bytes: about 32 MiB, at least 1 row."""
         return max(1, _BYTES // max(1, row_bytes))
 
-    def read(self) -> Iterator[Batch]:
-        """The batches, each with its weights or None."""
-        if self._stream is None and self._device is not None and self._device.type != "cpu":
+    @property
+    def copies_to_gpu(self) -> bool:
+        """Whether batches are copied to a GPU."""
+        return self._device is not None and self._device.type != "cpu"
+
+    def read(self, first: int = 0) -> Iterator[Batch]:
+        """The batches from the number `first` on, each with its weights or None."""
+        if self._stream is None and self.copies_to_gpu:
             self._stream = torch.Stream(self._device)
-        stream, numbers = self._stream, itertools.count()
+        stream, numbers = self._stream, itertools.count(first)
 
         def prepare(item: Any) -> tuple[Batch, Any]:
             batch = _as_batch(next(numbers), item, self._weighted)
@@ -122,13 +128,13 @@ class Batches:
             return batch if self._dtype is None else batch._replace(x=batch.x.to(self._dtype))
 
         # The built-in `map` releases a batch before it requests the next one.
-        return map(finish, _read_ahead(self._items(), prepare))
+        return map(finish, _read_ahead(self._items(first), prepare))
 
-    def _items(self) -> Iterable[Any]:
+    def _items(self, first: int) -> Iterable[Any]:
         if self._batch_rows is None:
-            return self._source
+            return itertools.islice(self._source, first, None)
         n, size = _n_rows(self._source), self._batch_rows
-        return (_slice_of(self._source, start, min(start + size, n)) for start in range(0, n, size))
+        return (_slice_of(self._source, start, min(start + size, n)) for start in range(first * size, n, size))
 
     def _default_batch_rows(self) -> int:
         if not _n_rows(self._source):

@@ -32,6 +32,9 @@ _BLOCK = 1 << 12
 # because the maximum can decrease, or coarser, because the maximum of another rank can be larger.
 _SCALES = range(-1, 4)
 
+# The share of the free memory of a GPU for the batches that are kept there.
+_KEPT_SHARE = 0.25
+
 _CHANGED = "x must give the same rows in the same order each time it is read"
 
 
@@ -59,11 +62,38 @@ class PointSpec(NamedTuple):
 
 
 @dataclass(eq=False)
+class _KeptBatches:
+    """The first batches of a stream on a GPU, up to a number of bytes, so that later passes do not copy them again."""
+
+    max_bytes: int
+    batches: list[Batch] = field(default_factory=list)
+    is_full: bool = False
+
+    @staticmethod
+    def on(device: torch.device) -> "_KeptBatches":
+        """No batches yet, and a share of the free memory of this GPU."""
+        free, _ = torch.get_device_module(device).mem_get_info(device)
+        return _KeptBatches(int(free * _KEPT_SHARE))
+
+    def add(self, batch: Batch) -> None:
+        """Keep the next batch if there is room for it, otherwise keep no more batches."""
+        n_bytes = sum(tensor.nbytes for tensor in batch if tensor is not None)
+        self.is_full = self.is_full or n_bytes > self.max_bytes
+        if not self.is_full:
+            self.batches.append(batch)
+            self.max_bytes -= n_bytes
+
+
+@dataclass(eq=False)
 class _StreamRecord:
-    """The first row, and the number of rows of each batch. The first pass records them; later passes check them."""
+    """The first row, and the number of rows of each batch. The first pass records them; later passes check them.
+
+    `kept` are the first batches, if they were copied to a GPU.
+    """
 
     rows: list[int] = field(default_factory=list)
     first: Tensor | None = None
+    kept: "_KeptBatches | None" = None
 
     def block_rows(self) -> list[int]:
         """The number of rows of each block."""
@@ -138,10 +168,21 @@ class BatchSource:
         if self.batches is None:
             return
         first_pass = self.record.first is None
-        n_read, numbers = 0, itertools.count()
-        for batch in self.batches.read():  # `enumerate` would keep the last batch in memory
+        if first_pass and self.batches.copies_to_gpu:
+            self.record.kept = _KeptBatches.on(self.spec.device)
+        kept = self.record.kept
+        known = [] if kept is None or first_pass else kept.batches
+        for number, batch in enumerate(known):
+            if len(batch.x):
+                yield self._tensor(batch, number)
+        if kept is not None and not first_pass and not kept.is_full:
+            return
+        n_read, numbers = sum(len(batch.x) > 0 for batch in known), itertools.count(len(known))
+        for batch in self.batches.read(len(known)):  # `enumerate` would keep the last batch in memory
             number = next(numbers)
             check_batch(batch, self.spec, number)
+            if kept is not None and first_pass:
+                kept.add(batch)
             if n_rows := len(batch.x):
                 if n_read == 0:
                     self._check_first_row(batch.x[0])
