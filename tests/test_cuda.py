@@ -1,7 +1,10 @@
 """Results on a CUDA device have the bits of the CPU. Without CUDA the device is pretended."""
 
+import contextlib
+
 import pytest
 import torch
+from helpers import pretended_cuda
 from helpers.cuda_devices import CUDA_DEVICES, cuda_device, moved
 from helpers.problems import BATCH, blobs, random_image, seeded
 
@@ -185,6 +188,42 @@ class TestStreams:
             monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None, n=n_bytes: (4 * n, 1 << 30))
             found = kmeans(Batches(batches, device=cuda), 4, max_iter=3)
             assert torch.equal(found.centers.cpu(), expected.centers)
+
+
+def clusterings(device):
+    """Centers, labels and indices of a few calls for tensors on a device."""
+    x, image = POINTS[:30].to(device), TestPictures.IMAGE[:5, :6].to(device)
+    wide, batches = blobs(20, 12).to(device), Batches([POINTS[:20], POINTS[20:30]], device=device)
+    return [
+        *tensors_of(kmeans(x, 4, weights=WEIGHTS[:30].to(device), n_init=2, refine=1, max_iter=1)).values(),
+        *tensors_of(kmeans(wide, 3, init="random", max_iter=1)).values(),
+        kmeans(batches, 3, max_iter=1).centers,
+        *quantize(image, 6, max_iter=1, dither="floyd-steinberg"),
+        quantize(image[:3, :4], 3, lossy=20, rounds=1, max_iter=1).indices,
+    ]
+
+
+class TestSettings:
+    def test_algorithms_that_must_be_deterministic(self, cuda):
+        expected = clusterings("cpu")
+        torch.use_deterministic_algorithms(True)
+        try:
+            found = clusterings(cuda)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert all(torch.equal(one.cpu(), other) for one, other in zip(found, expected, strict=True))
+
+    def test_a_device_that_is_not_the_current_one(self):
+        if torch.cuda.device_count() == 1:
+            pytest.skip("there is one CUDA device")
+        is_real = torch.cuda.is_available()
+        if not is_real and (reason := pretended_cuda.unsupported_reason()):
+            pytest.skip(reason)
+        expected = clusterings("cpu")
+        with contextlib.nullcontext() if is_real else pretended_cuda.pretended_cuda(index=1):
+            found = clusterings("cuda:1")
+            assert {str(one.device) for one in found} == {"cuda:1"}
+            assert all(torch.equal(one.cpu(), other) for one, other in zip(found, expected, strict=True))
 
 
 class TestPictures:

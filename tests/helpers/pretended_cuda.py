@@ -1,4 +1,4 @@
-"""A pretended CUDA device for a torch without CUDA. Its tensors report `cuda:0` and keep their values in CPU memory.
+"""A pretended CUDA device for a torch without CUDA. Its tensors report `cuda:N` and keep their values in CPU memory.
 
 Operations refuse mixed devices as CUDA does, Triton kernels are interpreted, and a log counts kernel launches and
 host synchronizations. The pretended device does not show data races, alignment, memory limits, the rounding of CUDA's
@@ -24,8 +24,6 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from helpers.compiled_kernels import variant_of
 
-DEVICE = torch.device("cuda", 0)
-
 # Kernels that CUDA launches for operations that are not one kernel, about as in torch 2.13.
 _N_KERNELS = {"sort": 8, "nonzero": 4, "_unique2": 14, "unique_dim": 16, "unique_consecutive": 6, "cumsum": 2}
 _N_KERNELS |= {"bincount": 5, "median": 6, "equal": 3, "baddbmm": 2, "masked_select": 6, "_local_scalar_dense": 0}
@@ -43,7 +41,7 @@ _DEVICE_GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 struct Guard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device getDevice() const override { return {c10::DeviceType::CUDA, 0}; }
-  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::DeviceIndex deviceCount() const noexcept override { return 2; }
 };
 static c10::impl::DeviceGuardImplRegistrar registrar(c10::DeviceType::CUDA, new Guard());
 """
@@ -65,7 +63,8 @@ class DeviceLog:
     operation, file and line. `variants` are the different variants of Triton kernels, in the order of first launches.
     """
 
-    def __init__(self):
+    def __init__(self, device):
+        self.device = device
         self.launches_of, self.syncs_at, self.variants = Counter(), Counter(), []
 
     def clear(self):
@@ -99,13 +98,14 @@ class DeviceLog:
 
 
 @contextlib.contextmanager
-def pretended_cuda(processors=2, not_run=frozenset()):
-    """Inside the context there is a CUDA device with few processors. Gives its `DeviceLog`.
+def pretended_cuda(processors=2, not_run=frozenset(), index=0):
+    """Inside the context there is a CUDA device of this index, with few processors. Gives its `DeviceLog`.
 
-    Launches of the kernels with the names `not_run` are counted, but not interpreted. Their results are undefined.
+    The current device has the index 0. Launches of the kernels with the names `not_run` are counted, but not
+    interpreted. Their results are undefined.
     """
     _load_device_guard()
-    log = DeviceLog()
+    log = DeviceLog(torch.device("cuda", index))
     with contextlib.ExitStack() as stack:
         for owner, name, value in _replacements(log, processors, not_run):
             stack.enter_context(mock.patch.object(owner, name, value))
@@ -129,7 +129,7 @@ class _DeviceTensor(torch.Tensor):
                 storage_offset=values.storage_offset(),
                 dtype=values.dtype,
                 layout=values.layout,
-                device=DEVICE,
+                device=log.device,
                 requires_grad=False,
             )
         self.values, self.log = values, log
@@ -147,12 +147,12 @@ class _DeviceTensor(torch.Tensor):
         return self.cpu().tolist()
 
     def __repr__(self):
-        return f"on {DEVICE}: {self.values}"
+        return f"on {self.device}: {self.values}"
 
     def __getitem__(self, index):
         # torch copies a list to the device of the tensor before it dispatches.
         parts = index if isinstance(index, tuple) else (index,)
-        parts = tuple(torch.tensor(part, device=DEVICE) if isinstance(part, list) else part for part in parts)
+        parts = tuple(torch.tensor(part, device=self.device) if isinstance(part, list) else part for part in parts)
         return super().__getitem__(parts)
 
 
@@ -178,6 +178,9 @@ def _run(log, func, args, kwargs):
     on_device = [leaf for leaf in leaves if isinstance(leaf, _DeviceTensor)]
     if not on_device and not _is_cuda(kwargs.get("device")):
         return func(*args, **kwargs)
+    if _is_cuda(kwargs.get("device")) and (torch.device(kwargs["device"]).index or 0) != log.device.index:
+        raise RuntimeError(f"{name} on {kwargs['device']}, which is not the device of the other tensors, {log.device}")
+    _refuse_nondeterministic(name, args)
     if name == "copy_":
         return _copy(log, func, args, kwargs)
     if name == "_to_copy":
@@ -200,6 +203,17 @@ def _run(log, func, args, kwargs):
         return known[id(values)] if id(values) in known else _DeviceTensor(values, log)
 
     return tree_map_only(torch.Tensor, on_the_device, result)
+
+
+def _refuse_nondeterministic(name, args):
+    """RuntimeError for an operation that CUDA refuses where algorithms must be deterministic."""
+    is_sum_of_floats = name in ("cumsum", "cumsum_") and args[0].is_floating_point()
+    is_weighted = name == "bincount" and len(args) > 1 and args[1] is not None
+    has_indices = name in ("median", "kthvalue") and len(args) > 1
+    if torch.are_deterministic_algorithms_enabled() and (
+        is_sum_of_floats or is_weighted or has_indices or name in ("put_", "histc")
+    ):
+        raise RuntimeError(f"{name} does not have a deterministic implementation on CUDA")
 
 
 def _is_cuda(device):
@@ -256,7 +270,8 @@ class _Stream(torch.Stream):
     """A stream that waits for nothing, because each operation ends before the next one begins."""
 
     def __new__(cls, device=None, **options):
-        return super().__new__(cls, stream_id=0, device_index=0, device_type=1)
+        index = 0 if device is None else torch.device(device).index or 0
+        return super().__new__(cls, stream_id=0, device_index=index, device_type=1)
 
     def wait_event(self, event):
         pass
@@ -275,17 +290,26 @@ def _replacements(log, processors, not_run):
     @functools.wraps(create_tensor)
     def tensor(data, *, device=None, **options):
         if _is_cuda(device):
-            return create_tensor(data, **options).to(DEVICE)
+            return create_tensor(data, **options).to(device)
         return create_tensor(data, device=device, **options)
 
     def run_in_dispatch(thread):
         with _Dispatch(log):  # a mode applies to one thread
             run_thread(thread)
 
+    current_index = 0
+
+    def set_index(index):
+        nonlocal current_index
+        before, current_index = current_index, current_index if index < 0 else index
+        return before
+
     def run_on_values(kernel, *args, **kwargs):
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         if not all(isinstance(arg, _DeviceTensor) for arg in tensors):
             raise ValueError(f"Pointer argument cannot be accessed from Triton (cpu tensor?) in {kernel.fn.__name__}")
+        if current_index != log.device.index:
+            raise RuntimeError(f"{kernel.fn.__name__} on {log.device} while the current device is {current_index}")
         log.add_kernel(kernel, args, kwargs)
         if kernel.fn.__name__ in not_run:
             return None
@@ -311,11 +335,11 @@ def _replacements(log, processors, not_run):
     yield InterpretedFunction, "__call__", call_in_kernel
     yield torch.cuda, "_lazy_init", lambda: None
     yield torch.cuda, "is_available", lambda: True
-    yield torch.cuda, "device_count", lambda: 1
-    yield torch.cuda, "current_device", lambda: 0
+    yield torch.cuda, "device_count", lambda: log.device.index + 1
+    yield torch.cuda, "current_device", lambda: current_index
     yield torch.cuda, "synchronize", lambda device=None: log.add_syncs("synchronize")
-    yield torch.cuda, "_exchange_device", lambda index: 0
-    yield torch.cuda, "_maybe_exchange_device", lambda index: 0
+    yield torch.cuda, "_exchange_device", set_index
+    yield torch.cuda, "_maybe_exchange_device", set_index
     yield torch.cuda, "get_device_properties", lambda device=None: properties
     yield torch.cuda, "mem_get_info", lambda device=None: (100 << 30, 139 << 30)
     yield torch.accelerator, "is_available", lambda: True
