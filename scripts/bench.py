@@ -36,6 +36,7 @@ from benchmarks import peaks as benchmark_peaks
 from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as benchmark_pngquant
 from benchmarks import scale as benchmark_scale
+from benchmarks import screen as benchmark_screen
 from benchmarks.native import PNGQUANT_LIMITS
 from benchmarks.photos import sample_photos
 from benchmarks.picture_marks import MSE_TARGETS
@@ -476,6 +477,26 @@ def kernels(
             print(f"{row.name}, {row.constants}: {row.fault}")
     if any(row.fault is not None for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def screen(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of PNG photos. Default: the two photos of scikit-learn.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1024, help="Rows of each kind of points.")] = 20_000,
+) -> None:
+    """The share of rows that the screen of the engine `screened` leaves open, of five kinds of points, at K = 1024.
+
+    Without a GPU, Triton interprets the kernels, which takes about 20 seconds for each kind. Linux only.
+    """
+    _print_machine()
+    files = sorted(sample_photos().glob("*.jpg") if folder is None else folder.glob("*.png"))
+
+    def print_share(found: benchmark_screen.Share) -> None:
+        print(f"{found.kind:28} {found.n_rows:6} x {found.width}  {100 * found.share:7.3f} %", flush=True)
+
+    benchmark_screen.measure(files, rows, print_share)
 
 
 def _print_marks(results: Iterable[marks.Mark], start: float) -> list[marks.Mark]:
