@@ -134,10 +134,10 @@ class ScreenedPoints:
 
     def n_contested(self, centers: Tensor, problems: Tensor) -> Tensor:
         """The number (B,) of rows whose nearest of the centers (B, K, D) is decided by exact distances."""
-        return self._nearest(centers.contiguous(), problems).n_listed
+        return self._screened(centers.contiguous(), problems).n_listed
 
-    def _nearest(self, centers: Tensor, problems: Tensor) -> "_Nearest":
-        """The keys of all rows at contiguous centers (B, K, D)."""
+    def _screened(self, centers: Tensor, problems: Tensor) -> "_Nearest":
+        """The keys of the rows that are not contested at contiguous centers (B, K, D), and the list of the others."""
         (n_runs, n_clusters, width), n, device = centers.shape, self.x.shape[1], self.x.device
         points, padded, errors = self._prepared, self._padded, self._errors
         extent, ratio, slack, n_listed, n_present = torch.zeros(5, n_runs, dtype=torch.int32, device=device)
@@ -194,6 +194,12 @@ class ScreenedPoints:
             chunk=self._chunk,
             num_warps=_SCREEN_WARPS,
         )
+        return _Nearest(keys, listed, n_listed, n_present, worst_sqdist, centers)
+
+    def _nearest(self, centers: Tensor, problems: Tensor) -> "_Nearest":
+        """The keys of all rows at contiguous centers (B, K, D)."""
+        (n_runs, n_clusters, _), n = centers.shape, self.x.shape[1]
+        found = self._screened(centers, problems)
         # Kernels read a coordinate of many centers at a time.
         is_small = 4 * centers.numel() <= _MAX_TRANSPOSED
         strided = centers.mT.contiguous().mT if is_small else centers
@@ -201,9 +207,9 @@ class ScreenedPoints:
         self._launch(
             kernels.nearest_kernel,
             (max(1, self._n_programs // n_runs), n_runs),
-            keys,
-            listed,
-            n_listed,
+            found.keys,
+            found.listed,
+            found.n_listed,
             self.x,
             problems,
             strided,
@@ -217,7 +223,7 @@ class ScreenedPoints:
             rows=_NEAREST_ROWS,
             tile=_NEAREST_TILE,
         )
-        return _Nearest(keys, listed, n_listed, n_present, worst_sqdist, centers)
+        return found
 
     def _compute_distances(
         self,
