@@ -10,6 +10,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import optimizing as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.native import optimizing
 from gpukmeans.engines.native.tensors import takes
 
@@ -36,7 +37,7 @@ def contrast_weights(image: UInt8[Tensor, "h w c"]) -> UInt8[Tensor, "p q"]:
         >>> contrast_weights(row[..., None]).tolist()
         [[4, 27]]
     """
-    if cuda.supports(image):
+    if has_kernels(image):
         return cuda.contrast_weights(image)
     differences = block_differences(image)
     total = int(differences.sum())
@@ -76,7 +77,7 @@ def block_differences(image: UInt8[Tensor, "h w c"]) -> Int[Tensor, "p q"]:
     """
     if takes(image, dtype=torch.uint8):
         return optimizing.block_differences(image.contiguous())
-    if cuda.supports(image):
+    if has_kernels(image):
         return cuda.block_differences(image)
     height, width, _ = image.shape
     levels = image.short()

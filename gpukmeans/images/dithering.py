@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import dithering as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.native import dithering as native
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images import rate_distortion
@@ -101,7 +102,7 @@ def dither_batch(
     nearest = nearest_indices(tall, histogram or unique_colors(tall), palette).view(images.shape[:-1])
     if not strength_256 or len(palette) == 1:
         return nearest
-    if function is floyd_steinberg and cuda.supports(images):
+    if function is floyd_steinberg and has_kernels(images):
         return _diffuse_on_cuda(images, palette, nearest, strength_256)
     indices = []
     for image, default in zip(images, nearest, strict=True):
@@ -134,7 +135,7 @@ def floyd_steinberg(image: Tensor, palette: Tensor, nearest: Tensor, strength: i
     The chosen color is nearest to the center of the target's cell in an `_InversePalette`. It may be farther from the
     target than the nearest color, by less than the diagonal of a cell.
     """
-    if cuda.supports(image):
+    if has_kernels(image):
         return _diffuse_on_cuda(image[None], palette, nearest[None], strength)[0]
     if takes(image, palette, nearest, dtype=torch.uint8):
         return _diffuse_natively(image.contiguous(), palette, nearest.contiguous(), strength)

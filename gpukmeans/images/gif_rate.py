@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import png as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.images.contrast import pixel_weights, weighted
 from gpukmeans.images.png_rate import BIT, binary_logarithms
 from gpukmeans.tiling import blocks
@@ -51,7 +52,7 @@ class GifRate:
         Args:
             indices: uint8 (H, W).
         """
-        if cuda.supports(indices):
+        if has_kernels(indices):
             return int(cuda.bits(indices, None, self.lengths, self.weights))
         weights, total = None if self.weights is None else pixel_weights(self.weights, *indices.shape), 0
         for block, before, after in _pairs(indices):
@@ -71,7 +72,7 @@ def fitted_gif_rate(indices: UInt8[Tensor, "h w"]) -> GifRate:
         >>> fitted_gif_rate(indices).lengths[:2, :2].tolist()
         [[228, 9], [9, 228]]
     """
-    if cuda.supports(indices):
+    if has_kernels(indices):
         return GifRate(cuda.pair_lengths(indices, prior=_PRIOR, longest=_LONGEST))
     counts = _pair_counts(indices)
     before, after, n = counts.sum(dim=1, keepdim=True), counts.sum(dim=0), indices.numel()

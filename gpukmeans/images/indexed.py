@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpukmeans.compilation import eager
 from gpukmeans.engines.fused import optimizing as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.images.colorspace import SRGB
 from gpukmeans.images.histogram import check_image
 from gpukmeans.images.preview import html_preview
@@ -105,7 +106,7 @@ def squared_error(
         raise ValueError(f"other must have shape {tuple(image.shape)}, like image, got {tuple(shape)}")
     pixels = image.flatten(0, -2)
     other_pixels = other.indices.flatten() if indexed else other.flatten(0, -2)
-    if indexed and cuda.supports(image):
+    if indexed and has_kernels(image):
         low, high = cuda.squared_error(pixels, other.palette, other_pixels).tolist()
         return low + (high << 32)
     palette = SRGB.encode(other.palette) if indexed else None

@@ -5,6 +5,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import png as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.native import png
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.png_rate import binary_logarithms
@@ -52,7 +53,7 @@ def _adjacency_counts(indices: Tensor, n_colors: int) -> Tensor:
     if takes(indices, dtype=torch.uint8):
         pairs = png.adjacency_counts(indices.contiguous(), n_colors)
         return (pairs + pairs.T).fill_diagonal_(0)
-    if cuda.supports(indices):
+    if has_kernels(indices):
         return cuda.adjacency_counts(indices, n_colors)
     pairs = torch.zeros(n_colors**2, dtype=torch.int64, device=indices.device)
     for rows in blocks(len(indices), max(1, _BLOCK // indices.shape[1])):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gpukmeans.engines.binary_powers import powers_of_parts
 from gpukmeans.engines.fused import png as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.native.png import cheapest_filters, filtered_counts, weighted_counts
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.images.contrast import MOST_WEIGHT, WEIGHT, pixel_weights, weighted
@@ -65,7 +66,7 @@ class PngRate:
         Args:
             indices: uint8 (H, W).
         """
-        if cuda.supports(indices):
+        if has_kernels(indices):
             return int(cuda.bits(packed(indices, self.per_byte), self.filters, self.lengths, self.weights))
         rows, lengths = packed(indices, self.per_byte).contiguous(), self.lengths.long()
         by_kernels = takes(rows, dtype=torch.uint8) and takes(self.filters, dtype=torch.int32)
@@ -93,7 +94,7 @@ def packed(indices: UInt8[Tensor, "h w"], per_byte: int) -> UInt8[Tensor, "h b"]
         >>> packed(torch.tensor([[1, 2, 3]], dtype=torch.uint8), 2).tolist()
         [[18, 48]]
     """
-    if cuda.supports(indices):
+    if has_kernels(indices):
         return cuda.packed(indices, per_byte)
     indices = torch.nn.functional.pad(indices, (0, -indices.shape[1] % per_byte))
     rows = indices[:, ::per_byte].clone()
@@ -128,7 +129,7 @@ def smallest_rate(indices: UInt8[Tensor, "h w"], n_colors: int) -> PngRate:
 
 def _fitted_with_bits(indices: Tensor, per_byte: int) -> tuple[PngRate, int]:
     """`fitted_rate`, and its number of bits for the indices."""
-    if cuda.supports(indices):
+    if has_kernels(indices):
         filters, lengths, n_bits = cuda.fitted(packed(indices, per_byte), _TURNS)
         return PngRate(filters, lengths, per_byte), int(n_bits)
     rate = fitted_rate(indices, per_byte)
@@ -150,7 +151,7 @@ def fitted_rate(indices: UInt8[Tensor, "h w"], per_byte: int = 1) -> PngRate:
         [1, 2]
     """
     rows = packed(indices, per_byte)
-    if cuda.supports(rows):
+    if has_kernels(rows):
         return PngRate(*cuda.fitted(rows, _TURNS)[:2], per_byte)
     if takes(rows, dtype=torch.uint8):
         choose = functools.partial(cheapest_filters, rows.contiguous())

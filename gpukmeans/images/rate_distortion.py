@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import optimizing as cuda
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.fused.optimizing import Candidates
 from gpukmeans.engines.fused.png import mapped
 from gpukmeans.engines.native import optimizing, png
@@ -209,7 +210,7 @@ def _same_order(palette: Tensor) -> _Order:
 def _size_order(palette: Tensor, indices: Tensor) -> _Order:
     """The best of `palette_orders`, with opaque colors last, so that a file can omit their alpha."""
     order = palette_orders(indices, len(palette))[0].to(palette.device, non_blocking=True)
-    if cuda.supports(palette):
+    if has_kernels(palette):
         return _Order(*cuda.opaque_last(order, palette))
     order = order[is_opaque(palette)[order].int().sort(stable=True).indices]
     return _Order(order, order.argsort(), palette[order])
@@ -217,7 +218,7 @@ def _size_order(palette: Tensor, indices: Tensor) -> _Order:
 
 def _renumbered(indices: Tensor, numbers: Tensor) -> Tensor:
     """Indices (H, W), uint8, after replacing each index by its entry in `numbers` (K,), int64."""
-    if cuda.supports(indices):
+    if has_kernels(indices):
         return mapped(indices, numbers)
     if takes(indices, dtype=torch.uint8):
         return png.mapped(indices.contiguous(), numbers.to(torch.uint8))
@@ -235,7 +236,7 @@ def block_energies(image: UInt8[Tensor, "h w c"], indexed: IndexedImage, objecti
     if takes(image, *indexed, dtype=torch.uint8):
         points, indices = _points(indexed.palette), indexed.indices.contiguous()
         return optimizing.energy(image.contiguous(), points, indices, objective.share)
-    if cuda.supports(image):
+    if has_kernels(image):
         return cuda.block_energies(image, *indexed, objective.share)
     errors = _errors(image, indexed)
     return block_sums((errors * _correlated(errors, objective)).sum(dim=2))
@@ -296,7 +297,7 @@ class ColorCells:
 
 def color_cells(image: UInt8[Tensor, "h w c"]) -> "ColorCells | cuda.ColorCells":
     """Cells of the colors of an image (H, W, C): cubes of side 4 levels, or 8 premultiplied levels with alpha."""
-    if cuda.supports(image):
+    if has_kernels(image):
         return cuda.color_cells(image)
     unit = SRGB.unit(image.shape[2])
     bits, n_channels = (_CELL_BITS, 3) if unit == 1 else (_CELL_BITS_OF_ALPHA, 4)
@@ -511,7 +512,7 @@ def refitted(
         objective: the weights of R.
     """
     palette = indexed.palette
-    if cuda.supports(image):
+    if has_kernels(image):
         return cuda.refitted(image, *indexed, free, share=objective.share, n_rounds=_DESCENTS)
     a, v = _normal_equations(image, indexed, objective)
     residuals = v - a @ _points(palette).long()

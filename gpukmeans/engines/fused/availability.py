@@ -1,7 +1,17 @@
-"""Whether Triton is installed, in a version that compiles the kernels."""
+"""Whether Triton is installed, in a version that compiles the kernels, and where there are kernels."""
 
 import functools
 import importlib.util
+
+from torch import Tensor
+
+MAX_WIDTH = 8
+"""The number of channels up to which `gpukmeans.distance` adds from left to right, as the fused kernels do."""
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether there are kernels for the device of the tensor."""
+    return tensor.device.type == "cuda" and unavailable_reason() is None
 
 
 @functools.cache

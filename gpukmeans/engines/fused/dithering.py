@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from gpukmeans.engines.fused.availability import unavailable_reason
 from gpukmeans.transfers import from_host
 
 # Pixels of a program of `range_kernel`, and cells of a program of `inverse_palette_kernel`.
@@ -39,11 +38,6 @@ class Target(NamedTuple):
     sizes: Sequence[int]
     shift: int
     limit: int
-
-
-def supports(image: Tensor) -> bool:
-    """Whether there are kernels for the device of the image."""
-    return image.device.type == "cuda" and unavailable_reason() is None
 
 
 def color_ranges(images: UInt8[Tensor, "b h w c"]) -> Int[Tensor, "b 2 c"]:

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from gpukmeans.engines.base import Assignment
-from gpukmeans.engines.fused.availability import unavailable_reason
+from gpukmeans.engines.fused.availability import MAX_WIDTH, unavailable_reason
 from gpukmeans.engines.fused.storage import sorted_copy, unsorted
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 from gpukmeans.tiling import ProblemIndex
 
-# For up to this many coordinates `gpukmeans.distance` adds squares from left to right, as the kernels do.
-_MAX_WIDTH = 8
 # torch sorts at most this many keys on CUDA.
 _MAX_SORTED = torch.iinfo(torch.int32).max
 
@@ -40,8 +38,8 @@ class TritonEngine:
     def unsupported_reason(self, x: Tensor) -> str | None:
         if x.device.type != self.device:
             return f"its kernels are for {self.device}, and these points are on {x.device}"
-        if x.shape[-1] > _MAX_WIDTH:
-            return f"its kernels are for points of up to {_MAX_WIDTH} coordinates, got {x.shape[-1]}"
+        if x.shape[-1] > MAX_WIDTH:
+            return f"its kernels are for points of up to {MAX_WIDTH} coordinates, got {x.shape[-1]}"
         return unavailable_reason()
 
     def bind(self, x: Tensor, weights: Tensor | None) -> "BoundTritonEngine":

@@ -9,13 +9,11 @@ import struct
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.fused.availability import unavailable_reason
+from gpukmeans.engines.fused.availability import MAX_WIDTH, has_kernels
 from gpukmeans.engines.iteration import Decision, Move
 from gpukmeans.fixed_point import FixedPoint
 from gpukmeans.moments import Moments
 
-# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
-_MAX_WIDTH = 8
 # Clusters that a program processes at a time.
 _BLOCK = 256
 
@@ -36,9 +34,9 @@ def move(
     this many coordinates.
     """
     n_runs, n_clusters, width = centers.shape
-    if not _has_kernels(centers):
+    if not has_kernels(centers):
         return None
-    if width > _MAX_WIDTH:
+    if width > MAX_WIDTH:
         import gpukmeans.engines.screened.iteration as wide
 
         if width > wide.MAX_WIDTH or n_runs > wide.MAX_RUNS:
@@ -85,7 +83,7 @@ def move(
 
 def next_centers(centers: Tensor, moments: Moments, n_fixed: int) -> Tensor | None:
     """The means (B, K, D) as by `lloyd.next_centers`. None if there are no Triton kernels for these centers."""
-    if not _has_kernels(centers):
+    if not has_kernels(centers):
         return None
     weight = moments.fixed_point.weight
     going = torch.ones_like(weight, dtype=torch.bool)
@@ -114,7 +112,7 @@ def decide(
     `previous` are the moments before the move; None if no run had ended. The result is None if there are no Triton
     kernels for the device.
     """
-    if not _has_kernels(inertia):
+    if not has_kernels(inertia):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
@@ -154,7 +152,7 @@ def bound_and_scale(centers: Tensor, fixed_point: FixedPoint, total_weight: Tens
     device or for this many coordinates.
     """
     n_runs, n_clusters, width = centers.shape
-    if width > _MAX_WIDTH or not _has_kernels(centers):
+    if width > MAX_WIDTH or not has_kernels(centers):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
@@ -171,7 +169,7 @@ def tightened(moments: Moments, bound: Tensor, too_coarse: float) -> tuple[Tenso
 
     None if there are no Triton kernels for the device.
     """
-    if not _has_kernels(bound):
+    if not has_kernels(bound):
         return None
     import gpukmeans.engines.fused.iteration_kernels as kernels
     from gpukmeans.engines.fused.launch import run_kernel
@@ -198,10 +196,6 @@ def _empty_like(moments: Moments) -> Moments:
     )
     fixed_point = moments.fixed_point.with_sqdist(scale)
     return Moments(fixed_point=fixed_point, sums=sums, totals=totals, inertia=inertia, worst_sqdist=worst_sqdist)
-
-
-def _has_kernels(tensor: Tensor) -> bool:
-    return tensor.device.type == "cuda" and unavailable_reason() is None
 
 
 def _block(n_clusters: int) -> int:

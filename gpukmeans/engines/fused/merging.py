@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.fused.availability import unavailable_reason
+from gpukmeans.engines.fused.availability import MAX_WIDTH, has_kernels
 from gpukmeans.moments import Moments
 
-# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernel does.
-_MAX_WIDTH = 8
 # One program merges all clusters of a run, so many clusters take longer than on the host.
 _MAX_CLUSTERS = 1 << 12
 # Below this total weight no cost of a merge overflows, because squared distances of float32 are below 1e78.
@@ -20,9 +18,9 @@ _ROWS, _BLOCK = 2, 256
 def supports(centers: Tensor, total_weight: Tensor) -> bool:
     """Whether there is a kernel for centers (B, M, D) on their device. `total_weight` is on the CPU."""
     _, n_all, width = centers.shape
-    fits = centers.device.type == "cuda" and n_all <= _MAX_CLUSTERS and width <= _MAX_WIDTH
+    fits = n_all <= _MAX_CLUSTERS and width <= MAX_WIDTH
     is_small = centers.dtype == torch.float32 and bool((total_weight < _MAX_WEIGHT).all())
-    return fits and is_small and unavailable_reason() is None
+    return fits and is_small and has_kernels(centers)
 
 
 def merged(centers: Tensor, moments: Moments, n_clusters: int, n_fixed: int) -> Tensor:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.fused import png
+from gpukmeans.engines.fused.availability import has_kernels
 from gpukmeans.engines.fused.png import launch, launch_over
 
 # A program processes this many pixels of the normal equations, blocks of 8 x 8 pixels, or cells, or tries this many
@@ -24,9 +25,9 @@ MAX_PRICE = 1 << 39
 """The highest price of a bit at which J does not overflow, for images without alpha. With alpha, 256 times that."""
 
 
-def supports(image: Tensor, price: int = 0) -> bool:
+def supports(image: Tensor, price: int) -> bool:
     """Whether there are kernels for the device of the image and for a price of a bit."""
-    return png.supports(image) and price <= MAX_PRICE << (8 if image.shape[-1] % 2 == 0 else 0)
+    return has_kernels(image) and price <= MAX_PRICE << (8 if image.shape[-1] % 2 == 0 else 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,15 +10,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from gpukmeans.engines.binary_powers import powers_of_parts
-from gpukmeans.engines.fused.availability import unavailable_reason
 
 # Pixels of a program, and rows and columns of a tile of bytes.
 _BLOCK, _N_ROWS, _N_COLUMNS = 512, 4, 128
-
-
-def supports(tensor: Tensor) -> bool:
-    """Whether there are kernels for the device of the tensor."""
-    return tensor.device.type == "cuda" and unavailable_reason() is None
 
 
 def fitted(rows: UInt8[Tensor, "h w"], n_repeats: int) -> tuple[Int[Tensor, " h"], Int[Tensor, "256"], Int[Tensor, ""]]:

@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
-from gpukmeans.engines.fused.availability import unavailable_reason
+from gpukmeans.engines.fused.availability import MAX_WIDTH, has_kernels
 from gpukmeans.transfers import from_host
 
-# For up to this many channels `gpukmeans.distance` adds from left to right, as the kernels do.
-_MAX_WIDTH = 8
 # Rows of a block.
 _BLOCK = 1024
 
 
 def supports(x: Tensor) -> bool:
     """Whether there are kernels for the device and the number of coordinates of points (P, N, D)."""
-    return x.device.type == "cuda" and x.shape[2] <= _MAX_WIDTH and unavailable_reason() is None
+    return x.shape[2] <= MAX_WIDTH and has_kernels(x)
 
 
 def extended(
