@@ -117,6 +117,38 @@ def tighten_kernel(tightened, is_coarse, worst_sqdist, bound, too_coarse_bits):
     tl.store(is_coarse + run, coarse)
 
 
+@triton.jit
+@no_type_check
+def _write_move(
+    results,
+    run,
+    goes,
+    shifts,
+    totals,
+    totals_row,
+    worst,
+    total_weight,
+    n_iter,
+    unresolved,
+    k,
+    n_fixed,
+    block: tl.constexpr,
+):
+    """Write the values (B,) of `gpukmeans.engines.iteration.Move` of a run, except `going`.
+
+    `shifts` are the largest squared shift of all centers, and that of the centers of clusters with weight.
+    """
+    sqshift, bound, scale, n_iter_after, unresolved_after = results
+    largest, largest_of_used = shifts
+    run_bound = 2 * (worst + largest_of_used)
+    misses = goes & _misses_a_cluster(totals, totals_row, worst, k, n_fixed, block)
+    tl.store(sqshift + run, largest)
+    tl.store(bound + run, run_bound)
+    tl.store(scale + run, _finest_scale(tl.load(total_weight + run) * run_bound))
+    tl.store(n_iter_after + run, tl.load(n_iter + run) + goes.to(tl.int64))
+    tl.store(unresolved_after + run, (tl.load(unresolved + run) != 0) | misses)
+
+
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
 @no_type_check
 def move_kernel(
@@ -184,14 +216,12 @@ def move_kernel(
             sqdist = sqdist + difference * difference
         most = tl.maximum(most, sqdist)
         most_of_used = tl.maximum(most_of_used, tl.where(total > 0, sqdist, 0.0))
-    run_bound = 2 * (worst + tl.max(most_of_used, 0))
-    misses = goes & _misses_a_cluster(totals, totals_row, worst, k, n_fixed, block)
-    tl.store(sqshift + run, tl.max(most, 0))
-    tl.store(bound + run, run_bound)
-    tl.store(scale + run, _finest_scale(tl.load(total_weight + run) * run_bound))
-    tl.store(n_iter_after + run, tl.load(n_iter + run) + goes.to(tl.int64))
+    results = sqshift, bound, scale, n_iter_after, unresolved_after
+    shifts = tl.max(most, 0), tl.max(most_of_used, 0)
+    _write_move(
+        results, run, goes, shifts, totals, totals_row, worst, total_weight, n_iter, unresolved, k, n_fixed, block
+    )
     tl.store(going_after + run, tl.max(moves, 0) > 0)
-    tl.store(unresolved_after + run, (tl.load(unresolved + run) != 0) | misses)
 
 
 @triton.jit

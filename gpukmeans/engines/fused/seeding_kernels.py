@@ -19,11 +19,22 @@ _NOT_SPECIALIZED = ["n", "k", "n_blocks", "n_maxima", "n_candidates", "column", 
 
 @triton.jit
 @no_type_check
-def _weights(weights, row_weights, rows, inside):
-    """The weights of the rows, float64; 1 without weights."""
+def _block_of_rows(n, n_blocks, block: tl.constexpr):
+    """The run of this program, the number of its block, the rows of the block, and which of them exist."""
+    run = (tl.program_id(0) // n_blocks).to(tl.int64)
+    number = tl.program_id(0) % n_blocks
+    rows = number.to(tl.int64) * block + tl.arange(0, block)
+    return run, number, rows, rows < n
+
+
+@triton.jit
+@no_type_check
+def _weights(weights, weights_problem, weights_row, problem, rows, inside):
+    """The weights of the rows of a problem, float64; 1 without weights."""
     w = tl.full(rows.shape, 1.0, tl.float64)
     if weights is not None:
-        w = tl.load(weights + rows * row_weights, mask=inside, other=0).to(tl.float64)
+        weights += problem * weights_problem
+        w = tl.load(weights + rows * weights_row, mask=inside, other=0).to(tl.float64)
     return w
 
 
@@ -52,13 +63,8 @@ def block_totals_kernel(
     block_totals, sqdist, weights, weights_problem, weights_row, problems, scale, n, n_blocks, block: tl.constexpr
 ):
     """Write the total of weight times squared distance of each block of rows, in fixed-point units."""
-    run = (tl.program_id(0) // n_blocks).to(tl.int64)
-    number = tl.program_id(0) % n_blocks
-    rows = number.to(tl.int64) * block + tl.arange(0, block)
-    inside = rows < n
-    if weights is not None:
-        weights += tl.load(problems + run) * weights_problem
-    w = _weights(weights, weights_row, rows, inside)
+    run, number, rows, inside = _block_of_rows(n, n_blocks, block)
+    w = _weights(weights, weights_problem, weights_row, tl.load(problems + run), rows, inside)
     units = _units(tl.load(sqdist + run * n + rows, mask=inside, other=0), w, tl.load(scale + run))
     tl.store(block_totals + run * n_blocks + number, tl.sum(tl.where(inside, units, 0), 0))
 
@@ -127,9 +133,7 @@ def sample_kernel(
     rows = tl.minimum(block_of_position, n_blocks - 1) * block + lanes
     inside = rows < n
     problem = tl.load(problems + run)
-    if weights is not None:
-        weights += problem * weights_problem
-    w = _weights(weights, weights_row, rows, inside)
+    w = _weights(weights, weights_problem, weights_row, problem, rows, inside)
     units = _units(tl.load(sqdist + run * n + rows, mask=inside, other=0), w, tl.load(scale + run))
     ends = before_block + tl.cumsum(tl.where(inside, units, 0), 0)
     row = tl.min(rows, 0) + tl.sum((ends <= position).to(tl.int64), 0)
@@ -163,14 +167,9 @@ def potentials_kernel(
 ):
     """Add the inertia with one more center, in fixed-point units, for each candidate (B, L, D) to potentials (B, L)."""
     dtype: tl.constexpr = candidates.dtype.element_ty
-    run = (tl.program_id(0) // n_blocks).to(tl.int64)
-    number = tl.program_id(0) % n_blocks
-    rows = number.to(tl.int64) * block + tl.arange(0, block)
-    inside = rows < n
+    run, _, rows, inside = _block_of_rows(n, n_blocks, block)
     problem = tl.load(problems + run)
-    if weights is not None:
-        weights += problem * weights_problem
-    w = _weights(weights, weights_row, rows, inside)
+    w = _weights(weights, weights_problem, weights_row, problem, rows, inside)
     points = _load(x + problem * x_problem, x_channel, rows * x_row, inside, dtype, width)
     nearest = tl.load(sqdist + run * n + rows, mask=inside, other=0)
     run_scale = tl.load(scale + run)
@@ -221,14 +220,9 @@ def update_kernel(
     The maximum is over points with weight, and at least 0.
     """
     dtype: tl.constexpr = centers.dtype.element_ty
-    run = (tl.program_id(0) // n_blocks).to(tl.int64)
-    number = tl.program_id(0) % n_blocks
-    rows = number.to(tl.int64) * block + tl.arange(0, block)
-    inside = rows < n
+    run, number, rows, inside = _block_of_rows(n, n_blocks, block)
     problem = tl.load(problems + run)
-    if weights is not None:
-        weights += problem * weights_problem
-    w = _weights(weights, weights_row, rows, inside)
+    w = _weights(weights, weights_problem, weights_row, problem, rows, inside)
     points = _load(x + problem * x_problem, x_channel, rows * x_row, inside, dtype, width)
     center = _load(centers, 1, (run * k + column) * width, True, dtype, width)
     nearest = tl.minimum(tl.load(sqdist + run * n + rows, mask=inside, other=0), _distance(points, center, width))

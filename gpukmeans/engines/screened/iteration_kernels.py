@@ -9,7 +9,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from gpukmeans.engines.fused.iteration_kernels import _finest_scale, _misses_a_cluster
+from gpukmeans.engines.fused.iteration_kernels import _write_move
 from gpukmeans.engines.screened.kernels import _row_distance
 
 # Arguments for whose values (1, multiples of 16) Triton does not compile a special version.
@@ -116,11 +116,9 @@ def finish_kernel(
         total = tl.load(totals + cluster * totals_row, mask=cluster < k, other=0)
         most = tl.maximum(most, shift)
         most_of_used = tl.maximum(most_of_used, tl.where(total > 0, shift, 0.0))
-    run_bound = 2 * (worst + tl.max(most_of_used, 0))
-    misses = goes & _misses_a_cluster(totals, totals_row, worst, k, n_fixed, block)
-    tl.store(sqshift + run, tl.max(most, 0))
-    tl.store(bound + run, run_bound)
-    tl.store(scale + run, _finest_scale(tl.load(total_weight + run) * run_bound))
-    tl.store(n_iter_after + run, tl.load(n_iter + run) + goes.to(tl.int64))
+    results = sqshift, bound, scale, n_iter_after, unresolved_after
+    shifts = tl.max(most, 0), tl.max(most_of_used, 0)
+    _write_move(
+        results, run, goes, shifts, totals, totals_row, worst, total_weight, n_iter, unresolved, k, n_fixed, block
+    )
     tl.store(going_after + run, tl.load(moved + run) > 0)
-    tl.store(unresolved_after + run, (tl.load(unresolved + run) != 0) | misses)
