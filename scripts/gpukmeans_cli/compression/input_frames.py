@@ -12,8 +12,9 @@ from gpukmeans_cli.formats.frames import Recomputed
 from gpukmeans_cli.formats.source import Source
 from gpukmeans_cli.images.channels import add_all, common_channels, with_channels
 
-# With `any_device`, images of fewer pixels are clustered on the CPU, since an iteration on a GPU takes 60 kernel
-# launches. The number is an estimate from the count of launches, not a measurement.
+# With `any_device`, images of fewer pixels are clustered on the CPU. A palette of 16 to 256 colors for a photo of this
+# size takes one CPU core 7 to 11 ms (2026-12-01). On a GPU it takes 400 to 900 launches and up to 40 synchronizations,
+# by count 3 to 5 ms. Nothing was measured on a GPU.
 MIN_GPU_PIXELS = 1 << 12
 
 
