@@ -34,7 +34,7 @@ from gpukmeans.points import (
     run_on_all_ranks,
 )
 from gpukmeans.refinement import refined
-from gpukmeans.seeding import SEEDINGS, InitName, Seeding, draw_seeds, seeded, spawn
+from gpukmeans.seeding import SEEDINGS, InitName, Seeding, automatic, draw_seeds, kmeans_parallel, seeded, spawn
 from gpukmeans.summaries import summary_of_fields
 from gpukmeans.tiling import blocks, tile_size
 from gpukmeans.validation import (
@@ -123,8 +123,9 @@ def kmeans(
             points of weight above 0.
         weights: weights (..., N) of the points, finite and at least 0, or a mask. The batches of a stream contain
             their own weights: `Batches(source, weighted=True)`.
-        init: "auto" (k-means++, for streams k-means||), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or
-            a function of (`Points`, K, generator) that returns centers (see `Seeding`).
+        init: "auto" (k-means++, but k-means|| for streams, and from 16,384 points of more than 8 coordinates and 256
+            clusters on), a name of `SEEDINGS`, initial centers (K, D) or (..., K, D), or a function of (`Points`, K,
+            generator) that returns centers (see `Seeding`).
         fixed: F centers (F, D) or (..., F, D) that do not move. They come first in the result, and `init` gives the
             other K - F.
         n_init: the number of runs, each with its own initial centers. The result is the run of the lowest inertia, the
@@ -338,9 +339,9 @@ class Clustering:
 
     def _seeded_centers(self, init: str, generators: Sequence[torch.Generator], fixed: Tensor | None) -> Tensor:
         """The centers (R · P, K - F, D) of a seeding of the library for R runs of each problem."""
-        name = ("k-means||" if self.call.is_stream else "k-means++") if init == "auto" else init
-        points, with_fixed = self._points_of_runs(len(generators)), {} if fixed is None else {"fixed": fixed}
-        centers = SEEDINGS[name](points, self.options.n_free, generators, **with_fixed)
+        default = kmeans_parallel if self.call.is_stream else automatic
+        seeding = default if init == "auto" else SEEDINGS[init]
+        centers = seeding(self._points_of_runs(len(generators)), self.options.n_free, generators, fixed=fixed)
         if not self.metric.normalizes:
             return centers  # these are points, whose values have been checked
         parts = centers.split(len(self.points.problems))

@@ -37,6 +37,7 @@ from benchmarks import pictures as benchmark_pictures
 from benchmarks import pngquant as benchmark_pngquant
 from benchmarks import scale as benchmark_scale
 from benchmarks import screen as benchmark_screen
+from benchmarks import seedings as benchmark_seedings
 from benchmarks.native import PNGQUANT_LIMITS
 from benchmarks.photos import sample_photos
 from benchmarks.picture_marks import MSE_TARGETS
@@ -477,6 +478,16 @@ def kernels(
             print(f"{row.name}, {row.constants}: {row.fault}")
     if any(row.fault is not None for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def seedings(seeds: Seeds = 3) -> None:
+    """k-means|| relative to k-means++ at several sizes: time, and inertia after 20 iterations. Takes two minutes."""
+    _print_machine()
+    print(f"{'points':>15} {'K':>5}  {'seeding':>8} {'20 iterations':>14} {'inertia':>8}")
+    for found in benchmark_seedings.compare(seeds):
+        times = f"{found.seeding:8.2f} {found.clustering:14.2f}"
+        print(f"{found.n:9} x {found.width:3} {found.k:5}  {times} {found.inertia:8.4f}", flush=True)
 
 
 @app.command()

@@ -7,6 +7,8 @@ from helpers.problems import points_of, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gpukmeans.seeding as seeding_module
+from gpukmeans import kmeans
 from gpukmeans.images.histogram import unique_colors
 from gpukmeans.points.base import Points
 from gpukmeans.points.tensor import TensorNearest
@@ -348,3 +350,38 @@ def test_kmeans_parallel_does_not_count_the_weight_of_points_nearest_to_a_fixed_
         more = kmeans_parallel(points_of(x, weights), 2, seeded(seed), fixed=torch.zeros(1, 1, 1))
         assert 20 in more
         assert 0.1 not in more.numpy().round(3)
+
+
+class TestAutomatic:
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch):
+        monkeypatch.setattr(seeding_module, "_MANY_POINTS", 40)
+        monkeypatch.setattr(seeding_module, "_MANY_CLUSTERS", 5)
+
+    @pytest.mark.parametrize(
+        ("n", "width", "k", "name"),
+        [
+            (40, 9, 5, "k-means||"),
+            (39, 9, 5, "k-means++"),
+            (40, 8, 5, "k-means++"),
+            (40, 9, 4, "k-means++"),
+        ],
+    )
+    def test_many_points_of_many_coordinates_and_clusters_are_seeded_by_k_means_parallel(self, n, width, k, name):
+        x = torch.rand(n, width, generator=seeded())
+        assert torch.equal(kmeans(x, k).centers, kmeans(x, k, init=name).centers)
+        # Rows of weight 0 do not count.
+        weights = torch.arange(n + 9) < n
+        padded = torch.cat([x, x[:9]])
+        found, expected = (kmeans(padded, k, weights=weights, init=init) for init in ("auto", name))
+        assert torch.equal(found.centers, expected.centers)
+
+    def test_each_problem_of_a_batch_has_the_centers_that_it_has_alone(self):
+        x = torch.rand(3, 45, 9, generator=seeded())
+        weights = torch.ones(3, 45)
+        weights[1, 30:] = 0
+        weights[2, 5] = 0
+        found = kmeans(x, 5, weights=weights, n_init=2)
+        for problem in range(3):
+            alone = kmeans(x[problem], 5, weights=weights[problem], n_init=2)
+            assert torch.equal(found.centers[problem], alone.centers)
