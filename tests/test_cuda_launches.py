@@ -105,6 +105,14 @@ def test_floyd_steinberg_takes_at_most_12_launches(log, side):
     assert syncs <= 5
 
 
+def test_a_batch_of_images_is_clustered_by_few_more_launches_than_one_image(log):
+    images = torch.stack([random_image(6, 7, 3, 60, seed) for seed in range(5)]).to("cuda")
+    few, many = (counted(log, quantize, images[:n], 4, refine=1, max_iter=2, tol=0.0) for n in (2, 4))
+    assert few[0] <= 400
+    # A further image is not clustered, but its colors are counted and assigned.
+    assert (many[0] - few[0]) / 2 <= 100
+
+
 def test_floyd_steinberg_of_a_batch_takes_as_many_launches_as_of_one_image(log):
     images = torch.stack([random_image(8, 7, 3, 256, seed) for seed in range(3)]).to("cuda")
     counts = [

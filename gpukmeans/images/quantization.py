@@ -14,7 +14,7 @@ from gpukmeans.images.histogram import ColorHistogram, check_colors, check_histo
 from gpukmeans.images.indexed import IndexedImage, squared_error
 from gpukmeans.images.mapping import Mapping, check_mapping
 from gpukmeans.images.nearest import nearest_indices
-from gpukmeans.images.palette import Palette, check_n_colors, default_refine, fit_palette
+from gpukmeans.images.palette import Palette, check_n_colors, default_refine, fit_palette, fit_palettes
 from gpukmeans.images.rate_distortion import RateName, none_free
 from gpukmeans.images.vivid_areas import flat_counts
 from gpukmeans.options import KMeansOptions
@@ -97,6 +97,14 @@ def quantize(
     KMeansOptions(n_clusters=n_colors, generator=generator, **search)
     check_count("polish", polish, least=0)
     choose(engine, image)  # checked even if no clustering is needed
+    is_batch = image.ndim == 4 and len(image) > 1 and image.device.type == "cuda"
+    if is_batch and isinstance(init, str) and generator is None and not keep_vivid:
+        cleared = clear_transparent_pixels(image)
+        histograms = [unique_colors(one) for one in cleared]
+        options: dict[str, Any] = {"space": check_space(space), "fixed": fixed, "polish": polish, "engine": engine}
+        palettes = fit_palettes(histograms, n_colors, **options, **search)
+        mapped = [_mapped(*each, mapping) for each in zip(cleared, histograms, palettes, strict=True)]
+        return _stacked(mapped, n_colors)
     state = None if generator is None else generator.get_state()
     results: list[IndexedImage] = []
     for one in image if image.ndim == 4 else [image]:

@@ -9,7 +9,7 @@ from gpukmeans import IndexedImage, kmeans, mean_squared_error, quantize, unique
 from gpukmeans.engines import choose
 from gpukmeans.images import palette as palette_module
 from gpukmeans.images.colorspace import COLOR_SPACES, clear_transparent_pixels
-from gpukmeans.images.palette import BEST_QUALITY, fit_palette
+from gpukmeans.images.palette import BEST_QUALITY, fit_palette, fit_palettes
 
 
 def test_centers_that_round_to_one_color_are_merged_and_the_worst_served_color_is_added():
@@ -330,3 +330,41 @@ def test_one_of_two_colors_is_opaque_if_any_pixel_is():
     fixed = torch.tensor([[10, 20, 30, 40]], dtype=torch.uint8)
     assert fit_palette(unique_colors(image), 3, fixed=fixed).colors[:, 3].tolist() == [40, 0, 255]
     assert fit_palette(unique_colors(image), 1, fixed=fixed).colors.tolist() == fixed.tolist()
+
+
+class TestPalettes:
+    SEARCH = {"max_iter": 20, "tol": 1e-4}  # noqa: RUF012
+
+    def images(self, channels):
+        """Images with few and with many colors, one of them with fewer colors than the palette."""
+        smooth = torch.linspace(0, 255, 40)[:, None, None] + torch.linspace(0, 60, 50)[None, :, None]
+        waves = (smooth * torch.tensor([1.0, 0.7, 1.3, 1.0])[:channels]) % 256
+        images = [
+            random_image(9, 9, channels, 256, 1),
+            waves.to(torch.uint8),
+            random_image(4, 4, channels, 2, 2),
+            random_image(20, 5, channels, 90, 3),
+            waves.flip(1)[:30].to(torch.uint8),
+        ]
+        if channels == 4:
+            images[0][..., 3] = 255
+            images[3][:2, :, 3] = 0
+        return [clear_transparent_pixels(image) for image in images]
+
+    @pytest.mark.parametrize("batch", [2, 64])
+    @pytest.mark.parametrize(
+        ("channels", "options"),
+        [(3, {}), (3, {"n_init": 2, "polish": 1, "refine": 1}), (4, {}), (1, {"space": "linear"}), (4, {"fixed": 2})],
+    )
+    def test_each_histogram_has_the_palette_that_it_has_alone(self, monkeypatch, batch, channels, options):
+        monkeypatch.setattr(palette_module, "_BATCH", batch)
+        histograms = [unique_colors(image) for image in self.images(channels)]
+        options = {**self.SEARCH, **options, "space": COLOR_SPACES[options.get("space", "srgb")]}
+        if "fixed" in options:
+            options["fixed"] = random_image(1, options["fixed"], channels, 256, 5)[0]
+        found = fit_palettes(histograms, 8, **options)
+        for palette, histogram in zip(found, histograms, strict=True):
+            expected = fit_palette(histogram, 8, **options)
+            for name, value in vars(expected).items():
+                same = torch.equal(getattr(palette, name), value) if torch.is_tensor(value) else None
+                assert same or getattr(palette, name) == value, name
