@@ -205,9 +205,9 @@ def fit_palettes(
     options = {"polish": polish, "callback": None, "engine": engine, "max_iter": max_iter, "tol": tol}
     for group in groups.values():
         for block in blocks(len(group), _BATCH):
-            together = [*group.items()][block]
-            results = _clustered_points([points for _, points in together], n_colors, space, search, **options)
-            for (number, points), result in zip(together, results, strict=True):
+            part = [*group.items()][block]
+            results = _clustered_points([points for _, points in part], n_colors, space, search, **options)
+            for (number, points), result in zip(part, results, strict=True):
                 palettes[number] = _rounded(points, result, space, choose(engine, points.x))
     return [palettes[number] for number in range(len(histograms))]
 
