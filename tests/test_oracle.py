@@ -117,8 +117,11 @@ def check_labels(points, centers, labels, dtype):
 
 def check_move(points, weights, centers, labels, moved, dtype):
     """New centers are means of the points that remain after empty clusters have moved to worst-served points."""
-    eps = torch.finfo(dtype).eps
-    tolerance = 2 * eps * max(abs(value) for point in points for value in point)
+    # The mean is computed in float64 relative to the lowest coordinate, which doubles the magnitude of values at most:
+    # the difference, its product with the weight and the quotient are rounded. Then the lowest coordinate is added, and
+    # the sum is rounded to the dtype.
+    eps, eps_64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
+    tolerance = (4 * eps_64 + eps) * max(abs(value) for point in points for value in point)
     served = [oracle.sqdist(point, centers[label]) for point, label in zip(points, labels, strict=True)]
     labels, taken = list(labels), []
     for j, total in enumerate(oracle.sums(points, weights, labels, len(centers))[0]):
