@@ -385,3 +385,17 @@ class TestAutomatic:
         for problem in range(3):
             alone = kmeans(x[problem], 5, weights=weights[problem], n_init=2)
             assert torch.equal(found.centers[problem], alone.centers)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", SEEDINGS)
+def test_runs_that_are_seeded_side_by_side_are_those_of_single_calls(name, weighted):
+    x = torch.rand(2, 60, 2, generator=seeded())
+    weights = torch.randint(0, 4, (2, 60), generator=seeded(1)) if weighted else None
+    options = {"weights": weights, "init": name, "max_iter": 2}
+    found, generator = kmeans(x, 7, n_init=4, generator=seeded(3), **options), seeded(3)
+    singles = [kmeans(x, 7, generator=generator, **options) for _ in range(4)]
+    for problem in range(2):
+        best = min(singles, key=lambda single: single.inertia[problem].item())
+        assert torch.equal(found.centers[problem], best.centers[problem])
+    assert len({single.inertia[0].item() for single in singles}) > 1
