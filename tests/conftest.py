@@ -19,6 +19,9 @@ if not torch.cuda.is_available():
 
 type_checks.install("gpukmeans", "beartype.beartype")
 
+# A plugin and not an import, because it imports the package, whose annotations must be checked.
+pytest_plugins = ["helpers.cuda_devices"]
+
 # No deadline, because the first example also starts the threads of torch. On CI the examples are the same in each run,
 # so that a failure comes from the change and not from chance.
 hypothesis.settings.register_profile("local", deadline=None)

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 from helpers import pretended_cuda
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device, moved
+from helpers.cuda_devices import moved
 from helpers.problems import BATCH, blobs, random_image, seeded
 
 import gpukmeans
@@ -27,12 +27,6 @@ pytest.importorskip("triton")
 
 POINTS = blobs(120)
 WEIGHTS = torch.rand(120, generator=seeded(3))
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 def tensors_of(value):

@@ -1,4 +1,4 @@
-"""The CUDA devices of tests: the pretended one, and a real one where there is one."""
+"""The CUDA devices of tests: the pretended one, and a real one where there is one. A plugin of pytest."""
 
 import contextlib
 
@@ -25,6 +25,13 @@ def cuda_device(kind):
         return
     with pretended_cuda.pretended_cuda() as log:
         yield log
+
+
+@pytest.fixture(params=CUDA_DEVICES)
+def cuda(request):
+    """The name of a CUDA device, in a context in which there is one."""
+    with cuda_device(request.param):
+        yield "cuda"
 
 
 def moved(value, device):

@@ -1,18 +1,11 @@
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
 from helpers.problems import random_image
 
 from gpukmeans import apply_palette
 from gpukmeans.engines.fused import dithering
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 5), (33, 1), (33, 40), (70, 9), (1, 50)])

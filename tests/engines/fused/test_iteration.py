@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
 from helpers.problems import points_of, seeded
 
 from gpukmeans import lloyd as module
@@ -10,12 +9,6 @@ from gpukmeans.engines.fused import iteration
 from gpukmeans.lloyd import lloyd, measure_at
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 def fit_of(x, weights, start, window, **options):

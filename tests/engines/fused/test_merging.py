@@ -1,6 +1,5 @@
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
 from helpers.problems import points_of, seeded
 
 from gpukmeans.engines.fused import merging
@@ -8,12 +7,6 @@ from gpukmeans.lloyd import measure_at
 from gpukmeans.refinement import merge
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 def merged_on(device, points, n_clusters, n_fixed, weights=None):

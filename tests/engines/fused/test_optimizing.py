@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device, moved
+from helpers.cuda_devices import moved
 from helpers.problems import random_image, seeded
 
 from gpukmeans import IndexedImage, mean_squared_error
@@ -10,12 +10,6 @@ from gpukmeans.images.png_rate import fitted_rate, packed, png_scanlines
 from gpukmeans.images.rate_distortion import Objective, block_energies, optimized
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 def indexed_image(height, width, channels, n_colors):

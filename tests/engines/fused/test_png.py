@@ -1,17 +1,10 @@
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
 from helpers.problems import random_image
 
 from gpukmeans.engines.fused import png
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 @pytest.mark.parametrize("per_byte", [2, 4, 8])

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from helpers.cuda_devices import CUDA_DEVICES, cuda_device
 from helpers.problems import seeded
 
 from gpukmeans import ENGINES
@@ -8,12 +7,6 @@ from gpukmeans.points.tensor import tensor_points
 from gpukmeans.seeding import kmeans_plus_plus
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(params=CUDA_DEVICES)
-def cuda(request):
-    with cuda_device(request.param):
-        yield "cuda"
 
 
 def seeded_centers(device, x, weights, k, fixed=None):
