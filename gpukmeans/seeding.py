@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpukmeans.points import Generators, NearestState, Points, extended_by_kernels, first_of_equal_rows
+from gpukmeans.points import Generators, NearestState, Points, each_generator, extended_by_kernels, first_of_equal_rows
 
 # From these numbers on, `automatic` chooses k-means||.
 _MANY_POINTS, _MANY_CLUSTERS, _MANY_COORDINATES = 1 << 14, 256, 9
@@ -107,8 +107,7 @@ def kmeans_parallel(
         expected = "oversampling must be a number above 0 and rounds an int of at least 1"
         raise ValueError(f"{expected}, got {oversampling} and {rounds}")
     # The last step has its own generator, because the number of rounds may depend on the other runs.
-    generators = [generator] if isinstance(generator, torch.Generator) else generator
-    last = [spawn(one, 1)[0] for one in generators]
+    last = [spawn(one, 1)[0] for one in each_generator(generator)]
     n_samples = math.ceil(oversampling * n_clusters)
     centers = points.sample(1, generator) if fixed is None else fixed
     n_fixed = 0 if fixed is None else fixed.shape[1]
@@ -146,9 +145,8 @@ def automatic(points: Points, n_clusters: int, generator: Generators, *, fixed: 
     if is_large.all():
         return kmeans_parallel(points, n_clusters, generator, fixed=fixed)
     # Each problem of a batch has the centers that it has alone, so both seedings begin with the same generators.
-    generators = [generator] if isinstance(generator, torch.Generator) else generator
-    again = [seeded(0).set_state(one.get_state()) for one in generators]
-    centers = kmeans_parallel(points, n_clusters, generators, fixed=fixed)
+    again = [seeded(0).set_state(one.get_state()) for one in each_generator(generator)]
+    centers = kmeans_parallel(points, n_clusters, generator, fixed=fixed)
     others = kmeans_plus_plus(points, n_clusters, again, fixed=fixed)
     return torch.where(is_large.to(centers.device)[:, None, None], centers, others)
 

@@ -32,8 +32,12 @@ def tile_size(device: torch.device, cpu_size: int) -> int:
     """
     if device.type != "cuda":
         return cpu_size
-    free, _ = torch.get_device_module(device).mem_get_info(device)
-    return max(cpu_size, min(_CUDA_TILE, free // _FREE_BYTES_PER_ENTRY))
+    return max(cpu_size, min(_CUDA_TILE, free_bytes(device) // _FREE_BYTES_PER_ENTRY))
+
+
+def free_bytes(device: torch.device) -> int:
+    """The bytes of free memory of a GPU."""
+    return torch.get_device_module(device).mem_get_info(device)[0]
 
 
 def blocks_of(rows: Tensor, cpu_size: int) -> Iterator[slice]:

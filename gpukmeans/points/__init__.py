@@ -1,6 +1,6 @@
 """Points in a tensor, in a stream of batches, or on the ranks of a process group."""
 
-from gpukmeans.points.base import Generators, NearestState, Points
+from gpukmeans.points.base import Generators, NearestState, Points, each_generator
 from gpukmeans.points.batches import Batches
 from gpukmeans.points.communicator import Communicator, SingleProcess, communicator_for, on_device, run_on_all_ranks
 from gpukmeans.points.inputs import (
@@ -25,6 +25,7 @@ __all__ = [
     "SingleProcess",
     "check_equal_on_ranks",
     "communicator_for",
+    "each_generator",
     "extended_by_kernels",
     "first_of_equal_rows",
     "on_device",

@@ -28,6 +28,11 @@ Generators = torch.Generator | Sequence[torch.Generator]
 """A CPU generator whose random numbers all runs use, or R generators for R equal parts of the runs."""
 
 
+def each_generator(generator: Generators) -> Sequence[torch.Generator]:
+    """The generators as a sequence."""
+    return [generator] if isinstance(generator, torch.Generator) else generator
+
+
 class SampleBy(Enum):
     """The sampling weight of a point. A point is sampled with a probability proportional to its sampling weight."""
 
@@ -189,9 +194,8 @@ class Points:
     @cached_property
     def _scales(self) -> tuple[FixedPoint, Tensor]:
         scales, total_weight = self.stats.fixed_point.select(self._index), self.stats.total_weight[self._index]
-        names, tensors = zip(*scales.tensors().items(), strict=True)
-        *tensors, total_weight = from_host(self.device, *tensors, total_weight)
-        return FixedPoint(**dict(zip(names, tensors, strict=True))), total_weight
+        *tensors, total_weight = from_host(self.device, *scales.tensors().values(), total_weight)
+        return FixedPoint(**dict(zip(scales.tensors(), tensors, strict=True))), total_weight
 
     @cached_property
     def _index(self) -> Tensor:
@@ -310,7 +314,7 @@ def points_from_source(source: PointSource) -> Points:
 
 def random_numbers(n: int, generator: Generators, n_runs: int) -> Tensor:
     """Uniform random integers below 2**62, on the CPU: (1, n) by one generator, (B, n) for B runs by several."""
-    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    generators = each_generator(generator)
     numbers = torch.stack([torch.randint(1 << SAMPLE_BITS, (n,), generator=one, device="cpu") for one in generators])
     return numbers if len(numbers) == 1 else numbers.repeat_interleave(n_runs // len(numbers), dim=0)
 

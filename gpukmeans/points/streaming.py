@@ -19,7 +19,7 @@ from gpukmeans.points.batches import Batch, Batches, batch_name
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.tensor import TensorNearest, TensorSampler, TensorSource
 from gpukmeans.points.worst_served import WorstServed
-from gpukmeans.tiling import blocks
+from gpukmeans.tiling import blocks, free_bytes
 from gpukmeans.validation import check_points, check_weights, short_name
 
 T = TypeVar("T")
@@ -72,8 +72,7 @@ class _KeptBatches:
     @staticmethod
     def on(device: torch.device) -> "_KeptBatches":
         """No batches yet, and a share of the free memory of this GPU."""
-        free, _ = torch.get_device_module(device).mem_get_info(device)
-        return _KeptBatches(int(free * _KEPT_SHARE))
+        return _KeptBatches(int(free_bytes(device) * _KEPT_SHARE))
 
     def add(self, batch: Batch) -> None:
         """Keep the next batch if there is room for it, otherwise keep no more batches."""

@@ -17,7 +17,15 @@ from gpukmeans.engines.native.seeding import MAX_CANDIDATES, WeightedRows, exten
 from gpukmeans.engines.native.tensors import takes
 from gpukmeans.fixed_point import FixedPoint, from_fixed, to_fixed
 from gpukmeans.moments import Moments
-from gpukmeans.points.base import SAMPLE_BITS, Generators, Points, SampleBy, points_from_source, random_numbers
+from gpukmeans.points.base import (
+    SAMPLE_BITS,
+    Generators,
+    Points,
+    SampleBy,
+    each_generator,
+    points_from_source,
+    random_numbers,
+)
 from gpukmeans.points.stats import InputStats, WeightedStats
 from gpukmeans.points.worst_served import WorstServed
 from gpukmeans.tiling import ProblemIndex, blocks, problem_index, tile_size, tiles
@@ -289,7 +297,7 @@ def extended_by_kernels(
     source = points.source
     if not isinstance(source, TensorSource):
         return None
-    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    generators = each_generator(generator)
     states = [one.get_state() for one in generators]
     if cuda_seeding.supports(source.x):
         found = _extended_on_cuda(source, points, centers, n_clusters, n_candidates, generator)
